@@ -1,0 +1,198 @@
+"""Every message that crosses the socket between a web worker and the engine.
+
+One msgpack frame carries one list of messages. The types are tagged msgspec structs with unknown fields
+forbidden; nothing here can name a class or run code, and a frame that does not decode is dropped by the
+receiver. A request ends in exactly one terminal message: a `StepOutput` whose `finish_reason` is set, a
+`Rejected` (never started) or a `Failed` (started, could not be finished).
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+
+class FinishReason(enum.StrEnum):
+    """Why a sequence ended. The order is the precedence when several hold for one token."""
+
+    EOS = "eos"
+    STOP_TOKEN = "stop_token"  # noqa: S105 - not a password
+    STOP_STRING = "stop_string"
+    LENGTH = "length"
+    ABORTED = "aborted"
+
+
+class ErrorCode(enum.StrEnum):
+    """Machine-readable class of a `Rejected` or `Failed` message."""
+
+    OVERLOADED = "overloaded"
+    DRAINING = "draining"
+    INVALID = "invalid"
+    DEADLINE = "deadline"
+    NUMERICS = "numerics"
+    OUT_OF_MEMORY = "out_of_memory"
+    INTERNAL = "internal"
+    ENGINE_DEAD = "engine_dead"
+
+
+class GrammarKind(enum.StrEnum):
+    """What `Grammar.source` holds."""
+
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    LARK = "lark"
+
+
+class Grammar(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A constraint on the text of the completion; `source` is a JSON schema text, a regex or a Lark grammar."""
+
+    kind: GrammarKind
+    source: str
+
+
+class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How to choose the tokens of one sequence. Values are validated by the dialect that built it.
+
+    `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `min_p` 0, `typical_p` 1 and the neutral penalties are off.
+    `seed` fixes every draw: token i of a request depends on (seed, i) and the logits alone, never on its
+    neighbours in the batch. `num_logprobs` None reports nothing, 0 the chosen token, n also the n most likely.
+    `warped_logprobs` reports log-probabilities after penalties and warping (TGI) instead of the raw ones (OpenAI).
+    `length_penalised_frequency` divides the frequency penalty by the sequence length, as TGI does.
+    """
+
+    max_tokens: int
+    seed: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    length_penalised_frequency: bool = False
+    logit_bias: dict[int, float] = {}
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+    num_logprobs: int | None = None
+    num_prompt_logprobs: int | None = None
+    warped_logprobs: bool = False
+    watermark: bool = False
+    grammar: Grammar | None = None
+
+    @property
+    def greedy(self) -> bool:
+        """True if the most likely token is always taken."""
+        return self.temperature == 0.0
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probability (natural log) of the chosen token and of the most likely `(token_id, logprob)` pairs."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, tag="generate", array_like=True, forbid_unknown_fields=True):
+    """One sequence to generate.
+
+    `request_id` is made by the server (128 random bits), unique for the engine's life. `prompt_token_ids` are all
+    in [0, vocabulary) and 1 to max_input_tokens long. `timeout_s` is the wall-clock budget from the moment the
+    engine receives the message. `cache_salt` separates tenants in the prefix cache.
+    """
+
+    request_id: str
+    prompt_token_ids: list[int]
+    sampling: SamplingParams
+    timeout_s: float
+    cache_salt: str = ""
+    reuse_prefix: bool = True
+
+
+class Abort(msgspec.Struct, frozen=True, tag="abort", array_like=True, forbid_unknown_fields=True):
+    """Stop a request and free its memory; unknown ids are ignored. No message answers it."""
+
+    request_id: str
+
+
+class StepOutput(msgspec.Struct, frozen=True, tag="output", array_like=True, forbid_unknown_fields=True):
+    """Tokens one step produced for one request; terminal if `finish_reason` is set.
+
+    `logprobs` has one entry per token when asked for. `prompt_logprobs` comes once, with the first token, one
+    entry per prompt token after the first.
+    `num_cached_tokens` counts prompt tokens served from the prefix cache. Times are seconds on the engine's clock.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    logprobs: list[TokenLogprob] | None = None
+    prompt_logprobs: list[TokenLogprob] | None = None
+    finish_reason: FinishReason | None = None
+    num_cached_tokens: int = 0
+    queue_time_s: float = 0.0
+    inference_time_s: float = 0.0
+
+
+class Rejected(msgspec.Struct, frozen=True, tag="rejected", array_like=True, forbid_unknown_fields=True):
+    """Terminal: the engine did not start the request. The message is fit for a client."""
+
+    request_id: str
+    code: ErrorCode
+    message: str
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True, forbid_unknown_fields=True):
+    """Terminal: the request was started and cannot be finished. The message is fit for a client."""
+
+    request_id: str
+    code: ErrorCode
+    message: str
+
+
+ToEngine = GenerateRequest | Abort
+FromEngine = StepOutput | Rejected | Failed
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
+    """What the web side needs to know of the loaded model; written as JSON before the engine says ready.
+
+    `tokenizer_dir` holds tokenizer.json and, where the model has them, tokenizer_config.json and a chat template.
+    Lengths are in tokens. `vocab_size` is the width of the logits, which may exceed the tokenizer's.
+    """
+
+    model_id: str
+    tokenizer_dir: str
+    revision: str | None
+    vocab_size: int
+    max_model_len: int
+    eos_token_ids: list[int]
+    dtype: str
+    device: str
+    quantize: str
+    model_type: str
+    num_parameters: int
+    max_num_seqs: int
+    kv_capacity_tokens: int
+    default_sampling: dict[str, float]
+
+
+_to_engine_encoder = msgspec.msgpack.Encoder()
+_to_engine_decoder = msgspec.msgpack.Decoder(list[ToEngine])
+_from_engine_decoder = msgspec.msgpack.Decoder(list[FromEngine])
+
+
+def encode(messages: list[ToEngine] | list[FromEngine]) -> bytes:
+    """One frame for a list of messages."""
+    return _to_engine_encoder.encode(messages)
+
+
+def decode_to_engine(frame: bytes) -> list[ToEngine]:
+    """Messages a worker sent. Raises msgspec.ValidationError or DecodeError on anything else."""
+    return _to_engine_decoder.decode(frame)
+
+
+def decode_from_engine(frame: bytes) -> list[FromEngine]:
+    """Messages the engine sent. Raises msgspec.ValidationError or DecodeError on anything else."""
+    return _from_engine_decoder.decode(frame)

@@ -1,0 +1,110 @@
+"""The status board: a small memory-mapped file that says how the engine is, readable without asking it.
+
+PID 1 creates it; the engine writes its progress; every web worker and PID 1 read it. `/ping` is answered from it,
+so a busy, hung or dead engine can never delay a health check. Each number is one aligned 8-byte store, so a
+reader sees the old or the new value of a field, never a mixture.
+"""
+
+from __future__ import annotations
+
+import enum
+import mmap
+import struct
+import time
+from pathlib import Path
+
+_NUMBERS = (
+    "epoch",  # counts engine starts; 0 before the first
+    "phase",
+    "phase_since_ns",
+    "heartbeat_ns",  # time.monotonic_ns() of the last pass of the engine's loop
+    "steps",
+    "progress_permille",
+    "running",
+    "waiting",
+    "waiting_tokens",
+    "kv_used_tokens",
+    "kv_capacity_tokens",
+    "prompt_tokens",
+    "generated_tokens",
+    "preemptions",
+    "aborts",
+    "failures",
+    "prefix_hit_tokens",
+    "prefix_query_tokens",
+    "restarts",
+    "draining",
+    "self_test",
+)
+_OFFSET = {name: 8 * i for i, name in enumerate(_NUMBERS)}
+_TEXT_OFFSET = 8 * len(_NUMBERS)
+_TEXT_BYTES = 512
+_SIZE = _TEXT_OFFSET + _TEXT_BYTES
+
+
+class Phase(enum.IntEnum):
+    """Where the engine's life has got to."""
+
+    STARTING = 0
+    PREPARING = 1
+    LOADING = 2
+    WARMING = 3
+    READY = 4
+    RESTARTING = 5
+    FAILED = 6
+
+
+class StatusBoard:
+    """Typed access to the mapped file. `board["running"]` reads a number, `board["running"] = 3` writes it."""
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        """Map `path`; with `create`, make it first (zeroed, mode 0600). Raises OSError if it is missing or short."""
+        if create:
+            path.touch(mode=0o600)
+            path.write_bytes(b"\0" * _SIZE)
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), _SIZE)
+
+    def __getitem__(self, name: str) -> int:
+        value: int = struct.unpack_from("<q", self._map, _OFFSET[name])[0]
+        return value
+
+    def __setitem__(self, name: str, value: int) -> None:
+        struct.pack_into("<q", self._map, _OFFSET[name], value)
+
+    @property
+    def phase(self) -> Phase:
+        """The current phase."""
+        return Phase(self["phase"])
+
+    @property
+    def ready(self) -> bool:
+        """True if the engine serves requests and is not draining."""
+        return self.phase is Phase.READY and not self["draining"]
+
+    @property
+    def detail(self) -> str:
+        """One line about the phase, fit for a client."""
+        raw = self._map[_TEXT_OFFSET : _TEXT_OFFSET + _TEXT_BYTES]
+        return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
+
+    def enter(self, phase: Phase, detail: str = "") -> None:
+        """Write a phase and its line."""
+        text = detail.encode()[: _TEXT_BYTES - 1]
+        self._map[_TEXT_OFFSET : _TEXT_OFFSET + _TEXT_BYTES] = text.ljust(_TEXT_BYTES, b"\0")
+        self["progress_permille"] = 0
+        if phase != self["phase"]:
+            self["phase_since_ns"] = time.monotonic_ns()
+        self["phase"] = phase
+
+    def beat(self) -> None:
+        """Say that the engine's loop is alive."""
+        self["heartbeat_ns"] = time.monotonic_ns()
+
+    def numbers(self) -> dict[str, int]:
+        """A snapshot of every number."""
+        return dict(zip(_NUMBERS, struct.unpack_from(f"<{len(_NUMBERS)}q", self._map), strict=True))
+
+    def close(self) -> None:
+        """Unmap the file."""
+        self._map.close()
