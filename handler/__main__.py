@@ -31,7 +31,9 @@ _PR_SET_PDEATHSIG = 1
 def main() -> int:
     """Run the engine until SIGTERM."""
     config = load_config(sys.argv[1])
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s engine: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=config.log_level, format="%(asctime)s %(levelname)s engine: %(message)s", stream=sys.stderr
+    )
     _die_with_parent()
     board = StatusBoard(Path(config.board_path))
     try:
@@ -63,7 +65,7 @@ def _serve(config: EngineConfig, board: StatusBoard) -> int:
     board.enter(Phase.READY, f"serving {card.model_id}")
     logger.info("ready in %.1f s", time.monotonic() - started)
     core.run()
-    core.socket.close()
+    core.shut_down()
     return 0
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
@@ -121,9 +121,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, 
     )
 
 
-def _attend_by_parts(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, traits: LayerTraits
-) -> Tensor:
+def _attend_by_parts(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, traits: LayerTraits) -> Tensor:
     """Softcapped scores (Gemma 2) and attention sinks (gpt-oss), which the fused kernel does not know."""
     sinks = traits.sinks
     if q.shape[1] != k.shape[1]:

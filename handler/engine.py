@@ -35,9 +35,7 @@ _IDLE_WAIT_S = 0.1
 class EngineCore:
     """Batches every request, token by token, over one `ModelRunner`."""
 
-    def __init__(
-        self, runner: ModelRunner, scheduler: Scheduler, socket: EngineSocket, board: StatusBoard
-    ) -> None:
+    def __init__(self, runner: ModelRunner, scheduler: Scheduler, socket: EngineSocket, board: StatusBoard) -> None:
         self.runner = runner
         self.scheduler = scheduler
         self.socket = socket
@@ -50,6 +48,13 @@ class EngineCore:
         """Step until `stopping`."""
         while not self.stopping:
             self.step(_IDLE_WAIT_S)
+
+    def shut_down(self) -> None:
+        """End what is still open with an error, and unbind."""
+        for seq in list(self._sequences.values()):
+            self._fail(seq, ErrorCode.DRAINING, "the server is shutting down")
+        self._publish()
+        self.socket.close()
 
     def step(self, idle_wait_s: float = 0.0) -> None:
         """One pass: at most one forward pass, whose tokens are sent before it returns."""

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 # Frames that may wait for one worker. A step sends it one frame, so this is minutes of a worker that does not read.
 _SEND_HIGH_WATER_MARK = 10_000
+_LINGER_MS = 500
 # A prompt of a million tokens fits; more is not a request of ours.
 _MAX_FRAME_BYTES = 64 * 1024 * 1024
 
@@ -30,7 +31,7 @@ class EngineSocket:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self._socket.setsockopt(zmq.SNDHWM, _SEND_HIGH_WATER_MARK)
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_FRAME_BYTES)
         self._socket.bind(f"ipc://{path}")
@@ -65,6 +66,6 @@ class EngineSocket:
         return True
 
     def close(self) -> None:
-        """Drop what is unsent and unbind."""
+        """Unbind, giving the last frames a moment to leave."""
         self._socket.close()
         self._context.term()

@@ -44,7 +44,7 @@ class SlotCache:
         return torch.frombuffer(memory, dtype=self.dtype).view(shape)
 
     def write(self, layer_idx: int, flat_index: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new keys and values `[1, num_kv_heads, T, head_dim]` at `flat_index` `[T]` = slot * max_len + position."""
+        """Store keys and values `[1, num_kv_heads, T, head_dim]` at `flat_index` `[T]` = slot * max_len + position."""
         keys, values = self.layer(layer_idx, key, value)
         keys.view(-1, *keys.shape[2:]).index_copy_(0, flat_index, key[0].transpose(0, 1))
         values.view(-1, *values.shape[2:]).index_copy_(0, flat_index, value[0].transpose(0, 1))

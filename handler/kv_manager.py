@@ -42,9 +42,7 @@ class SlotKV:
 
     def __init__(self, num_slots: int, max_len: int, capacity_tokens: int, page_size: int) -> None:
         if capacity_tokens < max_len:
-            raise ValueError(
-                f"kv_capacity_tokens must be at least max_model_len ({max_len}). Given: {capacity_tokens}"
-            )
+            raise ValueError(f"kv_capacity_tokens must be at least max_model_len ({max_len}). Given: {capacity_tokens}")
         self.num_slots = num_slots
         self.max_len = max_len
         self.page_size = page_size

@@ -47,9 +47,7 @@ def _download(config: EngineConfig, progress: Callable[[int, str], None]) -> Pat
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(
-            snapshot_download(config.model, revision=config.revision, allow_patterns=_HUB_PATTERNS)
-        )
+        return Path(snapshot_download(config.model, revision=config.revision, allow_patterns=_HUB_PATTERNS))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as exc:
         raise BadModel(
             f"the hub model {config.model!r} could not be downloaded ({type(exc).__name__}); give HF_MODEL_ID a "

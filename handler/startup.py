@@ -79,9 +79,7 @@ def _warm_up(core: EngineCore) -> None:
     core.generate_for_warm_up(Sequence(GenerateRequest("warm-up", ids, sampling, 600.0), b"", 0.0, float("inf")))
 
 
-def _card(
-    config: EngineConfig, loaded: LoadedModel, limits: Limits, model_id: str, tokens_dir: Path
-) -> ModelCard:
+def _card(config: EngineConfig, loaded: LoadedModel, limits: Limits, model_id: str, tokens_dir: Path) -> ModelCard:
     return ModelCard(
         model_id=model_id,
         tokenizer_dir=str(tokens_dir),
