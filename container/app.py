@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-from pathlib import Path
 
 from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
@@ -24,6 +23,7 @@ from container.errors import (
 )
 from container.generation import ClientDisconnected
 from container.responses import json_response
+from container.run_dir import RunDir
 from container.service import Service
 from container.settings import Settings
 
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 _CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody receives it
 
 
-def create_app(settings: Settings, run_dir: Path) -> Flask:
+def create_app(settings: Settings, run_dir: RunDir) -> Flask:
     """An application whose engine is found through `run_dir`. Made in each worker, after the fork."""
     app = Flask("container", static_folder=None)
     app.url_map.strict_slashes = False

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import gevent
 import msgspec
 import zmq.green as zmq
 from gevent.queue import Empty, SimpleQueue
 
+from container.run_dir import RunDir
 from handler.protocol import (
     Abort,
     ErrorCode,
@@ -33,11 +33,6 @@ from handler.status import Phase, StatusBoard
 logger = logging.getLogger(__name__)
 
 _WATCH_INTERVAL_S = 0.1
-
-
-def socket_path(run_dir: Path, epoch: int) -> Path:
-    """Where the engine of an epoch listens."""
-    return run_dir / f"engine-{epoch}.sock"
 
 
 class Reply:
@@ -68,9 +63,9 @@ class Reply:
 class EngineClient:
     """Submits requests to the engine and routes its messages back."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: RunDir) -> None:
         self._run_dir = run_dir
-        self.board = StatusBoard(run_dir / "board")
+        self.board = StatusBoard(run_dir.board)
         self._context = zmq.Context()
         self._socket: zmq.Socket | None = None
         self._reader: gevent.Greenlet | None = None
@@ -117,7 +112,7 @@ class EngineClient:
         self._epoch = epoch
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.connect(f"ipc://{socket_path(self._run_dir, epoch)}")
+        self._socket.connect(f"ipc://{self._run_dir.socket(epoch)}")
         self._reader = gevent.spawn(self._read, self._socket)
 
     def _disconnect(self) -> None:

@@ -1,4 +1,4 @@
-"""gunicorn's configuration. Passed with `--config`; the settings and run directory come from PID 1's environment."""
+"""gunicorn's configuration, started by PID 1 with `--config python:container.gunicorn_conf`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+# Imported here, in gunicorn's own process, so that every worker has it at once after the fork. Importing makes no
+# thread, socket or context; those are made in the worker.
+from container.app import create_app
+from container.run_dir import LISTEN_FD_VARIABLE, RUN_DIR_VARIABLE, WORKERS_VARIABLE, RunDir
+from container.settings import Settings
+
 if TYPE_CHECKING:
     from flask import Flask
-
-# Set by container.serve for its children; not a setting.
-RUN_DIR_VARIABLE = "HEIR_RUN_DIR"
-LISTEN_FD_VARIABLE = "HEIR_LISTEN_FD"
-WORKERS_VARIABLE = "HEIR_WEB_WORKERS"
 
 # The socket is open before gunicorn starts, so the port never refuses a connection while it loads.
 bind = f"fd://{os.environ.get(LISTEN_FD_VARIABLE, '0')}"
@@ -33,7 +34,4 @@ loglevel = "warning"
 
 def application() -> Flask:
     """The WSGI application; called in each worker after the fork, when gevent has patched the process."""
-    from container.app import create_app
-    from container.settings import Settings
-
-    return create_app(Settings.from_environ(os.environ), Path(os.environ[RUN_DIR_VARIABLE]))
+    return create_app(Settings.from_environ(os.environ), RunDir(Path(os.environ[RUN_DIR_VARIABLE])))

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from container.run_dir import RunDir
 from container.settings import Settings, SettingsError
 from container.supervisor import Supervisor
 
@@ -50,7 +51,7 @@ def main(arguments: list[str]) -> int:
         logger.error("no directory can be written to for sockets and state: %s", exc.strerror or exc)
         return EXIT_NOT_WRITABLE
     try:
-        return Supervisor(settings, run_dir, listener.fileno()).run()
+        return Supervisor(settings, RunDir(run_dir), listener.fileno()).run()
     finally:
         listener.close()
         shutil.rmtree(run_dir, ignore_errors=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import select
 import socket
-from pathlib import Path
 from typing import Any
 
 import gevent
@@ -15,6 +14,7 @@ from gevent import monkey
 from container.engine_client import EngineClient
 from container.errors import NotReady, Overloaded
 from container.generation import Generation, Prompt
+from container.run_dir import RunDir
 from container.served_model import ServedModel
 from container.settings import Settings
 from container.text.chat_template import TemplateError
@@ -32,10 +32,10 @@ _PEER_CLOSED = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 class Service:
     """One for each web worker, made after the fork."""
 
-    def __init__(self, settings: Settings, run_dir: Path) -> None:
+    def __init__(self, settings: Settings, run_dir: RunDir) -> None:
         self.settings = settings
         self.client = EngineClient(run_dir)
-        self._card_path = run_dir / "card.json"
+        self._card_path = run_dir.card
         self._model: ServedModel | None = None
         self._model_epoch = 0
         gevent.spawn(self._load_model)

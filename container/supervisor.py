@@ -14,12 +14,10 @@ import subprocess
 import sys
 import time
 from collections import deque
-from pathlib import Path
 
 import msgspec
 
-from container.engine_client import socket_path
-from container.gunicorn_conf import LISTEN_FD_VARIABLE, RUN_DIR_VARIABLE, WORKERS_VARIABLE
+from container.run_dir import LISTEN_FD_VARIABLE, RUN_DIR_VARIABLE, WORKERS_VARIABLE, RunDir
 from container.settings import Settings
 from handler.config import EngineConfig, Quantize
 from handler.status import Phase, StatusBoard
@@ -41,11 +39,11 @@ _STOP_ENGINE_S = 2.0
 class Supervisor:
     """Owns both child processes. `run()` returns the container's exit code."""
 
-    def __init__(self, settings: Settings, run_dir: Path, listen_fd: int) -> None:
+    def __init__(self, settings: Settings, run_dir: RunDir, listen_fd: int) -> None:
         self._settings = settings
         self._run_dir = run_dir
         self._listen_fd = listen_fd
-        self._board = StatusBoard(run_dir / "board", create=True)
+        self._board = StatusBoard(run_dir.board, create=True)
         self._crashes: deque[float] = deque()
         self._engine: subprocess.Popen[bytes] | None = None
         self._engine_due_s: float | None = time.monotonic()
@@ -152,7 +150,7 @@ class Supervisor:
     def _start_engine(self) -> None:
         epoch = self._board["epoch"] + 1
         config = self._engine_config(epoch)
-        path = self._run_dir / "engine.json"
+        path = self._run_dir.engine_config
         path.write_bytes(msgspec.json.encode(config))
         self._board.enter(Phase.STARTING, "starting the engine")
         self._board["epoch"] = epoch
@@ -176,9 +174,9 @@ class Supervisor:
             max_waiting=s.max_concurrent_requests,
             kv_capacity_tokens=s.max_batch_total_tokens,
             num_threads=s.engine_threads,
-            socket_path=str(socket_path(self._run_dir, epoch)),
-            board_path=str(self._run_dir / "board"),
-            card_path=str(self._run_dir / "card.json"),
+            socket_path=str(self._run_dir.socket(epoch)),
+            board_path=str(self._run_dir.board),
+            card_path=str(self._run_dir.card),
             log_level=s.log_level,
             epoch=epoch,
         )
@@ -187,7 +185,7 @@ class Supervisor:
         environ = {
             **os.environ,
             LISTEN_FD_VARIABLE: str(self._listen_fd),
-            RUN_DIR_VARIABLE: str(self._run_dir),
+            RUN_DIR_VARIABLE: str(self._run_dir.path),
             WORKERS_VARIABLE: str(self._settings.web_workers),
         }
         command = [sys.executable, "-m", "gunicorn", "--config", "python:container.gunicorn_conf"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -73,10 +73,12 @@ class ChatTemplate:
             raise TemplateError(f"The model has several chat templates ({names}) and none is the default.")
         self.source = sources["default"]
         self._special_tokens = dict(tokenizer.special_tokens_map)
-        templates = {name: CompiledTemplate(sources[name]) for name in ("default", "tool_use") if name in sources}
-        self._variants = {name: _Variant(template, self._special_tokens) for name, template in templates.items()}
-        written = (template_control_tokens(each.tree, tokenizer.added_tokens) for each in templates.values())
-        self._marks = ControlMarks(tokenizer.control_tokens.union(*written))
+        default = CompiledTemplate(self.source)
+        tool_use = CompiledTemplate(sources["tool_use"]) if "tool_use" in sources else default
+        self._default = _Variant(default, self._special_tokens)
+        self._tool_use = self._default if tool_use is default else _Variant(tool_use, self._special_tokens)
+        written = [template_control_tokens(each.tree, tokenizer.added_tokens) for each in (default, tool_use)]
+        self._control = ControlMarks(tokenizer.control_tokens.union(*written))
 
     @classmethod
     def load(cls, directory: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
@@ -100,58 +102,72 @@ class ChatTemplate:
         `add_generation_prompt`. `template_kwargs` become variables of the template and win over special
         tokens. Raises `TemplateError`, also for what the template itself refuses.
         """
-        variant = self._variants["default" if tools is None else "tool_use"] if "tool_use" in self._variants else None
-        variant = variant or self._variants["default"]
+        if not messages:
+            raise TemplateError("A conversation needs at least one message.")
         extra = dict(template_kwargs or {})
         if reserved := _RESERVED & extra.keys():
             raise TemplateError(f"The chat template argument '{min(reserved)}' is reserved.")
+        variant = self._default if tools is None else self._tool_use
+        generation = add_generation_prompt and not continue_final_message
         try:
             conversation = [variant.forms.adapt(_normalised(message)) for message in messages]
             inputs = {"messages": conversation, "tools": tools, "documents": documents, **extra}
-            return self._render(variant, inputs, add_generation_prompt, continue_final_message)
+            marks = self._choose_marks(inputs, continue_final_message)
+            variables = {key: self._control.mark(value, marks.control) for key, value in inputs.items()}
+            ending = _tag_final_message(variables["messages"], marks.end) if continue_final_message else None
+            variables = {**self._special_tokens, **variables, "add_generation_prompt": generation}
+            text = variant.render(variables, _OUTPUT_FACTOR * _size(inputs) + _OUTPUT_BASE, marks)
         except RecursionError as exc:
             raise TemplateError("The conversation is nested too deeply.") from exc
-
-    def _render(
-        self,
-        variant: _Variant,
-        inputs: dict[str, Any],
-        add_generation_prompt: bool,
-        continue_final_message: bool,
-    ) -> RenderedPrompt:
-        if not inputs["messages"]:
-            raise TemplateError("A conversation needs at least one message.")
-        needs_mark = self._marks.needed(inputs)
-        mark = tag = ""
-        if needs_mark or continue_final_message:
-            free = unused_noncharacters([variant.template.source, *strings_in(inputs)])
-            if len(free) < 2:
-                raise TemplateError("The conversation uses up the Unicode noncharacters U+FDD0 to U+FDEF.")
-            mark, tag = free[:2]
-        max_chars = _OUTPUT_FACTOR * _size(inputs) + _OUTPUT_BASE
-        inputs = {key: self._marks.mark(value, mark) for key, value in inputs.items()}
-        ending = _tag_final_message(inputs["messages"], tag) if continue_final_message else None
-        generation = add_generation_prompt and not continue_final_message
-        variables = {**self._special_tokens, **inputs, "add_generation_prompt": generation}
-        text = variant.template.render(variables, max_chars=max_chars)
-        if needs_mark:
-            text = restore_escaped(text, mark)
         if ending is not None:
-            text = _cut_at_tag(restore_escaped(text, tag), tag, ending)
-        return RenderedPrompt(marked=text, mark=mark if needs_mark else None)
+            text = _cut_at_tag(text, marks.end, ending)
+        return RenderedPrompt(marked=text, mark=marks.control or None)
+
+    def _choose_marks(self, inputs: Mapping[str, Any], continue_final_message: bool) -> _Marks:
+        control = self._control.needed(inputs)
+        if not control and not continue_final_message:
+            return _Marks("", "")
+        texts = [self._default.source, self._tool_use.source, *strings_in(inputs)]
+        free = unused_noncharacters(texts)
+        if len(free) < 2:
+            raise TemplateError("The conversation uses up the Unicode noncharacters U+FDD0 to U+FDEF.")
+        return _Marks(free[0] if control else "", free[1] if continue_final_message else "")
+
+
+class _Marks(NamedTuple):
+    """Noncharacters that occur nowhere else in one render, "" if not needed: `control` stands inside
+    spelt-out control tokens, `end` behind the message to continue.
+    """
+
+    control: str
+    end: str
 
 
 class _Variant:
     """One compiled template and the content forms it takes."""
 
     def __init__(self, template: CompiledTemplate, special_tokens: Mapping[str, str]) -> None:
-        self.template = template
+        self.source = template.source
         self.forms = ContentForms(
             lambda messages: template.render(
                 {**special_tokens, "messages": messages, "tools": None, "documents": None},
                 max_chars=_OUTPUT_BASE,
             )
         )
+        self._template = template
+
+    def render(self, variables: Mapping[str, Any], max_chars: int, marks: _Marks) -> str:
+        """The text with the marks as they were put in, escaped nowhere; error messages without them."""
+        try:
+            text = self._template.render(variables, max_chars=max_chars)
+        except TemplateError as exc:
+            message = str(exc)
+            for mark in filter(None, marks):
+                message = restore_escaped(message, mark).replace(mark, "")
+            raise TemplateError(message) from exc
+        for mark in filter(None, marks):
+            text = restore_escaped(text, mark)
+        return text
 
 
 def _normalised(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from typing import Any
 
 import tokenizers
 
+from container.text.tokenizer_error import guarded
+
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 # Decoders that look at one token at a time, and at most at whether it is the first.
 _TOKENWISE = {"Replace", "ByteFallback", "Metaspace", "WordPiece"}
@@ -95,7 +97,9 @@ class TokenBytes:
         return token
 
     def _decode(self, *token_ids: int) -> str:
-        text: str = self._backend.decode(list(token_ids), skip_special_tokens=False)
+        text: str = guarded(
+            "The tokenizer failed to decode", self._backend.decode, list(token_ids), skip_special_tokens=False
+        )
         return text
 
 

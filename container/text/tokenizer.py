@@ -8,29 +8,23 @@ decides about bos and eos.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import msgspec
 import tokenizers
 
 from container.text.special_tokens import SpecialTokens
 from container.text.token_bytes import TokenBytes
+from container.text.tokenizer_error import TokenizerError, guarded
 
-P = ParamSpec("P")
-R = TypeVar("R")
+__all__ = ["TokenSpan", "Tokenizer", "TokenizerError"]
 
 # The widest id the Rust side accepts; a larger one would raise OverflowError at the seam.
 _MAX_ID = 2**32 - 1
-
-
-class TokenizerError(Exception):
-    """A tokenizer that cannot be loaded or that failed on a text; the message is one sentence without a
-    traceback.
-    """
 
 
 class TokenSpan(msgspec.Struct, frozen=True):
@@ -79,8 +73,8 @@ class Tokenizer:
             special = SpecialTokens.read(directory)
         except (OSError, ValueError, TypeError) as exc:
             raise TokenizerError(f"The tokenizer configuration in {directory} is not readable: {exc}.") from exc
-        backend = _guarded(f"{path} is not a valid tokenizer file", tokenizers.Tokenizer.from_file, str(path))
-        return _guarded(f"{path} is not a usable tokenizer", cls, backend, special)
+        backend = guarded(f"{path} is not a valid tokenizer file", tokenizers.Tokenizer.from_file, str(path))
+        return guarded(f"{path} is not a usable tokenizer", cls, backend, special)
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of `text`; the spelling of an added token in `text` becomes that token."""
@@ -112,7 +106,7 @@ class Tokenizer:
         U+FFFD.
         """
         known = [token_id for token_id in token_ids if 0 <= token_id <= _MAX_ID]
-        return _guarded(
+        return guarded(
             "The tokenizer failed to decode",
             self._backend.decode,
             known,
@@ -131,14 +125,14 @@ class Tokenizer:
     @cached_property
     def token_bytes(self) -> TokenBytes | None:
         """What each token adds to a text, or None if this decoder is not a concatenation."""
-        return _guarded("The tokenizer's decoder is not usable", TokenBytes.of, self._backend)
+        return guarded("The tokenizer's decoder is not usable", TokenBytes.of, self._backend)
 
     @cached_property
     def _newline_ids(self) -> list[int]:
         return self.encode("\n", add_special_tokens=False)
 
     def _encode(self, text: str, add_special_tokens: bool) -> Any:
-        return _guarded(
+        return guarded(
             "The tokenizer failed to encode the text",
             self._backend.encode,
             text,
@@ -171,21 +165,3 @@ def _byte_offsets(text: str) -> list[int]:
 def _utf8_length(character: str) -> int:
     code = ord(character)
     return 1 if code < 0x80 else 2 if code < 0x800 else 3 if code < 0x10000 else 4
-
-
-def _guarded(failure: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call into the Rust side; its errors and panics become one `TokenizerError` that starts with `failure`.
-
-    pyo3's PanicException derives from BaseException and has no importable name, so it is told by its type's
-    name; every other BaseException (a greenlet's exit, a timeout) passes.
-    """
-    try:
-        return function(*args, **kwargs)
-    except BaseException as exc:
-        if type(exc).__name__ == "PanicException":
-            raise TokenizerError(f"{failure}: the tokenizer library panicked.") from exc
-        if isinstance(exc, UnicodeEncodeError):
-            raise TokenizerError(f"{failure}: it holds an unpaired surrogate.") from exc
-        if isinstance(exc, Exception):
-            raise TokenizerError(f"{failure}: {str(exc).splitlines()[0] if str(exc) else type(exc).__name__}.") from exc
-        raise
