@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from container.app import create_app
 from container.run_dir import LISTEN_FD_VARIABLE, RUN_DIR_VARIABLE, WORKERS_VARIABLE, RunDir
 from container.settings import Settings
+from handler.lifeline import die_with_parent
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -30,6 +32,11 @@ control_socket_disable = True
 preload_app = False
 accesslog = None
 loglevel = "warning"
+
+
+def on_starting(_server: object) -> None:
+    """gunicorn's hook, in its own process: without PID 1 nobody would ever stop it. Workers follow gunicorn."""
+    die_with_parent(signal.SIGTERM)
 
 
 def application() -> Flask:

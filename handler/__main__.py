@@ -6,7 +6,6 @@ cannot start, 70 if it breaks while running.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import os
@@ -20,12 +19,11 @@ import msgspec
 
 from handler.config import EngineConfig, load_config
 from handler.errors import StartupError
+from handler.lifeline import die_with_parent
 from handler.protocol import ModelCard
 from handler.status import Phase, StatusBoard
 
 logger = logging.getLogger("handler")
-
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
@@ -34,7 +32,7 @@ def main() -> int:
     logging.basicConfig(
         level=config.log_level, format="%(asctime)s %(levelname)s engine: %(message)s", stream=sys.stderr
     )
-    _die_with_parent()
+    die_with_parent(signal.SIGKILL)
     board = StatusBoard(Path(config.board_path))
     try:
         return _serve(config, board)
@@ -79,11 +77,6 @@ def _publish_card(card: ModelCard, path: Path) -> None:
     scratch = path.with_suffix(".new")
     scratch.write_bytes(msgspec.json.encode(card))
     os.replace(scratch, path)
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel for SIGKILL when PID 1 dies, so that no engine outlives its container's supervisor."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

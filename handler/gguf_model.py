@@ -79,7 +79,7 @@ def _convert(gguf: Path, target: Path, progress: Progress) -> None:
         bos_token_id=tokenizer.bos_token_id, eos_token_id=eos, pad_token_id=tokenizer.pad_token_id
     )
     # The loader marks the model as quantised, which forbids saving; its weights are dense by now.
-    model.hf_quantizer = None
+    model.hf_quantizer = None  # type: ignore[assignment]
     del model.config.quantization_config
     model.save_pretrained(target)
     progress(950, "writing the tokenizer")

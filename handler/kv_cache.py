@@ -50,6 +50,7 @@ class SlotCache:
         values.view(-1, *values.shape[2:]).index_copy_(0, flat_index, value[0].transpose(0, 1))
         return keys, values
 
+    @torch.inference_mode()
     def erase(self, slot: int) -> None:
         """Zero one slot, so that a NaN written by a failed sequence can never reach the next one through a mask."""
         for keys, values in self._layers.values():

@@ -76,7 +76,7 @@ def _from_head(
         scores, ids = scores[: params.top_k], ids[: params.top_k]
         probs = scores.softmax(0)
     else:
-        probs = (scores - total).exp()
+        probs = (scores - (scores.logsumexp(0) if total is None else total)).exp()
     keep = _keep(probs, params)
     if not params.top_k and not whole and bool(keep[-1]):
         return None
