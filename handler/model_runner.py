@@ -91,7 +91,7 @@ class ModelRunner:
         return str(self.loaded.model.config.model_type)
 
     def _probe_prompts(self) -> list[list[int]]:
-        """Two prompts of different lengths (one if there is one slot), longer than the smallest sliding window if it is short."""
+        """Two prompts (one if there is one slot) of different lengths, longer than a short sliding window."""
         window = min((w for w in self._windows.values() if w), default=0)
         long = min(self.cache.max_len - 1, window + 5 if 0 < window <= 64 else 11)
         ids = [(7 * i + 3) % self.vocab_size for i in range(long)]

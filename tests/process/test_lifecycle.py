@@ -77,8 +77,8 @@ def test_sigterm_lets_streams_finish_and_refuses_new_work(make_server: MakeServe
         body = CHAT | {"stream": True, "max_tokens": 400, "ignore_eos": True}
         with socket.create_connection(("127.0.0.1", server.port)) as client:
             raw = json.dumps(body).encode()
-            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}\r\n\r\n"
-            client.sendall(head.encode() + raw)
+            head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            client.sendall(f"{head}Content-Length: {len(raw)}\r\n\r\n".encode() + raw)
             while part := client.recv(65536):
                 events.append(part)
                 started.set()

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of real model families, with a real byte-level tokenizer, written as a user would have them."""
+"""Tiny random checkpoints of real model families with a real byte-level tokenizer, as a user would have them."""
 
 from __future__ import annotations
 
