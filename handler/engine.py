@@ -10,7 +10,6 @@ import torch
 
 from handler.errors import BadModel
 from handler.ipc import EngineSocket
-from handler.model_runner import ModelRunner
 from handler.protocol import (
     Abort,
     ErrorCode,
@@ -22,6 +21,7 @@ from handler.protocol import (
     StepOutput,
     ToEngine,
 )
+from handler.runner import Runner
 from handler.sampler import Sampled, sample
 from handler.scheduler import ScheduledBatch, Scheduler
 from handler.sequence import Sequence, SequenceStatus
@@ -33,9 +33,9 @@ _IDLE_WAIT_S = 0.1
 
 
 class EngineCore:
-    """Batches every request, token by token, over one `ModelRunner`."""
+    """Batches every request, token by token, over one `Runner`."""
 
-    def __init__(self, runner: ModelRunner, scheduler: Scheduler, socket: EngineSocket, board: StatusBoard) -> None:
+    def __init__(self, runner: Runner, scheduler: Scheduler, socket: EngineSocket, board: StatusBoard) -> None:
         self.runner = runner
         self.scheduler = scheduler
         self.socket = socket
@@ -71,10 +71,9 @@ class EngineCore:
         self.scheduler.add(seq)
         while seq.status is not SequenceStatus.FINISHED:
             batch = self.scheduler.schedule()
-            model_input = self.runner.build(batch)
-            logits = self.runner.run(model_input)
+            found = self.runner.run(batch)
             self.scheduler.advance(batch)
-            for outcome in sample(logits, [seq], ()) if model_input.samples else ():
+            for outcome in sample(found.logits, [seq], ()) if found.samples else ():
                 if outcome.token_id is None:
                     raise BadModel("the model's first token is not a number; its weights may be damaged")
                 self.scheduler.append_token(seq, outcome.token_id)
@@ -134,10 +133,9 @@ class EngineCore:
             if item.seq.first_scheduled_s is None:
                 item.seq.first_scheduled_s = now
         try:
-            model_input = self.runner.build(batch)
-            logits = self.runner.run(model_input)
-            seqs = [item.seq for item in model_input.samples]
-            sampled = sample(logits, seqs, self.scheduler.limits.eos_token_ids) if seqs else []
+            found = self.runner.run(batch)
+            seqs = [item.seq for item in found.samples]
+            sampled = sample(found.logits, seqs, self.scheduler.limits.eos_token_ids) if seqs else []
         except Exception as exc:
             logger.exception("a step failed")
             for item in batch.items:
@@ -174,7 +172,7 @@ class EngineCore:
         slot = seq.slot
         self._end(seq, FinishReason.ABORTED)
         if code is ErrorCode.NUMERICS and slot >= 0:
-            self.runner.cache.erase(slot)
+            self.runner.erase(slot)
         self._outbox[seq.worker].append(Failed(seq.request_id, code, message))
         self.board["failures"] += 1
 

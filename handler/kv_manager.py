@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from handler.sequence import Sequence
@@ -37,10 +37,17 @@ class SlotKV:
 
     The lowest free slot is lent first, so that running sequences stay close together and a batch of them is one
     view of the cache tensor. Memory of a slot is touched only as far as its sequence reaches; the budget counts
-    that, in pages of `page_size` tokens.
+    that, in pages of `page_size` tokens. `on_release` is told of each slot that comes back.
     """
 
-    def __init__(self, num_slots: int, max_len: int, capacity_tokens: int, page_size: int) -> None:
+    def __init__(
+        self,
+        num_slots: int,
+        max_len: int,
+        capacity_tokens: int,
+        page_size: int,
+        on_release: Callable[[int], None] = lambda _slot: None,
+    ) -> None:
         if capacity_tokens < max_len:
             raise ValueError(f"kv_capacity_tokens must be at least max_model_len ({max_len}). Given: {capacity_tokens}")
         self.num_slots = num_slots
@@ -50,6 +57,7 @@ class SlotKV:
         self._free_slots = list(range(num_slots))
         self._pages: dict[int, int] = {}
         self._used_pages = 0
+        self._on_release = on_release
 
     @property
     def used_tokens(self) -> int:
@@ -88,6 +96,7 @@ class SlotKV:
         """Return the slot and its pages."""
         self._used_pages -= self._pages.pop(seq.slot)
         heapq.heappush(self._free_slots, seq.slot)
+        self._on_release(seq.slot)
         seq.slot = -1
 
     def check_integrity(self, running: Iterable[Sequence]) -> None:

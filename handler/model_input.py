@@ -78,7 +78,8 @@ class ModelInput:
     """One packed forward pass of T tokens.
 
     `input_ids`, `position_ids` int64 `[1, T]`; `flat_index` int64 `[T]`, where each token's key goes in the cache;
-    `logits_index` int64 `[S]`, the rows whose logits choose a token; `samples` the S sequences, in that order.
+    `logits_index` int64 `[S + P]`, the rows whose logits are wanted: first the S that choose a token, in the order of
+    `samples`, then all rows of the chunks in `scored`, whose requests want prompt log-probabilities.
     """
 
     input_ids: Tensor
@@ -86,6 +87,7 @@ class ModelInput:
     flat_index: Tensor
     logits_index: Tensor
     samples: list[ScheduledSequence]
+    scored: list[ScheduledSequence]
     decodes: list[DecodeGroup]
     chunks: list[PrefillChunk]
 
@@ -99,11 +101,16 @@ def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device)
     flat: list[int] = []
     logits: list[int] = []
     samples: list[ScheduledSequence] = []
+    scored: list[ScheduledSequence] = []
+    scored_rows: list[int] = []
     chunks: list[PrefillChunk] = []
     for item in (*singles, *longer):
         end = item.start + item.num_tokens
         if item.num_tokens > 1:
             chunks.append(PrefillChunk(len(ids), item.num_tokens, item.seq.slot, item.start))
+        if item.scores_prompt:
+            scored.append(item)
+            scored_rows += range(len(ids), len(ids) + item.num_tokens)
         ids += item.seq.token_ids[item.start : end]
         positions += range(item.start, end)
         flat += range(item.seq.slot * max_len + item.start, item.seq.slot * max_len + end)
@@ -115,8 +122,9 @@ def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device)
         input_ids=torch.tensor([ids], device=device),
         position_ids=torch.tensor([positions], device=device),
         flat_index=torch.tensor(flat, device=device),
-        logits_index=torch.tensor(logits, dtype=torch.long, device=device),
+        logits_index=torch.tensor(logits + scored_rows, dtype=torch.long, device=device),
         samples=samples,
+        scored=scored,
         decodes=groups,
         chunks=chunks,
     )

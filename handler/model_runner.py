@@ -14,6 +14,7 @@ from handler.kv_cache import SlotCache
 from handler.model_input import ModelInput, build_model_input
 from handler.model_loader import LoadedModel
 from handler.protocol import GenerateRequest, SamplingParams
+from handler.runner import StepLogits
 from handler.scheduler import ScheduledBatch, ScheduledSequence
 from handler.sequence import Sequence
 
@@ -38,13 +39,27 @@ class ModelRunner:
         """Width of the logits."""
         return int(self.loaded.text_config.vocab_size)
 
-    def build(self, batch: ScheduledBatch) -> ModelInput:
-        """The tensors for `batch`."""
-        return build_model_input(batch, self.cache.max_len, self.loaded.device)
-
     @torch.inference_mode()
-    def run(self, model_input: ModelInput) -> Tensor:
-        """Logits `[S, vocab]` of the rows that choose a token; their keys and values are in the cache afterwards."""
+    def run(self, batch: ScheduledBatch) -> StepLogits:
+        """One packed forward pass; keys and values of all its tokens are in the cache afterwards."""
+        model_input = build_model_input(batch, self.cache.max_len, self.loaded.device)
+        logits = self._run(model_input)
+        num_samples = len(model_input.samples)
+        prompt: list[tuple[ScheduledSequence, Tensor]] = []
+        first = num_samples
+        for item in model_input.scored:
+            prompt.append((item, logits[first : first + item.num_tokens]))
+            first += item.num_tokens
+        return StepLogits(logits[:num_samples], model_input.samples, prompt)
+
+    def erase(self, slot: int) -> None:
+        """Zero the slot's keys and values."""
+        self.cache.erase(slot)
+
+    def forget(self, slot: int) -> None:
+        """Nothing to do: stale keys and values are finite, and masked until they are overwritten."""
+
+    def _run(self, model_input: ModelInput) -> Tensor:
         step = StepContext(self.cache, model_input, self._windows)
         token = STEP.set(step)
         try:
@@ -114,7 +129,6 @@ class ModelRunner:
             for seq in seqs:
                 part = range(len(seq.token_ids))[first:last]
                 items.append(ScheduledSequence(seq, part.start, len(part)))
-            model_input = self.build(ScheduledBatch(items))
-            logits = self.run(model_input)
-        order = [item.seq for item in model_input.samples]
-        return [logits[order.index(seq)].float() for seq in seqs]
+            found = self.run(ScheduledBatch(items))
+        order = [item.seq for item in found.samples]
+        return [found.logits[order.index(seq)].float() for seq in seqs]

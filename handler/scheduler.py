@@ -30,6 +30,12 @@ class ScheduledSequence:
         """True if the chunk reaches the end of the sequence, so that its logits choose the next token."""
         return self.start + self.num_tokens == len(self.seq.token_ids)
 
+    @property
+    def scores_prompt(self) -> bool:
+        """True if the request wants log-probabilities of prompt tokens that this chunk predicts."""
+        wanted = self.seq.sampling.num_prompt_logprobs is not None
+        return wanted and self.seq.num_output_tokens == 0 and self.start < self.seq.num_prompt_tokens - 1
+
 
 @dataclass(frozen=True, slots=True)
 class ScheduledBatch:

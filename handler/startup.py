@@ -17,6 +17,7 @@ from handler.model_loader import LoadedModel, load
 from handler.model_location import locate
 from handler.model_runner import ModelRunner
 from handler.protocol import GenerateRequest, ModelCard, SamplingParams
+from handler.runner import Runner
 from handler.scheduler import Scheduler, SchedulerLimits
 from handler.sequence import Sequence
 from handler.status import Phase, StatusBoard
@@ -56,9 +57,9 @@ def start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, ModelCa
     return core, card
 
 
-def build_core(config: EngineConfig, runner: ModelRunner, limits: Limits, board: StatusBoard) -> EngineCore:
+def build_core(config: EngineConfig, runner: Runner, limits: Limits, board: StatusBoard) -> EngineCore:
     """An engine over `runner`, listening on the configured socket."""
-    kv = SlotKV(limits.max_num_seqs, limits.max_model_len, limits.capacity_tokens, limits.page_size)
+    kv = SlotKV(limits.max_num_seqs, limits.max_model_len, limits.capacity_tokens, limits.page_size, runner.forget)
     scheduler = Scheduler(
         SchedulerLimits(
             max_num_seqs=limits.max_num_seqs,
