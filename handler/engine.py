@@ -8,7 +8,9 @@ from collections import defaultdict
 
 import torch
 
+from handler.admission import Admission
 from handler.errors import BadModel
+from handler.grammar import GrammarCompiler, GrammarError
 from handler.ipc import EngineSocket
 from handler.protocol import (
     Abort,
@@ -22,7 +24,7 @@ from handler.protocol import (
     ToEngine,
 )
 from handler.runner import Runner
-from handler.sampler import Sampled, sample
+from handler.sampler import Sampled, sample, score_prompt
 from handler.scheduler import ScheduledBatch, Scheduler
 from handler.sequence import Sequence, SequenceStatus
 from handler.status import StatusBoard
@@ -30,16 +32,25 @@ from handler.status import StatusBoard
 logger = logging.getLogger(__name__)
 
 _IDLE_WAIT_S = 0.1
+_GRAMMAR_WAIT_S = 0.002
 
 
 class EngineCore:
     """Batches every request, token by token, over one `Runner`."""
 
-    def __init__(self, runner: Runner, scheduler: Scheduler, socket: EngineSocket, board: StatusBoard) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        socket: EngineSocket,
+        board: StatusBoard,
+        grammars: GrammarCompiler | None = None,
+    ) -> None:
         self.runner = runner
         self.scheduler = scheduler
         self.socket = socket
         self.board = board
+        self.admission = Admission(scheduler.limits, runner.vocab_size, grammars)
         self._sequences: dict[str, Sequence] = {}
         self._outbox: defaultdict[bytes, list[FromEngine]] = defaultdict(list)
         self.stopping = False
@@ -58,7 +69,8 @@ class EngineCore:
 
     def step(self, idle_wait_s: float = 0.0) -> None:
         """One pass: at most one forward pass, whose tokens are sent before it returns."""
-        self._receive(idle_wait_s if self.scheduler.idle else 0.0)
+        self._receive(self._wait_s(idle_wait_s))
+        self._admit()
         self._expire()
         batch = self.scheduler.schedule()
         if batch.items:
@@ -78,6 +90,12 @@ class EngineCore:
                     raise BadModel("the model's first token is not a number; its weights may be damaged")
                 self.scheduler.append_token(seq, outcome.token_id)
 
+    def _wait_s(self, idle_wait_s: float) -> float:
+        """How long the step may wait for a frame: not at all while there is work, briefly for a grammar."""
+        if not self.scheduler.idle:
+            return 0.0
+        return min(idle_wait_s, _GRAMMAR_WAIT_S) if self.admission.pending else idle_wait_s
+
     def _receive(self, wait_s: float) -> None:
         for worker, messages in self.socket.receive(wait_s):
             for message in messages:
@@ -94,27 +112,26 @@ class EngineCore:
         now = time.monotonic()
         seq = Sequence(message, worker, now, now + message.timeout_s)
         self._sequences[seq.request_id] = seq
-        self.scheduler.add(seq)
+        if not self.admission.needs_grammar(seq):
+            self.scheduler.add(seq)
+
+    def _admit(self) -> None:
+        """Queue the sequences whose grammar has been compiled."""
+        for found in self.admission.ready():
+            if isinstance(found, Sequence):
+                self.scheduler.add(found)
+            else:
+                seq = self._sequences.pop(found.request_id)
+                seq.status = SequenceStatus.FINISHED
+                self._outbox[seq.worker].append(found)
 
     def _refusal(self, request: GenerateRequest) -> Rejected | None:
-        """Why the engine does not take the request; the web side has checked all but the queue."""
-        limits = self.scheduler.limits
-        ids = request.prompt_token_ids
+        """Why the engine does not take the request."""
         if request.request_id in self._sequences:
             return Rejected(request.request_id, ErrorCode.INVALID, "request id is in use")
-        if not ids or len(ids) >= limits.max_model_len:
-            message = f"prompt must have 1 to {limits.max_model_len - 1} tokens. Given: {len(ids)}"
-            return Rejected(request.request_id, ErrorCode.INVALID, message)
-        if min(ids) < 0 or max(ids) >= self.runner.vocab_size:
-            message = f"prompt token ids must be in [0, {self.runner.vocab_size})"
-            return Rejected(request.request_id, ErrorCode.INVALID, message)
-        bias = request.sampling.logit_bias
-        if bias and not 0 <= min(bias) <= max(bias) < self.runner.vocab_size:
-            message = f"logit_bias token ids must be in [0, {self.runner.vocab_size})"
-            return Rejected(request.request_id, ErrorCode.INVALID, message)
         if self.scheduler.full:
             return Rejected(request.request_id, ErrorCode.OVERLOADED, "Model is overloaded")
-        return None
+        return self.admission.refusal(request)
 
     def _abort(self, request_id: str, worker: bytes) -> None:
         seq = self._sequences.get(request_id)
@@ -123,7 +140,9 @@ class EngineCore:
             self.board["aborts"] += 1
 
     def _expire(self) -> None:
-        for seq in list(self.scheduler.expired(time.monotonic())):
+        now = time.monotonic()
+        late = [seq for seq in self.admission.waiting() if seq.deadline_s <= now]
+        for seq in (*late, *self.scheduler.expired(now)):
             self._fail(seq, ErrorCode.DEADLINE, "the request's time was used up before it finished")
 
     def _execute(self, batch: ScheduledBatch) -> None:
@@ -134,6 +153,8 @@ class EngineCore:
                 item.seq.first_scheduled_s = now
         try:
             found = self.runner.run(batch)
+            for item, rows in found.prompt:
+                score_prompt(rows, item)
             seqs = [item.seq for item in found.samples]
             sampled = sample(found.logits, seqs, self.scheduler.limits.eos_token_ids) if seqs else []
         except Exception as exc:
@@ -149,24 +170,24 @@ class EngineCore:
         self._count(batch, len(seqs))
 
     def _record(self, seq: Sequence, outcome: Sampled) -> None:
+        """Add the sampled token to its sequence and tell the worker."""
         if outcome.token_id is None:
-            self._fail(seq, ErrorCode.NUMERICS, "the model's output for this request is not a number")
+            self._fail(seq, outcome.error or ErrorCode.INTERNAL, outcome.message)
             return
+        complete = False
+        if seq.constraint is not None:
+            try:
+                complete = seq.constraint.accept(outcome.token_id)
+            except GrammarError as exc:
+                self._fail(seq, ErrorCode.INTERNAL, str(exc))
+                return
         reason = self.scheduler.append_token(seq, outcome.token_id)
+        if complete and reason is None:
+            reason = FinishReason.EOS
+            self.scheduler.finish(seq, reason)
         if reason is not None:
             del self._sequences[seq.request_id]
-        started = seq.first_scheduled_s or seq.arrival_s
-        self._outbox[seq.worker].append(
-            StepOutput(
-                seq.request_id,
-                [outcome.token_id],
-                None if outcome.logprob is None else [outcome.logprob],
-                finish_reason=reason,
-                num_cached_tokens=seq.num_cached,
-                queue_time_s=started - seq.arrival_s,
-                inference_time_s=time.monotonic() - started,
-            )
-        )
+        self._outbox[seq.worker].append(_step_output(seq, outcome, reason))
 
     def _fail(self, seq: Sequence, code: ErrorCode, message: str) -> None:
         slot = seq.slot
@@ -177,7 +198,9 @@ class EngineCore:
         self.board["failures"] += 1
 
     def _end(self, seq: Sequence, reason: FinishReason) -> None:
-        if seq.status is not SequenceStatus.FINISHED:
+        if seq in self.admission.waiting():
+            self.admission.forget(seq)
+        elif seq.status is not SequenceStatus.FINISHED:
             self.scheduler.finish(seq, reason)
         self._sequences.pop(seq.request_id, None)
 
@@ -203,6 +226,23 @@ class EngineCore:
         self.board["waiting"] = len(self.scheduler.waiting)
         self.board["kv_used_tokens"] = self.scheduler.kv.used_tokens
         self.board["preemptions"] = self.scheduler.num_preemptions
+
+
+def _step_output(seq: Sequence, outcome: Sampled, reason: FinishReason | None) -> StepOutput:
+    """The message for one sampled token; the first one carries the prompt's log-probabilities."""
+    assert outcome.token_id is not None
+    started = seq.first_scheduled_s or seq.arrival_s
+    first = seq.num_output_tokens == 1 and seq.sampling.num_prompt_logprobs is not None
+    return StepOutput(
+        seq.request_id,
+        [outcome.token_id],
+        None if outcome.logprob is None else [outcome.logprob],
+        prompt_logprobs=seq.prompt_logprobs if first else None,
+        finish_reason=reason,
+        num_cached_tokens=seq.num_cached,
+        queue_time_s=started - seq.arrival_s,
+        inference_time_s=time.monotonic() - started,
+    )
 
 
 def _failure(exc: Exception) -> tuple[ErrorCode, str]:

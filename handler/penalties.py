@@ -38,7 +38,7 @@ def apply_penalties(row: Tensor, seq: Sequence, eos_token_ids: Collection[int]) 
     if params.logit_bias:
         ids = torch.tensor(list(params.logit_bias), device=row.device)
         row[ids] += torch.tensor(list(params.logit_bias.values()), device=row.device, dtype=row.dtype)
-    if seq.num_output_tokens < params.min_tokens:
+    if seq.num_output_tokens < params.min_tokens and (eos_token_ids or params.stop_token_ids):
         row[torch.tensor(sorted({*eos_token_ids, *params.stop_token_ids}), device=row.device)] = float("-inf")
 
 

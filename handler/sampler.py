@@ -13,18 +13,27 @@ import torch
 from torch import Tensor
 
 from handler.penalties import apply_penalties, needs_penalties
-from handler.protocol import TokenLogprob
+from handler.protocol import ErrorCode, TokenLogprob
 from handler.randomness import uniform
+from handler.scheduler import ScheduledSequence
 from handler.sequence import Sequence
 from handler.warping import Candidates, candidates
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """The outcome for one row; `token_id` None means that the row's logits were not finite."""
+    """The outcome for one row: a token, or `error` and `message` if this row alone cannot go on."""
 
     token_id: int | None
     logprob: TokenLogprob | None = None
+    error: ErrorCode | None = None
+    message: str = ""
+
+
+_NOT_FINITE = Sampled(None, error=ErrorCode.NUMERICS, message="the model's output for this request is not a number")
+_NOTHING_ALLOWED = Sampled(
+    None, error=ErrorCode.INTERNAL, message="grammar, bias and penalties together leave no token to choose"
+)
 
 
 def sample(logits: Tensor, seqs: list[Sequence], eos_token_ids: Collection[int]) -> list[Sampled]:
@@ -34,15 +43,17 @@ def sample(logits: Tensor, seqs: list[Sequence], eos_token_ids: Collection[int])
     finite = best.values.isfinite().tolist()
     greedy_ids = best.indices.tolist()
     rows = _penalised(raw, seqs, finite, eos_token_ids)
-    drawn = [i for i, seq in enumerate(seqs) if finite[i] and not seq.sampling.greedy]
+    failed = {i: _NOT_FINITE for i, ok in enumerate(finite) if not ok}
+    failed |= {i: _NOTHING_ALLOWED for i, row in rows.items() if not row.max().isfinite()}
+    drawn = [i for i, seq in enumerate(seqs) if i not in failed and not seq.sampling.greedy]
     choices: dict[int, Candidates] = {}
     if drawn:
         warped = candidates(torch.stack([rows.get(i, raw[i]) for i in drawn]), [seqs[i].sampling for i in drawn])
         choices = dict(zip(drawn, warped, strict=True))
     result: list[Sampled] = []
     for i, seq in enumerate(seqs):
-        if not finite[i]:
-            result.append(Sampled(None))
+        if i in failed:
+            result.append(failed[i])
             continue
         if i in choices:
             token_id = choices[i].draw(uniform(seq.sampling.seed, seq.num_output_tokens))
@@ -55,13 +66,28 @@ def sample(logits: Tensor, seqs: list[Sequence], eos_token_ids: Collection[int])
 def _penalised(
     raw: Tensor, seqs: list[Sequence], finite: list[bool], eos_token_ids: Collection[int]
 ) -> dict[int, Tensor]:
-    """Copies of the rows that penalties change; `raw` stays as the model made it."""
+    """Copies of the rows that penalties and grammars change; `raw` stays as the model made it."""
     rows: dict[int, Tensor] = {}
     for i, seq in enumerate(seqs):
-        if finite[i] and needs_penalties(seq):
+        if finite[i] and (needs_penalties(seq) or seq.constraint is not None):
             rows[i] = raw[i].clone()
             apply_penalties(rows[i], seq, eos_token_ids)
+            if seq.constraint is not None:
+                allowed = seq.constraint.mask().to(raw.device)
+                rows[i].masked_fill_(~allowed, float("-inf"))
     return rows
+
+
+def score_prompt(rows: Tensor, item: ScheduledSequence) -> None:
+    """Append the log-probabilities of the prompt tokens that `rows` `[num_tokens, vocab]` of a chunk predict."""
+    seq = item.seq
+    num_top = seq.sampling.num_prompt_logprobs or 0
+    logprobs = rows.float().log_softmax(-1)
+    for offset in range(item.num_tokens):
+        place = item.start + offset + 1
+        # A prompt that is run again after preemption is not scored twice.
+        if len(seq.prompt_logprobs) == place - 1 and place < seq.num_prompt_tokens:
+            seq.prompt_logprobs.append(_report(logprobs[offset], None, seq.token_ids[place], num_top))
 
 
 def _logprob(

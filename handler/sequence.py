@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from handler.protocol import FinishReason, GenerateRequest, SamplingParams
+from handler.protocol import FinishReason, GenerateRequest, SamplingParams, TokenLogprob
 
 
 class SequenceStatus(enum.Enum):
@@ -14,6 +15,16 @@ class SequenceStatus(enum.Enum):
     WAITING = enum.auto()
     RUNNING = enum.auto()
     FINISHED = enum.auto()
+
+
+class Constraint(Protocol):
+    """A grammar's hold on one sequence (handler.grammar.TokenConstraint)."""
+
+    def mask(self) -> Any:
+        """Bool `[vocab]`, True where a token is allowed."""
+
+    def accept(self, token_id: int) -> bool:
+        """Move past a token; True if nothing may follow."""
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +50,8 @@ class Sequence:
     finish_reason: FinishReason | None = None
     first_scheduled_s: float | None = None
     num_preemptions: int = 0
+    constraint: Constraint | None = None
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.request.prompt_token_ids)

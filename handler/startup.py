@@ -10,6 +10,7 @@ import torch
 
 from handler.config import EngineConfig
 from handler.engine import EngineCore
+from handler.grammar import GrammarCompiler
 from handler.ipc import EngineSocket
 from handler.kv_manager import SlotKV
 from handler.memory import Limits, derive_limits
@@ -45,7 +46,9 @@ def start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, ModelCa
     progress(700, "comparing the engine's attention with the model's own")
     runner.probe()
     board.enter(Phase.WARMING, "generating the first token")
-    core = build_core(config, runner, limits, board)
+    eos = min(loaded.eos_token_ids, default=None)
+    grammars = GrammarCompiler(tokens_dir / "tokenizer.json", runner.vocab_size, eos)
+    core = build_core(config, runner, limits, board, grammars)
     _warm_up(core)
     card = _card(config, loaded, limits, model_id, tokens_dir)
     board["kv_capacity_tokens"] = limits.capacity_tokens
@@ -57,7 +60,13 @@ def start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, ModelCa
     return core, card
 
 
-def build_core(config: EngineConfig, runner: Runner, limits: Limits, board: StatusBoard) -> EngineCore:
+def build_core(
+    config: EngineConfig,
+    runner: Runner,
+    limits: Limits,
+    board: StatusBoard,
+    grammars: GrammarCompiler | None = None,
+) -> EngineCore:
     """An engine over `runner`, listening on the configured socket."""
     kv = SlotKV(limits.max_num_seqs, limits.max_model_len, limits.capacity_tokens, limits.page_size, runner.forget)
     scheduler = Scheduler(
@@ -70,7 +79,7 @@ def build_core(config: EngineConfig, runner: Runner, limits: Limits, board: Stat
         ),
         kv,
     )
-    return EngineCore(runner, scheduler, EngineSocket(config.socket_path), board)
+    return EngineCore(runner, scheduler, EngineSocket(config.socket_path), board, grammars)
 
 
 def _warm_up(core: EngineCore) -> None:

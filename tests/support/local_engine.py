@@ -13,9 +13,9 @@ import zmq
 
 from handler.config import EngineConfig
 from handler.engine import EngineCore
+from handler.grammar import GrammarCompiler
 from handler.memory import Limits
 from handler.model_loader import LoadedModel, Quantize
-from handler.model_runner import ModelRunner
 from handler.protocol import (
     Abort,
     Failed,
@@ -28,6 +28,7 @@ from handler.protocol import (
     decode_from_engine,
     encode,
 )
+from handler.runner import Runner
 from handler.startup import build_core
 from handler.status import StatusBoard
 
@@ -38,6 +39,7 @@ class Outcome:
 
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     error: Rejected | Failed | None = None
 
@@ -49,9 +51,18 @@ class Outcome:
 class LocalEngine:
     """Submit, step, look. Memory books are checked after every step."""
 
-    def __init__(self, runner: ModelRunner, limits: Limits, directory: Path, max_waiting: int = 256) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        limits: Limits,
+        directory: Path,
+        max_waiting: int = 256,
+        grammars: GrammarCompiler | None = None,
+    ) -> None:
         config = EngineConfig(socket_path=str(directory / "e.sock"), max_waiting=max_waiting)
-        self.core: EngineCore = build_core(config, runner, limits, StatusBoard(directory / "board", create=True))
+        self.core: EngineCore = build_core(
+            config, runner, limits, StatusBoard(directory / "board", create=True), grammars
+        )
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -84,6 +95,7 @@ class LocalEngine:
         if isinstance(message, StepOutput):
             outcome.token_ids += message.token_ids
             outcome.logprobs += message.logprobs or []
+            outcome.prompt_logprobs += message.prompt_logprobs or []
             outcome.finish_reason = message.finish_reason
         else:
             outcome.error = message
