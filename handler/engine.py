@@ -191,6 +191,8 @@ class EngineCore:
 
     def _fail(self, seq: Sequence, code: ErrorCode, message: str) -> None:
         slot = seq.slot
+        if code is ErrorCode.NUMERICS:
+            self.scheduler.kv.distrust(seq)
         self._end(seq, FinishReason.ABORTED)
         if code is ErrorCode.NUMERICS and slot >= 0:
             self.runner.erase(slot)
@@ -226,6 +228,8 @@ class EngineCore:
         self.board["waiting"] = len(self.scheduler.waiting)
         self.board["kv_used_tokens"] = self.scheduler.kv.used_tokens
         self.board["preemptions"] = self.scheduler.num_preemptions
+        self.board["prefix_query_tokens"] = self.scheduler.kv.prefix_query_tokens
+        self.board["prefix_hit_tokens"] = self.scheduler.kv.prefix_hit_tokens
 
 
 def _step_output(seq: Sequence, outcome: Sampled, reason: FinishReason | None) -> StepOutput:

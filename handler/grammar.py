@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ _MAX_SOURCE_BYTES = 65_536
 _MAX_GRAMMAR_ITEMS = 2_000
 _MAX_LEXER_STATES = 50_000
 # Enough for every usual layout. Unbounded white space, the default, is a trap small models never leave.
-_JSON_LAYOUT = {"whitespace_pattern": r"(\n {0,16}| ?)"}
+_JSON_LAYOUT: Any = {"whitespace_pattern": r"(\n {0,16}| ?)"}
 
 
 class GrammarError(Exception):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from handler.sequence import Sequence
+from handler.slot_prefixes import SlotPrefixes
 
 
 class KVManager(Protocol):
@@ -24,12 +25,23 @@ class KVManager(Protocol):
     def release(self, seq: Sequence) -> None:
         """Take back everything `seq` holds."""
 
+    def distrust(self, seq: Sequence) -> None:
+        """What `seq` computed or was given may be wrong; nobody else shall be given it. `seq` is released next."""
+
     def check_integrity(self, running: Iterable[Sequence]) -> None:
         """Raise RuntimeError unless the books add up and `running` holds exactly what is lent."""
 
     @property
     def used_tokens(self) -> int:
         """Tokens' worth of memory that is lent."""
+
+    @property
+    def prefix_query_tokens(self) -> int:
+        """Prompt tokens looked up in the prefix cache so far."""
+
+    @property
+    def prefix_hit_tokens(self) -> int:
+        """Prompt tokens found there."""
 
 
 class SlotKV:
@@ -47,6 +59,7 @@ class SlotKV:
         capacity_tokens: int,
         page_size: int,
         on_release: Callable[[int], None] = lambda _slot: None,
+        prefixes: SlotPrefixes | None = None,
     ) -> None:
         if capacity_tokens < max_len:
             raise ValueError(f"kv_capacity_tokens must be at least max_model_len ({max_len}). Given: {capacity_tokens}")
@@ -58,11 +71,22 @@ class SlotKV:
         self._pages: dict[int, int] = {}
         self._used_pages = 0
         self._on_release = on_release
+        self._prefixes = prefixes
 
     @property
     def used_tokens(self) -> int:
         """Tokens' worth of memory that is lent."""
         return self._used_pages * self.page_size
+
+    @property
+    def prefix_query_tokens(self) -> int:
+        """Prompt tokens looked up in the prefix cache so far."""
+        return 0 if self._prefixes is None else self._prefixes.query_tokens
+
+    @property
+    def prefix_hit_tokens(self) -> int:
+        """Prompt tokens found there."""
+        return 0 if self._prefixes is None else self._prefixes.hit_tokens
 
     def _pages_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.page_size)
@@ -74,6 +98,9 @@ class SlotKV:
             return False
         seq.slot = heapq.heappop(self._free_slots)
         self._pages[seq.slot] = 0
+        if self._prefixes is not None:
+            self._prefixes.restore(seq)
+            self.reserve(seq, seq.num_computed)
         return True
 
     def reserve(self, seq: Sequence, num_tokens: int) -> bool:
@@ -90,11 +117,20 @@ class SlotKV:
         return True
 
     def commit(self, seq: Sequence) -> None:
-        """Nothing is shared between slots, so there is nothing to record."""
+        """Store the pages that became full for others."""
+        if self._prefixes is not None:
+            self._prefixes.save(seq)
+
+    def distrust(self, seq: Sequence) -> None:
+        """Forget what was stored of it."""
+        if self._prefixes is not None and seq.slot >= 0:
+            self._prefixes.distrust(seq.slot)
 
     def release(self, seq: Sequence) -> None:
         """Return the slot and its pages."""
         self._used_pages -= self._pages.pop(seq.slot)
+        if self._prefixes is not None:
+            self._prefixes.release(seq.slot)
         heapq.heappush(self._free_slots, seq.slot)
         self._on_release(seq.slot)
         seq.slot = -1
@@ -108,3 +144,5 @@ class SlotKV:
             raise RuntimeError("a slot is neither free nor lent")
         if sum(self._pages.values()) != self._used_pages:
             raise RuntimeError(f"pages lent {sum(self._pages.values())} but counted {self._used_pages}")
+        if self._prefixes is not None:
+            self._prefixes.check_integrity(held)

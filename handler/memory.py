@@ -15,20 +15,21 @@ from handler.kv_cache import SlotCache
 from handler.model_loader import LoadedModel
 
 # Share of what is free after loading. On CPU the rest of the machine needs memory too.
-_CPU_FRACTION = 0.4
+_CPU_FRACTION = 0.3
 _CUDA_FRACTION = 0.85
 _MAX_CAPACITY_TOKENS = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Derived limits of the engine: tokens, but for `max_num_seqs`."""
+    """Derived limits of the engine: tokens, but for the two counts. Stored pages serve prefix reuse beside slots."""
 
     max_model_len: int
     max_num_seqs: int
     max_num_batched_tokens: int
     capacity_tokens: int
     page_size: int
+    num_stored_pages: int = 0
 
 
 def derive_limits(config: EngineConfig, loaded: LoadedModel) -> Limits:
@@ -50,12 +51,14 @@ def derive_limits(config: EngineConfig, loaded: LoadedModel) -> Limits:
     if not on_cpu:
         # A slot is reserved whole on the device.
         num_seqs = max(1, min(num_seqs, capacity // max_model_len))
+    page_size = config.page_size or 32
     return Limits(
         max_model_len=max_model_len,
         max_num_seqs=num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens or (256 if on_cpu else 4096),
         capacity_tokens=capacity,
-        page_size=config.page_size or 32,
+        page_size=page_size,
+        num_stored_pages=capacity // 4 // page_size if on_cpu else 0,
     )
 
 

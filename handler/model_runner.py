@@ -11,12 +11,15 @@ from torch import Tensor
 from handler.attention import ATTENTION_NAME, STEP, StepContext, UnsupportedAttention, layer_windows
 from handler.errors import UnsupportedModel
 from handler.kv_cache import SlotCache
+from handler.kv_manager import KVManager, SlotKV
+from handler.memory import Limits
 from handler.model_input import ModelInput, build_model_input
 from handler.model_loader import LoadedModel
 from handler.protocol import GenerateRequest, SamplingParams
 from handler.runner import StepLogits
 from handler.scheduler import ScheduledBatch, ScheduledSequence
 from handler.sequence import Sequence
+from handler.slot_prefixes import SlotPrefixes
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +30,11 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 class ModelRunner:
     """Runs packed batches through an unmodified transformers model and `SlotCache`."""
 
-    def __init__(self, loaded: LoadedModel, num_slots: int, max_len: int) -> None:
+    def __init__(
+        self, loaded: LoadedModel, num_slots: int, max_len: int, num_stored_pages: int = 0, page_size: int = 32
+    ) -> None:
         self.loaded = loaded
-        self.cache = SlotCache(num_slots, max_len, loaded.dtype, loaded.device)
+        self.cache = SlotCache(num_slots, max_len, loaded.dtype, loaded.device, num_stored_pages, page_size)
         self._windows = layer_windows(loaded.text_config)
         self._keeps_logits = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
         self.num_attention_calls = 0
@@ -51,6 +56,20 @@ class ModelRunner:
             prompt.append((item, logits[first : first + item.num_tokens]))
             first += item.num_tokens
         return StepLogits(logits[:num_samples], model_input.samples, prompt)
+
+    def kv_manager(self, limits: Limits) -> KVManager:
+        """Slots, with a store of pages for prefix reuse if the limits leave room for one."""
+        prefixes = None
+        if self.cache.num_stored_pages:
+            prefixes = SlotPrefixes(self.cache.num_stored_pages, self.cache.page_size, self.cache)
+        return SlotKV(
+            limits.max_num_seqs,
+            limits.max_model_len,
+            limits.capacity_tokens,
+            limits.page_size,
+            self.forget,
+            prefixes,
+        )
 
     def erase(self, slot: int) -> None:
         """Zero the slot's keys and values."""

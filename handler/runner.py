@@ -7,6 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from handler.kv_manager import KVManager
+from handler.memory import Limits
 from handler.model_loader import LoadedModel
 from handler.scheduler import ScheduledBatch, ScheduledSequence
 
@@ -39,6 +41,9 @@ class Runner(Protocol):
 
     def probe(self) -> None:
         """Raise UnsupportedModel unless this runner computes the model as its own eager attention does."""
+
+    def kv_manager(self, limits: Limits) -> KVManager:
+        """The books of the memory this runner keeps its keys and values in."""
 
     def erase(self, slot: int) -> None:
         """Make sure that nothing a failed sequence left in `slot` can reach the next one."""

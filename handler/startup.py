@@ -12,7 +12,6 @@ from handler.config import EngineConfig
 from handler.engine import EngineCore
 from handler.grammar import GrammarCompiler
 from handler.ipc import EngineSocket
-from handler.kv_manager import SlotKV
 from handler.memory import Limits, derive_limits
 from handler.model_loader import LoadedModel, load
 from handler.model_location import locate
@@ -42,7 +41,7 @@ def start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, ModelCa
     tokens_dir = tokenizer_dir(directory, Path(config.cache_dir), config.trust_remote_code)
     loaded = load(config, directory, progress)
     limits = derive_limits(config, loaded)
-    runner = ModelRunner(loaded, limits.max_num_seqs, limits.max_model_len)
+    runner = ModelRunner(loaded, limits.max_num_seqs, limits.max_model_len, limits.num_stored_pages, limits.page_size)
     progress(700, "comparing the engine's attention with the model's own")
     runner.probe()
     board.enter(Phase.WARMING, "generating the first token")
@@ -68,7 +67,6 @@ def build_core(
     grammars: GrammarCompiler | None = None,
 ) -> EngineCore:
     """An engine over `runner`, listening on the configured socket."""
-    kv = SlotKV(limits.max_num_seqs, limits.max_model_len, limits.capacity_tokens, limits.page_size, runner.forget)
     scheduler = Scheduler(
         SchedulerLimits(
             max_num_seqs=limits.max_num_seqs,
@@ -77,7 +75,7 @@ def build_core(
             max_model_len=limits.max_model_len,
             eos_token_ids=runner.loaded.eos_token_ids,
         ),
-        kv,
+        runner.kv_manager(limits),
     )
     return EngineCore(runner, scheduler, EngineSocket(config.socket_path), board, grammars)
 

@@ -40,6 +40,7 @@ class Outcome:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    num_cached_tokens: int = 0
     finish_reason: FinishReason | None = None
     error: Rejected | Failed | None = None
 
@@ -70,11 +71,19 @@ class LocalEngine:
         self._ids = itertools.count()
         self.outcomes: dict[str, Outcome] = {}
 
-    def submit(self, token_ids: list[int], timeout_s: float = 60.0, **sampling: Any) -> Outcome:
+    def submit(
+        self,
+        token_ids: list[int],
+        timeout_s: float = 60.0,
+        cache_salt: str = "",
+        reuse_prefix: bool = True,
+        **sampling: Any,
+    ) -> Outcome:
         request_id = f"r{next(self._ids)}"
         params = SamplingParams(**({"max_tokens": 8, "seed": 0, "temperature": 0.0} | sampling))
         outcome = self.outcomes[request_id] = Outcome()
-        self._socket.send(encode([GenerateRequest(request_id, token_ids, params, timeout_s)]))
+        request = GenerateRequest(request_id, token_ids, params, timeout_s, cache_salt, reuse_prefix)
+        self._socket.send(encode([request]))
         return outcome
 
     def abort(self, outcome: Outcome) -> None:
@@ -96,6 +105,7 @@ class LocalEngine:
             outcome.token_ids += message.token_ids
             outcome.logprobs += message.logprobs or []
             outcome.prompt_logprobs += message.prompt_logprobs or []
+            outcome.num_cached_tokens = message.num_cached_tokens
             outcome.finish_reason = message.finish_reason
         else:
             outcome.error = message
