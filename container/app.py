@@ -11,8 +11,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
-from container import health
-from container.api import openai, sagemaker, tgi
+from container import health, metrics
+from container.api import documents, openai, sagemaker, tgi
 from container.errors import (
     InternalError,
     InvalidRequest,
@@ -37,7 +37,8 @@ def create_app(settings: Settings, run_dir: RunDir) -> Flask:
     app = Flask("container", static_folder=None)
     app.url_map.strict_slashes = False
     app.extensions["service"] = Service(settings, run_dir)
-    for blueprint in (health.blueprint, openai.blueprint, tgi.blueprint, sagemaker.blueprint):
+    dialects = (openai.blueprint, tgi.blueprint, sagemaker.blueprint)
+    for blueprint in (health.blueprint, metrics.blueprint, *dialects, documents.blueprint, documents.pages):
         app.register_blueprint(blueprint)
     app.register_error_handler(Exception, _on_error)
     app.before_request(_ApiKey(settings.api_key))
@@ -45,14 +46,23 @@ def create_app(settings: Settings, run_dir: RunDir) -> Flask:
     return app
 
 
+# What TGI answers without a key: health, numbers, documents, and which model this is.
+_OPEN_BLUEPRINTS = {
+    blueprint.name for blueprint in (health.blueprint, metrics.blueprint, documents.blueprint, documents.pages)
+}
+_OPEN_ENDPOINTS = {"tgi.info", "openai.models", "openai.model"}
+
+
 class _ApiKey:
-    """Lets requests through that carry the key; health checks never need one."""
+    """Lets requests through that carry the key or generate nothing."""
 
     def __init__(self, key: str | None) -> None:
         self._digest = None if key is None else _digest(key)
 
     def __call__(self) -> None:
-        if self._digest is None or request.blueprint == health.blueprint.name or request.method == "OPTIONS":
+        if self._digest is None or request.method == "OPTIONS":
+            return
+        if request.blueprint in _OPEN_BLUEPRINTS or request.endpoint in _OPEN_ENDPOINTS:
             return
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(_digest(given.strip()), self._digest):
@@ -64,11 +74,19 @@ def _digest(key: str) -> bytes:
 
 
 class _Cors:
-    def __init__(self, origin: str) -> None:
-        self._origin = origin
+    """Any origin with "*", else those of a list: browsers take one origin, so it is the caller's if it is listed."""
+
+    def __init__(self, origins: str) -> None:
+        self._origins = [origin.strip() for origin in origins.split(",")]
 
     def __call__(self, response: Response) -> Response:
-        response.headers["Access-Control-Allow-Origin"] = self._origin
+        origin = request.headers.get("Origin", "")
+        if "*" in self._origins:
+            response.headers["Access-Control-Allow-Origin"] = "*"
+        else:
+            response.headers.add("Vary", "Origin")
+            if origin in self._origins:
+                response.headers["Access-Control-Allow-Origin"] = origin
         if request.method == "OPTIONS":
             response.headers["Access-Control-Allow-Methods"] = "GET, POST"
             response.headers["Access-Control-Allow-Headers"] = "content-type, authorization"
@@ -80,6 +98,8 @@ def _on_error(exc: Exception) -> Response:
     if isinstance(exc, ClientDisconnected):
         return Response(status=_CLIENT_CLOSED_REQUEST)
     error = exc if isinstance(exc, ServiceError) else _translate(exc)
+    if request.method == "POST" and request.url_rule is not None and not g.get("submitted"):
+        metrics.count_refused(error.tgi_type)
     return error_response(error)
 
 
@@ -98,10 +118,11 @@ def error_response(error: ServiceError) -> Response:
     """`error` in the dialect the request speaks."""
     dialect = g.get("dialect") or ("openai" if request.path.startswith("/v1") else "tgi")
     if dialect == "openai":
-        status, body = error.status, error.openai_body()
+        response = json_response(error.openai_body(), error.status)
+    elif (text := error.tgi_text()) is not None:
+        response = Response(text, status=error.tgi_status, mimetype="text/plain")
     else:
-        status, body = error.tgi_status, error.tgi_body()
-    response = json_response(body, status)
+        response = json_response(error.tgi_body(), error.tgi_status)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, MethodNotAllowed):

@@ -2,36 +2,64 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 import msgspec
-from flask import Request
+from flask import Request, g
 from sagemaker_inference import content_types
 
-from container.errors import MalformedBody, PayloadTooLarge, UnsupportedMediaType
+from container.errors import MalformedBody, PayloadTooLarge, UnsupportedMediaType, WrongShape
 
 _READ_BYTES = 65_536
+# Below this every whole float is exactly one integer.
+_EXACT = 2**53
+_SYNTAX = "Failed to parse the request body as JSON"
 
 
 def read_json(request: Request, limit_bytes: int, *, any_media_type: bool = False) -> dict[str, Any]:
     """The JSON object in the body.
 
-    Raises PayloadTooLarge, UnsupportedMediaType or MalformedBody. With `any_media_type` a missing or
+    Raises PayloadTooLarge, UnsupportedMediaType, MalformedBody or WrongShape. The bytes stay in `g.raw_body` for a
+    dialect whose errors quote lines and columns. With `any_media_type` a missing or
     application/octet-stream Content-Type counts as JSON, which SageMaker's asynchronous inference sends.
     """
     _check_media_type(request, any_media_type)
-    raw = _read(request, limit_bytes)
+    raw = g.raw_body = _read(request, limit_bytes)
     if not raw.strip():
-        raise MalformedBody("the request body is empty; a JSON object is expected")
+        raise MalformedBody(f"{_SYNTAX}: the body is empty: EOF while parsing a value at line 1 column 0")
     try:
-        found = msgspec.json.decode(raw)
+        found = msgspec.json.decode(raw, float_hook=_number)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise MalformedBody(f"Failed to parse the request body as JSON: {exc}") from exc
+        raise MalformedBody(f"{_SYNTAX}: {_with_line(str(exc), raw)}") from exc
     except RecursionError as exc:
-        raise MalformedBody("Failed to parse the request body as JSON: nested too deeply") from exc
+        raise MalformedBody(f"{_SYNTAX}: recursion limit exceeded: the body is nested too deeply") from exc
     if not isinstance(found, dict):
-        raise MalformedBody(f"the request body must be a JSON object. Given: {json_type(found)}")
+        raise WrongShape(f"the request body must be a JSON object. Given: {json_type(found)}")
     return found
+
+
+def _with_line(reason: str, raw: bytes) -> str:
+    """msgspec's "(byte N)" as a line and a column, which is how people find a place in a text."""
+    found = re.search(r" \(byte (\d+)\)$", reason)
+    if found is not None:
+        before, reason = raw[: int(found[1])], reason[: found.start()]
+    elif reason == "Input data was truncated":
+        before, reason = raw, "EOF while parsing a value"
+    else:
+        return reason
+    column = len(before) - (before.rfind(b"\n") + 1)
+    line = before.count(b"\n") + 1
+    return f"{reason} at line {line} column {column}"
+
+
+def _number(text: str) -> int | float:
+    """A number with a decimal point; JSON Schema counts 5.0 among the integers."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise msgspec.DecodeError("number out of range")
+    return int(value) if value.is_integer() and abs(value) < _EXACT else value
 
 
 def json_type(value: Any) -> str:
@@ -42,7 +70,7 @@ def json_type(value: Any) -> str:
         return "boolean"
     if isinstance(value, int | float):
         return "number"
-    return {str: "string", list: "array", dict: "object"}.get(type(value), "value")
+    return {"str": "string", "list": "array", "dict": "object"}.get(type(value).__name__, "value")
 
 
 def _check_media_type(request: Request, any_media_type: bool) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import gevent
 import msgspec
@@ -67,7 +68,7 @@ class EngineClient:
         self._run_dir = run_dir
         self.board = StatusBoard(run_dir.board)
         self._context = zmq.Context()
-        self._socket: zmq.Socket | None = None
+        self._socket: Any = None
         self._reader: gevent.Greenlet | None = None
         self._epoch = 0
         self._replies: dict[str, Reply] = {}
@@ -122,7 +123,7 @@ class EngineClient:
             self._socket.close()
         self._socket = self._reader = None
 
-    def _read(self, socket: zmq.Socket) -> None:
+    def _read(self, socket: Any) -> None:
         while True:
             try:
                 messages = decode_from_engine(socket.recv())

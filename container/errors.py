@@ -2,17 +2,19 @@
 
     ServiceError                      status  OpenAI type             TGI error_type
     ├── InvalidRequest                  400   invalid_request_error   validation (422)
-    │   ├── MalformedBody               400   invalid_request_error   (400)
+    │   ├── MalformedBody               400   invalid_request_error   text/plain (400)
+    │   ├── WrongShape                  400   invalid_request_error   text/plain (422)
     │   └── ContextLengthExceeded       400   invalid_request_error   validation (422)
     ├── Unauthorized                    401   authentication_error    unauthorized
     ├── NotFound                        404   not_found_error         not_found
     ├── MethodNotAllowed                405   invalid_request_error   method_not_allowed
-    ├── PayloadTooLarge                 413   invalid_request_error   payload_too_large
-    ├── UnsupportedMediaType            415   invalid_request_error   unsupported_media_type
+    ├── PayloadTooLarge                 413   invalid_request_error   text/plain
+    ├── UnsupportedMediaType            415   invalid_request_error   text/plain
     ├── Overloaded                      429   rate_limit_error        overloaded         + Retry-After
     ├── NotReady                        503   service_unavailable     unhealthy          + Retry-After
     ├── DeadlineExceeded                504   timeout                 timeout
     ├── GenerationFailed                500   internal_error          generation (424)
+    ├── IncompleteGeneration            500   internal_error          incomplete_generation
     └── InternalError                   500   internal_error          internal
 
 A message is one sentence made of constants and checked values: never a traceback, a path or an address.
@@ -55,6 +57,10 @@ class ServiceError(Exception):
         """The body TGI's clients understand."""
         return {"error": self.message, "error_type": self.tgi_type}
 
+    def tgi_text(self) -> str | None:
+        """The text/plain body TGI's web framework answers with before TGI itself sees the request; None: JSON."""
+        return None
+
 
 class InvalidRequest(ServiceError):
     """A field has a value that is not allowed; the message names field, limit and value."""
@@ -71,20 +77,41 @@ class InvalidRequest(ServiceError):
 
 
 class MalformedBody(InvalidRequest):
-    """The body is not JSON, or not a JSON object."""
+    """The body is not JSON."""
 
     tgi_status = 400
     code = "invalid_json"
 
-    def tgi_body(self) -> dict[str, Any]:
-        """Without the prefix: nothing was validated yet."""
-        return ServiceError.tgi_body(self)
+    def tgi_text(self) -> str:
+        """axum's words for a JSON syntax error."""
+        return self.message
+
+
+class WrongShape(InvalidRequest):
+    """The body is JSON, but not of the form the route takes."""
+
+    code = "invalid_type"
+
+    def tgi_text(self) -> str:
+        """axum's words for a JSON data error."""
+        return f"Failed to deserialize the JSON body into the target type: {self.message}"
 
 
 class ContextLengthExceeded(InvalidRequest):
     """Prompt, or prompt and completion together, exceed what the model or the server takes."""
 
     code = "context_length_exceeded"
+
+
+class EmptyInstances(InvalidRequest):
+    """A /vertex request without instances; TGI says no more than this, twice."""
+
+    def __init__(self) -> None:
+        super().__init__("`instances` cannot be empty", param="instances")
+
+    def tgi_body(self) -> dict[str, Any]:
+        """router/src/vertex.rs."""
+        return {"error": "Input validation error", "error_type": "Input validation error"}
 
 
 class TemplateFailed(InvalidRequest):
@@ -96,6 +123,16 @@ class TemplateFailed(InvalidRequest):
     def tgi_body(self) -> dict[str, Any]:
         """TGI's prefix for templates."""
         return {"error": f"Template error: {self.message}", "error_type": self.tgi_type}
+
+
+class SessionUnknown(InvalidRequest):
+    """A SageMaker session that was never opened here, was closed or has ended."""
+
+    tgi_status = 400
+    code = "session_not_found"
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"session {session_id[:80]!r} is not open; open one with the session id NEW_SESSION")
 
 
 class Unauthorized(ServiceError):
@@ -133,6 +170,10 @@ class PayloadTooLarge(ServiceError):
     tgi_type = "payload_too_large"
     code = "payload_too_large"
 
+    def tgi_text(self) -> str:
+        """axum's words; they name no limit."""
+        return "Failed to buffer the request body: length limit exceeded"
+
 
 class UnsupportedMediaType(ServiceError):
     """The body is not declared as JSON."""
@@ -141,6 +182,10 @@ class UnsupportedMediaType(ServiceError):
     openai_type = "invalid_request_error"
     tgi_type = "unsupported_media_type"
     code = "unsupported_media_type"
+
+    def tgi_text(self) -> str:
+        """axum's words."""
+        return self.message
 
 
 class Overloaded(ServiceError):
@@ -180,6 +225,16 @@ class GenerationFailed(ServiceError):
     def tgi_body(self) -> dict[str, Any]:
         """TGI's prefix for failures after the request was accepted."""
         return {"error": f"Request failed during generation: {self.message}", "error_type": self.tgi_type}
+
+
+class IncompleteGeneration(ServiceError):
+    """The engine ended the answer without a reason to end it."""
+
+    tgi_type = "incomplete_generation"
+    code = "incomplete_generation"
+
+    def __init__(self) -> None:
+        super().__init__("Incomplete generation")
 
 
 class InternalError(ServiceError):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
 
 from container.engine_client import EngineClient
 from container.errors import from_engine
@@ -65,7 +65,8 @@ class Timings:
 class Prompt:
     """What to generate from and how: one choice of one request.
 
-    `keep_stop` leaves a stop string that ends the text in it (TGI); `show_tokens` asks for the text of each token.
+    `keep_stop` leaves a stop string that ends the text in it (TGI); `show_tokens` asks for the text of each token;
+    `show_special` leaves control tokens in the text.
     """
 
     token_ids: list[int]
@@ -73,24 +74,40 @@ class Prompt:
     stop: tuple[str, ...] = ()
     keep_stop: bool = False
     show_tokens: bool = False
+    show_special: bool = False
     timeout_s: float = 55.0
     cache_salt: str = ""
+
+    def with_sampling(self, sampling: SamplingParams) -> Prompt:
+        """The same prompt, to be sampled otherwise."""
+        return replace(self, sampling=sampling)
 
 
 class Generation:
     """One running choice. Iterate `deltas()`; leaving the iteration early aborts it in the engine."""
 
     def __init__(
-        self, client: EngineClient, tokenizer: Tokenizer, prompt: Prompt, connected: Callable[[], bool]
+        self,
+        client: EngineClient,
+        tokenizer: Tokenizer,
+        prompt: Prompt,
+        connected: Callable[[], bool],
+        on_end: Callable[[Generation, str | None], None] = lambda _generation, _error_type: None,
+        eos_token_ids: Collection[int] = (),
     ) -> None:
+        """`on_end` is told once how it ended: None for a finished answer, else TGI's error type or "dropped"."""
         self.prompt = prompt
         self.timings = Timings()
         self.num_tokens = 0
         self.num_cached_tokens = 0
+        self.prompt_logprobs: list[TokenLogprob] | None = None
         self._client = client
         self._connected = connected
+        self._on_end = on_end
         self._tokenizer = tokenizer
-        self._text = IncrementalDetokenizer(tokenizer)
+        # These end the text and are no part of it. A grammar that is complete ends with a token that is.
+        self._end_token_ids = {*eos_token_ids, *prompt.sampling.stop_token_ids}
+        self._text = IncrementalDetokenizer(tokenizer, skip_special_tokens=not prompt.show_special)
         self._raw = IncrementalDetokenizer(tokenizer, skip_special_tokens=False) if prompt.show_tokens else None
         self._stop = StopStrings(prompt.stop, keep=prompt.keep_stop)
 
@@ -108,6 +125,7 @@ class Generation:
         )
         reply = self._client.submit(request)
         silent_since = time.monotonic()
+        error_type: str | None = "dropped"
         try:
             for message in reply.messages(_TICK_S):
                 if not self._connected():
@@ -118,20 +136,27 @@ class Generation:
                         yield None
                     continue
                 if not isinstance(message, StepOutput):
-                    raise from_engine(message)
+                    error = from_engine(message)
+                    error_type = error.tgi_type
+                    raise error
                 silent_since = time.monotonic()
                 delta = self._take(message)
+                if delta.finish_reason is not None:
+                    error_type = None
                 yield delta
                 if delta.finish_reason is not None:
                     return
         finally:
             reply.close()
+            self._on_end(self, error_type)
 
     def _take(self, output: StepOutput) -> Delta:
         """Turn the tokens of one step into text, up to a stop string."""
         if self.timings.first_token_s is None:
             self.timings.first_token_s = self.timings.total_s
             self.num_cached_tokens = output.num_cached_tokens
+        if output.prompt_logprobs is not None:
+            self.prompt_logprobs = output.prompt_logprobs
         self.timings.queue_s = output.queue_time_s
         self.timings.inference_s = output.inference_time_s
         pieces: list[str] = []
@@ -141,7 +166,7 @@ class Generation:
             last = i == len(output.token_ids) - 1
             self.num_tokens += 1
             tokens.append(self._token(token_id, output.logprobs[i] if output.logprobs else None))
-            if not (last and reason in {FinishReason.EOS, FinishReason.STOP_TOKEN}):
+            if not (last and reason in {FinishReason.EOS, FinishReason.STOP_TOKEN} and token_id in self._end_token_ids):
                 pieces.append(self._stop.push(self._text.push([token_id])))
             if self._stop.matched is not None:
                 return Delta("".join(pieces), tokens, FinishReason.STOP_STRING)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 # Imported here, in gunicorn's own process, so that every worker has it at once after the fork. Importing makes no
 # thread, socket or context; those are made in the worker.
+from prometheus_client import multiprocess
+
 from container.app import create_app
 from container.run_dir import LISTEN_FD_VARIABLE, RUN_DIR_VARIABLE, WORKERS_VARIABLE, RunDir
 from container.settings import Settings
@@ -37,6 +39,11 @@ loglevel = "warning"
 def on_starting(_server: object) -> None:
     """gunicorn's hook, in its own process: without PID 1 nobody would ever stop it. Workers follow gunicorn."""
     die_with_parent(signal.SIGTERM)
+
+
+def child_exit(_server: object, worker: object) -> None:
+    """gunicorn's hook: a dead worker's gauges go, its counters stay."""
+    multiprocess.mark_process_dead(worker.pid)  # type: ignore[attr-defined,no-untyped-call]
 
 
 def application() -> Flask:

@@ -32,6 +32,11 @@ class RunDir:
         """The engine's configuration, written by PID 1 before each start."""
         return self.path / "engine.json"
 
+    @property
+    def sessions(self) -> Path:
+        """One file for each open SageMaker session; made when the first is opened."""
+        return self.path / "sessions"
+
     def socket(self, epoch: int) -> Path:
         """Where the engine of an epoch listens; a new engine never meets an old engine's peers."""
         return self.path / f"engine-{epoch}.sock"

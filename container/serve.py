@@ -1,4 +1,4 @@
-"""PID 1 of the container: `python -m container.serve [serve]`.
+"""PID 1 of the container: `python -m container.serve [serve] [--model-id ...]`.
 
 Reads the settings, opens the port, then hands over to the supervisor. The port is open before anything is loaded:
 SageMaker wants a connection within 250 ms and an answer to /ping within 2 s from the first second on.
@@ -17,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from container import tgi_environment
 from container.run_dir import RunDir
 from container.settings import Settings, SettingsError
 from container.supervisor import Supervisor
@@ -29,17 +30,20 @@ EXIT_NOT_WRITABLE = 5
 
 
 def main(arguments: list[str]) -> int:
-    """Serve. `arguments` may be ["serve"], which is how SageMaker starts a container."""
+    """Serve. `arguments` are ["serve"], which is how SageMaker starts a container, and those of TGI's launcher."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    if arguments not in ([], ["serve"]):
-        logger.error("the only argument is `serve`. Given: %s", " ".join(arguments))
-        return EXIT_SETTINGS
     try:
+        # Into the environment, where the web workers read their settings too.
+        os.environ.update(tgi_environment.read_arguments(arguments))
+        os.environ.update(tgi_environment.translate(os.environ))
+        ignored = tgi_environment.check(os.environ)
         settings = Settings.from_environ(os.environ)
     except SettingsError as exc:
         logger.error("%s", exc)
         return EXIT_SETTINGS
     logging.getLogger().setLevel(settings.log_level)
+    for line in ignored:
+        logger.warning("%s", line)
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as exc:

@@ -8,9 +8,10 @@ import socket
 from typing import Any
 
 import gevent
-from flask import Request, current_app
+from flask import Request, current_app, g
 from gevent import monkey
 
+from container import metrics
 from container.engine_client import EngineClient
 from container.errors import NotReady, Overloaded
 from container.generation import Generation, Prompt
@@ -35,6 +36,7 @@ class Service:
     def __init__(self, settings: Settings, run_dir: RunDir) -> None:
         self.settings = settings
         self.client = EngineClient(run_dir)
+        self.sessions_dir = run_dir.sessions
         self._card_path = run_dir.card
         self._model: ServedModel | None = None
         self._model_epoch = 0
@@ -78,7 +80,10 @@ class Service:
     def generate(self, prompt: Prompt, request: Request) -> Generation:
         """Start nothing yet: the generation is submitted when its deltas are first asked for."""
         model = self.model
-        return Generation(self.client, model.tokenizer, prompt, _connection_check(request))
+        g.submitted = True
+        connected = _connection_check(request)
+        eos_token_ids = model.card.eos_token_ids
+        return Generation(self.client, model.tokenizer, prompt, connected, metrics.observe, eos_token_ids)
 
     def timeout_s(self, streaming: bool) -> float:
         """How long an answer may take."""

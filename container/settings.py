@@ -138,10 +138,14 @@ class Settings:
         128, _count(1, 1_000_000), "Requests in flight before 429.", "MAX_CONCURRENT_REQUESTS"
     )
     max_best_of: int = _setting(2, _count(1, 64), "Largest best_of and n.", "MAX_BEST_OF")
+    max_choices: int = _setting(8, _count(1, 128), "Largest n and best_of on /v1.", "MAX_CHOICES")
     max_stop_sequences: int = _setting(4, _count(0, 64), "Stop strings of one request.", "MAX_STOP_SEQUENCES")
     max_top_n_tokens: int = _setting(5, _count(0, 20), "Largest top_n_tokens.", "MAX_TOP_N_TOKENS")
     max_client_batch_size: int = _setting(
         4, _count(1, 1024), "Prompts of one /v1/completions request.", "MAX_CLIENT_BATCH_SIZE"
+    )
+    disable_grammar_support: bool = _setting(
+        False, _flag, "Refuse grammars on TGI's routes.", "DISABLE_GRAMMAR_SUPPORT"
     )
     payload_limit: int = _setting(2_000_000, _count(1), "Largest body in bytes.", "PAYLOAD_LIMIT")
     invocations_payload_limit: int = _setting(
@@ -151,8 +155,13 @@ class Settings:
         55.0, _seconds, "Time for a whole answer, in seconds; SageMaker cuts at 60.", "REQUEST_TIMEOUT_S"
     )
     stream_timeout_s: float = _setting(3600.0, _seconds, "Time for a streamed answer, in seconds.", "STREAM_TIMEOUT_S")
+    sessions_expiration_s: float = _setting(
+        1200.0, _seconds, "Life of a SageMaker session, in seconds.", "SAGEMAKER_SESSIONS_EXPIRATION"
+    )
     api_key: str | None = _setting(None, _text, "Bearer token that clients must send.", "API_KEY")
-    cors_allow_origin: str = _setting("*", _text, "Origins allowed to call from a browser.", "CORS_ALLOW_ORIGIN")
+    cors_allow_origin: str = _setting(
+        "*", _text, "Origins, split by commas, that may call from a browser.", "CORS_ALLOW_ORIGIN"
+    )
     web_workers: int = _setting(
         2, _count(1, 64), "Web worker processes.", "WEB_WORKERS", parameters.MODEL_SERVER_WORKERS_ENV
     )
@@ -164,6 +173,7 @@ class Settings:
         "ENGINE_STALL_TIMEOUT_S",
     )
     cache_dir: str = _setting(_default_cache_dir, _text, "The one directory that is written to.", "CACHE_DIR")
+    compute_type: str = _setting("", _text, "Content of the x-compute-type header.", "COMPUTE_TYPE")
     log_level: int = _setting(20, _log_level, "Level of the log.", parameters.LOG_LEVEL_ENV, "LOG_LEVEL")
 
     @classmethod

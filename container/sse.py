@@ -46,7 +46,7 @@ def stream(
         finally:
             _close(frames)
 
-    response = Response(body(), mimetype="text/event-stream")
+    response = Response(body(), content_type="text/event-stream")
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"
     # A generator that never starts runs no `finally`; the server closes the response in any case.

@@ -187,6 +187,8 @@ class Supervisor:
             LISTEN_FD_VARIABLE: str(self._listen_fd),
             RUN_DIR_VARIABLE: str(self._run_dir.path),
             WORKERS_VARIABLE: str(self._settings.web_workers),
+            # Read by prometheus_client when it is imported.
+            "PROMETHEUS_MULTIPROC_DIR": str(self._run_dir.path),
         }
         command = [sys.executable, "-m", "gunicorn", "--config", "python:container.gunicorn_conf"]
         return subprocess.Popen(  # noqa: S603 - our own module

@@ -97,7 +97,7 @@ class _Window:
         self._pending: list[int] = []
 
     def push(self, token_ids: Sequence[int]) -> str:
-        return "".join(map(self._push, token_ids))
+        return "".join(self._push(token_id) for token_id in token_ids if self._tokenizer.is_known(token_id))
 
     def finish(self) -> str:
         text = self._added()
@@ -110,7 +110,9 @@ class _Window:
         unfinished = not text or text.endswith("\ufffd")
         if unfinished and len(self._pending) < _MAX_PENDING:
             return ""
-        self._shown, self._pending = self._pending, []
+        # Tokens without any text are no context; keep the last that had some.
+        self._shown = self._pending if text else (self._shown + self._pending)[-_MAX_PENDING:]
+        self._pending = []
         return text
 
     def _added(self) -> str:

@@ -76,7 +76,8 @@ class TokenBytes:
         if self._byte_level:
             return inner
         alone = self._decode(token_id)
-        return inner if alone and "\ufffd" in alone else alone.encode("utf-8")
+        # A single byte may be the start of a character, which decodes to U+FFFD when it stands alone.
+        return inner if alone and len(inner) == 1 else alone.encode("utf-8")
 
     def _look_up(self, token_id: int) -> bytes:
         token = self._token(token_id)

@@ -8,6 +8,7 @@ decides about bos and eos.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
@@ -25,6 +26,7 @@ __all__ = ["TokenSpan", "Tokenizer", "TokenizerError"]
 
 # The widest id the Rust side accepts; a larger one would raise OverflowError at the seam.
 _MAX_ID = 2**32 - 1
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class TokenSpan(msgspec.Struct, frozen=True):
@@ -64,17 +66,19 @@ class Tokenizer:
     def load(cls, directory: Path) -> Tokenizer:
         """Read `tokenizer.json` and the special tokens named beside it.
 
-        Raises `TokenizerError` if a file is missing, is not JSON or does not describe a tokenizer.
+        Raises `TokenizerError` if a file is missing, is not JSON or describes no tokenizer that can encode.
         """
         path = directory / "tokenizer.json"
         if not path.is_file():
             raise TokenizerError(f"There is no tokenizer.json in {directory}.")
         try:
             special = SpecialTokens.read(directory)
-        except (OSError, ValueError, TypeError) as exc:
+        except (OSError, ValueError, TypeError, LookupError, AttributeError) as exc:
             raise TokenizerError(f"The tokenizer configuration in {directory} is not readable: {exc}.") from exc
         backend = guarded(f"{path} is not a valid tokenizer file", tokenizers.Tokenizer.from_file, str(path))
-        return guarded(f"{path} is not a usable tokenizer", cls, backend, special)
+        tokenizer = guarded(f"{path} is not a usable tokenizer", cls, backend, special)
+        guarded(f"{path} is not a usable tokenizer", backend.encode, "a", add_special_tokens=True)
+        return tokenizer
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of `text`; the spelling of an added token in `text` becomes that token."""
@@ -117,10 +121,13 @@ class Tokenizer:
         """Whether `skip_special_tokens` leaves this id out."""
         return token_id in self._special_ids
 
+    def is_known(self, token_id: int) -> bool:
+        """Whether the vocabulary holds `token_id`; decoding passes over others."""
+        return 0 <= token_id <= _MAX_ID and self._backend.id_to_token(token_id) is not None
+
     def token_id(self, token: str) -> int | None:
         """The id of one vocabulary entry, spelt as the vocabulary spells it."""
-        found: int | None = self._backend.token_to_id(token)
-        return found
+        return guarded("The tokenizer failed to look up a token", self._backend.token_to_id, token)
 
     @cached_property
     def token_bytes(self) -> TokenBytes | None:
@@ -132,12 +139,13 @@ class Tokenizer:
         return self.encode("\n", add_special_tokens=False)
 
     def _encode(self, text: str, add_special_tokens: bool) -> Any:
-        return guarded(
-            "The tokenizer failed to encode the text",
-            self._backend.encode,
-            text,
-            add_special_tokens=add_special_tokens,
-        )
+        failure = "The tokenizer failed to encode the text"
+        try:
+            return guarded(failure, self._backend.encode, text, add_special_tokens=add_special_tokens)
+        except TokenizerError as exc:
+            if _SURROGATE.search(text):
+                raise TokenizerError("The text holds an unpaired surrogate, which is no character.") from exc
+            raise
 
 
 def _register(backend: tokenizers.Tokenizer, special: SpecialTokens) -> None:

@@ -26,8 +26,6 @@ def guarded(failure: str, function: Callable[P, R], *args: P.args, **kwargs: P.k
     except BaseException as exc:
         if type(exc).__name__ == "PanicException":
             raise TokenizerError(f"{failure}: the tokenizer library panicked.") from exc
-        if isinstance(exc, UnicodeEncodeError):
-            raise TokenizerError(f"{failure}: it holds an unpaired surrogate.") from exc
         if isinstance(exc, Exception):
             reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
             raise TokenizerError(f"{failure}: {reason.rstrip('.')}.") from exc

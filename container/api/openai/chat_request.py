@@ -2,162 +2,92 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
 import msgspec
 
-from container.api.validation import check, convert, show
+from container.api.openai.messages import checked_messages
+from container.api.openai.response_format import grammar_of
+from container.api.openai.sampling import SamplingFields, check_sampling
+from container.api.openai.tools import ToolUse, tool_use
+from container.api.validation import check, convert
 from container.errors import InvalidRequest
-from handler.protocol import SamplingParams
+from container.settings import Settings
+from handler.protocol import Grammar
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-_MAX_SEED = 2**63 - 1
 _MAX_TOP_LOGPROBS = 20
+_REFUSED_MODALITIES = 'audio answers are not supported; leave out `modalities` or set it to ["text"]'
 
 
-class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a stream carries besides text."""
-
-    include_usage: bool = False
-    continuous_usage_stats: bool = False
-
-
-class ChatRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ChatRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """OpenAI's fields, then those TGI and vLLM added. None is absent."""
 
     messages: list[dict[str, Any]]
-    model: str | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
     max_completion_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    n: int | None = None
-    stop: str | list[str] | None = None
-    seed: int | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    user: str | None = None
-    metadata: dict[str, str] | None = None
-    service_tier: str | None = None
+    response_format: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    tool_prompt: str | None = None
+    modalities: list[str] | None = None
     store: bool | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    min_tokens: int | None = None
-    ignore_eos: bool | None = None
+    verbosity: str | None = None
+    reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
-
-    @property
-    def stop_strings(self) -> tuple[str, ...]:
-        """The stop strings as a tuple."""
-        if self.stop is None:
-            return ()
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     @property
     def limit(self) -> int | None:
         """The number of tokens to generate at most, by either of its names."""
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
 
+    @property
+    def num_logprobs(self) -> int | None:
+        """What `SamplingParams.num_logprobs` has to be."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
-def parse_chat_request(body: dict[str, Any], max_stop_sequences: int) -> ChatRequest:
+
+class Chat(msgspec.Struct, frozen=True):
+    """A checked request: messages as templates want them, the tools in use, the constraint on the text."""
+
+    request: ChatRequest
+    messages: list[dict[str, Any]]
+    tools: ToolUse | None
+    grammar: Grammar | None
+
+
+def parse_chat(body: dict[str, Any], settings: Settings) -> Chat:
     """Raises InvalidRequest naming field, limit and value."""
     request = convert(body, ChatRequest)
-    _check_messages(request.messages)
-    _check_sampling(request)
-    stops = request.stop_strings
-    check("stop", f"at most {max_stop_sequences} strings", len(stops), len(stops) <= max_stop_sequences)
-    check("stop", "made of non-empty strings", list(stops), all(stops))
-    if request.n not in {None, 1}:
-        raise InvalidRequest(f"`n` must be 1. Given: {show(request.n)}", param="n")
-    return request
+    messages = checked_messages(request.messages)
+    check_sampling(request, settings)
+    _check_own_fields(request)
+    tools = tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
+    grammar = grammar_of(request.response_format)
+    if tools is not None and grammar is not None:
+        raise InvalidRequest("`response_format` and `tools` exclude each other", param="response_format")
+    if tools is not None and tools.forced:
+        grammar = tools.grammar()
+    return Chat(request, messages, tools, grammar)
 
 
-def _check_messages(messages: list[dict[str, Any]]) -> None:
-    check("messages", "a non-empty array", messages, bool(messages))
-    for i, message in enumerate(messages):
-        role = message.get("role")
-        check(f"messages[{i}].role", f"one of {', '.join(ROLES)}", role, role in ROLES)
-        content = message.get("content")
-        if isinstance(content, list):
-            _check_parts(content, f"messages[{i}].content")
-        elif content is not None or role not in {"assistant"}:
-            check(
-                f"messages[{i}].content",
-                "a string or an array of text parts",
-                content,
-                isinstance(content, str),
-            )
-
-
-def _check_parts(parts: list[Any], field: str) -> None:
-    for j, part in enumerate(parts):
-        kind = part.get("type") if isinstance(part, dict) else None
-        check(f"{field}[{j}].type", '"text"; this model takes no other parts', kind, kind == "text")
-        check(f"{field}[{j}].text", "a string", part.get("text"), isinstance(part.get("text"), str))
-
-
-def _check_sampling(request: ChatRequest) -> None:
-    _check_range("temperature", request.temperature, 0.0, 100.0)
-    _check_range("min_p", request.min_p, 0.0, 1.0)
-    _check_range("frequency_penalty", request.frequency_penalty, -2.0, 2.0)
-    _check_range("presence_penalty", request.presence_penalty, -2.0, 2.0)
-    _check_range("top_logprobs", request.top_logprobs, 0, _MAX_TOP_LOGPROBS)
-    top_p = request.top_p
-    check("top_p", "> 0.0 and <= 1.0", top_p, top_p is None or 0.0 < top_p <= 1.0)
-    penalty = request.repetition_penalty
-    check("repetition_penalty", "> 0.0 and <= 100.0", penalty, penalty is None or 0.0 < penalty <= 100.0)
-    for field in ("max_tokens", "max_completion_tokens"):
-        value = getattr(request, field)
-        check(field, "at least 1", value, value is None or value >= 1)
-    check("top_k", "at least -1", request.top_k, request.top_k is None or request.top_k >= -1)
-    check("min_tokens", "at least 0", request.min_tokens, request.min_tokens is None or request.min_tokens >= 0)
-    check("seed", "from -2^63 to 2^63 - 1", request.seed, abs(request.seed or 0) <= _MAX_SEED)
-    if request.top_logprobs is not None and not request.logprobs:
+def _check_own_fields(request: ChatRequest) -> None:
+    limit = request.max_completion_tokens
+    check("max_completion_tokens", "at least 1", limit, limit is None or limit >= 1)
+    top = request.top_logprobs
+    check("top_logprobs", f"from 0 to {_MAX_TOP_LOGPROBS}", top, top is None or 0 <= top <= _MAX_TOP_LOGPROBS)
+    if top is not None and not request.logprobs:
         raise InvalidRequest("`top_logprobs` needs `logprobs`: true", param="top_logprobs")
+    if request.modalities not in (None, ["text"]):
+        raise InvalidRequest(_REFUSED_MODALITIES, param="modalities")
     if request.continue_final_message and request.add_generation_prompt:
         raise InvalidRequest(
-            "`continue_final_message` and `add_generation_prompt` exclude each other",
-            param="continue_final_message",
+            "`continue_final_message` and `add_generation_prompt` exclude each other", param="continue_final_message"
         )
-
-
-def _check_range(field: str, value: float | None, low: float, high: float) -> None:
-    check(field, f"from {low} to {high}", value, value is None or low <= value <= high)
-
-
-def sampling_params(request: ChatRequest, max_tokens: int) -> SamplingParams:
-    """OpenAI's defaults: temperature 1, top-p 1, everything else off."""
-    seed = secrets.randbits(63) if request.seed is None else request.seed % (1 << 64)
-    return SamplingParams(
-        max_tokens=max_tokens,
-        seed=seed,
-        temperature=1.0 if request.temperature is None else request.temperature,
-        top_p=1.0 if request.top_p is None else request.top_p,
-        top_k=max(0, request.top_k or 0),
-        min_p=request.min_p or 0.0,
-        repetition_penalty=request.repetition_penalty or 1.0,
-        frequency_penalty=request.frequency_penalty or 0.0,
-        presence_penalty=request.presence_penalty or 0.0,
-        logit_bias=_logit_bias(request.logit_bias or {}),
-        min_tokens=min(request.min_tokens or 0, max_tokens),
-        ignore_eos=bool(request.ignore_eos),
-        num_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-    )
-
-
-def _logit_bias(bias: dict[str, float]) -> dict[int, float]:
-    result: dict[int, float] = {}
-    for key, value in bias.items():
-        check("logit_bias", "an object whose keys are token ids", key, key.isdecimal() and len(key) <= 10)
-        check(f"logit_bias.{key}", "from -100 to 100", value, -100 <= value <= 100)
-        result[int(key)] = value
-    return result
+    for key, value in (request.chat_template_kwargs or {}).items():
+        scalar = value is None or isinstance(value, str | int | float)
+        plain = scalar or (isinstance(value, list) and all(isinstance(item, str | int | float) for item in value))
+        check(f"chat_template_kwargs.{key[:80]}", "a string, number, boolean or array of these", value, plain)

@@ -8,27 +8,29 @@ from typing import Any
 
 from container import sse
 from container.api.openai.chat_request import ChatRequest
-from container.generation import Delta, Generation, Token
+from container.api.openai.choice import Choice
+from container.api.openai.logprobs import chat_entries
+from container.fan_out import fan_out
+from container.generation import Generation, Token
 from container.served_model import ServedModel
 from container.version import FINGERPRINT
-from handler.protocol import FinishReason
-
-_FINISH = {
-    FinishReason.EOS: "stop",
-    FinishReason.STOP_TOKEN: "stop",
-    FinishReason.STOP_STRING: "stop",
-    FinishReason.LENGTH: "length",
-    FinishReason.ABORTED: "stop",
-}
 
 
 class ChatAnswer:
-    """One answer to one chat request, whole or streamed."""
+    """One answer to one chat request, whole or streamed; choice i is made of generation i."""
 
-    def __init__(self, request: ChatRequest, model: ServedModel, generation: Generation, answer_id: str) -> None:
+    def __init__(
+        self,
+        request: ChatRequest,
+        model: ServedModel,
+        generations: list[Generation],
+        choices: list[Choice],
+        answer_id: str,
+    ) -> None:
         self._request = request
         self._model = model
-        self._generation = generation
+        self._generations = generations
+        self._choices = choices
         self._head = {
             "id": answer_id,
             "created": int(time.time()),
@@ -38,85 +40,79 @@ class ChatAnswer:
 
     def whole(self) -> dict[str, Any]:
         """The chat.completion object."""
-        text: list[str] = []
-        logprobs: list[dict[str, Any]] = []
-        reason = FinishReason.LENGTH
-        for delta in self._generation.deltas():
-            if delta is None:
-                continue
-            text.append(delta.text)
-            logprobs += self._logprobs(delta.tokens)
-            reason = delta.finish_reason or reason
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": "".join(text), "refusal": None},
-            "logprobs": {"content": logprobs, "refusal": None} if self._request.logprobs else None,
-            "finish_reason": _FINISH[reason],
-        }
-        return {"object": "chat.completion", **self._head, "choices": [choice], "usage": self._usage()}
+        for index, delta in fan_out(self._generations):
+            if delta is not None:
+                self._choices[index].add(delta)
+        choices = [
+            {
+                "index": index,
+                "message": choice.message(),
+                "logprobs": self._logprobs(choice.tokens),
+                "finish_reason": choice.finish_reason,
+            }
+            for index, choice in enumerate(self._choices)
+        ]
+        return {"object": "chat.completion", **self._head, "choices": choices, "usage": self._usage()}
 
     def frames(self) -> Iterator[bytes]:
-        """The chat.completion.chunk events and [DONE]. The first chunk carries the role."""
-        deltas = self._generation.deltas()
-        first = True
+        """The chat.completion.chunk events and [DONE]. The first chunk of a choice carries the role."""
+        deltas = fan_out(self._generations)
+        begun: set[int] = set()
         try:
-            for delta in deltas:
+            for index, delta in deltas:
                 if delta is None:
                     yield sse.KEEPALIVE
                     continue
-                if first:
-                    yield self._chunk({"role": "assistant", "content": ""}, None, [])
-                    first = False
-                if delta.text or (self._request.logprobs and delta.tokens):
-                    yield self._chunk({"content": delta.text}, None, delta.tokens)
-                if delta.finish_reason is not None:
-                    yield self._chunk({}, _FINISH[delta.finish_reason], [])
+                choice = self._choices[index]
+                if index not in begun:
+                    begun.add(index)
+                    yield self._chunk(index, {"role": "assistant", "content": ""}, None, [])
+                yield from self._part_chunks(index, choice, delta.tokens, choice.add(delta))
+                if choice.finish_reason is not None:
+                    yield self._chunk(index, {}, choice.finish_reason, [])
         finally:
-            deltas.close()  # type: ignore[attr-defined]
-        options = self._request.stream_options
-        if options is not None and options.include_usage:
+            deltas.close()
+        if self._request.include_usage:
             yield sse.frame({"object": "chat.completion.chunk", **self._head, "choices": [], "usage": self._usage()})
         yield sse.DONE
 
-    def _chunk(self, delta: dict[str, Any], finish_reason: str | None, tokens: list[Token]) -> bytes:
-        choice: dict[str, Any] = {
-            "index": 0,
+    def _part_chunks(self, index: int, choice: Choice, tokens: list[Token], parts: list[Any]) -> Iterator[bytes]:
+        """A chunk for each part; log-probabilities go with the first, or alone if the text is held back."""
+        if not parts and tokens and self._request.logprobs:
+            yield self._chunk(index, {"content": ""}, None, tokens)
+        for place, part in enumerate(parts):
+            yield self._chunk(index, choice.delta_of(part), None, tokens if place == 0 else [])
+
+    def _chunk(self, index: int, delta: dict[str, Any], finish_reason: str | None, tokens: list[Token]) -> bytes:
+        choice = {
+            "index": index,
             "delta": delta,
-            "logprobs": None,
+            "logprobs": self._logprobs(tokens) if tokens else None,
             "finish_reason": finish_reason,
         }
-        if self._request.logprobs and tokens:
-            choice["logprobs"] = {"content": self._logprobs(tokens), "refusal": None}
         chunk: dict[str, Any] = {"object": "chat.completion.chunk", **self._head, "choices": [choice]}
-        options = self._request.stream_options
-        if options is not None and options.continuous_usage_stats:
+        if self._request.continuous_usage:
             chunk["usage"] = self._usage()
-        elif options is not None and options.include_usage:
+        elif self._request.include_usage:
             chunk["usage"] = None
         return sse.frame(chunk)
 
     def _usage(self) -> dict[str, Any]:
-        prompt_tokens = len(self._generation.prompt.token_ids)
-        completion_tokens = self._generation.num_tokens
-        return {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": completion_tokens,
-            "total_tokens": prompt_tokens + completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": self._generation.num_cached_tokens},
-        }
+        return usage_of(self._generations[:1], self._generations)
 
-    def _logprobs(self, tokens: list[Token]) -> list[dict[str, Any]]:
-        return [self._logprob(token) for token in tokens if token.logprob is not None]
-
-    def _logprob(self, token: Token) -> dict[str, Any]:
-        found = token.logprob
-        top = [self._entry(token_id, value) for token_id, value in found.top] if found else []
-        return {**self._entry(token.id, found.logprob if found else 0.0), "top_logprobs": top}
-
-    def _entry(self, token_id: int, logprob: float) -> dict[str, Any]:
-        """`bytes` are exact only for tokens that are whole characters."""
-        text = self._model.tokenizer.decode([token_id], skip_special_tokens=False)
-        return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode())}
+    def _logprobs(self, tokens: list[Token]) -> dict[str, Any] | None:
+        if not self._request.logprobs:
+            return None
+        return {"content": chat_entries(tokens, self._model.tokenizer), "refusal": None}
 
 
-__all__ = ["ChatAnswer", "Delta"]
+def usage_of(prompts: list[Generation], answers: list[Generation]) -> dict[str, Any]:
+    """OpenAI's usage object: each prompt of `prompts` counts once, every token of `answers` counts."""
+    prompt_tokens = sum(len(generation.prompt.token_ids) for generation in prompts)
+    completion_tokens = sum(generation.num_tokens for generation in answers)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": sum(generation.num_cached_tokens for generation in prompts)},
+    }
