@@ -30,7 +30,7 @@ def read_json(request: Request, limit_bytes: int, *, any_media_type: bool = Fals
     if not raw.strip():
         raise MalformedBody(f"{_SYNTAX}: the body is empty: EOF while parsing a value at line 1 column 0")
     try:
-        found = msgspec.json.decode(raw, float_hook=_number)
+        found = _decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise MalformedBody(f"{_SYNTAX}: {_with_line(str(exc), raw)}") from exc
     except RecursionError as exc:
@@ -60,6 +60,9 @@ def _number(text: str) -> int | float:
     if not math.isfinite(value):
         raise msgspec.DecodeError("number out of range")
     return int(value) if value.is_integer() and abs(value) < _EXACT else value
+
+
+_decoder = msgspec.json.Decoder(float_hook=_number)
 
 
 def json_type(value: Any) -> str:
