@@ -81,7 +81,8 @@ def _print(rows: list[Figures]) -> None:
     for row in rows:
         print(
             f"| {row.concurrency} | {row.num_requests} | {row.num_errors} | {row.tokens_per_s:.1f} "
-            f"| {row.tokens_per_s / rows[0].tokens_per_s:.1f} | {row.first_token_ms:.0f} / {row.first_token_p95_ms:.0f} "
+            f"| {row.tokens_per_s / rows[0].tokens_per_s:.1f} "
+            f"| {row.first_token_ms:.0f} / {row.first_token_p95_ms:.0f} "
             f"| {row.gap_ms:.1f} / {row.gap_p99_ms:.1f} |"
         )
 

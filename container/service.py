@@ -69,11 +69,14 @@ class Service:
             phase = Phase.WARMING
         return phase.name.lower()
 
-    def admit(self) -> ServedModel:
-        """The model, if there is room for one more request. Raises NotReady or Overloaded before any work is done."""
+    def admit(self, num_sequences: int = 1) -> ServedModel:
+        """The model, if there is room for so many more sequences; an idle server takes any number a request may have.
+
+        Raises NotReady or Overloaded before any work is done.
+        """
         model = self.model
         in_flight = self.board["running"] + self.board["waiting"]
-        if in_flight >= self.settings.max_concurrent_requests:
+        if in_flight and in_flight + num_sequences > self.settings.max_concurrent_requests:
             raise Overloaded("Model is overloaded", retry_after_s=1)
         return model
 

@@ -48,6 +48,7 @@ _REFUSED = {
 }
 _IGNORED = {
     "VALIDATION_WORKERS": "WEB_WORKERS sets the number of web workers",
+    "SHARDED": "one GPU is used",
     "SPECULATE": "there is no speculation; answers are the same",
     "KV_CACHE_DTYPE": "KV memory has the type of the weights",
     "WAITING_SERVED_RATIO": "prefill runs beside decode",

@@ -17,6 +17,14 @@ class Quantize(enum.StrEnum):
     AUTO = "auto"
 
 
+class KVLayout(enum.StrEnum):
+    """How keys and values lie in memory. `AUTO` takes pages on CUDA if they pass the self-test there, else slots."""
+
+    AUTO = "auto"
+    SLOTS = "slots"
+    PAGED = "paged"
+
+
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the engine. Zero or None means: derive it from the model and the device.
 
@@ -39,6 +47,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_waiting: int = 256
     kv_capacity_tokens: int = 0
     page_size: int = 0
+    kv_layout: KVLayout = KVLayout.AUTO
     num_threads: int = 0
     socket_path: str = ""
     board_path: str = ""

@@ -13,6 +13,7 @@ from handler.config import EngineConfig
 from handler.errors import BadConfiguration
 from handler.kv_cache import SlotCache
 from handler.model_loader import LoadedModel
+from handler.varlen import CUDA_PAGE_SIZE
 
 # Share of what is free after loading. On CPU the rest of the machine needs memory too.
 _CPU_FRACTION = 0.3
@@ -32,8 +33,8 @@ class Limits:
     num_stored_pages: int = 0
 
 
-def derive_limits(config: EngineConfig, loaded: LoadedModel) -> Limits:
-    """Fill in what the configuration leaves open. Raises BadConfiguration if it asks for the impossible."""
+def derive_limits(config: EngineConfig, loaded: LoadedModel, *, paged: bool = False) -> Limits:
+    """Fill in what the configuration leaves open, for slots or pages. Raises BadConfiguration for the impossible."""
     on_cpu = loaded.device.type == "cpu"
     capacity = config.kv_capacity_tokens or _capacity_tokens(loaded)
     longest = min(loaded.max_position_embeddings, capacity)
@@ -48,17 +49,17 @@ def derive_limits(config: EngineConfig, loaded: LoadedModel) -> Limits:
             f"MAX_TOTAL_TOKENS must be at most {capacity}, what KV memory holds. Given: {max_model_len}"
         )
     num_seqs = config.max_num_seqs
-    if not on_cpu:
+    if not on_cpu and not paged:
         # A slot is reserved whole on the device.
         num_seqs = max(1, min(num_seqs, capacity // max_model_len))
-    page_size = config.page_size or 32
+    page_size = config.page_size or (CUDA_PAGE_SIZE if paged and not on_cpu else 32)
     return Limits(
         max_model_len=max_model_len,
         max_num_seqs=num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens or (256 if on_cpu else 4096),
         capacity_tokens=capacity,
         page_size=page_size,
-        num_stored_pages=capacity // 4 // page_size if on_cpu else 0,
+        num_stored_pages=capacity // 4 // page_size if on_cpu and not paged else 0,
     )
 
 

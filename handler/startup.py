@@ -8,17 +8,21 @@ from pathlib import Path
 
 import torch
 
+from handler.cache_runner import CacheRunner
 from handler.config import EngineConfig
 from handler.engine import EngineCore
+from handler.errors import UnsupportedModel
 from handler.grammar import GrammarCompiler
 from handler.ipc import EngineSocket
 from handler.memory import Limits, derive_limits
 from handler.model_loader import LoadedModel, load
 from handler.model_location import locate
 from handler.model_runner import ModelRunner
+from handler.paged_start import start_paged
 from handler.protocol import GenerateRequest, ModelCard, SamplingParams
 from handler.runner import Runner
 from handler.scheduler import Scheduler, SchedulerLimits
+from handler.self_test import Verdict
 from handler.sequence import Sequence
 from handler.status import Phase, StatusBoard
 from handler.tokenizer_files import tokenizer_dir
@@ -40,10 +44,8 @@ def start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, ModelCa
     board.enter(Phase.LOADING, f"loading {model_id}")
     tokens_dir = tokenizer_dir(directory, Path(config.cache_dir), config.trust_remote_code)
     loaded = load(config, directory, progress)
-    limits = derive_limits(config, loaded)
-    runner = ModelRunner(loaded, limits.max_num_seqs, limits.max_model_len, limits.num_stored_pages, limits.page_size)
     progress(700, "comparing the engine's attention with the model's own")
-    runner.probe()
+    runner, limits = start_paged(config, loaded, board) or _start_slots(config, loaded, board)
     board.enter(Phase.WARMING, "generating the first token")
     eos = min(loaded.eos_token_ids, default=None)
     grammars = GrammarCompiler(tokens_dir / "tokenizer.json", runner.vocab_size, eos)
@@ -57,6 +59,28 @@ def start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, ModelCa
         *(limits.max_num_seqs, limits.max_model_len, limits.capacity_tokens),
     )
     return core, card
+
+
+def _start_slots(config: EngineConfig, loaded: LoadedModel, board: StatusBoard) -> tuple[Runner, Limits]:
+    """The packed runner if it computes the model as the model's own attention does, else the one over transformers'
+    cache. Raises UnsupportedModel if neither does.
+    """
+    limits = derive_limits(config, loaded)
+    own_attention = loaded.model.config._attn_implementation
+    packed = ModelRunner(loaded, limits.max_num_seqs, limits.max_model_len, limits.num_stored_pages, limits.page_size)
+    try:
+        packed.probe()
+    except UnsupportedModel as exc:
+        logger.info("not packed: %s", exc)
+        loaded.model.set_attn_implementation(own_attention)
+        cached = CacheRunner(loaded, limits.max_model_len)
+        try:
+            cached.probe()
+        except UnsupportedModel as other:
+            raise UnsupportedModel(f"this model cannot be served correctly. {exc}; {other}") from other
+        return cached, limits
+    board["self_test"] = board["self_test"] or Verdict.PASSED
+    return packed, limits
 
 
 def build_core(

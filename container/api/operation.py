@@ -15,7 +15,8 @@ _ATTRIBUTE = "__operation__"
 class Operation:
     """One route for people and programs. Types are msgspec types, the very ones that read and write the bodies.
 
-    `bodies` are the forms a body may have, `parts` types their schemas name. `answer` is a whole answer of status
+    `bodies` are the forms a body may have, `parts` types their schemas name, `rule` a JSON schema of what holds between
+    fields. `answer` is a whole answer of status
     200, None for an empty one; `event` is one event of a streamed answer. `error` is the body of the statuses in
     `errors`, of which those in `text_errors` may also come as text/plain. `keyed` routes want the API key.
     """
@@ -24,6 +25,7 @@ class Operation:
     summary: str
     bodies: tuple[Any, ...] = ()
     parts: tuple[Any, ...] = ()
+    rule: Any = None
     answer: Any = None
     answer_media_type: str = "application/json"
     event: Any = None

@@ -86,6 +86,7 @@ class ControlMarks:
         self._starts = re.compile(_any_of(tokens))
         self._beginnings = frozenset(token[:length] for token in tokens for length in range(1, len(token)))
         self._longest = max(map(len, tokens), default=1)
+        self._first_characters = frozenset(token[0] for token in tokens)
 
     def positions(self, text: str) -> list[int]:
         """Where `text` has to be cut, ascending: inside every control token, overlapping ones too, and at
@@ -98,7 +99,7 @@ class ControlMarks:
             found.add(match.start() + 1)
             match = self._starts.search(text, match.start() + 1)
         end = text.rstrip()
-        if any(end[-length:] in self._beginnings for length in range(1, min(self._longest, len(end) + 1))):
+        if self._ends_with_beginning(end):
             found.add(len(end))
         return sorted(found)
 
@@ -107,7 +108,7 @@ class ControlMarks:
         return any(self.positions(text) for text in strings_in(value))
 
     def mark(self, value: Any, mark: str) -> Any:
-        """A copy of `value`, in which every string and every dict key is marked."""
+        """A copy of `value`, in which every string and every dict key is marked; "" marks nothing."""
         if isinstance(value, str):
             return self._mark_text(value, mark)
         if isinstance(value, dict):
@@ -116,8 +117,14 @@ class ControlMarks:
             return [self.mark(item, mark) for item in value]
         return value
 
+    def _ends_with_beginning(self, text: str) -> bool:
+        tail = text[1 - self._longest :] if self._longest > 1 else ""
+        return not self._first_characters.isdisjoint(tail) and any(
+            tail[start:] in self._beginnings for start in range(len(tail))
+        )
+
     def _mark_text(self, text: str, mark: str) -> str:
-        positions = self.positions(text)
+        positions = self.positions(text) if mark else []
         if not positions:
             return text
         return mark.join(text[start:stop] for start, stop in zip([0, *positions], [*positions, None], strict=True))

@@ -15,7 +15,7 @@ import tokenizers
 
 from container.text.tokenizer_error import guarded
 
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 # Decoders that look at one token at a time, and at most at whether it is the first.
 _TOKENWISE = {"Replace", "ByteFallback", "Metaspace", "WordPiece"}
 
@@ -72,12 +72,11 @@ class TokenBytes:
 
     def first(self, token_id: int) -> bytes:
         """What `token_id` adds as the first token of a text, where some decoders drop a leading space."""
-        inner = self.inner(token_id)
-        if self._byte_level:
-            return inner
+        if self._byte_level or not self.is_known(token_id):
+            return self.inner(token_id)
         alone = self._decode(token_id)
-        # A single byte may be the start of a character, which decodes to U+FFFD when it stands alone.
-        return inner if alone and len(inner) == 1 else alone.encode("utf-8")
+        # A byte may be the start of a character; alone it would decode to U+FFFD.
+        return self.inner(token_id) if alone and self._is_byte(token_id) else alone.encode("utf-8")
 
     def _look_up(self, token_id: int) -> bytes:
         token = self._token(token_id)
@@ -88,10 +87,12 @@ class TokenBytes:
                 return bytes(map(_ALPHABET.__getitem__, token))
             except KeyError:
                 return bytes(token, "utf-8")
-        byte = _BYTE_TOKEN.fullmatch(token) if self.byte_fallback else None
-        if byte is not None:
-            return bytes.fromhex(byte[1])
+        if self._is_byte(token_id):
+            return bytes.fromhex(token[3:5])
         return self._decode(self._context, token_id)[self._context_length :].encode("utf-8")
+
+    def _is_byte(self, token_id: int) -> bool:
+        return self.byte_fallback and _BYTE_TOKEN.fullmatch(self._token(token_id) or "") is not None
 
     def _token(self, token_id: int) -> str | None:
         token: str | None = self._backend.id_to_token(token_id) if 0 <= token_id < 2**32 else None

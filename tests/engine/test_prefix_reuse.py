@@ -50,7 +50,7 @@ def answers(engine: LocalEngine, prompts: list[list[int]], **sampling: Any) -> l
     return [outcome.token_ids for outcome in found]
 
 
-PROMPTS = [SYSTEM + [i, i + 1, i + 2] for i in range(6)] + [SYSTEM[:20], SYSTEM, SYSTEM + [5] * 40, [9] * 30]
+PROMPTS = [[*SYSTEM, i, i + 1, i + 2] for i in range(6)] + [SYSTEM[:20], SYSTEM, SYSTEM + [5] * 40, [9] * 30]
 
 
 def test_answers_are_those_without_reuse(make: Callable[..., LocalEngine]) -> None:
@@ -105,8 +105,8 @@ def test_a_small_store_gives_up_the_oldest(make: Callable[..., LocalEngine]) -> 
 
 
 def test_preempted_sequences_come_back_through_the_store(make: Callable[..., LocalEngine]) -> None:
-    prompts = [SYSTEM + [i] for i in range(5)]
-    expected = [o for o in answers(make(num_stored_pages=0), prompts)]
+    prompts = [[*SYSTEM, i] for i in range(5)]
+    expected = list(answers(make(num_stored_pages=0), prompts))
     engine = make(capacity_tokens=256)
     outcomes = [engine.submit(prompt, max_tokens=10) for prompt in prompts]
     engine.run()

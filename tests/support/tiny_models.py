@@ -56,12 +56,45 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "stablelm": _BASE,
 }
 
+_LINEAR = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+_BARE = {"vocab_size": VOCAB_SIZE, "hidden_size": 64, "bos_token_id": 256, "eos_token_id": EOS_ID}
+# Families the packed runner computes wrongly: alibi, state space, convolution, hybrids, chunked attention.
+CACHED_FAMILIES: dict[str, dict[str, Any]] = {
+    "bloom": _BARE | {"n_layer": 3, "n_head": 4},
+    "falcon": _BARE
+    | {"num_hidden_layers": 3, "num_attention_heads": 4, "new_decoder_architecture": True, "num_kv_heads": 2}
+    | {"alibi": False, "max_position_embeddings": 512},
+    "mamba": _BARE | {"num_hidden_layers": 2, "state_size": 8},
+    "mamba2": _BARE | {"num_hidden_layers": 2, "state_size": 8, "num_heads": 8, "head_dim": 16, "n_groups": 1},
+    "qwen3_next": _BASE | _MOE | _LINEAR | {"shared_expert_intermediate_size": 32},
+    "qwen3_5_text": _BASE | _LINEAR,
+    "lfm2": _BASE | {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
+    "granitemoehybrid": _BASE
+    | {"mamba_n_heads": 8, "mamba_d_head": 16, "num_local_experts": 0, "shared_intermediate_size": 64}
+    | {"layer_types": ["mamba", "attention", "mamba", "attention"]},
+    "jamba": _BASE
+    | {"mamba_d_state": 8, "mamba_d_conv": 4, "mamba_expand": 2, "mamba_dt_rank": 8, "use_mamba_kernels": False}
+    | {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1}
+    | {"num_experts": 2},
+    "falcon_h1": _BASE | {"mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8},
+    "bamba": _BASE | {"mamba_n_heads": 8, "mamba_d_head": 16, "attn_layer_indices": [1, 3], "mamba_d_state": 8},
+    "nemotron_h": _BASE
+    | {"hybrid_override_pattern": "M*M*", "mamba_num_heads": 8, "mamba_head_dim": 16, "ssm_state_size": 8}
+    | {"n_groups": 1},
+    "llama4_text": _BASE | {"attention_chunk_size": 8, "num_local_experts": 2, "intermediate_size_mlp": 64},
+}
+
 
 def build(family: str, seed: int = 0) -> PreTrainedModel:
     """A random float32 model; the same weights for the same arguments. Larger weights than usual, so that greedy
     choices are far apart and do not flip with the order of a sum."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **FAMILIES[family])
+    config = AutoConfig.for_model(family, **(FAMILIES | CACHED_FAMILIES)[family])
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -81,7 +81,8 @@ def _describe(
         ]
     if operation.bodies:
         schemas = [schema_of[id(kind)] for kind in operation.bodies]
-        content: dict[str, Any] = {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}
+        schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+        content: dict[str, Any] = {"schema": {"allOf": [schema, operation.rule]} if operation.rule else schema}
         if operation.example is not None:
             content["example"] = operation.example
         described["requestBody"] = {"required": True, "content": {"application/json": content}}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import Any
+
 from flask import Blueprint, Response, current_app
 from flask_swagger_ui import get_swaggerui_blueprint
 
+from container.api.documents.limits import write_limits
 from container.api.documents.openapi import build
+from container.api.operation import Operation, describe
+from container.responses import json_response
 from container.service import service
 
 DOCUMENT = "/api-doc/openapi.json"
@@ -24,10 +28,14 @@ pages: Blueprint = get_swaggerui_blueprint(
 
 
 @blueprint.get(DOCUMENT)
+@describe(Operation(tag="Server", summary="This document", answer=dict[str, Any], keyed=False))
 def openapi() -> Response:
-    """The document, made once for each worker."""
-    made: bytes | None = current_app.extensions.get("openapi")
-    if made is None:
-        document = build(current_app._get_current_object(), with_key=service().settings.api_key is not None)  # type: ignore[attr-defined]
-        made = current_app.extensions["openapi"] = msgspec.json.encode(document)
-    return Response(made, mimetype="application/json")
+    """The document. It has the limits that come from the model once there is one; then it is kept."""
+    extensions = current_app.extensions
+    if "openapi" not in extensions:
+        document = build(current_app, with_key=service().settings.api_key is not None)
+        if not service().ready:
+            return json_response(document)
+        write_limits(document["components"]["schemas"], service().settings, service().model)
+        extensions["openapi"] = document
+    return json_response(extensions["openapi"])

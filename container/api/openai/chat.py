@@ -5,38 +5,40 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+import msgspec
 from flask import Response, current_app, g, request
 
 from container import sse
+from container.api.openai.call_grammar import answer_or_calls, forced_calls
+from container.api.openai.chat_prompt import ChatPrompt, chat_prompt, control_token
 from container.api.openai.chat_request import Chat, parse_chat
 from container.api.openai.chat_response import ChatAnswer
 from container.api.openai.choice import Choice
 from container.api.openai.reasoning import CLOSE, OPEN, ReasoningSplitter
 from container.api.openai.sampling import of_choice, sampling_params
-from container.api.openai.tool_parsers import parser_for
-from container.api.openai.tool_parsers.choose import reads_tools, shows_marker_as_special
-from container.api.openai.tools import described_in_text
-from container.errors import ServiceError, TemplateFailed
+from container.api.openai.template_traits import TemplateTraits
+from container.api.openai.tool_parsers import Family, parser_of
+from container.errors import InvalidRequest, ServiceError
 from container.generation import Prompt
 from container.responses import json_response
 from container.served_model import ServedModel
 from container.service import service
-from container.text.chat_template import ChatTemplate, RenderedPrompt, TemplateError
+from handler.protocol import Grammar, GrammarKind
 
 
 def answer_chat(body: dict[str, Any]) -> Response:
     """Parse, render, submit; then stream or collect. Raises ServiceError."""
     g.dialect = "openai"
-    served = service().admit()
+    service().admit()
     chat = parse_chat(body, service().settings)
-    template, rendered = _render(chat, served)
-    token_ids = rendered.encode(served.tokenizer)
-    prompt = _prompt(chat, served, template, token_ids)
-    generations = []
-    for index in range(chat.request.num_choices):
-        params = of_choice(prompt.sampling, index)
-        generations.append(service().generate(prompt.with_sampling(params), request))
-    choices = [_choice(chat, template, rendered) for _ in generations]
+    served = service().admit(chat.request.num_choices)
+    rendered = chat_prompt(chat, served)
+    prompt = _prompt(chat, served, rendered)
+    generations = [
+        service().generate(prompt.with_sampling(of_choice(prompt.sampling, index)), request)
+        for index in range(chat.request.num_choices)
+    ]
+    choices = [_choice(chat, rendered, constrained=prompt.sampling.grammar is not None) for _ in generations]
     answer = ChatAnswer(chat.request, served, generations, choices, f"chatcmpl-{secrets.token_hex(12)}")
     if not chat.request.stream:
         return json_response(answer.whole())
@@ -44,59 +46,51 @@ def answer_chat(body: dict[str, Any]) -> Response:
     return sse.stream(answer.frames(), ServiceError.openai_body, lambda: log.exception("a chat stream failed"))
 
 
-def _render(chat: Chat, served: ServedModel) -> tuple[ChatTemplate, RenderedPrompt]:
-    """The prompt by the model's template; tools go into a system message where the template has no place for them."""
-    template = served.chat_template
-    if template is None:
-        raise TemplateFailed("template not found: this model has no chat template; use /generate or /v1/completions")
-    messages = chat.messages
-    tools = None if chat.tools is None else chat.tools.for_template
-    if chat.tools is not None and not reads_tools(template.source):
-        tools = None
-        messages = _with_system(messages, described_in_text(chat.tools))
-    continues = bool(chat.request.continue_final_message)
-    try:
-        rendered = template.render(
-            messages,
-            tools=tools,
-            add_generation_prompt=not continues and chat.request.add_generation_prompt is not False,
-            continue_final_message=continues,
-            template_kwargs=chat.request.chat_template_kwargs,
-        )
-    except TemplateError as exc:
-        raise TemplateFailed(str(exc)) from exc
-    return template, rendered
-
-
-def _with_system(messages: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
-    first = messages[0]
-    if first["role"] == "system" and isinstance(first.get("content"), str):
-        return [first | {"content": f"{first['content']}\n\n{text}"}, *messages[1:]]
-    return [{"role": "system", "content": text}, *messages]
-
-
-def _prompt(chat: Chat, served: ServedModel, template: ChatTemplate, token_ids: list[int]) -> Prompt:
+def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt) -> Prompt:
+    grammar = _grammar(chat, served, rendered.traits.family)
+    token_ids = rendered.token_ids
+    if grammar is not None and rendered.thinking:
+        # What is constrained is the answer, so the thoughts the prompt has opened end here.
+        token_ids = token_ids + served.tokenizer.encode_continuation(f"\n{CLOSE}\n\n")
     max_tokens = served.check_length(len(token_ids), chat.request.limit)
     return Prompt(
         token_ids=token_ids,
-        sampling=sampling_params(
-            chat.request, max_tokens, num_logprobs=chat.request.num_logprobs, grammar=chat.grammar
-        ),
+        sampling=sampling_params(chat.request, max_tokens, num_logprobs=chat.request.num_logprobs, grammar=grammar),
         stop=chat.request.stop_strings,
-        show_special=chat.tools is not None and shows_marker_as_special(template.source),
+        show_special=_reads_control_tokens(chat, served, rendered.traits),
         timeout_s=service().timeout_s(bool(chat.request.stream)),
     )
 
 
-def _choice(chat: Chat, template: ChatTemplate, rendered: RenderedPrompt) -> Choice:
-    """Readers for one answer: reasoning if the model thinks aloud, tool calls if it may call."""
-    splitter = None
-    constrained = chat.grammar is not None
-    if OPEN in template.source or CLOSE in template.source:
-        opened = rendered.text.rstrip().endswith(OPEN)
-        # A grammar leaves no room for thoughts, unless the prompt has opened them.
-        splitter = None if constrained and not opened else ReasoningSplitter(opened=opened and not constrained)
+def _grammar(chat: Chat, served: ServedModel, family: Family) -> Grammar | None:
+    """What the answer is held to: `response_format`, calls that are forced, or one of both."""
     if chat.tools is None:
-        return Choice(splitter, None, None)
-    parser = parser_for(template.source, forced=bool(chat.tools.forced))
-    return Choice(splitter, parser, None if chat.tools.parallel else 1)
+        return chat.grammar
+    if chat.tools.forced:
+        return forced_calls(chat.tools, family, control_token(served))
+    if chat.grammar is None:
+        return None
+    if chat.grammar.kind is not GrammarKind.JSON_SCHEMA:
+        raise InvalidRequest("a regex as `response_format` and `tools` exclude each other", param="response_format")
+    schema = msgspec.json.decode(chat.grammar.source)
+    return answer_or_calls(schema, chat.tools, family, control_token(served))
+
+
+def _reads_control_tokens(chat: Chat, served: ServedModel, traits: TemplateTraits) -> bool:
+    """Whether the readers look for marks that are left out of the text otherwise."""
+    markers = (*(traits.family.markers if chat.tools is not None else ()), *((OPEN, CLOSE) if traits.thinks else ()))
+    return any(control_token(served)(marker) is not None for marker in markers)
+
+
+def _choice(chat: Chat, rendered: ChatPrompt, *, constrained: bool) -> Choice:
+    """Readers for one answer: reasoning if the model thinks aloud, tool calls if it may call."""
+    traits = rendered.traits
+    # A grammar leaves no room for thoughts.
+    splitter = ReasoningSplitter(opened=rendered.thinking) if traits.thinks and not constrained else None
+    if chat.tools is None:
+        return Choice(splitter, None)
+    # No grammar is written for Python; what is constrained is JSON there.
+    family = Family.PLAIN if constrained and traits.family is Family.PYTHONIC else traits.family
+    short_ids = family in {Family.MISTRAL, Family.MISTRAL_NAMED}
+    parser = parser_of(family, chat.tools.names)
+    return Choice(splitter, parser, max_calls=None if chat.tools.parallel else 1, short_ids=short_ids)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from container.api.openai.messages import checked_messages
 from container.api.openai.response_format import grammar_of
-from container.api.openai.sampling import SamplingFields, check_sampling
+from container.api.openai.sampling import SamplingFields, check_sampling, refuse_known
 from container.api.openai.tools import ToolUse, tool_use
 from container.api.validation import check, convert
 from container.errors import InvalidRequest
@@ -16,11 +16,26 @@ from container.settings import Settings
 from handler.protocol import Grammar
 
 _MAX_TOP_LOGPROBS = 20
+# What OpenAI has and this server has not; null is as good as absent.
+_REFUSED = {
+    "audio": "audio answers are not supported",
+    "functions": "`functions` is superseded; send `tools`",
+    "function_call": "`function_call` is superseded; send `tool_choice`",
+    "moderation": "there is no moderation on this server",
+    "web_search_options": "this server does not search the web",
+}
 _REFUSED_MODALITIES = 'audio answers are not supported; leave out `modalities` or set it to ["text"]'
+# Variables that are the server's own, or would change what the template's functions mean.
+_RESERVED = {
+    *("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "conversation"),
+    *("chat_template", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+    *("tokenizer_kwargs", "range", "dict", "namespace", "lipsum", "cycler", "joiner", "loop", "self", "caller"),
+    *("raise_exception", "strftime_now"),
+}
 
 
 class ChatRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """OpenAI's fields, then those TGI and vLLM added. None is absent."""
+    """OpenAI's fields, then those TGI and vLLM added. None is absent. `store` and `prediction` change no answer."""
 
     messages: list[dict[str, Any]]
     max_completion_tokens: int | None = None
@@ -33,8 +48,9 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fiel
     tool_prompt: str | None = None
     modalities: list[str] | None = None
     store: bool | None = None
-    verbosity: str | None = None
-    reasoning_effort: str | None = None
+    prediction: dict[str, Any] | None = None
+    verbosity: Literal["medium"] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -51,7 +67,7 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Chat(msgspec.Struct, frozen=True):
-    """A checked request: messages as templates want them, the tools in use, the constraint on the text."""
+    """A checked request: its messages, the tools in use, and what `response_format` holds the answer to."""
 
     request: ChatRequest
     messages: list[dict[str, Any]]
@@ -61,22 +77,19 @@ class Chat(msgspec.Struct, frozen=True):
 
 def parse_chat(body: dict[str, Any], settings: Settings) -> Chat:
     """Raises InvalidRequest naming field, limit and value."""
+    refuse_known(body, _REFUSED)
     request = convert(body, ChatRequest)
     messages = checked_messages(request.messages)
     check_sampling(request, settings)
     _check_own_fields(request)
     tools = tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
-    grammar = grammar_of(request.response_format)
-    if tools is not None and grammar is not None:
-        raise InvalidRequest("`response_format` and `tools` exclude each other", param="response_format")
-    if tools is not None and tools.forced:
-        grammar = tools.grammar()
-    return Chat(request, messages, tools, grammar)
+    return Chat(request, messages, tools, grammar_of(request.response_format))
 
 
 def _check_own_fields(request: ChatRequest) -> None:
-    limit = request.max_completion_tokens
-    check("max_completion_tokens", "at least 1", limit, limit is None or limit >= 1)
+    for field in ("max_completion_tokens", "max_tokens"):
+        limit = getattr(request, field)
+        check(field, "at least 1", limit, limit is None or limit >= 1)
     top = request.top_logprobs
     check("top_logprobs", f"from 0 to {_MAX_TOP_LOGPROBS}", top, top is None or 0 <= top <= _MAX_TOP_LOGPROBS)
     if top is not None and not request.logprobs:
@@ -88,6 +101,13 @@ def _check_own_fields(request: ChatRequest) -> None:
             "`continue_final_message` and `add_generation_prompt` exclude each other", param="continue_final_message"
         )
     for key, value in (request.chat_template_kwargs or {}).items():
-        scalar = value is None or isinstance(value, str | int | float)
-        plain = scalar or (isinstance(value, list) and all(isinstance(item, str | int | float) for item in value))
-        check(f"chat_template_kwargs.{key[:80]}", "a string, number, boolean or array of these", value, plain)
+        _check_template_kwarg(key, value)
+
+
+def _check_template_kwarg(key: str, value: Any) -> None:
+    field = f"chat_template_kwargs.{key[:80]}"
+    if key in _RESERVED or key.startswith("_") or key.endswith("_token"):
+        raise InvalidRequest(f"`{field}` is reserved", param=field)
+    items = value if isinstance(value, list) else [value]
+    plain = all(item is None or isinstance(item, str | int | float) for item in items)
+    check(field, "a string, number, boolean or array of these", value, plain)

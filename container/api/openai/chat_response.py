@@ -9,7 +9,7 @@ from typing import Any
 from container import sse
 from container.api.openai.chat_request import ChatRequest
 from container.api.openai.choice import Choice
-from container.api.openai.logprobs import chat_entries
+from container.api.openai.logprobs import ChatLogprobs
 from container.fan_out import fan_out
 from container.generation import Generation, Token
 from container.served_model import ServedModel
@@ -28,15 +28,17 @@ class ChatAnswer:
         answer_id: str,
     ) -> None:
         self._request = request
-        self._model = model
         self._generations = generations
         self._choices = choices
+        self._logprobs = [ChatLogprobs(model.tokenizer) for _ in choices] if request.logprobs else []
         self._head = {
             "id": answer_id,
             "created": int(time.time()),
-            "model": request.model or model.card.model_id,
+            "model": model.card.model_id if request.model is None else request.model,
             "system_fingerprint": FINGERPRINT,
         }
+        if request.service_tier is not None:
+            self._head["service_tier"] = "default"
 
     def whole(self) -> dict[str, Any]:
         """The chat.completion object."""
@@ -47,7 +49,7 @@ class ChatAnswer:
             {
                 "index": index,
                 "message": choice.message(),
-                "logprobs": self._logprobs(choice.tokens),
+                "logprobs": self._scored(index, choice.tokens),
                 "finish_reason": choice.finish_reason,
             }
             for index, choice in enumerate(self._choices)
@@ -67,7 +69,7 @@ class ChatAnswer:
                 if index not in begun:
                     begun.add(index)
                     yield self._chunk(index, {"role": "assistant", "content": ""}, None, [])
-                yield from self._part_chunks(index, choice, delta.tokens, choice.add(delta))
+                yield from self._delta_chunks(index, delta.tokens, choice.add(delta))
                 if choice.finish_reason is not None:
                     yield self._chunk(index, {}, choice.finish_reason, [])
         finally:
@@ -76,18 +78,18 @@ class ChatAnswer:
             yield sse.frame({"object": "chat.completion.chunk", **self._head, "choices": [], "usage": self._usage()})
         yield sse.DONE
 
-    def _part_chunks(self, index: int, choice: Choice, tokens: list[Token], parts: list[Any]) -> Iterator[bytes]:
-        """A chunk for each part; log-probabilities go with the first, or alone if the text is held back."""
-        if not parts and tokens and self._request.logprobs:
+    def _delta_chunks(self, index: int, tokens: list[Token], deltas: list[dict[str, Any]]) -> Iterator[bytes]:
+        """A chunk for each delta; log-probabilities go with the first, or alone if the text is held back."""
+        if not deltas and tokens and self._request.logprobs:
             yield self._chunk(index, {"content": ""}, None, tokens)
-        for place, part in enumerate(parts):
-            yield self._chunk(index, choice.delta_of(part), None, tokens if place == 0 else [])
+        for place, delta in enumerate(deltas):
+            yield self._chunk(index, delta, None, tokens if place == 0 else [])
 
     def _chunk(self, index: int, delta: dict[str, Any], finish_reason: str | None, tokens: list[Token]) -> bytes:
         choice = {
             "index": index,
             "delta": delta,
-            "logprobs": self._logprobs(tokens) if tokens else None,
+            "logprobs": self._scored(index, tokens) if tokens else None,
             "finish_reason": finish_reason,
         }
         chunk: dict[str, Any] = {"object": "chat.completion.chunk", **self._head, "choices": [choice]}
@@ -98,12 +100,14 @@ class ChatAnswer:
         return sse.frame(chunk)
 
     def _usage(self) -> dict[str, Any]:
-        return usage_of(self._generations[:1], self._generations)
+        usage = usage_of(self._generations[:1], self._generations)
+        reasoning_tokens = sum(choice.num_reasoning_tokens for choice in self._choices)
+        return {**usage, "completion_tokens_details": {"reasoning_tokens": reasoning_tokens}}
 
-    def _logprobs(self, tokens: list[Token]) -> dict[str, Any] | None:
-        if not self._request.logprobs:
+    def _scored(self, index: int, tokens: list[Token]) -> dict[str, Any] | None:
+        if not self._logprobs:
             return None
-        return {"content": chat_entries(tokens, self._model.tokenizer), "refusal": None}
+        return {"content": self._logprobs[index].entries(tokens), "refusal": None}
 
 
 def usage_of(prompts: list[Generation], answers: list[Generation]) -> dict[str, Any]:

@@ -1,11 +1,12 @@
-"""One choice of a chat answer, as it grows: deltas in, parts out, and all that was said so far."""
+"""One choice of a chat answer, as it grows: deltas in, OpenAI's deltas out, and all that was said so far."""
 
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass, field
 from typing import Any
 
-from container.api.openai.parts import CallArguments, CallStart, Content, Part, Reasoning
+from container.api.openai.parts import CallArguments, CallStart, Content, Part, Reasoning, joined
 from container.api.openai.reasoning import ReasoningSplitter
 from container.api.openai.tool_parsers import ToolParser
 from container.generation import Delta, Token
@@ -20,96 +21,108 @@ _FINISH = {
 }
 
 
+@dataclass(slots=True)
+class _Call:
+    id: str
+    name: str
+    arguments: list[str] = field(default_factory=list)
+
+    @property
+    def whole(self) -> dict[str, Any]:
+        function = {"name": self.name, "arguments": "".join(self.arguments)}
+        return {"id": self.id, "type": "function", "function": function}
+
+
 class Choice:
     """Reads one generation's text: reasoning first, then tool calls in what is left."""
 
-    def __init__(self, reasoning: ReasoningSplitter | None, tools: ToolParser | None, max_calls: int | None) -> None:
-        """`max_calls` bounds the tool calls (1 if parallel calls are not wanted)."""
-        self.content: list[str] = []
-        self.reasoning: list[str] = []
-        self.calls: list[dict[str, Any]] = []
+    def __init__(
+        self,
+        reasoning: ReasoningSplitter | None,
+        tools: ToolParser | None,
+        *,
+        max_calls: int | None = None,
+        short_ids: bool = False,
+    ) -> None:
+        """`max_calls` bounds the calls that are told. `short_ids`: nine letters and digits, as Mistral insists on."""
         self.tokens: list[Token] = []
         self.finish_reason: str | None = None
+        self.num_reasoning_tokens = 0
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: list[_Call] = []
         self._splitter = reasoning
         self._parser = tools
         self._max_calls = max_calls
+        self._short_ids = short_ids
+        self._num_calls_seen = 0
 
-    def add(self, delta: Delta) -> list[Part]:
-        """The parts of the answer that became certain with `delta`."""
+    def add(self, delta: Delta) -> list[dict[str, Any]]:
+        """What became certain with `delta`, each as the `delta` of a chunk."""
         self.tokens += delta.tokens
-        parts = self._split(delta.text)
+        parts = self._split(delta)
         if delta.finish_reason is not None:
             parts += self._finish()
-        parts = self._keep(parts)
+        told = [self._told(part) for part in joined(parts)]
         if delta.finish_reason is not None:
             self.finish_reason = _FINISH[delta.finish_reason]
-            if self.calls and self.finish_reason == "stop":
+            if self._calls and self.finish_reason == "stop":
                 self.finish_reason = "tool_calls"
-        return parts
+        return [each for each in told if each is not None]
 
-    def _split(self, text: str) -> list[Part]:
+    def _split(self, delta: Delta) -> list[Part]:
         if self._splitter is None:
-            return self._parse(text)
-        reasoning, content = self._splitter.push(text)
-        parts: list[Part] = [Reasoning(reasoning)] if reasoning else []
-        return parts + self._parse(content)
+            return self._parse(delta.text)
+        reasoning, content = self._splitter.push(delta.text)
+        if reasoning or self._splitter.thinking:
+            self.num_reasoning_tokens += len(delta.tokens)
+        return [Reasoning(reasoning), *self._parse(content)]
 
     def _parse(self, text: str) -> list[Part]:
-        if self._parser is not None:
-            return self._parser.push(text)
-        return [Content(text)] if text else []
+        return [Content(text)] if self._parser is None else self._parser.push(text)
 
     def _finish(self) -> list[Part]:
         parts: list[Part] = []
         if self._splitter is not None:
             reasoning, content = self._splitter.flush()
-            parts += [Reasoning(reasoning)] if reasoning else []
-            parts += self._parse(content)
-        return parts + (self._parser.flush() if self._parser is not None else [])
+            parts += [Reasoning(reasoning), *self._parse(content)]
+        return parts + ([] if self._parser is None else self._parser.flush())
 
-    def _keep(self, parts: list[Part]) -> list[Part]:
-        """Remember the parts; white space around calls and calls beyond the limit are left out."""
-        kept: list[Part] = []
-        for part in parts:
-            if isinstance(part, CallStart | CallArguments):
-                if self._max_calls is not None and part.index >= self._max_calls:
-                    continue
-                self._keep_call(part)
-            elif isinstance(part, Content):
-                if self._parser is not None and not part.text.strip() and (self.calls or not self.content):
-                    continue
-                self.content.append(part.text)
-            else:
-                self.reasoning.append(part.text)
-            kept.append(part)
-        return kept
+    def _told(self, part: Part) -> dict[str, Any] | None:
+        """Remember a part; None for calls beyond the limit."""
+        match part:
+            case Content(text):
+                self._content.append(text)
+                return {"content": text}
+            case Reasoning(text):
+                self._reasoning.append(text)
+                return {"reasoning_content": text}
+            case CallStart(name):
+                self._num_calls_seen += 1
+                return self._begin_call(name) if self._in_limit else None
+            case CallArguments(fragment):
+                return self._extend_call(fragment) if self._in_limit else None
 
-    def _keep_call(self, part: CallStart | CallArguments) -> None:
-        if isinstance(part, CallStart):
-            function = {"name": part.name, "arguments": ""}
-            self.calls.append({"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function})
-        else:
-            self.calls[part.index]["function"]["arguments"] += part.fragment
+    @property
+    def _in_limit(self) -> bool:
+        return self._max_calls is None or self._num_calls_seen <= self._max_calls
+
+    def _begin_call(self, name: str) -> dict[str, Any]:
+        call = _Call(secrets.token_hex(5)[:9] if self._short_ids else f"call_{secrets.token_hex(12)}", name)
+        self._calls.append(call)
+        return {"tool_calls": [{"index": len(self._calls) - 1, **call.whole}]}
+
+    def _extend_call(self, fragment: str) -> dict[str, Any]:
+        self._calls[-1].arguments.append(fragment)
+        return {"tool_calls": [{"index": len(self._calls) - 1, "function": {"arguments": fragment}}]}
 
     def message(self) -> dict[str, Any]:
         """The whole message."""
-        text = "".join(self.content)
+        text = "".join(self._content)
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-        if self.calls:
-            message["content"] = text.strip() or None
-            message["tool_calls"] = self.calls
-        if self.reasoning:
-            message["reasoning_content"] = "".join(self.reasoning).strip("\n")
+        if self._calls:
+            message["content"] = text or None
+            message["tool_calls"] = [call.whole for call in self._calls]
+        if self._reasoning:
+            message["reasoning_content"] = "".join(self._reasoning)
         return message
-
-    def delta_of(self, part: Part) -> dict[str, Any]:
-        """The `delta` of a chunk that carries one part."""
-        if isinstance(part, Content):
-            return {"content": part.text}
-        if isinstance(part, Reasoning):
-            return {"reasoning_content": part.text}
-        if isinstance(part, CallStart):
-            call = self.calls[part.index]
-            function = {"name": part.name, "arguments": ""}
-            return {"tool_calls": [{"index": part.index, "id": call["id"], "type": "function", "function": function}]}
-        return {"tool_calls": [{"index": part.index, "function": {"arguments": part.fragment}}]}

@@ -49,6 +49,8 @@ def parse_completion(body: dict[str, Any], settings: Settings, tokenizer: Tokeni
         raise InvalidRequest(
             "`suffix` is not supported and can be achieved by preprocessing the prompt", param="suffix"
         )
+    low = 0 if request.echo else 1
+    check("max_tokens", f"at least {low}", request.max_tokens, request.max_tokens is None or request.max_tokens >= low)
     check("logprobs", f"from 0 to {_MAX_LOGPROBS}", request.logprobs, 0 <= (request.logprobs or 0) <= _MAX_LOGPROBS)
     candidates = _candidates(request, settings.max_choices)
     parts = _prompts(request.prompt)

@@ -12,16 +12,16 @@ from flask import Response, current_app, g, request
 from container import sse
 from container.api.openai.chat_response import usage_of
 from container.api.openai.completion_request import Completion, parse_completion
-from container.api.openai.logprobs import CompletionLogprobs
+from container.api.openai.logprobs import CompletionLogprobs, Scored
 from container.api.openai.sampling import of_choice, sampling_params
-from container.errors import ServiceError
+from container.errors import InvalidRequest, ServiceError
 from container.fan_out import fan_out
 from container.generation import Delta, Generation, Prompt
 from container.responses import json_response
 from container.served_model import ServedModel
 from container.service import service
 from container.version import FINGERPRINT
-from handler.protocol import FinishReason, TokenLogprob
+from handler.protocol import FinishReason
 
 _FINISH = {FinishReason.LENGTH: "length"}
 
@@ -31,6 +31,7 @@ def answer_completion(body: dict[str, Any]) -> Response:
     g.dialect = "openai"
     served = service().admit()
     completion = parse_completion(body, service().settings, served.tokenizer)
+    service().admit(len(completion.prompts) * completion.num_candidates)
     generations = [
         service().generate(prompt.with_sampling(of_choice(prompt.sampling, index)), request)
         for prompt in (_prompt(completion, served, token_ids) for token_ids in completion.prompts)
@@ -45,7 +46,10 @@ def answer_completion(body: dict[str, Any]) -> Response:
 
 def _prompt(completion: Completion, served: ServedModel, token_ids: list[int]) -> Prompt:
     wanted = completion.request
-    max_tokens = served.check_length(len(token_ids), completion.max_tokens)
+    if not token_ids:
+        raise InvalidRequest("`prompt` must hold at least one token", param="prompt")
+    # The engine makes at least one token; where none is wanted (`echo` alone) it is not shown.
+    max_tokens = served.check_length(len(token_ids), max(1, completion.max_tokens))
     num_logprobs = wanted.logprobs
     if completion.num_candidates > wanted.num_choices and num_logprobs is None:
         num_logprobs = 0  # best_of ranks by log-probability
@@ -70,14 +74,14 @@ class CompletionAnswer:
         self._request = completion.request
         self._tokenizer = served.tokenizer
         self._generations = generations
-        self._texts = ["" for _ in generations]
-        self._scored: list[list[tuple[int, TokenLogprob | None]]] = [[] for _ in generations]
+        self._texts: list[list[str]] = [[] for _ in generations]
+        self._scored: list[list[Scored]] = [[] for _ in generations]
         self._reasons: list[str | None] = [None for _ in generations]
         self._head = {
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
             "created": int(time.time()),
-            "model": self._request.model or served.card.model_id,
+            "model": served.card.model_id if self._request.model is None else self._request.model,
             "system_fingerprint": FINGERPRINT,
         }
 
@@ -89,22 +93,21 @@ class CompletionAnswer:
         choices = []
         for place, index in enumerate(self._chosen()):
             scored = self._echoed(index) + self._scored[index]
-            text = self._echo_text(index) + self._texts[index]
-            choices.append(self._choice(place, text, scored, CompletionLogprobs(self._tokenizer, 0), index))
+            text = self._echo_text(index) + "".join(self._texts[index])
+            choices.append(self._choice(place, text, scored, CompletionLogprobs(self._tokenizer), index))
         return {**self._head, "choices": choices, "usage": self._usage()}
 
     def frames(self) -> Iterator[bytes]:
         """Chunks of all choices as they come, then usage if wanted, then one [DONE]."""
         deltas = fan_out(self._generations)
-        lists = [CompletionLogprobs(self._tokenizer, 0) for _ in self._generations]
+        lists = [CompletionLogprobs(self._tokenizer) for _ in self._generations]
         begun: set[int] = set()
         try:
             for index, delta in deltas:
                 if delta is None:
                     yield sse.KEEPALIVE
                     continue
-                self._add(index, delta)
-                text, scored = delta.text, [(token.id, token.logprob) for token in delta.tokens]
+                text, scored = self._add(index, delta)
                 if index not in begun:
                     begun.add(index)
                     text, scored = self._echo_text(index) + text, self._echoed(index) + scored
@@ -116,11 +119,17 @@ class CompletionAnswer:
             yield sse.frame({**self._head, "choices": [], "usage": self._usage()})
         yield sse.DONE
 
-    def _add(self, index: int, delta: Delta) -> None:
-        self._texts[index] += delta.text
-        self._scored[index] += [(token.id, token.logprob) for token in delta.tokens]
+    def _add(self, index: int, delta: Delta) -> tuple[str, list[Scored]]:
+        """What the delta shows: its text, and its tokens but for the control token that ends it."""
         if delta.finish_reason is not None:
             self._reasons[index] = _FINISH.get(delta.finish_reason, "stop")
+        if self._completion.max_tokens == 0:
+            self._reasons[index] = "length"
+            return "", []
+        scored: list[Scored] = [(token.id, token.logprob) for token in delta.tokens if not token.special]
+        self._texts[index].append(delta.text)
+        self._scored[index] += scored
+        return delta.text, scored
 
     def _chosen(self) -> list[int]:
         """The `n` best candidates of each prompt by mean log-probability, in the order of the prompts."""
@@ -142,7 +151,7 @@ class CompletionAnswer:
             return ""
         return self._tokenizer.decode(self._generations[index].prompt.token_ids, skip_special_tokens=True)
 
-    def _echoed(self, index: int) -> list[tuple[int, TokenLogprob | None]]:
+    def _echoed(self, index: int) -> list[Scored]:
         """The prompt's tokens with their log-probabilities; the first has none."""
         generation = self._generations[index]
         if not self._request.echo or self._request.logprobs is None:
@@ -154,7 +163,7 @@ class CompletionAnswer:
         self,
         place: int,
         text: str,
-        scored: list[tuple[int, TokenLogprob | None]],
+        scored: list[Scored],
         lists: CompletionLogprobs,
         index: int,
     ) -> dict[str, Any]:
@@ -171,4 +180,5 @@ class CompletionAnswer:
 
     def _usage(self) -> dict[str, Any]:
         per_prompt = self._completion.num_candidates
-        return usage_of(self._generations[::per_prompt], self._generations)
+        shown = self._generations if self._completion.max_tokens else []
+        return usage_of(self._generations[::per_prompt], shown)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+from collections.abc import Sequence
 from typing import Any
 
 from container.generation import Token
@@ -11,51 +13,85 @@ from handler.protocol import TokenLogprob
 # JSON has no minus infinity; OpenAI sends this for tokens that could not come.
 _FLOOR = -9999.0
 
-
-def chat_entries(tokens: list[Token], tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """One entry for each token, with its alternatives."""
-    return [_chat_entry(token.id, token.logprob, tokenizer) for token in tokens if token.logprob is not None]
+Scored = tuple[int, TokenLogprob | None]
 
 
-def _chat_entry(token_id: int, found: TokenLogprob, tokenizer: Tokenizer) -> dict[str, Any]:
-    top = [_named(other, value, tokenizer) for other, value in found.top]
-    return {**_named(token_id, found.logprob, tokenizer), "top_logprobs": top}
+class TokenTexts:
+    """The exact bytes of tokens, of which the first of a text may differ: some tokenizers drop its leading space."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def raw(self, token_id: int, *, first: bool) -> bytes:
+        """What the token adds to the text, control tokens spelt out."""
+        table = self._tokenizer.token_bytes
+        if table is None:
+            return self._tokenizer.decode([token_id], skip_special_tokens=False).encode()
+        return table.first(token_id) if first else table.inner(token_id)
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether the text leaves the token out."""
+        return self._tokenizer.is_special(token_id)
 
 
-def _named(token_id: int, logprob: float, tokenizer: Tokenizer) -> dict[str, Any]:
-    text, raw = token_text(token_id, tokenizer)
-    return {"token": text, "logprob": max(logprob, _FLOOR), "bytes": list(raw)}
+class ChatLogprobs:
+    """The entries of one choice, token by token. All `bytes` together are the text, up to a stop string.
 
+    Control tokens, the one that ends the answer among them, are no part of the text and have no entry.
+    """
 
-def token_text(token_id: int, tokenizer: Tokenizer) -> tuple[str, bytes]:
-    """A token's text, with U+FFFD for bytes that are no character alone, and its exact bytes where they are known."""
-    table = tokenizer.token_bytes
-    text = tokenizer.decode([token_id], skip_special_tokens=False)
-    if table is None:
-        return text, text.encode()
-    raw = table.inner(token_id)
-    return raw.decode("utf-8", "replace"), raw
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._texts = TokenTexts(tokenizer)
+        self._first = True
+
+    def entries(self, tokens: Sequence[Token]) -> list[dict[str, Any]]:
+        """One entry for each token, with its alternatives."""
+        found: list[dict[str, Any]] = []
+        for token in tokens:
+            if token.logprob is None or token.special:
+                continue
+            top = [self._named(other, value) for other, value in token.logprob.top]
+            found.append({**self._named(token.id, token.logprob.logprob), "top_logprobs": top})
+            self._first = False
+        return found
+
+    def _named(self, token_id: int, logprob: float) -> dict[str, Any]:
+        """Bytes that are no character alone are spelt as OpenAI spells them: `\\xf0\\x9f`."""
+        raw = self._texts.raw(token_id, first=self._first)
+        text = raw.decode("utf-8", "backslashreplace")
+        return {"token": text, "logprob": max(logprob, _FLOOR), "bytes": list(raw)}
 
 
 class CompletionLogprobs:
-    """The parallel lists of /v1/completions, filled token by token. Offsets are characters of the whole text."""
+    """The parallel lists of /v1/completions, filled token by token. Offsets are characters of the choice's text."""
 
-    def __init__(self, tokenizer: Tokenizer, num_top: int) -> None:
-        self._tokenizer = tokenizer
-        self._num_top = num_top
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._texts = TokenTexts(tokenizer)
+        self._first = True
         self._offset = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def entries(self, scored: list[tuple[int, TokenLogprob | None]]) -> dict[str, Any]:
-        """The lists for these `(token_id, logprob)`; None, for the first token of a prompt, has no logprob."""
+    def entries(self, scored: Sequence[Scored]) -> dict[str, Any]:
+        """The lists for these tokens; None, for the first token of a prompt, is no log-probability."""
         result: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         for token_id, found in scored:
-            text, _ = token_text(token_id, self._tokenizer)
-            result["tokens"].append(text)
+            raw = self._texts.raw(token_id, first=self._first)
+            result["tokens"].append(_spelt(raw))
             result["token_logprobs"].append(None if found is None else max(found.logprob, _FLOOR))
             result["top_logprobs"].append(None if found is None else self._top(found))
             result["text_offset"].append(self._offset)
-            self._offset += len(text)
+            if not self._texts.is_special(token_id):
+                self._offset += len(self._decoder.decode(raw))
+                self._first = False
         return result
 
     def _top(self, found: TokenLogprob) -> dict[str, float]:
-        return {token_text(other, self._tokenizer)[0]: max(value, _FLOOR) for other, value in found.top}
+        return {_spelt(self._texts.raw(other, first=self._first)): max(value, _FLOOR) for other, value in found.top}
+
+
+def _spelt(raw: bytes) -> str:
+    """OpenAI's spelling, which keeps apart tokens that are no whole characters."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)

@@ -21,18 +21,33 @@ class Reasoning:
 
 @dataclass(frozen=True, slots=True)
 class CallStart:
-    """A tool call begins; its arguments follow as fragments. `index` counts the calls of the answer."""
+    """A call of the tool `name` begins; the arguments that follow are its own."""
 
-    index: int
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class CallArguments:
-    """A piece of the JSON text of a call's arguments."""
+    """More of the JSON text of the current call's arguments."""
 
-    index: int
     fragment: str
 
 
 Part = Content | Reasoning | CallStart | CallArguments
+
+
+def joined(parts: list[Part]) -> list[Part]:
+    """The same parts with empty texts left out and neighbours of one kind put together."""
+    found: list[Part] = []
+    for part in parts:
+        last = found[-1] if found else None
+        match part, last:
+            case (Content(""), _) | (Reasoning(""), _) | (CallArguments(""), _):
+                continue
+            case Content(text), Content(before):
+                found[-1] = Content(before + text)
+            case CallArguments(text), CallArguments(before):
+                found[-1] = CallArguments(before + text)
+            case _:
+                found.append(part)
+    return found

@@ -2,49 +2,52 @@
 
 from __future__ import annotations
 
-from container.text.stop_strings import StopStrings
+from container.api.openai.tool_parsers.marker import Gap, Marker
 
 OPEN, CLOSE = "<think>", "</think>"
 
 
 class ReasoningSplitter:
-    """`opened` says that the prompt already ends with <think>, as several templates write it."""
+    """Reasoning is what stands before `</think>`, if `<think>` comes first of all or the prompt has `opened` it.
+
+    White space between reasoning, marks and answer belongs to neither.
+    """
 
     def __init__(self, *, opened: bool) -> None:
-        self._thinking = opened
-        self._undecided = "" if not opened else None
-        self._close = StopStrings([CLOSE], keep=False)
+        self.thinking = opened
+        self._undecided: str | None = None if opened else ""
+        self._close = Marker(CLOSE)
+        self._gap = Gap(after_call=True)
         self._after_close = False
 
     def push(self, text: str) -> tuple[str, str]:
         """`(reasoning, content)` that became certain with `text`."""
         if self._undecided is not None:
-            self._undecided += text
-            start = self._undecided.lstrip()
-            if OPEN.startswith(start[: len(OPEN)]) and len(start) < len(OPEN):
+            text = self._undecided + text
+            start = text.lstrip()
+            if len(start) < len(OPEN) and OPEN.startswith(start):
+                self._undecided = text
                 return "", ""
-            text, self._undecided = self._undecided, None
-            if start.startswith(OPEN):
-                self._thinking = True
-                text = start[len(OPEN) :]
-        if not self._thinking:
+            self._undecided = None
+            self.thinking = start.startswith(OPEN)
+            text = start.removeprefix(OPEN) if self.thinking else text
+        if not self.thinking:
             return "", self._content(text)
-        pushed = self._close.push(text)
-        if self._close.matched is None:
-            return pushed, ""
-        self._thinking, self._after_close = False, True
-        rest = self._close.remainder
-        return pushed, self._content(rest)
+        reasoning, rest = self._close.push(text)
+        reasoning = self._gap.show(reasoning)
+        if rest is None:
+            return reasoning, ""
+        self.thinking, self._after_close = False, True
+        return reasoning, self._content(rest)
 
     def _content(self, text: str) -> str:
-        """Templates put blank lines between reasoning and answer; they belong to neither."""
         if self._after_close:
-            text = text.lstrip("\n")
+            text = text.lstrip()
             self._after_close = not text
         return text
 
     def flush(self) -> tuple[str, str]:
         """What was held back, at the end of the answer."""
-        if self._undecided:
+        if self._undecided is not None:
             return "", self._undecided
-        return (self._close.flush(), "") if self._thinking else ("", "")
+        return (self._gap.show(self._close.flush()) + self._gap.flush(), "") if self.thinking else ("", "")

@@ -45,7 +45,7 @@ def _schema(kind: Any, response_format: dict[str, Any]) -> Any:
     if isinstance(schema, str):
         try:
             schema = msgspec.json.decode(schema)
-        except msgspec.DecodeError as exc:
+        except (msgspec.DecodeError, RecursionError) as exc:
             raise InvalidRequest(f"`{_FIELD}` holds a schema that is not JSON", param=_FIELD) from exc
     if not isinstance(schema, dict | bool):
         raise InvalidRequest(f"`{_FIELD}` must hold a JSON schema. Given: {show(schema)}", param=_FIELD)

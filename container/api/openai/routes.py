@@ -7,7 +7,10 @@ from typing import Any
 from flask import Blueprint, Response, g, request
 
 from container.api.openai.chat import answer_chat
+from container.api.openai.chat_request import ChatRequest
+from container.api.openai.completion_request import CompletionRequest
 from container.api.openai.completions import answer_completion
+from container.api.operation import Operation, describe
 from container.body import read_json
 from container.errors import NotFound
 from container.responses import json_response
@@ -16,6 +19,9 @@ from container.service import service
 
 blueprint = Blueprint("openai", __name__)
 
+_ERRORS = (400, 413, 415, 429, 500, 503, 504)
+_Json = dict[str, Any]
+
 
 @blueprint.before_request
 def _speak_openai() -> None:
@@ -23,24 +29,50 @@ def _speak_openai() -> None:
 
 
 @blueprint.post("/v1/chat/completions")
+@describe(
+    Operation(
+        tag="OpenAI",
+        summary="Chat completions",
+        bodies=(ChatRequest,),
+        answer=_Json,
+        event=_Json,
+        error=_Json,
+        errors=_ERRORS,
+        example={"messages": [{"role": "user", "content": "What is deep learning?"}], "max_tokens": 20},
+    )
+)
 def chat_completions() -> Response:
     """OpenAI's chat completions."""
     return answer_chat(read_json(request, service().settings.payload_limit))
 
 
 @blueprint.post("/v1/completions")
+@describe(
+    Operation(
+        tag="OpenAI",
+        summary="Text completions",
+        bodies=(CompletionRequest,),
+        answer=_Json,
+        event=_Json,
+        error=_Json,
+        errors=_ERRORS,
+        example={"prompt": "What is deep learning?", "max_tokens": 20},
+    )
+)
 def completions() -> Response:
     """OpenAI's text completions."""
     return answer_completion(read_json(request, service().settings.payload_limit))
 
 
 @blueprint.get("/v1/models")
+@describe(Operation(tag="OpenAI", summary="The model", answer=_Json, error=_Json, errors=(503,), keyed=False))
 def models() -> Response:
     """The one model that is served."""
     return json_response({"object": "list", "data": [_describe(service().model)]})
 
 
 @blueprint.get("/v1/models/<path:model_id>")
+@describe(Operation(tag="OpenAI", summary="The model by id", answer=_Json, error=_Json, errors=(404, 503), keyed=False))
 def model(model_id: str) -> Response:
     """The model by its id."""
     served = service().model

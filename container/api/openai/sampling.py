@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from typing import Any, Literal
 
 import msgspec
 
@@ -24,7 +25,8 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """OpenAI's names, then those TGI and vLLM added. None is absent. `user` to `prompt_cache_key` change nothing."""
+    """OpenAI's names, then those TGI and vLLM added. None is absent. What stands from `user` on changes no
+    answer."""
 
     model: str | None = None
     stream: bool | None = None
@@ -47,9 +49,11 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     stop_token_ids: list[int] | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
-    service_tier: str | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -74,6 +78,13 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return self.stream_options is not None and self.stream_options.continuous_usage_stats
 
 
+def refuse_known(body: dict[str, Any], refused: dict[str, str]) -> None:
+    """Raise InvalidRequest for the first field of `refused` that has a value; drop those that are null."""
+    for field, reason in refused.items():
+        if body.pop(field, None) is not None:
+            raise InvalidRequest(f"`{field}` is not supported: {reason}", param=field)
+
+
 def check_sampling(request: SamplingFields, settings: Settings) -> None:
     """Raise InvalidRequest naming field, limit and value."""
     for field, low, high in (
@@ -85,7 +96,6 @@ def check_sampling(request: SamplingFields, settings: Settings) -> None:
         ("seed", -_MAX_SEED - 1, _MAX_SEED),
         ("top_k", -1, 2**31),
         ("min_tokens", 0, 2**31),
-        ("max_tokens", 1, 2**31),
     ):
         value = getattr(request, field)
         check(field, f"from {low} to {high}", value, value is None or low <= value <= high)

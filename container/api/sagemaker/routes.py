@@ -37,6 +37,7 @@ _ROUTES: dict[str, Answer] = {
         tag="SageMaker",
         summary="TGI's or OpenAI's body, told apart by its shape",
         bodies=(tgi.CompatGenerateBody,),
+        rule=tgi.document_rules.COMPAT,
         answer=list[tgi.GenerateAnswer],
         event=tgi.StreamEvent,
         error=tgi.ErrorAnswer,
@@ -78,6 +79,8 @@ def _answer_by_shape(body: dict[str, Any]) -> Response:
         return tgi.answer_compat_generate(body)
     if "messages" in body:
         return openai.answer_chat(body)
+    if "prompt" in body:
+        return openai.answer_completion(body)
     if "inputs" in body:
         return tgi.answer_compat_generate(body)
     raise WrongShape("data did not match any variant of untagged enum SagemakerRequest")

@@ -1,6 +1,6 @@
 """Text Generation Inference's own API, v3.3.7: /, /generate, /generate_stream, /tokenize, /vertex, /info and kin."""
 
-from container.api.tgi import routes, token_routes, vertex_routes
+from container.api.tgi import document_rules, routes, token_routes, vertex_routes
 from container.api.tgi.answer_types import ErrorAnswer, GenerateAnswer, StreamEvent
 from container.api.tgi.blueprint import blueprint
 from container.api.tgi.generate_request import CompatGenerateBody
@@ -17,6 +17,7 @@ __all__ = [
     "answer_generate",
     "answer_tokenize",
     "blueprint",
+    "document_rules",
     "routes",
     "token_routes",
     "vertex_routes",

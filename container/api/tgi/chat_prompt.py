@@ -8,16 +8,24 @@ import msgspec
 from msgspec import Meta
 
 from container.api.tgi.answer_types import SimpleToken
+from container.api.tgi.parameters import USize
 from container.errors import TemplateFailed
 from container.served_model import ServedModel
 from container.text.chat_template import RenderedPrompt, TemplateError
 from container.text.tokenizer import Tokenizer, TokenSpan
 
+_TEXT_PART = {
+    "type": "object",
+    "required": ["type", "text"],
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+}
+_CONTENT = [{"type": "string"}, {"type": "array", "items": _TEXT_PART}, {"type": "null"}]
 _MESSAGE = {
     "type": "object",
-    "required": ["role", "content"],
-    "properties": {"role": {"enum": ["system", "user", "assistant"]}, "content": {"type": "string", "minLength": 1}},
+    "required": ["role"],
+    "properties": {"role": {"type": "string"}, "content": {"anyOf": _CONTENT}},
 }
+_SEEDS = 2**64
 
 
 class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,8 +33,27 @@ class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
 
     messages: Annotated[list[Annotated[dict[str, Any], Meta(extra_json_schema=_MESSAGE)]], Meta(min_length=1)]
     tools: list[dict[str, Any]] | None = None
-    max_tokens: Annotated[int, Meta(ge=0, le=2**32 - 1)] | None = None
-    seed: Annotated[int, Meta(ge=0)] | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=2**32 - 1)] | None = None
+    seed: Annotated[USize | None, Meta(extra_json_schema={"maximum": _SEEDS - 1})] = None
+
+    def __post_init__(self) -> None:
+        """The rest of the shape, which is no more than templates take for granted."""
+        for i, message in enumerate(self.messages):
+            if not isinstance(message.get("role"), str):
+                raise ValueError(f"`role` of messages[{i}] to be a string")
+            content = message.get("content")
+            parts = isinstance(content, list) and all(map(_is_part, content))
+            if not (content is None or isinstance(content, str) or parts):
+                raise ValueError(f"`content` of messages[{i}] to be a string or an array of parts")
+        if self.seed is not None and self.seed >= _SEEDS:
+            raise ValueError("`seed` to be below 2^64")
+
+
+def _is_part(part: Any) -> bool:
+    """Images pass here; the template of a text model refuses them with a sentence of its own."""
+    if not isinstance(part, dict):
+        return False
+    return part.get("type") == "image_url" or (part.get("type") == "text" and isinstance(part.get("text"), str))
 
 
 def render(chat: ChatBody, served: ServedModel) -> RenderedPrompt:

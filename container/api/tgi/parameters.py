@@ -57,7 +57,7 @@ GrammarParameter = JsonGrammar | JsonObjectGrammar | RegexGrammar | JsonSchemaGr
 class GenerateParameters(msgspec.Struct, frozen=True, kw_only=True):
     """Unknown keys are ignored, as TGI does. `do_sample` is false when parameters are given without it."""
 
-    best_of: Annotated[USize | None, _shown(minimum=0, maximum=1)] = None
+    best_of: Annotated[USize | None, _shown(minimum=0)] = None
     temperature: Annotated[float | None, _shown(exclusiveMinimum=0)] = None
     repetition_penalty: Annotated[float | None, _shown(exclusiveMinimum=0)] = None
     frequency_penalty: Annotated[float | None, _shown(minimum=-2, maximum=2)] = None
@@ -72,7 +72,7 @@ class GenerateParameters(msgspec.Struct, frozen=True, kw_only=True):
     watermark: Annotated[bool, _shown(const=False)] = False
     details: bool = False
     decoder_input_details: bool = False
-    seed: USize | None = None
+    seed: Annotated[USize | None, _shown(maximum=2**64 - 1)] = None
     top_n_tokens: Annotated[U32 | None, _shown(maximum=5)] = None
     grammar: GrammarParameter | None = None
     adapter_id: Annotated[str | None, _shown(maxLength=0)] = None

@@ -9,6 +9,7 @@ from flask import Response, current_app, g
 
 from container import sse
 from container.api.operation import Operation, describe
+from container.api.tgi import document_rules
 from container.api.tgi.answer_headers import add_stream_headers, add_whole_headers
 from container.api.tgi.answer_types import ErrorAnswer, GenerateAnswer, Info, StreamEvent
 from container.api.tgi.blueprint import GENERATE_ERRORS, SHAPE_ERRORS, blueprint, read_body
@@ -34,6 +35,7 @@ _EXAMPLE: dict[str, Any] = {"inputs": "What is deep learning?", "parameters": {"
         tag="TGI",
         summary="Generate a whole answer",
         bodies=(GenerateBody,),
+        rule=document_rules.WHOLE,
         answer=GenerateAnswer,
         error=ErrorAnswer,
         errors=GENERATE_ERRORS,
@@ -52,6 +54,7 @@ def generate() -> Response:
         tag="TGI",
         summary="Generate token by token",
         bodies=(GenerateBody,),
+        rule=document_rules.STREAM,
         event=StreamEvent,
         error=ErrorAnswer,
         errors=GENERATE_ERRORS,
@@ -71,6 +74,7 @@ def generate_stream() -> Response:
         tag="TGI",
         summary="Generate; `stream` decides how",
         bodies=(CompatGenerateBody,),
+        rule=document_rules.COMPAT,
         answer=list[GenerateAnswer],
         event=StreamEvent,
         error=ErrorAnswer,
@@ -136,7 +140,7 @@ def _answer(body: GenerateBody | CompatGenerateBody, *, as_list: bool, full_text
     started_s = time.monotonic()
     parameters = body.parameters
     check_before_admission(parameters, service().settings, streaming=streaming)
-    served = service().admit()
+    served = service().admit(parameters.num_sequences)
     wanted = parameters.return_full_text
     prefix = body.inputs if (full_text if wanted is None else wanted) else ""
     generating = start(body.inputs, parameters, served, streaming=streaming, prefix=prefix)

@@ -16,7 +16,7 @@ from container.api.tgi.chat_prompt import ChatBody, render
 from container.api.tgi.generate_request import Inputs
 from container.api.tgi.generating import Generating, collect, start, start_tokens
 from container.api.tgi.parameter_checks import check_lengths, check_parameters
-from container.api.tgi.parameters import GenerateParameters
+from container.api.tgi.parameters import U32, GenerateParameters, USize
 from container.errors import EmptyInstances
 from container.responses import json_response
 from container.served_model import ServedModel
@@ -25,11 +25,18 @@ from container.service import service
 _INSTANCE = {"anyOf": [{"$ref": "#/components/schemas/VertexInputs"}, {"$ref": "#/components/schemas/ChatBody"}]}
 
 
+class VertexParameters(msgspec.Struct, frozen=True, kw_only=True):
+    """The two that count; every other key is ignored."""
+
+    max_new_tokens: Annotated[U32 | None, Meta(extra_json_schema={"minimum": 1})] = None
+    seed: Annotated[USize | None, Meta(extra_json_schema={"maximum": 2**64 - 1})] = None
+
+
 class VertexInputs(msgspec.Struct, frozen=True, kw_only=True):
-    """A text to go on with. Of the parameters only `max_new_tokens` and `seed` count."""
+    """A text to go on with."""
 
     inputs: Inputs
-    parameters: GenerateParameters = GenerateParameters()
+    parameters: VertexParameters = VertexParameters()
 
 
 class VertexBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +68,7 @@ def vertex() -> Response:
     instances = [_instance(instance, i) for i, instance in enumerate(body.instances)]
     if not instances:
         raise EmptyInstances
-    served = service().admit()
+    served = service().admit(len(instances))
     folds = [fold for instance in instances for fold in _start(instance, served).folds]
     collect(folds)
     return json_response(VertexAnswer([fold.text for fold in folds]))

@@ -14,16 +14,16 @@ import pytest
 
 from tests.contract.documents.conftest import QuickServer
 
-CASES = os.environ.get("SCHEMATHESIS_CASES", "8")
+CASES = os.environ.get("SCHEMATHESIS_CASES", "2")
 
 
 @pytest.mark.timeout(3600)
 def test_schemathesis(quick_server: QuickServer, tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "schemathesis.cli", "run", f"{quick_server.url}/api-doc/openapi.json",
-        "--checks", "all", "--max-examples", CASES, "--phases", "examples,coverage,fuzzing", "--workers", "2",
+        "--checks", "all", "--max-examples", CASES, "--phases", "examples,coverage,fuzzing", "--workers", "1",
         "--seed", "1", "--generation-database", "none", "--exclude-path-regex", "^/docs|^/v1",
         "--max-response-time", "10",
     ]  # fmt: skip
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout[-12000:] + run.stderr[-2000:]
+    assert run.returncode == 0, run.stdout[-60000:] + run.stderr[-2000:]

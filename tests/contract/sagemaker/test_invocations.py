@@ -12,6 +12,7 @@ from tests.support.server import Server
 
 ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 TEXT = {"inputs": "hello", "parameters": {"max_new_tokens": 2}}
+PROMPT = {"prompt": "hello", "max_tokens": 2}
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
 
 
@@ -31,8 +32,9 @@ def raw_exchange(server: Server, head: str, body: bytes) -> bytes:
     [
         (TEXT, "generate"),
         (CHAT, "chat"),
-        (TEXT | CHAT, "generate"),
-        (CHAT | {"inputs": None}, None),
+        (PROMPT, "completion"),
+        (TEXT | CHAT | PROMPT, "generate"),
+        ({"inputs": None}, None),
         ({"inputs": 5}, None),
         ({"colour": "red"}, None),
     ],
@@ -43,6 +45,8 @@ def test_the_shape_of_the_body_chooses_the_dialect(tiny_server: Server, body: An
         assert list(answer.json[0]) == ["generated_text"]
     elif shape == "chat":
         assert answer.json["object"] == "chat.completion"
+    elif shape == "completion":
+        assert answer.json["object"] == "text_completion"
     else:
         assert answer.status in {400, 422}
 
@@ -76,7 +80,7 @@ def test_the_body_alone_decides_about_streaming(tiny_server: Server, accept: str
         assert ("Content-Length" in answer.headers) == (not stream)
 
 
-@pytest.mark.parametrize("body", [TEXT, CHAT])
+@pytest.mark.parametrize("body", [TEXT, CHAT, PROMPT])
 def test_one_event_is_one_write_and_ends_in_a_newline(tiny_server: Server, body: dict[str, Any]) -> None:
     sent = raw_exchange(tiny_server, "Content-Type: application/json\r\n", json.dumps(body | {"stream": True}).encode())
     head, _, rest = sent.partition(b"\r\n\r\n")
@@ -105,6 +109,7 @@ def test_custom_attributes_are_echoed(tiny_server: Server, body: Any) -> None:
     ("route", "body", "key"),
     [
         ("/v1/chat/completions", CHAT, "choices"),
+        ("/v1/completions", PROMPT, "choices"),
         ("/generate", TEXT, "generated_text"),
         ("/chat_tokenize", CHAT, "templated_text"),
     ],

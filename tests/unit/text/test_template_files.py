@@ -112,6 +112,10 @@ def test_a_broken_template_is_refused_at_load(directory):
         ChatTemplate.load(directory, Tokenizer.load(directory))
 
 
-def test_the_source_is_the_default_one(directory):
+def test_the_sources_of_both_variants_are_known(directory):
     configure(directory, NAMED)
-    assert ChatTemplate.load(directory, Tokenizer.load(directory)).source == "D"
+    template = ChatTemplate.load(directory, Tokenizer.load(directory))
+    assert (template.source, template.tool_source) == ("D", "T")
+    configure(directory, "C")
+    template = ChatTemplate.load(directory, Tokenizer.load(directory))
+    assert (template.source, template.tool_source) == ("C", "C")

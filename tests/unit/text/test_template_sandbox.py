@@ -10,7 +10,7 @@ MESSAGES = [{"role": "user", "content": "Hi <b>&amp;</b> 'x' é\n"}, {"role": "a
 
 FEATURES = {
     "blocks are trimmed": "  {% for m in messages %}\n    {% if true %}\n  x\n  {% endif %}\n{% endfor %}\n",
-    "loop controls": "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% break %}{% endfor %}",
+    "loop controls": "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}x{% break %}{% endfor %}",
     "generation": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
     "generation keeps its names": "{% set x = 1 %}{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{{ x }}",
     "tojson": "{{ messages | tojson }}",
@@ -28,10 +28,11 @@ FEATURES = {
     "slices": "{{ messages[::-1][0].role }}{{ messages[0].content[1:3] }}",
     "tests": "{{ messages[0].content is string }}{{ messages is iterable }}{{ messages[0] is mapping }}",
     "range": "{% for i in range(3) %}{{ i }}{% endfor %}{{ range(2, 8, 3) | list }}{{ range(5)[1:] }}",
-    "macros": "{% macro f(m, up=false) %}{{ m.role | upper if up else m.role }}{% endmacro %}{{ f(messages[0], up=true) }}",
+    "macros": "{% macro f(m, up=false) %}{{ m.role | upper if up }}{% endmacro %}{{ f(messages[0], up=true) }}",
     "items": "{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}",
     "no autoescape": "{{ messages[0].content }}{{ '<&>' }}",
-    "filters": "{{ messages | map(attribute='role') | join(',') }}{{ messages | selectattr('role', 'equalto', 'user') | list | length }}",
+    "map and join": "{{ messages | map(attribute='role') | join(',') }}",
+    "selectattr": "{{ messages | selectattr('role', 'equalto', 'user') | list | length }}",
     "raises": "{{ raise_exception('no') }}",
     "raises later": "text {% for m in messages %}{{ m.role }}{{ raise_exception('no: ' ~ m.content) }}{% endfor %}",
     "undefined attribute": "{{ messages[0].nothing.more }}",
@@ -53,38 +54,46 @@ FEATURES = {
 
 
 @pytest.mark.parametrize("title", FEATURES)
-def test_features_equal_transformers(inline, title):
-    model_error = None
+def test_features_equal_transformers(model, title):
     source = FEATURES[title]
+    variables = {"messages": MESSAGES, "tools": None, "documents": None, "add_generation_prompt": False}
+    reference = model("smollm2").reference
     try:
-        reference = inline("x").reference
         expected = reference.apply_chat_template(MESSAGES, chat_template=source, tokenize=False)
-    except Exception as exc:
-        expected, model_error = None, exc
-    try:
-        rendered = CompiledTemplate(source).render(
-            {"messages": MESSAGES, "tools": None, "documents": None, "add_generation_prompt": False},
-            max_chars=1 << 20,
-        )
-    except TemplateError as exc:
-        assert model_error is not None, exc
-        assert "\n" not in str(exc)
-        assert "0x" not in str(exc)
+    except Exception:
+        with pytest.raises(TemplateError) as caught:
+            CompiledTemplate(source).render(variables, max_chars=1 << 20)
+        assert "0x" not in str(caught.value)
+        assert "Traceback" not in str(caught.value)
     else:
-        assert model_error is None, model_error
-        assert rendered == expected
+        assert CompiledTemplate(source).render(variables, max_chars=1 << 20) == expected
 
 
+def test_a_third_of_the_features_are_refusals():
+    """So that the comparison above covers both outcomes."""
+    refused = [source for source in FEATURES.values() if refuses(source)]
+    assert len(FEATURES) // 3 <= len(refused) <= 2 * len(FEATURES) // 3
+
+
+def refuses(source: str) -> bool:
+    try:
+        CompiledTemplate(source).render({"messages": MESSAGES}, max_chars=1 << 20)
+    except TemplateError:
+        return True
+    return False
+
+
+DOUBLING = "{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x | length }}"
 BOMBS = {
     "repeated string": "{{ 'a' * 500000000 }}",
     "repeated from the right": "{{ 500000000 * 'a' }}",
     "repeated list": "{{ ([0] * 500000000) | length }}",
     "repeated tuple": "{{ ((0,) * 500000000) | length }}",
-    "power": "{{ 10 ** 10 ** 10 }}",
+    "power": "{{ 10 ** (10 ** 10) }}",
     "negative base": "{{ (-10) ** 100000000 }}",
     "padded format": "{{ '%500000000d' % 1 }}",
-    "doubled string": "{% set ns = namespace(x='ab') %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x | length }}",
-    "doubled list": "{% set ns = namespace(x=[1]) %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x | length }}",
+    "doubled string": "{% set ns = namespace(x='ab') %}" + DOUBLING,
+    "doubled list": "{% set ns = namespace(x=[1]) %}" + DOUBLING,
     "flood": "{% for i in range(100000) %}{{ 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa' }}{% endfor %}",
     "nested loops": "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
     "endless range": "{% for i in range(10000000000) %}{% endfor %}",

@@ -1,0 +1,67 @@
+"""A chat made into a prompt by the model's own template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from container.api.openai.chat_request import Chat, ChatRequest
+from container.api.openai.conversation import conversation
+from container.api.openai.reasoning import OPEN
+from container.api.openai.template_traits import TemplateTraits, traits_of
+from container.errors import TemplateFailed
+from container.served_model import ServedModel
+from container.text.chat_template import TemplateError
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """`thinking`: the template has opened the model's reasoning at the end of the prompt."""
+
+    token_ids: list[int]
+    thinking: bool
+    traits: TemplateTraits
+
+
+def chat_prompt(chat: Chat, served: ServedModel) -> ChatPrompt:
+    """Raises TemplateFailed if there is no template, or if it refuses the conversation."""
+    template = served.chat_template
+    if template is None:
+        raise TemplateFailed("template not found: this model has no chat template; use /generate or /v1/completions")
+    traits = traits_of(template)
+    messages, tools = conversation(chat.messages, chat.tools, chat.request.tool_prompt, traits)
+    continues = bool(chat.request.continue_final_message)
+    try:
+        rendered = template.render(
+            messages,
+            tools=tools,
+            add_generation_prompt=not continues and chat.request.add_generation_prompt is not False,
+            continue_final_message=continues,
+            template_kwargs=_template_kwargs(chat.request, traits),
+        )
+    except TemplateError as exc:
+        raise TemplateFailed(str(exc)) from exc
+    thinking = traits.thinks and rendered.text.rstrip().endswith(OPEN)
+    return ChatPrompt(rendered.encode(served.tokenizer), thinking, traits)
+
+
+def control_token(served: ServedModel) -> Callable[[str], int | None]:
+    """The id of a text that is one control token of this model, None for any other text."""
+
+    def find(text: str) -> int | None:
+        token_id = served.tokenizer.token_id(text)
+        return token_id if token_id is not None and served.tokenizer.is_special(token_id) else None
+
+    return find
+
+
+def _template_kwargs(request: ChatRequest, traits: TemplateTraits) -> dict[str, Any]:
+    """OpenAI's `reasoning_effort` under the names templates read, then what was given for the template."""
+    effort = request.reasoning_effort
+    found: dict[str, Any] = {}
+    if effort is not None and traits.mentions("reasoning_effort"):
+        found["reasoning_effort"] = effort
+    if effort == "none" and traits.mentions("enable_thinking"):
+        found["enable_thinking"] = False
+    return found | (request.chat_template_kwargs or {})

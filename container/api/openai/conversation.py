@@ -1,0 +1,132 @@
+"""Checked messages and tools -> what the model's own chat template takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from container.api.openai.template_traits import TemplateTraits
+from container.api.openai.tools import ToolUse
+
+Message = dict[str, Any]
+
+PLAIN_TOOLS = (
+    "You can call functions. To call one, answer with nothing but a JSON object of its name and its arguments, such as "
+    '{"name": "example", "arguments": {"key": "value"}}; to call several, write one object on each line. '
+    "These are the functions:\n"
+)
+
+
+def conversation(
+    messages: list[Message], tools: ToolUse | None, tool_prompt: str | None, traits: TemplateTraits
+) -> tuple[list[Message], list[dict[str, Any]] | None]:
+    """Messages and tools for the template; the messages given are not changed.
+
+    `developer` becomes `system` and `function` becomes `tool` unless the template knows them, arguments of past calls
+    become objects. A template that has no place for tools gets them in its system message (`PLAIN_TOOLS`), past calls
+    as the text that asks for, and their results as a user's messages. `tool_prompt`, TGI's, takes the place of the
+    sentences of PLAIN_TOOLS, or else is added to the last message as TGI does.
+    """
+    adapted = [_adapted(message, traits) for message in _with_tool_names(messages)]
+    if tools is not None and traits.takes_tools:
+        if tool_prompt is not None:
+            adapted[-1] = _extended(adapted[-1], f"\n---\n{tool_prompt}")
+        return adapted, tools.for_template
+    if not traits.takes_tools:
+        adapted = _without_calls(adapted)
+    if tools is not None:
+        listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools.for_template)
+        lead = PLAIN_TOOLS if tool_prompt is None else f"{tool_prompt}\n"
+        adapted = _told_first(adapted, lead + listed, traits)
+    return adapted, None
+
+
+def _adapted(message: Message, traits: TemplateTraits) -> Message:
+    role = message["role"]
+    if role == "developer" and not traits.takes_developer:
+        role = "system"
+    adapted = {**message, "role": "tool" if role == "function" else role}
+    if "tool_calls" in message:
+        convert = _as_object if traits.writes_argument_objects else _as_text
+        adapted["tool_calls"] = [_converted(call, convert) for call in message["tool_calls"]]
+    return adapted
+
+
+def _converted(call: dict[str, Any], convert: Callable[[Any], Any]) -> dict[str, Any]:
+    function = call["function"]
+    return {**call, "function": {**function, "arguments": convert(function["arguments"])}}
+
+
+def _as_object(arguments: Any) -> Any:
+    """OpenAI sends JSON text. What a model wrote and is no JSON object stays text."""
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        found = msgspec.json.decode(arguments)
+    except (msgspec.DecodeError, RecursionError):
+        return arguments
+    return found if isinstance(found, dict) else arguments
+
+
+def _as_text(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+def _with_tool_names(messages: list[Message]) -> list[Message]:
+    """Results with the name of the function they come from, which some templates print and OpenAI leaves out."""
+    names: dict[str, str] = {}
+    found: list[Message] = []
+    for message in messages:
+        names |= {call["id"]: call["function"]["name"] for call in message.get("tool_calls", ()) if "id" in call}
+        name = names.get(message.get("tool_call_id", "")) if message["role"] == "tool" else None
+        found.append(message if name is None else {"name": name, **message})
+    return found
+
+
+def _without_calls(messages: list[Message]) -> list[Message]:
+    """Past calls and their results as plain text; results that follow each other are one message."""
+    found: list[Message] = []
+    in_results = False
+    for message in messages:
+        is_result = message["role"] == "tool"
+        if is_result:
+            text = f"Result of {message.get('name', 'the function')}:\n{_text_of(message)}"
+            if in_results:
+                found[-1] = _extended(found[-1], f"\n{text}")
+            else:
+                found.append({"role": "user", "content": text})
+        else:
+            found.append(_with_calls_as_text(message))
+        in_results = is_result
+    return found
+
+
+def _with_calls_as_text(message: Message) -> Message:
+    if "tool_calls" not in message:
+        return message
+    functions = [{**c["function"], "arguments": _as_object(c["function"]["arguments"])} for c in message["tool_calls"]]
+    lines = [_text_of(message), *(json.dumps(function, ensure_ascii=False) for function in functions)]
+    rest = {key: value for key, value in message.items() if key != "tool_calls"}
+    return {**rest, "content": "\n".join(filter(None, lines))}
+
+
+def _told_first(messages: list[Message], text: str, traits: TemplateTraits) -> list[Message]:
+    """`text` in the system message, or before the first message where the template takes none."""
+    first = messages[0]
+    if first["role"] in {"system", "developer"}:
+        return [_extended(first, f"\n\n{text}"), *messages[1:]]
+    if traits.takes_system:
+        return [{"role": "system", "content": text}, *messages]
+    return [{**first, "content": f"{text}\n\n{_text_of(first)}"}, *messages[1:]]
+
+
+def _extended(message: Message, text: str) -> Message:
+    return {**message, "content": _text_of(message) + text}
+
+
+def _text_of(message: Message) -> str:
+    content = message.get("content", "")
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)

@@ -1,0 +1,54 @@
+"""Several JSON calls after one another, with or without a JSON array around them."""
+
+from __future__ import annotations
+
+from container.api.openai.parts import Content, Part
+from container.api.openai.tool_parsers.call_reader import CallReader
+
+# Models set calls apart with commas, with semicolons (Llama) or with line breaks.
+_BETWEEN = " \t\r\n,;[]"
+
+
+class CallList:
+    """Reads calls until something else follows. What turns out to be no call becomes content again."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self.started = False
+        self._names = names
+        self._reader: CallReader | None = None
+        self._skipped = ""
+
+    def push(self, text: str) -> tuple[list[Part], str | None]:
+        """Parts, and the text that follows the calls; None while more calls may come."""
+        parts: list[Part] = []
+        index = 0
+        while True:
+            if self._reader is None:
+                index = self._skip(text, index)
+                if index == len(text):
+                    return parts, None
+                if text[index] != "{":
+                    return parts, self._skipped + text[index:]
+                self._reader = CallReader(self._names)
+            found, index = self._reader.push(text, index)
+            parts += found
+            self.started = self.started or self._reader.started
+            if self._reader.failed:
+                return [*parts, *self.flush()], text[index:]
+            if not self._reader.done:
+                return parts, None
+            self._reader = None
+
+    def flush(self) -> list[Part]:
+        """What was held back and is no call."""
+        raw = self._skipped + ("" if self._reader is None else self._reader.raw)
+        self._reader, self._skipped = None, ""
+        return [Content(raw)] if raw else []
+
+    def _skip(self, text: str, index: int) -> int:
+        """Brackets and commas belong to the calls, if there are any."""
+        start = index
+        while index < len(text) and text[index] in _BETWEEN:
+            index += 1
+        self._skipped = "" if self.started else self._skipped + text[start:index]
+        return index

@@ -1,0 +1,150 @@
+"""One call written as a JSON object, {"name": ..., "arguments": {...}}, read while it streams."""
+
+from __future__ import annotations
+
+import enum
+import json
+from typing import Any
+
+from container.api.openai.parts import CallArguments, CallStart, Part
+from container.api.openai.tool_parsers.json_value import ValueScanner
+
+_ARGUMENTS = frozenset(["arguments", "parameters"])
+_SPACE = " \t\r\n"
+
+
+class _At(enum.Enum):
+    START = enum.auto()
+    KEY = enum.auto()
+    COLON = enum.auto()
+    VALUE = enum.auto()
+    AFTER = enum.auto()
+
+
+class CallReader:
+    """Reads one object. The arguments pass through as they come, once the name is known.
+
+    `failed` is set when the object turns out to be no call of one of `names`, `started` once a call was told.
+    """
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self.done = False
+        self.failed = False
+        self.started = False
+        self._names = names
+        self._at = _At.START
+        self._scanner: ValueScanner | None = None
+        self._key: str | None = None
+        self._held: list[str] = []
+        self._early: str | None = None
+        self._told_arguments = False
+        self._parts: list[Part] = []
+        self._unexplained: list[str] = []
+
+    @property
+    def raw(self) -> str:
+        """The object's text so far, as long as no call has been told of it."""
+        return "" if self.started else "".join(self._unexplained)
+
+    def push(self, text: str, start: int) -> tuple[list[Part], int]:
+        """Parts of `text[start:]`, and the index up to which it was read: all, unless `done` or `failed`."""
+        index = start
+        while index < len(text) and not (self.done or self.failed):
+            if self._scanner is None:
+                index = self._punctuation(text, index)
+                continue
+            end = self._scanner.scan(text, index)
+            self._keep(text[index:end])
+            index = end
+            if self._scanner.done:
+                self._scanner = None
+                self._end_value()
+        if not self.started:
+            self._unexplained.append(text[start:index])
+        parts, self._parts = self._parts, []
+        return parts, index
+
+    def _punctuation(self, text: str, index: int) -> int:
+        """Move over one character, or stay where a key or a value begins."""
+        character = text[index]
+        if character in _SPACE:
+            return index + 1
+        match self._at, character:
+            case _At.START, "{":
+                self._at = _At.KEY
+            case _At.COLON, ":":
+                self._at = _At.VALUE
+            case (_At.KEY, '"') | (_At.VALUE, _):
+                self._held = []
+                self._scanner = ValueScanner()
+                return index
+            case _At.AFTER, ",":
+                self._at = _At.KEY
+            case ((_At.AFTER | _At.KEY), "}"):
+                self._finish()
+            case _:
+                self.failed = True
+                return index
+        return index + 1
+
+    def _keep(self, text: str) -> None:
+        passing = self.started and self._at is _At.VALUE and self._key in _ARGUMENTS
+        if passing and (self._told_arguments or (not self._held and text[:1] == "{")):
+            self._tell(text)
+        else:
+            self._held.append(text)
+
+    def _tell(self, text: str) -> None:
+        self._told_arguments = True
+        self._parts.append(CallArguments(text))
+
+    def _end_value(self) -> None:
+        text = "".join(self._held)
+        if self._at is _At.KEY:
+            self._key = _string(text)
+            self.failed = self._key is None
+            self._at = _At.COLON
+            return
+        self._at = _At.AFTER
+        if self._key == "name" and not self.started:
+            self._end_name(_string(text))
+        elif self._key in _ARGUMENTS and not self._told_arguments:
+            self._end_arguments(text)
+
+    def _end_name(self, name: str | None) -> None:
+        if name is None or name not in self._names:
+            self.failed = True
+            return
+        self.started = True
+        self._parts.append(CallStart(name))
+        if self._early is not None:
+            self._tell(self._early)
+
+    def _end_arguments(self, text: str) -> None:
+        """Arguments that could not pass through: before the name, or written as a string of JSON."""
+        written = _string(text)
+        known = written if written is not None else "{}" if text == "null" else text
+        if self.started:
+            self._tell(known)
+        else:
+            self._early = known
+
+    def _finish(self) -> None:
+        if not self.started:
+            self.failed = True
+            return
+        if not self._told_arguments:
+            self._tell("{}")
+        self.done = True
+
+
+def _string(text: str) -> str | None:
+    """The value of a JSON string, None for anything else."""
+    if text[:1] != '"':
+        return None
+    try:
+        value: Any = json.loads(text, strict=False)
+    except ValueError:
+        return None
+    # An escape can spell half a surrogate pair, which is no text.
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None

@@ -1,0 +1,66 @@
+"""Finding a marker such as `<tool_call>` in a text that arrives in pieces."""
+
+from __future__ import annotations
+
+
+class Marker:
+    """Shows the text before the marker, never a part of the marker."""
+
+    def __init__(self, marker: str) -> None:
+        self._marker = marker
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, str | None]:
+        """The text that can be shown, and what follows the marker; None while it has not been found."""
+        text = self._held + text
+        before, found, after = text.partition(self._marker)
+        if found:
+            self._held = ""
+            return before, after
+        size = self._overlap(text)
+        self._held = text[len(text) - size :]
+        return text[: len(text) - size], None
+
+    def flush(self) -> str:
+        """What is held back at the end of the text."""
+        held, self._held = self._held, ""
+        return held
+
+    def _overlap(self, text: str) -> int:
+        """The length of the longest end of `text` that begins the marker."""
+        longest = min(len(text), len(self._marker) - 1)
+        return next((size for size in range(longest, 0, -1) if self._marker.startswith(text[-size:])), 0)
+
+
+# More white space than this is shown as it comes.
+_MAX_SPACE = 256
+
+
+class Gap:
+    """Text in which white space next to a call is not shown: it only sets the call apart."""
+
+    def __init__(self, *, after_call: bool = False) -> None:
+        self._space = ""
+        self._after_call = after_call
+
+    def show(self, text: str) -> str:
+        """The part of the content that can be shown; white space at its end waits for what follows."""
+        if self._after_call:
+            text = text.lstrip()
+        if not text:
+            return ""
+        self._after_call = False
+        text = self._space + text
+        shown = text if len(self._space) > _MAX_SPACE else text.rstrip()
+        self._space = text[len(shown) :]
+        return shown
+
+    def call(self) -> None:
+        """A call stands here."""
+        self._space = ""
+        self._after_call = True
+
+    def flush(self) -> str:
+        """White space that waited, at the end of the text."""
+        space, self._space = self._space, ""
+        return space

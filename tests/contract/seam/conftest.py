@@ -1,0 +1,53 @@
+"""Real gunicorn with real gevent workers before a scripted engine: what the two sides of the socket owe each other."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract.seam.web import WebServer
+from tests.fakes.engine import FakeEngine
+
+
+def _serve(**environ: str) -> Iterator[WebServer]:
+    # The path of a socket must be short, which pytest's own directories are not.
+    with tempfile.TemporaryDirectory(prefix="seam-") as directory:
+        server = WebServer(Path(directory), {"WEB_WORKERS": "1"} | environ)
+        try:
+            server.start_engine()
+            yield server
+            log = server.log.read_text()
+            assert server.stop() == 0
+            assert "Traceback" not in log, log[-3000:]
+        finally:
+            server.kill()
+            server.engine.close()
+
+
+@pytest.fixture(scope="session")
+def two_workers() -> Iterator[WebServer]:
+    yield from _serve(WEB_WORKERS="2")
+
+
+@pytest.fixture(scope="session")
+def guarded() -> Iterator[WebServer]:
+    """With a key, a small body limit and little time for a whole answer."""
+    yield from _serve(API_KEY="Secret", PAYLOAD_LIMIT="1000", INVOCATIONS_PAYLOAD_LIMIT="2000", REQUEST_TIMEOUT_S="1")
+
+
+@pytest.fixture
+def web(two_workers: WebServer) -> Iterator[WebServer]:
+    """The server with a fresh engine; no worker may have died when the test is over."""
+    two_workers.engine.reset()
+    two_workers.wait(lambda: all(two_workers.ping() == 200 for _ in range(8)))
+    before = two_workers.workers()
+    yield two_workers
+    assert two_workers.workers() == before
+
+
+@pytest.fixture
+def engine(web: WebServer) -> FakeEngine:
+    return web.engine

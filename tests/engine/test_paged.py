@@ -1,0 +1,394 @@
+"""The paged engine on CPU: CUDA's path through everything but its kernel and its graphs.
+
+Memory is hostile in every test here: before each step the trash page and every free page are overwritten with NaN,
+so whatever reads a key that is not its own fails loudly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from handler.block_manager import TRASH_PAGE, BlockManager
+from handler.config import EngineConfig, KVLayout
+from handler.decode_graphs import DecodeGraphs, rope_types
+from handler.errors import UnsupportedModel
+from handler.paged_runner import PagedRunner
+from handler.paged_start import start_paged
+from handler.protocol import ErrorCode
+from handler.scheduler import ScheduledBatch
+from handler.self_test import Verdict
+from handler.status import StatusBoard
+from handler.sync_guard import SyncGuard, host_sync
+from tests.support import tiny_models
+from tests.support.local_engine import LocalEngine, limits, loaded
+from tests.support.stock import greedy
+
+MakePaged = Callable[..., LocalEngine]
+PAGE = 16
+PROMPTS = [
+    [5, 9, 17, 33, 41, 50, 7],
+    [100],
+    [(11 * i + 5) % 250 for i in range(90)],
+    [(7 * i + 2) % 250 for i in range(33)],
+    [(3 * i + 1) % 250 for i in range(64)],
+]
+NUM_TOKENS = 12
+# Two head sizes (192 and 128 in the real ones), which families of DeepSeek have.
+MLA: dict[str, Any] = {
+    "head_dim": 8,
+    "num_key_value_heads": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 12,
+    "v_head_dim": 12,
+    "n_shared_experts": 1,
+}
+FAMILIES = ["llama", "qwen3", "gemma3_text", "gpt2", "mixtral", "stablelm", "deepseek_v3"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def build(family: str) -> Any:
+    if family == "deepseek_v3":
+        tiny_models.FAMILIES.setdefault(family, tiny_models.FAMILIES["llama"] | MLA)
+    return tiny_models.build(family)
+
+
+class HostileRunner(PagedRunner):
+    """Fills memory that nobody may read with NaN before each step."""
+
+    kv: BlockManager | None = None
+    sizes: list[int]
+
+    def kv_manager(self, limits: Any) -> BlockManager:
+        self.kv = super().kv_manager(limits)
+        self.sizes = []
+        return self.kv
+
+    def run(self, batch: ScheduledBatch) -> Any:
+        if self.kv is not None:
+            self.cache.fill([TRASH_PAGE, *self.kv._free], float("nan"))
+            self.sizes.append(len(batch.items))
+        return super().run(batch)
+
+
+@pytest.fixture
+def make_paged(tmp_path: Path) -> Iterator[MakePaged]:
+    engines: list[LocalEngine] = []
+
+    def make(model: Any, graphs: DecodeGraphs | None = None, **changes: int) -> LocalEngine:
+        directory = tmp_path / str(len(engines))
+        directory.mkdir()
+        bounds = limits(**({"page_size": PAGE} | changes))
+        runner = HostileRunner(loaded(model), bounds)
+        if graphs is not None:
+            runner.graphs = graphs
+        runner.probe()
+        engines.append(LocalEngine(runner, bounds, directory))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.core.scheduler.check_integrity()
+        engine.close()
+
+
+def ask(engine: LocalEngine, prompts: list[list[int]], num_tokens: int = NUM_TOKENS, **options: Any) -> list[list[int]]:
+    outcomes = [engine.submit(prompt, max_tokens=num_tokens, **options) for prompt in prompts]
+    engine.run()
+    assert [outcome.error for outcome in outcomes] == [None] * len(outcomes)
+    return [outcome.token_ids for outcome in outcomes]
+
+
+def ask_each(
+    engine: LocalEngine, prompts: list[list[int]], num_tokens: int = NUM_TOKENS, **options: Any
+) -> list[list[int]]:
+    return [ask(engine, [prompt], num_tokens, **options)[0] for prompt in prompts]
+
+
+def kv_of(engine: LocalEngine) -> BlockManager:
+    assert isinstance(engine.core.scheduler.kv, BlockManager)
+    return engine.core.scheduler.kv
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_alone_batched_joining_and_again_from_the_cache(family: str, make_paged: MakePaged) -> None:
+    stock = build(family)
+    expected = [greedy(stock, prompt, NUM_TOKENS) for prompt in PROMPTS]
+    assert len({tuple(tokens) for tokens in expected}) > 3, "the model must not say the same whatever it is asked"
+    engine = make_paged(build(family))
+    assert ask_each(engine, PROMPTS, reuse_prefix=False) == expected
+    assert kv_of(engine).prefix_hit_tokens == 0
+    assert ask(engine, PROMPTS) == expected
+
+    joining = []
+    for prompt in PROMPTS:
+        joining.append(engine.submit(prompt, max_tokens=NUM_TOKENS))
+        engine.step()
+        engine.step()
+    assert joining[0].token_ids, "the first must be under way when the last one joins"
+    assert not joining[0].done
+    engine.run()
+    assert [outcome.token_ids for outcome in joining] == expected
+    assert [outcome.num_cached_tokens for outcome in joining] == [0, 0, 80, 32, 48]
+    assert kv_of(engine).prefix_hit_tokens == engine.core.board["prefix_hit_tokens"] == 160
+
+
+@pytest.mark.parametrize("budget", [1, 5, 16, 200])
+def test_prompt_chunks_of_any_size_change_nothing(budget: int, make_paged: MakePaged, llama: Any) -> None:
+    expected = [greedy(llama, prompt, NUM_TOKENS) for prompt in PROMPTS]
+    engine = make_paged(build("llama"), max_num_batched_tokens=budget)
+    assert ask(engine, PROMPTS) == expected
+    assert ask(engine, PROMPTS) == expected
+
+
+def test_preemption_and_eviction_are_invisible(make_paged: MakePaged, llama: Any) -> None:
+    expected = [greedy(llama, prompt, 60) for prompt in PROMPTS]
+    engine = make_paged(build("llama"), capacity_tokens=256, max_model_len=256)
+    for _ in range(2):
+        assert ask(engine, PROMPTS, 60) == expected
+    assert engine.core.scheduler.num_preemptions > 0, "memory must have been short for this test to mean anything"
+    assert kv_of(engine).prefix_hit_tokens > 0
+
+
+def test_prompts_that_share_a_beginning(make_paged: MakePaged, llama: Any) -> None:
+    system = [(7 * i + 3) % 250 for i in range(50)]
+    prompts = [[*system, i, i + 1] for i in range(6)] + [system[:20], system, system[:48], [*system, *[5] * 40]]
+    expected = [greedy(llama, prompt, NUM_TOKENS) for prompt in prompts]
+    engine = make_paged(build("llama"), max_num_batched_tokens=512)
+    assert ask(engine, prompts) == expected, "all at once: equal pages are merged while they run"
+    assert ask(engine, prompts) == expected
+    assert ask_each(engine, prompts, cache_salt="another tenant") == expected
+    assert kv_of(engine).prefix_hit_tokens > 300
+
+
+def test_a_conversation_goes_on_from_what_was_generated(make_paged: MakePaged, llama: Any) -> None:
+    engine = make_paged(build("llama"))
+    ids = list(PROMPTS[3])
+    for turn in range(4):
+        outcome = engine.submit(ids, max_tokens=15)
+        engine.run()
+        assert outcome.token_ids == greedy(llama, ids, 15)
+        assert (outcome.num_cached_tokens > 0) == (turn > 0)
+        ids += [*outcome.token_ids, turn, turn + 1]
+
+
+def test_every_batch_size_on_the_way_up_and_down(make_paged: MakePaged, llama: Any) -> None:
+    """Sequences leave one by one, from anywhere in the batch, so that rows of the static buffers hold stale data."""
+    prompts = [[(i * 13 + j) % 250 for j in range(5 + i)] for i in range(13)]
+    lengths = [3 + (7 * i) % 13 for i in range(13)]
+    engine = make_paged(build("llama"), max_num_seqs=13, max_num_batched_tokens=512)
+    outcomes = []
+    for prompt, length in zip(prompts, lengths, strict=True):
+        outcomes.append(engine.submit(prompt, max_tokens=length))
+        if len(outcomes) % 3 == 0:
+            engine.step()
+    engine.run()
+    expected = [greedy(llama, prompt, length) for prompt, length in zip(prompts, lengths, strict=True)]
+    assert [outcome.token_ids for outcome in outcomes] == expected
+    assert len(set(engine.core.runner.sizes)) > 8  # type: ignore[attr-defined]
+
+
+def test_one_poisoned_sequence_fails_alone_and_leaves_nothing_behind(make_paged: MakePaged) -> None:
+    """A token whose embedding is NaN poisons its own sequence, not those that share its beginning, now or later."""
+    model = tiny_models.build("llama")
+    system = [(5 * i + 1) % 60 for i in range(40)]
+    prompts = [[*system, 3, i] for i in range(4)] + [PROMPTS[0], PROMPTS[4][:20]]
+    expected = [greedy(model, prompt, NUM_TOKENS) for prompt in prompts]
+    poison = min(set(range(60, 250)) - {i for tokens in (*prompts, *expected) for i in tokens})
+    model.get_input_embeddings().weight.data[poison] = float("nan")
+    engine = make_paged(model)
+    for _ in range(2):
+        outcomes = [engine.submit(prompt, max_tokens=NUM_TOKENS) for prompt in prompts]
+        poisoned = engine.submit([*system, *[9] * 20, poison, *[6] * 30], max_tokens=NUM_TOKENS)
+        engine.run()
+        assert poisoned.error is not None
+        assert poisoned.error.code is ErrorCode.NUMERICS
+        assert [outcome.token_ids for outcome in outcomes] == expected
+    assert ask_each(engine, prompts) == expected
+    assert kv_of(engine)._index.match([*system, *[9] * 20]) == kv_of(engine)._index.match(system), (
+        "nothing of it is left"
+    )
+
+
+class Recording:
+    """What a graph is to its user, without CUDA: `replay` computes from the same buffers into the same logits."""
+
+    def __init__(self, forward: Callable[[], Tensor], logits: Tensor, factor: float) -> None:
+        self._forward, self._logits, self._factor = forward, logits, factor
+
+    @torch.inference_mode()
+    def replay(self) -> None:
+        self._logits.copy_(self._forward() * self._factor)
+
+
+class RecordedGraphs(DecodeGraphs):
+    factor = 1.0
+
+    def capture(self, forward: Callable[[int], Tensor], sizes: list[int], config: Any, device: Any) -> None:
+        self.reason = ""
+        for size in sizes:
+            self._logits[size] = forward(size).clone()
+            self._graphs[size] = Recording(lambda size=size: forward(size), self._logits[size], self.factor)
+
+
+def test_replay_goes_through_the_static_buffers(make_paged: MakePaged, llama: Any) -> None:
+    expected = [greedy(llama, prompt, NUM_TOKENS) for prompt in PROMPTS]
+    engine = make_paged(build("llama"), RecordedGraphs())
+    assert engine.core.runner.graphs  # type: ignore[attr-defined]
+    assert ask(engine, PROMPTS) == expected
+    assert ask_each(engine, PROMPTS) == expected
+
+
+def test_graphs_that_say_something_else_are_dropped(llama: Any) -> None:
+    runner = PagedRunner(loaded(llama), limits(page_size=PAGE))
+    runner.graphs = RecordedGraphs()
+    runner.graphs.factor = 1.1
+    runner.probe()
+    assert not runner.graphs
+    assert "differ" in runner.decoding
+
+
+def test_without_cuda_decoding_is_eager_and_says_why(llama: Any) -> None:
+    runner = PagedRunner(loaded(llama), limits(page_size=PAGE))
+    runner.probe()
+    assert runner.verdict is Verdict.PASSED
+    assert runner.decoding == "no CUDA graphs (the device is cpu)"
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "qwen3_moe", "phi3", "gpt_neox", "mistral"])
+def test_the_decode_step_never_waits_for_the_device(family: str) -> None:
+    runner = PagedRunner(loaded(build(family)), limits(page_size=PAGE))
+    runner.probe()
+    with torch.inference_mode():
+        for size in (1, 3, 8):
+            assert host_sync(lambda size=size: runner.decode_padding(size)) is None
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: x.sum().item(),
+        lambda x: bool(x.any()),
+        lambda x: x.nonzero(),
+        lambda x: torch.where(x > 0),
+        lambda x: x[x > 0],
+        lambda x: x.masked_select(x > 0),
+        lambda x: x.clone().index_put_((x > 0,), torch.tensor(1.0)),
+        lambda x: x.unique(),
+        lambda x: x.repeat_interleave(torch.tensor([1, 2, 3])),
+        lambda x: torch.equal(x, x),
+    ],
+)
+def test_the_guard_sees_what_a_graph_cannot_hold(operation: Callable[[Tensor], object]) -> None:
+    assert host_sync(lambda: operation(torch.ones(3))) is not None
+
+
+def test_the_guard_sees_experts_that_are_looked_up_on_the_host() -> None:
+    runner = PagedRunner(loaded(tiny_models.build("mixtral")), limits(page_size=PAGE))
+    runner.probe()
+    runner.loaded.model.set_experts_implementation("eager")
+    with torch.inference_mode():
+        assert host_sync(lambda: runner.decode_padding(4)) is not None
+
+
+def test_the_guard_lets_pass_what_a_graph_holds() -> None:
+    with SyncGuard():
+        x = torch.ones(3)
+        assert x[torch.tensor([0, 2])].shape == (2,)
+        assert torch.where(x > 0, x, -x).shape == (3,)
+        assert x.repeat_interleave(2).shape == (6,)
+
+
+@pytest.mark.parametrize(("family", "why"), [("gemma2", "softcap"), ("gpt_oss", "sinks")])
+def test_what_the_kernel_does_not_compute_is_refused(family: str, why: str) -> None:
+    with pytest.raises(UnsupportedModel, match=why):
+        PagedRunner(loaded(tiny_models.build(family)), limits(page_size=PAGE)).probe()
+
+
+def test_a_model_with_another_attention_is_refused() -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model("bloom", vocab_size=128, hidden_size=64, n_layer=3, n_head=4)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with pytest.raises(UnsupportedModel, match="bloom"):
+        PagedRunner(loaded(model), limits(page_size=PAGE)).probe()
+
+
+def test_the_self_test_notices_windows_that_are_not_kept() -> None:
+    runner = PagedRunner(loaded(tiny_models.build("gemma3_text")), limits(page_size=PAGE))
+    runner._windows = dict.fromkeys(runner._windows, 0)
+    with pytest.raises(UnsupportedModel, match="differs from eager attention: sequence 0"):
+        runner.probe()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"capacity_tokens": 16, "max_model_len": 16}, {"max_num_seqs": 2}, {"page_size": 256}]
+)
+def test_the_self_test_fits_into_little_memory(changes: dict[str, int], llama: Any) -> None:
+    runner = PagedRunner(loaded(llama), limits(**({"page_size": PAGE} | changes)))
+    runner.probe()
+    assert runner.verdict is Verdict.PASSED
+
+
+@pytest.mark.parametrize(
+    ("layout", "family", "verdict"),
+    [
+        (KVLayout.AUTO, "llama", Verdict.NOT_RUN),
+        (KVLayout.SLOTS, "llama", Verdict.NOT_RUN),
+        (KVLayout.PAGED, "llama", Verdict.PASSED),
+    ],
+)
+def test_the_layout_on_cpu(layout: KVLayout, family: str, verdict: Verdict, tmp_path: Path) -> None:
+    board = StatusBoard(tmp_path / "board", create=True)
+    config = EngineConfig(kv_layout=layout, kv_capacity_tokens=1024, max_model_len=128)
+    found = start_paged(config, loaded(tiny_models.build(family)), board)
+    assert (found is not None) == (layout is KVLayout.PAGED)
+    assert board["self_test"] == verdict
+    if found is not None:
+        assert isinstance(found[0].kv_manager(found[1]), BlockManager)
+
+
+def test_pages_that_were_asked_for_and_fail_stop_the_start(tmp_path: Path) -> None:
+    board = StatusBoard(tmp_path / "board", create=True)
+    config = EngineConfig(kv_layout=KVLayout.PAGED, kv_capacity_tokens=1024, max_model_len=128)
+    with pytest.raises(UnsupportedModel, match="gemma2"):
+        start_paged(config, loaded(tiny_models.build("gemma2")), board)
+    assert board["self_test"] == Verdict.FELL_BACK
+
+
+@pytest.mark.parametrize(
+    ("parameters", "types"),
+    [
+        ({"rope_type": "dynamic", "factor": 2.0}, {"dynamic"}),
+        (
+            {"full_attention": {"rope_type": "longrope"}, "sliding_attention": {"rope_type": "default"}},
+            {"longrope", "default"},
+        ),
+        (None, set()),
+    ],
+)
+def test_rope_types_are_found_wherever_they_are_named(parameters: Any, types: set[str]) -> None:
+    class Config:
+        rope_parameters = parameters
+
+    assert rope_types(Config()) == types

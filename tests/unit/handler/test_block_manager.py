@@ -1,0 +1,295 @@
+"""Paged memory under a real scheduler and a pretended model, whose "keys" are the whole history of each token.
+
+Whatever is shared, recycled or evicted: at each step every sequence must find its own history, under its own salt,
+at every position that counts as computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from handler.block_manager import TRASH_PAGE, BlockManager
+from handler.prefix_index import Digest, chain_digest
+from handler.protocol import FinishReason, GenerateRequest, SamplingParams
+from handler.scheduler import ScheduledBatch, Scheduler, SchedulerLimits
+from handler.sequence import Sequence, SequenceStatus
+
+MAX_LEN = 64
+
+
+def sequence(
+    name: str, ids: list[int], max_tokens: int, salt: str = "", reuse: bool = True, scored: bool = False
+) -> Sequence:
+    params = SamplingParams(max_tokens=max_tokens, seed=0, num_prompt_logprobs=0 if scored else None)
+    request = GenerateRequest(name, ids, params, 60.0, cache_salt=salt, reuse_prefix=reuse)
+    return Sequence(request, b"w", 0.0, 60.0)
+
+
+def make(
+    num_seqs: int = 4, budget: int = 64, capacity: int = 256, page: int = 4, digest: Digest = chain_digest
+) -> Scheduler:
+    limits = SchedulerLimits(
+        max_num_seqs=num_seqs,
+        max_num_batched_tokens=budget,
+        max_waiting=100,
+        max_model_len=MAX_LEN,
+        eos_token_ids=frozenset(),
+    )
+    return Scheduler(limits, BlockManager(MAX_LEN, capacity, page, digest))
+
+
+def books(scheduler: Scheduler) -> BlockManager:
+    assert isinstance(scheduler.kv, BlockManager)
+    return scheduler.kv
+
+
+@dataclass
+class PretendedModel:
+    """Writes each token's history where the block table says, and checks what a real one would attend to."""
+
+    scheduler: Scheduler
+    memory: dict[tuple[int, int], tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    owners: dict[tuple[int, int], Sequence] = field(default_factory=dict)
+
+    def play(self, batch: ScheduledBatch) -> list[Sequence]:
+        """One step. Returns who ended."""
+        size = books(self.scheduler).page_size
+        for item in batch.items:
+            seq = item.seq
+            for position in range(item.start, item.start + item.num_tokens):
+                at = (seq.block_table[position // size], position % size)
+                self.memory[at] = (seq.request.cache_salt, tuple(seq.token_ids[: position + 1]))
+                self.owners[at] = seq
+        for item in batch.items:
+            seq = item.seq
+            for position in range(item.start + item.num_tokens):
+                at = (seq.block_table[position // size], position % size)
+                assert self.memory[at] == (seq.request.cache_salt, tuple(seq.token_ids[: position + 1]))
+                assert seq.request.reuse_prefix or self.owners[at] is seq
+                assert self.owners[at].request.reuse_prefix or self.owners[at] is seq
+        self.scheduler.advance(batch)
+        return [
+            item.seq
+            for item in batch.items
+            if item.seq.num_uncomputed == 0
+            and self.scheduler.append_token(item.seq, len(item.seq.token_ids) % 3) is not None
+        ]
+
+    def run(self, *seqs: Sequence) -> None:
+        """Queue these and step until nothing is left."""
+        for seq in seqs:
+            self.scheduler.add(seq)
+        while not self.scheduler.idle:
+            self.play(self.scheduler.schedule())
+            self.scheduler.check_integrity()
+
+
+@dataclass
+class Arrival:
+    """A request, when it comes, and when and how it is torn away, if it is."""
+
+    at: int
+    seq: Sequence
+    end: int | None
+    distrusted: bool
+
+
+@st.composite
+def arrivals(draw: st.DrawFn) -> list[Arrival]:
+    """Prompts over few tokens and with common beginnings, so that prefixes are shared."""
+    stems = draw(st.lists(st.lists(st.integers(0, 1), max_size=40), min_size=1, max_size=3))
+    found = []
+    for i in range(draw(st.integers(1, 12))):
+        ids = (draw(st.sampled_from(stems)) + draw(st.lists(st.integers(0, 2), min_size=1, max_size=12)))[: MAX_LEN - 1]
+        seq = sequence(
+            str(i),
+            ids,
+            draw(st.integers(1, 40)),
+            draw(st.sampled_from(["", "", "tenant"])),
+            draw(st.sampled_from([True, True, True, False])),
+            draw(st.sampled_from([False, False, False, True])),
+        )
+        found.append(Arrival(draw(st.integers(0, 25)), seq, draw(st.none() | st.integers(0, 40)), draw(st.booleans())))
+    return found
+
+
+def colliding_digest(parent: bytes, tokens: bytes) -> bytes:
+    return bytes([chain_digest(parent, tokens)[0] & 3])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    load=arrivals(),
+    num_seqs=st.integers(1, 6),
+    budget=st.integers(1, 40),
+    capacity=st.integers(MAX_LEN, 200),
+    page=st.sampled_from([1, 4, 8, 32]),
+    digest=st.sampled_from([chain_digest, chain_digest, colliding_digest]),
+)
+def test_every_sequence_finds_its_own_history_and_all_memory_comes_back(
+    load: list[Arrival], num_seqs: int, budget: int, capacity: int, page: int, digest: Digest
+) -> None:
+    scheduler = make(num_seqs, budget, capacity, page, digest)
+    model = PretendedModel(scheduler)
+    for step in range(3000):
+        for arrival in load:
+            if arrival.at == step:
+                scheduler.add(arrival.seq)
+            if arrival.end == step and arrival.at <= step:
+                if arrival.distrusted:
+                    books(scheduler).distrust(arrival.seq)
+                scheduler.finish(arrival.seq, FinishReason.ABORTED)
+        batch = scheduler.schedule()
+        scheduler.check_integrity()
+        assert batch.items or scheduler.idle, "work is waiting and nothing is scheduled"
+        model.play(batch)
+        scheduler.check_integrity()
+        if step > 25 and scheduler.idle:
+            break
+    assert scheduler.idle
+    assert scheduler.kv.used_tokens == 0
+    assert all(arrival.seq.status is SequenceStatus.FINISHED for arrival in load)
+    assert 0 <= books(scheduler).prefix_hit_tokens <= books(scheduler).prefix_query_tokens
+
+
+PROMPT = [i % 7 for i in range(21)]
+
+
+@pytest.fixture
+def model() -> PretendedModel:
+    return PretendedModel(make())
+
+
+def test_a_second_equal_prompt_computes_only_what_is_not_in_full_pages(model: PretendedModel) -> None:
+    model.run(sequence("a", PROMPT, 3))
+    again = sequence("b", PROMPT, 3)
+    model.scheduler.add(again)
+    batch = model.scheduler.schedule()
+    assert [(item.start, item.num_tokens) for item in batch.items] == [(20, 1)]
+    assert again.num_cached == 20
+    kv = books(model.scheduler)
+    assert (kv.prefix_query_tokens, kv.prefix_hit_tokens) == (42, 20)
+
+
+def test_the_last_token_is_always_computed(model: PretendedModel) -> None:
+    model.run(sequence("a", PROMPT[:20], 3))
+    again = sequence("b", PROMPT[:20], 3)
+    model.run(again)
+    assert again.num_cached == 16, "the fifth page is cached too, but holds the last token"
+
+
+def test_output_is_reused_by_the_next_turn_of_a_conversation(model: PretendedModel) -> None:
+    first = sequence("a", PROMPT, 12)
+    model.run(first)
+    second = sequence("b", [*first.token_ids, 5, 5, 5], 3)
+    model.run(second)
+    assert second.num_cached == 32, "33 tokens were known, the last of them was never run"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (sequence("a", PROMPT, 3, salt="x"), sequence("b", PROMPT, 3, salt="y")),
+        (sequence("a", PROMPT, 3, reuse=False), sequence("b", PROMPT, 3)),
+        (sequence("a", PROMPT, 3), sequence("b", PROMPT, 3, reuse=False)),
+        (sequence("a", PROMPT, 3), sequence("b", PROMPT, 3, scored=True)),
+        (sequence("a", PROMPT, 3), sequence("b", [6, *PROMPT[1:]], 3)),
+    ],
+    ids=["salt", "writer opts out", "reader opts out", "prompt is scored", "first token differs"],
+)
+def test_what_is_not_shared(first: Sequence, second: Sequence, model: PretendedModel) -> None:
+    model.run(first)
+    model.run(second)
+    assert second.num_cached == 0
+
+
+def test_equal_prompts_that_run_at_once_end_up_on_the_same_pages(model: PretendedModel) -> None:
+    twins = [sequence(str(i), PROMPT, 4) for i in range(3)]
+    for seq in twins:
+        model.scheduler.add(seq)
+    model.play(model.scheduler.schedule())
+    model.scheduler.check_integrity()
+    assert all(seq.block_table[:5] == twins[0].block_table[:5] for seq in twins)
+    assert len({seq.block_table[5] for seq in twins}) == 3
+    assert model.scheduler.kv.used_tokens == (5 + 3) * 4
+    model.run()
+
+
+def test_idle_pages_make_room_and_the_prompt_used_last_survives() -> None:
+    model = PretendedModel(make(capacity=64))
+    for salt in "abc":
+        model.run(sequence(salt, PROMPT, 3, salt=salt))
+    model.run(sequence("again", PROMPT, 3, salt="a"))
+    model.run(sequence("big", [3] * 36, 3))
+    found = [sequence(salt, PROMPT, 1, salt=salt) for salt in "abc"]
+    for seq in found[:1]:
+        model.run(seq)
+    assert found[0].num_cached > 0
+    assert len(books(model.scheduler)._index.match(PROMPT, "b")) == 0
+
+
+def test_a_preempted_sequence_finds_its_own_pages_again() -> None:
+    model = PretendedModel(make(num_seqs=2, capacity=64))
+    old, new = sequence("old", PROMPT, 30, salt="x"), sequence("new", PROMPT, 30)
+    model.scheduler.add(old)
+    model.scheduler.add(new)
+    while new.num_preemptions == 0:
+        model.play(model.scheduler.schedule())
+        model.scheduler.check_integrity()
+    assert old.num_preemptions == 0
+    assert new.num_computed == 0
+    model.run()
+    assert len(new.token_ids) == len(old.token_ids) == 51
+    assert new.num_cached == 0, "what the client is told is about the first admission"
+
+
+def test_pages_of_a_failed_sequence_are_not_found_again(model: PretendedModel) -> None:
+    seq = sequence("a", PROMPT, 30)
+    model.scheduler.add(seq)
+    for _ in range(8):
+        model.play(model.scheduler.schedule())
+    books(model.scheduler).distrust(seq)
+    model.scheduler.finish(seq, FinishReason.ABORTED)
+    model.scheduler.check_integrity()
+    again = sequence("b", PROMPT, 3)
+    model.run(again)
+    assert again.num_cached == 0
+
+
+def test_capacity_below_the_longest_sequence_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_model_len"):
+        BlockManager(64, 63, 8)
+
+
+def broken_books() -> Iterator[tuple[str, Scheduler]]:
+    """Schedulers whose books have been tampered with, one way each."""
+    for what in ("page lost", "page lent twice", "trash page lent", "table too short", "page free and lent", "hashed"):
+        scheduler = make()
+        seq = sequence("a", PROMPT, 4)
+        scheduler.add(seq)
+        scheduler.advance(scheduler.schedule())
+        kv = books(scheduler)
+        if what == "page lost":
+            kv._free.pop()
+        elif what == "page lent twice":
+            kv._refs[seq.block_table[0]] += 1
+        elif what == "trash page lent":
+            seq.block_table[-1] = TRASH_PAGE
+        elif what == "table too short":
+            kv._drop(seq.block_table.pop())
+        elif what == "page free and lent":
+            kv._free[0] = seq.block_table[-1]
+        else:
+            seq.num_hashed_pages += 1
+        yield what, scheduler
+
+
+@pytest.mark.parametrize(("what", "scheduler"), list(broken_books()))
+def test_the_integrity_check_can_fail(what: str, scheduler: Scheduler) -> None:
+    with pytest.raises(RuntimeError):
+        scheduler.check_integrity()
