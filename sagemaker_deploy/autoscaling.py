@@ -169,7 +169,7 @@ def wake_alarm(target: ScalingTarget, policy_arn: str) -> Request:
         "MetricName": metric,
         "Dimensions": [dimension],
         "Statistic": "Maximum",
-        "Period": 60 if not target.is_component else 30,
+        "Period": 60,
         "EvaluationPeriods": 1,
         "Threshold": 1,
         "ComparisonOperator": "GreaterThanOrEqualToThreshold",

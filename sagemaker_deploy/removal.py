@@ -1,4 +1,4 @@
-"""Removing everything a deployment made, in the order SageMaker demands, found by its tag and safe to repeat."""
+"""Removing all that a deployment made, in the order SageMaker demands, found by tag and safe to repeat."""
 
 from __future__ import annotations
 
@@ -106,7 +106,8 @@ class _Removal:
             self._waiter.component(component, self._name)
 
     def endpoint(self, ours_only: bool) -> None:
-        description = describe_endpoint(self._clients, self._name)
+        """An endpoint on the move refuses to be deleted."""
+        description = self._waiter.endpoint(self._name)
         if description is None:
             return
         if ours_only and not is_ours(self._clients, description["EndpointArn"], self._name):
