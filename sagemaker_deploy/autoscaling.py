@@ -11,12 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from botocore.exceptions import ClientError
-
 from sagemaker_deploy.clients import Clients
 from sagemaker_deploy.errors import SpecError
 from sagemaker_deploy.requests import ENDPOINT_TAG, VARIANT, Request, component_name
-from sagemaker_deploy.waiting import is_missing
 
 NAMESPACE = "sagemaker"
 
@@ -187,21 +184,21 @@ def remove_scaling(endpoint: str, clients: Clients) -> Iterator[str]:
     """Deregister both kinds of target, with them their policies, and delete the wake alarm; yield what was
     there.
     """
-    for is_component in (False, True):
-        target = ScalingTarget(endpoint, is_component)
-        if _deregister(clients["application-autoscaling"], target):
-            yield target.resource_id
+    scaling = clients["application-autoscaling"]
+    for target in scalable_targets(endpoint, clients):
+        ids = {key: target[key] for key in ("ServiceNamespace", "ResourceId", "ScalableDimension")}
+        scaling.deregister_scalable_target(**ids)
+        yield str(target["ResourceId"])
     alarm = wake_alarm_name(endpoint)
     if clients["cloudwatch"].describe_alarms(AlarmNames=[alarm])["MetricAlarms"]:
         clients["cloudwatch"].delete_alarms(AlarmNames=[alarm])
         yield alarm
 
 
-def _deregister(scaling: Any, target: ScalingTarget) -> bool:
-    try:
-        scaling.deregister_scalable_target(**target.ids())
-    except ClientError as exc:
-        if is_missing(exc) or "No scalable target" in str(exc):
-            return False
-        raise
-    return True
+def scalable_targets(endpoint: str, clients: Clients) -> list[dict[str, Any]]:
+    """Return what is registered for the endpoint's variant and for its inference component."""
+    ids = [ScalingTarget(endpoint, is_component).resource_id for is_component in (False, True)]
+    reply = clients["application-autoscaling"].describe_scalable_targets(
+        ServiceNamespace=NAMESPACE, ResourceIds=ids
+    )
+    return list(reply["ScalableTargets"])

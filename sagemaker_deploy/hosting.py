@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from sagemaker_deploy.instances import find_instance
 
 MAX_TIMEOUT_S = 3600  # both timeouts, from the service's model
@@ -39,4 +41,4 @@ def host_ami_version(cuda: str, instance_type: str) -> str:
 
 
 def _bounded(seconds: float) -> int:
-    return int(min(MAX_TIMEOUT_S, max(600, seconds)))
+    return min(MAX_TIMEOUT_S, max(600, math.ceil(seconds)))

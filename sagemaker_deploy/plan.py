@@ -110,9 +110,9 @@ def cost_note(spec: DeploySpec) -> str:
         count = str(spec.instance_count)
     return (
         f"{count} x {spec.instance_type}, each billed for its time from start to deletion or scale-in, busy "
-        f"or idle: {spec.instance_count} instance-hour(s) for every hour at the initial size. Stored weights, "
-        "logs and the image are billed apart. Prices: SageMaker's pricing page, real-time inference, for "
-        "your region."
+        f"or idle: {spec.instance_count} instance-hour(s) for every hour at the initial size. "
+        "Stored weights, logs and the image are billed apart. Prices: SageMaker's pricing page, real-time "
+        "inference, for your region."
     )
 
 

@@ -92,7 +92,7 @@ class _Removal:
     def components(self, ours_only: bool) -> None:
         """An endpoint with components cannot be deleted."""
         sagemaker = self._clients.sagemaker
-        if describe_endpoint(self._clients, self._name) is None:
+        if not self._hosts_components():
             return
         reply = sagemaker.list_inference_components(EndpointNameEquals=self._name)
         for item in reply["InferenceComponents"]:
@@ -104,6 +104,16 @@ class _Removal:
                 sagemaker.delete_inference_component, "inference component", InferenceComponentName=component
             )
             self._waiter.component(component, self._name)
+
+    def _hosts_components(self) -> bool:
+        """Only a variant without a model of its own can host them."""
+        endpoint = describe_endpoint(self._clients, self._name)
+        if endpoint is None or "EndpointConfigName" not in endpoint:
+            return False
+        config = self._clients.sagemaker.describe_endpoint_config(
+            EndpointConfigName=endpoint["EndpointConfigName"]
+        )
+        return any("ModelName" not in variant for variant in config["ProductionVariants"])
 
     def endpoint(self, ours_only: bool) -> None:
         """An endpoint on the move refuses to be deleted."""

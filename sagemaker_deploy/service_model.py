@@ -7,6 +7,7 @@ are checked here.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,12 +20,17 @@ def violations(service: str, operation: str, params: Mapping[str, Any]) -> list[
     """Return one sentence for each way in which `params` breaks the API's model; empty if it would be
     accepted.
     """
-    model = botocore.session.get_session().get_service_model(service)
-    shape = model.operation_model(operation).input_shape
+    shape = _service_model(service).operation_model(operation).input_shape
     report = ParamValidator().validate(dict(params), shape)
     if report.has_errors():
         return str(report.generate_report()).splitlines()
     return list(_walk(shape, params, operation))
+
+
+@functools.cache
+def _service_model(service: str) -> Any:
+    """Half a second of JSON, the same for the life of the process."""
+    return botocore.session.get_session().get_service_model(service)
 
 
 def _walk(shape: Any, value: Any, path: str) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sagemaker_deploy.autoscaling import NAMESPACE, ScalingTarget
+from sagemaker_deploy.autoscaling import scalable_targets
 from sagemaker_deploy.clients import Clients
 from sagemaker_deploy.errors import PreflightError
 from sagemaker_deploy.failures import explain
@@ -56,13 +56,9 @@ def _component(name: str, clients: Clients) -> dict[str, Any] | None:
 
 
 def _scaling(name: str, clients: Clients) -> list[dict[str, Any]]:
-    ids = [ScalingTarget(name, is_component).resource_id for is_component in (False, True)]
-    reply = clients["application-autoscaling"].describe_scalable_targets(
-        ServiceNamespace=NAMESPACE, ResourceIds=ids
-    )
     return [
         {"of": target["ResourceId"], "minimum": target["MinCapacity"], "maximum": target["MaxCapacity"]}
-        for target in reply["ScalableTargets"]
+        for target in scalable_targets(name, clients)
     ]
 
 
