@@ -175,7 +175,6 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     num_parameters: int
     max_num_seqs: int
     kv_capacity_tokens: int
-    default_sampling: dict[str, float]
 
 
 _to_engine_encoder = msgspec.msgpack.Encoder()

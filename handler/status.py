@@ -66,11 +66,11 @@ class StatusBoard:
             self._map = mmap.mmap(file.fileno(), _SIZE)
 
     def __getitem__(self, name: str) -> int:
-        value: int = struct.unpack_from("<q", self._map, _OFFSET[name])[0]
+        value: int = struct.unpack_from("q", self._map, _OFFSET[name])[0]
         return value
 
     def __setitem__(self, name: str, value: int) -> None:
-        struct.pack_into("<q", self._map, _OFFSET[name], value)
+        struct.pack_into("q", self._map, _OFFSET[name], value)
 
     @property
     def phase(self) -> Phase:
@@ -103,7 +103,7 @@ class StatusBoard:
 
     def numbers(self) -> dict[str, int]:
         """A snapshot of every number."""
-        return dict(zip(_NUMBERS, struct.unpack_from(f"<{len(_NUMBERS)}q", self._map), strict=True))
+        return dict(zip(_NUMBERS, struct.unpack_from(f"{len(_NUMBERS)}q", self._map), strict=True))
 
     def close(self) -> None:
         """Unmap the file."""

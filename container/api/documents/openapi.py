@@ -1,0 +1,113 @@
+"""The OpenAPI 3.1 document, made of the registered routes and of the types that read and write their bodies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from flask import Flask
+
+from container.api.operation import Operation, operation_of
+from container.version import VERSION
+
+_REF = "#/components/schemas/{name}"
+_REASONS = {
+    400: "The body is not JSON, or a value is not allowed",
+    401: "The API key is missing or wrong",
+    404: "There is no such model",
+    413: "The body is too long",
+    415: "The body is not declared as JSON",
+    422: "A value is not allowed",
+    424: "The engine gave up on this request",
+    429: "The queue is full; Retry-After says when to come back",
+    500: "A fault of the server",
+    503: "The model is not ready; Retry-After says when to come back",
+    504: "The request took too long",
+}
+_PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
+
+
+def build(app: Flask, *, with_key: bool) -> dict[str, Any]:
+    """The document of `app`. `with_key`: routes want the API key where `Operation.keyed` says so."""
+    found = list(_operations(app))
+    types = [kind for _, _, operation in found for kind in _types(operation)]
+    schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
+    schema_of = {id(kind): schema for kind, schema in zip(types, schemas, strict=True)}
+    paths: dict[str, Any] = {}
+    for path, method, operation in found:
+        paths.setdefault(path, {})[method] = _describe(path, method, operation, schema_of, with_key)
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": "tgi-heir", "version": VERSION, "summary": "SageMaker, OpenAI and TGI on one port"},
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+    if with_key:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    return document
+
+
+def _operations(app: Flask) -> Iterator[tuple[str, str, Operation]]:
+    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
+        operation = operation_of(app.view_functions[rule.endpoint])
+        if operation is None:
+            continue
+        path = _PARAMETER.sub(r"{\1}", rule.rule)
+        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+            yield path, method.lower(), operation
+
+
+def _types(operation: Operation) -> list[Any]:
+    whole = (operation.answer, operation.event, operation.error)
+    return [*operation.bodies, *operation.parts, *(kind for kind in whole if kind is not None)]
+
+
+def _describe(
+    path: str, method: str, operation: Operation, schema_of: dict[int, Any], with_key: bool
+) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "operationId": f"{method}{re.sub(r'[^a-z0-9]+', '_', path.lower())}".rstrip("_"),
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "responses": _responses(operation, schema_of, with_key),
+    }
+    names = re.findall(r"\{(\w+)\}", path)
+    if names:
+        described["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+            for name in names
+        ]
+    if operation.bodies:
+        schemas = [schema_of[id(kind)] for kind in operation.bodies]
+        content: dict[str, Any] = {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}
+        if operation.example is not None:
+            content["example"] = operation.example
+        described["requestBody"] = {"required": True, "content": {"application/json": content}}
+    if with_key and operation.keyed:
+        described["security"] = [{"key": []}]
+    return described
+
+
+def _responses(operation: Operation, schema_of: dict[int, Any], with_key: bool) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    if operation.answer is not None:
+        content[operation.answer_media_type] = {"schema": schema_of[id(operation.answer)]}
+    if operation.event is not None:
+        data = {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": schema_of[id(operation.event)],
+        }
+        event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+        content["text/event-stream"] = {"schema": event}
+    responses: dict[str, Any] = {"200": {"description": "The answer"} | ({"content": content} if content else {})}
+    for status in sorted({*operation.errors, *((401,) if with_key and operation.keyed else ())}):
+        media: dict[str, Any] = {}
+        if operation.error is not None:
+            media["application/json"] = {"schema": schema_of[id(operation.error)]}
+        if status in operation.text_errors:
+            media["text/plain"] = {"schema": {"type": "string"}}
+        responses[str(status)] = {"description": _REASONS[status], "content": media}
+    return responses

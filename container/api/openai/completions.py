@@ -1,0 +1,174 @@
+"""POST /v1/completions: the old API that continues a text."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Response, current_app, g, request
+
+from container import sse
+from container.api.openai.chat_response import usage_of
+from container.api.openai.completion_request import Completion, parse_completion
+from container.api.openai.logprobs import CompletionLogprobs
+from container.api.openai.sampling import of_choice, sampling_params
+from container.errors import ServiceError
+from container.fan_out import fan_out
+from container.generation import Delta, Generation, Prompt
+from container.responses import json_response
+from container.served_model import ServedModel
+from container.service import service
+from container.version import FINGERPRINT
+from handler.protocol import FinishReason, TokenLogprob
+
+_FINISH = {FinishReason.LENGTH: "length"}
+
+
+def answer_completion(body: dict[str, Any]) -> Response:
+    """Parse, tokenise, submit; then stream or collect. Raises ServiceError."""
+    g.dialect = "openai"
+    served = service().admit()
+    completion = parse_completion(body, service().settings, served.tokenizer)
+    generations = [
+        service().generate(prompt.with_sampling(of_choice(prompt.sampling, index)), request)
+        for prompt in (_prompt(completion, served, token_ids) for token_ids in completion.prompts)
+        for index in range(completion.num_candidates)
+    ]
+    answer = CompletionAnswer(completion, served, generations)
+    if not completion.request.stream:
+        return json_response(answer.whole())
+    log = current_app.logger
+    return sse.stream(answer.frames(), ServiceError.openai_body, lambda: log.exception("a completion stream failed"))
+
+
+def _prompt(completion: Completion, served: ServedModel, token_ids: list[int]) -> Prompt:
+    wanted = completion.request
+    max_tokens = served.check_length(len(token_ids), completion.max_tokens)
+    num_logprobs = wanted.logprobs
+    if completion.num_candidates > wanted.num_choices and num_logprobs is None:
+        num_logprobs = 0  # best_of ranks by log-probability
+    return Prompt(
+        token_ids=token_ids,
+        sampling=sampling_params(
+            wanted,
+            max_tokens,
+            num_logprobs=num_logprobs,
+            num_prompt_logprobs=wanted.logprobs if wanted.echo else None,
+        ),
+        stop=wanted.stop_strings,
+        timeout_s=service().timeout_s(bool(wanted.stream)),
+    )
+
+
+class CompletionAnswer:
+    """The answer to one request. Candidates of one prompt stand together; without best_of each is a choice."""
+
+    def __init__(self, completion: Completion, served: ServedModel, generations: list[Generation]) -> None:
+        self._completion = completion
+        self._request = completion.request
+        self._tokenizer = served.tokenizer
+        self._generations = generations
+        self._texts = ["" for _ in generations]
+        self._scored: list[list[tuple[int, TokenLogprob | None]]] = [[] for _ in generations]
+        self._reasons: list[str | None] = [None for _ in generations]
+        self._head = {
+            "id": f"cmpl-{secrets.token_hex(12)}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": self._request.model or served.card.model_id,
+            "system_fingerprint": FINGERPRINT,
+        }
+
+    def whole(self) -> dict[str, Any]:
+        """The text_completion object."""
+        for index, delta in fan_out(self._generations):
+            if delta is not None:
+                self._add(index, delta)
+        choices = []
+        for place, index in enumerate(self._chosen()):
+            scored = self._echoed(index) + self._scored[index]
+            text = self._echo_text(index) + self._texts[index]
+            choices.append(self._choice(place, text, scored, CompletionLogprobs(self._tokenizer, 0), index))
+        return {**self._head, "choices": choices, "usage": self._usage()}
+
+    def frames(self) -> Iterator[bytes]:
+        """Chunks of all choices as they come, then usage if wanted, then one [DONE]."""
+        deltas = fan_out(self._generations)
+        lists = [CompletionLogprobs(self._tokenizer, 0) for _ in self._generations]
+        begun: set[int] = set()
+        try:
+            for index, delta in deltas:
+                if delta is None:
+                    yield sse.KEEPALIVE
+                    continue
+                self._add(index, delta)
+                text, scored = delta.text, [(token.id, token.logprob) for token in delta.tokens]
+                if index not in begun:
+                    begun.add(index)
+                    text, scored = self._echo_text(index) + text, self._echoed(index) + scored
+                if text or self._request.logprobs is not None or self._reasons[index] is not None:
+                    yield self._chunk(self._choice(index, text, scored, lists[index], index))
+        finally:
+            deltas.close()
+        if self._request.include_usage:
+            yield sse.frame({**self._head, "choices": [], "usage": self._usage()})
+        yield sse.DONE
+
+    def _add(self, index: int, delta: Delta) -> None:
+        self._texts[index] += delta.text
+        self._scored[index] += [(token.id, token.logprob) for token in delta.tokens]
+        if delta.finish_reason is not None:
+            self._reasons[index] = _FINISH.get(delta.finish_reason, "stop")
+
+    def _chosen(self) -> list[int]:
+        """The `n` best candidates of each prompt by mean log-probability, in the order of the prompts."""
+        per_prompt, wanted = self._completion.num_candidates, self._request.num_choices
+        chosen: list[int] = []
+        for first in range(0, len(self._generations), per_prompt):
+            group = list(range(first, first + per_prompt))
+            if per_prompt > wanted:
+                group = sorted(group, key=self._mean_logprob, reverse=True)[:wanted]
+            chosen += group
+        return chosen
+
+    def _mean_logprob(self, index: int) -> float:
+        values = [found.logprob for _, found in self._scored[index] if found is not None]
+        return sum(values) / max(1, len(values))
+
+    def _echo_text(self, index: int) -> str:
+        if not self._request.echo:
+            return ""
+        return self._tokenizer.decode(self._generations[index].prompt.token_ids, skip_special_tokens=True)
+
+    def _echoed(self, index: int) -> list[tuple[int, TokenLogprob | None]]:
+        """The prompt's tokens with their log-probabilities; the first has none."""
+        generation = self._generations[index]
+        if not self._request.echo or self._request.logprobs is None:
+            return []
+        ids = generation.prompt.token_ids
+        return list(zip(ids, [None, *(generation.prompt_logprobs or [])], strict=False))
+
+    def _choice(
+        self,
+        place: int,
+        text: str,
+        scored: list[tuple[int, TokenLogprob | None]],
+        lists: CompletionLogprobs,
+        index: int,
+    ) -> dict[str, Any]:
+        logprobs = None if self._request.logprobs is None else lists.entries(scored)
+        return {"index": place, "text": text, "logprobs": logprobs, "finish_reason": self._reasons[index]}
+
+    def _chunk(self, choice: dict[str, Any]) -> bytes:
+        chunk: dict[str, Any] = {**self._head, "choices": [choice]}
+        if self._request.continuous_usage:
+            chunk["usage"] = self._usage()
+        elif self._request.include_usage:
+            chunk["usage"] = None
+        return sse.frame(chunk)
+
+    def _usage(self) -> dict[str, Any]:
+        per_prompt = self._completion.num_candidates
+        return usage_of(self._generations[::per_prompt], self._generations)

@@ -1,0 +1,50 @@
+"""What a route does, written at the route itself; the OpenAPI document is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+_ATTRIBUTE = "__operation__"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One route for people and programs. Types are msgspec types, the very ones that read and write the bodies.
+
+    `bodies` are the forms a body may have, `parts` types their schemas name. `answer` is a whole answer of status
+    200, None for an empty one; `event` is one event of a streamed answer. `error` is the body of the statuses in
+    `errors`, of which those in `text_errors` may also come as text/plain. `keyed` routes want the API key.
+    """
+
+    tag: str
+    summary: str
+    bodies: tuple[Any, ...] = ()
+    parts: tuple[Any, ...] = ()
+    answer: Any = None
+    answer_media_type: str = "application/json"
+    event: Any = None
+    error: Any = None
+    errors: tuple[int, ...] = ()
+    text_errors: tuple[int, ...] = ()
+    keyed: bool = True
+    example: Any = None
+
+
+def describe(operation: Operation) -> Callable[[View], View]:
+    """Attach an `Operation` to a view function."""
+
+    def attach(view: View) -> View:
+        setattr(view, _ATTRIBUTE, operation)
+        return view
+
+    return attach
+
+
+def operation_of(view: Callable[..., Any]) -> Operation | None:
+    """The operation a view function was described with."""
+    found: Operation | None = getattr(view, _ATTRIBUTE, None)
+    return found

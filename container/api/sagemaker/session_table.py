@@ -1,0 +1,86 @@
+"""Sticky sessions (sagemaker.md 1.9): which ids this container has given out and until when they hold.
+
+SageMaker sends all calls of one session to one instance, so that what the session has in the prefix cache is found
+again. The table is a directory all web workers of the container share: an empty file for each session, whose time of
+modification is the end of the session.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from container.errors import Overloaded, SessionUnknown
+
+_ID_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An id of letters and digits, and the second since the epoch at which it stops to hold."""
+
+    id: str
+    expires_s: int
+
+    @property
+    def header(self) -> str:
+        """`X-Amzn-SageMaker-New-Session-Id` as SageMaker wants it: `<id>; Expires=YYYY-MM-DDTHH:MM:SSZ`."""
+        end = datetime.fromtimestamp(self.expires_s, UTC)
+        return f"{self.id}; Expires={end:%Y-%m-%dT%H:%M:%SZ}"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTable:
+    """At most `limit` sessions of `life_s` seconds, below `directory`."""
+
+    directory: Path
+    life_s: float
+    limit: int = 1024
+
+    def open(self) -> Session:
+        """A new session. Raises Overloaded if there are too many; ended ones are swept out first."""
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        if self._sweep() >= self.limit:
+            raise Overloaded(f"there are {self.limit} open sessions; close one first", retry_after_s=60)
+        session = Session(secrets.token_hex(_ID_BYTES), int(time.time() + self.life_s))
+        path = self.directory / session.id
+        path.touch(mode=0o600, exist_ok=False)
+        os.utime(path, (session.expires_s, session.expires_s))
+        return session
+
+    def check(self, session_id: str) -> None:
+        """Raises SessionUnknown unless the session is open."""
+        if self._expiry(session_id) <= time.time():
+            raise SessionUnknown(session_id)
+
+    def close(self, session_id: str) -> None:
+        """Raises SessionUnknown unless the session was open."""
+        self.check(session_id)
+        self._path(session_id).unlink(missing_ok=True)
+
+    def _sweep(self) -> int:
+        """Remove what has ended; the number that has not."""
+        now = time.time()
+        num_open = 0
+        for entry in os.scandir(self.directory):
+            if self._expiry(entry.name) > now:
+                num_open += 1
+            else:
+                Path(entry.path).unlink(missing_ok=True)
+        return num_open
+
+    def _expiry(self, session_id: str) -> float:
+        try:
+            return self._path(session_id).stat().st_mtime
+        except (OSError, ValueError):
+            return 0.0
+
+    def _path(self, session_id: str) -> Path:
+        # An id comes from a header: only what `open` can have made may become a file name.
+        if len(session_id) != 2 * _ID_BYTES or not session_id.isascii() or not session_id.isalnum():
+            raise ValueError(session_id)
+        return self.directory / session_id

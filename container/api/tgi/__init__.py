@@ -1,0 +1,23 @@
+"""Text Generation Inference's own API, v3.3.7: /, /generate, /generate_stream, /tokenize, /vertex, /info and kin."""
+
+from container.api.tgi import routes, token_routes, vertex_routes
+from container.api.tgi.answer_types import ErrorAnswer, GenerateAnswer, StreamEvent
+from container.api.tgi.blueprint import blueprint
+from container.api.tgi.generate_request import CompatGenerateBody
+from container.api.tgi.routes import answer_compat_generate, answer_generate
+from container.api.tgi.token_routes import answer_chat_tokenize, answer_tokenize
+
+__all__ = [
+    "CompatGenerateBody",
+    "ErrorAnswer",
+    "GenerateAnswer",
+    "StreamEvent",
+    "answer_chat_tokenize",
+    "answer_compat_generate",
+    "answer_generate",
+    "answer_tokenize",
+    "blueprint",
+    "routes",
+    "token_routes",
+    "vertex_routes",
+]

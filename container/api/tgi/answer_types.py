@@ -1,0 +1,129 @@
+"""What TGI answers, as the types that are encoded and that the OpenAPI document shows (tgi-http-api.md 1.5, 1.6)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+FinishName = Literal["length", "eos_token", "stop_sequence"]
+
+
+class AnswerToken(msgspec.Struct, frozen=True):
+    """A generated token; the logprob is that of the distribution it was drawn from."""
+
+    id: int
+    text: str
+    logprob: float
+    special: bool
+
+
+class PrefillToken(msgspec.Struct, frozen=True):
+    """A prompt token; the first has no logprob."""
+
+    id: int
+    text: str
+    logprob: float | None
+
+
+class BestOfSequence(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the answers that lost against the best."""
+
+    generated_text: str
+    finish_reason: FinishName
+    generated_tokens: int
+    seed: int | None
+    prefill: list[PrefillToken]
+    tokens: list[AnswerToken]
+    top_tokens: list[list[AnswerToken]] | UnsetType = UNSET
+
+
+class Details(msgspec.Struct, frozen=True, kw_only=True):
+    """All about a whole answer; `seed` is null if nothing was drawn."""
+
+    finish_reason: FinishName
+    generated_tokens: int
+    seed: int | None
+    prefill: list[PrefillToken]
+    tokens: list[AnswerToken]
+    best_of_sequences: list[BestOfSequence] | UnsetType = UNSET
+    top_tokens: list[list[AnswerToken]] | UnsetType = UNSET
+
+
+class GenerateAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole answer."""
+
+    generated_text: str
+    details: Details | UnsetType = UNSET
+
+
+class StreamDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """What the last event of a stream adds."""
+
+    finish_reason: FinishName
+    generated_tokens: int
+    seed: int | None
+    input_length: int
+
+
+class StreamEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One token of a stream; `index` starts at 1. The last event has the text and, if asked for, the details."""
+
+    index: int
+    token: AnswerToken
+    top_tokens: list[AnswerToken] | UnsetType = UNSET
+    generated_text: str | None
+    details: StreamDetails | None
+
+
+class SimpleToken(msgspec.Struct, frozen=True):
+    """A token of an input text and the bytes it covers."""
+
+    id: int
+    text: str
+    start: int
+    stop: int
+
+
+class ChatTokenizeAnswer(msgspec.Struct, frozen=True):
+    """A conversation as the model reads it."""
+
+    tokenize_response: list[SimpleToken]
+    templated_text: str
+
+
+class VertexAnswer(msgspec.Struct, frozen=True):
+    """One text for each instance."""
+
+    predictions: list[str]
+
+
+class Info(msgspec.Struct, frozen=True, kw_only=True):
+    """The model and the limits: TGI 3's names, and those of TGI 2 that clients still read."""
+
+    model_id: str
+    model_sha: str | None
+    model_dtype: str
+    model_device_type: str
+    model_pipeline_tag: str | None
+    max_concurrent_requests: int
+    max_best_of: int
+    max_stop_sequences: int
+    max_input_tokens: int
+    max_total_tokens: int
+    max_batch_total_tokens: int
+    validation_workers: int
+    max_client_batch_size: int
+    router: str
+    version: str
+    sha: str | None
+    docker_label: str | None
+    quantize: str
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True):
+    """What went wrong, in words and in one word."""
+
+    error: str
+    error_type: str

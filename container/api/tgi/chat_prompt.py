@@ -1,0 +1,69 @@
+"""A conversation as TGI's own routes take it, rendered by the model's chat template."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from container.api.tgi.answer_types import SimpleToken
+from container.errors import TemplateFailed
+from container.served_model import ServedModel
+from container.text.chat_template import RenderedPrompt, TemplateError
+from container.text.tokenizer import Tokenizer, TokenSpan
+
+_MESSAGE = {
+    "type": "object",
+    "required": ["role", "content"],
+    "properties": {"role": {"enum": ["system", "user", "assistant"]}, "content": {"type": "string", "minLength": 1}},
+}
+
+
+class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
+    """What /chat_tokenize and /vertex read of a chat request; everything else is ignored."""
+
+    messages: Annotated[list[Annotated[dict[str, Any], Meta(extra_json_schema=_MESSAGE)]], Meta(min_length=1)]
+    tools: list[dict[str, Any]] | None = None
+    max_tokens: Annotated[int, Meta(ge=0, le=2**32 - 1)] | None = None
+    seed: Annotated[int, Meta(ge=0)] | None = None
+
+
+def render(chat: ChatBody, served: ServedModel) -> RenderedPrompt:
+    """The prompt. A last message of the assistant is continued, as in TGI. Raises TemplateFailed."""
+    if served.chat_template is None:
+        raise TemplateFailed("template not found")
+    continues = chat.messages[-1].get("role") == "assistant"
+    try:
+        return served.chat_template.render(
+            chat.messages,
+            tools=chat.tools or None,
+            add_generation_prompt=not continues,
+            continue_final_message=continues,
+        )
+    except TemplateError as exc:
+        raise TemplateFailed(str(exc)) from exc
+
+
+def spans(rendered: RenderedPrompt, tokenizer: Tokenizer) -> list[SimpleToken]:
+    """The very tokens `rendered.encode` gives, with the bytes of `rendered.text` each covers."""
+    pieces = [rendered.marked] if rendered.mark is None else rendered.marked.split(rendered.mark)
+    found: list[SimpleToken] = []
+    offset = 0
+    for number, piece in enumerate(pieces):
+        if piece:
+            for span in tokenizer.spans(piece, add_special_tokens=False) if not number else _after(piece, tokenizer):
+                found.append(SimpleToken(span.id, span.text, span.start + offset, span.stop + offset))
+        offset += len(piece.encode("utf-8", "surrogatepass"))
+    return found
+
+
+def _after(piece: str, tokenizer: Tokenizer) -> list[TokenSpan]:
+    """The tokens of `Tokenizer.encode_continuation`, with their spans."""
+    ids = tokenizer.encode_continuation(piece)
+    plain = tokenizer.spans(piece, add_special_tokens=False)
+    if [span.id for span in plain] == ids:
+        return plain
+    # Encoded behind a newline, whose tokens are dropped again.
+    behind = tokenizer.spans("\n" + piece, add_special_tokens=False)[-len(ids) :]
+    return [TokenSpan(span.id, span.text, span.start - 1, span.stop - 1) for span in behind]

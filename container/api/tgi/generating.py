@@ -1,0 +1,122 @@
+"""One TGI request on its way through the engine: checked, tokenised, submitted, collected or streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from flask import request
+from msgspec import UNSET
+
+from container import sse
+from container.api.tgi.answer_fold import AnswerFold
+from container.api.tgi.answer_types import AnswerToken, GenerateAnswer, StreamEvent
+from container.api.tgi.generate_request import sampling_params
+from container.api.tgi.parameter_checks import (
+    check_grammar_support,
+    check_inputs,
+    check_lengths,
+    check_parameters,
+)
+from container.api.tgi.parameters import GenerateParameters
+from container.errors import IncompleteGeneration
+from container.fan_out import fan_out
+from container.generation import Prompt
+from container.served_model import ServedModel
+from container.service import service
+
+
+@dataclass(frozen=True, slots=True)
+class Generating:
+    """A request whose answers run: one `AnswerFold` for each of `best_of`."""
+
+    parameters: GenerateParameters
+    folds: list[AnswerFold]
+
+    def best(self) -> tuple[AnswerFold, list[AnswerFold]]:
+        """Wait for all answers: the one with the best mean logprob, then the others. Raises ServiceError."""
+        collect(self.folds)
+        best = max(self.folds, key=lambda fold: fold.mean_logprob)
+        return best, [fold for fold in self.folds if fold is not best]
+
+    def frames(self) -> Iterator[bytes]:
+        """One event for each token, from index 1. No [DONE]. Raises ServiceError."""
+        (fold,) = self.folds
+        deltas = fold.generation.deltas()
+        index = 0
+        try:
+            for delta in deltas:
+                if delta is None:
+                    yield sse.KEEPALIVE
+                    continue
+                new = fold.add(delta)
+                for i, token in enumerate(new):
+                    index += 1
+                    yield self._event(index, token, fold, i - len(new), last=fold.finished and i == len(new) - 1)
+                if fold.finished and not new:
+                    raise IncompleteGeneration
+        finally:
+            deltas.close()  # type: ignore[attr-defined]
+
+    def _event(self, index: int, token: AnswerToken, fold: AnswerFold, place: int, *, last: bool) -> bytes:
+        """`place` counts from the end of the fold's tokens: -1 is the newest."""
+        event = StreamEvent(
+            index=index,
+            token=token,
+            top_tokens=fold.top_tokens[place] if fold.top_tokens else UNSET,
+            generated_text=fold.text if last else None,
+            details=fold.stream_details() if last and self.parameters.details else None,
+        )
+        return sse.frame(event)
+
+
+def collect(folds: list[AnswerFold]) -> None:
+    """Run all to their end, together. The first that fails ends the others. Raises ServiceError."""
+    for index, delta in fan_out([fold.generation for fold in folds]):
+        if delta is not None:
+            folds[index].add(delta)
+
+
+def start(
+    inputs: str, parameters: GenerateParameters, served: ServedModel, *, streaming: bool, prefix: str
+) -> Generating:
+    """Check and tokenise `inputs` in TGI's order. Nothing runs before an answer is asked for. Raises ServiceError."""
+    settings = service().settings
+    check_parameters(parameters, settings)
+    check_inputs(inputs, parameters, served)
+    token_ids = served.tokenizer.encode(inputs, add_special_tokens=True)
+    if parameters.truncate is not None:
+        token_ids = token_ids[-parameters.truncate :]
+    max_tokens = check_lengths(len(token_ids), parameters, served)
+    check_grammar_support(parameters, settings)
+    return start_tokens(token_ids, parameters, served, max_tokens, streaming=streaming, prefix=prefix)
+
+
+def start_tokens(
+    token_ids: list[int],
+    parameters: GenerateParameters,
+    served: ServedModel,
+    max_tokens: int,
+    *,
+    streaming: bool,
+    prefix: str,
+) -> Generating:
+    """The answers to a prompt that is ready, each with a seed of its own."""
+    folds = []
+    for _ in range(parameters.num_sequences):
+        prompt = Prompt(
+            token_ids=token_ids,
+            sampling=sampling_params(parameters, max_tokens),
+            stop=tuple(parameters.stop),
+            keep_stop=True,
+            show_tokens=True,
+            timeout_s=service().timeout_s(streaming),
+        )
+        folds.append(AnswerFold(service().generate(prompt, request), served.tokenizer, prefix))
+    return Generating(parameters, folds)
+
+
+def whole_answer(best: AnswerFold, losers: list[AnswerFold], parameters: GenerateParameters) -> GenerateAnswer:
+    """The best answer; with details if they, or the prompt's tokens, were asked for."""
+    wanted = parameters.details or parameters.decoder_input_details
+    return GenerateAnswer(generated_text=best.text, details=best.details(losers) if wanted else UNSET)

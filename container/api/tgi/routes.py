@@ -1,0 +1,153 @@
+"""POST /, /predict, /generate, /generate_stream; GET /info."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from flask import Response, current_app, g
+
+from container import sse
+from container.api.operation import Operation, describe
+from container.api.tgi.answer_headers import add_stream_headers, add_whole_headers
+from container.api.tgi.answer_types import ErrorAnswer, GenerateAnswer, Info, StreamEvent
+from container.api.tgi.blueprint import GENERATE_ERRORS, SHAPE_ERRORS, blueprint, read_body
+from container.api.tgi.generate_request import (
+    CompatGenerateBody,
+    GenerateBody,
+    parse_compat_generate,
+    parse_generate,
+)
+from container.api.tgi.generating import start, whole_answer
+from container.api.tgi.parameter_checks import check_before_admission
+from container.errors import ServiceError
+from container.responses import json_response
+from container.service import service
+from container.version import VERSION
+
+_EXAMPLE: dict[str, Any] = {"inputs": "What is deep learning?", "parameters": {"max_new_tokens": 20}}
+
+
+@blueprint.post("/generate")
+@describe(
+    Operation(
+        tag="TGI",
+        summary="Generate a whole answer",
+        bodies=(GenerateBody,),
+        answer=GenerateAnswer,
+        error=ErrorAnswer,
+        errors=GENERATE_ERRORS,
+        text_errors=SHAPE_ERRORS,
+        example=_EXAMPLE,
+    )
+)
+def generate() -> Response:
+    """A whole answer; a `stream` key is ignored, as TGI does."""
+    return answer_generate(read_body(), streaming=False)
+
+
+@blueprint.post("/generate_stream")
+@describe(
+    Operation(
+        tag="TGI",
+        summary="Generate token by token",
+        bodies=(GenerateBody,),
+        event=StreamEvent,
+        error=ErrorAnswer,
+        errors=GENERATE_ERRORS,
+        text_errors=SHAPE_ERRORS,
+        example=_EXAMPLE,
+    )
+)
+def generate_stream() -> Response:
+    """Always a stream."""
+    return answer_generate(read_body(), streaming=True)
+
+
+@blueprint.post("/")
+@blueprint.post("/predict")
+@describe(
+    Operation(
+        tag="TGI",
+        summary="Generate; `stream` decides how",
+        bodies=(CompatGenerateBody,),
+        answer=list[GenerateAnswer],
+        event=StreamEvent,
+        error=ErrorAnswer,
+        errors=GENERATE_ERRORS,
+        text_errors=SHAPE_ERRORS,
+        example=_EXAMPLE,
+    )
+)
+def compat_generate() -> Response:
+    """TGI's compatibility route, also under the name Inference Endpoints use for custom handlers."""
+    return answer_compat_generate(read_body())
+
+
+@blueprint.get("/info")
+@describe(
+    Operation(tag="TGI", summary="The model and the limits", answer=Info, error=ErrorAnswer, errors=(503,), keyed=False)
+)
+def info() -> Response:
+    """The model and the limits, with TGI's names."""
+    served, settings = service().model, service().settings
+    card = served.card
+    return json_response(
+        Info(
+            model_id=card.model_id,
+            model_sha=card.revision,
+            model_dtype=card.dtype,
+            model_device_type=card.device.split(":")[0],
+            model_pipeline_tag="text-generation",
+            max_concurrent_requests=settings.max_concurrent_requests,
+            max_best_of=settings.max_best_of,
+            max_stop_sequences=settings.max_stop_sequences,
+            max_input_tokens=served.max_input_tokens,
+            max_total_tokens=card.max_model_len,
+            max_batch_total_tokens=card.kv_capacity_tokens,
+            validation_workers=settings.web_workers,
+            max_client_batch_size=settings.max_client_batch_size,
+            router="text-generation-router",
+            version=VERSION,
+            sha=None,
+            docker_label=None,
+            quantize=card.quantize,
+        )
+    )
+
+
+def answer_compat_generate(body: dict[str, Any]) -> Response:
+    """The answer of POST /, of which /invocations speaks the same dialect. Raises ServiceError.
+
+    An absent `return_full_text` means true here (tgi-http-api.md 1.7).
+    """
+    g.dialect = "tgi"
+    parsed = parse_compat_generate(body)
+    return _answer(parsed, as_list=True, full_text=True, streaming=parsed.stream)
+
+
+def answer_generate(body: dict[str, Any], *, streaming: bool) -> Response:
+    """The answer of /generate or /generate_stream. Raises ServiceError."""
+    g.dialect = "tgi"
+    return _answer(parse_generate(body), as_list=False, full_text=False, streaming=streaming)
+
+
+def _answer(body: GenerateBody | CompatGenerateBody, *, as_list: bool, full_text: bool, streaming: bool) -> Response:
+    started_s = time.monotonic()
+    parameters = body.parameters
+    check_before_admission(parameters, service().settings, streaming=streaming)
+    served = service().admit()
+    wanted = parameters.return_full_text
+    prefix = body.inputs if (full_text if wanted is None else wanted) else ""
+    generating = start(body.inputs, parameters, served, streaming=streaming, prefix=prefix)
+    compute_type = service().settings.compute_type or served.card.device.split(":")[0]
+    if streaming:
+        log = current_app.logger
+        response = sse.stream(generating.frames(), ServiceError.tgi_body, lambda: log.exception("a stream failed"))
+        add_stream_headers(response, compute_type, body.inputs)
+        return response
+    best, losers = generating.best()
+    whole = whole_answer(best, losers, parameters)
+    response = json_response([whole] if as_list else whole)
+    add_whole_headers(response, compute_type, body.inputs, best.generation, started_s)
+    return response

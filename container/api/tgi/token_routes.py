@@ -1,0 +1,76 @@
+"""POST /tokenize and /chat_tokenize."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from flask import Response, g
+
+from container.api.operation import Operation, describe
+from container.api.tgi.answer_types import ChatTokenizeAnswer, ErrorAnswer, SimpleToken
+from container.api.tgi.blueprint import READ_ERRORS, SHAPE_ERRORS, blueprint, read_body
+from container.api.tgi.body_shape import shaped
+from container.api.tgi.chat_prompt import ChatBody, render, spans
+from container.responses import json_response
+from container.service import service
+
+
+class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A generate request, of which only the text is read."""
+
+    inputs: str
+    parameters: dict[str, Any] = {}
+
+
+@blueprint.post("/tokenize")
+@describe(
+    Operation(
+        tag="TGI",
+        summary="The tokens of a text",
+        bodies=(TokenizeBody,),
+        answer=list[SimpleToken],
+        error=ErrorAnswer,
+        errors=READ_ERRORS,
+        text_errors=SHAPE_ERRORS,
+        example={"inputs": "What is deep learning?"},
+    )
+)
+def tokenize() -> Response:
+    """With the special tokens the tokenizer adds."""
+    return answer_tokenize(read_body())
+
+
+@blueprint.post("/chat_tokenize")
+@describe(
+    Operation(
+        tag="TGI",
+        summary="The tokens of a conversation",
+        bodies=(ChatBody,),
+        answer=ChatTokenizeAnswer,
+        error=ErrorAnswer,
+        errors=READ_ERRORS,
+        text_errors=SHAPE_ERRORS,
+        example={"messages": [{"role": "user", "content": "What is deep learning?"}]},
+    )
+)
+def chat_tokenize() -> Response:
+    """Rendered by the model's chat template."""
+    return answer_chat_tokenize(read_body())
+
+
+def answer_tokenize(body: dict[str, Any]) -> Response:
+    """No parameter counts here, not even `truncate`, as in TGI. Raises ServiceError."""
+    g.dialect = "tgi"
+    parsed = shaped(body, TokenizeBody)
+    found = service().model.tokenizer.spans(parsed.inputs, add_special_tokens=True)
+    return json_response([SimpleToken(span.id, span.text, span.start, span.stop) for span in found])
+
+
+def answer_chat_tokenize(body: dict[str, Any]) -> Response:
+    """The template writes the special tokens; the tokenizer adds none. Raises ServiceError."""
+    g.dialect = "tgi"
+    chat = shaped(body, ChatBody)
+    served = service().model
+    rendered = render(chat, served)
+    return json_response(ChatTokenizeAnswer(spans(rendered, served.tokenizer), rendered.text))

@@ -1,0 +1,88 @@
+"""POST /vertex: Google's instances-and-predictions envelope (router/src/vertex.rs)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from flask import Response
+from msgspec import Meta
+
+from container.api.operation import Operation, describe
+from container.api.tgi.answer_types import ErrorAnswer, VertexAnswer
+from container.api.tgi.blueprint import GENERATE_ERRORS, SHAPE_ERRORS, blueprint, read_body
+from container.api.tgi.body_shape import shaped
+from container.api.tgi.chat_prompt import ChatBody, render
+from container.api.tgi.generate_request import Inputs
+from container.api.tgi.generating import Generating, collect, start, start_tokens
+from container.api.tgi.parameter_checks import check_lengths, check_parameters
+from container.api.tgi.parameters import GenerateParameters
+from container.errors import EmptyInstances
+from container.responses import json_response
+from container.served_model import ServedModel
+from container.service import service
+
+_INSTANCE = {"anyOf": [{"$ref": "#/components/schemas/VertexInputs"}, {"$ref": "#/components/schemas/ChatBody"}]}
+
+
+class VertexInputs(msgspec.Struct, frozen=True, kw_only=True):
+    """A text to go on with. Of the parameters only `max_new_tokens` and `seed` count."""
+
+    inputs: Inputs
+    parameters: GenerateParameters = GenerateParameters()
+
+
+class VertexBody(msgspec.Struct, frozen=True, kw_only=True):
+    """Each instance is `inputs` with `parameters`, or a chat request."""
+
+    instances: Annotated[
+        list[Annotated[dict[str, Any], Meta(extra_json_schema=_INSTANCE)]],
+        Meta(extra_json_schema={"minItems": 1}),
+    ]
+
+
+@blueprint.post("/vertex")
+@describe(
+    Operation(
+        tag="TGI",
+        summary="Generate for several instances",
+        bodies=(VertexBody,),
+        parts=(VertexInputs, ChatBody),
+        answer=VertexAnswer,
+        error=ErrorAnswer,
+        errors=GENERATE_ERRORS,
+        text_errors=SHAPE_ERRORS,
+        example={"instances": [{"inputs": "What is deep learning?", "parameters": {"max_new_tokens": 20}}]},
+    )
+)
+def vertex() -> Response:
+    """One text for each instance, in order."""
+    body = shaped(read_body(), VertexBody)
+    instances = [_instance(instance, i) for i, instance in enumerate(body.instances)]
+    if not instances:
+        raise EmptyInstances
+    served = service().admit()
+    folds = [fold for instance in instances for fold in _start(instance, served).folds]
+    collect(folds)
+    return json_response(VertexAnswer([fold.text for fold in folds]))
+
+
+def _instance(instance: dict[str, Any], number: int) -> VertexInputs | ChatBody:
+    place: tuple[str, int] = ("instances", number)
+    return shaped(instance, VertexInputs, place) if "inputs" in instance else shaped(instance, ChatBody, place)
+
+
+def _start(instance: VertexInputs | ChatBody, served: ServedModel) -> Generating:
+    if isinstance(instance, VertexInputs):
+        given = instance.parameters
+        return start(instance.inputs, _parameters(given.max_new_tokens, given.seed), served, streaming=False, prefix="")
+    parameters = _parameters(instance.max_tokens, instance.seed)
+    check_parameters(parameters, service().settings)
+    token_ids = render(instance, served).encode(served.tokenizer)
+    max_tokens = check_lengths(len(token_ids), parameters, served)
+    return start_tokens(token_ids, parameters, served, max_tokens, streaming=False, prefix="")
+
+
+def _parameters(max_new_tokens: int | None, seed: int | None) -> GenerateParameters:
+    """TGI always samples here."""
+    return GenerateParameters(do_sample=True, max_new_tokens=max_new_tokens, seed=seed)

@@ -1,0 +1,135 @@
+"""The Flask application: dialects, the API key, and the one place where exceptions become answers."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+
+from flask import Flask, Response, current_app, g, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
+from werkzeug.exceptions import NotFound as WerkzeugNotFound
+
+from container import health, metrics
+from container.api import documents, openai, sagemaker, tgi
+from container.errors import (
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    ServiceError,
+    Unauthorized,
+)
+from container.generation import ClientDisconnected
+from container.responses import json_response
+from container.run_dir import RunDir
+from container.service import Service
+from container.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody receives it
+
+
+def create_app(settings: Settings, run_dir: RunDir) -> Flask:
+    """An application whose engine is found through `run_dir`. Made in each worker, after the fork."""
+    app = Flask("container", static_folder=None)
+    app.url_map.strict_slashes = False
+    app.extensions["service"] = Service(settings, run_dir)
+    dialects = (openai.blueprint, tgi.blueprint, sagemaker.blueprint)
+    for blueprint in (health.blueprint, metrics.blueprint, *dialects, documents.blueprint, documents.pages):
+        app.register_blueprint(blueprint)
+    app.register_error_handler(Exception, _on_error)
+    app.before_request(_ApiKey(settings.api_key))
+    app.after_request(_Cors(settings.cors_allow_origin))
+    return app
+
+
+# What TGI answers without a key: health, numbers, documents, and which model this is.
+_OPEN_BLUEPRINTS = {
+    blueprint.name for blueprint in (health.blueprint, metrics.blueprint, documents.blueprint, documents.pages)
+}
+_OPEN_ENDPOINTS = {"tgi.info", "openai.models", "openai.model"}
+
+
+class _ApiKey:
+    """Lets requests through that carry the key or generate nothing."""
+
+    def __init__(self, key: str | None) -> None:
+        self._digest = None if key is None else _digest(key)
+
+    def __call__(self) -> None:
+        if self._digest is None or request.method == "OPTIONS":
+            return
+        if request.blueprint in _OPEN_BLUEPRINTS or request.endpoint in _OPEN_ENDPOINTS:
+            return
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(_digest(given.strip()), self._digest):
+            raise Unauthorized("missing or wrong API key; send `Authorization: Bearer <API_KEY>`")
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+class _Cors:
+    """Any origin with "*", else those of a list: browsers take one origin, so it is the caller's if it is listed."""
+
+    def __init__(self, origins: str) -> None:
+        self._origins = [origin.strip() for origin in origins.split(",")]
+
+    def __call__(self, response: Response) -> Response:
+        origin = request.headers.get("Origin", "")
+        if "*" in self._origins:
+            response.headers["Access-Control-Allow-Origin"] = "*"
+        else:
+            response.headers.add("Vary", "Origin")
+            if origin in self._origins:
+                response.headers["Access-Control-Allow-Origin"] = origin
+        if request.method == "OPTIONS":
+            response.headers["Access-Control-Allow-Methods"] = "GET, POST"
+            response.headers["Access-Control-Allow-Headers"] = "content-type, authorization"
+        return response
+
+
+def _on_error(exc: Exception) -> Response:
+    """Any exception as an answer in the dialect of the request."""
+    if isinstance(exc, ClientDisconnected):
+        return Response(status=_CLIENT_CLOSED_REQUEST)
+    error = exc if isinstance(exc, ServiceError) else _translate(exc)
+    if request.method == "POST" and request.url_rule is not None and not g.get("submitted"):
+        metrics.count_refused(error.tgi_type)
+    return error_response(error)
+
+
+def _translate(exc: Exception) -> ServiceError:
+    if isinstance(exc, WerkzeugNotFound):
+        return NotFound(f"there is no route {request.method} {request.path[:200]}")
+    if isinstance(exc, WerkzeugMethodNotAllowed):
+        return MethodNotAllowed(f"{request.path[:200]} does not take {request.method}")
+    if isinstance(exc, HTTPException) and exc.code is not None and exc.code < 500:
+        return InvalidRequest(exc.name)
+    logger.exception("unexpected error in %s %s", request.method, request.path)
+    return InternalError()
+
+
+def error_response(error: ServiceError) -> Response:
+    """`error` in the dialect the request speaks."""
+    dialect = g.get("dialect") or ("openai" if request.path.startswith("/v1") else "tgi")
+    if dialect == "openai":
+        response = json_response(error.openai_body(), error.status)
+    elif (text := error.tgi_text()) is not None:
+        response = Response(text, status=error.tgi_status, mimetype="text/plain")
+    else:
+        response = json_response(error.tgi_body(), error.tgi_status)
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, MethodNotAllowed):
+        response.headers["Allow"] = ", ".join(sorted(_allowed_methods()))
+    return response
+
+
+def _allowed_methods() -> list[str]:
+    adapter = current_app.create_url_adapter(request)
+    return [] if adapter is None else list(adapter.allowed_methods())

@@ -1,0 +1,158 @@
+"""The web worker's end of the socket: one DEALER, one greenlet that reads it, one inbox for each request.
+
+Everything here runs in the worker's single thread on gevent; sends never block. A second greenlet watches the
+status board: when the engine dies or a new one starts (its epoch rises), every open request ends with `Failed`,
+and the client moves to the new engine's socket. The socket's path holds the epoch, so no frame of an old engine
+can ever reach a request of a new one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import msgspec
+import zmq.green as zmq
+from gevent.queue import Empty, SimpleQueue
+
+from container.run_dir import RunDir
+from handler.protocol import (
+    Abort,
+    ErrorCode,
+    Failed,
+    FromEngine,
+    GenerateRequest,
+    Rejected,
+    StepOutput,
+    decode_from_engine,
+    encode,
+)
+from handler.status import Phase, StatusBoard
+
+logger = logging.getLogger(__name__)
+
+_WATCH_INTERVAL_S = 0.1
+
+
+class Reply:
+    """What the engine sends for one request, in order, ending with one terminal message."""
+
+    def __init__(self, request_id: str, on_close: Callable[[Reply], None]) -> None:
+        self.request_id = request_id
+        self.inbox: SimpleQueue[FromEngine] = SimpleQueue()
+        self.finished = False
+        self._on_close = on_close
+
+    def messages(self, tick_s: float) -> Iterator[FromEngine | None]:
+        """The messages; None whenever `tick_s` seconds pass without one, so that the caller can look around."""
+        while not self.finished:
+            try:
+                message = self.inbox.get(timeout=tick_s)
+            except Empty:
+                yield None
+                continue
+            self.finished = not isinstance(message, StepOutput) or message.finish_reason is not None
+            yield message
+
+    def close(self) -> None:
+        """Forget the request; aborts it in the engine unless it has finished. Safe to call twice."""
+        self._on_close(self)
+
+
+class EngineClient:
+    """Submits requests to the engine and routes its messages back."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self._run_dir = run_dir
+        self.board = StatusBoard(run_dir.board)
+        self._context = zmq.Context()
+        self._socket: Any = None
+        self._reader: gevent.Greenlet | None = None
+        self._epoch = 0
+        self._replies: dict[str, Reply] = {}
+        self.num_stray_messages = 0
+        self._watcher = gevent.spawn(self._watch)
+
+    @property
+    def num_open(self) -> int:
+        """Requests of this worker that have not ended."""
+        return len(self._replies)
+
+    def submit(self, request: GenerateRequest) -> Reply:
+        """Send a request. If the engine cannot be reached the reply's first message is `Failed`."""
+        reply = Reply(request.request_id, self._forget)
+        self._replies[request.request_id] = reply
+        if not self._send([request]):
+            reply.inbox.put(Failed(request.request_id, ErrorCode.ENGINE_DEAD, "the engine is not running"))
+        return reply
+
+    def _send(self, messages: list[GenerateRequest] | list[Abort]) -> bool:
+        self._follow_epoch()
+        if self._socket is None:
+            return False
+        try:
+            self._socket.send(encode(messages), zmq.NOBLOCK)  # type: ignore[arg-type]
+        except zmq.Again:
+            return False
+        return True
+
+    def _forget(self, reply: Reply) -> None:
+        known = self._replies.pop(reply.request_id, None)
+        if known is not None and not reply.finished:
+            reply.finished = True
+            self._send([Abort(reply.request_id)])
+
+    def _follow_epoch(self) -> None:
+        """Move to the engine of the board's epoch, if it is another one and ready."""
+        epoch = self.board["epoch"]
+        if epoch == self._epoch or self.board.phase is not Phase.READY:
+            return
+        self._disconnect()
+        self._epoch = epoch
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.connect(f"ipc://{self._run_dir.socket(epoch)}")
+        self._reader = gevent.spawn(self._read, self._socket)
+
+    def _disconnect(self) -> None:
+        if self._reader is not None:
+            self._reader.kill(block=False)
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = self._reader = None
+
+    def _read(self, socket: Any) -> None:
+        while True:
+            try:
+                messages = decode_from_engine(socket.recv())
+            except msgspec.MsgspecError:
+                logger.exception("the engine sent a frame that does not decode")
+                continue
+            for message in messages:
+                self._deliver(message)
+
+    def _deliver(self, message: StepOutput | Rejected | Failed) -> None:
+        reply = self._replies.get(message.request_id)
+        if reply is None:
+            self.num_stray_messages += 1  # tokens of a request that was aborted a moment ago
+        else:
+            reply.inbox.put(message)
+
+    def _watch(self) -> None:
+        """End open requests as soon as the engine that has them is gone."""
+        while True:
+            gevent.sleep(_WATCH_INTERVAL_S)
+            if self._epoch and (self.board["epoch"] != self._epoch or self.board.phase is not Phase.READY):
+                self._disconnect()
+                self._epoch = 0
+                for reply in list(self._replies.values()):
+                    reply.inbox.put(Failed(reply.request_id, ErrorCode.ENGINE_DEAD, "the engine stopped"))
+
+    def close(self) -> None:
+        """Stop both greenlets and close the socket."""
+        self._watcher.kill()
+        self._disconnect()
+        self._context.term()
+        self.board.close()

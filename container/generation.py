@@ -1,0 +1,182 @@
+"""Token ids in, text out: submit a request, detokenise what comes back, find stop strings, abort when it is over.
+
+This is the middle of the web side. Dialects build a `Generation` and fold or stream its deltas; nothing here knows
+JSON or HTTP.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
+
+from container.engine_client import EngineClient
+from container.errors import from_engine
+from container.text.detokenizer import IncrementalDetokenizer
+from container.text.stop_strings import StopStrings
+from container.text.tokenizer import Tokenizer
+from handler.protocol import FinishReason, GenerateRequest, SamplingParams, StepOutput, TokenLogprob
+
+# How often a waiting request looks whether its client is still there.
+_TICK_S = 0.1
+KEEPALIVE_S = 15.0
+
+
+class ClientDisconnected(Exception):
+    """The client closed its connection; nobody is left to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token. `text` is what it adds to the text with special tokens shown, "" while incomplete."""
+
+    id: int
+    text: str
+    special: bool
+    logprob: TokenLogprob | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New text and tokens; the last one has a `finish_reason`."""
+
+    text: str
+    tokens: list[Token]
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(slots=True)
+class Timings:
+    """Seconds of one request: in the queue, in the model, and overall; filled in as they become known."""
+
+    started_s: float = field(default_factory=time.monotonic)
+    queue_s: float = 0.0
+    inference_s: float = 0.0
+    first_token_s: float | None = None
+
+    @property
+    def total_s(self) -> float:
+        """Since the request arrived."""
+        return time.monotonic() - self.started_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What to generate from and how: one choice of one request.
+
+    `keep_stop` leaves a stop string that ends the text in it (TGI); `show_tokens` asks for the text of each token;
+    `show_special` leaves control tokens in the text.
+    """
+
+    token_ids: list[int]
+    sampling: SamplingParams
+    stop: tuple[str, ...] = ()
+    keep_stop: bool = False
+    show_tokens: bool = False
+    show_special: bool = False
+    timeout_s: float = 55.0
+    cache_salt: str = ""
+
+    def with_sampling(self, sampling: SamplingParams) -> Prompt:
+        """The same prompt, to be sampled otherwise."""
+        return replace(self, sampling=sampling)
+
+
+class Generation:
+    """One running choice. Iterate `deltas()`; leaving the iteration early aborts it in the engine."""
+
+    def __init__(
+        self,
+        client: EngineClient,
+        tokenizer: Tokenizer,
+        prompt: Prompt,
+        connected: Callable[[], bool],
+        on_end: Callable[[Generation, str | None], None] = lambda _generation, _error_type: None,
+        eos_token_ids: Collection[int] = (),
+    ) -> None:
+        """`on_end` is told once how it ended: None for a finished answer, else TGI's error type or "dropped"."""
+        self.prompt = prompt
+        self.timings = Timings()
+        self.num_tokens = 0
+        self.num_cached_tokens = 0
+        self.prompt_logprobs: list[TokenLogprob] | None = None
+        self._client = client
+        self._connected = connected
+        self._on_end = on_end
+        self._tokenizer = tokenizer
+        # These end the text and are no part of it. A grammar that is complete ends with a token that is.
+        self._end_token_ids = {*eos_token_ids, *prompt.sampling.stop_token_ids}
+        self._text = IncrementalDetokenizer(tokenizer, skip_special_tokens=not prompt.show_special)
+        self._raw = IncrementalDetokenizer(tokenizer, skip_special_tokens=False) if prompt.show_tokens else None
+        self._stop = StopStrings(prompt.stop, keep=prompt.keep_stop)
+
+    def deltas(self) -> Iterator[Delta | None]:
+        """The answer piece by piece; None after each `KEEPALIVE_S` of silence.
+
+        Raises ServiceError if the engine refuses or fails, ClientDisconnected if the client has gone.
+        """
+        request = GenerateRequest(
+            secrets.token_hex(16),
+            self.prompt.token_ids,
+            self.prompt.sampling,
+            self.prompt.timeout_s,
+            self.prompt.cache_salt,
+        )
+        reply = self._client.submit(request)
+        silent_since = time.monotonic()
+        error_type: str | None = "dropped"
+        try:
+            for message in reply.messages(_TICK_S):
+                if not self._connected():
+                    raise ClientDisconnected
+                if message is None:
+                    if time.monotonic() - silent_since >= KEEPALIVE_S:
+                        silent_since = time.monotonic()
+                        yield None
+                    continue
+                if not isinstance(message, StepOutput):
+                    error = from_engine(message)
+                    error_type = error.tgi_type
+                    raise error
+                silent_since = time.monotonic()
+                delta = self._take(message)
+                if delta.finish_reason is not None:
+                    error_type = None
+                yield delta
+                if delta.finish_reason is not None:
+                    return
+        finally:
+            reply.close()
+            self._on_end(self, error_type)
+
+    def _take(self, output: StepOutput) -> Delta:
+        """Turn the tokens of one step into text, up to a stop string."""
+        if self.timings.first_token_s is None:
+            self.timings.first_token_s = self.timings.total_s
+            self.num_cached_tokens = output.num_cached_tokens
+        if output.prompt_logprobs is not None:
+            self.prompt_logprobs = output.prompt_logprobs
+        self.timings.queue_s = output.queue_time_s
+        self.timings.inference_s = output.inference_time_s
+        pieces: list[str] = []
+        tokens: list[Token] = []
+        reason = output.finish_reason
+        for i, token_id in enumerate(output.token_ids):
+            last = i == len(output.token_ids) - 1
+            self.num_tokens += 1
+            tokens.append(self._token(token_id, output.logprobs[i] if output.logprobs else None))
+            if not (last and reason in {FinishReason.EOS, FinishReason.STOP_TOKEN} and token_id in self._end_token_ids):
+                pieces.append(self._stop.push(self._text.push([token_id])))
+            if self._stop.matched is not None:
+                return Delta("".join(pieces), tokens, FinishReason.STOP_STRING)
+        if reason is not None:
+            pieces.append(self._stop.push(self._text.finish()))
+            pieces.append(self._stop.flush())
+            if self._stop.matched is not None:
+                reason = FinishReason.STOP_STRING
+        return Delta("".join(pieces), tokens, reason)
+
+    def _token(self, token_id: int, logprob: TokenLogprob | None) -> Token:
+        text = "" if self._raw is None else self._raw.push([token_id])
+        return Token(token_id, text, self._tokenizer.is_special(token_id), logprob)

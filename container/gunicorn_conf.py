@@ -1,0 +1,51 @@
+"""gunicorn's configuration, started by PID 1 with `--config python:container.gunicorn_conf`."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Imported here, in gunicorn's own process, so that every worker has it at once after the fork. Importing makes no
+# thread, socket or context; those are made in the worker.
+from prometheus_client import multiprocess
+
+from container.app import create_app
+from container.run_dir import LISTEN_FD_VARIABLE, RUN_DIR_VARIABLE, WORKERS_VARIABLE, RunDir
+from container.settings import Settings
+from handler.lifeline import die_with_parent
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+# The socket is open before gunicorn starts, so the port never refuses a connection while it loads.
+bind = f"fd://{os.environ.get(LISTEN_FD_VARIABLE, '0')}"
+worker_class = "gevent"
+workers = int(os.environ.get(WORKERS_VARIABLE, "2"))
+worker_connections = 2000
+# A heartbeat of the worker's event loop, not a limit on requests.
+timeout = 60
+graceful_timeout = 2
+keepalive = 75
+backlog = 2048
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a heartbeat file, mode 0600
+control_socket_disable = True
+preload_app = False
+accesslog = None
+loglevel = "warning"
+
+
+def on_starting(_server: object) -> None:
+    """gunicorn's hook, in its own process: without PID 1 nobody would ever stop it. Workers follow gunicorn."""
+    die_with_parent(signal.SIGTERM)
+
+
+def child_exit(_server: object, worker: object) -> None:
+    """gunicorn's hook: a dead worker's gauges go, its counters stay."""
+    multiprocess.mark_process_dead(worker.pid)  # type: ignore[attr-defined,no-untyped-call]
+
+
+def application() -> Flask:
+    """The WSGI application; called in each worker after the fork, when gevent has patched the process."""
+    return create_app(Settings.from_environ(os.environ), RunDir(Path(os.environ[RUN_DIR_VARIABLE])))

@@ -1,0 +1,74 @@
+"""PID 1 of the container: `python -m container.serve [serve] [--model-id ...]`.
+
+Reads the settings, opens the port, then hands over to the supervisor. The port is open before anything is loaded:
+SageMaker wants a connection within 250 ms and an answer to /ping within 2 s from the first second on.
+
+Exit codes: 0 after SIGTERM or SIGINT; 2 bad settings; 3 bad model; 4 port in use; 5 no writable directory;
+70 crashed too often.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+from container import tgi_environment
+from container.run_dir import RunDir
+from container.settings import Settings, SettingsError
+from container.supervisor import Supervisor
+
+logger = logging.getLogger("container")
+
+EXIT_SETTINGS = 2
+EXIT_PORT = 4
+EXIT_NOT_WRITABLE = 5
+
+
+def main(arguments: list[str]) -> int:
+    """Serve. `arguments` are ["serve"], which is how SageMaker starts a container, and those of TGI's launcher."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        # Into the environment, where the web workers read their settings too.
+        os.environ.update(tgi_environment.read_arguments(arguments))
+        os.environ.update(tgi_environment.translate(os.environ))
+        ignored = tgi_environment.check(os.environ)
+        settings = Settings.from_environ(os.environ)
+    except SettingsError as exc:
+        logger.error("%s", exc)
+        return EXIT_SETTINGS
+    logging.getLogger().setLevel(settings.log_level)
+    for line in ignored:
+        logger.warning("%s", line)
+    try:
+        listener = _listen(settings.host, settings.port)
+    except OSError as exc:
+        logger.error("port %d on %s cannot be opened: %s", settings.port, settings.host, exc.strerror)
+        return EXIT_PORT
+    try:
+        run_dir = Path(tempfile.mkdtemp(prefix="heir-"))
+    except OSError as exc:
+        logger.error("no directory can be written to for sockets and state: %s", exc.strerror or exc)
+        return EXIT_NOT_WRITABLE
+    try:
+        return Supervisor(settings, RunDir(run_dir), listener.fileno()).run()
+    finally:
+        listener.close()
+        shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen(2048)
+    return listener
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,123 @@
+"""What every route of a web worker shares: settings, the engine client, the model's text side, readiness."""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+from typing import Any
+
+import gevent
+from flask import Request, current_app, g
+from gevent import monkey
+
+from container import metrics
+from container.engine_client import EngineClient
+from container.errors import NotReady, Overloaded
+from container.generation import Generation, Prompt
+from container.run_dir import RunDir
+from container.served_model import ServedModel
+from container.settings import Settings
+from container.text.chat_template import TemplateError
+from container.text.tokenizer import TokenizerError
+from handler.status import Phase, StatusBoard
+
+logger = logging.getLogger(__name__)
+
+_LOAD_INTERVAL_S = 0.05
+# gevent's poll would yield to other greenlets; this one only looks.
+_poll = monkey.get_original("select", "poll")
+_PEER_CLOSED = select.POLLRDHUP | select.POLLHUP | select.POLLERR
+
+
+class Service:
+    """One for each web worker, made after the fork."""
+
+    def __init__(self, settings: Settings, run_dir: RunDir) -> None:
+        self.settings = settings
+        self.client = EngineClient(run_dir)
+        self.sessions_dir = run_dir.sessions
+        self._card_path = run_dir.card
+        self._model: ServedModel | None = None
+        self._model_epoch = 0
+        gevent.spawn(self._load_model)
+
+    @property
+    def board(self) -> StatusBoard:
+        """The engine's state."""
+        return self.client.board
+
+    @property
+    def ready(self) -> bool:
+        """True if a request can be generated now."""
+        return self.board.ready and self._model is not None
+
+    @property
+    def model(self) -> ServedModel:
+        """The loaded model. Raises NotReady until there is one and while the engine does not run."""
+        if self._model is None or not self.ready:
+            raise NotReady(f"the model is not ready: {self.phase_name}", retry_after_s=2)
+        return self._model
+
+    @property
+    def phase_name(self) -> str:
+        """One word for where the server's life has got to."""
+        if self.board["draining"]:
+            return "draining"
+        phase = self.board.phase
+        if phase is Phase.READY and self._model is None:
+            phase = Phase.WARMING
+        return phase.name.lower()
+
+    def admit(self) -> ServedModel:
+        """The model, if there is room for one more request. Raises NotReady or Overloaded before any work is done."""
+        model = self.model
+        in_flight = self.board["running"] + self.board["waiting"]
+        if in_flight >= self.settings.max_concurrent_requests:
+            raise Overloaded("Model is overloaded", retry_after_s=1)
+        return model
+
+    def generate(self, prompt: Prompt, request: Request) -> Generation:
+        """Start nothing yet: the generation is submitted when its deltas are first asked for."""
+        model = self.model
+        g.submitted = True
+        connected = _connection_check(request)
+        eos_token_ids = model.card.eos_token_ids
+        return Generation(self.client, model.tokenizer, prompt, connected, metrics.observe, eos_token_ids)
+
+    def timeout_s(self, streaming: bool) -> float:
+        """How long an answer may take."""
+        return self.settings.stream_timeout_s if streaming else self.settings.request_timeout_s
+
+    def _load_model(self) -> None:
+        """Load the text side once for each engine epoch, off the event loop: large vocabularies take a second."""
+        while True:
+            epoch = self.board["epoch"]
+            if self.board.phase is Phase.READY and epoch != self._model_epoch:
+                pool = gevent.get_hub().threadpool
+                try:
+                    self._model = pool.apply(ServedModel.load, (self._card_path, self.settings))
+                except (OSError, TokenizerError, TemplateError) as exc:
+                    logger.error("the model's tokenizer or chat template cannot be used: %s", exc)
+                self._model_epoch = epoch
+            gevent.sleep(_LOAD_INTERVAL_S)
+
+
+def service() -> Service:
+    """The worker's service, from inside a request."""
+    found: Service = current_app.extensions["service"]
+    return found
+
+
+def _connection_check(request: Request) -> Any:
+    """A function that says whether the client is still connected; always True where the server hides the socket."""
+    sock: socket.socket | None = request.environ.get("gunicorn.socket")
+    if sock is None:
+        return lambda: True
+    poller = _poll()
+    poller.register(sock.fileno(), select.POLLRDHUP)
+
+    def connected() -> bool:
+        return not any(events & _PEER_CLOSED for _, events in poller.poll(0))
+
+    return connected

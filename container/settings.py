@@ -1,0 +1,203 @@
+"""Configuration: the environment, read once into a frozen `Settings`.
+
+TGI's names come first, then SageMaker's. An empty string means unset, because the SageMaker SDK injects empty
+values. An impossible value raises `SettingsError` with one sentence that names the variable and the value.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from sagemaker_inference import parameters
+
+from handler.config import Quantize
+
+
+class SettingsError(Exception):
+    """A variable cannot be used; the message is one sentence."""
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _flag(value: str) -> bool:
+    lowered = value.lower()
+    if lowered in {"1", "true", "yes", "on"}:
+        return True
+    if lowered in {"0", "false", "no", "off"}:
+        return False
+    raise ValueError("true or false")
+
+
+def _count(minimum: int, maximum: int = 2**31) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            number = minimum - 1
+        if not minimum <= number <= maximum:
+            raise ValueError(f"a whole number from {minimum} to {maximum}")
+        return number
+
+    return parse
+
+
+def _seconds(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 < number <= 86_400:
+        raise ValueError("a number of seconds, above 0 and at most 86400")
+    return number
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value not in allowed:
+            raise ValueError(f"one of {', '.join(allowed)}")
+        return value
+
+    return parse
+
+
+def _log_level(value: str) -> int:
+    """A name, or the number the SageMaker SDK sends."""
+    names = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40, "critical": 50}
+    if value.isdecimal():
+        return int(value)
+    # TGI takes Rust filters such as "info,text_generation_router=debug"; the first part is the level.
+    found = names.get(value.lower().split(",")[0])
+    if found is None:
+        raise ValueError("a level name or a Python level number")
+    return found
+
+
+def _default_cache_dir() -> str:
+    home = os.path.expanduser("~/.cache")
+    base = Path(home) if os.access(Path(home).parent, os.W_OK) else Path(tempfile.gettempdir())
+    return str(base / "tgi-heir")
+
+
+def _setting(default: Any, parse: Callable[[str], Any], help_text: str, *names: str) -> Any:
+    """A field of `Settings`: the first of `names` that is set and not empty is parsed, else `default` holds."""
+    metadata = {"names": names, "parse": parse, "help": help_text}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything an operator can decide. Zero means: derived from the model and the machine."""
+
+    port: int = _setting(8080, _count(1, 65535), "Port to listen on.", parameters.BIND_TO_PORT_ENV, "PORT")
+    host: str = _setting("0.0.0.0", _text, "Address to listen on.", "BIND_ADDRESS")  # noqa: S104 - a container
+    model: str = _setting(
+        "", _text, "Model: directory, .gguf file or hub id. Unset: /opt/ml/model, /repository, the bundled model.",
+        "HF_MODEL_ID", "MODEL_ID",
+    )  # fmt: skip
+    revision: str | None = _setting(None, _text, "Hub revision.", "HF_MODEL_REVISION", "REVISION")
+    served_model_name: str = _setting("", _text, "Model id shown to clients.", "SERVED_MODEL_NAME")
+    quantize: str = _setting("auto", _one_of(*Quantize), "How weights are stored.", "HF_MODEL_QUANTIZE", "QUANTIZE")
+    dtype: str = _setting(
+        "auto", _one_of("auto", "float32", "float16", "bfloat16"), "Type of weights and KV memory.", "DTYPE"
+    )
+    device: str = _setting("auto", _text, "auto, cpu, cuda or cuda:N.", "DEVICE")
+    trust_remote_code: bool = _setting(
+        False,
+        _flag,
+        "Run code from the model's directory.",
+        "HF_MODEL_TRUST_REMOTE_CODE",
+        "TRUST_REMOTE_CODE",
+    )
+    max_input_tokens: int = _setting(
+        0, _count(1), "Longest prompt, in tokens. Default: MAX_TOTAL_TOKENS - 1.",
+        "MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH",
+    )  # fmt: skip
+    max_total_tokens: int = _setting(
+        0,
+        _count(2),
+        "Longest prompt and completion, in tokens. Default: the model's context.",
+        "MAX_TOTAL_TOKENS",
+    )
+    max_batch_prefill_tokens: int = _setting(
+        0, _count(1), "Tokens of one step. Default: 256 on CPU, 4096 on CUDA.", "MAX_BATCH_PREFILL_TOKENS"
+    )
+    max_batch_total_tokens: int = _setting(
+        0, _count(1), "KV memory in tokens. Default: from free memory.", "MAX_BATCH_TOTAL_TOKENS"
+    )
+    max_batch_size: int = _setting(64, _count(1, 4096), "Sequences that run at once.", "MAX_BATCH_SIZE")
+    max_concurrent_requests: int = _setting(
+        128, _count(1, 1_000_000), "Requests in flight before 429.", "MAX_CONCURRENT_REQUESTS"
+    )
+    max_best_of: int = _setting(2, _count(1, 64), "Largest best_of and n.", "MAX_BEST_OF")
+    max_choices: int = _setting(8, _count(1, 128), "Largest n and best_of on /v1.", "MAX_CHOICES")
+    max_stop_sequences: int = _setting(4, _count(0, 64), "Stop strings of one request.", "MAX_STOP_SEQUENCES")
+    max_top_n_tokens: int = _setting(5, _count(0, 20), "Largest top_n_tokens.", "MAX_TOP_N_TOKENS")
+    max_client_batch_size: int = _setting(
+        4, _count(1, 1024), "Prompts of one /v1/completions request.", "MAX_CLIENT_BATCH_SIZE"
+    )
+    disable_grammar_support: bool = _setting(
+        False, _flag, "Refuse grammars on TGI's routes.", "DISABLE_GRAMMAR_SUPPORT"
+    )
+    payload_limit: int = _setting(2_000_000, _count(1), "Largest body in bytes.", "PAYLOAD_LIMIT")
+    invocations_payload_limit: int = _setting(
+        26_214_400, _count(1), "Largest body in bytes on /invocations.", "INVOCATIONS_PAYLOAD_LIMIT"
+    )
+    request_timeout_s: float = _setting(
+        55.0, _seconds, "Time for a whole answer, in seconds; SageMaker cuts at 60.", "REQUEST_TIMEOUT_S"
+    )
+    stream_timeout_s: float = _setting(3600.0, _seconds, "Time for a streamed answer, in seconds.", "STREAM_TIMEOUT_S")
+    sessions_expiration_s: float = _setting(
+        1200.0, _seconds, "Life of a SageMaker session, in seconds.", "SAGEMAKER_SESSIONS_EXPIRATION"
+    )
+    api_key: str | None = _setting(None, _text, "Bearer token that clients must send.", "API_KEY")
+    cors_allow_origin: str = _setting(
+        "*", _text, "Origins, split by commas, that may call from a browser.", "CORS_ALLOW_ORIGIN"
+    )
+    web_workers: int = _setting(
+        2, _count(1, 64), "Web worker processes.", "WEB_WORKERS", parameters.MODEL_SERVER_WORKERS_ENV
+    )
+    engine_threads: int = _setting(0, _count(1, 1024), "Threads of the engine on CPU.", "ENGINE_THREADS")
+    engine_stall_timeout_s: float = _setting(
+        30.0,
+        _seconds,
+        "An engine step that takes longer, in seconds, counts as hung.",
+        "ENGINE_STALL_TIMEOUT_S",
+    )
+    cache_dir: str = _setting(_default_cache_dir, _text, "The one directory that is written to.", "CACHE_DIR")
+    compute_type: str = _setting("", _text, "Content of the x-compute-type header.", "COMPUTE_TYPE")
+    log_level: int = _setting(20, _log_level, "Level of the log.", parameters.LOG_LEVEL_ENV, "LOG_LEVEL")
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Settings:
+        """Read `environ`. Raises SettingsError naming the variable, what is allowed and the value given."""
+        values: dict[str, Any] = {}
+        for item in fields(cls):
+            for name in item.metadata["names"]:
+                raw = environ.get(name, "").strip()
+                if not raw:
+                    continue
+                try:
+                    values[item.name] = item.metadata["parse"](raw)
+                except ValueError as exc:
+                    shown = "(hidden)" if item.name == "api_key" else repr(raw)
+                    raise SettingsError(f"{name} must be {exc}. Given: {shown}") from exc
+                break
+        settings = cls(**values)
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        if self.max_input_tokens and self.max_total_tokens and self.max_input_tokens >= self.max_total_tokens:
+            raise SettingsError(
+                f"MAX_INPUT_TOKENS must be less than MAX_TOTAL_TOKENS ({self.max_total_tokens}). "
+                f"Given: {self.max_input_tokens}"
+            )

@@ -1,0 +1,213 @@
+"""Conversations to prompts, by the model's own chat template.
+
+`ChatTemplate.render(...).text` equals transformers' `apply_chat_template(tokenize=False)`, and `.encode()`
+its ids, except where a message spells a control token: transformers encodes that as the control token, we as
+text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from container.text.content_forms import ContentForms
+from container.text.control_marks import (
+    ControlMarks,
+    restore_escaped,
+    strings_in,
+    template_control_tokens,
+    unused_noncharacters,
+)
+from container.text.template_files import read_templates
+from container.text.template_sandbox import CompiledTemplate, TemplateError
+from container.text.tokenizer import Tokenizer
+
+__all__ = ["ChatTemplate", "RenderedPrompt", "TemplateError"]
+
+_OUTPUT_FACTOR = 4
+_OUTPUT_BASE = 1 << 20
+# A number, true, false or null and its punctuation in the rendered JSON.
+_SCALAR_CHARS = 8
+# Names one field has had; the first is what templates read today, gpt-oss reads the second.
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+_RESERVED = frozenset(["messages", "tools", "documents", "add_generation_prompt", "range"])
+
+
+class RenderedPrompt(msgspec.Struct, frozen=True):
+    """A rendered conversation. `marked` is the text with `mark` at every place where the tokenizer must
+    not look across; without a mark (None, the usual case) nothing in the conversation spelt a control
+    token.
+    """
+
+    marked: str
+    mark: str | None
+
+    @property
+    def text(self) -> str:
+        """The prompt as people read it."""
+        return self.marked if self.mark is None else self.marked.replace(self.mark, "")
+
+    def encode(self, tokenizer: Tokenizer) -> list[int]:
+        """The prompt's ids; control tokens come from the template alone. Raises `TokenizerError`."""
+        pieces = [self.marked] if self.mark is None else self.marked.split(self.mark)
+        ids = tokenizer.encode(pieces[0], add_special_tokens=False)
+        for piece in pieces[1:]:
+            if piece:
+                ids += tokenizer.encode_continuation(piece)
+        return ids
+
+
+class ChatTemplate:
+    """The chat template of one model, in its variants with and without tools."""
+
+    def __init__(self, sources: Mapping[str, str], tokenizer: Tokenizer) -> None:
+        """`sources` holds "default" and, for models that render tools apart, "tool_use".
+
+        Raises `TemplateError` if there is no default or a template does not compile.
+        """
+        if "default" not in sources:
+            names = ", ".join(sorted(sources))
+            raise TemplateError(f"The model has several chat templates ({names}) and none is the default.")
+        self.source = sources["default"]
+        self._special_tokens = dict(tokenizer.special_tokens_map)
+        default = CompiledTemplate(self.source)
+        tool_use = CompiledTemplate(sources["tool_use"]) if "tool_use" in sources else default
+        self._default = _Variant(default, self._special_tokens)
+        self._tool_use = self._default if tool_use is default else _Variant(tool_use, self._special_tokens)
+        written = [template_control_tokens(each.tree, tokenizer.added_tokens) for each in (default, tool_use)]
+        self._control = ControlMarks(tokenizer.control_tokens.union(*written))
+
+    @classmethod
+    def load(cls, directory: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
+        """The template beside `tokenizer.json`, or None if the model has none. Raises `TemplateError`."""
+        sources = read_templates(directory)
+        return cls(sources, tokenizer) if sources else None
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> RenderedPrompt:
+        """The prompt of a conversation of JSON values. Nothing passed in is changed.
+
+        `continue_final_message` leaves the last message open for the model to go on with and overrides
+        `add_generation_prompt`. `template_kwargs` become variables of the template and win over special
+        tokens. Raises `TemplateError`, also for what the template itself refuses.
+        """
+        if not messages:
+            raise TemplateError("A conversation needs at least one message.")
+        extra = dict(template_kwargs or {})
+        if reserved := _RESERVED & extra.keys():
+            raise TemplateError(f"The chat template argument '{min(reserved)}' is reserved.")
+        variant = self._default if tools is None else self._tool_use
+        generation = add_generation_prompt and not continue_final_message
+        try:
+            conversation = [variant.forms.adapt(_normalised(message)) for message in messages]
+            inputs = {"messages": conversation, "tools": tools, "documents": documents, **extra}
+            marks = self._choose_marks(inputs, continue_final_message)
+            variables = {key: self._control.mark(value, marks.control) for key, value in inputs.items()}
+            ending = _tag_final_message(variables["messages"], marks.end) if continue_final_message else None
+            variables = {**self._special_tokens, **variables, "add_generation_prompt": generation}
+            text = variant.render(variables, _OUTPUT_FACTOR * _size(inputs) + _OUTPUT_BASE, marks)
+        except RecursionError as exc:
+            raise TemplateError("The conversation is nested too deeply.") from exc
+        if ending is not None:
+            text = _cut_at_tag(text, marks.end, ending)
+        return RenderedPrompt(marked=text, mark=marks.control or None)
+
+    def _choose_marks(self, inputs: Mapping[str, Any], continue_final_message: bool) -> _Marks:
+        control = self._control.needed(inputs)
+        if not control and not continue_final_message:
+            return _Marks("", "")
+        texts = [self._default.source, self._tool_use.source, *strings_in(inputs)]
+        free = unused_noncharacters(texts)
+        if len(free) < 2:
+            raise TemplateError("The conversation uses up the Unicode noncharacters U+FDD0 to U+FDEF.")
+        return _Marks(free[0] if control else "", free[1] if continue_final_message else "")
+
+
+class _Marks(NamedTuple):
+    """Noncharacters that occur nowhere else in one render, "" if not needed: `control` stands inside
+    spelt-out control tokens, `end` behind the message to continue.
+    """
+
+    control: str
+    end: str
+
+
+class _Variant:
+    """One compiled template and the content forms it takes."""
+
+    def __init__(self, template: CompiledTemplate, special_tokens: Mapping[str, str]) -> None:
+        self.source = template.source
+        self.forms = ContentForms(
+            lambda messages: template.render(
+                {**special_tokens, "messages": messages, "tools": None, "documents": None},
+                max_chars=_OUTPUT_BASE,
+            )
+        )
+        self._template = template
+
+    def render(self, variables: Mapping[str, Any], max_chars: int, marks: _Marks) -> str:
+        """The text with the marks as they were put in, escaped nowhere; error messages without them."""
+        try:
+            text = self._template.render(variables, max_chars=max_chars)
+        except TemplateError as exc:
+            message = str(exc)
+            for mark in filter(None, marks):
+                message = restore_escaped(message, mark).replace(mark, "")
+            raise TemplateError(message) from exc
+        for mark in filter(None, marks):
+            text = restore_escaped(text, mark)
+        return text
+
+
+def _normalised(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The message as templates expect it: no key without a value, reasoning under the names in use."""
+    present = {key: value for key, value in message.items() if value is not None}
+    reasoning = next((present[key] for key in _REASONING if key in present), None)
+    return present if reasoning is None else {"thinking": reasoning, **present, "reasoning_content": reasoning}
+
+
+def _size(value: Any) -> int:
+    """About how many characters `value` takes when it is written out once."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(_size(key) + _size(item) + _SCALAR_CHARS for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return sum(_size(item) + _SCALAR_CHARS for item in value)
+    return _SCALAR_CHARS
+
+
+def _tag_final_message(messages: list[dict[str, Any]], tag: str) -> str:
+    """Append `tag` and a space to the last message's text and return that text. The space tells whether the
+    template trims: it survives only where trailing white space of the message does."""
+    message = messages[-1]
+    content = message.get("content")
+    if isinstance(content, str):
+        message["content"] = f"{content}{tag} "
+        return content
+    for part in reversed(content if isinstance(content, list) else []):
+        if isinstance(part, dict) and isinstance(part.get("text"), str):
+            text: str = part["text"]
+            part["text"] = f"{text}{tag} "
+            return text
+    raise TemplateError("The final message has no text to continue.")
+
+
+def _cut_at_tag(rendered: str, tag: str, ending: str) -> str:
+    """`rendered` up to the tag, that is up to the end of the final message."""
+    end = rendered.rfind(tag)
+    if end < 0 or ending.strip() not in rendered:
+        raise TemplateError("The chat template leaves out the final message, so it cannot be continued.")
+    text = rendered[:end]
+    return text if rendered.startswith(f"{tag} ", end) else text.rstrip()

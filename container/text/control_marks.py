@@ -1,0 +1,177 @@
+"""Keeping user text from becoming control tokens.
+
+A tokenizer turns the spelling of a control token into that token wherever it stands, also inside a user's
+message. So before a template runs, every control token that a user string spells gets a mark inside, a
+Unicode noncharacter after its first character. After the template ran the text is cut at the marks and the
+pieces are encoded apart: no piece holds the whole token, and the user's literal text is the rendered text
+without the marks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jinja2.nodes
+
+# U+FDD0..U+FDEF are noncharacters: for a program's own use, never for interchange.
+_NONCHARACTERS = tuple(map(chr, range(0xFDD0, 0xFDF0)))
+_STRING_SEARCHES = frozenset(
+    [
+        "split",
+        "rsplit",
+        "startswith",
+        "endswith",
+        "replace",
+        "find",
+        "rfind",
+        "index",
+        "count",
+        "partition",
+        "rpartition",
+        "strip",
+        "lstrip",
+        "rstrip",
+        "removeprefix",
+        "removesuffix",
+    ]
+)
+
+
+def template_control_tokens(tree: jinja2.nodes.Template, added_tokens: Iterable[str]) -> frozenset[str]:
+    """Those of `added_tokens` that the template writes as turn markers though the tokenizer does not call
+    them special (DeepSeek's `<|User|>`): whoever can write one can write a turn.
+
+    A token the template also looks for inside messages (`</think>`) is content and stays what it is.
+    """
+    written = "\0".join(_constants(tree))
+    sought = "\0".join(_sought(tree))
+    return frozenset(token for token in added_tokens if token in written and token not in sought and token.strip())
+
+
+def _constants(node: jinja2.nodes.Node) -> Iterator[str]:
+    yield from (data.data for data in node.find_all(jinja2.nodes.TemplateData))
+    yield from (const.value for const in _with_self(node, jinja2.nodes.Const) if isinstance(const.value, str))
+
+
+def _sought(tree: jinja2.nodes.Template) -> Iterator[str]:
+    for comparison in tree.find_all(jinja2.nodes.Compare):
+        yield from _constants(comparison)
+    for call in tree.find_all(jinja2.nodes.Call):
+        if isinstance(call.node, jinja2.nodes.Getattr) and call.node.attr in _STRING_SEARCHES:
+            for argument in call.args:
+                yield from _constants(argument)
+    for applied in tree.find_all(jinja2.nodes.Filter):
+        if applied.name == "replace":
+            for argument in applied.args:
+                yield from _constants(argument)
+
+
+def _with_self(node: jinja2.nodes.Node, kind: type[Any]) -> Iterator[Any]:
+    if isinstance(node, kind):
+        yield node
+    yield from node.find_all(kind)
+
+
+class ControlMarks:
+    """Finds the places to mark, for one set of control tokens.
+
+    A token of one character cannot be marked inside and is left alone; a token whose match the tokenizer
+    normalises (`normalized: true`) is found in its exact spelling only.
+    """
+
+    def __init__(self, control_tokens: Iterable[str]) -> None:
+        tokens = sorted(token for token in control_tokens if len(token) > 1)
+        self._starts = re.compile(_any_of(tokens))
+        self._beginnings = frozenset(token[:length] for token in tokens for length in range(1, len(token)))
+        self._longest = max(map(len, tokens), default=1)
+
+    def positions(self, text: str) -> list[int]:
+        """Where `text` has to be cut, ascending: inside every control token, overlapping ones too, and at
+        the end of a text that ends with the beginning of one, which other text could complete. The end is
+        before trailing white space, which templates trim.
+        """
+        found: set[int] = set()
+        match = self._starts.search(text)
+        while match is not None:
+            found.add(match.start() + 1)
+            match = self._starts.search(text, match.start() + 1)
+        end = text.rstrip()
+        if any(end[-length:] in self._beginnings for length in range(1, min(self._longest, len(end) + 1))):
+            found.add(len(end))
+        return sorted(found)
+
+    def needed(self, value: Any) -> bool:
+        """Whether any string in `value` needs a mark."""
+        return any(self.positions(text) for text in strings_in(value))
+
+    def mark(self, value: Any, mark: str) -> Any:
+        """A copy of `value`, in which every string and every dict key is marked."""
+        if isinstance(value, str):
+            return self._mark_text(value, mark)
+        if isinstance(value, dict):
+            return {self.mark(key, mark): self.mark(item, mark) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.mark(item, mark) for item in value]
+        return value
+
+    def _mark_text(self, text: str, mark: str) -> str:
+        positions = self.positions(text)
+        if not positions:
+            return text
+        return mark.join(text[start:stop] for start, stop in zip([0, *positions], [*positions, None], strict=True))
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    """Every string in a JSON value, dict keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from strings_in(key)
+            yield from strings_in(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from strings_in(item)
+
+
+def unused_noncharacters(texts: Iterable[str]) -> list[str]:
+    """The noncharacters that occur in none of `texts`, neither as they are nor as a `\\ufdd0` escape."""
+    candidates = list(_NONCHARACTERS)
+    for text in texts:
+        candidates = [mark for mark in candidates if mark not in text and escaped(mark) not in text]
+    return candidates
+
+
+def escaped(mark: str) -> str:
+    """How JSON and Python's repr spell `mark`, without the backslash."""
+    return f"u{ord(mark):04x}"
+
+
+def restore_escaped(rendered: str, mark: str) -> str:
+    """Undo `tojson(ensure_ascii=True)` and repr on the marks. Exact, since `unused_noncharacters` keeps
+    away from texts that hold such an escape themselves.
+    """
+    if escaped(mark) not in rendered:
+        return rendered
+    return re.sub(rf"\\+{escaped(mark)}", mark, rendered)
+
+
+def _any_of(tokens: list[str]) -> str:
+    """A regular expression that matches where any of `tokens` starts: a trie, as one tokenizer can have
+    thousands of control tokens that differ in their last characters only.
+    """
+    if not tokens:
+        return r"(?!)"
+    branches: list[str] = []
+    index = 0
+    while index < len(tokens):
+        head = tokens[index][0]
+        tails = []
+        while index < len(tokens) and tokens[index][0] == head:
+            tails.append(tokens[index][1:])
+            index += 1
+        # A token that ends here decides the match; longer ones with the same beginning need no further look.
+        branches.append(re.escape(head) + ("" if "" in tails else _any_of(tails)))
+    return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"

@@ -1,0 +1,121 @@
+"""Token ids to text, as they are generated.
+
+`tokenizers.decoders.DecodeStream` is not enough: it has no flush, holds text back for as long as it ends in a
+U+FFFD (also one the model wrote itself), and raises "Invalid prefix" where a later token changes the decoding
+of earlier ones.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+from container.text.token_bytes import TokenBytes
+from container.text.tokenizer import Tokenizer
+
+_ONE_PER_BYTE = "container.text.detokenizer.one_per_byte"
+# A character spans at most four bytes and a token stands for at least one, so a fifth token cannot complete
+# it.
+_MAX_PENDING = 4
+
+
+def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "\ufffd" * (error.end - error.start), error.end
+
+
+codecs.register_error(_ONE_PER_BYTE, _replace_each_byte)
+
+
+class IncrementalDetokenizer:
+    """The printable text of a growing sequence of token ids.
+
+    The pieces `push` returns, joined and followed by `finish()`, are the text that the ids add to the
+    decoding of `prompt_tail`; with an empty tail that is `Tokenizer.decode` of all ids, however they were
+    split into pushes. Every piece is whole characters: bytes of an unfinished one (at most three) wait for
+    the rest, bytes that can no longer become a character turn into U+FFFD at once.
+
+    One difference from `Tokenizer.decode`: if a run of byte-fallback tokens is not valid UTF-8 the library
+    turns all of its bytes into U+FFFD, here its valid characters survive. A stream cannot take back what it
+    has sent.
+
+    `prompt_tail` is the end of the prompt, a few ids: it decides whether a leading space is kept and
+    completes a character the prompt broke off. It is never part of the output.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, prompt_tail: Sequence[int] = (), *, skip_special_tokens: bool = True
+    ) -> None:
+        table = tokenizer.token_bytes
+        self._text = _Window(tokenizer) if table is None else _Concatenation(table)
+        self._is_special = tokenizer.is_special
+        self._skip_special_tokens = skip_special_tokens
+        self.push(prompt_tail)
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        """The text that can be shown now that `token_ids` were generated, possibly empty."""
+        if self._skip_special_tokens:
+            token_ids = [token_id for token_id in token_ids if not self._is_special(token_id)]
+        return self._text.push(token_ids)
+
+    def finish(self) -> str:
+        """What is still held back, unfinished characters as U+FFFD. Call once, after the last token."""
+        return self._text.finish()
+
+
+class _Concatenation:
+    """Decoding by table: each token adds its bytes."""
+
+    def __init__(self, table: TokenBytes) -> None:
+        self._table = table
+        self._started = False
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(_ONE_PER_BYTE if table.byte_fallback else "replace")
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        if self._started:
+            return self._utf8.decode(b"".join(map(self._table.inner, token_ids)))
+        known = [token_id for token_id in token_ids if self._table.is_known(token_id)]
+        if not known:
+            return ""
+        self._started = True
+        return self._utf8.decode(self._table.first(known[0]) + b"".join(map(self._table.inner, known[1:])))
+
+    def finish(self) -> str:
+        return self._utf8.decode(b"", final=True)
+
+
+class _Window:
+    """Decoding for any other decoder: the text that the newest tokens add to the few before them.
+
+    `_shown` tokens were printed and are context only; the others wait for the rest of their last character.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._shown: list[int] = []
+        self._pending: list[int] = []
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        return "".join(self._push(token_id) for token_id in token_ids if self._tokenizer.is_known(token_id))
+
+    def finish(self) -> str:
+        text = self._added()
+        self._pending = []
+        return text
+
+    def _push(self, token_id: int) -> str:
+        self._pending.append(token_id)
+        text = self._added()
+        unfinished = not text or text.endswith("\ufffd")
+        if unfinished and len(self._pending) < _MAX_PENDING:
+            return ""
+        # Tokens without any text are no context; keep the last that had some.
+        self._shown = self._pending if text else (self._shown + self._pending)[-_MAX_PENDING:]
+        self._pending = []
+        return text
+
+    def _added(self) -> str:
+        before = self._tokenizer.decode(self._shown, skip_special_tokens=False)
+        after = self._tokenizer.decode(self._shown + self._pending, skip_special_tokens=False)
+        return after[len(before) :]

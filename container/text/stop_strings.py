@@ -1,0 +1,96 @@
+"""Ending a completion at the first of several strings, wherever token boundaries fall."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+
+class StopStrings:
+    """Finds the first stop string in a text that arrives in pieces, and never shows a part of one too early.
+
+    The first match is the one that is complete first, as an engine that looks after every character would
+    stop; among stop strings that are complete at the same character the longest, which starts first, is the
+    match. So the result depends on the text alone, not on how it was cut into pushes. `keep` leaves the stop
+    string at the end of the output (TGI); otherwise the output ends before it (OpenAI). `remainder` is what followed
+    the match in the same push.
+
+    Aho-Corasick: the state is the longest end of the text that begins a stop string, which is just the text
+    that has to wait; the time is linear in the text, whatever the stop strings.
+    """
+
+    def __init__(self, stops: Sequence[str], *, keep: bool) -> None:
+        """Raises `ValueError` for an empty stop string."""
+        if "" in stops:
+            raise ValueError("a stop string must not be empty")
+        self.matched: str | None = None
+        self.remainder = ""
+        self._keep = keep
+        self._held = ""
+        self._state = 0
+        self._next: list[dict[str, int]] = [{}]
+        self._depth = [0]
+        self._fallback = [0]
+        self._complete: list[str | None] = [None]
+        for stop in stops:
+            self._add(stop)
+        self._link()
+
+    def push(self, text: str) -> str:
+        """The text that can be shown, given that `text` follows what was pushed before."""
+        if self.matched is not None:
+            return ""
+        if len(self._next) == 1:
+            return text
+        state = self._state
+        for index, character in enumerate(text):
+            while state and character not in self._next[state]:
+                state = self._fallback[state]
+            state = self._next[state].get(character, 0)
+            stop = self._complete[state]
+            if stop is not None:
+                self.remainder = text[index + 1 :]
+                return self._end(self._held + text[: index + 1], stop)
+        self._state = state
+        waiting = self._held + text
+        safe = len(waiting) - self._depth[state]
+        self._held = waiting[safe:]
+        return waiting[:safe]
+
+    def flush(self) -> str:
+        """What is still held back at the end of a text without a match; empty after a match."""
+        held, self._held = self._held, ""
+        self._state = 0
+        return held
+
+    def _end(self, waiting: str, stop: str) -> str:
+        self.matched = stop
+        self._held = ""
+        return waiting if self._keep else waiting[: len(waiting) - len(stop)]
+
+    def _add(self, stop: str) -> None:
+        state = 0
+        for character in stop:
+            if character not in self._next[state]:
+                self._next[state][character] = len(self._next)
+                self._next.append({})
+                self._depth.append(self._depth[state] + 1)
+                self._fallback.append(0)
+                self._complete.append(None)
+            state = self._next[state][character]
+        self._complete[state] = stop
+
+    def _link(self) -> None:
+        """Fallback of a state: the state of its longest proper end; breadth first, so shorter ones are
+        known.
+        """
+        queue = deque(self._next[0].values())
+        while queue:
+            state = queue.popleft()
+            for character, child in self._next[state].items():
+                fallback = self._fallback[state]
+                while fallback and character not in self._next[fallback]:
+                    fallback = self._fallback[fallback]
+                self._fallback[child] = self._next[fallback].get(character, 0)
+                self._complete[child] = self._complete[child] or self._complete[self._fallback[child]]
+                queue.append(child)

@@ -1,0 +1,127 @@
+"""The bytes that each token adds to a text.
+
+For nearly every decoder a text is the concatenation of what its tokens stand for, so streaming needs no
+window of earlier tokens and no second decoding: look the token up, append its bytes, cut at a character
+boundary.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import tokenizers
+
+from container.text.tokenizer_error import guarded
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+# Decoders that look at one token at a time, and at most at whether it is the first.
+_TOKENWISE = {"Replace", "ByteFallback", "Metaspace", "WordPiece"}
+
+
+def _byte_of_character() -> dict[str, int]:
+    """GPT-2's alphabet, which spells every byte as a printable character."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    table = {chr(byte): byte for byte in printable}
+    hidden = [byte for byte in range(256) if byte not in set(printable)]
+    table.update({chr(0x100 + index): byte for index, byte in enumerate(hidden)})
+    return table
+
+
+_ALPHABET = _byte_of_character()
+
+
+class TokenBytes:
+    """Bytes by token id, filled as tokens are met.
+
+    `byte_fallback` says that `<0x..>` tokens stand for one byte each and that the library writes one U+FFFD
+    for every byte it cannot decode, rather than one for each broken sequence.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, kinds: list[str], context: int) -> None:
+        self._backend = backend
+        self._byte_level = kinds == ["ByteLevel"]
+        self.byte_fallback = "ByteFallback" in kinds
+        self._context = context
+        self._context_length = len(self._decode(context))
+        self._inner: dict[int, bytes] = {}
+
+    @classmethod
+    def of(cls, backend: tokenizers.Tokenizer) -> TokenBytes | None:
+        """The table of this tokenizer, or None if its decoder is not known to be a concatenation."""
+        kinds = _concatenative_kinds(backend)
+        probe = backend.encode("a", add_special_tokens=False).ids
+        if kinds is None or not probe:
+            return None
+        context = probe[-1]
+        alone: str = backend.decode([context], skip_special_tokens=False)
+        twice: str = backend.decode([context, context], skip_special_tokens=False)
+        return cls(backend, kinds, context) if alone and twice.startswith(alone) else None
+
+    def is_known(self, token_id: int) -> bool:
+        """Whether the vocabulary holds `token_id`; decoding passes over other ids."""
+        return self._token(token_id) is not None
+
+    def inner(self, token_id: int) -> bytes:
+        """What `token_id` adds after another token; nothing for an id outside the vocabulary."""
+        known = self._inner.get(token_id)
+        if known is None:
+            known = self._inner[token_id] = self._look_up(token_id)
+        return known
+
+    def first(self, token_id: int) -> bytes:
+        """What `token_id` adds as the first token of a text, where some decoders drop a leading space."""
+        inner = self.inner(token_id)
+        if self._byte_level:
+            return inner
+        alone = self._decode(token_id)
+        # A single byte may be the start of a character, which decodes to U+FFFD when it stands alone.
+        return inner if alone and len(inner) == 1 else alone.encode("utf-8")
+
+    def _look_up(self, token_id: int) -> bytes:
+        token = self._token(token_id)
+        if token is None:
+            return b""
+        if self._byte_level:
+            try:
+                return bytes(map(_ALPHABET.__getitem__, token))
+            except KeyError:
+                return bytes(token, "utf-8")
+        byte = _BYTE_TOKEN.fullmatch(token) if self.byte_fallback else None
+        if byte is not None:
+            return bytes.fromhex(byte[1])
+        return self._decode(self._context, token_id)[self._context_length :].encode("utf-8")
+
+    def _token(self, token_id: int) -> str | None:
+        token: str | None = self._backend.id_to_token(token_id) if 0 <= token_id < 2**32 else None
+        return token
+
+    def _decode(self, *token_ids: int) -> str:
+        text: str = guarded(
+            "The tokenizer failed to decode", self._backend.decode, list(token_ids), skip_special_tokens=False
+        )
+        return text
+
+
+def _concatenative_kinds(backend: tokenizers.Tokenizer) -> list[str] | None:
+    """The types of the decoder's steps if decoding is a concatenation: byte-level alone, or token-wise
+    steps, then optionally Fuse and one space stripped from the front. [] is no decoder (tokens joined by
+    spaces).
+    """
+    steps = [] if backend.decoder is None else _flatten(json.loads(backend.decoder.__getstate__()))
+    kinds = [step["type"] for step in steps]
+    if kinds == ["ByteLevel"]:
+        return kinds
+    rest = list(steps)
+    if rest and rest[-1]["type"] == "Strip" and rest[-1]["start"] <= 1 and rest[-1]["stop"] == 0:
+        rest.pop()
+    if rest and rest[-1]["type"] == "Fuse":
+        rest.pop()
+    return kinds if all(step["type"] in _TOKENWISE for step in rest) else None
+
+
+def _flatten(decoder: dict[str, Any]) -> list[dict[str, Any]]:
+    if decoder["type"] != "Sequence":
+        return [decoder]
+    return [step for nested in decoder["decoders"] for step in _flatten(nested)]

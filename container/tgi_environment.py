@@ -1,0 +1,140 @@
+"""TGI's launcher, as far as it is not `Settings`: its arguments, and its variables this server does not have.
+
+A variable that would change answers and cannot be honoured stops the start with one sentence; one that only tunes
+speed or logs is ignored with one line in the log; one that makes no difference here is ignored. Source:
+launcher/src/main.rs (tgi-http-api.md 5.1).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+
+from container.settings import SettingsError
+
+# Arguments that take no value.
+_SWITCHES = {
+    "trust-remote-code",
+    "disable-custom-kernels",
+    "json-output",
+    "ngrok",
+    "disable-grammar-support",
+    "enable-prefill-logprobs",
+}
+_VALUES = (
+    "model-id revision validation-workers sharded num-shard quantize speculate dtype kv-cache-dtype "
+    "max-concurrent-requests max-best-of max-stop-sequences max-top-n-tokens max-input-tokens max-input-length "
+    "max-total-tokens waiting-served-ratio max-batch-prefill-tokens max-batch-total-tokens max-waiting-tokens "
+    "max-batch-size cuda-graphs hostname port prometheus-port shard-uds-path master-addr master-port "
+    "huggingface-hub-cache weights-cache-override cuda-memory-fraction rope-scaling rope-factor otlp-endpoint "
+    "otlp-service-name cors-allow-origin api-key watermark-gamma watermark-delta ngrok-authtoken ngrok-edge "
+    "tokenizer-config-path max-client-batch-size lora-adapters usage-stats payload-limit graceful-termination-timeout"
+)
+_ARGUMENTS = frozenset(_VALUES.split())
+_SHORT = {"-p": "--port"}
+# `Settings` looks at these names first; an argument wins over every variable, as in TGI.
+_FIRST_NAMES = {
+    "MODEL_ID": "HF_MODEL_ID",
+    "REVISION": "HF_MODEL_REVISION",
+    "QUANTIZE": "HF_MODEL_QUANTIZE",
+    "TRUST_REMOTE_CODE": "HF_MODEL_TRUST_REMOTE_CODE",
+}
+
+_REFUSED = {
+    "LORA_ADAPTERS": "adapters are not supported; merge the adapter into the model",
+    "ROPE_SCALING": "set rope_scaling in the model's config.json instead",
+    "ROPE_FACTOR": "set rope_scaling in the model's config.json instead",
+    "TOKENIZER_CONFIG_PATH": "put the file into the model's directory as tokenizer_config.json instead",
+}
+_IGNORED = {
+    "VALIDATION_WORKERS": "WEB_WORKERS sets the number of web workers",
+    "SPECULATE": "there is no speculation; answers are the same",
+    "KV_CACHE_DTYPE": "KV memory has the type of the weights",
+    "WAITING_SERVED_RATIO": "prefill runs beside decode",
+    "MAX_WAITING_TOKENS": "prefill runs beside decode",
+    "CUDA_GRAPHS": "graphs are captured for the batches that occur",
+    "PROMETHEUS_PORT": "/metrics is on the main port",
+    "SHARD_UDS_PATH": "sockets are in a private directory",
+    "MASTER_ADDR": "there is one engine process",
+    "MASTER_PORT": "there is one engine process",
+    "WEIGHTS_CACHE_OVERRIDE": "CACHE_DIR and HF_HOME say where files are kept",
+    "DISABLE_CUSTOM_KERNELS": "there are no custom kernels",
+    "CUDA_MEMORY_FRACTION": "MAX_BATCH_TOTAL_TOKENS limits KV memory",
+    "JSON_OUTPUT": "the log is text",
+    "OTLP_ENDPOINT": "no traces are sent",
+    "OTLP_SERVICE_NAME": "no traces are sent",
+    "WATERMARK_GAMMA": "watermark is not supported",
+    "WATERMARK_DELTA": "watermark is not supported",
+    "NGROK": "no tunnel is opened",
+    "NGROK_AUTHTOKEN": "no tunnel is opened",
+    "NGROK_EDGE": "no tunnel is opened",
+    "GRACEFUL_TERMINATION_TIMEOUT": "draining takes at most 24 s, because SageMaker kills after 30",
+    "MAX_IMAGE_FETCH_SIZE": "no images are fetched",
+    "ATTENTION": "the start-up probe chooses",
+    "PREFIX_CACHING": "prefixes are reused wherever answers stay the same",
+    "PREFILL_CHUNKING": "prefill is always chunked",
+    "USE_FLASH_ATTENTION": "the start-up probe chooses",
+}
+# Nothing to say: USAGE_STATS (nothing is ever sent), ENABLE_PREFILL_LOGPROBS (always there),
+# HUGGINGFACE_HUB_CACHE (read by huggingface_hub), HF_TASK and MESSAGES_API_ENABLED (TGI ignores them too).
+_SHARDS = ("NUM_SHARD", "SM_NUM_GPUS")
+
+
+def read_arguments(arguments: Sequence[str]) -> dict[str, str]:
+    """TGI's launcher arguments as variables; `serve`, SageMaker's only argument, is none.
+
+    Raises SettingsError for anything else.
+    """
+    values: dict[str, str] = {}
+    rest = list(arguments[1:] if arguments[:1] == ["serve"] else arguments)
+    while rest:
+        given = rest.pop(0)
+        flag, has_value, value = _SHORT.get(given, given).partition("=")
+        name = flag.removeprefix("--")
+        if not flag.startswith("--") or name not in _ARGUMENTS | _SWITCHES:
+            raise SettingsError(f"the arguments are `serve` and those of text-generation-launcher. Given: {given}")
+        if not has_value:
+            takes_value = name in _ARGUMENTS
+            if takes_value and not rest:
+                raise SettingsError(f"{flag} takes a value")
+            value = rest.pop(0) if takes_value else "true"
+        variable = name.replace("-", "_").upper()
+        values[_FIRST_NAMES.get(variable, variable)] = value
+    return values
+
+
+def translate(environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ` with TGI's HOSTNAME as BIND_ADDRESS if it is an address.
+
+    Docker puts the container's own name into HOSTNAME; TGI listens everywhere then, and so do we.
+    """
+    found = dict(environ)
+    if not found.get("BIND_ADDRESS", "").strip() and _is_address(found.get("HOSTNAME", "").strip()):
+        found["BIND_ADDRESS"] = found["HOSTNAME"].strip()
+    return found
+
+
+def check(environ: Mapping[str, str]) -> list[str]:
+    """One line for each variable of TGI's that is set and ignored. Raises SettingsError for one that is refused."""
+    given = {name: value.strip() for name, value in environ.items() if value.strip()}
+    for name, advice in _REFUSED.items():
+        if name in given:
+            raise SettingsError(f"{name} cannot be honoured: {advice}. Given: {given[name]!r}")
+    tokens, length = given.get("MAX_INPUT_TOKENS"), given.get("MAX_INPUT_LENGTH")
+    if tokens and length and tokens != length:
+        raise SettingsError(f"MAX_INPUT_TOKENS ({tokens}) and MAX_INPUT_LENGTH ({length}) are one limit; set one")
+    lines = [f"{name} is ignored: {reason}" for name, reason in _IGNORED.items() if name in given]
+    lines += [
+        f"{name}={given[name]} is ignored: one GPU is used; a model that does not fit it is refused"
+        for name in _SHARDS
+        if given.get(name, "1") not in {"0", "1"}
+    ]
+    return lines
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

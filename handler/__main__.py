@@ -1,0 +1,83 @@
+"""The engine process: load the model, prove that it is computed correctly, bind the socket, run.
+
+Started by PID 1 as `python -m handler CONFIG.json`. Exit codes: 0 after SIGTERM, those of handler.errors if it
+cannot start, 70 if it breaks while running.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from handler.config import EngineConfig, load_config
+from handler.errors import StartupError
+from handler.lifeline import die_with_parent
+from handler.protocol import ModelCard
+from handler.status import Phase, StatusBoard
+
+logger = logging.getLogger("handler")
+
+
+def main() -> int:
+    """Run the engine until SIGTERM."""
+    config = load_config(sys.argv[1])
+    logging.basicConfig(
+        level=config.log_level, format="%(asctime)s %(levelname)s engine: %(message)s", stream=sys.stderr
+    )
+    die_with_parent(signal.SIGKILL)
+    board = StatusBoard(Path(config.board_path))
+    try:
+        return _serve(config, board)
+    except StartupError as exc:
+        logger.error("%s", exc)
+        board.enter(Phase.FAILED, str(exc))
+        return exc.exit_code
+
+
+def _serve(config: EngineConfig, board: StatusBoard) -> int:
+    started = time.monotonic()
+    board.enter(Phase.PREPARING, "importing torch and transformers")
+    # A million objects come to stay; walking them again and again takes a tenth of the start-up time.
+    gc.disable()
+    # transformers imports scipy, if it finds it, for the loss of object detectors: 0.4 s for nothing here.
+    sys.modules.setdefault("scipy", None)  # type: ignore[arg-type]
+    # Heavy imports come after the board says why nothing answers yet.
+    from handler.startup import start
+
+    core, card = start(config, board)
+    _publish_card(card, Path(config.card_path))
+
+    def stop(_signum: int, _frame: FrameType | None) -> None:
+        core.stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What is alive now lives for ever; the collector need not walk it again.
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    board.beat()
+    board.enter(Phase.READY, f"serving {card.model_id}")
+    logger.info("ready in %.1f s", time.monotonic() - started)
+    core.run()
+    core.shut_down()
+    return 0
+
+
+def _publish_card(card: ModelCard, path: Path) -> None:
+    """Write the card whole or not at all: workers read it as soon as the phase is READY."""
+    scratch = path.with_suffix(".new")
+    scratch.write_bytes(msgspec.json.encode(card))
+    os.replace(scratch, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

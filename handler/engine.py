@@ -1,0 +1,257 @@
+"""`EngineCore`: the one loop that owns the model. Receive, schedule, run, sample, publish."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+
+import torch
+
+from handler.admission import Admission
+from handler.errors import BadModel
+from handler.grammar import GrammarCompiler, GrammarError
+from handler.ipc import EngineSocket
+from handler.protocol import (
+    Abort,
+    ErrorCode,
+    Failed,
+    FinishReason,
+    FromEngine,
+    GenerateRequest,
+    Rejected,
+    StepOutput,
+    ToEngine,
+)
+from handler.runner import Runner
+from handler.sampler import Sampled, sample, score_prompt
+from handler.scheduler import ScheduledBatch, Scheduler
+from handler.sequence import Sequence, SequenceStatus
+from handler.status import StatusBoard
+
+logger = logging.getLogger(__name__)
+
+_IDLE_WAIT_S = 0.1
+_GRAMMAR_WAIT_S = 0.002
+
+
+class EngineCore:
+    """Batches every request, token by token, over one `Runner`."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        socket: EngineSocket,
+        board: StatusBoard,
+        grammars: GrammarCompiler | None = None,
+    ) -> None:
+        self.runner = runner
+        self.scheduler = scheduler
+        self.socket = socket
+        self.board = board
+        self.admission = Admission(scheduler.limits, runner.vocab_size, grammars)
+        self._sequences: dict[str, Sequence] = {}
+        self._outbox: defaultdict[bytes, list[FromEngine]] = defaultdict(list)
+        self.stopping = False
+
+    def run(self) -> None:
+        """Step until `stopping`."""
+        while not self.stopping:
+            self.step(_IDLE_WAIT_S)
+
+    def shut_down(self) -> None:
+        """End what is still open with an error, and unbind."""
+        for seq in list(self._sequences.values()):
+            self._fail(seq, ErrorCode.DRAINING, "the server is shutting down")
+        self._publish()
+        self.socket.close()
+
+    def step(self, idle_wait_s: float = 0.0) -> None:
+        """One pass: at most one forward pass, whose tokens are sent before it returns."""
+        self._receive(self._wait_s(idle_wait_s))
+        self._admit()
+        self._expire()
+        batch = self.scheduler.schedule()
+        if batch.items:
+            self._execute(batch)
+        self._publish()
+        self._report()
+
+    def generate_for_warm_up(self, seq: Sequence) -> None:
+        """Run `seq` to its end before anyone listens. Raises what a step raises."""
+        self.scheduler.add(seq)
+        while seq.status is not SequenceStatus.FINISHED:
+            batch = self.scheduler.schedule()
+            found = self.runner.run(batch)
+            self.scheduler.advance(batch)
+            for outcome in sample(found.logits, [seq], ()) if found.samples else ():
+                if outcome.token_id is None:
+                    raise BadModel("the model's first token is not a number; its weights may be damaged")
+                self.scheduler.append_token(seq, outcome.token_id)
+
+    def _wait_s(self, idle_wait_s: float) -> float:
+        """How long the step may wait for a frame: not at all while there is work, briefly for a grammar."""
+        if not self.scheduler.idle:
+            return 0.0
+        return min(idle_wait_s, _GRAMMAR_WAIT_S) if self.admission.pending else idle_wait_s
+
+    def _receive(self, wait_s: float) -> None:
+        for worker, messages in self.socket.receive(wait_s):
+            for message in messages:
+                self._accept(worker, message)
+
+    def _accept(self, worker: bytes, message: ToEngine) -> None:
+        if isinstance(message, Abort):
+            self._abort(message.request_id, worker)
+            return
+        refusal = self._refusal(message)
+        if refusal is not None:
+            self._outbox[worker].append(refusal)
+            return
+        now = time.monotonic()
+        seq = Sequence(message, worker, now, now + message.timeout_s)
+        self._sequences[seq.request_id] = seq
+        if not self.admission.needs_grammar(seq):
+            self.scheduler.add(seq)
+
+    def _admit(self) -> None:
+        """Queue the sequences whose grammar has been compiled."""
+        for found in self.admission.ready():
+            if isinstance(found, Sequence):
+                self.scheduler.add(found)
+            else:
+                seq = self._sequences.pop(found.request_id)
+                seq.status = SequenceStatus.FINISHED
+                self._outbox[seq.worker].append(found)
+
+    def _refusal(self, request: GenerateRequest) -> Rejected | None:
+        """Why the engine does not take the request."""
+        if request.request_id in self._sequences:
+            return Rejected(request.request_id, ErrorCode.INVALID, "request id is in use")
+        if self.scheduler.full:
+            return Rejected(request.request_id, ErrorCode.OVERLOADED, "Model is overloaded")
+        return self.admission.refusal(request)
+
+    def _abort(self, request_id: str, worker: bytes) -> None:
+        seq = self._sequences.get(request_id)
+        if seq is not None and seq.worker == worker:
+            self._end(seq, FinishReason.ABORTED)
+            self.board["aborts"] += 1
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        late = [seq for seq in self.admission.waiting() if seq.deadline_s <= now]
+        for seq in (*late, *self.scheduler.expired(now)):
+            self._fail(seq, ErrorCode.DEADLINE, "the request's time was used up before it finished")
+
+    def _execute(self, batch: ScheduledBatch) -> None:
+        """Run, sample and record one batch. An exception fails the sequences of this batch and no others."""
+        now = time.monotonic()
+        for item in batch.items:
+            if item.seq.first_scheduled_s is None:
+                item.seq.first_scheduled_s = now
+        try:
+            found = self.runner.run(batch)
+            for item, rows in found.prompt:
+                score_prompt(rows, item)
+            seqs = [item.seq for item in found.samples]
+            sampled = sample(found.logits, seqs, self.scheduler.limits.eos_token_ids) if seqs else []
+        except Exception as exc:
+            logger.exception("a step failed")
+            for item in batch.items:
+                self._fail(item.seq, *_failure(exc))
+            if isinstance(exc, torch.AcceleratorError):
+                raise  # the CUDA context is unusable; PID 1 restarts the engine
+            return
+        self.scheduler.advance(batch)
+        for seq, outcome in zip(seqs, sampled, strict=True):
+            self._record(seq, outcome)
+        self._count(batch, len(seqs))
+
+    def _record(self, seq: Sequence, outcome: Sampled) -> None:
+        """Add the sampled token to its sequence and tell the worker."""
+        if outcome.token_id is None:
+            self._fail(seq, outcome.error or ErrorCode.INTERNAL, outcome.message)
+            return
+        complete = False
+        if seq.constraint is not None:
+            try:
+                complete = seq.constraint.accept(outcome.token_id)
+            except GrammarError as exc:
+                self._fail(seq, ErrorCode.INTERNAL, str(exc))
+                return
+        reason = self.scheduler.append_token(seq, outcome.token_id)
+        if complete and reason is None:
+            reason = FinishReason.EOS
+            self.scheduler.finish(seq, reason)
+        if reason is not None:
+            del self._sequences[seq.request_id]
+        self._outbox[seq.worker].append(_step_output(seq, outcome, reason))
+
+    def _fail(self, seq: Sequence, code: ErrorCode, message: str) -> None:
+        slot = seq.slot
+        if code is ErrorCode.NUMERICS:
+            self.scheduler.kv.distrust(seq)
+        self._end(seq, FinishReason.ABORTED)
+        if code is ErrorCode.NUMERICS and slot >= 0:
+            self.runner.erase(slot)
+        self._outbox[seq.worker].append(Failed(seq.request_id, code, message))
+        self.board["failures"] += 1
+
+    def _end(self, seq: Sequence, reason: FinishReason) -> None:
+        if seq in self.admission.waiting():
+            self.admission.forget(seq)
+        elif seq.status is not SequenceStatus.FINISHED:
+            self.scheduler.finish(seq, reason)
+        self._sequences.pop(seq.request_id, None)
+
+    def _publish(self) -> None:
+        """One frame for each worker; the requests of a worker that cannot be reached are dropped."""
+        outbox, self._outbox = self._outbox, defaultdict(list)
+        for worker, messages in outbox.items():
+            if not self.socket.send(worker, messages):
+                lost = [seq for seq in self._sequences.values() if seq.worker == worker]
+                logger.warning("a web worker is gone; %d of its requests end", len(lost))
+                for seq in lost:
+                    self._end(seq, FinishReason.ABORTED)
+                    self.board["aborts"] += 1
+
+    def _count(self, batch: ScheduledBatch, num_sampled: int) -> None:
+        self.board["steps"] += 1
+        self.board["generated_tokens"] += num_sampled
+        self.board["prompt_tokens"] += sum(item.num_tokens for item in batch.items if item.num_tokens > 1)
+
+    def _report(self) -> None:
+        self.board.beat()
+        self.board["running"] = len(self.scheduler.running)
+        self.board["waiting"] = len(self.scheduler.waiting)
+        self.board["kv_used_tokens"] = self.scheduler.kv.used_tokens
+        self.board["preemptions"] = self.scheduler.num_preemptions
+        self.board["prefix_query_tokens"] = self.scheduler.kv.prefix_query_tokens
+        self.board["prefix_hit_tokens"] = self.scheduler.kv.prefix_hit_tokens
+
+
+def _step_output(seq: Sequence, outcome: Sampled, reason: FinishReason | None) -> StepOutput:
+    """The message for one sampled token; the first one carries the prompt's log-probabilities."""
+    assert outcome.token_id is not None
+    started = seq.first_scheduled_s or seq.arrival_s
+    first = seq.num_output_tokens == 1 and seq.sampling.num_prompt_logprobs is not None
+    return StepOutput(
+        seq.request_id,
+        [outcome.token_id],
+        None if outcome.logprob is None else [outcome.logprob],
+        prompt_logprobs=seq.prompt_logprobs if first else None,
+        finish_reason=reason,
+        num_cached_tokens=seq.num_cached,
+        queue_time_s=started - seq.arrival_s,
+        inference_time_s=time.monotonic() - started,
+    )
+
+
+def _failure(exc: Exception) -> tuple[ErrorCode, str]:
+    """What a client may know of an exception in a step."""
+    # torch raises RuntimeError, not MemoryError, when a CPU allocation fails.
+    if isinstance(exc, torch.OutOfMemoryError) or "alloc_cpu" in str(exc):
+        return ErrorCode.OUT_OF_MEMORY, "out of memory while generating"
+    return ErrorCode.INTERNAL, "generation failed"

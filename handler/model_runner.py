@@ -1,0 +1,153 @@
+"""One forward pass for a `ModelInput`, and the probe that shows at start that the model is computed correctly."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+
+import torch
+from torch import Tensor
+
+from handler.attention import ATTENTION_NAME, STEP, StepContext, UnsupportedAttention, layer_windows
+from handler.errors import UnsupportedModel
+from handler.kv_cache import SlotCache
+from handler.kv_manager import KVManager, SlotKV
+from handler.memory import Limits
+from handler.model_input import ModelInput, build_model_input
+from handler.model_loader import LoadedModel
+from handler.protocol import GenerateRequest, SamplingParams
+from handler.runner import StepLogits
+from handler.scheduler import ScheduledBatch, ScheduledSequence
+from handler.sequence import Sequence
+from handler.slot_prefixes import SlotPrefixes
+
+logger = logging.getLogger(__name__)
+
+# Absolute and relative: an attention that is wrong in kind is off by far more.
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
+
+
+class ModelRunner:
+    """Runs packed batches through an unmodified transformers model and `SlotCache`."""
+
+    def __init__(
+        self, loaded: LoadedModel, num_slots: int, max_len: int, num_stored_pages: int = 0, page_size: int = 32
+    ) -> None:
+        self.loaded = loaded
+        self.cache = SlotCache(num_slots, max_len, loaded.dtype, loaded.device, num_stored_pages, page_size)
+        self._windows = layer_windows(loaded.text_config)
+        self._keeps_logits = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
+        self.num_attention_calls = 0
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of the logits."""
+        return int(self.loaded.text_config.vocab_size)
+
+    @torch.inference_mode()
+    def run(self, batch: ScheduledBatch) -> StepLogits:
+        """One packed forward pass; keys and values of all its tokens are in the cache afterwards."""
+        model_input = build_model_input(batch, self.cache.max_len, self.loaded.device)
+        logits = self._run(model_input)
+        num_samples = len(model_input.samples)
+        prompt: list[tuple[ScheduledSequence, Tensor]] = []
+        first = num_samples
+        for item in model_input.scored:
+            prompt.append((item, logits[first : first + item.num_tokens]))
+            first += item.num_tokens
+        return StepLogits(logits[:num_samples], model_input.samples, prompt)
+
+    def kv_manager(self, limits: Limits) -> KVManager:
+        """Slots, with a store of pages for prefix reuse if the limits leave room for one."""
+        prefixes = None
+        if self.cache.num_stored_pages:
+            prefixes = SlotPrefixes(self.cache.num_stored_pages, self.cache.page_size, self.cache)
+        return SlotKV(
+            limits.max_num_seqs,
+            limits.max_model_len,
+            limits.capacity_tokens,
+            limits.page_size,
+            self.forget,
+            prefixes,
+        )
+
+    def erase(self, slot: int) -> None:
+        """Zero the slot's keys and values."""
+        self.cache.erase(slot)
+
+    def forget(self, slot: int) -> None:
+        """Nothing to do: stale keys and values are finite, and masked until they are overwritten."""
+
+    def _run(self, model_input: ModelInput) -> Tensor:
+        step = StepContext(self.cache, model_input, self._windows)
+        token = STEP.set(step)
+        try:
+            return self._forward(model_input)
+        finally:
+            STEP.reset(token)
+            self.num_attention_calls = step.calls
+
+    def _forward(self, model_input: ModelInput) -> Tensor:
+        options = {"logits_to_keep": model_input.logits_index} if self._keeps_logits else {}
+        logits: Tensor = self.loaded.model(
+            input_ids=model_input.input_ids,
+            position_ids=model_input.position_ids,
+            use_cache=False,
+            past_key_values=None,
+            **options,
+        ).logits[0]
+        return logits if self._keeps_logits else logits[model_input.logits_index]
+
+    def probe(self) -> None:
+        """Compare a ragged prefill and a decode step with the model's own eager attention.
+
+        Leaves the model set to the engine's attention. Raises UnsupportedModel if a layer does not call it or the
+        logits differ: families outside this runner go wrong silently, never with an exception.
+        """
+        prompts = self._probe_prompts()
+        self.loaded.model.set_attn_implementation("eager")
+        expected = [self._reference(ids) for ids in prompts]
+        try:
+            self.loaded.model.set_attn_implementation(ATTENTION_NAME)
+            got = self._probe_steps(prompts)
+        except (UnsupportedAttention, AttributeError, TypeError, ValueError, RuntimeError) as exc:
+            raise UnsupportedModel(f"{self._name} cannot run with the engine's attention: {exc}") from exc
+        calls, layers = self.num_attention_calls, int(self.loaded.text_config.num_hidden_layers)
+        if calls != layers:
+            raise UnsupportedModel(f"{self._name} calls the engine's attention in {calls} of {layers} layers")
+        for one, other in zip(expected, got, strict=True):
+            gap = float((one - other).abs().max()) / max(1.0, float(one.abs().max()))
+            if not gap <= _TOLERANCE[self.loaded.dtype]:
+                raise UnsupportedModel(f"{self._name}: logits differ from eager attention by {gap:.2g}, relative")
+
+    @property
+    def _name(self) -> str:
+        return str(self.loaded.model.config.model_type)
+
+    def _probe_prompts(self) -> list[list[int]]:
+        """Two prompts (one if there is one slot) of different lengths, longer than a short sliding window."""
+        window = min((w for w in self._windows.values() if w), default=0)
+        long = min(self.cache.max_len - 1, window + 5 if 0 < window <= 64 else 11)
+        ids = [(7 * i + 3) % self.vocab_size for i in range(long)]
+        return [ids, ids[1 : 1 + max(2, long // 2)]][: self.cache.num_slots]
+
+    @torch.inference_mode()
+    def _reference(self, ids: list[int]) -> Tensor:
+        tokens = torch.tensor([ids], device=self.loaded.device)
+        logits: Tensor = self.loaded.model(input_ids=tokens, use_cache=False).logits[0, -1]
+        return logits.float()
+
+    def _probe_steps(self, prompts: list[list[int]]) -> list[Tensor]:
+        """Prefill all but the last token of each prompt together, then decode the last ones together."""
+        seqs = []
+        for slot, ids in enumerate(prompts):
+            request = GenerateRequest(str(slot), ids, SamplingParams(max_tokens=1, seed=0), 1.0)
+            seqs.append(Sequence(request, b"", 0.0, 1.0, slot=slot))
+        for first, last in ((0, -1), (-1, None)):
+            items = []
+            for seq in seqs:
+                part = range(len(seq.token_ids))[first:last]
+                items.append(ScheduledSequence(seq, part.start, len(part)))
+            found = self.run(ScheduledBatch(items))
+        order = [item.seq for item in found.samples]
+        return [found.logits[order.index(seq)].float() for seq in seqs]

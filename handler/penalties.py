@@ -1,0 +1,63 @@
+"""What happens to one row of logits before temperature: penalties, bias, tokens that may not come yet.
+
+Each function changes a float32 row `[vocab]` in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from handler.sequence import Sequence
+
+
+def needs_penalties(seq: Sequence) -> bool:
+    """True if `apply_penalties` would change the row."""
+    params = seq.sampling
+    return bool(
+        params.repetition_penalty != 1.0
+        or params.frequency_penalty
+        or params.presence_penalty
+        or params.logit_bias
+        or seq.num_output_tokens < params.min_tokens
+    )
+
+
+def apply_penalties(row: Tensor, seq: Sequence, eos_token_ids: Collection[int]) -> None:
+    """All penalties that `seq` asks for, in TGI's order: repetition, frequency, presence; then bias and EOS ban."""
+    params = seq.sampling
+    if params.repetition_penalty != 1.0:
+        _repetition(row, seq.token_ids, params.repetition_penalty)
+    if params.length_penalised_frequency:
+        _frequency_by_length(row, seq.token_ids, params.frequency_penalty)
+    elif params.frequency_penalty or params.presence_penalty:
+        output = seq.token_ids[seq.num_prompt_tokens :]
+        _frequency_and_presence(row, output, params.frequency_penalty, params.presence_penalty)
+    if params.logit_bias:
+        ids = torch.tensor(list(params.logit_bias), device=row.device)
+        row[ids] += torch.tensor(list(params.logit_bias.values()), device=row.device, dtype=row.dtype)
+    if seq.num_output_tokens < params.min_tokens and (eos_token_ids or params.stop_token_ids):
+        row[torch.tensor(sorted({*eos_token_ids, *params.stop_token_ids}), device=row.device)] = float("-inf")
+
+
+def _repetition(row: Tensor, token_ids: list[int], penalty: float) -> None:
+    """CTRL's rule (Keskar 2019), as transformers and TGI apply it: over prompt and output."""
+    ids = torch.tensor(sorted(set(token_ids)), device=row.device)
+    scores = row[ids]
+    row[ids] = torch.where(scores < 0, scores * penalty, scores / penalty)
+
+
+def _frequency_and_presence(row: Tensor, output: list[int], frequency: float, presence: float) -> None:
+    """OpenAI's formula, over the output alone: logit - count * frequency - (count > 0) * presence."""
+    if not output:
+        return
+    ids, counts = torch.tensor(output, device=row.device).unique(return_counts=True)
+    row[ids] -= counts * frequency + presence
+
+
+def _frequency_by_length(row: Tensor, token_ids: list[int], penalty: float) -> None:
+    """TGI's formula, over prompt and output: logit - count / length * penalty."""
+    ids, counts = torch.tensor(token_ids, device=row.device).unique(return_counts=True)
+    row[ids] -= counts / len(token_ids) * penalty

@@ -1,0 +1,21 @@
+"""Counter-based randomness: the draw for token i of a request is a pure function of (seed, i). Pure Python.
+
+No generator object is shared or stepped, so a request's draws cannot depend on its neighbours, on its slot, on
+preemption or on a restart. The mixing function is splitmix64's finaliser (Steele, Lea, Flood 2014).
+"""
+
+from __future__ import annotations
+
+_MASK = (1 << 64) - 1
+
+
+def _mix(value: int) -> int:
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
+
+
+def uniform(seed: int, index: int) -> float:
+    """The draw in (0, 1) for token `index` of a request with `seed`; 53 bits, never 0 or 1."""
+    bits = _mix((_mix((seed + 0x9E3779B97F4A7C15) & _MASK) + index * 0x9E3779B97F4A7C15) & _MASK)
+    return ((bits >> 11) + 0.5) / (1 << 53)

@@ -1,0 +1,105 @@
+"""From a configuration to an `EngineCore` that has generated its first token."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+
+from handler.config import EngineConfig
+from handler.engine import EngineCore
+from handler.grammar import GrammarCompiler
+from handler.ipc import EngineSocket
+from handler.memory import Limits, derive_limits
+from handler.model_loader import LoadedModel, load
+from handler.model_location import locate
+from handler.model_runner import ModelRunner
+from handler.protocol import GenerateRequest, ModelCard, SamplingParams
+from handler.runner import Runner
+from handler.scheduler import Scheduler, SchedulerLimits
+from handler.sequence import Sequence
+from handler.status import Phase, StatusBoard
+from handler.tokenizer_files import tokenizer_dir
+
+logger = logging.getLogger(__name__)
+
+
+def start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, ModelCard]:
+    """Load, probe and warm up. Raises StartupError with one sentence."""
+
+    def progress(permille: int, text: str) -> None:
+        board.enter(board.phase, text)
+        board["progress_permille"] = permille
+        board.beat()
+        logger.info("%s", text)
+
+    torch.set_num_threads(config.num_threads or os.cpu_count() or 1)
+    directory, model_id = locate(config, progress)
+    board.enter(Phase.LOADING, f"loading {model_id}")
+    tokens_dir = tokenizer_dir(directory, Path(config.cache_dir), config.trust_remote_code)
+    loaded = load(config, directory, progress)
+    limits = derive_limits(config, loaded)
+    runner = ModelRunner(loaded, limits.max_num_seqs, limits.max_model_len, limits.num_stored_pages, limits.page_size)
+    progress(700, "comparing the engine's attention with the model's own")
+    runner.probe()
+    board.enter(Phase.WARMING, "generating the first token")
+    eos = min(loaded.eos_token_ids, default=None)
+    grammars = GrammarCompiler(tokens_dir / "tokenizer.json", runner.vocab_size, eos)
+    core = build_core(config, runner, limits, board, grammars)
+    _warm_up(core)
+    card = _card(config, loaded, limits, model_id, tokens_dir)
+    board["kv_capacity_tokens"] = limits.capacity_tokens
+    logger.info(
+        "%s: %s on %s, quantize=%s, %d sequences of %d tokens, %d tokens of KV memory",
+        *(model_id, card.dtype, card.device, card.quantize),
+        *(limits.max_num_seqs, limits.max_model_len, limits.capacity_tokens),
+    )
+    return core, card
+
+
+def build_core(
+    config: EngineConfig,
+    runner: Runner,
+    limits: Limits,
+    board: StatusBoard,
+    grammars: GrammarCompiler | None = None,
+) -> EngineCore:
+    """An engine over `runner`, listening on the configured socket."""
+    scheduler = Scheduler(
+        SchedulerLimits(
+            max_num_seqs=limits.max_num_seqs,
+            max_num_batched_tokens=limits.max_num_batched_tokens,
+            max_waiting=config.max_waiting,
+            max_model_len=limits.max_model_len,
+            eos_token_ids=runner.loaded.eos_token_ids,
+        ),
+        runner.kv_manager(limits),
+    )
+    return EngineCore(runner, scheduler, EngineSocket(config.socket_path), board, grammars)
+
+
+def _warm_up(core: EngineCore) -> None:
+    """Run one real request through scheduler, model and sampler, so that ready means: has generated."""
+    ids = [min(3, core.runner.vocab_size - 1)] * min(8, core.scheduler.limits.max_model_len - 2)
+    sampling = SamplingParams(max_tokens=2, seed=0, temperature=0.7, top_p=0.9, ignore_eos=True)
+    core.generate_for_warm_up(Sequence(GenerateRequest("warm-up", ids, sampling, 600.0), b"", 0.0, float("inf")))
+
+
+def _card(config: EngineConfig, loaded: LoadedModel, limits: Limits, model_id: str, tokens_dir: Path) -> ModelCard:
+    return ModelCard(
+        model_id=model_id,
+        tokenizer_dir=str(tokens_dir),
+        revision=config.revision,
+        vocab_size=int(loaded.text_config.vocab_size),
+        max_model_len=limits.max_model_len,
+        eos_token_ids=sorted(loaded.eos_token_ids),
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        device=str(loaded.device),
+        quantize=str(loaded.quantize),
+        model_type=str(loaded.model.config.model_type),
+        num_parameters=loaded.model.num_parameters(),
+        max_num_seqs=limits.max_num_seqs,
+        kv_capacity_tokens=limits.capacity_tokens,
+    )

@@ -1,0 +1,82 @@
+"""The OpenAPI document is of this server: its routes, its types, its page."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.support.server import Server
+
+# Routes without an entry of their own: the page and its files.
+UNDOCUMENTED = {"/docs/", "/docs/<path:path>", "/api-doc/openapi.json"}
+
+
+@pytest.fixture(scope="module")
+def document(tiny_server: Server) -> Any:
+    return tiny_server.request("GET", "/api-doc/openapi.json").json
+
+
+def test_every_route_is_in_it(document: Any, tmp_path: Any) -> None:
+    from flask import Flask
+
+    from container import health, metrics
+    from container.api import documents, openai, sagemaker, tgi
+
+    app = Flask("routes", static_folder=None)
+    modules = (health, metrics, openai, tgi, sagemaker, documents)
+    for blueprint in [*(module.blueprint for module in modules), documents.pages]:
+        app.register_blueprint(blueprint)
+    rules = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule) for rule in app.url_map.iter_rules()
+             if rule.rule not in UNDOCUMENTED}  # fmt: skip
+    assert rules == set(document["paths"])
+
+
+def test_every_reference_leads_somewhere(document: Any) -> None:
+    names = set(document["components"]["schemas"])
+    assert set(re.findall(r"#/components/schemas/(\w+)", str(document))) <= names
+    assert {"GenerateParameters", "GenerateAnswer", "StreamEvent"} <= names
+
+
+def test_parameters_are_those_that_are_read(document: Any) -> None:
+    from container.api.tgi.parameters import GenerateParameters
+
+    properties = document["components"]["schemas"]["GenerateParameters"]["properties"]
+    assert tuple(properties) == GenerateParameters.__struct_fields__
+    assert properties["do_sample"] == {"type": "boolean", "default": False}
+
+
+def test_a_key_is_asked_for_where_it_is_wanted(strict_documents: Any) -> None:
+    paths = strict_documents["paths"]
+    assert paths["/generate"]["post"]["security"] == [{"key": []}]
+    assert "401" in paths["/generate"]["post"]["responses"]
+    assert "security" not in paths["/info"]["get"]
+
+
+@pytest.fixture(scope="module")
+def strict_documents() -> Any:
+    from flask import Flask
+
+    from container.api import tgi
+    from container.api.documents.openapi import build
+
+    app = Flask("keyed", static_folder=None)
+    app.register_blueprint(tgi.blueprint)
+    return build(app, with_key=True)
+
+
+def test_the_page_and_its_files_come_from_here(tiny_server: Server) -> None:
+    page = tiny_server.request("GET", "/docs").body.decode()
+    assert "/api-doc/openapi.json" in page
+    linked = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert linked
+    for link in linked:
+        assert link.startswith("/docs/"), "nothing is fetched from elsewhere"
+        assert tiny_server.request("GET", link).status == 200
+    assert '"validatorUrl": null' in page
+
+
+def test_the_host_header_is_not_in_the_page(tiny_server: Server) -> None:
+    page = tiny_server.request("GET", "/docs", Host="evil.example").body
+    assert b"evil.example" not in page

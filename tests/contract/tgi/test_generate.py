@@ -1,0 +1,218 @@
+"""Whole answers: /generate, / and /predict (tgi-http-api.md 1.4, 1.5, 1.7, 1.8, 4)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.contract.tgi.conftest import EOS, says, says_a_and_eos
+from tests.support.server import Server
+
+
+def generate(server: Server, inputs: str = "hello", route: str = "/generate", **parameters: Any) -> Any:
+    answer = server.request("POST", route, {"inputs": inputs, "parameters": parameters})
+    assert answer.status == 200, answer.body
+    return answer.json
+
+
+def test_an_answer_is_its_text_alone(server: Server) -> None:
+    assert generate(server, **says("ab")) == {"generated_text": "ab"}
+
+
+def test_details(server: Server) -> None:
+    found = generate(server, **says("ab"), details=True)
+    assert list(found) == ["generated_text", "details"]
+    details = found["details"]
+    assert list(details) == ["finish_reason", "generated_tokens", "seed", "prefill", "tokens"]
+    assert details["finish_reason"] == "eos_token"
+    assert details["generated_tokens"] == 2
+    assert details["seed"] is None
+    assert details["prefill"] == []
+    assert [(token["text"], token["special"]) for token in details["tokens"]] == [("a", False), ("b", False)]
+    assert all(set(token) == {"id", "text", "logprob", "special"} for token in details["tokens"])
+    # The log-probability is that of the masked distribution: only one token was left each time.
+    assert [token["logprob"] for token in details["tokens"]] == pytest.approx([0, 0], abs=1e-6)
+
+
+def test_the_eos_token_is_shown_and_is_no_text(server: Server) -> None:
+    found = generate(server, **says_a_and_eos(server), details=True)
+    assert found["generated_text"] == "a"
+    assert found["details"]["finish_reason"] == "eos_token"
+    assert found["details"]["generated_tokens"] == 2
+    assert (found["details"]["tokens"][1]["text"], found["details"]["tokens"][1]["special"]) == (EOS, True)
+
+
+def test_details_come_with_the_prompts_tokens(server: Server) -> None:
+    details = generate(server, "hey", **says("ab"), decoder_input_details=True)["details"]
+    assert [token["text"] for token in details["prefill"]] == ["h", "e", "y"]
+    first, *others = [token["logprob"] for token in details["prefill"]]
+    assert first is None
+    assert all(logprob < 0 for logprob in others)
+
+
+def test_top_tokens(server: Server) -> None:
+    details = generate(server, max_new_tokens=2, top_n_tokens=3, details=True)["details"]
+    assert [len(tokens) for tokens in details["top_tokens"]] == [3, 3]
+    for chosen, best in zip(details["tokens"], details["top_tokens"], strict=True):
+        assert best[0]["id"] == chosen["id"]
+        assert [token["logprob"] for token in best] == sorted((t["logprob"] for t in best), reverse=True)
+        assert set(best[0]) == {"id", "text", "logprob", "special"}
+
+
+def test_top_n_tokens_of_zero_shows_none(server: Server) -> None:
+    assert "top_tokens" not in generate(server, max_new_tokens=2, top_n_tokens=0, details=True)["details"]
+
+
+def test_best_of_shows_the_losers_after_the_best(server: Server) -> None:
+    details = generate(server, max_new_tokens=6, do_sample=True, best_of=2, details=True, top_n_tokens=1)["details"]
+    (loser,) = details["best_of_sequences"]
+    assert list(loser) == [
+        "generated_text", "finish_reason", "generated_tokens", "seed", "prefill", "tokens", "top_tokens",
+    ]  # fmt: skip
+    mean = [sum(t["logprob"] for t in each["tokens"]) / len(each["tokens"]) for each in (details, loser)]
+    assert mean[0] >= mean[1]
+    assert isinstance(details["seed"], int)
+    assert details["seed"] != loser["seed"]
+
+
+@pytest.mark.parametrize("best_of", [0, 1])
+def test_best_of_one_has_no_losers(server: Server, best_of: int) -> None:
+    assert "best_of_sequences" not in generate(server, max_new_tokens=1, best_of=best_of, details=True)["details"]
+
+
+def test_a_seed_is_echoed_and_gives_the_answer_again(server: Server) -> None:
+    wanted: dict[str, Any] = {"max_new_tokens": 8, "do_sample": True, "details": True}
+    first = generate(server, **wanted)
+    again = generate(server, **wanted, seed=first["details"]["seed"])
+    assert first == again
+    assert generate(server, **wanted, seed=2**64 - 1)["details"]["seed"] == 2**64 - 1
+
+
+def test_a_seed_of_a_greedy_answer_is_null(server: Server) -> None:
+    assert generate(server, max_new_tokens=1, seed=7, details=True)["details"]["seed"] is None
+
+
+@pytest.mark.parametrize(
+    ("body", "samples"),
+    [
+        ({}, True),
+        ({"parameters": {}}, False),
+        ({"parameters": {"temperature": 1.0}}, False),
+        ({"parameters": {"temperature": 0.5}}, True),
+        ({"parameters": {"top_k": 5}}, True),
+        ({"parameters": {"top_p": 0.5}}, True),
+        ({"parameters": {"typical_p": 0.5}}, True),
+    ],
+)
+def test_absent_parameters_sample_and_empty_ones_do_not(server: Server, body: dict[str, Any], samples: bool) -> None:
+    """Over HTTP `details` needs `parameters`, so absent ones show by two answers that differ."""
+    if "parameters" in body:
+        body["parameters"] |= {"max_new_tokens": 1, "details": True}
+        found = server.request("POST", "/generate", {"inputs": "x"} | body).json
+        assert (found["details"]["seed"] is not None) == samples
+    else:
+        long = "x" * 480
+        assert len({server.request("POST", "/generate", {"inputs": long}).body for _ in range(2)}) == 2
+
+
+def test_unknown_keys_and_nulls_are_nothing(server: Server) -> None:
+    given = {"colour": "red", "temperature": None, "seed": None, "grammar": None, "adapter_id": None, "top_k": None}
+    body = {"inputs": "x", "parameters": {"max_new_tokens": 1} | given, "options": {"wait_for_model": True}}
+    assert server.request("POST", "/generate", body).status == 200
+
+
+@pytest.mark.parametrize(
+    ("route", "given", "expected"),
+    [
+        ("/generate", None, "ab"),
+        ("/generate", False, "ab"),
+        ("/generate", True, "hello<ab"),
+        ("/", None, "hello<ab"),
+        ("/", False, "ab"),
+        ("/", True, "hello<ab"),
+        ("/predict", None, "hello<ab"),
+        ("/invocations", None, "hello<ab"),
+    ],
+)
+def test_return_full_text(server: Server, route: str, given: bool | None, expected: str) -> None:
+    found = generate(server, "hello<", route, **says("ab"), return_full_text=given)
+    assert found == ({"generated_text": expected} if route == "/generate" else [{"generated_text": expected}])
+
+
+def test_truncate_keeps_the_last_tokens_and_the_text(server: Server) -> None:
+    found = generate(server, "abcdef", **says("x"), truncate=2, decoder_input_details=True, return_full_text=True)
+    assert [token["text"] for token in found["details"]["prefill"]] == ["e", "f"]
+    assert found["generated_text"] == "abcdefx"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason", "text"),
+    [
+        (says("abcdef", stop=["bc"]), "stop_sequence", "abc"),
+        (says("abcdef", stop=["zz", "de", "c"]), "stop_sequence", "abc"),
+        (says("abcdef", max_new_tokens=4), "length", "abcd"),
+        (says("abc", max_new_tokens=3, stop=["c"]), "length", "abc"),
+        (says("abc", max_new_tokens=5), "eos_token", "abc"),
+    ],
+)
+def test_the_end_by_length_then_eos_then_stop(server: Server, parameters: Any, reason: str, text: str) -> None:
+    """The stop text stays in the answer; the number of tokens is looked at first."""
+    found = generate(server, **parameters, details=True)
+    assert (found["details"]["finish_reason"], found["generated_text"]) == (reason, text)
+
+
+def test_an_eos_token_in_the_last_place_is_a_length(server: Server) -> None:
+    wanted = says_a_and_eos(server) | {"max_new_tokens": 2, "details": True}
+    found = generate(server, **wanted)
+    assert (found["details"]["finish_reason"], found["generated_text"]) == ("length", "a")
+
+
+def test_more_new_tokens_than_there_is_room_for_are_cut(server: Server) -> None:
+    """TGI counts 1024 at most; this model has a context of 512, so what counts must fit."""
+    answer = server.request("POST", "/generate", {"inputs": "x" * 505, "parameters": {"max_new_tokens": 7}})
+    assert answer.headers["x-generated-tokens"] in {str(n) for n in range(1, 8)}
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        {"type": "json", "value": {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}},
+        {"type": "json_object", "value": '{"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}'},
+        {"type": "json_schema", "value": {"name": "n", "schema": {"properties": {"a": {"const": 1}},
+                                                                  "type": "object", "required": ["a"]}}},
+        {"type": "regex", "value": r'\{"a":1\}'},
+    ],
+)  # fmt: skip
+def test_grammars(server: Server, grammar: Any) -> None:
+    text = generate(server, grammar=grammar, max_new_tokens=40)["generated_text"]
+    assert re.fullmatch(r'\{\s*"a"\s*:\s*1\s*.*', text)
+
+
+def test_the_headers_of_a_whole_answer(server: Server) -> None:
+    answer = server.request("POST", "/generate", {"inputs": "héllo", "parameters": says("ab")})
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    assert headers["content-length"] == str(len(answer.body))
+    assert headers["x-compute-type"] == "cpu"
+    assert headers["x-compute-characters"] == "5"
+    assert headers["x-prompt-tokens"] == "6"
+    assert headers["x-generated-tokens"] == "2"
+    assert re.fullmatch(r"\d+\.\d+", headers["x-compute-time"])
+    for name in ("total-time", "validation-time", "queue-time", "inference-time", "time-per-token"):
+        assert headers[f"x-{name}"].isdecimal()
+
+
+def test_a_stream_key_is_ignored_on_generate(server: Server) -> None:
+    body = {"inputs": "x", "parameters": says("ab"), "stream": True}
+    assert server.request("POST", "/generate", body).json == {"generated_text": "ab"}
+    assert server.request("POST", "/generate", body | {"stream": "no boolean"}).status == 200
+
+
+def test_info(server: Server) -> None:
+    info = server.request("GET", "/info").json
+    assert info["router"] == "text-generation-router"
+    assert (info["max_input_tokens"], info["max_total_tokens"]) == (511, 512)
+    limits = ("max_concurrent_requests", "max_best_of", "max_stop_sequences", "max_client_batch_size")
+    assert [info[name] for name in limits] == [128, 2, 4, 4]
+    assert {"model_id", "model_sha", "model_pipeline_tag", "validation_workers", "version", "sha"} <= info.keys()

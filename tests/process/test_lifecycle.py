@@ -1,0 +1,234 @@
+"""PID 1, gunicorn and the engine together, over a tiny model: start, failure, restart, stop."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support.server import Server, free_port
+
+MakeServer = Callable[..., Server]
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}], "temperature": 0, "max_tokens": 8}
+
+
+@pytest.fixture
+def make_server(tmp_path: Path, tiny_llama: Path) -> Iterator[MakeServer]:
+    servers: list[Server] = []
+
+    def make(port: int | None = None, **environ: str) -> Server:
+        values = {"HF_MODEL_ID": str(tiny_llama), "CACHE_DIR": str(tmp_path / "cache")} | environ
+        servers.append(Server(tmp_path / f"log{len(servers)}", values, port or free_port()))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.kill()
+
+
+def test_ping_tells_the_phase_until_a_token_was_generated(make_server: MakeServer) -> None:
+    server = make_server()
+    phases: list[str] = []
+
+    def ready() -> bool:
+        try:
+            answer = server.request("GET", "/ping", timeout=5)
+        except ConnectionRefusedError:
+            return False
+        if answer.status == 503:
+            phases.append(answer.json["phase"])
+            assert answer.headers["Retry-After"]
+            refused = server.request("POST", "/v1/chat/completions", CHAT)
+            assert refused.status in {200, 503}
+        else:
+            assert (answer.status, answer.body) == (200, b"")
+        return answer.status == 200
+
+    server.wait(ready)
+    assert phases, "the port must answer before the model is loaded"
+    assert phases[0] in {"starting", "preparing", "loading"}
+    assert server.request("POST", "/v1/chat/completions", CHAT).status == 200
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    assert server.stop() == 0
+    assert not [child for child in children if child.is_running()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_loading_stops_cleanly(make_server: MakeServer, number: int) -> None:
+    server = make_server()
+    server.wait(lambda: server.ping() == 503)
+    assert server.stop(number) == 0
+
+
+def test_sigterm_lets_streams_finish_and_refuses_new_work(make_server: MakeServer) -> None:
+    server = make_server()
+    server.wait_ready()
+    events: list[bytes] = []
+    started = threading.Event()
+
+    def stream() -> None:
+        body = CHAT | {"stream": True, "max_tokens": 400, "ignore_eos": True}
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            raw = json.dumps(body).encode()
+            head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            client.sendall(f"{head}Content-Length: {len(raw)}\r\n\r\n".encode() + raw)
+            while part := client.recv(65536):
+                events.append(part)
+                started.set()
+                if b"[DONE]" in part:
+                    return
+
+    reader = threading.Thread(target=stream)
+    reader.start()
+    assert started.wait(30)
+    server.process.send_signal(signal.SIGTERM)
+    answers = []
+    while server.process.poll() is None:
+        try:
+            answer = server.request("GET", "/ping", timeout=5)
+            answers.append((answer.status, answer.json.get("phase") if answer.body else None))
+        except (OSError, ValueError):
+            break
+    reader.join(30)
+    text = b"".join(events)
+    assert text.count(b'"finish_reason":"length"') == 1
+    assert b"[DONE]" in text
+    assert server.stop() == 0
+    assert (503, "draining") in answers
+
+
+def test_a_dead_engine_is_restarted_and_open_requests_end(make_server: MakeServer) -> None:
+    server = make_server()
+    server.wait_ready()
+    outcome: list[Any] = []
+
+    def ask() -> None:
+        outcome.append(server.request("POST", "/v1/chat/completions", CHAT | {"max_tokens": 450, "ignore_eos": True}))
+
+    asking = threading.Thread(target=ask)
+    first = server.engine().pid
+    asking.start()
+    server.wait(lambda: server.request("GET", "/health").status == 200)
+    server.engine().kill()
+    server.wait(lambda: server.ping() == 503)
+    asking.join(20)
+    assert not asking.is_alive()
+    assert outcome[0].status in {200, 503}, "it ended before the kill or with a clear error"
+    server.wait_ready()
+    assert server.engine().pid != first
+    assert server.request("POST", "/v1/chat/completions", CHAT).status == 200
+    assert server.stop() == 0
+
+
+def test_an_engine_that_keeps_dying_ends_the_container(make_server: MakeServer) -> None:
+    server = make_server()
+    killed: set[int] = set()
+    for _ in range(3):
+        server.wait(lambda: bool(engines(server) - killed))
+        (pid,) = engines(server) - killed
+        killed.add(pid)
+        psutil.Process(pid).kill()
+    assert server.process.wait(60) == 70
+    assert "giving up" in server.log.read_text()
+
+
+def engines(server: Server) -> set[int]:
+    """Pids of the engines that run now; a killed one may linger unreaped for a moment."""
+    found = set()
+    for child in psutil.Process(server.process.pid).children():
+        if child.status() != psutil.STATUS_ZOMBIE and "handler" in child.cmdline():
+            found.add(child.pid)
+    return found
+
+
+def test_killing_pid_1_leaves_no_process(make_server: MakeServer) -> None:
+    server = make_server()
+    server.wait_ready()
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    assert len(children) >= 3
+    server.process.kill()
+    server.process.wait()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+
+
+def last_line(server: Server) -> str:
+    return server.log.read_text().strip().splitlines()[-1]
+
+
+def fails(server: Server, code: int, sentence: str) -> None:
+    assert server.process.wait(60) == code
+    log = server.log.read_text()
+    assert sentence in log
+    assert "Traceback" not in log
+
+
+def test_port_in_use(make_server: MakeServer) -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        fails(make_server(port=taken.getsockname()[1]), 4, "cannot be opened: Address already in use")
+
+
+@pytest.mark.parametrize(
+    ("environ", "sentence"),
+    [
+        ({"MAX_TOTAL_TOKENS": "many"}, "MAX_TOTAL_TOKENS must be a whole number from 2 to"),
+        ({"HF_MODEL_QUANTIZE": "nf4"}, "HF_MODEL_QUANTIZE must be one of none, bitsandbytes"),
+        ({"MAX_INPUT_TOKENS": "100", "MAX_TOTAL_TOKENS": "100"}, "MAX_INPUT_TOKENS must be less than"),
+        ({"MAX_TOTAL_TOKENS": "100000"}, "MAX_TOTAL_TOKENS must be at most 512, the model's context. Given: 100000"),
+        ({"DEVICE": "cuda"}, "finds no usable CUDA device"),
+    ],
+)
+def test_impossible_settings(make_server: MakeServer, environ: dict[str, str], sentence: str) -> None:
+    fails(make_server(**environ), 2, sentence)
+
+
+def test_a_missing_model(make_server: MakeServer) -> None:
+    fails(make_server(HF_MODEL_ID="/nowhere/at/all"), 3, "neither a directory, a .gguf file nor a hub id")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        ("model.safetensors", b"\x10\0\0\0\0\0\0\0{}", "could not be loaded"),
+        ("config.json", b"{", "config.json is not valid JSON"),
+        ("config.json", b'{"model_type": "no_such_model"}', "config.json was not understood"),
+        ("config.json", b'{"model_type": "llama", "auto_map": {"AutoConfig": "x.Y"}}', "auto_map"),
+        ("config.json", b'{"model_type": "llama", "_attn_implementation_internal": "a/b"}', "_attn_implementation"),
+    ],
+)
+def test_damaged_models(
+    make_server: MakeServer, tiny_llama: Path, tmp_path: Path, file: str, content: bytes, sentence: str
+) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_llama, broken)
+    (broken / file).write_bytes(content)
+    fails(make_server(HF_MODEL_ID=str(broken)), 3, sentence)
+
+
+def test_empty_sagemaker_values_are_unset(make_server: MakeServer) -> None:
+    """What the SageMaker SDK injects into every container."""
+    port = free_port()
+    server = make_server(
+        port=free_port(),
+        SAGEMAKER_PROGRAM="",
+        SAGEMAKER_SUBMIT_DIRECTORY="",
+        SAGEMAKER_CONTAINER_LOG_LEVEL="20",
+        SAGEMAKER_REGION="us-east-1",
+        MAX_TOTAL_TOKENS="",
+        SAGEMAKER_BIND_TO_PORT=str(port),
+    )
+    server.port = port
+    server.wait_ready()
+    assert server.request("GET", "/info").json["max_total_tokens"] == 512
+    assert server.stop() == 0

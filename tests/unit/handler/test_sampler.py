@@ -1,0 +1,183 @@
+"""Sampling against exact distributions, and row by row: nothing a neighbour does may change a row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.generation.logits_process import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
+
+from handler.penalties import apply_penalties
+from handler.protocol import GenerateRequest, SamplingParams
+from handler.randomness import uniform
+from handler.sampler import sample
+from handler.sequence import Sequence
+from handler.warping import candidates
+
+VOCAB = 700
+
+
+def params(**values: Any) -> SamplingParams:
+    return SamplingParams(**({"max_tokens": 100, "seed": 0} | values))
+
+
+def sequence(prompt: list[int], output: list[int] | None = None, **values: Any) -> Sequence:
+    seq = Sequence(GenerateRequest("r", prompt, params(**values), 1.0), b"", 0.0, 1.0)
+    seq.token_ids += output or []
+    return seq
+
+
+def distribution(row: torch.Tensor, p: SamplingParams) -> torch.Tensor:
+    found = candidates(row[None], [p])[0]
+    dense = torch.zeros(len(row), dtype=torch.double)
+    dense[found.token_ids] = found.probs
+    return dense
+
+
+def expected_distribution(row: torch.Tensor, p: SamplingParams) -> torch.Tensor:
+    """transformers' own warpers, in its order."""
+    warpers = LogitsProcessorList()
+    warpers.append(TemperatureLogitsWarper(float(p.temperature)))
+    if p.top_k:
+        warpers.append(TopKLogitsWarper(p.top_k))
+    if p.top_p < 1:
+        warpers.append(TopPLogitsWarper(p.top_p))
+    if p.min_p:
+        warpers.append(MinPLogitsWarper(p.min_p))
+    if p.typical_p < 1:
+        warpers.append(TypicalLogitsWarper(p.typical_p))
+    return warpers(torch.tensor([[0]]), row[None].double())[0].softmax(-1)
+
+
+KNOBS: list[dict[str, Any]] = [
+    {"temperature": 0.7},
+    {"temperature": 1.3, "top_k": 5},
+    {"top_k": 300},
+    {"top_k": 100_000},
+    {"top_p": 0.9},
+    {"top_p": 0.3, "temperature": 0.5},
+    {"top_p": 0.999999},
+    {"min_p": 0.1},
+    {"min_p": 1e-9},
+    {"typical_p": 0.8},
+    {"top_k": 40, "top_p": 0.8, "min_p": 0.02, "temperature": 1.1},
+    {"top_k": 600, "typical_p": 0.5},
+]
+
+
+@pytest.mark.parametrize("knobs", KNOBS)
+@pytest.mark.parametrize("spread", [0.5, 4.0])
+def test_warping_equals_transformers(knobs: dict[str, Any], spread: float) -> None:
+    row = torch.randn(VOCAB, generator=torch.Generator().manual_seed(3)) * spread
+    p = params(**knobs)
+    assert torch.allclose(distribution(row, p), expected_distribution(row, p), atol=1e-6)
+
+
+def test_truncation_by_hand() -> None:
+    row = torch.tensor([0.5, 0.25, 0.15, 0.1]).log()
+    assert distribution(row, params(top_p=0.7)).tolist() == pytest.approx([2 / 3, 1 / 3, 0, 0])
+    assert distribution(row, params(top_k=1)).tolist() == pytest.approx([1, 0, 0, 0])
+    assert distribution(row, params(min_p=0.29)).tolist() == pytest.approx([0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(KNOBS), min_size=1, max_size=6), st.integers(0, 5), st.integers(0, 2**32))
+def test_a_row_does_not_see_its_neighbours(batch: list[dict[str, Any]], place: int, seed: int) -> None:
+    place %= len(batch)
+    rows = torch.randn(len(batch), VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
+    seqs = [sequence([1, 2], seed=seed + i, num_logprobs=2, **knobs) for i, knobs in enumerate(batch)]
+    together = sample(rows, seqs, ())[place]
+    alone = sample(rows[place : place + 1], [seqs[place]], ())[0]
+    assert together == alone
+
+
+def test_draws_follow_the_distribution() -> None:
+    row = torch.tensor([0.5, 0.25, 0.15, 0.1]).log()
+    found = candidates(row[None], [params()])[0]
+    counts = Counter(found.draw(uniform(seed=9, index=i)) for i in range(20_000))
+    for token_id, probability in enumerate([0.5, 0.25, 0.15, 0.1]):
+        assert counts[token_id] / 20_000 == pytest.approx(probability, abs=0.015)
+
+
+def test_uniform_is_even_and_depends_on_both_arguments() -> None:
+    draws = [uniform(seed, index) for seed in range(100) for index in range(100)]
+    assert all(0 < u < 1 for u in draws)
+    assert len(set(draws)) == len(draws)
+    assert sum(draws) / len(draws) == pytest.approx(0.5, abs=0.01)
+    assert uniform(2**64 - 1, 10**9) != uniform(0, 10**9)
+
+
+def test_greedy_takes_the_first_of_the_best() -> None:
+    rows = torch.tensor([[0.0, 3.0, 3.0, 1.0], [5.0, 0.0, 0.0, 0.0]])
+    seqs = [sequence([1], temperature=0.0), sequence([1], temperature=0.0)]
+    assert [s.token_id for s in sample(rows, seqs, ())] == [1, 0]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_row_that_is_not_finite_fails_alone(bad: float) -> None:
+    rows = torch.randn(3, VOCAB)
+    seqs = [sequence([1], temperature=t, repetition_penalty=1.2, num_logprobs=1) for t in (0.0, 1.0, 1.0)]
+    expected = sample(rows, seqs, ())
+    rows[1, 5] = bad
+    found = sample(rows, seqs, ())
+    assert found[1].token_id is None
+    assert (found[0], found[2]) == (expected[0], expected[2])
+
+
+def test_repetition_penalty_equals_transformers() -> None:
+    row = torch.randn(VOCAB)
+    seq = sequence([3, 4, 4, 9], [11, 3], repetition_penalty=1.7)
+    expected = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([seq.token_ids]), row[None].clone())[0]
+    apply_penalties(row, seq, ())
+    assert torch.allclose(row, expected)
+
+
+def test_openai_penalties_count_the_output_alone() -> None:
+    row = torch.zeros(6)
+    apply_penalties(row, sequence([1, 1, 1], [2, 2, 3], frequency_penalty=0.5, presence_penalty=0.25), ())
+    assert row.tolist() == pytest.approx([0, 0, -1.25, -0.75, 0, 0])
+
+
+def test_tgi_frequency_penalty_is_divided_by_the_length() -> None:
+    row = torch.zeros(6)
+    seq = sequence([1, 1, 1], [2], frequency_penalty=2.0, length_penalised_frequency=True)
+    apply_penalties(row, seq, ())
+    assert row.tolist() == pytest.approx([0, -1.5, -0.5, 0, 0, 0])
+
+
+def test_logit_bias_can_force_and_forbid() -> None:
+    rows = torch.zeros(1, 10)
+    assert sample(rows, [sequence([1], temperature=0.0, logit_bias={7: 100.0})], ())[0].token_id == 7
+    rows[0, 4] = 50.0
+    assert sample(rows, [sequence([1], temperature=0.0, logit_bias={4: -100.0})], ())[0].token_id != 4
+
+
+def test_end_of_sequence_waits_for_min_tokens() -> None:
+    rows = torch.zeros(1, 10)
+    rows[0, 2] = 9.0
+    waiting = sequence([1], [5], temperature=0.0, min_tokens=2)
+    assert sample(rows, [waiting], {2})[0].token_id != 2
+    waiting.token_ids.append(5)
+    assert sample(rows, [waiting], {2})[0].token_id == 2
+
+
+def test_logprobs_raw_and_warped() -> None:
+    row = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
+    raw = sample(row, [sequence([1], top_k=2, num_logprobs=3, seed=1)], ())[0]
+    assert raw.logprob is not None
+    assert [v for _, v in raw.logprob.top] == pytest.approx(row[0].log_softmax(-1)[:3].tolist())
+    warped = sample(row, [sequence([1], top_k=2, num_logprobs=3, seed=1, warped_logprobs=True)], ())[0]
+    assert warped.logprob is not None
+    assert [v for _, v in warped.logprob.top] == pytest.approx(row[0, :2].log_softmax(-1).tolist())
