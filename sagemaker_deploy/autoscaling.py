@@ -198,7 +198,5 @@ def remove_scaling(endpoint: str, clients: Clients) -> Iterator[str]:
 def scalable_targets(endpoint: str, clients: Clients) -> list[dict[str, Any]]:
     """Return what is registered for the endpoint's variant and for its inference component."""
     ids = [ScalingTarget(endpoint, is_component).resource_id for is_component in (False, True)]
-    reply = clients["application-autoscaling"].describe_scalable_targets(
-        ServiceNamespace=NAMESPACE, ResourceIds=ids
-    )
+    reply = clients["application-autoscaling"].describe_scalable_targets(ServiceNamespace=NAMESPACE, ResourceIds=ids)
     return list(reply["ScalableTargets"])

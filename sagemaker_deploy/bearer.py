@@ -39,8 +39,6 @@ def bearer_token(session: Any, region: str, lifetime_s: int = 3600) -> str:
     url = "https://sagemaker.amazonaws.com/"
     request = AWSRequest("POST", url, headers={"host": "sagemaker.amazonaws.com"})
     request.params = {"Action": "CallWithBearerToken"}
-    SigV4QueryAuth(credentials.get_frozen_credentials(), "sagemaker", region, expires=lifetime_s).add_auth(
-        request
-    )
+    SigV4QueryAuth(credentials.get_frozen_credentials(), "sagemaker", region, expires=lifetime_s).add_auth(request)
     signed = request.url.removeprefix("https://") + "&Version=1"
     return _PREFIX + base64.b64encode(signed.encode()).decode()

@@ -54,9 +54,7 @@ def _clients(args: argparse.Namespace) -> Clients:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; every subcommand sets `command`."""
-    parser = argparse.ArgumentParser(
-        prog="sagemaker-deploy", description="From a laptop to a SageMaker endpoint."
-    )
+    parser = argparse.ArgumentParser(prog="sagemaker-deploy", description="From a laptop to a SageMaker endpoint.")
     parser.add_argument("--region", default="", help="default: AWS_REGION or the profile's")
     parser.add_argument("--endpoint-url", help="send all AWS calls there; for tests")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -84,12 +82,8 @@ def _add_making_commands(subparsers: argparse._SubParsersAction[argparse.Argumen
     role = _add(subparsers, "role", commands.role, "create or update the endpoint's execution role")
     role.add_argument("role_name")
     role.add_argument("--image", default="", help="ECR image URI the role may pull")
-    role.add_argument(
-        "--read", action="append", default=[], metavar="S3_PREFIX", help="weights, async inputs"
-    )
-    role.add_argument(
-        "--write", action="append", default=[], metavar="S3_PREFIX", help="async answers and errors"
-    )
+    role.add_argument("--read", action="append", default=[], metavar="S3_PREFIX", help="weights, async inputs")
+    role.add_argument("--write", action="append", default=[], metavar="S3_PREFIX", help="async answers and errors")
     role.add_argument("--topic", action="append", default=[], metavar="SNS_ARN")
     role.add_argument("--vpc", action="store_true")
     role.add_argument("--delete", action="store_true", help="delete the role instead")
@@ -106,21 +100,15 @@ def _add_running_commands(subparsers: argparse._SubParsersAction[argparse.Argume
     plan.add_argument("--no-fit", action="store_true", help="do not look at the model")
     plan.add_argument("--offline", action="store_true", help="call nothing, neither AWS nor the Hub")
     plan.add_argument("--concurrency", type=int, default=8, help="requests at the same time")
-    plan.add_argument(
-        "--context", type=int, help="tokens of prompt and answer; default --max-total-tokens or 4096"
-    )
+    plan.add_argument("--context", type=int, help="tokens of prompt and answer; default --max-total-tokens or 4096")
     deploy = _add(subparsers, "deploy", commands.deploy, "create the endpoint, or bring it up to date")
     add_spec_options(deploy)
     deploy.add_argument("--way", choices=("auto", "sdk", "boto3"), default="auto")
     deploy.add_argument("--no-wait", action="store_true")
     deploy.add_argument("--wait-s", type=float, default=7200, help="patience")
     deploy.add_argument("--keep", action="store_true", help="keep what a failure left, to look at it")
-    deploy.add_argument(
-        "--no-preflight", action="store_true", help="do not look at image, quota and weights first"
-    )
-    deploy.add_argument(
-        "--update", choices=("blue-green", "rolling"), help="replace what the endpoint serves now"
-    )
+    deploy.add_argument("--no-preflight", action="store_true", help="do not look at image, quota and weights first")
+    deploy.add_argument("--update", choices=("blue-green", "rolling"), help="replace what the endpoint serves now")
     deploy.add_argument("--bake-s", type=int, default=300, help="seconds the new version is watched")
     scale = _add(subparsers, "autoscale", commands.autoscale, "scale with the requests in flight")
     scale.add_argument("name")
@@ -148,9 +136,7 @@ def _add_using_commands(subparsers: argparse._SubParsersAction[argparse.Argument
         call.add_argument("--prompt", default="", help="one user message")
         call.add_argument("--body", type=Path, help="JSON file of any dialect, instead of --prompt")
         call.add_argument("--max-tokens", type=int, default=256)
-        call.add_argument(
-            "--component", default="", help="inference component; `<name>-model` if deployed as one"
-        )
+        call.add_argument("--component", default="", help="inference component; `<name>-model` if deployed as one")
         if name == "invoke":
             call.add_argument("--stream", action="store_true")
             call.add_argument("--openai", action="store_true", help="print base URL and bearer token instead")
@@ -160,9 +146,7 @@ def _add_using_commands(subparsers: argparse._SubParsersAction[argparse.Argument
             call.add_argument("--wait-s", type=float, default=3600)
     check = _add(subparsers, "check", commands.check, "ask SageMaker's rules of a running container")
     check.add_argument("url", help="for example http://127.0.0.1:8080")
-    local = _add(
-        subparsers, "local", commands.local, "run the image with Docker as SageMaker does, then `check` it"
-    )
+    local = _add(subparsers, "local", commands.local, "run the image with Docker as SageMaker does, then `check` it")
     local.add_argument("image")
     local.add_argument("--model", type=Path, help="directory, mounted read-only at /opt/ml/model")
     local.add_argument("--gpus", default="", help="Docker's --gpus, for example all")

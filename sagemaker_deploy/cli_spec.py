@@ -21,9 +21,7 @@ def add_spec_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="name of the endpoint")
     parser.add_argument("--image", required=True, help="ECR image URI, by tag or by digest")
     parser.add_argument("--role", required=True, help="ARN of the execution role; `role` makes one")
-    parser.add_argument(
-        "--instance-type", required=True, help="for example ml.g6.2xlarge; `plan` recommends one"
-    )
+    parser.add_argument("--instance-type", required=True, help="for example ml.g6.2xlarge; `plan` recommends one")
     parser.add_argument("--instance-count", type=int, default=1)
     parser.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE")
     _add_model_options(parser.add_argument_group("model"))
@@ -35,21 +33,15 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--revision", default="", help="commit or branch of the Hub repository")
     group.add_argument("--model-s3", default="", help="S3 prefix with the model's files, ends with /")
     group.add_argument("--quantize", default="auto", choices=QUANTIZATIONS)
-    group.add_argument(
-        "--trust-remote-code", action="store_true", help="run Python from the model's repository"
-    )
+    group.add_argument("--trust-remote-code", action="store_true", help="run Python from the model's repository")
     group.add_argument("--num-gpus", type=int, help="GPUs to use; default all")
     group.add_argument("--max-input-tokens", type=int)
     group.add_argument("--max-total-tokens", type=int)
     group.add_argument("--max-batch-prefill-tokens", type=int)
     group.add_argument("--max-concurrent-requests", type=int)
     group.add_argument("--env", action="append", default=[], metavar="KEY=VALUE", help="for the container")
-    group.add_argument(
-        "--hf-token-from", default="", metavar="VARIABLE", help="local variable that holds HF_TOKEN"
-    )
-    group.add_argument(
-        "--api-key-from", default="", metavar="VARIABLE", help="local variable that holds API_KEY"
-    )
+    group.add_argument("--hf-token-from", default="", metavar="VARIABLE", help="local variable that holds HF_TOKEN")
+    group.add_argument("--api-key-from", default="", metavar="VARIABLE", help="local variable that holds API_KEY")
 
 
 def _add_hosting_options(group: argparse._ArgumentGroup) -> None:
@@ -63,16 +55,12 @@ def _add_hosting_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--cuda", default="", help="CUDA release of the image; read from ECR if allowed")
     group.add_argument("--ami-version", default="", help="InferenceAmiVersion, instead of the one chosen")
     group.add_argument("--routing", default=ROUTING_STRATEGIES[0], choices=ROUTING_STRATEGIES)
-    group.add_argument(
-        "--async-output", default="", help="S3 prefix for answers: makes the endpoint asynchronous"
-    )
+    group.add_argument("--async-output", default="", help="S3 prefix for answers: makes the endpoint asynchronous")
     group.add_argument("--async-failure", default="", help="S3 prefix for errors")
     group.add_argument("--async-max-concurrent", type=int, help="calls at a time per instance")
     group.add_argument("--success-topic", default="", help="SNS topic")
     group.add_argument("--error-topic", default="", help="SNS topic")
-    group.add_argument(
-        "--component-memory", type=int, metavar="MIB", help="host memory; makes it a component"
-    )
+    group.add_argument("--component-memory", type=int, metavar="MIB", help="host memory; makes it a component")
     group.add_argument("--component-gpus", type=int, default=1)
     group.add_argument("--copies", type=int, default=1)
     group.add_argument("--min-instances", type=int, default=0)

@@ -16,9 +16,7 @@ from botocore.config import Config
 # and reads for 60 s, which is less than the 60 s the platform grants the container plus the way there and
 # back.
 RUNTIME_CONFIG = Config(connect_timeout=10, read_timeout=80, retries={"total_max_attempts": 1})
-CONTROL_CONFIG = Config(
-    connect_timeout=10, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 5}
-)
+CONTROL_CONFIG = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 5})
 
 
 class Clients:

@@ -44,9 +44,7 @@ def image(args: argparse.Namespace, clients: MakeClients, output: Output) -> int
     report = inspect_image(args.image, clients())
     output.warnings(report.warnings)
     report.raise_for_problems()
-    output.json(
-        {"uri": report.uri, "size_bytes": report.size_bytes, "cuda": report.cuda, "labels": report.labels}
-    )
+    output.json({"uri": report.uri, "size_bytes": report.size_bytes, "cuda": report.cuda, "labels": report.labels})
     return 0
 
 
@@ -90,9 +88,7 @@ def plan(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
     return 0
 
 
-def _shape(
-    args: argparse.Namespace, spec: DeploySpec, clients: Clients | None, output: Output
-) -> ModelShape | None:
+def _shape(args: argparse.Namespace, spec: DeploySpec, clients: Clients | None, output: Output) -> ModelShape | None:
     """A model that cannot be looked at costs the fit check, not the plan."""
     source = args.model_dir or spec.model_s3 or spec.model_id
     if args.no_fit or not source or (args.offline and not args.model_dir):

@@ -82,9 +82,7 @@ def _platform_headers(probe: Probe) -> None:
 
 def _stream(probe: Probe) -> None:
     """A body with stream true is streamed as SSE whatever Accept says, and ends with a blank line."""
-    reply = probe.post(
-        "/invocations", _CHAT | {"stream": True}, INVOCATION_LIMIT_S, {"Accept": "application/json"}
-    )
+    reply = probe.post("/invocations", _CHAT | {"stream": True}, INVOCATION_LIMIT_S, {"Accept": "application/json"})
     _require_status(reply, 200)
     _require_sse(reply)
 

@@ -47,9 +47,7 @@ class ControlPlane:
                 return
 
     def create_endpoint_config(self, request: Request) -> None:
-        self._once(
-            self._sagemaker.create_endpoint_config, request, "endpoint configuration", "EndpointConfigName"
-        )
+        self._once(self._sagemaker.create_endpoint_config, request, "endpoint configuration", "EndpointConfigName")
 
     def create_component(self, request: Request) -> None:
         self._once(

@@ -163,9 +163,7 @@ class _Run:
             self._progress.step(f"endpoint {self._spec.name} created through HuggingFaceModel")
         else:
             self._control.create(self._requests)
-        if (
-            self._options.wait or self._spec.component
-        ):  # a component is only accepted once its endpoint serves
+        if self._options.wait or self._spec.component:  # a component is only accepted once its endpoint serves
             self._judge(self._waiter.endpoint(self._spec.name), "EndpointStatus")
 
     def _way(self) -> Way:
@@ -210,11 +208,7 @@ class _Run:
 
     def _judge_update(self, description: Description | None) -> None:
         serving = description and description["EndpointConfigName"]
-        if (
-            description
-            and description["EndpointStatus"] == "InService"
-            and serving == self._requests.config_name
-        ):
+        if description and description["EndpointStatus"] == "InService" and serving == self._requests.config_name:
             self._progress.step(f"endpoint {self._spec.name} is in service with the new configuration")
             return
         failure = self._failure(description, RolledBack)

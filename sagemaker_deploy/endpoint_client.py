@@ -46,9 +46,7 @@ class EndpointClient:
         The platform allows 60 s; longer generations need `stream` or an asynchronous endpoint.
         """
         with _translated():
-            reply = self._runtime.invoke_endpoint(
-                **self._target, Body=json.dumps(data), ContentType=JSON, Accept=JSON
-            )
+            reply = self._runtime.invoke_endpoint(**self._target, Body=json.dumps(data), ContentType=JSON, Accept=JSON)
             return json.loads(reply["Body"].read())
 
     def stream(self, data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -89,9 +87,7 @@ class EndpointClient:
             reply = self._runtime.invoke_endpoint_async(
                 **target, **source, ContentType=JSON, Accept=JSON, InvocationTimeoutSeconds=timeout_s
             )
-        return AsyncCall(
-            reply["OutputLocation"], reply.get("FailureLocation", ""), self._clients, self._clock
-        )
+        return AsyncCall(reply["OutputLocation"], reply.get("FailureLocation", ""), self._clients, self._clock)
 
     def _upload(self, body: bytes, prefix: str) -> str:
         if not prefix:

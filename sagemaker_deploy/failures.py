@@ -107,8 +107,7 @@ KNOWN_FAILURES = (
         "disk",
         r"No space left on device|disk quota exceeded",
         "the root disk is small and something copies the model or fills a cache",
-        "load the model where it is mounted, caches below /tmp; "
-        "set volume_gb for an instance type without local disk",
+        "load the model where it is mounted, caches below /tmp; set volume_gb for an instance type without local disk",
     ),
     Failure(
         "hub",

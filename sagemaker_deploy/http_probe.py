@@ -53,9 +53,7 @@ class Probe:
         wanted = {"Content-Type": "application/json", **(headers or {})}
         return self._send("POST", path, raw, limit_s, {key: value for key, value in wanted.items() if value})
 
-    def _send(
-        self, method: str, path: str, body: bytes | None, limit_s: float, headers: dict[str, str]
-    ) -> Reply:
+    def _send(self, method: str, path: str, body: bytes | None, limit_s: float, headers: dict[str, str]) -> Reply:
         kind = http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
         connection = kind(self._host, timeout=CONNECT_LIMIT_S if not self._tls else limit_s)
         try:

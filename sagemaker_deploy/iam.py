@@ -136,14 +136,10 @@ def _s3_statements(needs: Needs, partition: str) -> list[Document]:
         bucket, key = _split(prefix)
         listing = _allow(f"ListWeights{i}", ["s3:ListBucket"], [f"arn:{partition}:s3:::{bucket}"])
         statements.append({**listing, "Condition": {"StringLike": {"s3:prefix": [f"{key}*"]}}})
-        statements.append(
-            _allow(f"ReadWeights{i}", ["s3:GetObject"], [f"arn:{partition}:s3:::{bucket}/{key}*"])
-        )
+        statements.append(_allow(f"ReadWeights{i}", ["s3:GetObject"], [f"arn:{partition}:s3:::{bucket}/{key}*"]))
     for i, prefix in enumerate(needs.writes):
         bucket, key = _split(prefix)
-        statements.append(
-            _allow(f"WriteAnswers{i}", ["s3:PutObject"], [f"arn:{partition}:s3:::{bucket}/{key}*"])
-        )
+        statements.append(_allow(f"WriteAnswers{i}", ["s3:PutObject"], [f"arn:{partition}:s3:::{bucket}/{key}*"]))
     return statements
 
 

@@ -22,6 +22,8 @@ from sagemaker_deploy.failures import KNOWN_FAILURES
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 BIND_LABEL = "com.amazonaws.sagemaker.capabilities.accept-bind-to-port"
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+CUDA_LABEL = "com.amazonaws.sagemaker.inference.cuda.verified_versions"
 _URI = re.compile(
     r"(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/"
     r"(?P<repository>[a-z0-9._/-]+?)(?:@(?P<digest>sha256:[0-9a-f]{64})|:(?P<tag>[\w.-]+))?"
@@ -85,12 +87,10 @@ class ImageReport:
             raise PreflightError("the image will not run on SageMaker: " + "; ".join(self.problems))
 
 
-def build_commands(
-    uri: str, context: str = ".", dockerfile: str = "Dockerfile", cpu: bool = False
-) -> list[str]:
+def build_commands(uri: str, context: str = ".", dockerfile: str = "Dockerfile", cpu: bool = False) -> list[str]:
     """Return the shell commands that log in, build and push an image SageMaker accepts."""
     name = ImageName.parse(uri)
-    variant = " --build-arg VARIANT=cpu" if cpu else ""
+    variant = f" --build-arg TORCH_INDEX={CPU_INDEX}" if cpu else ""
     return [
         f"aws ecr describe-repositories --region {name.region} --repository-names {name.repository} || "
         f"aws ecr create-repository --region {name.region} --repository-name {name.repository}",
@@ -117,13 +117,16 @@ def inspect_image(uri: str, clients: Clients) -> ImageReport:
             return ImageReport(digest_uri, size, (problem,))
         config = _image_config(name, clients["ecr"])
     except ClientError as exc:
-        raise PreflightError(
-            f"the image {uri} could not be inspected: {exc}", remedy=_REMEDIES["pull"]
-        ) from exc
+        raise PreflightError(f"the image {uri} could not be inspected: {exc}", remedy=_REMEDIES["pull"]) from exc
     inner = config.get("config", {})
-    cuda = _variables(inner).get("CUDA_VERSION", "")
     problems, warnings = tuple(config_problems(config)), tuple(config_warnings(inner))
-    return ImageReport(digest_uri, size, problems, warnings, cuda, dict(inner.get("Labels") or {}))
+    return ImageReport(digest_uri, size, problems, warnings, cuda_release(inner), dict(inner.get("Labels") or {}))
+
+
+def cuda_release(inner: dict[str, Any]) -> str:
+    """Return the CUDA release an image's configuration names, by AWS's label or NVIDIA's variable, else ""."""
+    variables = dict(entry.partition("=")[::2] for entry in inner.get("Env") or ())
+    return str((inner.get("Labels") or {}).get(CUDA_LABEL) or variables.get("CUDA_VERSION", ""))
 
 
 def config_problems(config: dict[str, Any]) -> Iterator[str]:
@@ -154,18 +157,14 @@ def config_warnings(inner: dict[str, Any]) -> Iterator[str]:
 
 
 def _describe(name: ImageName, ecr: Any) -> dict[str, Any]:
-    reply = ecr.describe_images(
-        registryId=name.account, repositoryName=name.repository, imageIds=[name.ecr_id()]
-    )
+    reply = ecr.describe_images(registryId=name.account, repositoryName=name.repository, imageIds=[name.ecr_id()])
     return dict(reply["imageDetails"][0])
 
 
 def _image_config(name: ImageName, ecr: Any) -> dict[str, Any]:
     """The configuration is a blob like a layer, and ECR hands it out like one."""
     place = {"registryId": name.account, "repositoryName": name.repository}
-    images = ecr.batch_get_image(**place, imageIds=[name.ecr_id()], acceptedMediaTypes=[DOCKER_MANIFEST])[
-        "images"
-    ]
+    images = ecr.batch_get_image(**place, imageIds=[name.ecr_id()], acceptedMediaTypes=[DOCKER_MANIFEST])["images"]
     if not images:
         raise PreflightError(f"ECR has no manifest for {name.repository}")
     digest = json.loads(images[0]["imageManifest"])["config"]["digest"]
@@ -174,8 +173,3 @@ def _image_config(name: ImageName, ecr: Any) -> dict[str, Any]:
         raise PreflightError(f"ECR gave an unusable address for the image's configuration: {url}")
     with urllib.request.urlopen(url, timeout=30) as reply:  # noqa: S310 - the scheme was checked
         return dict(json.load(reply))
-
-
-def _variables(inner: dict[str, Any]) -> dict[str, str]:
-    pairs = (entry.partition("=") for entry in inner.get("Env") or ())
-    return {key: value for key, _, value in pairs}

@@ -50,9 +50,7 @@ def _family(
 
 def _blackwell(family: str, gpu: str, mib: int, ram: tuple[int, ...], nvme: int) -> Iterator[Instance]:
     sizes = ("2xlarge", "4xlarge", "8xlarge", "12xlarge", "24xlarge", "48xlarge")
-    for size, count, vcpus, ram_gib in zip(
-        sizes, (1, 1, 1, 2, 4, 8), (8, 16, 32, 48, 96, 192), ram, strict=True
-    ):
+    for size, count, vcpus, ram_gib in zip(sizes, (1, 1, 1, 2, 4, 8), (8, 16, 32, 48, 96, 192), ram, strict=True):
         yield Instance(f"ml.{family}.{size}", gpu, 120, count, mib, vcpus, ram_gib, nvme)
 
 

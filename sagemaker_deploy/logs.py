@@ -43,9 +43,7 @@ def log_groups(endpoint_name: str) -> tuple[str, str]:
 def _latest_streams(logs: Any, group: str) -> list[str]:
     """Asynchronous endpoints also write a `data-log` stream per instance, which is not the container's."""
     try:
-        reply = logs.describe_log_streams(
-            logGroupName=group, orderBy="LastEventTime", descending=True, limit=_STREAMS
-        )
+        reply = logs.describe_log_streams(logGroupName=group, orderBy="LastEventTime", descending=True, limit=_STREAMS)
     except ClientError as exc:
         if exc.response["Error"]["Code"] == "ResourceNotFoundException":
             return []

@@ -96,9 +96,7 @@ def _mlp_params(text: Mapping[str, Any]) -> int:
     """Every expert counts: all of them must be resident, whichever few a token visits."""
     hidden = _hidden(text)
     inner = int(text.get("intermediate_size") or text.get("n_inner") or 4 * hidden)
-    experts = int(
-        text.get("num_local_experts") or text.get("num_experts") or text.get("n_routed_experts") or 1
-    )
+    experts = int(text.get("num_local_experts") or text.get("num_experts") or text.get("n_routed_experts") or 1)
     if experts > 1:
         inner = int(text.get("moe_intermediate_size") or inner)
     matrices = 2 if "n_embd" in text else 3

@@ -100,9 +100,7 @@ class _Removal:
             if ours_only and not is_ours(self._clients, item["InferenceComponentArn"], self._name):
                 self._progress.warn(f"inference component {component} is not ours and stays")
                 continue
-            self._call(
-                sagemaker.delete_inference_component, "inference component", InferenceComponentName=component
-            )
+            self._call(sagemaker.delete_inference_component, "inference component", InferenceComponentName=component)
             self._waiter.component(component, self._name)
 
     def _hosts_components(self) -> bool:
@@ -110,9 +108,7 @@ class _Removal:
         endpoint = describe_endpoint(self._clients, self._name)
         if endpoint is None or "EndpointConfigName" not in endpoint:
             return False
-        config = self._clients.sagemaker.describe_endpoint_config(
-            EndpointConfigName=endpoint["EndpointConfigName"]
-        )
+        config = self._clients.sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
         return any("ModelName" not in variant for variant in config["ProductionVariants"])
 
     def endpoint(self, ours_only: bool) -> None:

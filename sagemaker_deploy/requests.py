@@ -148,9 +148,7 @@ def startup_parameters(spec: DeploySpec) -> dict[str, int]:
     health_s = spec.health_check_s or health_check_timeout_s(spec.weights_gb)
     parameters = {"ContainerStartupHealthCheckTimeoutInSeconds": health_s}
     if spec.model_s3:
-        parameters["ModelDataDownloadTimeoutInSeconds"] = spec.download_s or download_timeout_s(
-            spec.weights_gb
-        )
+        parameters["ModelDataDownloadTimeoutInSeconds"] = spec.download_s or download_timeout_s(spec.weights_gb)
     return parameters
 
 

@@ -111,9 +111,7 @@ class DeploySpec:
         self._check_model()
         self._check_ranges()
         if self.asynchronous and self.component:
-            raise SpecError(
-                "an asynchronous endpoint scales to zero by itself and takes no inference component"
-            )
+            raise SpecError("an asynchronous endpoint scales to zero by itself and takes no inference component")
 
     def _check_names(self) -> None:
         if not _NAME.fullmatch(self.name) or len(self.name) > MAX_NAME_LENGTH:
@@ -151,8 +149,7 @@ class DeploySpec:
                 raise SpecError(f"{name} must be {lower} to {upper}, got {value}")
         if self.max_input_tokens and self.max_total_tokens and self.max_input_tokens >= self.max_total_tokens:
             raise SpecError(
-                f"max_input_tokens {self.max_input_tokens} must be below "
-                f"max_total_tokens {self.max_total_tokens}"
+                f"max_input_tokens {self.max_input_tokens} must be below max_total_tokens {self.max_total_tokens}"
             )
         if self.routing not in ROUTING_STRATEGIES:
             raise SpecError(f"routing {self.routing!r} must be one of {', '.join(ROUTING_STRATEGIES)}")

@@ -28,9 +28,7 @@ class Uploaded:
     weights_gb: float
 
 
-def upload_model(
-    directory: Path, prefix: str, s3: Any, progress: Progress, *, code: Path | None = None
-) -> Uploaded:
+def upload_model(directory: Path, prefix: str, s3: Any, progress: Progress, *, code: Path | None = None) -> Uploaded:
     """Copy a model directory below `prefix`, and `code` (handler functions, requirements.txt) below `prefix`
     + code/.
 
@@ -68,11 +66,7 @@ def _walk(directory: Path) -> Iterator[Path]:
     """Links are followed: the Hub's cache is made of them."""
     for path in sorted(directory.rglob("*")):
         parts = path.relative_to(directory).parts
-        if (
-            path.is_file()
-            and not _SKIPPED_DIRECTORIES.intersection(parts)
-            and path.suffix not in _SKIPPED_SUFFIXES
-        ):
+        if path.is_file() and not _SKIPPED_DIRECTORIES.intersection(parts) and path.suffix not in _SKIPPED_SUFFIXES:
             yield path
 
 

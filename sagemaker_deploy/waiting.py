@@ -43,9 +43,7 @@ class Waiter:
     line.
     """
 
-    def __init__(
-        self, clients: Clients, progress: Progress, limit_s: float, clock: Clock | None = None
-    ) -> None:
+    def __init__(self, clients: Clients, progress: Progress, limit_s: float, clock: Clock | None = None) -> None:
         self._clients = clients
         self._progress = progress
         self._limit_s = limit_s

@@ -69,9 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
         if "inputs" in body:
             return self._send(200, "application/json", json.dumps([{"generated_text": ANSWER}]).encode())
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
-        choice |= (
-            {"text": ANSWER} if "prompt" in body else {"message": {"role": "assistant", "content": ANSWER}}
-        )
+        choice |= {"text": ANSWER} if "prompt" in body else {"message": {"role": "assistant", "content": ANSWER}}
         reply = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
         return self._send(200, "application/json", json.dumps(reply, ensure_ascii=False).encode())
 

@@ -147,9 +147,7 @@ def test_what_sagemaker_would_refuse_is_named(change: dict[str, Any], says: str)
         ),
     ],
 )
-def test_the_service_model_catches_what_it_describes(
-    operation: str, params: dict[str, Any], says: str
-) -> None:
+def test_the_service_model_catches_what_it_describes(operation: str, params: dict[str, Any], says: str) -> None:
     assert any(says in line for line in violations("sagemaker", operation, params))
 
 

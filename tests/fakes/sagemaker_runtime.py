@@ -139,9 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
             call = self.runtime.call("/invocations", body, self._kept(), self.runtime.invocation_timeout_s)
             reply = call.read()
         except CallOverran:
-            return self._model_error(
-                0, "Your invocation timed out while waiting for a response from container"
-            )
+            return self._model_error(0, "Your invocation timed out while waiting for a response from container")
         except CallBroken as exc:
             return self._model_error(0, str(exc))
         if call.status >= 400:
@@ -156,9 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
             if call.status >= 400:
                 return self._model_error(call.status, call.read().decode(errors="replace"))
         except CallOverran:
-            return self._model_error(
-                0, "Your invocation timed out while waiting for a response from container"
-            )
+            return self._model_error(0, "Your invocation timed out while waiting for a response from container")
         except CallBroken as exc:
             return self._model_error(0, str(exc))
         self._start_chunks(
@@ -186,13 +182,9 @@ class _Handler(BaseHTTPRequestHandler):
             error = {"error": {"message": "Invalid bearer token", "code": "invalid_api_key"}}
             return self._send(401, json.dumps(error).encode(), {"Content-Type": "application/json"})
         try:
-            call = self.runtime.call(
-                "/v1/chat/completions", body, self._kept(), self.runtime.stream_timeout_s
-            )
+            call = self.runtime.call("/v1/chat/completions", body, self._kept(), self.runtime.stream_timeout_s)
         except (CallOverran, CallBroken) as exc:
-            error = {
-                "error": {"message": f"Received server error (0) from primary: {exc}", "code": "model_error"}
-            }
+            error = {"error": {"message": f"Received server error (0) from primary: {exc}", "code": "model_error"}}
             return self._send(424, json.dumps(error).encode(), {"Content-Type": "application/json"})
         if call.status >= 400:
             quoted = f'Received error ({call.status}) from primary with message "{call.read().decode()}"'
