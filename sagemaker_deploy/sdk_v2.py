@@ -8,6 +8,7 @@ put right in the request on its way out, through botocore's public `provide-clie
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.metadata
 import os
 import warnings
@@ -40,9 +41,7 @@ def sdk_session(clients: Clients) -> Any:
     Those could change the requests behind the plan; and the SDK validates them anew at each of 25 look-ups.
     """
     with _quiet():
-        import sagemaker
-
-        session = sagemaker.Session(
+        session = _sdk().Session(
             boto_session=clients.session,
             sagemaker_client=clients.sagemaker,
             sagemaker_runtime_client=clients.runtime,
@@ -55,10 +54,8 @@ def sdk_session(clients: Clients) -> Any:
 def huggingface_model(spec: DeploySpec, requests: Requests, clients: Clients) -> Any:
     """Return the `HuggingFaceModel`; nothing is sent until its `deploy`."""
     with _quiet():
-        from sagemaker.huggingface import HuggingFaceModel
-
         container = requests.model["PrimaryContainer"]
-        return HuggingFaceModel(
+        return _sdk("huggingface").HuggingFaceModel(
             name=requests.model_name,
             image_uri=spec.image,
             role=spec.role,
@@ -98,16 +95,17 @@ def create_through_sdk(spec: DeploySpec, requests: Requests, clients: Clients) -
 def sdk_predictor(spec: DeploySpec, clients: Clients) -> Any:
     """Return a `HuggingFacePredictor` for the endpoint, whoever created it."""
     with _quiet():
-        from sagemaker.huggingface import HuggingFacePredictor
+        return _sdk("huggingface").HuggingFacePredictor(spec.name, sagemaker_session=sdk_session(clients))
 
-        return HuggingFacePredictor(spec.name, sagemaker_session=sdk_session(clients))
+
+def _sdk(module: str = "") -> Any:
+    """Import lazily: it takes seconds, and neither it nor its types need to be installed."""
+    return importlib.import_module(f"sagemaker.{module}" if module else "sagemaker")
 
 
 def _async_config(options: AsyncOptions) -> Any:
-    from sagemaker.async_inference import AsyncInferenceConfig
-
     topics = {"SuccessTopic": options.success_topic, "ErrorTopic": options.error_topic}
-    return AsyncInferenceConfig(
+    return _sdk("async_inference").AsyncInferenceConfig(
         output_path=options.output,
         failure_path=options.failure or f"{options.output.rstrip('/')}-failures",
         max_concurrent_invocations_per_instance=options.max_concurrent,
