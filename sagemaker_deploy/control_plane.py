@@ -18,12 +18,16 @@ ROLE_PAUSE_S = 8.0
 
 
 class ControlPlane:
-    """Sends the requests of one endpoint; every method returns once the thing exists."""
+    """Sends the requests of one endpoint; every method returns once the thing exists.
+
+    `created` names what did not exist before, which is what a failure may take away again.
+    """
 
     def __init__(self, clients: Clients, progress: Progress, clock: Clock | None = None) -> None:
         self._sagemaker = clients.sagemaker
         self._progress = progress
         self._clock = clock or Clock()
+        self.created: set[str] = set()
 
     def create(self, requests: Requests) -> None:
         """Create model, configuration and endpoint; the caller waits for the endpoint."""
@@ -81,6 +85,7 @@ class ControlPlane:
                 raise _explained(exc) from exc
             self._progress.step(f"{what} {request[key]} exists already")
         else:
+            self.created.add(request[key])
             self._progress.step(f"{what} {request[key]} created")
 
 

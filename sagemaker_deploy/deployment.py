@@ -217,10 +217,11 @@ class _Run:
         raise failure
 
     def _discard_update(self) -> None:
-        """Neither name is in use by the endpoint, and removing them lets the next attempt start clean."""
-        sagemaker = self._clients.sagemaker
-        with contextlib.suppress(ClientError):
+        """The endpoint may still serve this model under its old configuration, so only what is new goes."""
+        sagemaker, created = self._clients.sagemaker, self._control.created
+        if self._requests.config_name in created:
             sagemaker.delete_endpoint_config(EndpointConfigName=self._requests.config_name)
+        if self._requests.model_name in created:
             sagemaker.delete_model(ModelName=self._requests.model_name)
 
     def _place_component(self) -> None:
@@ -229,7 +230,8 @@ class _Run:
             return
         name = str(request["InferenceComponentName"])
         if describe_component(self._clients, name) is None:
-            self._control.create_model(self._requests.model)
+            if self._requests.model_name not in self._control.created:
+                self._control.create_model(self._requests.model)
             self._control.create_component(request)
         if self._options.wait:
             self._judge(self._waiter.component(name, self._spec.name), "InferenceComponentStatus")

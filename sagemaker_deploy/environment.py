@@ -11,6 +11,7 @@ from sagemaker_deploy.spec import DeploySpec
 MAX_ENTRIES = 100
 MAX_LENGTH = 1024
 MAX_TOTAL_BYTES = 32 * 1024
+ASYNC_TIMEOUT_S = 3600  # SageMaker's longest asynchronous call
 _SECRET = re.compile(r"TOKEN$|API_KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 
 
@@ -30,6 +31,8 @@ def container_environment(spec: DeploySpec, region: str) -> dict[str, str]:
         "MAX_TOTAL_TOKENS": spec.max_total_tokens,
         "MAX_BATCH_PREFILL_TOKENS": spec.max_batch_prefill_tokens,
         "MAX_CONCURRENT_REQUESTS": spec.max_concurrent_requests,
+        # The container gives up after 55 s by itself, as a real-time call would be cut at 60.
+        "REQUEST_TIMEOUT_S": ASYNC_TIMEOUT_S if spec.asynchronous else None,
         "HF_TOKEN": spec.hf_token,
         "API_KEY": spec.api_key,
         "HF_HUB_OFFLINE": "1" if spec.network_isolation else None,

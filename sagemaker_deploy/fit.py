@@ -4,9 +4,11 @@
 
 Weights are parameters times 2 bytes, 1.05 (int8) or 0.6 (4 bit, with scales), embeddings always 2. The cache
 is sized for `concurrency` requests that all use the whole context, so it is an upper bound: with less the
-engine queues and preempts, it does not fail. Overhead is CUDA's context and activations. Where the whole
-model fits one GPU each GPU gets its own copy and a share of the requests; where it does not, everything is
-divided by the number of GPUs.
+engine queues and preempts, it does not fail. Overhead is CUDA's context and activations.
+
+The container uses `CONTAINER_GPUS` of an instance's GPUs; the others stay idle, which is said. Where it may use
+several and the whole model fits one, each holds a copy and serves a share of the requests; else everything is
+divided by them.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from sagemaker_deploy.instances import INSTANCES, Instance
 from sagemaker_deploy.model_shape import ModelShape
 
 MIB = 2**20
+CONTAINER_GPUS = 1  # docs/configuration.md: SM_NUM_GPUS is accepted and ignored
 USABLE_SHARE = 0.90
 OVERHEAD_MIB = 1536
 BYTES_PER_PARAM = {"none": 2.0, "bitsandbytes": 1.05, "bitsandbytes-nf4": 0.6, "bitsandbytes-fp4": 0.6}
@@ -42,6 +45,7 @@ class Fit:
     weights_mib: int
     kv_mib: int
     copies: int
+    gpus: int
 
     @property
     def needed_mib(self) -> int:
@@ -58,42 +62,54 @@ class Fit:
     def sentence(self) -> str:
         """Say the verdict with its numbers."""
         verdict = "fits" if self.fits else "does not fit"
-        spread = f"{self.copies} copies" if self.copies > 1 else f"{self.instance.num_gpus} GPU(s)"
+        spread = f"{self.copies} copies on {self.gpus}" if self.copies > 1 else f"{self.gpus}"
         return (
-            f"{verdict} {self.instance.name} ({spread} of {self.instance.gpu}): a GPU needs "
+            f"{verdict} {self.instance.name} ({spread} of {self.instance.num_gpus} x {self.instance.gpu}): "
+            f"a GPU needs "
             f"{self.weights_mib} MiB weights ({self.quantize}) + {self.kv_mib} MiB cache + "
             f"{OVERHEAD_MIB} MiB overhead = {self.needed_mib} of {self.usable_mib} usable MiB"
         )
 
 
-def check_fit(shape: ModelShape, load: Load, instance: Instance, quantize: str = "auto") -> Fit:
+def check_fit(
+    shape: ModelShape, load: Load, instance: Instance, quantize: str = "auto", max_gpus: int = CONTAINER_GPUS
+) -> Fit:
     """Return the verdict; with `auto` the least lossy quantisation that fits, the smallest if none does."""
-    choices = AUTO_ORDER if quantize == "auto" and shape.packed_bytes is None else (quantize,)
-    fits = [_fit(shape, load, instance, choice) for choice in choices]
+    fits = [_fit(shape, load, instance, choice, max_gpus) for choice in _choices(shape, quantize)]
     return next((fit for fit in fits if fit.fits), fits[-1])
 
 
 def recommend(
-    shape: ModelShape, load: Load, quantize: str = "auto", instances: Sequence[Instance] = INSTANCES
+    shape: ModelShape,
+    load: Load,
+    quantize: str = "auto",
+    instances: Sequence[Instance] = INSTANCES,
+    max_gpus: int = CONTAINER_GPUS,
 ) -> Fit | None:
     """Return the fit on the smallest instance, or None if there is none.
 
-    Smallest is by total GPU memory, then by CPUs. `auto` does not quantise to save an instance here: it is
-    judged unquantised first, and only if nothing in the table can hold that, quantised. Instances without
-    bfloat16 are left out for models trained in it, because float16 overflows in some of them.
+    Smallest is by total GPU memory, then by CPUs. `auto` does not quantise to save an instance: it is judged
+    unquantised first; only paying for GPUs that stay idle is worse than quantising. Instances without bfloat16 are
+    left out for models trained in it, because float16 overflows in some of them.
     """
     able = [it for it in instances if it.has_bfloat16 or shape.dtype == "float16"]
     ordered = sorted(able, key=lambda it: (it.num_gpus * it.gpu_mib, it.vcpus))
-    for choice in AUTO_ORDER if quantize == "auto" and shape.packed_bytes is None else (quantize,):
-        for instance in ordered:
-            fit = _fit(shape, load, instance, choice)
-            if fit.fits:
-                return fit
+    busy = [it for it in ordered if it.num_gpus <= max_gpus]
+    for group in (busy, ordered):
+        for choice in _choices(shape, quantize):
+            fits = (_fit(shape, load, instance, choice, max_gpus) for instance in group)
+            best = next((fit for fit in fits if fit.fits), None)
+            if best is not None:
+                return best
     return None
 
 
 def fit_warnings(shape: ModelShape, load: Load, fit: Fit) -> Iterator[str]:
     """Say what the verdict does not cover."""
+    idle = fit.instance.num_gpus - fit.gpus
+    if idle > 0:
+        of = f"the {fit.instance.num_gpus} GPUs of {fit.instance.name}"
+        yield f"{idle} of {of} stay idle: the container uses {fit.gpus}"
     if shape.max_context and load.context > shape.max_context:
         yield f"the model was made for {shape.max_context} tokens, {load.context} were asked for"
     if not fit.instance.has_bfloat16 and shape.dtype == "bfloat16":
@@ -107,15 +123,19 @@ def fit_warnings(shape: ModelShape, load: Load, fit: Fit) -> Iterator[str]:
         yield f"the checkpoint hardly leaves room on the local disk ({fit.instance.nvme_gb} GB)"
 
 
-def _fit(shape: ModelShape, load: Load, instance: Instance, quantize: str) -> Fit:
+def _choices(shape: ModelShape, quantize: str) -> tuple[str, ...]:
+    return AUTO_ORDER if quantize == "auto" and shape.packed_bytes is None else (quantize,)
+
+
+def _fit(shape: ModelShape, load: Load, instance: Instance, quantize: str, max_gpus: int) -> Fit:
     weights = weights_bytes(shape, quantize)
     kv_bytes = shape.kv_bytes_per_token * load.context
-    gpus = instance.num_gpus
+    gpus = min(instance.num_gpus, max_gpus)
     share = math.ceil(load.concurrency / gpus)
-    own = Fit(instance, quantize, _mib(weights), _mib(kv_bytes * share), gpus)
+    own = Fit(instance, quantize, _mib(weights), _mib(kv_bytes * share), gpus, gpus)
     if own.fits or gpus == 1:
         return own
-    return Fit(instance, quantize, _mib(weights / gpus), _mib(kv_bytes * load.concurrency / gpus), 1)
+    return Fit(instance, quantize, _mib(weights / gpus), _mib(kv_bytes * load.concurrency / gpus), 1, gpus)
 
 
 def weights_bytes(shape: ModelShape, quantize: str) -> float:

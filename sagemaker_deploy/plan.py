@@ -8,7 +8,7 @@ from typing import Any
 
 from sagemaker_deploy.clients import Clients
 from sagemaker_deploy.environment import environment_warnings, redacted
-from sagemaker_deploy.fit import Fit, Load, check_fit, fit_warnings, recommend
+from sagemaker_deploy.fit import CONTAINER_GPUS, Fit, Load, check_fit, fit_warnings, recommend
 from sagemaker_deploy.iam import Needs, caller_policy, execution_policy
 from sagemaker_deploy.image import ImageName
 from sagemaker_deploy.instances import find_instance
@@ -143,5 +143,7 @@ def _spec_warnings(spec: DeploySpec, requests: Requests) -> Iterator[str]:
         yield "the model comes from the Hub: the VPC needs a way out (NAT), or put the weights into S3"
     if not spec.model_id and not spec.model_s3 and "HF_MODEL_ID" not in spec.environment:
         yield "no model was named: the container serves the small default model inside its image"
+    if (spec.num_gpus or 0) > CONTAINER_GPUS:
+        yield f"num_gpus {spec.num_gpus} is passed on, but the container uses {CONTAINER_GPUS} GPU"
     if spec.trust_remote_code:
         yield "trust_remote_code runs Python from the model's repository with the endpoint's role"

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import boto3
 import pytest
 
 from sagemaker_deploy.clients import Clients
@@ -95,17 +96,23 @@ def moto_url(_moto_server: str) -> str:
     return _moto_server
 
 
+@pytest.fixture(scope="session")
+def boto_session() -> Any:
+    """One for all tests: it holds the service models, which take long to read."""
+    return boto3.Session(aws_access_key_id="testing", aws_secret_access_key="testing", region_name=REGION)
+
+
 @pytest.fixture
-def clients(moto_url: str) -> Clients:
+def clients(moto_url: str, boto_session: Any) -> Clients:
     """The helper's clients on the empty account; calls to endpoints have nowhere to go."""
-    return Clients(region=REGION, endpoint_url=moto_url)
+    return Clients(boto_session, endpoint_url=moto_url)
 
 
 @pytest.fixture
-def served(moto_url: str, runtime: FakeSageMakerRuntime) -> Clients:
+def served(moto_url: str, boto_session: Any, runtime: FakeSageMakerRuntime) -> Clients:
     """The same with the fake runtime and the container behind `sagemaker-runtime`."""
-    there = Clients(region=REGION, endpoint_url=runtime.url).runtime
-    return Clients(region=REGION, endpoint_url=moto_url, overrides={"sagemaker-runtime": there})
+    there = Clients(boto_session, endpoint_url=runtime.url).runtime
+    return Clients(boto_session, endpoint_url=moto_url, overrides={"sagemaker-runtime": there})
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from typing import Any
 
 import boto3
@@ -15,11 +16,14 @@ ARN = "arn:aws:sagemaker:us-east-1:123456789012:endpoint/llm"
 OURS = {"Tags": [{"Key": ENDPOINT_TAG, "Value": "llm"}]}
 
 
+_SESSION = boto3.Session(aws_access_key_id="testing", aws_secret_access_key="testing", region_name="us-east-1")
+
+
 class Script:
     """A client and its script; Stubber checks every call's name and parameters against the service model."""
 
     def __init__(self, service: str) -> None:
-        self.client = boto3.client(service, region_name="us-east-1")
+        self.client = _SESSION.client(service)
         self._stubber = Stubber(self.client)
         self._stubber.activate()
 
@@ -56,8 +60,6 @@ class Script:
 
 def recorder(client: Any) -> list[tuple[str, dict[str, Any]]]:
     """Return a list that fills with (operation, parameters as sent) of every call of `client`."""
-    import json
-
     seen: list[tuple[str, dict[str, Any]]] = []
 
     def keep(params: dict[str, Any], model: Any, **_: Any) -> None:

@@ -102,8 +102,8 @@ def test_no_text_decoder_is_said() -> None:
         (QWEN3_8B, "auto", Load(2048, 4), "ml.g6.xlarge", "none"),
         (QWEN3_8B, "none", LOAD, "ml.g7.2xlarge", "none"),
         (QWEN3_8B, "bitsandbytes-nf4", LOAD, "ml.g6.xlarge", "bitsandbytes-nf4"),
-        (LLAMA_70B, "auto", LOAD, "ml.g6e.12xlarge", "none"),
-        (LLAMA_70B, "bitsandbytes-nf4", Load(4096, 4), "ml.g7.12xlarge", "bitsandbytes-nf4"),
+        (LLAMA_70B, "auto", LOAD, "ml.p5.4xlarge", "bitsandbytes-nf4"),
+        (LLAMA_70B, "none", LOAD, "ml.p6-b200.48xlarge", "none"),
         (QWEN3_8B | {"torch_dtype": "float16"}, "bitsandbytes-nf4", Load(4096, 4), "ml.g4dn.xlarge", None),
     ],
 )
@@ -132,10 +132,23 @@ def test_auto_takes_the_least_lossy_that_fits() -> None:
 def test_gpus_hold_copies_when_the_model_fits_one_and_parts_when_not() -> None:
     eight, four = shape_from_config(QWEN3_8B), find_instance("ml.g6.12xlarge")
     assert four
-    assert check_fit(eight, Load(2048, 16), four).copies == 4
-    parts = check_fit(shape_from_config(LLAMA_70B), Load(2048, 1), four, "bitsandbytes-nf4")
+    assert check_fit(eight, Load(2048, 16), four, max_gpus=8).copies == 4
+    large = shape_from_config(LLAMA_70B)
+    parts = check_fit(large, Load(2048, 1), four, "bitsandbytes-nf4", max_gpus=8)
     assert parts.copies == 1
     assert parts.fits
+    best = recommend(large, LOAD, max_gpus=8)
+    assert best is not None
+    assert (best.instance.name, best.quantize) == ("ml.g6e.12xlarge", "none")
+
+
+def test_gpus_the_container_does_not_use_do_not_help() -> None:
+    four = find_instance("ml.g6.12xlarge")
+    assert four
+    shape = shape_from_config(LLAMA_70B)
+    alone = check_fit(shape, Load(2048, 1), four, "bitsandbytes-nf4")
+    assert not alone.fits
+    assert any("3 of the 4 GPUs of ml.g6.12xlarge stay idle" in it for it in fit_warnings(shape, LOAD, alone))
 
 
 def test_nothing_fits_the_impossible() -> None:
