@@ -1,16 +1,53 @@
-"""Fixtures of the offline flows: a container, the fake runtime before it, and moto's server as the control
-plane.
-"""
+"""Fixtures of the offline flows: a container, the fake runtime before it, moto's server as control plane."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import boto3
 import pytest
 
+from sagemaker_deploy.clients import Clients
+from sagemaker_deploy.progress import Clock, Transcript
+from sagemaker_deploy.spec import DeploySpec
 from tests.deploy.stand_in import StandInContainer
 from tests.fakes.sagemaker_runtime import FakeSageMakerRuntime
+
+ACCOUNT = "123456789012"
+REGION = "us-east-1"
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/endpoint"
+IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/tgi-heir@sha256:{'a' * 64}"
+
+
+class FastClock(Clock):
+    """Time passes only by sleeping, and sleeping takes none; `on_sleep` is what happens in the meantime."""
+
+    def __init__(self) -> None:
+        self.time_s = 0.0
+        self.on_sleep: Callable[[float], None] = lambda now_s: None
+
+    def now_s(self) -> float:
+        return self.time_s
+
+    def sleep(self, seconds: float) -> None:
+        self.time_s += seconds
+        self.on_sleep(self.time_s)
+
+
+def make_spec(**changes: Any) -> DeploySpec:
+    """Return a specification that is fine, with changes."""
+    base: dict[str, Any] = {
+        "name": "llm",
+        "image": IMAGE,
+        "role": ROLE,
+        "instance_type": "ml.g6.2xlarge",
+        "model_id": "org/model",
+    }
+    return DeploySpec(**{**base, **changes})
 
 
 @pytest.fixture(scope="session")
@@ -28,10 +65,72 @@ def container_url(stand_in_url: str) -> str:
 
 
 @pytest.fixture
-def runtime(container_url: str) -> Iterator[FakeSageMakerRuntime]:
-    """The platform before the container, cutting streams at random bytes."""
-    with FakeSageMakerRuntime(container_url, cut_bytes=20261123) as fake:
+def runtime(container_url: str, moto_url: str) -> Iterator[FakeSageMakerRuntime]:
+    """The platform before the container, cutting streams at random bytes, S3 at moto."""
+    with FakeSageMakerRuntime(container_url, cut_bytes=20261123, s3_url=moto_url) as fake:
         yield fake
+
+
+@pytest.fixture(scope="session")
+def _moto_server() -> Iterator[str]:
+    """moto 5.2.5 knows no GPU newer than g4dn; botocore's enumeration, checked elsewhere, does."""
+    from moto.sagemaker.models import FakeEndpointConfig
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    patch = pytest.MonkeyPatch()
+    patch.setattr(FakeEndpointConfig, "validate_instance_type", lambda self, instance_type: None)
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+    patch.undo()
+
+
+@pytest.fixture
+def moto_url(_moto_server: str) -> str:
+    """An empty account."""
+    request = urllib.request.Request(f"{_moto_server}/moto-api/reset", method="POST")
+    urllib.request.urlopen(request).close()
+    return _moto_server
+
+
+@pytest.fixture(scope="session")
+def boto_session() -> Any:
+    """One for all tests: it holds the service models, which take long to read."""
+    return boto3.Session(aws_access_key_id="testing", aws_secret_access_key="testing", region_name=REGION)
+
+
+@pytest.fixture
+def clients(moto_url: str, boto_session: Any) -> Clients:
+    """The helper's clients on the empty account; calls to endpoints have nowhere to go."""
+    return Clients(boto_session, endpoint_url=moto_url)
+
+
+@pytest.fixture
+def served(moto_url: str, boto_session: Any, runtime: FakeSageMakerRuntime) -> Clients:
+    """The same with the fake runtime and the container behind `sagemaker-runtime`."""
+    there = Clients(boto_session, endpoint_url=runtime.url).runtime
+    return Clients(boto_session, endpoint_url=moto_url, overrides={"sagemaker-runtime": there})
+
+
+@pytest.fixture
+def backend(moto_url: str) -> Any:
+    """moto's own state, to make things happen that its API never does."""
+    from moto.sagemaker.models import sagemaker_backends
+
+    return sagemaker_backends[ACCOUNT][REGION]
+
+
+@pytest.fixture
+def clock() -> FastClock:
+    return FastClock()
+
+
+@pytest.fixture
+def transcript() -> Transcript:
+    return Transcript()
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +141,7 @@ def _dummy_account(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)

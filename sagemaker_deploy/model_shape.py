@@ -1,0 +1,117 @@
+"""What a model's `config.json` says about memory: how many parameters, how much key-value cache a token
+takes.
+
+Only the JSON is read, never model code. Parameter counts come from the checkpoint's own index when there is
+one and are estimated from the layer sizes otherwise; the estimate assumes a gated MLP and is meant to be
+within a few percent for decoder-only models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sagemaker_deploy.errors import SpecError
+
+_DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1}
+_ATTENTION_LAYERS = ("full_attention", "sliding_attention", "attention", "chunked_attention")
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of one model; `embedding_params` (input and output) stay unquantised whatever the rest does.
+
+    `packed_bytes` is the size of a checkpoint that is already quantised, else None.
+    """
+
+    num_params: int
+    embedding_params: int
+    kv_bytes_per_token: int
+    max_context: int
+    dtype: str
+    packed_bytes: int | None = None
+
+    @property
+    def checkpoint_gb(self) -> float:
+        """Size of the files to download, in 10^9 bytes."""
+        return (self.packed_bytes or self.num_params * _DTYPE_BYTES.get(self.dtype, 2)) / 1e9
+
+
+def shape_from_config(config: Mapping[str, Any], checkpoint_bytes: int | None = None) -> ModelShape:
+    """Return the sizes for a parsed `config.json` and, when known, the total size of the safetensors files.
+
+    Raises `SpecError` when the layers cannot be found, which means the model is not a text decoder or is of a
+    kind this helper does not know.
+    """
+    text: Mapping[str, Any] = {**config, **config.get("text_config", {})}
+    try:
+        embedding, rest = _embedding_params(text), _layer_params(text)
+        kv_bytes = _kv_bytes_per_token(text)
+    except (KeyError, TypeError, ZeroDivisionError) as exc:
+        raise SpecError(f"config.json of type {config.get('model_type')!r} does not say {exc}") from exc
+    dtype = str(text.get("dtype") or text.get("torch_dtype") or "bfloat16")
+    packed = checkpoint_bytes if "quantization_config" in text else None
+    num_params = embedding + rest
+    if checkpoint_bytes and packed is None:
+        num_params = checkpoint_bytes // _DTYPE_BYTES.get(dtype, 2)
+    context = int(text.get("max_position_embeddings") or text.get("n_positions") or 0)
+    return ModelShape(num_params, embedding, kv_bytes, context, dtype, packed)
+
+
+def _layers(text: Mapping[str, Any]) -> int:
+    return int(text.get("num_hidden_layers") or text["n_layer"])
+
+
+def _hidden(text: Mapping[str, Any]) -> int:
+    return int(text.get("hidden_size") or text["n_embd"])
+
+
+def _heads(text: Mapping[str, Any]) -> int:
+    return int(text.get("num_attention_heads") or text["n_head"])
+
+
+def _kv_heads(text: Mapping[str, Any]) -> int:
+    if text.get("multi_query"):
+        return 1
+    return int(text.get("num_key_value_heads") or _heads(text))
+
+
+def _head_dim(text: Mapping[str, Any]) -> int:
+    return int(text.get("head_dim") or _hidden(text) // _heads(text))
+
+
+def _embedding_params(text: Mapping[str, Any]) -> int:
+    tied = text.get("tie_word_embeddings", True)
+    return int(text["vocab_size"]) * _hidden(text) * (1 if tied else 2)
+
+
+def _layer_params(text: Mapping[str, Any]) -> int:
+    hidden, head_dim = _hidden(text), _head_dim(text)
+    attention = hidden * head_dim * (2 * _heads(text) + 2 * _kv_heads(text))
+    return _layers(text) * (attention + _mlp_params(text) + 2 * hidden)
+
+
+def _mlp_params(text: Mapping[str, Any]) -> int:
+    """Every expert counts: all of them must be resident, whichever few a token visits."""
+    hidden = _hidden(text)
+    inner = int(text.get("intermediate_size") or text.get("n_inner") or 4 * hidden)
+    experts = int(text.get("num_local_experts") or text.get("num_experts") or text.get("n_routed_experts") or 1)
+    if experts > 1:
+        inner = int(text.get("moe_intermediate_size") or inner)
+    matrices = 2 if "n_embd" in text else 3
+    return matrices * hidden * inner * experts
+
+
+def _kv_bytes_per_token(text: Mapping[str, Any]) -> int:
+    """Two tensors in 16 bits for each attention layer; recurrent layers keep no cache that grows.
+
+    A sliding window is counted as if it were full, which can only recommend too much memory. Latent attention
+    (MLA) is counted expanded, as an unmodified transformers model stores it.
+    """
+    kinds = text.get("layer_types")
+    layers = sum(kind in _ATTENTION_LAYERS for kind in kinds) if kinds else _layers(text)
+    if "qk_nope_head_dim" in text:
+        key = int(text["qk_nope_head_dim"]) + int(text["qk_rope_head_dim"])
+        return 2 * layers * _heads(text) * (key + int(text["v_head_dim"]))
+    return 2 * 2 * layers * _kv_heads(text) * _head_dim(text)

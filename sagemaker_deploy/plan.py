@@ -1,0 +1,149 @@
+"""What a deployment would do, before it does anything: requests, permissions, fit, cost, warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sagemaker_deploy.clients import Clients
+from sagemaker_deploy.environment import environment_warnings, redacted
+from sagemaker_deploy.fit import CONTAINER_GPUS, Fit, Load, check_fit, fit_warnings, recommend
+from sagemaker_deploy.iam import Needs, caller_policy, execution_policy
+from sagemaker_deploy.image import ImageName
+from sagemaker_deploy.instances import find_instance
+from sagemaker_deploy.model_shape import ModelShape
+from sagemaker_deploy.quota import endpoint_quota, quota_warning
+from sagemaker_deploy.requests import Requests, build_requests
+from sagemaker_deploy.spec import DeploySpec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a person should see before saying yes. `fit` and `recommended` need the model's sizes."""
+
+    requests: Requests
+    execution_policy: dict[str, Any]
+    caller_policy: dict[str, Any]
+    cost: str
+    warnings: tuple[str, ...]
+    fit: Fit | None = None
+    recommended: Fit | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready form, secrets covered."""
+        bodies = self.requests.by_operation()
+        container = self.requests.model["PrimaryContainer"]
+        covered = {**container, "Environment": redacted(container["Environment"])}
+        return {
+            "requests": bodies | {"CreateModel": {**self.requests.model, "PrimaryContainer": covered}},
+            "execution_policy": self.execution_policy,
+            "caller_policy": self.caller_policy,
+            "cost": self.cost,
+            "warnings": list(self.warnings),
+            "fit": self.fit.sentence() if self.fit else None,
+            "recommended": self.recommended.sentence() if self.recommended else None,
+        }
+
+
+def make_plan(
+    spec: DeploySpec,
+    region: str,
+    *,
+    shape: ModelShape | None = None,
+    load: Load | None = None,
+    clients: Clients | None = None,
+) -> Plan:
+    """Return the plan for `spec`. Nothing is sent without `clients`; with them the quota is read if that is
+    allowed.
+    """
+    requests = build_requests(spec, region)
+    fit = recommended = None
+    warnings = list(_spec_warnings(spec, requests))
+    if shape is not None:
+        load = load or default_load(spec, shape)
+        fit, recommended = _fits(spec, shape, load)
+        warnings += _fit_warnings(shape, load, fit)
+    if clients is not None:
+        quota = endpoint_quota(clients["service-quotas"], spec.instance_type)
+        warning = quota_warning(quota, spec.instance_type, spec.instance_count)
+        warnings += [warning] if warning else []
+    account = ImageName.parse(spec.image).account
+    return Plan(
+        requests,
+        execution_policy(needs_of(spec)),
+        caller_policy(account, region, spec.role),
+        cost_note(spec),
+        tuple(warnings),
+        fit,
+        recommended,
+    )
+
+
+def default_load(spec: DeploySpec, shape: ModelShape) -> Load:
+    """Return the load the specification itself promises, else 8 requests of at most 4096 tokens."""
+    context = spec.max_total_tokens or min(shape.max_context or 4096, 4096)
+    return Load(context, min(spec.max_concurrent_requests or 8, 128))
+
+
+def needs_of(spec: DeploySpec) -> Needs:
+    """Return what the endpoint's role must be allowed."""
+    asynchronous = spec.asynchronous
+    writes = [uri for uri in (asynchronous.output, asynchronous.failure) if uri] if asynchronous else []
+    topics = [asynchronous.success_topic, asynchronous.error_topic] if asynchronous else []
+    return Needs(
+        image=spec.image,
+        reads=(spec.model_s3,) if spec.model_s3 else (),
+        writes=tuple(writes),
+        topics=tuple(filter(None, topics)),
+        vpc=spec.vpc is not None,
+    )
+
+
+def cost_note(spec: DeploySpec) -> str:
+    """Say how it is billed; prices change by region and month, so none is given."""
+    if spec.component and spec.component.min_instances == 0:
+        count = f"0 to {spec.component.max_instances}"
+    elif spec.component:
+        count = f"{spec.component.min_instances} to {spec.component.max_instances}"
+    else:
+        count = str(spec.instance_count)
+    return (
+        f"{count} x {spec.instance_type}, each billed for its time from start to deletion or scale-in, busy "
+        f"or idle: {spec.instance_count} instance-hour(s) for every hour at the initial size. "
+        "Stored weights, logs and the image are billed apart. Prices: SageMaker's pricing page, real-time "
+        "inference, for your region."
+    )
+
+
+def _fits(spec: DeploySpec, shape: ModelShape, load: Load) -> tuple[Fit | None, Fit | None]:
+    instance = find_instance(spec.instance_type)
+    fit = check_fit(shape, load, instance, spec.quantize) if instance else None
+    return fit, recommend(shape, load, spec.quantize)
+
+
+def _fit_warnings(shape: ModelShape, load: Load, fit: Fit | None) -> Iterator[str]:
+    if fit is None:
+        yield "the instance type is not in the GPU table; its fit was not checked"
+        return
+    if not fit.fits:
+        yield f"the model {fit.sentence()}"
+    yield from fit_warnings(shape, load, fit)
+
+
+def _spec_warnings(spec: DeploySpec, requests: Requests) -> Iterator[str]:
+    yield from requests.violations()
+    yield from environment_warnings(requests.model["PrimaryContainer"]["Environment"])
+    if not ImageName.parse(spec.image).digest:
+        yield (
+            "the image is named by tag: if the tag moves, new instances run another image than the old "
+            "ones; name it by digest, as `deploy` does after looking into ECR"
+        )
+    if spec.model_id and not spec.model_id.startswith("/") and spec.vpc:
+        yield "the model comes from the Hub: the VPC needs a way out (NAT), or put the weights into S3"
+    if not spec.model_id and not spec.model_s3 and "HF_MODEL_ID" not in spec.environment:
+        yield "no model was named: the container serves the small default model inside its image"
+    if (spec.num_gpus or 0) > CONTAINER_GPUS:
+        yield f"num_gpus {spec.num_gpus} is passed on, but the container uses {CONTAINER_GPUS} GPU"
+    if spec.trust_remote_code:
+        yield "trust_remote_code runs Python from the model's repository with the endpoint's role"

@@ -1,0 +1,101 @@
+"""Weights and handler code to S3, file by file: what SageMaker mounts, without a tarball to pack."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from sagemaker_deploy.errors import SpecError
+from sagemaker_deploy.progress import Progress
+
+_SKIPPED_DIRECTORIES = {".git", ".cache", "__pycache__", ".ipynb_checkpoints"}
+_SKIPPED_SUFFIXES = {".pyc", ".lock", ".tmp"}
+_OTHER_FORMATS = {".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot"}
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """What lies below `prefix` now; `weights_gb` is the size in 10^9 bytes that timeouts are derived from."""
+
+    prefix: str
+    num_files: int
+    num_sent: int
+    weights_gb: float
+
+
+def upload_model(directory: Path, prefix: str, s3: Any, progress: Progress, *, code: Path | None = None) -> Uploaded:
+    """Copy a model directory below `prefix`, and `code` (handler functions, requirements.txt) below `prefix`
+    + code/.
+
+    Files that are there already with the same size and content mark are not sent again. Other weight formats
+    than safetensors are left out where safetensors exist. Raises `SpecError` for an unusable directory or
+    prefix.
+    """
+    bucket, base = _place(prefix)
+    files = dict(model_files(directory))
+    if code is not None:
+        if not (code / "inference.py").is_file():
+            raise SpecError(f"{code} has no inference.py")
+        files |= {f"code/{path.relative_to(code).as_posix()}": path for path in _walk(code)}
+    sent = 0
+    for i, (key, path) in enumerate(sorted(files.items()), 1):
+        progress.status(f"{i}/{len(files)} {key}, {path.stat().st_size / 1e9:.2f} GB")
+        sent += _send(path, bucket, base + key, s3)
+    progress.step(f"{sent} of {len(files)} files sent to s3://{bucket}/{base}, the others were there")
+    total = sum(path.stat().st_size for path in files.values())
+    return Uploaded(f"s3://{bucket}/{base}", len(files), sent, total / 1e9)
+
+
+def model_files(directory: Path) -> Iterator[tuple[str, Path]]:
+    """Yield key and path of each file worth uploading. Raises `SpecError` when it is no model directory."""
+    if not (directory / "config.json").is_file() and not list(directory.glob("*.gguf")):
+        raise SpecError(f"{directory} has neither a config.json nor a .gguf file")
+    safetensors = any(directory.glob("*.safetensors"))
+    for path in _walk(directory):
+        if safetensors and path.suffix in _OTHER_FORMATS:
+            continue
+        yield path.relative_to(directory).as_posix(), path
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    """Links are followed: the Hub's cache is made of them."""
+    for path in sorted(directory.rglob("*")):
+        parts = path.relative_to(directory).parts
+        if path.is_file() and not _SKIPPED_DIRECTORIES.intersection(parts) and path.suffix not in _SKIPPED_SUFFIXES:
+            yield path
+
+
+def _send(path: Path, bucket: str, key: str, s3: Any) -> bool:
+    """The content mark is our own metadata, because S3's ETag is no hash of files sent in parts."""
+    mark = _digest(path)
+    if _mark_of(bucket, key, s3) == mark:
+        return False
+    s3.upload_file(str(path), bucket, key, ExtraArgs={"Metadata": {"sha256": mark}})
+    return True
+
+
+def _mark_of(bucket: str, key: str, s3: Any) -> str | None:
+    try:
+        metadata: dict[str, str] = s3.head_object(Bucket=bucket, Key=key)["Metadata"]
+    except ClientError as exc:
+        if exc.response["Error"]["Code"] in ("404", "NoSuchKey", "403"):
+            return None
+        raise
+    return metadata.get("sha256")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _place(prefix: str) -> tuple[str, str]:
+    if not prefix.startswith("s3://") or not prefix.removeprefix("s3://").partition("/")[0]:
+        raise SpecError(f"{prefix!r} must be s3://bucket/prefix/")
+    bucket, _, base = prefix.removeprefix("s3://").partition("/")
+    return bucket, base.rstrip("/") + "/" if base.rstrip("/") else ""

@@ -1,0 +1,234 @@
+"""Whether a model fits, against sizes that are known from the models' own pages."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sagemaker_deploy.clients import Clients
+from sagemaker_deploy.errors import PreflightError, SpecError
+from sagemaker_deploy.fit import Load, check_fit, fit_warnings, recommend
+from sagemaker_deploy.instances import INSTANCES, find_instance
+from sagemaker_deploy.model_shape import ModelShape, shape_from_config
+from sagemaker_deploy.model_source import load_shape
+
+QWEN3_8B: dict[str, Any] = {
+    "model_type": "qwen3",
+    "hidden_size": 4096,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 12288,
+    "vocab_size": 151936,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 40960,
+    "torch_dtype": "bfloat16",
+}
+LLAMA_70B: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 8192,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "intermediate_size": 28672,
+    "vocab_size": 128256,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 131072,
+    "dtype": "bfloat16",
+}
+MIXTRAL: dict[str, Any] = {
+    "model_type": "mixtral",
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 14336,
+    "vocab_size": 32000,
+    "num_local_experts": 8,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+}
+GPT2: dict[str, Any] = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257}
+LOAD = Load(context=8192, concurrency=8)
+
+
+@pytest.mark.parametrize(("config", "billions"), [(QWEN3_8B, 8.19), (LLAMA_70B, 70.55), (MIXTRAL, 46.7), (GPT2, 0.124)])
+def test_parameters_are_estimated_within_a_percent(config: dict[str, Any], billions: float) -> None:
+    assert shape_from_config(config).num_params / 1e9 == pytest.approx(billions, rel=0.01)
+
+
+def test_cache_of_a_token() -> None:
+    assert shape_from_config(QWEN3_8B).kv_bytes_per_token == 2 * 2 * 36 * 8 * 128
+    hybrid = QWEN3_8B | {"layer_types": ["linear_attention", "full_attention"] * 18}
+    assert shape_from_config(hybrid).kv_bytes_per_token == 2 * 2 * 18 * 8 * 128
+    assert shape_from_config(GPT2 | {"multi_query": True}).kv_bytes_per_token == 2 * 2 * 12 * 1 * 64
+
+
+def test_latent_attention_is_counted_as_transformers_stores_it() -> None:
+    mla = QWEN3_8B | {"qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
+    assert shape_from_config(mla).kv_bytes_per_token == 2 * 36 * 32 * (128 + 64 + 128)
+
+
+def test_the_text_part_of_a_multimodal_model_counts() -> None:
+    nested = {"model_type": "gemma3", "text_config": QWEN3_8B, "vision_config": {"hidden_size": 1}}
+    assert shape_from_config(nested) == shape_from_config(QWEN3_8B)
+
+
+def test_the_files_size_wins_over_the_estimate() -> None:
+    assert shape_from_config(QWEN3_8B, checkpoint_bytes=20_000_000).num_params == 10_000_000
+    packed = shape_from_config(QWEN3_8B | {"quantization_config": {"bits": 4}}, checkpoint_bytes=6_000_000_000)
+    assert packed.packed_bytes == 6_000_000_000
+    assert packed.checkpoint_gb == 6.0
+    assert shape_from_config(QWEN3_8B).checkpoint_gb == pytest.approx(16.38, rel=0.01)
+
+
+def test_no_text_decoder_is_said() -> None:
+    with pytest.raises(SpecError, match="'vit' does not say"):
+        shape_from_config({"model_type": "vit", "hidden_size": 8})
+
+
+@pytest.mark.parametrize(
+    ("config", "quantize", "load", "instance", "chosen"),
+    [
+        (QWEN3_8B, "auto", Load(2048, 4), "ml.g6.xlarge", "none"),
+        (QWEN3_8B, "none", LOAD, "ml.g7.2xlarge", "none"),
+        (QWEN3_8B, "bitsandbytes-nf4", LOAD, "ml.g6.xlarge", "bitsandbytes-nf4"),
+        (LLAMA_70B, "auto", LOAD, "ml.p5.4xlarge", "bitsandbytes-nf4"),
+        (LLAMA_70B, "none", LOAD, "ml.p6-b200.48xlarge", "none"),
+        (QWEN3_8B | {"torch_dtype": "float16"}, "bitsandbytes-nf4", Load(4096, 4), "ml.g4dn.xlarge", None),
+    ],
+)
+def test_the_smallest_instance_that_fits(
+    config: dict[str, Any], quantize: str, load: Load, instance: str, chosen: str | None
+) -> None:
+    best = recommend(shape_from_config(config), load, quantize)
+    assert best is not None
+    assert best.instance.name == instance
+    assert best.quantize == (chosen or quantize)
+    assert "fits" in best.sentence()
+
+
+def test_auto_takes_the_least_lossy_that_fits() -> None:
+    small = find_instance("ml.g6.xlarge")
+    assert small
+    shape = shape_from_config(QWEN3_8B)
+    assert check_fit(shape, Load(2048, 4), small).quantize == "none"
+    assert check_fit(shape, Load(8192, 6), small).quantize == "bitsandbytes"
+    assert check_fit(shape, Load(8192, 10), small).quantize == "bitsandbytes-nf4"
+    nothing = check_fit(shape, Load(40960, 64), small)
+    assert not nothing.fits
+    assert "does not fit ml.g6.xlarge" in nothing.sentence()
+
+
+def test_gpus_hold_copies_when_the_model_fits_one_and_parts_when_not() -> None:
+    eight, four = shape_from_config(QWEN3_8B), find_instance("ml.g6.12xlarge")
+    assert four
+    assert check_fit(eight, Load(2048, 16), four, max_gpus=8).copies == 4
+    large = shape_from_config(LLAMA_70B)
+    parts = check_fit(large, Load(2048, 1), four, "bitsandbytes-nf4", max_gpus=8)
+    assert parts.copies == 1
+    assert parts.fits
+    best = recommend(large, LOAD, max_gpus=8)
+    assert best is not None
+    assert (best.instance.name, best.quantize) == ("ml.g6e.12xlarge", "none")
+
+
+def test_gpus_the_container_does_not_use_do_not_help() -> None:
+    four = find_instance("ml.g6.12xlarge")
+    assert four
+    shape = shape_from_config(LLAMA_70B)
+    alone = check_fit(shape, Load(2048, 1), four, "bitsandbytes-nf4")
+    assert not alone.fits
+    assert any("3 of the 4 GPUs of ml.g6.12xlarge stay idle" in it for it in fit_warnings(shape, LOAD, alone))
+
+
+def test_nothing_fits_the_impossible() -> None:
+    assert recommend(ModelShape(10**14, 0, 1, 0, "bfloat16"), LOAD) is None
+
+
+def test_what_the_verdict_does_not_cover_is_said() -> None:
+    t4 = find_instance("ml.g4dn.xlarge")
+    assert t4
+    shape = shape_from_config(LLAMA_70B)
+    text = " ".join(fit_warnings(shape, Load(200_000, 1), check_fit(shape, LOAD, t4)))
+    assert "made for 131072 tokens" in text
+    assert "no bfloat16" in text
+    assert "larger than the host's memory (16 GiB)" in text
+    assert "local disk (125 GB)" in text
+
+
+@given(
+    context=st.integers(1, 100_000),
+    concurrency=st.integers(1, 256),
+    instance=st.sampled_from(INSTANCES),
+    quantize=st.sampled_from(["none", "bitsandbytes", "bitsandbytes-nf4"]),
+)
+def test_more_load_never_fits_better(context: int, concurrency: int, instance: Any, quantize: str) -> None:
+    shape = shape_from_config(QWEN3_8B)
+    if check_fit(shape, Load(context, concurrency + 1), instance, quantize).fits:
+        assert check_fit(shape, Load(context, concurrency), instance, quantize).fits
+
+
+def test_a_model_is_weighed_in_a_directory(tmp_path: Path) -> None:
+    with pytest.raises(PreflightError, match=r"no usable config\.json"):
+        load_shape(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps(QWEN3_8B))
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
+    assert load_shape(str(tmp_path)).num_params == 500
+
+
+def test_a_model_is_weighed_in_s3(clients: Clients) -> None:
+    s3 = clients["s3"]
+    s3.create_bucket(Bucket="weights")
+    with pytest.raises(PreflightError, match=r"no config\.json directly below"):
+        load_shape("s3://weights/llm/", s3=s3)
+    s3.put_object(Bucket="weights", Key="llm/config.json", Body=json.dumps(QWEN3_8B))
+    s3.put_object(Bucket="weights", Key="llm/a.safetensors", Body=b"x" * 600)
+    s3.put_object(Bucket="weights", Key="llm/b.safetensors", Body=b"x" * 400)
+    s3.put_object(Bucket="weights", Key="llm/old/c.safetensors", Body=b"x" * 400)
+    assert load_shape("s3://weights/llm/", s3=s3).num_params == 500
+
+
+@pytest.fixture
+def hub_url() -> Iterator[str]:
+    """A Hub with two models: one in shards with an index, one without."""
+    files = {
+        "/org/big/resolve/main/config.json": QWEN3_8B,
+        "/org/big/resolve/main/model.safetensors.index.json": {"metadata": {"total_size": 2000}},
+        "/org/small/resolve/v1/config.json": QWEN3_8B,
+    }
+
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(files.get(self.path)).encode()
+            self.send_response(200 if self.path in files else 404)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_model_is_weighed_on_the_hub(hub_url: str) -> None:
+    assert load_shape("org/big", hub_url=hub_url).num_params == 1000
+    assert load_shape("org/small", revision="v1", hub_url=hub_url).num_params > 8e9
+    with pytest.raises(PreflightError, match=r"could not be read from the Hub.*404") as caught:
+        load_shape("org/none", hub_url=hub_url)
+    assert "local directory" in caught.value.remedy
+    with pytest.raises(PreflightError, match="not a web address"):
+        load_shape("org/none", hub_url="ftp://hub")
