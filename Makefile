@@ -13,7 +13,7 @@ RUN_STAMP  := $(VENV)/.run-installed
 TEST_STAMP := $(VENV)/.test-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test check format lint types bench measure clean
+.PHONY: help run install test check format lint types bench measure image-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ types: $(TEST_STAMP)
 
 bench: $(TEST_STAMP)  ## measure this server on this machine: throughput and latency at 1, 8 and 32 streams
 	$(BIN)/python -m bench.run
+
+image-check: $(TEST_STAMP)  ## lint the Dockerfile, replay it without Docker, run it as SageMaker does (root, Debian)
+	$(PIP) -r requirements/image-tools.txt
+	$(BIN)/python -m tools.image_check
 
 clean:  ## remove what was installed and cached here
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist

@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,9 @@ BUNDLED_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _FORMAT = 1
 # llama.cpp splits digits one by one for exactly these values of tokenizer.ggml.pre (llama-vocab.cpp).
 _DIGIT_SPLITTING = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva"}
+
+# Where an image keeps what was converted when it was built; read, never written.
+SHIPPED = Path(sys.prefix, "share", "tgi-heir")
 
 Progress = Callable[[int, str], None]
 
@@ -42,12 +46,15 @@ def bundled_gguf() -> Path:
 
 
 def converted(gguf: Path, cache_dir: Path, progress: Progress) -> Path:
-    """The checkpoint directory made from `gguf`, converting now if the cache has none. Raises BadModel."""
-    stat = gguf.stat()
-    key = f"{_FORMAT}:{gguf.name}:{stat.st_size}:{stat.st_mtime_ns}"
-    target = cache_dir / "gguf" / f"{gguf.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-    if (target / "config.json").is_file():
-        return target
+    """The checkpoint directory made from `gguf`, converting now if neither the image nor the cache has it.
+
+    Raises BadModel.
+    """
+    name = _directory_name(gguf)
+    target = cache_dir / "gguf" / name
+    for made in (SHIPPED / "gguf" / name, target):
+        if (made / "config.json").is_file():
+            return made
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{gguf.stem}-", dir=target.parent))
     try:
@@ -61,6 +68,13 @@ def converted(gguf: Path, cache_dir: Path, progress: Progress) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _directory_name(gguf: Path) -> str:
+    stat = gguf.stat()
+    # Whole seconds: the layers of an image hold no more.
+    key = f"{_FORMAT}:{gguf.name}:{stat.st_size}:{int(stat.st_mtime)}"
+    return f"{gguf.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
 def _convert(gguf: Path, target: Path, progress: Progress) -> None:

@@ -1,0 +1,1 @@
+"""Builds and proves the image without Docker: `python -m tools.image_check`; docs/image.md says what it shows."""
