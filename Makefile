@@ -13,7 +13,7 @@ RUN_STAMP  := $(VENV)/.run-installed
 TEST_STAMP := $(VENV)/.test-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test check format lint types bench measure image-check clean
+.PHONY: help run install test test-deploy check format lint types bench measure image-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ install: $(TEST_STAMP)  ## install everything for development
 test: $(TEST_STAMP)  ## install, then run all tests
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
 	$(BIN)/python -m pytest
+
+test-deploy: .venv-deploy/.installed  ## test the deploy helper beside the SageMaker SDK, in an environment of its own
+	.venv-deploy/bin/python -m pytest --override-ini addopts= tests/deploy
 
 check: $(TEST_STAMP) lint types  ## format check, lint, strict types, tests, coverage floor
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
@@ -46,12 +49,21 @@ types: $(TEST_STAMP)
 bench: $(TEST_STAMP)  ## measure this server on this machine: throughput and latency at 1, 8 and 32 streams
 	$(BIN)/python -m bench.run
 
-image-check: $(TEST_STAMP)  ## lint the Dockerfile, replay it without Docker, run it as SageMaker does (root, Debian)
+image-test-deploy: .venv-deploy/.installed  ## test the deploy helper beside the SageMaker SDK, in an environment of its own
+	.venv-deploy/bin/python -m pytest --override-ini addopts= tests/deploy
+
+check: $(TEST_STAMP)  ## lint the Dockerfile, replay it without Docker, run it as SageMaker does (root, Debian)
 	$(PIP) -r requirements/image-tools.txt
 	$(BIN)/python -m tools.image_check
 
+# The SageMaker SDK v2 pins older packaging, attrs and rich than the server's, so its tests have their own environment.
+.venv-deploy/.installed: requirements/deploy-test.txt
+	$(PYTHON) -m venv .venv-deploy
+	.venv-deploy/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/deploy-test.txt
+	@touch $@
+
 clean:  ## remove what was installed and cached here
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
+	rm -rf $(VENV) .venv-deploy .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
