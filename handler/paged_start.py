@@ -22,17 +22,19 @@ logger = logging.getLogger(__name__)
 def start_paged(config: EngineConfig, loaded: LoadedModel, board: StatusBoard) -> tuple[Runner, Limits] | None:
     """A paged runner that passed its self-test, and its limits; None if slots are to be used.
 
-    Writes the verdict to the board. Raises UnsupportedModel if the configuration insists on pages and they fail.
+    Writes the verdict to the board; leaves the model's own attention set where it returns no runner. Raises UnsupportedModel if the configuration insists on pages and they fail.
     """
     board["self_test"] = Verdict.NOT_RUN
     on_cuda = loaded.device.type == "cuda"
     if config.kv_layout is KVLayout.SLOTS or (config.kv_layout is KVLayout.AUTO and not on_cuda):
         return None
     limits = derive_limits(config, loaded, paged=True)
+    own_attention = loaded.model.config._attn_implementation
     try:
         runner = _proved(loaded, limits)
     except UnsupportedModel as exc:
         board["self_test"] = Verdict.FELL_BACK
+        loaded.model.set_attn_implementation(own_attention)
         if config.kv_layout is KVLayout.PAGED:
             raise
         logger.warning("self-test: slots instead of pages, without CUDA graphs: %s", exc)

@@ -25,9 +25,9 @@ from handler.scheduler import ScheduledBatch
 from handler.self_test import Verdict
 from handler.status import StatusBoard
 from handler.sync_guard import SyncGuard, host_sync
-from tests.support import tiny_models
 from tests.support.local_engine import LocalEngine, limits, loaded
 from tests.support.stock import greedy
+from tests.support.tiny_models import build
 
 MakePaged = Callable[..., LocalEngine]
 PAGE = 16
@@ -39,23 +39,6 @@ PROMPTS = [
     [(3 * i + 1) % 250 for i in range(64)],
 ]
 NUM_TOKENS = 12
-# Two head sizes (192 and 128 in the real ones), which families of DeepSeek have.
-MLA: dict[str, Any] = {
-    "head_dim": 8,
-    "num_key_value_heads": 4,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 32,
-    "first_k_dense_replace": 1,
-    "n_group": 1,
-    "topk_group": 1,
-    "q_lora_rank": 16,
-    "kv_lora_rank": 16,
-    "qk_rope_head_dim": 8,
-    "qk_nope_head_dim": 12,
-    "v_head_dim": 12,
-    "n_shared_experts": 1,
-}
 FAMILIES = ["llama", "qwen3", "gemma3_text", "gpt2", "mixtral", "stablelm", "deepseek_v3"]
 
 
@@ -65,12 +48,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def build(family: str) -> Any:
-    if family == "deepseek_v3":
-        tiny_models.FAMILIES.setdefault(family, tiny_models.FAMILIES["llama"] | MLA)
-    return tiny_models.build(family)
 
 
 class HostileRunner(PagedRunner):
@@ -155,10 +132,11 @@ def test_alone_batched_joining_and_again_from_the_cache(family: str, make_paged:
 
 @pytest.mark.parametrize("budget", [1, 5, 16, 200])
 def test_prompt_chunks_of_any_size_change_nothing(budget: int, make_paged: MakePaged, llama: Any) -> None:
-    expected = [greedy(llama, prompt, NUM_TOKENS) for prompt in PROMPTS]
+    prompts = [prompt[:40] for prompt in PROMPTS]
+    expected = [greedy(llama, prompt, 6) for prompt in prompts]
     engine = make_paged(build("llama"), max_num_batched_tokens=budget)
-    assert ask(engine, PROMPTS) == expected
-    assert ask(engine, PROMPTS) == expected
+    assert ask(engine, prompts, 6) == expected
+    assert ask(engine, prompts, 6) == expected
 
 
 def test_preemption_and_eviction_are_invisible(make_paged: MakePaged, llama: Any) -> None:
@@ -172,13 +150,13 @@ def test_preemption_and_eviction_are_invisible(make_paged: MakePaged, llama: Any
 
 def test_prompts_that_share_a_beginning(make_paged: MakePaged, llama: Any) -> None:
     system = [(7 * i + 3) % 250 for i in range(50)]
-    prompts = [[*system, i, i + 1] for i in range(6)] + [system[:20], system, system[:48], [*system, *[5] * 40]]
+    prompts = [[*system, i, i + 1] for i in range(4)] + [system[:20], system, system[:48], [*system, *[5] * 40]]
     expected = [greedy(llama, prompt, NUM_TOKENS) for prompt in prompts]
     engine = make_paged(build("llama"), max_num_batched_tokens=512)
     assert ask(engine, prompts) == expected, "all at once: equal pages are merged while they run"
     assert ask(engine, prompts) == expected
     assert ask_each(engine, prompts, cache_salt="another tenant") == expected
-    assert kv_of(engine).prefix_hit_tokens > 300
+    assert kv_of(engine).prefix_hit_tokens > 250
 
 
 def test_a_conversation_goes_on_from_what_was_generated(make_paged: MakePaged, llama: Any) -> None:
@@ -210,7 +188,7 @@ def test_every_batch_size_on_the_way_up_and_down(make_paged: MakePaged, llama: A
 
 def test_one_poisoned_sequence_fails_alone_and_leaves_nothing_behind(make_paged: MakePaged) -> None:
     """A token whose embedding is NaN poisons its own sequence, not those that share its beginning, now or later."""
-    model = tiny_models.build("llama")
+    model = build("llama")
     system = [(5 * i + 1) % 60 for i in range(40)]
     prompts = [[*system, 3, i] for i in range(4)] + [PROMPTS[0], PROMPTS[4][:20]]
     expected = [greedy(model, prompt, NUM_TOKENS) for prompt in prompts]
@@ -304,7 +282,7 @@ def test_the_guard_sees_what_a_graph_cannot_hold(operation: Callable[[Tensor], o
 
 
 def test_the_guard_sees_experts_that_are_looked_up_on_the_host() -> None:
-    runner = PagedRunner(loaded(tiny_models.build("mixtral")), limits(page_size=PAGE))
+    runner = PagedRunner(loaded(build("mixtral")), limits(page_size=PAGE))
     runner.probe()
     runner.loaded.model.set_experts_implementation("eager")
     with torch.inference_mode():
@@ -322,7 +300,7 @@ def test_the_guard_lets_pass_what_a_graph_holds() -> None:
 @pytest.mark.parametrize(("family", "why"), [("gemma2", "softcap"), ("gpt_oss", "sinks")])
 def test_what_the_kernel_does_not_compute_is_refused(family: str, why: str) -> None:
     with pytest.raises(UnsupportedModel, match=why):
-        PagedRunner(loaded(tiny_models.build(family)), limits(page_size=PAGE)).probe()
+        PagedRunner(loaded(build(family)), limits(page_size=PAGE)).probe()
 
 
 def test_a_model_with_another_attention_is_refused() -> None:
@@ -335,7 +313,7 @@ def test_a_model_with_another_attention_is_refused() -> None:
 
 
 def test_the_self_test_notices_windows_that_are_not_kept() -> None:
-    runner = PagedRunner(loaded(tiny_models.build("gemma3_text")), limits(page_size=PAGE))
+    runner = PagedRunner(loaded(build("gemma3_text")), limits(page_size=PAGE))
     runner._windows = dict.fromkeys(runner._windows, 0)
     with pytest.raises(UnsupportedModel, match="differs from eager attention: sequence 0"):
         runner.probe()
@@ -361,7 +339,7 @@ def test_the_self_test_fits_into_little_memory(changes: dict[str, int], llama: A
 def test_the_layout_on_cpu(layout: KVLayout, family: str, verdict: Verdict, tmp_path: Path) -> None:
     board = StatusBoard(tmp_path / "board", create=True)
     config = EngineConfig(kv_layout=layout, kv_capacity_tokens=1024, max_model_len=128)
-    found = start_paged(config, loaded(tiny_models.build(family)), board)
+    found = start_paged(config, loaded(build(family)), board)
     assert (found is not None) == (layout is KVLayout.PAGED)
     assert board["self_test"] == verdict
     if found is not None:
@@ -372,7 +350,7 @@ def test_pages_that_were_asked_for_and_fail_stop_the_start(tmp_path: Path) -> No
     board = StatusBoard(tmp_path / "board", create=True)
     config = EngineConfig(kv_layout=KVLayout.PAGED, kv_capacity_tokens=1024, max_model_len=128)
     with pytest.raises(UnsupportedModel, match="gemma2"):
-        start_paged(config, loaded(tiny_models.build("gemma2")), board)
+        start_paged(config, loaded(build("gemma2")), board)
     assert board["self_test"] == Verdict.FELL_BACK
 
 

@@ -43,6 +43,24 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt_oss": _BASE | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
     "mixtral": _BASE | {"num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen3_moe": _BASE | _MOE,
+    # Keys and values of different head sizes; what it adds to its config is small here and must all be said.
+    "deepseek_v3": _BASE
+    | {
+        "head_dim": 8,
+        "num_key_value_heads": 4,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "first_k_dense_replace": 1,
+        "n_group": 1,
+        "topk_group": 1,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 12,
+        "v_head_dim": 12,
+        "n_shared_experts": 1,
+    },
     "gpt2": {
         "vocab_size": VOCAB_SIZE,
         "n_embd": 64,

@@ -122,7 +122,7 @@ def colliding_digest(parent: bytes, tokens: bytes) -> bytes:
     return bytes([chain_digest(parent, tokens)[0] & 3])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     load=arrivals(),
     num_seqs=st.integers(1, 6),
