@@ -21,6 +21,8 @@ from handler.protocol import FinishReason, GenerateRequest, SamplingParams, Step
 # How often a waiting request looks whether its client is still there.
 _TICK_S = 0.1
 KEEPALIVE_S = 15.0
+# Prompt tokens the detokeniser sees, so that it knows it does not start a text: sentencepiece drops a first space.
+_TAIL = 8
 
 
 class ClientDisconnected(Exception):
@@ -107,8 +109,9 @@ class Generation:
         self._tokenizer = tokenizer
         # These end the text and are no part of it. A grammar that is complete ends with a token that is.
         self._end_token_ids = {*eos_token_ids, *prompt.sampling.stop_token_ids}
-        self._text = IncrementalDetokenizer(tokenizer, skip_special_tokens=not prompt.show_special)
-        self._raw = IncrementalDetokenizer(tokenizer, skip_special_tokens=False) if prompt.show_tokens else None
+        tail = prompt.token_ids[-_TAIL:]
+        self._text = IncrementalDetokenizer(tokenizer, tail, skip_special_tokens=not prompt.show_special)
+        self._raw = IncrementalDetokenizer(tokenizer, tail, skip_special_tokens=False) if prompt.show_tokens else None
         self._stop = StopStrings(prompt.stop, keep=prompt.keep_stop)
 
     def deltas(self) -> Iterator[Delta | None]:

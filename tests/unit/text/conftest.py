@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from text_models import (
+from tests.unit.text.text_models import (
     CHATML,
     FAMILIES,
     TEMPLATES,

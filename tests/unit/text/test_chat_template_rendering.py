@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from text_models import FAMILIES, Model
+from tests.unit.text.text_models import FAMILIES, Model
 
 from container.text.chat_template import TemplateError
 

@@ -12,7 +12,7 @@ import pytest
 import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from text_models import CORPUS, byte_level_backend, sentencepiece_backend
+from tests.unit.text.text_models import CORPUS, byte_level_backend, sentencepiece_backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from container.text.detokenizer import IncrementalDetokenizer

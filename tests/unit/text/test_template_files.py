@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from text_models import CHATML, byte_level_backend, save_with_transformers
+from tests.unit.text.text_models import CHATML, byte_level_backend, save_with_transformers
 
 from container.text.chat_template import ChatTemplate, TemplateError
 from container.text.template_files import read_templates
