@@ -74,7 +74,7 @@ def test_sigterm_lets_streams_finish_and_refuses_new_work(make_server: MakeServe
     started = threading.Event()
 
     def stream() -> None:
-        body = CHAT | {"stream": True, "max_tokens": 400, "ignore_eos": True}
+        body = CHAT | {"stream": True, "max_tokens": 100, "ignore_eos": True}
         with socket.create_connection(("127.0.0.1", server.port)) as client:
             raw = json.dumps(body).encode()
             head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
