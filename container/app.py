@@ -95,7 +95,7 @@ class _Cors:
 
 def _on_error(exc: Exception) -> Response:
     """Any exception as an answer in the dialect of the request."""
-    if isinstance(exc, ClientDisconnected):
+    if isinstance(exc, ClientDisconnected | ConnectionError):
         return Response(status=_CLIENT_CLOSED_REQUEST)
     error = exc if isinstance(exc, ServiceError) else _translate(exc)
     if request.method == "POST" and request.url_rule is not None and not g.get("submitted"):

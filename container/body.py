@@ -8,7 +8,9 @@ from typing import Any
 
 import msgspec
 from flask import Request, g
+from gunicorn.http.errors import NoMoreData, ParseException
 from sagemaker_inference import content_types
+from werkzeug.exceptions import ClientDisconnected
 
 from container.errors import MalformedBody, PayloadTooLarge, UnsupportedMediaType, WrongShape
 
@@ -94,9 +96,17 @@ def _read(request: Request, limit_bytes: int) -> bytes:
         raise PayloadTooLarge(f"{message}. Given: {request.content_length}")
     parts: list[bytes] = []
     size = 0
-    while part := request.stream.read(_READ_BYTES):
+    while part := _read_part(request):
         size += len(part)
         if size > limit_bytes:
             raise PayloadTooLarge(message)
         parts.append(part)
     return b"".join(parts)
+
+
+def _read_part(request: Request) -> bytes:
+    """The next bytes, none at the end. Chunk sizes and ends are looked at here, long after the head was accepted."""
+    try:
+        return request.stream.read(_READ_BYTES)
+    except (ParseException, NoMoreData, ClientDisconnected) as exc:
+        raise MalformedBody("the request body is not as long as its headers or chunk sizes say") from exc

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
-import msgspec
 import zmq.green as zmq
 from gevent.queue import Empty, SimpleQueue
 
@@ -55,6 +54,9 @@ class Reply:
                 continue
             self.finished = not isinstance(message, StepOutput) or message.finish_reason is not None
             yield message
+            if not self.inbox.empty():
+                # Neither the inbox nor a client that reads again would make this greenlet wait; /ping must not either.
+                gevent.sleep(0)
 
     def close(self) -> None:
         """Forget the request; aborts it in the engine unless it has finished. Safe to call twice."""
@@ -82,6 +84,7 @@ class EngineClient:
 
     def submit(self, request: GenerateRequest) -> Reply:
         """Send a request. If the engine cannot be reached the reply's first message is `Failed`."""
+        self._follow_epoch()
         reply = Reply(request.request_id, self._forget)
         self._replies[request.request_id] = reply
         if not self._send([request]):
@@ -89,7 +92,6 @@ class EngineClient:
         return reply
 
     def _send(self, messages: list[GenerateRequest] | list[Abort]) -> bool:
-        self._follow_epoch()
         if self._socket is None:
             return False
         try:
@@ -109,12 +111,20 @@ class EngineClient:
         epoch = self.board["epoch"]
         if epoch == self._epoch or self.board.phase is not Phase.READY:
             return
-        self._disconnect()
+        self._lose_engine()
         self._epoch = epoch
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.connect(f"ipc://{self._run_dir.socket(epoch)}")
         self._reader = gevent.spawn(self._read, self._socket)
+
+    def _lose_engine(self) -> None:
+        """Leave the engine and end every request it had: its successor knows none of them."""
+        self._disconnect()
+        self._epoch = 0
+        for reply in self._replies.values():
+            reply.inbox.put(Failed(reply.request_id, ErrorCode.ENGINE_DEAD, "the engine stopped"))
+        self._replies.clear()
 
     def _disconnect(self) -> None:
         if self._reader is not None:
@@ -127,8 +137,8 @@ class EngineClient:
         while True:
             try:
                 messages = decode_from_engine(socket.recv())
-            except msgspec.MsgspecError:
-                logger.exception("the engine sent a frame that does not decode")
+            except ValueError:  # msgspec's errors, and UnicodeDecodeError for a string that is not UTF-8
+                logger.error("the engine sent a frame that does not decode")
                 continue
             for message in messages:
                 self._deliver(message)
@@ -145,10 +155,7 @@ class EngineClient:
         while True:
             gevent.sleep(_WATCH_INTERVAL_S)
             if self._epoch and (self.board["epoch"] != self._epoch or self.board.phase is not Phase.READY):
-                self._disconnect()
-                self._epoch = 0
-                for reply in list(self._replies.values()):
-                    reply.inbox.put(Failed(reply.request_id, ErrorCode.ENGINE_DEAD, "the engine stopped"))
+                self._lose_engine()
 
     def close(self) -> None:
         """Stop both greenlets and close the socket."""

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 
-from container.engine_client import EngineClient
-from container.errors import from_engine
+from container.engine_client import EngineClient, Reply
+from container.errors import DeadlineExceeded, ServiceError, from_engine
 from container.text.detokenizer import IncrementalDetokenizer
 from container.text.stop_strings import StopStrings
 from container.text.tokenizer import Tokenizer
@@ -23,6 +23,9 @@ _TICK_S = 0.1
 KEEPALIVE_S = 15.0
 # Prompt tokens the detokeniser sees, so that it knows it does not start a text: sentencepiece drops a first space.
 _TAIL = 8
+# The engine ends what is overdue; a request it has lost, or a step that takes very long, is ended here. Together with
+# the time for a whole answer this stays below the 60 s after which SageMaker gives up.
+_DEADLINE_GRACE_S = 2.0
 
 
 class ClientDisconnected(Exception):
@@ -127,31 +130,43 @@ class Generation:
             self.prompt.cache_salt,
         )
         reply = self._client.submit(request)
-        silent_since = time.monotonic()
         error_type: str | None = "dropped"
         try:
-            for message in reply.messages(_TICK_S):
-                if not self._connected():
-                    raise ClientDisconnected
-                if message is None:
-                    if time.monotonic() - silent_since >= KEEPALIVE_S:
-                        silent_since = time.monotonic()
-                        yield None
+            for output in self._outputs(reply):
+                if output is None:
+                    yield None
                     continue
-                if not isinstance(message, StepOutput):
-                    error = from_engine(message)
-                    error_type = error.tgi_type
-                    raise error
-                silent_since = time.monotonic()
-                delta = self._take(message)
+                delta = self._take(output)
                 if delta.finish_reason is not None:
                     error_type = None
                 yield delta
                 if delta.finish_reason is not None:
                     return
+        except ServiceError as exc:
+            error_type = exc.tgi_type
+            raise
         finally:
             reply.close()
             self._on_end(self, error_type)
+
+    def _outputs(self, reply: Reply) -> Iterator[StepOutput | None]:
+        """What the engine sends, None after each `KEEPALIVE_S` of silence. Raises as `deltas` does."""
+        silent_since = time.monotonic()
+        deadline = silent_since + self.prompt.timeout_s + _DEADLINE_GRACE_S
+        for message in reply.messages(_TICK_S):
+            now = time.monotonic()
+            if not self._connected():
+                raise ClientDisconnected
+            if isinstance(message, StepOutput):
+                silent_since = now
+                yield message
+            elif message is not None:
+                raise from_engine(message)
+            elif now >= deadline:
+                raise DeadlineExceeded("the request's time was used up before it finished")
+            elif now - silent_since >= KEEPALIVE_S:
+                silent_since = now
+                yield None
 
     def _take(self, output: StepOutput) -> Delta:
         """Turn the tokens of one step into text, up to a stop string."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import select
 import socket
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -97,13 +98,21 @@ class Service:
         while True:
             epoch = self.board["epoch"]
             if self.board.phase is Phase.READY and epoch != self._model_epoch:
-                pool = gevent.get_hub().threadpool
-                try:
-                    self._model = pool.apply(ServedModel.load, (self._card_path, self.settings))
-                except (OSError, TokenizerError, TemplateError) as exc:
-                    logger.error("the model's tokenizer or chat template cannot be used: %s", exc)
+                found = gevent.get_hub().threadpool.apply(_load, (self._card_path, self.settings))
+                if isinstance(found, ServedModel):
+                    self._model = found
+                else:
+                    logger.error("the model's card, tokenizer or chat template cannot be used: %s", found)
                 self._model_epoch = epoch
             gevent.sleep(_LOAD_INTERVAL_S)
+
+
+def _load(card_path: Path, settings: Settings) -> ServedModel | Exception:
+    """Runs in a thread of gevent's pool, which would print the traceback of whatever is raised."""
+    try:
+        return ServedModel.load(card_path, settings)
+    except (OSError, ValueError, TokenizerError, TemplateError) as exc:
+        return exc
 
 
 def service() -> Service:

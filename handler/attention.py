@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from handler.errors import UnsupportedModel
 from handler.kv_cache import SlotCache
 from handler.model_input import DecodeGroup, ModelInput, PrefillChunk
 
@@ -146,11 +147,18 @@ def _attend_by_parts(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causa
 
 
 def layer_windows(config: Any) -> dict[int, int]:
-    """Sliding window per layer from `config.layer_types`; several families build the mask but never pass the window."""
+    """Sliding window per layer from `config.layer_types`; several families build the mask but never pass the window.
+
+    Raises UnsupportedModel for any other kind of layer: where a chunk of 8,192 tokens ends, for one, lies beyond
+    what a probe at start can afford to run.
+    """
     layer_types = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None) or 0
     if not layer_types:
         return {}
+    foreign = sorted(set(layer_types) - {"full_attention", "sliding_attention"})
+    if foreign:
+        raise UnsupportedModel(f"{config.model_type} has layers of type {', '.join(foreign)}")
     return {i: window if kind == "sliding_attention" else 0 for i, kind in enumerate(layer_types)}
 
 

@@ -42,7 +42,7 @@ STATES = ("conv_states", "recurrent_states")
 _STATE_BOOKS = ("is_conv_states_initialized", "is_recurrent_states_initialized", "has_previous_state")
 
 
-class UnknownCacheLayer(Exception):
+class UnknownCacheLayer(NotImplementedError):
     """A layer keeps its state in a way that cannot be joined here."""
 
 
@@ -73,29 +73,20 @@ def split(cache: Cache, index: int, length: int) -> Cache:
 
 def clear_states(row: Cache, name: str) -> bool:
     """Zero the states `name`, one of STATES, in all layers; False if no layer has any."""
-    found = [
-        state
-        for layer in row.layers
-        if isinstance(layer, LinearAttentionCacheLayerMixin)
-        for state in getattr(layer, name).values()
-        if state is not None
-    ]
+    found = _states(row, name)
     for state in found:
         state.zero_()
     return bool(found)
 
 
-def num_bytes(cache: Cache) -> int:
-    """Memory of everything the cache holds."""
-    return sum(tensor.nbytes for layer in cache.layers for tensor in _tensors(layer))
+def state_bytes(row: Cache) -> int:
+    """Memory of the states, which a row takes whatever its length."""
+    return sum(state.nbytes for name in STATES for state in _states(row, name))
 
 
-def _tensors(layer: Any) -> list[Tensor]:
-    found = [layer.keys, layer.values] if _keeps_keys(layer) else []
-    if isinstance(layer, LinearAttentionCacheLayerMixin):
-        for name in STATES:
-            found += [state for state in getattr(layer, name).values() if state is not None]
-    return found
+def _states(cache: Cache, name: str) -> list[Tensor]:
+    layers = (layer for layer in cache.layers if isinstance(layer, LinearAttentionCacheLayerMixin))
+    return [state for layer in layers for state in getattr(layer, name).values() if state is not None]
 
 
 def _keeps_keys(layer: Any) -> bool:

@@ -6,7 +6,6 @@ together anew when a row joins or leaves, and prompts run one at a time.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 
 import torch
@@ -22,8 +21,6 @@ from handler.model_loader import LoadedModel
 from handler.runner import StepLogits
 from handler.runner_trial import RunnerTrial
 from handler.scheduler import ScheduledBatch, ScheduledSequence
-
-logger = logging.getLogger(__name__)
 
 # Rows up to this length decode together; longer ones with rows at least half as long. Padding costs memory and time.
 _SHORT = 512
@@ -45,6 +42,7 @@ class CacheRunner:
 
     `continues`: a prompt may run in chunks. If not, chunks before the last are put off and the last one runs it all.
     `merges`: rows of different lengths may decode in one padded batch. If not, they decode one by one.
+    `state_bytes`: what a row takes beside its keys and values, whatever its length.
     """
 
     name = "cache"
@@ -53,6 +51,7 @@ class CacheRunner:
         self.loaded = loaded
         self.max_len = max_len
         self.continues, self.merges = _WAYS[0]
+        self.state_bytes = 0
         self._forward = CachedForward(loaded)
         self._batches = CacheBatches()
 
@@ -94,13 +93,25 @@ class CacheRunner:
         """Find what the family allows, the most first. Raises UnsupportedModel if nothing computes it correctly."""
         trial = RunnerTrial(self.loaded, self.max_len)
         complaint: str | None = None
-        for self.continues, self.merges in _WAYS:
+        for continues, merges in _WAYS:
+            self.continues, self.merges = continues, merges
             complaint = trial.complaint(self) or self._forgotten_states(trial.text)
-            self._batches = CacheBatches()
             if complaint is None:
-                logger.info("prompts in chunks: %s, padded decode batches: %s", self.continues, self.merges)
+                self.state_bytes = self._measure(trial.text)
                 return
         raise UnsupportedModel(f"{self.loaded.model.config.model_type} over transformers' cache: {complaint}")
+
+    @property
+    def abilities(self) -> str:
+        """What `probe` found, in words."""
+        prompts = "prompts in chunks" if self.continues else "each prompt in one piece"
+        return f"{prompts}, {'decoding in batches' if self.merges else 'decoding one by one'}"
+
+    @torch.inference_mode()
+    def _measure(self, text: list[int]) -> int:
+        row = self._forward.new_cache()
+        self._forward.extend(row, text, 0, 1)
+        return cache_rows.state_bytes(row)
 
     @torch.inference_mode()
     def _forgotten_states(self, text: list[int]) -> str | None:

@@ -63,11 +63,17 @@ def derive_limits(config: EngineConfig, loaded: LoadedModel, *, paged: bool = Fa
     )
 
 
-def _capacity_tokens(loaded: LoadedModel) -> int:
+def bytes_per_token(loaded: LoadedModel) -> int:
+    """KV memory of one token, as if every layer attended; a model without heads counts as one of its width."""
     text: Any = loaded.text_config
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    per_token = SlotCache.bytes_per_token(text.num_hidden_layers, heads, head_dim, loaded.dtype)
+    num_heads = getattr(text, "num_attention_heads", None) or 1
+    num_kv_heads = getattr(text, "num_key_value_heads", None) or num_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // num_heads
+    return SlotCache.bytes_per_token(text.num_hidden_layers, num_kv_heads, head_dim, loaded.dtype)
+
+
+def _capacity_tokens(loaded: LoadedModel) -> int:
+    per_token = bytes_per_token(loaded)
     if loaded.device.type == "cpu":
         free = available_memory_bytes() * _CPU_FRACTION
     else:

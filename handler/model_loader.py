@@ -13,9 +13,12 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from handler.config import EngineConfig, Quantize
-from handler.errors import BadConfiguration, BadModel, UnsupportedModel
+from handler.errors import BadConfiguration, BadModel
 
 logger = logging.getLogger(__name__)
+
+# Longest sequence of a model that names none, unless MAX_TOTAL_TOKENS does; TGI's launcher takes the same.
+UNBOUNDED_CONTEXT = 4096
 
 Progress = Callable[[int, str], None]
 
@@ -52,7 +55,7 @@ def load(config: EngineConfig, directory: Path, progress: Progress) -> LoadedMod
         dtype=dtype,
         device=device,
         quantize=quantize,
-        max_position_embeddings=_max_positions(text_config),
+        max_position_embeddings=_max_positions(text_config) or config.max_model_len or UNBOUNDED_CONTEXT,
     )
 
 
@@ -142,11 +145,12 @@ def _eos_token_ids(directory: Path, text_config: Any) -> frozenset[int]:
 
 
 def _max_positions(text_config: Any) -> int:
+    """0 if the configuration names no longest sequence: state-space families have none."""
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
         found = getattr(text_config, name, None)
         if isinstance(found, int) and found > 0:
             return found
-    raise UnsupportedModel("config.json does not say how long a sequence may be; set MAX_TOTAL_TOKENS")
+    return 0
 
 
 def _one_line(exc: BaseException) -> str:

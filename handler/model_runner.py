@@ -30,6 +30,8 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 class ModelRunner:
     """Runs packed batches through an unmodified transformers model and `SlotCache`."""
 
+    name = "packed"
+
     def __init__(
         self, loaded: LoadedModel, num_slots: int, max_len: int, num_stored_pages: int = 0, page_size: int = 32
     ) -> None:

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 class PagedRunner:
     """`Runner` over `PagedCache`; the block tables are those of `BlockManager`."""
 
+    name = "paged"
+
     def __init__(self, loaded: LoadedModel, limits: Limits) -> None:
         self.loaded = loaded
         self.limits = limits
@@ -121,7 +123,7 @@ class PagedRunner:
         calls, layers = self.num_attention_calls, int(self.loaded.text_config.num_hidden_layers)
         if calls != layers:
             raise UnsupportedModel(f"{name} calls paged attention in {calls} of {layers} layers")
-        difference = compare(expected, got, self.loaded.dtype)
+        difference = compare(expected, got, self.loaded)
         if difference:
             raise UnsupportedModel(f"{name}: paged attention differs from eager attention: {difference}")
         self._prove_graphs(script, got)
@@ -129,7 +131,7 @@ class PagedRunner:
     def _prove_graphs(self, script: Script, eager: list[Tensor]) -> None:
         self.capture()
         if self.graphs:
-            difference = compare(eager, play(self, script), self.loaded.dtype)
+            difference = compare(eager, play(self, script), self.loaded)
             if difference:
                 self.graphs.drop(f"they differ from decoding without them: {difference}")
         slower = self.loaded.device.type == "cuda" and not self.graphs

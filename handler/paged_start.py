@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 def start_paged(config: EngineConfig, loaded: LoadedModel, board: StatusBoard) -> tuple[Runner, Limits] | None:
     """A paged runner that passed its self-test, and its limits; None if slots are to be used.
 
-    Writes the verdict to the board; leaves the model's own attention set where it returns no runner. Raises UnsupportedModel if the configuration insists on pages and they fail.
+    Writes the verdict to the board. Without a runner, the model is left with the attention it came with. Raises
+    UnsupportedModel if the configuration insists on pages and they fail.
     """
     board["self_test"] = Verdict.NOT_RUN
     on_cuda = loaded.device.type == "cuda"

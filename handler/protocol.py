@@ -159,7 +159,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """What the web side needs to know of the loaded model; written as JSON before the engine says ready.
 
     `tokenizer_dir` holds tokenizer.json and, where the model has them, tokenizer_config.json and a chat template.
-    Lengths are in tokens. `vocab_size` is the width of the logits, which may exceed the tokenizer's.
+    Lengths are in tokens. `vocab_size` is the width of the logits, which may exceed the tokenizer's. `runner` is
+    `packed`, `paged` or `cache`.
     """
 
     model_id: str
@@ -175,6 +176,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     num_parameters: int
     max_num_seqs: int
     kv_capacity_tokens: int
+    runner: str = "packed"
 
 
 _to_engine_encoder = msgspec.msgpack.Encoder()

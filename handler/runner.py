@@ -1,4 +1,4 @@
-"""What the engine asks of whatever runs the model. Implementations: model_runner.py (packed, own KV memory)."""
+"""What the engine asks of whatever runs the model. See model_runner.py, paged_runner.py, cache_runner.py."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ class Runner(Protocol):
     """Runs scheduled batches through one loaded model."""
 
     loaded: LoadedModel
+
+    @property
+    def name(self) -> str:
+        """What logs and the model card call it."""
 
     @property
     def vocab_size(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handler.errors import UnsupportedModel
 from handler.model_loader import LoadedModel
 from handler.protocol import GenerateRequest, SamplingParams
 from handler.runner import Runner
@@ -31,12 +32,16 @@ class RunnerTrial:
     """Three texts of different lengths and what the model, as it is set now, says to each of their tokens."""
 
     def __init__(self, loaded: LoadedModel, max_len: int) -> None:
+        """Raises UnsupportedModel if the model does not run at all."""
         self._loaded = loaded
-        long = max(2, min(max_len, max(14, _short_window(loaded.text_config) + 8)))
+        long = min(max_len, max(14, _short_window(loaded.text_config) + 8))
         vocab = int(loaded.text_config.vocab_size)
-        ids = [(7 * i + 3) % vocab for i in range(long)]
-        self._texts = [ids, ids[1 : 2 + 2 * long // 3], ids[2 : 3 + long // 2]]
-        self._expected = [self._reference(text) for text in self._texts]
+        lengths = (long, 1 + 2 * long // 3, 1 + long // 2)
+        self._texts = [[(7 * (i + first) + 3) % vocab for i in range(n)] for first, n in enumerate(lengths)]
+        try:
+            self._expected = [self._reference(text) for text in self._texts]
+        except _MODEL_ERRORS as exc:
+            raise UnsupportedModel(f"{loaded.model.config.model_type} does not run: {_one_line(exc)}") from exc
 
     @property
     def text(self) -> list[int]:
@@ -52,7 +57,7 @@ class RunnerTrial:
         try:
             gap = self._largest_gap(runner)
         except _MODEL_ERRORS as exc:
-            return f"{type(exc).__name__}: {' '.join(str(exc).split())[:200]}"
+            return _one_line(exc)
         finally:
             for slot in range(len(self._texts)):
                 runner.forget(slot)
@@ -123,6 +128,10 @@ class _Life:
 
     def _next_size(self) -> int:
         return self._chunks[0] if self._chunks else self.seq.num_uncomputed
+
+
+def _one_line(exc: Exception) -> str:
+    return f"{type(exc).__name__}: {' '.join(str(exc).split())[:200]}"
 
 
 def _short_window(text_config: Any) -> int:

@@ -60,6 +60,8 @@ class SlotPrefixes:
         """Store the pages of `seq` that became full. Stops, for good, when no page can be had."""
         chain = self._chains[seq.slot]
         while seq.request.reuse_prefix and (len(chain) + 1) * self.page_size <= seq.num_computed:
+            if chain and chain[-1] not in self._index:
+                return  # what came before was distrusted by another sequence that has it
             first = len(chain) * self.page_size
             own = self._free.pop() if self._free else self._index.evict()
             if own is None:

@@ -8,21 +8,17 @@ from pathlib import Path
 
 import torch
 
-from handler.cache_runner import CacheRunner
 from handler.config import EngineConfig
 from handler.engine import EngineCore
-from handler.errors import UnsupportedModel
 from handler.grammar import GrammarCompiler
 from handler.ipc import EngineSocket
-from handler.memory import Limits, derive_limits
-from handler.model_loader import LoadedModel, load
+from handler.memory import Limits
+from handler.model_loader import load
 from handler.model_location import locate
-from handler.model_runner import ModelRunner
-from handler.paged_start import start_paged
 from handler.protocol import GenerateRequest, ModelCard, SamplingParams
 from handler.runner import Runner
+from handler.runner_choice import choose_runner
 from handler.scheduler import Scheduler, SchedulerLimits
-from handler.self_test import Verdict
 from handler.sequence import Sequence
 from handler.status import Phase, StatusBoard
 from handler.tokenizer_files import tokenizer_dir
@@ -45,13 +41,13 @@ def start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, ModelCa
     tokens_dir = tokenizer_dir(directory, Path(config.cache_dir), config.trust_remote_code)
     loaded = load(config, directory, progress)
     progress(700, "comparing the engine's attention with the model's own")
-    runner, limits = start_paged(config, loaded, board) or _start_slots(config, loaded, board)
+    runner, limits = choose_runner(config, loaded, board)
     board.enter(Phase.WARMING, "generating the first token")
     eos = min(loaded.eos_token_ids, default=None)
     grammars = GrammarCompiler(tokens_dir / "tokenizer.json", runner.vocab_size, eos)
     core = build_core(config, runner, limits, board, grammars)
     _warm_up(core)
-    card = _card(config, loaded, limits, model_id, tokens_dir)
+    card = _card(config, runner, limits, model_id, tokens_dir)
     board["kv_capacity_tokens"] = limits.capacity_tokens
     logger.info(
         "%s: %s on %s, quantize=%s, %d sequences of %d tokens, %d tokens of KV memory",
@@ -59,28 +55,6 @@ def start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, ModelCa
         *(limits.max_num_seqs, limits.max_model_len, limits.capacity_tokens),
     )
     return core, card
-
-
-def _start_slots(config: EngineConfig, loaded: LoadedModel, board: StatusBoard) -> tuple[Runner, Limits]:
-    """The packed runner if it computes the model as the model's own attention does, else the one over transformers'
-    cache. Raises UnsupportedModel if neither does.
-    """
-    limits = derive_limits(config, loaded)
-    own_attention = loaded.model.config._attn_implementation
-    packed = ModelRunner(loaded, limits.max_num_seqs, limits.max_model_len, limits.num_stored_pages, limits.page_size)
-    try:
-        packed.probe()
-    except UnsupportedModel as exc:
-        logger.info("not packed: %s", exc)
-        loaded.model.set_attn_implementation(own_attention)
-        cached = CacheRunner(loaded, limits.max_model_len)
-        try:
-            cached.probe()
-        except UnsupportedModel as other:
-            raise UnsupportedModel(f"this model cannot be served correctly. {exc}; {other}") from other
-        return cached, limits
-    board["self_test"] = board["self_test"] or Verdict.PASSED
-    return packed, limits
 
 
 def build_core(
@@ -111,7 +85,8 @@ def _warm_up(core: EngineCore) -> None:
     core.generate_for_warm_up(Sequence(GenerateRequest("warm-up", ids, sampling, 600.0), b"", 0.0, float("inf")))
 
 
-def _card(config: EngineConfig, loaded: LoadedModel, limits: Limits, model_id: str, tokens_dir: Path) -> ModelCard:
+def _card(config: EngineConfig, runner: Runner, limits: Limits, model_id: str, tokens_dir: Path) -> ModelCard:
+    loaded = runner.loaded
     return ModelCard(
         model_id=model_id,
         tokenizer_dir=str(tokens_dir),
@@ -126,4 +101,5 @@ def _card(config: EngineConfig, loaded: LoadedModel, limits: Limits, model_id: s
         num_parameters=loaded.model.num_parameters(),
         max_num_seqs=limits.max_num_seqs,
         kv_capacity_tokens=limits.capacity_tokens,
+        runner=runner.name,
     )

@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from handler.config import EngineConfig
 from handler.model_runner import ModelRunner
+from handler.runner_choice import choose_runner
+from handler.status import StatusBoard
 from tests.support import tiny_models
 from tests.support.local_engine import LocalEngine, limits, loaded
 
@@ -27,6 +31,30 @@ def make_engine(tmp_path: Path) -> Iterator[Callable[..., LocalEngine]]:
         return engines[-1]
 
     yield make
+    for engine in engines:
+        engine.core.scheduler.check_integrity()
+        engine.close()
+
+
+@pytest.fixture
+def start_engine(tmp_path: Path) -> Iterator[Callable[..., LocalEngine]]:
+    """Engines over the runner that start-up would choose; on one thread, since the tiny models gain nothing from more
+    and lose much where the cores are shared."""
+    engines: list[LocalEngine] = []
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def start(model: Any, **changes: int) -> LocalEngine:
+        directory = tmp_path / f"chosen{len(engines)}"
+        directory.mkdir()
+        small = {"max_model_len": 64, "max_num_seqs": 4, "max_num_batched_tokens": 16, "page_size": 16}
+        config = EngineConfig(**(small | {"kv_capacity_tokens": 4096} | changes))
+        runner, bounds = choose_runner(config, loaded(model), StatusBoard(directory / "status", create=True))
+        engines.append(LocalEngine(runner, bounds, directory))
+        return engines[-1]
+
+    yield start
+    torch.set_num_threads(num_threads)
     for engine in engines:
         engine.core.scheduler.check_integrity()
         engine.close()

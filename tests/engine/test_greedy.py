@@ -1,4 +1,4 @@
-"""Greedy tokens equal those of stock transformers' `generate`, alone and in every kind of batch."""
+"""Greedy tokens equal those of stock `generate` under any chunking, preemption and reuse of memory."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 
-from tests.support import tiny_models
+from tests.support import stock, tiny_models
 from tests.support.local_engine import LocalEngine
 
 MakeEngine = Callable[..., LocalEngine]
@@ -24,45 +23,8 @@ PROMPTS = [
 NUM_TOKENS = 16
 
 
-@torch.no_grad()
 def reference(model: Any, prompt: list[int], num_tokens: int = NUM_TOKENS) -> list[int]:
-    """What stock transformers generates, with its own attention and cache."""
-    out = model.generate(
-        torch.tensor([prompt]),
-        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-        max_new_tokens=num_tokens,
-        do_sample=False,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    return out[0, len(prompt) :].tolist()
-
-
-@pytest.mark.parametrize("family", list(tiny_models.FAMILIES))
-def test_alone_batched_and_joining(family: str, make_engine: MakeEngine) -> None:
-    expected = [reference(tiny_models.build(family), prompt) for prompt in PROMPTS]
-    assert len({tuple(tokens) for tokens in expected}) > 3, "the model must not say the same whatever it is asked"
-    engine = make_engine(tiny_models.build(family))
-
-    alone = []
-    for prompt in PROMPTS:
-        alone.append(engine.submit(prompt, max_tokens=NUM_TOKENS))
-        engine.run()
-    assert [outcome.token_ids for outcome in alone] == expected
-
-    together = [engine.submit(prompt, max_tokens=NUM_TOKENS) for prompt in PROMPTS]
-    engine.run()
-    assert [outcome.token_ids for outcome in together] == expected
-
-    joining = []
-    for prompt in PROMPTS:
-        joining.append(engine.submit(prompt, max_tokens=NUM_TOKENS))
-        engine.step()
-        engine.step()
-    assert joining[0].token_ids, "the first must be under way when the last one joins"
-    assert not joining[0].done
-    engine.run()
-    assert [outcome.token_ids for outcome in joining] == expected
+    return stock.greedy(model, prompt, num_tokens)
 
 
 def test_sequences_of_different_length_leave_and_their_slots_are_reused(make_engine: MakeEngine, llama: Any) -> None:

@@ -7,6 +7,7 @@ so whatever reads a key that is not its own fails loudly.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from handler.paged_runner import PagedRunner
 from handler.paged_start import start_paged
 from handler.protocol import ErrorCode
 from handler.scheduler import ScheduledBatch
-from handler.self_test import Verdict
+from handler.self_test import Verdict, compare
 from handler.status import StatusBoard
 from handler.sync_guard import SyncGuard, host_sync
 from tests.support.local_engine import LocalEngine, limits, loaded
@@ -320,6 +321,28 @@ def test_the_self_test_notices_windows_that_are_not_kept() -> None:
 
 
 @pytest.mark.parametrize(
+    ("family", "dtype", "wrong_rows", "passes"),
+    [
+        ("llama", torch.bfloat16, 0, True),
+        ("llama", torch.bfloat16, 1, False),
+        ("mixtral", torch.float32, 1, False),
+        ("mixtral", torch.bfloat16, 2, True),
+        ("mixtral", torch.bfloat16, 3, False),
+    ],
+)
+def test_a_close_call_of_a_router_is_not_taken_for_wrong_attention(
+    family: str, dtype: torch.dtype, wrong_rows: int, passes: bool
+) -> None:
+    model = replace(loaded(build(family)), dtype=dtype)
+    expected = torch.randn(5, 20)
+    got = expected.clone()
+    got[5 - wrong_rows :] += 1.0
+    assert (compare([expected, expected], [expected, got], model) is None) == passes
+    got[0, 0] = float("nan")
+    assert compare([expected, expected], [expected, got], model) is not None
+
+
+@pytest.mark.parametrize(
     "changes", [{"capacity_tokens": 16, "max_model_len": 16}, {"max_num_seqs": 2}, {"page_size": 256}]
 )
 def test_the_self_test_fits_into_little_memory(changes: dict[str, int], llama: Any) -> None:
@@ -349,9 +372,12 @@ def test_the_layout_on_cpu(layout: KVLayout, family: str, verdict: Verdict, tmp_
 def test_pages_that_were_asked_for_and_fail_stop_the_start(tmp_path: Path) -> None:
     board = StatusBoard(tmp_path / "board", create=True)
     config = EngineConfig(kv_layout=KVLayout.PAGED, kv_capacity_tokens=1024, max_model_len=128)
+    found = loaded(build("gemma2"))
+    own_attention = found.model.config._attn_implementation
     with pytest.raises(UnsupportedModel, match="gemma2"):
-        start_paged(config, loaded(build("gemma2")), board)
+        start_paged(config, found, board)
     assert board["self_test"] == Verdict.FELL_BACK
+    assert found.model.config._attn_implementation == own_attention
 
 
 @pytest.mark.parametrize(

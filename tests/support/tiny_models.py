@@ -72,6 +72,25 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "gpt_neox": _OLD,
     "stablelm": _BASE,
+    "gemma4_text": _BASE
+    | {"sliding_window": 8, "vocab_size_per_layer_input": VOCAB_SIZE, "hidden_size_per_layer_input": 16},
+    "olmo2": _BASE,
+    "granite": _BASE,
+    "smollm3": _BASE,
+    "cohere": _BASE,
+    "glm4": _BASE,
+    "opt": _OLD | {"ffn_dim": 96, "word_embed_proj_dim": 64},
+    "starcoder2": _BASE,
+    "ministral": _BASE | {"sliding_window": 8},
+    "exaone4": _BASE | {"sliding_window": 8, "sliding_window_pattern": 2},
+    "biogpt": _OLD,
+    "nemotron": _BASE,
+    "gemma": _BASE,
+    "phi": _OLD,
+    "cohere2": _BASE | {"sliding_window": 8},
+    "olmo3": _BASE | {"sliding_window": 8},
+    "olmoe": _BASE | {"num_experts": 4, "num_experts_per_tok": 2},
+    "qwen2_moe": _BASE | _MOE | {"shared_expert_intermediate_size": 32},
 }
 
 _LINEAR = {
@@ -87,32 +106,51 @@ CACHED_FAMILIES: dict[str, dict[str, Any]] = {
     "falcon": _BARE
     | {"num_hidden_layers": 3, "num_attention_heads": 4, "new_decoder_architecture": True, "num_kv_heads": 2}
     | {"alibi": False, "max_position_embeddings": 512},
+    "mpt": _BARE | {"d_model": 64, "n_heads": 4, "n_layers": 3, "max_seq_len": 512, "expansion_ratio": 2},
     "mamba": _BARE | {"num_hidden_layers": 2, "state_size": 8},
-    "mamba2": _BARE | {"num_hidden_layers": 2, "state_size": 8, "num_heads": 8, "head_dim": 16, "n_groups": 1},
+    "falcon_mamba": _BARE | {"num_hidden_layers": 2, "state_size": 8},
+    "mamba2": _BARE
+    | {"num_hidden_layers": 2, "state_size": 8, "num_heads": 8, "head_dim": 16, "n_groups": 1}
+    | {"chunk_size": 16},
     "qwen3_next": _BASE | _MOE | _LINEAR | {"shared_expert_intermediate_size": 32},
     "qwen3_5_text": _BASE | _LINEAR,
+    "olmo_hybrid": _BASE | _LINEAR,
     "lfm2": _BASE | {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "granitemoehybrid": _BASE
     | {"mamba_n_heads": 8, "mamba_d_head": 16, "num_local_experts": 0, "shared_intermediate_size": 64}
+    | {"mamba_chunk_size": 16}
     | {"layer_types": ["mamba", "attention", "mamba", "attention"]},
     "jamba": _BASE
     | {"mamba_d_state": 8, "mamba_d_conv": 4, "mamba_expand": 2, "mamba_dt_rank": 8, "use_mamba_kernels": False}
     | {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1}
     | {"num_experts": 2},
-    "falcon_h1": _BASE | {"mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8},
-    "bamba": _BASE | {"mamba_n_heads": 8, "mamba_d_head": 16, "attn_layer_indices": [1, 3], "mamba_d_state": 8},
+    "falcon_h1": _BASE
+    | {"mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_chunk_size": 16}
+    | {"num_hidden_layers": 2},
+    "bamba": _BASE
+    | {"mamba_n_heads": 8, "mamba_d_head": 16, "attn_layer_indices": [1, 3], "mamba_d_state": 8}
+    | {"mamba_chunk_size": 16},
     "nemotron_h": _BASE
     | {"hybrid_override_pattern": "M*M*", "mamba_num_heads": 8, "mamba_head_dim": 16, "ssm_state_size": 8}
-    | {"n_groups": 1},
+    | {"n_groups": 1, "chunk_size": 16},
     "llama4_text": _BASE | {"attention_chunk_size": 8, "num_local_experts": 2, "intermediate_size_mlp": 64},
+    "deepseek_v4": _BASE
+    | {"num_hidden_layers": 3, "num_experts_per_tok": 2, "n_routed_experts": 4, "moe_intermediate_size": 32}
+    | {"sliding_window": 8, "q_lora_rank": 16, "o_lora_rank": 16, "index_head_dim": 16, "qk_rope_head_dim": 8},
 }
+# What the cache runner's probe must find of them. Their code starts a second chunk from an empty state;
+IN_ONE_PIECE = frozenset({"mamba", "falcon_mamba", "jamba"})
+# their cache has layers that cannot be joined.
+ONE_BY_ONE = frozenset({"deepseek_v4"})
+ALL_FAMILIES = FAMILIES | CACHED_FAMILIES
 
 
 def build(family: str, seed: int = 0) -> PreTrainedModel:
     """A random float32 model; the same weights for the same arguments. Larger weights than usual, so that greedy
-    choices are far apart and do not flip with the order of a sum."""
+    choices are far apart and do not flip with the order of a sum; and an output layer of its own, since one that is
+    the input's answers with the token it was given."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **(FAMILIES | CACHED_FAMILIES)[family])
+    config = AutoConfig.for_model(family, **{"tie_word_embeddings": False} | ALL_FAMILIES[family])
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

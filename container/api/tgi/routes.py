@@ -21,7 +21,6 @@ from container.api.tgi.generate_request import (
 )
 from container.api.tgi.generating import start, whole_answer
 from container.api.tgi.parameter_checks import check_before_admission
-from container.errors import ServiceError
 from container.responses import json_response
 from container.service import service
 from container.version import VERSION
@@ -147,7 +146,9 @@ def _answer(body: GenerateBody | CompatGenerateBody, *, as_list: bool, full_text
     compute_type = service().settings.compute_type or served.card.device.split(":")[0]
     if streaming:
         log = current_app.logger
-        response = sse.stream(generating.frames(), ServiceError.tgi_body, lambda: log.exception("a stream failed"))
+        response = sse.stream(
+            generating.frames(), lambda error: error.tgi_body(), lambda: log.exception("a stream failed")
+        )
         add_stream_headers(response, compute_type, body.inputs)
         return response
     best, losers = generating.best()

@@ -63,16 +63,20 @@ class WebServer(Server):
         self.wait(lambda: all(self.ping() == 200 for _ in range(20)))
 
     def post(self, path: str, body: Any, **headers: str) -> Any:
-        return self.request("POST", path, body, **headers)
+        return self.request("POST", path, body, timeout=30, **headers)
 
     def open(self, path: str, body: Any) -> OpenStream:
         return OpenStream(self.port, path, body)
 
-    def raw(self, sent: bytes) -> bytes:
-        """Everything that comes back on a connection that sent `sent` and says no more."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as client:
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+    def raw(self, sent: bytes, *, ends: bool = False) -> bytes:
+        """Everything that comes back until the server closes; with `ends` the client says that it sends no more."""
+        with self.connect() as client:
             client.sendall(sent)
-            client.shutdown(socket.SHUT_WR)
+            if ends:
+                client.shutdown(socket.SHUT_WR)
             parts = []
             try:
                 while part := client.recv(65536):
@@ -86,7 +90,7 @@ class OpenStream:
     """A streamed answer that is read event by event and may be left at any point."""
 
     def __init__(self, port: int, path: str, body: Any) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         self._connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
         self._response: http.client.HTTPResponse | None = None
 

@@ -233,6 +233,19 @@ def test_idle_pages_make_room_and_the_prompt_used_last_survives() -> None:
     assert len(books(model.scheduler)._index.match(PROMPT, "b")) == 0
 
 
+def test_pages_about_to_be_reused_are_no_room_for_the_rest() -> None:
+    model = PretendedModel(make(capacity=64))
+    model.run(sequence("a", PROMPT, 3))
+    model.scheduler.add(sequence("big", [3] * 43, 3))
+    model.play(model.scheduler.schedule())
+    again = sequence("b", [*PROMPT, *[4] * 9], 3)
+    assert not model.scheduler.kv.admit(again), "5 of 16 pages are idle, and b wants these and 3 more"
+    assert (again.block_table, again.num_computed) == ([], 0)
+    model.scheduler.check_integrity()
+    model.run(again)
+    assert again.finish_reason is FinishReason.LENGTH
+
+
 def test_a_preempted_sequence_finds_its_own_pages_again() -> None:
     model = PretendedModel(make(num_seqs=2, capacity=64))
     old, new = sequence("old", PROMPT, 30, salt="x"), sequence("new", PROMPT, 30)

@@ -168,3 +168,12 @@ def test_a_chain_of_any_length_can_be_discarded() -> None:
     chain(index, pages, [i // PAGE for i in range(PAGE * 5000)])
     assert sorted(index.discard(0)) == pages
     assert len(index) == index.num_idle == 0
+
+
+def test_a_parent_is_not_evicted_before_its_child_even_if_it_was_not_held() -> None:
+    index = PrefixIndex(PAGE)
+    chain(index, [1], [4, 4])
+    index.insert(2, [7, 7], 1)
+    assert index.evict() is None
+    index.touch([2])
+    assert [index.evict(), index.evict()] == [2, 1]

@@ -261,6 +261,23 @@ def test_a_word_separator_that_depends_on_the_next_token(opened):
     assert streamed(tokenizer, ids, [1] * len(ids)) == "the quick brown fox"
 
 
+def test_a_decoder_that_is_no_concatenation(tmp_path: Path):
+    """A replacement after the fusing can reach over tokens, so a window of tokens is decoded again and again."""
+    backend = sentencepiece_backend()
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("▁", " ")])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.token_bytes is None
+    ids = tokenizer.encode("an 😀 é\ufffd the", add_special_tokens=False)
+    detokenizer = IncrementalDetokenizer(tokenizer)
+    pieces = [detokenizer.push([token_id]) for token_id in ids]
+    assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=True) == " an 😀 é\ufffd the"
+    # Broken bytes are let go after four tokens, the most that one character can take.
+    out = "".join(detokenizer.push([3 + 0xE2]) for _ in range(10))
+    assert len(out) == 8
+    assert out + detokenizer.finish() == "\ufffd" * 10
+
+
 @pytest.mark.bundled
 def test_the_bundled_tokenizer_streams_any_text(bundled):
     text = "Hello, wörld! 😀👩‍👩‍👧 日本語 नमस्ते עברית\n\n\tis  3.14 <|im_end|>\ufffd" * 3

@@ -1,0 +1,137 @@
+"""An engine that says no, before, while and after it says anything else: each request ends once, in its dialect."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import openai
+import pytest
+
+from handler.protocol import ErrorCode, Failed, FinishReason, Rejected
+from tests.contract.seam.web import CHAT, GENERATES, STREAMS, TEXT, WebServer, events
+from tests.fakes.engine import FakeEngine, output
+
+# Status at OpenAI's routes, status and error type at TGI's.
+MEANINGS = {
+    ErrorCode.OVERLOADED: (429, 429, "overloaded"),
+    ErrorCode.DRAINING: (503, 503, "unhealthy"),
+    ErrorCode.INVALID: (400, 422, "validation"),
+    ErrorCode.DEADLINE: (504, 504, "timeout"),
+    ErrorCode.NUMERICS: (500, 424, "generation"),
+    ErrorCode.OUT_OF_MEMORY: (500, 424, "generation"),
+    ErrorCode.INTERNAL: (500, 424, "generation"),
+    ErrorCode.ENGINE_DEAD: (503, 503, "unhealthy"),
+}
+
+
+@pytest.mark.parametrize("kind", [Rejected, Failed])
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("code", list(ErrorCode))
+def test_a_request_that_never_began_has_its_status(
+    web: WebServer, engine: FakeEngine, code: ErrorCode, stream: bool, kind: Any
+) -> None:
+    engine.script = lambda request: [kind(request.request_id, code, "the engine's own words")]
+    openai_status, tgi_status, tgi_type = MEANINGS[code]
+    answer = web.post("/v1/chat/completions", CHAT | {"stream": stream})
+    assert answer.status == openai_status
+    assert "the engine's own words" in answer.json["error"]["message"]
+    other = web.post("/", TEXT | {"stream": stream})
+    assert other.status == tgi_status
+    assert other.json["error_type"] == tgi_type
+    for each in (answer, other):
+        assert ("Retry-After" in each.headers) == (each.status in {429, 503})
+    assert not engine.aborts
+
+
+@pytest.mark.parametrize("path", sorted(STREAMS))
+def test_a_stream_that_has_begun_ends_with_one_error_event(web: WebServer, engine: FakeEngine, path: str) -> None:
+    engine.script = lambda request: [
+        output(request, engine.token_ids("ab")),
+        Failed(request.request_id, ErrorCode.NUMERICS, "not a number"),
+        output(request, engine.token_ids("late"), FinishReason.LENGTH),
+    ]
+    answer = web.post(path, STREAMS[path])
+    assert answer.status == 200
+    *begun, last = [json.loads(each) for each in events(answer.body)]
+    assert begun
+    assert not [event for event in begun if event.get("error")]
+    if path.startswith("/v1"):
+        assert last["error"]["code"] == "generation_failed"
+    else:
+        assert last == {"error": "Request failed during generation: not a number", "error_type": "generation"}
+
+
+@pytest.mark.parametrize("path", sorted(GENERATES))
+def test_a_whole_answer_that_had_begun_is_an_error(web: WebServer, engine: FakeEngine, path: str) -> None:
+    engine.script = lambda request: [
+        output(request, engine.token_ids("secret")),
+        Failed(request.request_id, ErrorCode.INTERNAL, "generation failed"),
+    ]
+    answer = web.post(path, GENERATES[path])
+    assert answer.status == (500 if b"code" in answer.body else 424)
+    assert b"secret" not in answer.body
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/generate", "/invocations"])
+def test_a_full_queue_refuses_before_the_engine_is_asked(web: WebServer, engine: FakeEngine, path: str) -> None:
+    engine.board["running"], engine.board["waiting"] = 60, 68
+    answer = web.post(path, GENERATES[path])
+    assert answer.status == 429
+    assert answer.headers["Retry-After"].isdecimal()
+    assert not engine.requests
+    engine.board["waiting"] = 67
+    assert web.post(path, GENERATES[path]).status == 200
+
+
+def test_an_engine_that_forgets_a_request_does_not_keep_its_client(guarded: WebServer) -> None:
+    """The engine owes an end at the deadline. Where it never comes the web side ends the request, and aborts it."""
+    guarded.engine.reset()
+    never = threading.Event()
+    guarded.engine.script = lambda _request: [never]
+    answer = guarded.post("/generate", TEXT, Authorization="Bearer Secret")
+    assert (answer.status, answer.json["error_type"]) == (504, "timeout")
+    guarded.wait(lambda: guarded.engine.aborts == [guarded.engine.requests[0].request_id])
+
+
+def test_openais_client_understands_every_end(web: WebServer, engine: FakeEngine) -> None:
+    client = openai.OpenAI(base_url=f"{web.url}/v1", api_key="-", max_retries=0, timeout=30)
+
+    def ask(*, stream: bool) -> Any:
+        return client.chat.completions.create(model="m", messages=CHAT["messages"], stream=stream)
+
+    engine.script = lambda request: [Rejected(request.request_id, ErrorCode.OVERLOADED, "full")]
+    for stream in (True, False):
+        with pytest.raises(openai.RateLimitError):
+            ask(stream=stream)
+    engine.script = lambda request: [
+        output(request, engine.token_ids("ab")),
+        Failed(request.request_id, ErrorCode.INTERNAL, "generation failed"),
+    ]
+    with pytest.raises(openai.InternalServerError):
+        ask(stream=False)
+    chunks = ask(stream=True)
+    assert next(chunks).choices[0].delta.role == "assistant"
+    assert next(chunks).choices[0].delta.content == "ab"
+    with pytest.raises(openai.APIError, match="generation failed"):
+        next(chunks)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allow"),
+    [
+        ("GET", "/v1/nowhere", 404, None),
+        ("GET", "/nowhere", 404, None),
+        ("DELETE", "/v1/chat/completions", 405, "POST"),
+        ("PUT", "/generate", 405, "POST"),
+        ("DELETE", "/", 405, "GET"),
+        ("GET", "/invocations", 405, "POST"),
+    ],
+)
+def test_routes_and_methods_there_are_not(web: WebServer, method: str, path: str, status: int, allow: Any) -> None:
+    answer = web.request(method, path)
+    assert answer.status == status
+    assert (allow in answer.headers["Allow"].split(", ")) if allow else ("Allow" not in answer.headers)
+    error = answer.json["error"]
+    assert isinstance(error, dict) == path.startswith("/v1")

@@ -1,0 +1,184 @@
+"""What only a GPU can show. Run it first on any machine that has one: `pytest -m gpu tests/engine/test_gpu.py -rA`.
+
+The kernel takes bfloat16 and pages of 256 tokens only, so answers are compared by logits with a tolerance, and
+exactly only between runs that must not differ in kind: with and without graphs, again from the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from handler.block_manager import TRASH_PAGE
+from handler.config import EngineConfig
+from handler.memory import derive_limits
+from handler.model_loader import LoadedModel, Quantize
+from handler.paged_runner import PagedRunner
+from handler.paged_start import start_paged
+from handler.self_test import Script, Verdict, compare, expected_logits, play
+from handler.status import StatusBoard
+from handler.sync_guard import host_sync
+from handler.varlen import CUDA_PAGE_SIZE, torch_varlen, varlen_attn_cpu
+from tests.support.local_engine import LocalEngine, limits
+from tests.support.tiny_models import build
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+FAMILIES = ["llama", "qwen3", "mistral", "gemma3_text", "gpt2", "mixtral", "stablelm", "deepseek_v3"]
+PROMPTS = [[(11 * i + 5) % 250 for i in range(n)] for n in (1, 7, 90, 250, 300)]
+
+
+def on_gpu(family: str) -> LoadedModel:
+    model = build(family).to("cuda", torch.bfloat16)
+    return LoadedModel(
+        model=model,
+        text_config=model.config,
+        eos_token_ids=frozenset(),
+        dtype=torch.bfloat16,
+        device=torch.device("cuda"),
+        quantize=Quantize.NONE,
+        max_position_embeddings=512,
+    )
+
+
+def runner_for(family: str, **changes: int) -> PagedRunner:
+    sizes = {"max_model_len": 512, "capacity_tokens": 8192, "page_size": CUDA_PAGE_SIZE, "max_num_batched_tokens": 128}
+    return PagedRunner(on_gpu(family), limits(**(sizes | changes)))
+
+
+@pytest.mark.parametrize("window", [(-1, 0), (-1, -1), (7, 0)])
+@pytest.mark.parametrize(("heads", "head_dim"), [((4, 4), 64), ((8, 2), 128), ((4, 1), 192), ((4, 2), 256)])
+def test_the_kernel_says_what_the_emulator_says(window: tuple[int, int], heads: tuple[int, int], head_dim: int) -> None:
+    """Garbage in every slot that is not a key of a sequence must not matter."""
+    lengths = (
+        [(1, 1), (1, 256), (1, 300), (1, 511)] if window == (-1, -1) else [(1, 300), (5, 5), (40, 290), (257, 513)]
+    )
+    pages = [-(-keys // CUDA_PAGE_SIZE) for _, keys in lengths]
+    order = torch.randperm(sum(pages)).add(1).tolist()
+    pool = [torch.full((sum(pages) + 1, CUDA_PAGE_SIZE, heads[1], head_dim), float("nan")) for _ in range(2)]
+    table = torch.full((len(lengths), max(pages) + 1), TRASH_PAGE, dtype=torch.int32)
+    for i, (_, keys) in enumerate(lengths):
+        own, order = order[: pages[i]], order[pages[i] :]
+        table[i, : pages[i]] = torch.tensor(own)
+        for tensor in pool:
+            for j, page in enumerate(own):
+                filled = min(CUDA_PAGE_SIZE, keys - j * CUDA_PAGE_SIZE)
+                tensor[page, :filled] = torch.randn(filled, heads[1], head_dim)
+    queries, used = (torch.tensor(column) for column in zip(*lengths, strict=True))
+    tensors = [
+        torch.randn(int(queries.sum()), heads[0], head_dim),
+        *pool,
+        *(torch.cat([torch.zeros(1), column.cumsum(0)]).int() for column in (queries, used)),
+    ]
+    query, key, value, cu_q, cu_k = (
+        t.to("cuda", torch.bfloat16) if t.is_floating_point() else t.cuda() for t in tensors
+    )
+    options: dict[str, Any] = {"scale": head_dim**-0.5, "window_size": window, "enable_gqa": heads[0] != heads[1]}
+    options |= {"seqused_k": used.int().cuda(), "block_table": table.cuda()}
+    bounds = (int(queries.max()), table.shape[1] * CUDA_PAGE_SIZE)
+    found = torch_varlen()(query, key, value, cu_q, cu_k, *bounds, **options)
+    expected = varlen_attn_cpu(query.float(), key.float(), value.float(), cu_q, cu_k, *bounds, **options)
+    torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_self_test_passes_with_graphs(family: str) -> None:
+    runner = runner_for(family)
+    runner.probe()
+    assert runner.graphs, runner.decoding
+    assert runner.verdict is Verdict.PASSED
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_graphs_say_what_decoding_without_them_says(family: str) -> None:
+    runner = runner_for(family)
+    runner.probe()
+    script = Script.fit(runner.cache, 512, runner.vocab_size, {})
+    replayed = play(runner, script)
+    runner.graphs.drop("for comparison")
+    eager = play(runner, script)
+    assert compare(eager, replayed, runner.loaded) is None
+    assert compare(expected_logits(runner.loaded, script), eager, runner.loaded) is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_decode_step_never_waits_for_the_device(family: str) -> None:
+    runner = runner_for(family)
+    runner.probe()
+    with torch.inference_mode():
+        assert host_sync(lambda: runner.decode_padding(4)) is None
+
+
+@pytest.fixture
+def make_engine(tmp_path: Path) -> Iterator[Callable[[PagedRunner], LocalEngine]]:
+    engines: list[LocalEngine] = []
+
+    def make(runner: PagedRunner) -> LocalEngine:
+        directory = tmp_path / str(len(engines))
+        directory.mkdir()
+        engines.append(LocalEngine(runner, runner.limits, directory))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.core.scheduler.check_integrity()
+        engine.close()
+
+
+@torch.no_grad()
+def likely(model: Any, prompt: list[int], answer: list[int]) -> bool:
+    """True if stock attention finds every token of the answer (nearly) the best; bfloat16 decides close calls."""
+    model.set_attn_implementation("eager")
+    ids = torch.tensor([prompt + answer], device="cuda")
+    rows: Tensor = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+    chosen = rows.gather(-1, torch.tensor(answer, device="cuda")[:, None])[:, 0]
+    return bool((rows.amax(-1) - chosen <= 0.06 * rows.abs().amax(-1)).all())
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "qwen3"])
+def test_an_engine_with_graphs_pressure_and_reuse(
+    family: str, make_engine: Callable[[PagedRunner], LocalEngine]
+) -> None:
+    runner = runner_for(family, capacity_tokens=4 * CUDA_PAGE_SIZE)
+    runner.probe()
+    engine = make_engine(runner)
+    for reuse in (False, True):
+        outcomes = [engine.submit(prompt, max_tokens=40, reuse_prefix=reuse) for prompt in PROMPTS]
+        engine.run()
+    assert engine.core.scheduler.num_preemptions > 0
+    for _ in range(2):
+        outcomes.append(engine.submit(PROMPTS[-1], max_tokens=40))
+        engine.run()
+    assert outcomes[-1].num_cached_tokens == CUDA_PAGE_SIZE
+    assert [outcome.error for outcome in outcomes] == [None] * len(outcomes)
+    reference = on_gpu(family).model
+    asked = [*PROMPTS, PROMPTS[-1], PROMPTS[-1]]
+    assert all(likely(reference, ids, outcome.token_ids) for ids, outcome in zip(asked, outcomes, strict=True))
+
+
+def test_a_start_on_cuda_takes_pages_and_one_that_cannot_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    board = StatusBoard(tmp_path / "board", create=True)
+    config = EngineConfig(kv_capacity_tokens=4096, max_model_len=512)
+    found = start_paged(config, on_gpu("llama"), board)
+    assert found is not None
+    assert found[1] == derive_limits(config, on_gpu("llama"), paged=True)
+    assert board["self_test"] == Verdict.PASSED
+    refused = on_gpu("gemma2")
+    own_attention = refused.model.config._attn_implementation
+    assert start_paged(config, refused, board) is None
+    assert board["self_test"] == Verdict.FELL_BACK
+    assert refused.model.config._attn_implementation == own_attention
+
+
+def test_sampling_reads_logits_before_the_next_replay(make_engine: Callable[[PagedRunner], LocalEngine]) -> None:
+    runner = runner_for("llama")
+    runner.probe()
+    engine = make_engine(runner)
+    outcomes = [engine.submit(PROMPTS[1], max_tokens=20, temperature=1.0, seed=seed) for seed in (1, 2, 1)]
+    engine.run()
+    assert outcomes[0].token_ids == outcomes[2].token_ids != outcomes[1].token_ids

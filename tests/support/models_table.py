@@ -1,0 +1,77 @@
+"""`docs/models.md`, written from the table of families that tests/engine/test_families.py runs.
+
+Run it to write the file: `python -m tests.support.models_table`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import AutoConfig
+
+from tests.support import tiny_models
+
+PATH = Path(__file__).resolve().parents[2] / "docs" / "models.md"
+
+_HEAD = """\
+# Models
+
+<!-- Written by `python -m tests.support.models_table`; tests/engine/test_families.py holds it to what was tested. -->
+
+Any causal language model of transformers is tried when the engine starts: it runs a few short texts in chunks, in
+batches and with rows that join and leave, and compares the logits with those of the model's own code. The first runner
+that agrees serves the model. If none does, the engine does not start, and says why in one sentence.
+
+| runner | how it works | what it costs |
+|---|---|---|
+| `packed` | prompts and decoding rows in one pass, keys and values in the engine's own memory; prefix reuse | nothing |
+| `paged` | the same over pages, on CUDA, for the families of `packed` | nothing |
+| `cache` | a pass per prompt and per batch of decoding rows, over transformers' own `DynamicCache` | \
+keys are copied at each step; no prefix reuse, no CUDA graphs |
+
+{num_packed} families are tested on `packed` and {num_cached} on `cache`, each as a tiny random model in float32
+through the whole engine: greedy tokens equal those of stock `generate` for each prompt alone, for prompts of 1 to 40
+tokens batched, and for requests that join while others are decoding; prompts longer than a step's budget run in
+chunks. A family that is not in the table is tried all the same.
+
+| model type | layers | runner | prompts | decoding |
+|---|---|---|---|---|
+"""
+
+
+def render() -> str:
+    """The whole document."""
+    rows = [_row(family) for family in sorted(tiny_models.ALL_FAMILIES)]
+    head = _HEAD.format(num_packed=len(tiny_models.FAMILIES), num_cached=len(tiny_models.CACHED_FAMILIES))
+    return head + "\n".join(rows) + _FOOT
+
+
+_FOOT = """
+
+- *in chunks*: a long prompt is spread over several steps, so running streams go on meanwhile. *in one piece*: the
+  family's code starts a second chunk from an empty state (transformers 5.23), so it all runs in the prompt's last step.
+- *in batches*: rows of different lengths share one pass. *one by one*: the family's cache cannot be joined.
+- Refused, with a sentence: families that keep their state outside transformers' cache (`recurrent_gemma`, `rwkv`,
+  `xlstm`) or in a cache class of their own (`minimax`).
+"""
+
+
+def _row(family: str) -> str:
+    packed = family in tiny_models.FAMILIES
+    prompts = "in one piece" if family in tiny_models.IN_ONE_PIECE else "in chunks"
+    decoding = "one by one" if family in tiny_models.ONE_BY_ONE else "in batches"
+    runner = "`packed`" if packed else "`cache`"
+    return f"| `{family}` | {_layers(family)} | {runner} | {prompts} | {decoding} |"
+
+
+def _layers(family: str) -> str:
+    """The kinds of layer in the tested model, in the configuration's own words."""
+    config = AutoConfig.for_model(family, **tiny_models.ALL_FAMILIES[family])
+    kinds = getattr(config, "layer_types", None)
+    if not kinds:
+        kinds = ["sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"]
+    return ", ".join(kind.replace("_", " ") for kind in dict.fromkeys(kinds))
+
+
+if __name__ == "__main__":
+    PATH.write_text(render())
