@@ -49,10 +49,7 @@ types: $(TEST_STAMP)
 bench: $(TEST_STAMP)  ## measure this server on this machine: throughput and latency at 1, 8 and 32 streams
 	$(BIN)/python -m bench.run
 
-image-test-deploy: .venv-deploy/.installed  ## test the deploy helper beside the SageMaker SDK, in an environment of its own
-	.venv-deploy/bin/python -m pytest --override-ini addopts= tests/deploy
-
-check: $(TEST_STAMP)  ## lint the Dockerfile, replay it without Docker, run it as SageMaker does (root, Debian)
+image-check: $(TEST_STAMP)  ## lint the Dockerfile, replay it without Docker, run it as SageMaker does (root, Debian)
 	$(PIP) -r requirements/image-tools.txt
 	$(BIN)/python -m tools.image_check
 
