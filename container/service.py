@@ -11,6 +11,7 @@ from typing import Any
 import gevent
 from flask import Request, current_app, g
 from gevent import monkey
+from gevent.event import Event
 
 from container import metrics
 from container.engine_client import EngineClient
@@ -26,6 +27,8 @@ from handler.status import Phase, StatusBoard
 logger = logging.getLogger(__name__)
 
 _LOAD_INTERVAL_S = 0.05
+# The engine is ready a moment before the last worker has read its tokenizer; requests of that moment wait for it.
+_LOAD_WAIT_S = 10.0
 # gevent's poll would yield to other greenlets; this one only looks.
 _poll = monkey.get_original("select", "poll")
 _PEER_CLOSED = select.POLLRDHUP | select.POLLHUP | select.POLLERR
@@ -41,6 +44,7 @@ class Service:
         self._card_path = run_dir.card
         self._model: ServedModel | None = None
         self._model_epoch = 0
+        self._model_read = Event()
         gevent.spawn(self._load_model)
 
     @property
@@ -56,6 +60,8 @@ class Service:
     @property
     def model(self) -> ServedModel:
         """The loaded model. Raises NotReady until there is one and while the engine does not run."""
+        if self.board.ready and self._model is None:
+            self._model_read.wait(_LOAD_WAIT_S)
         if self._model is None or not self.ready:
             raise NotReady(f"the model is not ready: {self.phase_name}", retry_after_s=2)
         return self._model
@@ -101,6 +107,7 @@ class Service:
                 found = gevent.get_hub().threadpool.apply(_load, (self._card_path, self.settings))
                 if isinstance(found, ServedModel):
                     self._model = found
+                    self._model_read.set()
                 else:
                     logger.error("the model's card, tokenizer or chat template cannot be used: %s", found)
                 self._model_epoch = epoch
