@@ -159,7 +159,7 @@ def test_one_poisoned_sequence_fails_alone(make_engine: MakeEngine) -> None:
 def test_an_exception_in_a_step_fails_its_requests_and_the_engine_goes_on(make_engine: MakeEngine, llama: Any) -> None:
     engine = make_engine(llama)
     broken = engine.submit(PROMPT, max_tokens=5)
-    hook = llama.model.layers[2].register_forward_pre_hook(_explode)
+    hook = engine.core.runner.loaded.model.model.layers[2].register_forward_pre_hook(_explode)
     engine.run()
     hook.remove()
     assert broken.error is not None
