@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from handler.admission import Admission
-from handler.errors import BadModel
+from handler.errors import BadModel, EngineBroken
 from handler.grammar import GrammarCompiler, GrammarError
 from handler.ipc import EngineSocket
 from handler.protocol import (
@@ -24,12 +26,15 @@ from handler.protocol import (
     ToEngine,
 )
 from handler.runner import Runner
-from handler.sampler import Sampled, sample, score_prompt
-from handler.scheduler import ScheduledBatch, Scheduler
+from handler.sampler import Sampled, sample
+from handler.scheduler import ScheduledBatch, ScheduledSequence, Scheduler
 from handler.sequence import Sequence, SequenceStatus
 from handler.status import StatusBoard
+from handler.step import Ran, run_step
+from handler.warm_up import warm_up_sequence
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _IDLE_WAIT_S = 0.1
 _GRAMMAR_WAIT_S = 0.002
@@ -84,7 +89,8 @@ class EngineCore:
         while seq.status is not SequenceStatus.FINISHED:
             batch = self.scheduler.schedule()
             found = self.runner.run(batch)
-            self.scheduler.advance(batch)
+            for item in batch.items:
+                self.scheduler.advance(item)
             for outcome in sample(found.logits, [seq], ()) if found.samples else ():
                 if outcome.token_id is None:
                     raise BadModel("the model's first token is not a number; its weights may be damaged")
@@ -112,6 +118,9 @@ class EngineCore:
         now = time.monotonic()
         seq = Sequence(message, worker, now, now + message.timeout_s)
         self._sequences[seq.request_id] = seq
+        self._guard(seq, self._enqueue, seq)
+
+    def _enqueue(self, seq: Sequence) -> None:
         if not self.admission.needs_grammar(seq):
             self.scheduler.add(seq)
 
@@ -146,34 +155,57 @@ class EngineCore:
             self._fail(seq, ErrorCode.DEADLINE, "the request's time was used up before it finished")
 
     def _execute(self, batch: ScheduledBatch) -> None:
-        """Run, sample and record one batch. An exception fails the sequences of this batch and no others."""
+        """Run, sample and record one batch. Whatever one sequence raises ends that sequence and no other."""
         now = time.monotonic()
         for item in batch.items:
             if item.seq.first_scheduled_s is None:
                 item.seq.first_scheduled_s = now
+        ran = run_step(self.runner, batch, self.scheduler.limits.eos_token_ids)
+        for each in ran:
+            self._guard(each.item.seq, self._settle, each)
+        self._count(batch, sum(each.sampled is not None and not each.failed for each in ran))
+        if all(each.failed for each in ran):
+            self._prove_alive()
+
+    def _guard(self, seq: Sequence, action: Callable[[T], None], subject: T) -> None:
+        """The boundary around what is done for one request."""
         try:
-            found = self.runner.run(batch)
-            for item, rows in found.prompt:
-                score_prompt(rows, item)
-            seqs = [item.seq for item in found.samples]
-            sampled = sample(found.logits, seqs, self.scheduler.limits.eos_token_ids) if seqs else []
-        except Exception as exc:
-            logger.exception("a step failed")
-            for item in batch.items:
-                self._fail(item.seq, *_failure(exc))
-            if isinstance(exc, torch.AcceleratorError):
-                raise  # the CUDA context is unusable; PID 1 restarts the engine
+            action(subject)
+        except torch.AcceleratorError:
+            raise  # the CUDA context is unusable; PID 1 restarts the engine
+        except Exception:
+            logger.exception("a request failed")
+            self._fail(seq, ErrorCode.INTERNAL, "generation failed")
+
+    def _settle(self, ran: Ran) -> None:
+        """Record that the item's tokens are in the cache, and what was sampled after them."""
+        seq, sampled = ran.item.seq, ran.sampled
+        if sampled is not None and sampled.token_id is None:
+            self._fail(seq, sampled.error or ErrorCode.INTERNAL, sampled.message)
             return
-        self.scheduler.advance(batch)
-        for seq, outcome in zip(seqs, sampled, strict=True):
-            self._record(seq, outcome)
-        self._count(batch, len(seqs))
+        self.scheduler.advance(ran.item)
+        if sampled is not None:
+            self._record(seq, sampled)
+
+    def _prove_alive(self) -> None:
+        """Nothing survived a step. Raises EngineBroken unless a harmless prompt still gets through the model."""
+        seq = warm_up_sequence(self.runner.vocab_size, self.scheduler.limits.max_model_len)
+        kv = self.scheduler.kv
+        if not kv.admit(seq):
+            return
+        try:
+            if not kv.reserve(seq, len(seq.token_ids)):
+                return
+            item = ScheduledSequence(seq, seq.num_computed, seq.num_uncomputed)
+            (ran,) = run_step(self.runner, ScheduledBatch([item]), ())
+        finally:
+            kv.release(seq)
+        if ran.failed:
+            raise EngineBroken("the model fails on every prompt")
 
     def _record(self, seq: Sequence, outcome: Sampled) -> None:
         """Add the sampled token to its sequence and tell the worker."""
-        if outcome.token_id is None:
-            self._fail(seq, outcome.error or ErrorCode.INTERNAL, outcome.message)
-            return
+        assert outcome.token_id is not None
         complete = False
         if seq.constraint is not None:
             try:
@@ -190,12 +222,9 @@ class EngineCore:
         self._outbox[seq.worker].append(_step_output(seq, outcome, reason))
 
     def _fail(self, seq: Sequence, code: ErrorCode, message: str) -> None:
-        slot = seq.slot
         if code is ErrorCode.NUMERICS:
             self.scheduler.kv.distrust(seq)
         self._end(seq, FinishReason.ABORTED)
-        if code is ErrorCode.NUMERICS and slot >= 0:
-            self.runner.erase(slot)
         self._outbox[seq.worker].append(Failed(seq.request_id, code, message))
         self.board["failures"] += 1
 
@@ -247,11 +276,3 @@ def _step_output(seq: Sequence, outcome: Sampled, reason: FinishReason | None) -
         queue_time_s=started - seq.arrival_s,
         inference_time_s=time.monotonic() - started,
     )
-
-
-def _failure(exc: Exception) -> tuple[ErrorCode, str]:
-    """What a client may know of an exception in a step."""
-    # torch raises RuntimeError, not MemoryError, when a CPU allocation fails.
-    if isinstance(exc, torch.OutOfMemoryError) or "alloc_cpu" in str(exc):
-        return ErrorCode.OUT_OF_MEMORY, "out of memory while generating"
-    return ErrorCode.INTERNAL, "generation failed"
