@@ -13,7 +13,7 @@ RUN_STAMP  := $(VENV)/.run-installed
 TEST_STAMP := $(VENV)/.test-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-deploy check format lint types bench measure image-check clean
+.PHONY: help run install test test-deploy faults check format lint types bench measure image-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ test: $(TEST_STAMP)  ## install, then run all tests
 
 test-deploy: .venv-deploy/.installed  ## test the deploy helper beside the SageMaker SDK, in an environment of its own
 	.venv-deploy/bin/python -m pytest --override-ini addopts= tests/deploy
+
+faults: $(TEST_STAMP)  ## faults and attacks in full, into docs/reliability.md; ROWS="10 11" runs some
+	$(BIN)/python -m handler.prepare $(CACHE_DIR)
+	$(BIN)/python -m pytest --override-ini addopts="-ra --import-mode=importlib" --timeout 600 --rows "$(ROWS)" tests/faults
 
 check: $(TEST_STAMP) lint types  ## format check, lint, strict types, tests, coverage floor
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
