@@ -167,9 +167,9 @@ class Settings:
     )
     engine_threads: int = _setting(0, _count(1, 1024), "Threads of the engine on CPU.", "ENGINE_THREADS")
     engine_stall_timeout_s: float = _setting(
-        30.0,
+        8.0,
         _seconds,
-        "An engine step that takes longer, in seconds, counts as hung.",
+        "An engine that has not moved for so many seconds, or ten times what its steps take, counts as hung.",
         "ENGINE_STALL_TIMEOUT_S",
     )
     cache_dir: str = _setting(_default_cache_dir, _text, "The one directory that is written to.", "CACHE_DIR")

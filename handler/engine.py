@@ -6,12 +6,14 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import torch
 
 from handler.admission import Admission
-from handler.errors import BadModel, EngineBroken
+from handler.custody import Custody
+from handler.errors import BadModel
 from handler.grammar import GrammarCompiler, GrammarError
 from handler.ipc import EngineSocket
 from handler.protocol import (
@@ -27,17 +29,17 @@ from handler.protocol import (
 )
 from handler.runner import Runner
 from handler.sampler import Sampled, sample
-from handler.scheduler import ScheduledBatch, ScheduledSequence, Scheduler
+from handler.scheduler import ScheduledBatch, Scheduler
 from handler.sequence import Sequence, SequenceStatus
 from handler.status import StatusBoard
-from handler.step import Ran, run_step
-from handler.warm_up import warm_up_sequence
+from handler.step import Ran, prove_alive, run_step
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _IDLE_WAIT_S = 0.1
 _GRAMMAR_WAIT_S = 0.002
+_ROLL_S = 0.5
 
 
 class EngineCore:
@@ -50,14 +52,17 @@ class EngineCore:
         socket: EngineSocket,
         board: StatusBoard,
         grammars: GrammarCompiler | None = None,
+        custody: Custody | None = None,
     ) -> None:
         self.runner = runner
         self.scheduler = scheduler
         self.socket = socket
         self.board = board
         self.admission = Admission(scheduler.limits, runner.vocab_size, grammars)
+        self.custody = custody or Custody(board)
         self._sequences: dict[str, Sequence] = {}
         self._outbox: defaultdict[bytes, list[FromEngine]] = defaultdict(list)
+        self._roll_due_s = 0.0
         self.stopping = False
 
     def run(self) -> None:
@@ -80,6 +85,7 @@ class EngineCore:
         batch = self.scheduler.schedule()
         if batch.items:
             self._execute(batch)
+        self._call_roll()
         self._publish()
         self._report()
 
@@ -88,7 +94,8 @@ class EngineCore:
         self.scheduler.add(seq)
         while seq.status is not SequenceStatus.FINISHED:
             batch = self.scheduler.schedule()
-            found = self.runner.run(batch)
+            with self.custody.running(batch):
+                found = self.runner.run(batch)
             for item in batch.items:
                 self.scheduler.advance(item)
             for outcome in sample(found.logits, [seq], ()) if found.samples else ():
@@ -121,7 +128,8 @@ class EngineCore:
         self._guard(seq, self._enqueue, seq)
 
     def _enqueue(self, seq: Sequence) -> None:
-        if not self.admission.needs_grammar(seq):
+        self.custody.take(seq)
+        if not self.admission.needs_grammar(seq, partial(self.custody.compiling, seq)):
             self.scheduler.add(seq)
 
     def _admit(self) -> None:
@@ -140,7 +148,7 @@ class EngineCore:
             return Rejected(request.request_id, ErrorCode.INVALID, "request id is in use")
         if self.scheduler.full:
             return Rejected(request.request_id, ErrorCode.OVERLOADED, "Model is overloaded")
-        return self.admission.refusal(request)
+        return self.admission.refusal(request) or self.custody.refusal(request)
 
     def _abort(self, request_id: str, worker: bytes) -> None:
         seq = self._sequences.get(request_id)
@@ -160,12 +168,15 @@ class EngineCore:
         for item in batch.items:
             if item.seq.first_scheduled_s is None:
                 item.seq.first_scheduled_s = now
-        ran = run_step(self.runner, batch, self.scheduler.limits.eos_token_ids)
+        ran: list[Ran] = []
+        for part in self.custody.parts(batch):
+            with self.custody.running(part):
+                ran += run_step(self.runner, part, self.scheduler.limits.eos_token_ids)
         for each in ran:
             self._guard(each.item.seq, self._settle, each)
         self._count(batch, sum(each.sampled is not None and not each.failed for each in ran))
         if all(each.failed for each in ran):
-            self._prove_alive()
+            prove_alive(self.runner, self.scheduler)
 
     def _guard(self, seq: Sequence, action: Callable[[T], None], subject: T) -> None:
         """The boundary around what is done for one request."""
@@ -187,22 +198,6 @@ class EngineCore:
         if sampled is not None:
             self._record(seq, sampled)
 
-    def _prove_alive(self) -> None:
-        """Nothing survived a step. Raises EngineBroken unless a harmless prompt still gets through the model."""
-        seq = warm_up_sequence(self.runner.vocab_size, self.scheduler.limits.max_model_len)
-        kv = self.scheduler.kv
-        if not kv.admit(seq):
-            return
-        try:
-            if not kv.reserve(seq, len(seq.token_ids)):
-                return
-            item = ScheduledSequence(seq, seq.num_computed, seq.num_uncomputed)
-            (ran,) = run_step(self.runner, ScheduledBatch([item]), ())
-        finally:
-            kv.release(seq)
-        if ran.failed:
-            raise EngineBroken("the model fails on every prompt")
-
     def _record(self, seq: Sequence, outcome: Sampled) -> None:
         """Add the sampled token to its sequence and tell the worker."""
         assert outcome.token_id is not None
@@ -219,6 +214,7 @@ class EngineCore:
             self.scheduler.finish(seq, reason)
         if reason is not None:
             del self._sequences[seq.request_id]
+            self.custody.acquit(seq)
         self._outbox[seq.worker].append(_step_output(seq, outcome, reason))
 
     def _fail(self, seq: Sequence, code: ErrorCode, message: str) -> None:
@@ -234,6 +230,15 @@ class EngineCore:
         elif seq.status is not SequenceStatus.FINISHED:
             self.scheduler.finish(seq, reason)
         self._sequences.pop(seq.request_id, None)
+
+    def _call_roll(self) -> None:
+        """Twice a second send something to every worker, so that one that is gone is missed, even if all it has here
+        are requests that wait."""
+        now = time.monotonic()
+        if now >= self._roll_due_s:
+            self._roll_due_s = now + _ROLL_S
+            for seq in self._sequences.values():
+                self._outbox[seq.worker] += []
 
     def _publish(self) -> None:
         """One frame for each worker; the requests of a worker that cannot be reached are dropped."""

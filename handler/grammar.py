@@ -97,9 +97,19 @@ class GrammarCompiler:
         self._compilers = ThreadPoolExecutor(1, thread_name_prefix="grammar")
         self._masks = ThreadPoolExecutor(2, thread_name_prefix="mask")
 
-    def submit(self, grammar: Grammar) -> Future[TokenConstraint]:
-        """Compile on a helper thread; the future raises GrammarError."""
-        return self._compilers.submit(lambda: _guarded("grammar is not valid", lambda: self._compile(grammar)))
+    def submit(
+        self, grammar: Grammar, compiling: Callable[[bool], None] = lambda _begins: None
+    ) -> Future[TokenConstraint]:
+        """Compile on a helper thread, which calls `compiling` before and after; the future raises GrammarError."""
+
+        def compile_it() -> TokenConstraint:
+            compiling(True)
+            try:
+                return _guarded("grammar is not valid", lambda: self._compile(grammar))
+            finally:
+                compiling(False)
+
+        return self._compilers.submit(compile_it)
 
     def _compile(self, grammar: Grammar) -> TokenConstraint:
         if self._eos_token_id is None:

@@ -32,5 +32,5 @@ class StepPace:
         known = [other for other in self._slowest_s if other <= size]
         if known:
             nearest = max(known)
-            return FACTOR * self._slowest_s[nearest] * 2 ** (size - nearest)
+            return FACTOR * self._slowest_s[nearest] * float(1 << (size - nearest))
         return FACTOR * self._slowest_s[min(self._slowest_s)] if self._slowest_s else 0.0

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from handler.config import EngineConfig
+from handler.custody import Custody
 from handler.engine import EngineCore
 from handler.grammar import GrammarCompiler
 from handler.ipc import EngineSocket
@@ -20,6 +21,7 @@ from handler.runner import Runner
 from handler.runner_choice import choose_runner
 from handler.scheduler import Scheduler, SchedulerLimits
 from handler.status import Phase, StatusBoard
+from handler.suspects import Hazards, Suspects
 from handler.tokenizer_files import tokenizer_dir
 from handler.warm_up import warm_up_sequence
 
@@ -75,7 +77,12 @@ def build_core(
         ),
         runner.kv_manager(limits),
     )
-    return EngineCore(runner, scheduler, EngineSocket(config.socket_path), board, grammars)
+    custody = Custody(
+        board,
+        Hazards(Path(config.hazards_path)) if config.hazards_path else None,
+        Suspects(Path(config.suspects_path)) if config.suspects_path else None,
+    )
+    return EngineCore(runner, scheduler, EngineSocket(config.socket_path), board, grammars, custody)
 
 
 def _card(config: EngineConfig, runner: Runner, limits: Limits, model_id: str, tokens_dir: Path) -> ModelCard:

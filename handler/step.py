@@ -15,12 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from handler.errors import EngineBroken
 from handler.grammar import GrammarError
 from handler.protocol import ErrorCode
 from handler.runner import Runner
 from handler.sampler import Sampled, sample, score_prompt
-from handler.scheduler import ScheduledBatch, ScheduledSequence
+from handler.scheduler import ScheduledBatch, ScheduledSequence, Scheduler
 from handler.sequence import Sequence
+from handler.warm_up import warm_up_sequence
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,23 @@ def run_step(runner: Runner, batch: ScheduledBatch, eos_token_ids: Collection[in
     Raises torch.AcceleratorError: after it the device answers nothing any more, whoever asks.
     """
     return _Step(runner, eos_token_ids).run(batch.items)
+
+
+def prove_alive(runner: Runner, scheduler: Scheduler) -> None:
+    """Nothing survived a step. Raises EngineBroken unless a harmless prompt still gets through the model."""
+    seq = warm_up_sequence(runner.vocab_size, scheduler.limits.max_model_len)
+    kv = scheduler.kv
+    if not kv.admit(seq):
+        return
+    try:
+        if not kv.reserve(seq, len(seq.token_ids)):
+            return
+        item = ScheduledSequence(seq, seq.num_computed, seq.num_uncomputed)
+        (ran,) = run_step(runner, ScheduledBatch([item]), ())
+    finally:
+        kv.release(seq)
+    if ran.failed:
+        raise EngineBroken("the model fails on every prompt")
 
 
 class _Step:
