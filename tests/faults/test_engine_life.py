@@ -82,13 +82,13 @@ def test_engine_killed_idle(scoreboard: Scoreboard, make_server: MakeServer) -> 
     scoreboard(9, "tiny model, killed while idle", "", text, seen <= 1 and ready <= load_s(server) + 5)
 
 
-def check_ends(clients: list[Client], alone: dict[str, list[int]], since: float, over: float) -> tuple[bool, str]:
-    """All ended with an error event or 503 within `over` seconds, with the tokens they get alone up to there."""
+def check_ends(clients: list[Client], expected: dict[str, list[int]], since: float, over: float) -> tuple[bool, str]:
+    """All ended with an error event or 503 within `over` seconds, with the tokens expected up to there."""
     streams.join(clients, 60)
     slowest = max((client.ended_s or float("inf")) - since for client in clients)
     hung = sum(client.is_alive() for client in clients)
     silent = sum(not client.ended_well for client in clients)
-    wrong = sum(client.token_ids != alone[client.prompt][: len(client.token_ids)] for client in clients)
+    wrong = sum(client.token_ids != expected[client.prompt][: len(client.token_ids)] for client in clients)
     waited = [client for client in clients if client.status == 503]
     bare = sum(client.retry_after is None for client in waited)
     begun = len(clients) - len(waited)
@@ -97,11 +97,11 @@ def check_ends(clients: list[Client], alone: dict[str, list[int]], since: float,
     return not (hung or silent or wrong or bare) and slowest <= over, text
 
 
-def alone(server: Server, count: int) -> dict[str, list[int]]:
-    clients = []
-    for prompt in streams.prompts(count):
-        clients.append(Client(server, prompt, 450))
-        streams.join(clients[-1:])
+def undisturbed(server: Server, count: int) -> dict[str, list[int]]:
+    """What each gets when nothing happens."""
+    clients = streams.start(server, count)
+    streams.join(clients, 300)
+    assert all(client.finished for client in clients)
     return {client.prompt: client.token_ids for client in clients}
 
 
@@ -110,7 +110,7 @@ def alone(server: Server, count: int) -> dict[str, list[int]]:
 )
 def test_engine_killed_under_load(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server(MAX_BATCH_SIZE="32")
-    expected = alone(server, 48)
+    expected = undisturbed(server, 48)
     before = max(streams.throughput(server) for _ in range(3))
     clients = streams.start(server, 48)
     streams.wait_running(clients[:32])
@@ -126,7 +126,7 @@ def test_engine_killed_under_load(scoreboard: Scoreboard, make_server: MakeServe
 @pytest.mark.row(11, bug="StallWatch.hung_for_s returns None")
 def test_engine_stopped_under_load(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server(MAX_BATCH_SIZE="32")
-    expected = alone(server, 32)
+    expected = undisturbed(server, 32)
     clients = streams.start(server, 32)
     streams.wait_running(clients)
     engine = server.engine()
