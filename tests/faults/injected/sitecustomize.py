@@ -1,6 +1,7 @@
 """On PYTHONPATH of a server under test: makes its engine fail inside a step. No other process is touched.
 
 FAULT names what happens when a prompt holds FAULT_TOKEN: `segv` reads address 0, `hang` never returns, `raise` raises.
+`driver` instead makes torch say what it says of a CUDA driver that is too old.
 """
 
 from __future__ import annotations
@@ -11,10 +12,15 @@ import importlib.util
 import os
 import sys
 import time
+import warnings
 from types import ModuleType
 from typing import Any
 
 _TARGET = "handler.runner_choice"
+_DRIVER = (
+    "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040). Please update your GPU "
+    "driver by downloading and installing a new version (Triggered internally at CUDAFunctions.cpp:119.)"
+)
 
 
 def _happen(fault: str) -> None:
@@ -30,6 +36,15 @@ def _happen(fault: str) -> None:
 
 def _wrap(module: ModuleType) -> None:
     fault, token = os.environ["FAULT"], int(os.environ["FAULT_TOKEN"])
+    if fault == "driver":
+        import torch
+
+        def is_available() -> bool:
+            warnings.warn(_DRIVER, UserWarning, stacklevel=2)
+            return False
+
+        torch.cuda.is_available = is_available
+        return
     choose = module.choose_runner
 
     def choose_runner(*args: Any) -> Any:
