@@ -233,10 +233,11 @@ class EngineCore:
 
     def _call_roll(self) -> None:
         """Twice a second send something to every worker, so that one that is gone is missed, even if all it has here
-        are requests that wait."""
+        are requests that wait; and make sure that new ones find us."""
         now = time.monotonic()
         if now >= self._roll_due_s:
             self._roll_due_s = now + _ROLL_S
+            self.socket.restore()
             for seq in self._sequences.values():
                 self._outbox[seq.worker] += []
 

@@ -133,12 +133,8 @@ def test_grammars_without_end(
     def ask(i: int) -> int:
         properties = {f"field{i}": {"enum": [f"a{i}", f"b{i}"]}, f"number{i}": {"type": "integer"}}
         schema = {"type": "object", "properties": properties, "required": list(properties)}
-        body = {
-            "prompt": f"{i}",
-            "max_tokens": 2,
-            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
-        }
-        return server.request("POST", "/v1/completions", body).status
+        parameters = {"max_new_tokens": 2, "grammar": {"type": "json", "value": schema}}
+        return server.request("POST", "/generate", {"inputs": f"{i}", "parameters": parameters}).status
 
     with concurrent.futures.ThreadPoolExecutor(16) as threads:
         warm = set(threads.map(ask, range(1_000)))
