@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from handler.attention import attend
 from handler.dense_linear import DenseLinear
+from handler.linears import PackedLinear, fuse
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,21 @@ _LLAMA_SHAPED = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2Dec
 class FusedDecoderLayer(nn.Module):
     """Takes the place of a decoder layer; called by the model as the layer was, packed, without cache or mask."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, qkv_proj: nn.Module) -> None:
+        """`layer` is a stock layer of the shape, `qkv_proj` its query, key and value projections joined."""
         super().__init__()
+        # A plain attribute: looking up a submodule costs half a microsecond, a call through it one.
+        self._forward = _Layer(layer, qkv_proj).forward
+
+    def forward(self, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any) -> Tensor:
+        """`hidden` `[1, T, width]`; cosines and sines `[1, T, head_dim]`. Returns `[1, T, width]`."""
+        return self._forward(hidden, *position_embeddings)
+
+
+class _Layer:
+    """What a fused layer holds and does."""
+
+    def __init__(self, layer: Any, qkv_proj: nn.Module) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.layer_idx = int(attention.layer_idx)
         self.scaling = float(attention.scaling)
@@ -40,24 +53,23 @@ class FusedDecoderLayer(nn.Module):
         # Mistral's attention takes it from the configuration, Qwen's has it where the layer slides.
         holder = attention if hasattr(attention, "sliding_window") else attention.config
         self.sliding_window = getattr(holder, "sliding_window", None) or 0
-        self.qkv_proj = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.o_proj = _packed(attention.o_proj)
-        self.gate_proj, self.up_proj, self.down_proj = map(_packed, (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+        self.qkv_proj = _laid_out(qkv_proj)
+        self.o_proj = _laid_out(attention.o_proj)
+        self.gate_proj, self.up_proj, self.down_proj = map(_laid_out, (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
         self.input_norm = _Norm(layer.input_layernorm)
         self.mlp_norm = _Norm(layer.post_attention_layernorm)
         self.query_norm = _Norm(attention.q_norm) if hasattr(attention, "q_norm") else None
         self.key_norm = _Norm(attention.k_norm) if hasattr(attention, "k_norm") else None
 
-    def forward(self, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any) -> Tensor:
-        """`hidden` `[1, T, width]`; cosines and sines `[1, T, head_dim]`. Returns `[1, T, width]`."""
+    def forward(self, hidden: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         num_rows = hidden.shape[1]
-        qkv = self.qkv_proj(self.input_norm(hidden)).view(num_rows, -1, self.head_dim)
-        num_rotated = self.num_heads + self.num_kv_heads
-        rotated = self._rotate(self._normed(qkv[:, :num_rotated]), *position_embeddings)
+        num_heads, num_rotated = self.num_heads, self.num_heads + self.num_kv_heads
+        qkv = self.qkv_proj.forward(self.input_norm(hidden)).view(num_rows, -1, self.head_dim)
+        rotated = self._rotate(self._normed(qkv[:, :num_rotated]), cosines, sines)
         attended = attend(
             self.layer_idx,
-            rotated[:, : self.num_heads],
-            rotated[:, self.num_heads :],
+            rotated[:, :num_heads],
+            rotated[:, num_heads:],
             qkv[:, num_rotated:],
             self.scaling,
             self.sliding_window,
@@ -83,26 +95,24 @@ class FusedDecoderLayer(nn.Module):
         return out
 
 
-class _Norm(nn.Module):
+class _Norm:
     """Root-mean-square norm over the last dimension, computed in float32."""
 
     def __init__(self, norm: Any) -> None:
-        super().__init__()
-        self.weight = norm.weight
+        self.weight = norm.weight.detach()
         self.eps = float(norm.variance_epsilon)
         self.shape = tuple(norm.weight.shape)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.shape, self.weight, self.eps)
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.rms_norm(x, self.shape, self.weight, self.eps)
 
 
-def _packed(linear: nn.Linear) -> DenseLinear:
+def _laid_out(linear: nn.Module) -> DenseLinear | PackedLinear:
+    if isinstance(linear, PackedLinear):
+        linear.lay_out()
+        return linear
+    assert isinstance(linear, nn.Linear)
     return DenseLinear(linear.weight, linear.bias)
-
-
-def _joined(*linears: nn.Linear) -> DenseLinear:
-    biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
-    return DenseLinear(torch.cat([linear.weight.detach() for linear in linears]), torch.cat(biases) if biases else None)
 
 
 def fuse_layers(model: Any, run: Callable[[nn.Module], Tensor], tolerance: float) -> int:
@@ -116,9 +126,10 @@ def fuse_layers(model: Any, run: Callable[[nn.Module], Tensor], tolerance: float
         return 0
     num_fused = 0
     for i, layer in enumerate(layers):
-        if not _llama_shaped(layer):
+        qkv_proj = _joined(layer) if _llama_shaped(layer) else None
+        if qkv_proj is None:
             continue
-        fused = FusedDecoderLayer(layer).eval()
+        fused = FusedDecoderLayer(layer, qkv_proj).eval()
         expected, got = run(layer).float(), run(fused).float()
         gap = float((expected - got).abs().max() / expected.abs().max().clamp(min=1.0))
         if not gap <= tolerance:
@@ -129,6 +140,11 @@ def fuse_layers(model: Any, run: Callable[[nn.Module], Tensor], tolerance: float
     return num_fused
 
 
+def _joined(layer: Any) -> nn.Module | None:
+    attention = layer.self_attn
+    return fuse([attention.q_proj, attention.k_proj, attention.v_proj])
+
+
 def _llama_shaped(layer: Any) -> bool:
     if type(layer).__name__ not in _LLAMA_SHAPED or not type(layer).__module__.startswith("transformers.models."):
         return False
@@ -136,4 +152,11 @@ def _llama_shaped(layer: Any) -> bool:
     linears += [getattr(layer.mlp, f"{name}_proj") for name in ("gate", "up", "down")]
     biases = {linear.bias is None for linear in linears[:3]}
     silu = type(layer.mlp.act_fn).__name__ in {"SiLU", "SiLUActivation"}
-    return silu and len(biases) == 1 and all(type(linear) is nn.Linear for linear in linears)
+    return (
+        silu
+        and len(biases) == 1
+        and (
+            all(type(linear) is nn.Linear for linear in linears)
+            or all(type(linear) is PackedLinear for linear in linears)
+        )
+    )

@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from handler.dense_linear import DenseLinear
 from handler.weight_blocks import BLOCK, WeightBlocks
 
 # Rows up to which packed weights are quicker than dense ones, by bits a weight. Constants, not measured at start:
 # which kernel runs decides the last bits of a result, and those must not depend on how busy a machine was.
-_MAX_PACKED_ROWS = {4: 16, 8: 6}
+_MAX_PACKED_ROWS = {4: 7, 8: 4}
 # Rows of the weight that torch's kernel packs together; whole groups can be joined without unpacking.
 _PACKED_TOGETHER = 64
 
@@ -65,11 +66,6 @@ class PackedLinear(nn.Module):
     the activations' type, so bfloat16 rounds a scale as a dense bfloat16 weight rounds each weight.
     """
 
-    packed: Tensor
-    scales_and_zeros: Tensor
-    bias: Tensor | None
-    dense: Tensor | None
-
     def __init__(
         self, bits: int, packed: Tensor, scales_and_zeros: Tensor, bias: Tensor | None, dense: Tensor | None
     ) -> None:
@@ -79,10 +75,13 @@ class PackedLinear(nn.Module):
         self.out_features = packed.shape[0]
         self.in_features = packed.shape[1] * 8 // bits
         self.max_packed_rows = _MAX_PACKED_ROWS[bits]
-        self.register_buffer("packed", packed, persistent=False)
-        self.register_buffer("scales_and_zeros", scales_and_zeros, persistent=False)
-        self.register_buffer("bias", bias, persistent=False)
-        self.register_buffer("dense", dense, persistent=False)
+        # Plain attributes, no buffers: those cost half a microsecond at each look, and nothing moves this layer.
+        self.packed = packed
+        self.scales_and_zeros = scales_and_zeros
+        self.bias = bias
+        self.dense = dense
+        # In a tuple, so that it is no submodule: it is reached through this layer only.
+        self._laid_out: tuple[DenseLinear, ...] = ()
 
     @classmethod
     def from_blocks(
@@ -97,21 +96,49 @@ class PackedLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weights `[N, K]`; some model code looks at them. Computed if there is no dense copy."""
+        if self._laid_out:
+            return self._laid_out[0].weight
         return self._unpack() if self.dense is None else self.dense
+
+    def lay_out(self) -> None:
+        """Have oneDNN lay the dense copy out, if there is one; see `DenseLinear`."""
+        if self.dense is not None:
+            self._laid_out, self.dense = (DenseLinear(self.dense, self.bias),), None
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., K]` -> `[..., N]`."""
-        rows = x.reshape(-1, self.in_features)
-        if self.dense is not None and not self._takes_packed(rows.shape[0]):
+        dense = self._dense_for(x)
+        if dense is not None:
+            return dense.forward(x)
+        if self.dense is not None and not self._takes_packed(x):
             return F.linear(x, self.dense, self.bias)
-        out = self._multiply(rows)
+        out = self._multiply(x.reshape(-1, self.in_features))
         if self.bias is not None:
             out += self.bias
         return out.view(*x.shape[:-1], self.out_features)
 
-    def _takes_packed(self, num_rows: int) -> bool:
+    def silu(self, x: Tensor) -> Tensor:
+        """`silu(y)`."""
+        dense = self._dense_for(x)
+        return F.silu(self.forward(x), inplace=True) if dense is None else dense.silu(x)
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        """`y * other`, `other` `[..., N]`."""
+        dense = self._dense_for(x)
+        return self.forward(x).mul_(other) if dense is None else dense.times(x, other)
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """`y + other`, `other` `[..., N]`."""
+        dense = self._dense_for(x)
+        return self.forward(x).add_(other) if dense is None else dense.plus(x, other)
+
+    def _dense_for(self, x: Tensor) -> DenseLinear | None:
+        """The laid-out dense copy if there is one and it is to multiply `x`."""
+        return self._laid_out[0] if self._laid_out and not self._takes_packed(x) else None
+
+    def _takes_packed(self, x: Tensor) -> bool:
         if KERNEL.kernel is Kernel.BY_ROWS:
-            return num_rows <= self.max_packed_rows
+            return x.numel() <= self.max_packed_rows * self.in_features
         return KERNEL.kernel is Kernel.PACKED
 
     def _multiply(self, rows: Tensor) -> Tensor:
@@ -126,7 +153,7 @@ class PackedLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """As nn.Linear prints itself."""
-        held = "packed" if self.dense is None else "packed and dense"
+        held = "packed and dense" if self._laid_out or self.dense is not None else "packed"
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, {held}"
 
 

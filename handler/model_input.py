@@ -99,15 +99,9 @@ class ModelInput:
 
 
 def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device) -> ModelInput:
-    """Pack the batch. Rows: single tokens ordered by slot, then prompt chunks. `max_len` is a slot's, in tokens.
-
-    No product has one row alone: kernels for a vector sum in another order than those for a matrix, and a sequence's
-    numbers must not depend on whether others run beside it. A lone token goes through twice.
-    """
+    """Pack the batch. Rows: single tokens ordered by slot, then prompt chunks. `max_len` is a slot's, in tokens."""
     singles = sorted((item for item in batch.items if item.num_tokens == 1), key=lambda item: item.seq.slot)
     longer = [item for item in batch.items if item.num_tokens > 1]
-    if len(singles) == 1 and not longer:
-        singles *= 2
     ids: list[int] = []
     positions: list[int] = []
     flat: list[int] = []
@@ -120,21 +114,20 @@ def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device)
         end = item.start + item.num_tokens
         if item.num_tokens > 1:
             chunks.append(PrefillChunk(len(ids), item.num_tokens, item.seq.slot, item.start, _bucket(end)))
-        if item.scores_prompt and item not in scored:
+        if item.scores_prompt:
             scored.append(item)
             scored_rows += range(len(ids), len(ids) + item.num_tokens)
         ids += item.seq.token_ids[item.start : end]
         positions += range(item.start, end)
         flat += range(item.seq.slot * max_len + item.start, item.seq.slot * max_len + end)
-        if item.samples and item not in samples:
+        if item.samples:
             sample_rows.append(len(ids) - 1)
             samples.append(item)
-    logits_rows = sample_rows + scored_rows
     return ModelInput(
         input_ids=torch.tensor([ids], device=device),
         position_ids=torch.tensor([positions], device=device),
         flat_index=torch.tensor(flat, device=device),
-        logits_index=torch.tensor(logits_rows * (2 if len(logits_rows) == 1 else 1), dtype=torch.long, device=device),
+        logits_index=torch.tensor(sample_rows + scored_rows, dtype=torch.long, device=device),
         samples=samples,
         scored=scored,
         decodes=_group(singles, device),
@@ -150,7 +143,7 @@ def _group(singles: list[ScheduledSequence], device: torch.device) -> list[Decod
     """Runs of neighbouring slots and similar lengths, each one view of the cache; one run if there are too many."""
     runs: list[list[ScheduledSequence]] = []
     for item in singles:
-        if runs and item.seq.slot - runs[-1][-1].seq.slot <= 1:
+        if runs and runs[-1][-1].seq.slot + 1 == item.seq.slot:
             runs[-1].append(item)
         else:
             runs.append([item])

@@ -15,6 +15,7 @@ from handler.errors import UnsupportedModel
 from handler.fused_layers import fuse_layers
 from handler.kv_cache import SlotCache
 from handler.kv_manager import KVManager, SlotKV
+from handler.linears import PackedLinear
 from handler.memory import Limits
 from handler.model_input import LENGTH_BUCKET, ModelInput, build_model_input
 from handler.model_loader import LoadedModel
@@ -141,6 +142,9 @@ class ModelRunner:
         expected = self._probe_steps(prompts)
         num_fused = fuse_layers(model, self._layer_trial(), _TOLERANCE[dtype])
         places = lay_out_linears(model)
+        for module in model.modules():
+            if isinstance(module, PackedLinear):
+                module.lay_out()
         gap = _largest_gap(expected, self._probe_steps(prompts))
         if gap <= _TOLERANCE[dtype]:
             logger.info("weights are laid out for this processor; %d layers are fused", num_fused)
