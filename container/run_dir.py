@@ -28,6 +28,21 @@ class RunDir:
         return self.path / "card.json"
 
     @property
+    def hazards(self) -> Path:
+        """What the engine has in hand (handler.suspects)."""
+        return self.path / "hazards"
+
+    @property
+    def suspects(self) -> Path:
+        """Requests at which engines died."""
+        return self.path / "suspects"
+
+    @property
+    def refusal(self) -> Path:
+        """One sentence, written by a web worker that cannot use the model's text files; PID 1 ends with it."""
+        return self.path / "refusal"
+
+    @property
     def engine_config(self) -> Path:
         """The engine's configuration, written by PID 1 before each start."""
         return self.path / "engine.json"
