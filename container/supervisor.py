@@ -178,6 +178,7 @@ class Supervisor:
             board_path=str(self._run_dir.board),
             card_path=str(self._run_dir.card),
             log_level=s.log_level,
+            log_json=s.json_output,
             epoch=epoch,
         )
 
@@ -204,8 +205,10 @@ class Supervisor:
             return
         if _ping(self._settings.port):
             self._announced = True
-            sys.stdout.write(_ready_text(self._settings.port, self._board.detail))
-            sys.stdout.flush()
+            logger.info("ready: %s on port %d", self._board.detail, self._settings.port)
+            if sys.stdout.isatty():
+                sys.stdout.write(_ready_text(self._settings.port, self._board.detail))
+                sys.stdout.flush()
 
     def _reap_orphans(self) -> None:
         """As PID 1, collect grandchildren nobody else waits for."""

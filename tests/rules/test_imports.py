@@ -28,9 +28,10 @@ PURE = [
     "randomness",
     "errors",
     "lifeline",
+    "logs",
 ]
 # The only modules of the model side that the web side may name.
-SHARED = {"handler.protocol", "handler.status", "handler.config", "handler.lifeline"}
+SHARED = {"handler.protocol", "handler.status", "handler.config", "handler.lifeline", "handler.logs"}
 
 
 def modules(package: object) -> list[str]:
