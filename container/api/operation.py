@@ -35,6 +35,11 @@ class Operation:
     keyed: bool = True
     example: Any = None
 
+    @property
+    def generates(self) -> bool:
+        """True if the route runs the model: nothing else can run out of its time."""
+        return 504 in self.errors
+
 
 def describe(operation: Operation) -> Callable[[View], View]:
     """Attach an `Operation` to a view function."""

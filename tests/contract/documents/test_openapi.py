@@ -21,11 +21,11 @@ def document(tiny_server: Server) -> Any:
 def test_every_route_is_in_it(document: Any) -> None:
     from flask import Flask
 
-    from container import health, metrics
+    from container import health, metrics_page
     from container.api import documents, openai, sagemaker, tgi
 
     app = Flask("routes", static_folder=None)
-    modules = (health, metrics, openai, tgi, sagemaker, documents)
+    modules = (health, metrics_page, openai, tgi, sagemaker, documents)
     for blueprint in [*(module.blueprint for module in modules), documents.pages]:
         app.register_blueprint(blueprint)
     rules = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule) for rule in app.url_map.iter_rules()
