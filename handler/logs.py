@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -17,8 +16,6 @@ from types import TracebackType
 from typing import Any
 
 _MAX_MESSAGE = 2000
-# C0, DEL and C1; line and paragraph separators; marks that turn the direction of writing; lone surrogates.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def configure_logging(process: str, *, level: int, as_json: bool | None = None) -> None:
@@ -38,7 +35,9 @@ def configure_logging(process: str, *, level: int, as_json: bool | None = None) 
 
 def escaped(text: str) -> str:
     """`text` on one line, with whatever could forge another line or garble a terminal spelt out."""
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
 
 
 class _Handler(logging.StreamHandler[Any]):
