@@ -13,6 +13,7 @@ from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
 from container import health, metrics_page, request_record
 from container.api import documents, openai, sagemaker, tgi
+from container.api.operation import operation_of
 from container.errors import (
     InternalError,
     InvalidRequest,
@@ -48,15 +49,8 @@ def create_app(settings: Settings, run_dir: RunDir) -> Flask:
     return app
 
 
-# What TGI answers without a key: health, numbers, documents, and which model this is.
-_OPEN_BLUEPRINTS = {
-    blueprint.name for blueprint in (health.blueprint, metrics_page.blueprint, documents.blueprint, documents.pages)
-}
-_OPEN_ENDPOINTS = {"tgi.info", "openai.models", "openai.model"}
-
-
 class _ApiKey:
-    """Lets requests through that carry the key or generate nothing."""
+    """Lets requests through that carry the key, and those to routes that say of themselves that they need none."""
 
     def __init__(self, key: str | None) -> None:
         self._digest = None if key is None else _digest(key)
@@ -64,7 +58,8 @@ class _ApiKey:
     def __call__(self) -> None:
         if self._digest is None or request.method == "OPTIONS":
             return
-        if request.blueprint in _OPEN_BLUEPRINTS or request.endpoint in _OPEN_ENDPOINTS:
+        operation = operation_of(current_app.view_functions.get(request.endpoint or ""))
+        if operation is not None and not operation.keyed:
             return
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(_digest(given.strip()), self._digest):

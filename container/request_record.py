@@ -202,6 +202,5 @@ def _answer(response: Response) -> Response:
 
 
 def _generates() -> bool:
-    view = current_app.view_functions.get(request.endpoint or "")
-    operation = None if view is None else operation_of(view)
+    operation = operation_of(current_app.view_functions.get(request.endpoint or ""))
     return operation is not None and operation.generates

@@ -51,7 +51,7 @@ def describe(operation: Operation) -> Callable[[View], View]:
     return attach
 
 
-def operation_of(view: Callable[..., Any]) -> Operation | None:
-    """The operation a view function was described with."""
+def operation_of(view: Callable[..., Any] | None) -> Operation | None:
+    """The operation a view function was described with, if it was."""
     found: Operation | None = getattr(view, _ATTRIBUTE, None)
     return found
