@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator
 
 from flask import Blueprint, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
@@ -85,4 +86,4 @@ def metrics() -> Response:
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     registry.register(_Engine(service()))
     text = _TGI_COUNTER.sub(rb"\1", generate_latest(registry))
-    return Response(text, content_type=CONTENT_TYPE_LATEST)
+    return Response(text, content_type=CONTENT_TYPE_PLAIN_0_0_4)

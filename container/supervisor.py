@@ -155,7 +155,8 @@ class Supervisor:
         self._board.enter(Phase.STARTING, "starting the engine")
         self._board["epoch"] = epoch
         command = [sys.executable, "-m", "handler", str(path)]
-        self._engine = subprocess.Popen(command, start_new_session=True)  # noqa: S603 - our own module
+        environ = {**os.environ, **self._metrics_environ()}
+        self._engine = subprocess.Popen(command, env=environ, start_new_session=True)  # noqa: S603 - our own module
 
     def _engine_config(self, epoch: int) -> EngineConfig:
         s = self._settings
@@ -188,8 +189,7 @@ class Supervisor:
             LISTEN_FD_VARIABLE: str(self._listen_fd),
             RUN_DIR_VARIABLE: str(self._run_dir.path),
             WORKERS_VARIABLE: str(self._settings.web_workers),
-            # Read by prometheus_client when it is imported.
-            "PROMETHEUS_MULTIPROC_DIR": str(self._run_dir.path),
+            **self._metrics_environ(),
         }
         command = [sys.executable, "-m", "gunicorn", "--config", "python:container.gunicorn_conf"]
         return subprocess.Popen(  # noqa: S603 - our own module
@@ -198,6 +198,10 @@ class Supervisor:
             pass_fds=(self._listen_fd,),
             start_new_session=True,
         )
+
+    def _metrics_environ(self) -> dict[str, str]:
+        """Read by prometheus_client when it is imported: where each process keeps its counts."""
+        return {"PROMETHEUS_MULTIPROC_DIR": str(self._run_dir.path)}
 
     def _announce(self) -> None:
         """Say once, with a command to paste, that requests are answered."""
