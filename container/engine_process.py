@@ -140,7 +140,8 @@ class EngineProcess:
         self.board.enter(Phase.STARTING, "starting the engine")
         self.board["epoch"] = epoch
         command = [sys.executable, "-m", "handler", str(path)]
-        self._process = subprocess.Popen(command, start_new_session=True)  # noqa: S603 - our own module
+        environ = {**os.environ, **self._run_dir.metrics_environ()}
+        self._process = subprocess.Popen(command, env=environ, start_new_session=True)  # noqa: S603 - our own module
 
     def _config(self, epoch: int) -> EngineConfig:
         s = self._settings
@@ -165,6 +166,7 @@ class EngineProcess:
             hazards_path=str(self._run_dir.hazards),
             suspects_path=str(self._run_dir.suspects),
             log_level=s.log_level,
+            log_json=s.json_output,
             epoch=epoch,
         )
 

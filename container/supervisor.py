@@ -116,8 +116,7 @@ class Supervisor:
             LISTEN_FD_VARIABLE: str(self._listen_fd),
             RUN_DIR_VARIABLE: str(self._run_dir.path),
             WORKERS_VARIABLE: str(self._settings.web_workers),
-            # Read by prometheus_client when it is imported.
-            "PROMETHEUS_MULTIPROC_DIR": str(self._run_dir.path),
+            **self._run_dir.metrics_environ(),
         }
         command = [sys.executable, "-m", "gunicorn", "--config", "python:container.gunicorn_conf"]
         return subprocess.Popen(  # noqa: S603 - our own module
@@ -133,8 +132,10 @@ class Supervisor:
             return
         if _ping(self._settings.port):
             self._announced = True
-            sys.stdout.write(_ready_text(self._settings.port, self._engine.board.detail))
-            sys.stdout.flush()
+            logger.info("ready: %s on port %d", self._engine.board.detail, self._settings.port)
+            if sys.stdout.isatty():
+                sys.stdout.write(_ready_text(self._settings.port, self._engine.board.detail))
+                sys.stdout.flush()
 
     def _reap_orphans(self) -> None:
         """As PID 1, collect grandchildren nobody else waits for."""

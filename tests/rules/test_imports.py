@@ -31,9 +31,13 @@ PURE = [
     "suspects",
     "pace",
     "custody",
+    "logs",
 ]
 # The only modules of the model side that the web side may name.
-SHARED = {"handler.protocol", "handler.status", "handler.config", "handler.lifeline", "handler.suspects"}
+SHARED = {
+    *("handler.protocol", "handler.status", "handler.config", "handler.lifeline", "handler.suspects"),
+    "handler.logs",
+}
 
 
 def modules(package: object) -> list[str]:
