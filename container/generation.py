@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 
-from container.engine_client import EngineClient, Reply
+from container.engine_client import Reply
+from container.engine_pool import EnginePool
 from container.errors import DeadlineExceeded, ServiceError, from_engine
 from container.text.detokenizer import IncrementalDetokenizer
 from container.text.stop_strings import StopStrings
@@ -93,7 +94,7 @@ class Generation:
 
     def __init__(
         self,
-        client: EngineClient,
+        engines: EnginePool,
         tokenizer: Tokenizer,
         prompt: Prompt,
         connected: Callable[[], bool],
@@ -106,7 +107,7 @@ class Generation:
         self.num_tokens = 0
         self.num_cached_tokens = 0
         self.prompt_logprobs: list[TokenLogprob] | None = None
-        self._client = client
+        self._engines = engines
         self._connected = connected
         self._on_end = on_end
         self._tokenizer = tokenizer
@@ -129,7 +130,7 @@ class Generation:
             self.prompt.timeout_s,
             self.prompt.cache_salt,
         )
-        reply = self._client.submit(request)
+        reply = self._engines.submit(request)
         error_type: str | None = "dropped"
         try:
             for output in self._outputs(reply):

@@ -16,8 +16,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from container.api.operation import Operation, describe
+from container.engine_pool import EnginePool
 from container.generation import Generation
-from handler.status import Phase, StatusBoard
+from handler.status import Phase
 
 blueprint = Blueprint("metrics", __name__)
 
@@ -81,16 +82,21 @@ def count_refused(reason: str) -> None:
     _failures.labels(reason).inc()
 
 
-class _Engine(Collector):
-    """The engine's numbers, read from the status board at each scrape."""
+class _Engines(Collector):
+    """The engines' numbers, read from the status boards at each scrape and added up."""
 
-    def __init__(self, board: StatusBoard) -> None:
-        self._board = board
+    def __init__(self, engines: EnginePool) -> None:
+        self._engines = engines
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         """Gauges and counters."""
-        numbers = self._board.numbers()
-        numbers["ready"] = int(self._board.phase is Phase.READY)
+        boards = [client.board for client in self._engines.clients]
+        snapshots = [board.numbers() for board in boards]
+        numbers = {name: sum(each[name] for each in snapshots) for name in snapshots[0]}
+        num_ready = sum(board.phase is Phase.READY for board in boards)
+        # What is not a count: whether any serves, whether PID 1 drains, the worst verdict.
+        numbers |= {"engines": len(boards), "engines_ready": num_ready, "ready": int(num_ready > 0)}
+        numbers |= {name: max(each[name] for each in snapshots) for name in ("draining", "self_test")}
         for name, source, text in _GAUGES:
             yield GaugeMetricFamily(name, text, value=numbers[source])
         for name, source, text in _COUNTERS:
@@ -102,7 +108,9 @@ _GAUGES = (
     ("tgi_batch_current_size", "running", "Sequences that run."),
     ("tgi_batch_current_max_tokens", "kv_used_tokens", "KV memory in use, in tokens."),
     ("tgi_batch_max_total_tokens", "kv_capacity_tokens", "KV memory, in tokens."),
-    ("heir_ready", "ready", "1 if the engine serves."),
+    ("heir_ready", "ready", "1 if an engine serves."),
+    ("heir_engines", "engines", "Engines that there are."),
+    ("heir_engines_ready", "engines_ready", "Engines that serve."),
     ("heir_draining", "draining", "1 if the server is shutting down."),
     ("heir_self_test", "self_test", "Verdict of the start-up self-test: 0 not run, 1 passed, 2 fell back."),
 )
@@ -128,5 +136,5 @@ def metrics() -> Response:
     registry = CollectorRegistry()
     if os.environ.get(MULTIPROCESS_VARIABLE):
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    registry.register(_Engine(current_app.extensions["service"].board))
+    registry.register(_Engines(current_app.extensions["service"].engines))
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)

@@ -12,8 +12,8 @@ WORKERS_VARIABLE = "HEIR_WEB_WORKERS"
 
 
 @dataclass(frozen=True, slots=True)
-class RunDir:
-    """Names of the files in `path`."""
+class EngineDir:
+    """Names of one engine's files in `path`."""
 
     path: Path
 
@@ -32,11 +32,20 @@ class RunDir:
         """The engine's configuration, written by PID 1 before each start."""
         return self.path / "engine.json"
 
+    def socket(self, epoch: int) -> Path:
+        """Where the engine of an epoch listens; a new engine never meets an old engine's peers."""
+        return self.path / f"engine-{epoch}.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir(EngineDir):
+    """Names of the container's files in `path`, where those of its first engine are too."""
+
     @property
     def sessions(self) -> Path:
         """One file for each open SageMaker session; made when the first is opened."""
         return self.path / "sessions"
 
-    def socket(self, epoch: int) -> Path:
-        """Where the engine of an epoch listens; a new engine never meets an old engine's peers."""
-        return self.path / f"engine-{epoch}.sock"
+    def engine(self, index: int) -> EngineDir:
+        """Where the files of engine `index` are."""
+        return self if index == 0 else EngineDir(self.path / f"engine-{index}")

@@ -1,1 +1,1 @@
-"""This server beside others on one machine: vLLM on CPU, llama.cpp's server, transformers serve. Not in the container."""
+"""This server beside others on one machine: vLLM on CPU, llama.cpp's server, transformers serve."""
