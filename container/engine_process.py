@@ -6,30 +6,40 @@ seconds; after three deaths in ten minutes it is given up. What that means for t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
 
-from container.run_dir import EngineDir
+from container.run_dir import RunDir
 from container.settings import Settings
+from container.stall import StallWatch
 from handler.config import EngineConfig, KVLayout, Quantize
 from handler.status import Phase, StatusBoard
+from handler.suspects import Hazards, Suspects
 
 logger = logging.getLogger(__name__)
 
 EXIT_CRASHED = 70
+EXIT_MODEL = 3
 # Exit codes of an engine that can never start like this: handler.errors.
-PERMANENT = frozenset({2, 3})
+PERMANENT = frozenset({2, EXIT_MODEL})
 _CRASH_WINDOW_S = 600.0
 _MAX_CRASHES = 3
 _BACKOFF_S = (0.0, 2.0, 10.0)
-_STOP_S = 2.0
+# Together with the drain (supervisor.py) and the web server's end this stays below 28 s.
+_STOP_S = 1.5
+# What an engine that hangs is given to write down where, and a child to go after a second signal.
+_DUMP_S = 0.5
+_HURRY_S = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +54,24 @@ class Place:
 class EngineProcess:
     """Starts one engine, watches it and starts it again. `check()` is to be called a few times a second."""
 
-    def __init__(self, settings: Settings, engine_dir: EngineDir, place: Place) -> None:
+    def __init__(self, settings: Settings, run_dir: RunDir, place: Place) -> None:
         """Nothing is started; the board exists when this returns."""
-        engine_dir.path.mkdir(mode=0o700, exist_ok=True)
-        self.board = StatusBoard(engine_dir.board, create=True)
+        self._run_dir = run_dir
+        self._engine_dir = run_dir.engine(place.index)
+        self._engine_dir.path.mkdir(mode=0o700, exist_ok=True)
+        self.board = StatusBoard(self._engine_dir.board, create=True)
         self.exit_code: int | None = None
         self._settings = settings
-        self._engine_dir = engine_dir
         self.place = place
         self._process: subprocess.Popen[bytes] | None = None
         self._due_s: float | None = time.monotonic()
         self._crashes: deque[float] = deque()
         self._draining = False
+        self._hazards = Hazards(self._engine_dir.hazards, create=True)
+        # Of all engines: what killed one is not to be tried on each of the others.
+        self._suspects = Suspects(run_dir.suspects, create=place.index == 0)
+        self._watch = StallWatch(settings.engine_stall_timeout_s)
+        self._kill_due_s: float | None = None
 
     @property
     def pid(self) -> int | None:
@@ -98,10 +114,11 @@ class EngineProcess:
         if self._process is not None:
             self._process.terminate()
 
-    def close(self) -> None:
-        """Stop the process and unmap the board."""
-        stop(self._process, _STOP_S)
-        self.board.close()
+    def close(self, hurried: Callable[[], bool] = lambda: False) -> None:
+        """Stop the process: politely first, so that it ends what is left with an error message."""
+        stop(self._process, _STOP_S, hurried)
+        for each in (self.board, self._hazards, self._suspects):
+            each.close()
 
     def _on_death(self, code: int) -> int | None:
         """Restart after a back-off, or give up."""
@@ -110,6 +127,8 @@ class EngineProcess:
             logger.error("cannot start: %s", detail)
             return code
         now = time.monotonic()
+        self._kill_due_s = None
+        self._suspects.blame(self._hazards.take())
         self._crashes.append(now)
         while self._crashes[0] < now - _CRASH_WINDOW_S:
             self._crashes.popleft()
@@ -125,13 +144,22 @@ class EngineProcess:
         return None
 
     def _check_stalled(self) -> None:
-        """Kill an engine whose loop has not moved; the next check sees the death."""
-        if self._process is None or self.board.phase is not Phase.READY:
+        """Tell the web workers at once when it hangs, have it write down where, then kill it."""
+        if self._process is None:
             return
-        silent_s = (time.monotonic_ns() - self.board["heartbeat_ns"]) / 1e9
-        if silent_s > self._settings.engine_stall_timeout_s:
-            logger.error("%s has not moved for %.0f s; killing it", self._name, silent_s)
-            self._process.kill()
+        if self._kill_due_s is not None:
+            if time.monotonic() >= self._kill_due_s:
+                self._process.kill()
+            return
+        if self.board.phase is not Phase.READY:
+            return
+        limit_s = self.board["step_limit_ms"] / 1000
+        silent_s = self._watch.hung_for_s(self._process.pid, self.board["heartbeat_ns"], limit_s)
+        if silent_s is not None:
+            logger.error("%s has not moved for %.0f s; its stacks follow, then it is killed", self._name, silent_s)
+            self.board.enter(Phase.RESTARTING, f"{self._name} hangs and is restarted")
+            self._process.send_signal(signal.SIGUSR1)
+            self._kill_due_s = time.monotonic() + _DUMP_S
 
     def _start(self) -> None:
         epoch = self.board["epoch"] + 1
@@ -167,6 +195,8 @@ class EngineProcess:
             socket_path=str(self._engine_dir.socket(epoch)),
             board_path=str(self._engine_dir.board),
             card_path=str(self._engine_dir.card),
+            hazards_path=str(self._engine_dir.hazards),
+            suspects_path=str(self._run_dir.suspects),
             log_level=s.log_level,
             epoch=epoch,
         )
@@ -178,13 +208,22 @@ class EngineProcess:
         return max(1, len(os.sched_getaffinity(0)) // self.place.num_engines)
 
 
-def stop(process: subprocess.Popen[bytes] | None, patience_s: float) -> None:
-    """Terminate a child and wait for it; kill it after `patience_s` seconds."""
-    if process is None or process.poll() is not None:
+def stop(
+    process: subprocess.Popen[bytes] | None, patience_s: float, hurried: Callable[[], bool] = lambda: False
+) -> None:
+    """Terminate a child that leads its own session; kill it, and whatever it leaves behind, after `patience_s` seconds.
+
+    `hurried` shortens that while it waits.
+    """
+    if process is None:
         return
-    process.terminate()
-    try:
-        process.wait(patience_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    if process.poll() is None:
+        process.terminate()
+    started = time.monotonic()
+    while process.poll() is None:
+        if time.monotonic() - started >= (_HURRY_S if hurried() else patience_s):
+            break
+        time.sleep(0.02)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

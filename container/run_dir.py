@@ -28,6 +28,11 @@ class EngineDir:
         return self.path / "card.json"
 
     @property
+    def hazards(self) -> Path:
+        """What the engine has in hand (handler.suspects)."""
+        return self.path / "hazards"
+
+    @property
     def engine_config(self) -> Path:
         """The engine's configuration, written by PID 1 before each start."""
         return self.path / "engine.json"
@@ -40,6 +45,16 @@ class EngineDir:
 @dataclass(frozen=True, slots=True)
 class RunDir(EngineDir):
     """Names of the container's files in `path`, where those of its first engine are too."""
+
+    @property
+    def suspects(self) -> Path:
+        """Requests at which engines died."""
+        return self.path / "suspects"
+
+    @property
+    def refusal(self) -> Path:
+        """One sentence, written by a web worker that cannot use the model's text files; PID 1 ends with it."""
+        return self.path / "refusal"
 
     @property
     def sessions(self) -> Path:

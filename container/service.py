@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import select
 import socket
 from pathlib import Path
@@ -42,6 +43,7 @@ class Service:
         self.settings = settings
         self.engines = EnginePool(run_dir)
         self.sessions_dir = run_dir.sessions
+        self._refusal_path = run_dir.refusal
         self._model: ServedModel | None = None
         # The start of each engine whose card has been read.
         self._read_epochs: dict[EngineClient, int] = {}
@@ -118,7 +120,15 @@ class Service:
             self._model_read.set()
         else:
             logger.error("the model's card, tokenizer or chat template cannot be used: %s", found)
+            self._refuse(found)
         self._read_epochs[client] = epoch
+
+    def _refuse(self, reason: Exception) -> None:
+        """Have PID 1 end the container if it is the model's files that are wrong: no other engine will help."""
+        if isinstance(reason, TokenizerError | TemplateError):
+            scratch = self._refusal_path.with_suffix(f".{os.getpid()}")
+            scratch.write_text(" ".join(str(reason).split()), "utf-8")
+            scratch.replace(self._refusal_path)
 
 
 def _load(card_path: Path, settings: Settings) -> ServedModel | Exception:

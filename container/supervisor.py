@@ -14,15 +14,17 @@ import subprocess
 import sys
 import time
 
-from container.engine_process import EXIT_CRASHED, PERMANENT, EngineProcess, Place, stop
+from container.engine_process import EXIT_CRASHED, EXIT_MODEL, PERMANENT, EngineProcess, Place, stop
 from container.run_dir import LISTEN_FD_VARIABLE, RUN_DIR_VARIABLE, WORKERS_VARIABLE, RunDir
 from container.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# SageMaker kills 30 s after SIGTERM; the rest is for the processes to go.
-DRAIN_S = 24.0
-_STOP_WEB_S = 3.0
+# SageMaker kills 30 s after SIGTERM; the rest, below 28 s, is for the processes to go.
+DRAIN_S = 23.5
+_STOP_WEB_S = 2.5
+# Nothing in flight for so long: a request that was being read when the signal came has reached the engine by now.
+_QUIET_S = 0.5
 
 
 class Supervisor:
@@ -37,6 +39,7 @@ class Supervisor:
         self._web: subprocess.Popen[bytes] | None = None
         self._num_signals = 0
         self._drain_until_s: float | None = None
+        self._busy_s = 0.0
         self._announced = False
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
@@ -61,7 +64,7 @@ class Supervisor:
 
     def _tick(self) -> int | None:
         """Look after everything once, then sleep until a child or a signal says something, 0.1 s at most."""
-        for check in (self._check_signals, self._check_web, self._check_engines):
+        for check in (self._check_signals, self._check_web, self._check_refusal, self._check_engines):
             code = check()
             if code is not None:
                 return code
@@ -76,14 +79,33 @@ class Supervisor:
         """First signal: drain. Second: leave at once. The exit code is 0 either way: it was asked for."""
         if not self._num_signals:
             return None
+        now = time.monotonic()
         if self._drain_until_s is None:
             for engine in self._engines:
                 engine.drain()
-            self._drain_until_s = time.monotonic() + DRAIN_S
+            self._drain_until_s = now + DRAIN_S
+            self._busy_s = now
             logger.info("draining: finishing what is in flight, taking nothing new")
-        overdue = time.monotonic() >= self._drain_until_s
-        idle = all(engine.idle for engine in self._engines)
-        return 0 if idle or overdue or self._num_signals > 1 else None
+        if not all(engine.idle for engine in self._engines):
+            self._busy_s = now
+        return 0 if self._quiet or now >= self._drain_until_s or self._hurried() else None
+
+    @property
+    def _quiet(self) -> bool:
+        """True if all that was in flight has ended."""
+        return self._drain_until_s is not None and time.monotonic() - self._busy_s >= _QUIET_S
+
+    def _hurried(self) -> bool:
+        return self._num_signals > 1
+
+    def _check_refusal(self) -> int | None:
+        """A web worker cannot use the model's text files; so the others cannot, nor will they later."""
+        try:
+            reason = self._run_dir.refusal.read_text("utf-8")
+        except FileNotFoundError:
+            return None
+        logger.error("cannot start: %s", reason)
+        return EXIT_MODEL
 
     def _check_web(self) -> int | None:
         if self._web is not None and self._web.poll() is not None:
@@ -109,7 +131,7 @@ class Supervisor:
         for engine, place in zip(self._engines, places, strict=False):
             engine.place = place
         for place in places[len(self._engines) :]:
-            self._engines.append(EngineProcess(self._settings, self._run_dir.engine(place.index), place))
+            self._engines.append(EngineProcess(self._settings, self._run_dir, place))
         self._engines[0].board["num_engines"] = number
 
     def _start_web(self) -> subprocess.Popen[bytes]:
@@ -154,12 +176,15 @@ class Supervisor:
             os.waitpid(found.si_pid, 0)
 
     def _stop_children(self) -> None:
-        """The engines first: they end what is left with an error message, which the web server still passes on."""
+        """When all has ended, the web server first: what it is still reading finds an engine. Else the engines first:
+        they end what is left with an error message, which the web server still passes on."""
+        if self._quiet:
+            stop(self._web, _STOP_WEB_S, self._hurried)
         for engine in self._engines:
             engine.terminate()
         for engine in self._engines:
-            engine.close()
-        stop(self._web, _STOP_WEB_S)
+            engine.close(self._hurried)
+        stop(self._web, _STOP_WEB_S, self._hurried)
 
 
 def _ping(port: int) -> bool:

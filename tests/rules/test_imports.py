@@ -28,9 +28,12 @@ PURE = [
     "randomness",
     "errors",
     "lifeline",
+    "suspects",
+    "pace",
+    "custody",
 ]
 # The only modules of the model side that the web side may name.
-SHARED = {"handler.protocol", "handler.status", "handler.config", "handler.lifeline"}
+SHARED = {"handler.protocol", "handler.status", "handler.config", "handler.lifeline", "handler.suspects"}
 
 
 def modules(package: object) -> list[str]:
