@@ -36,6 +36,7 @@ class LoadedModel:
     device: torch.device
     quantize: Quantize
     max_position_embeddings: int
+    num_parameters: int
     other_devices: tuple[torch.device, ...] = ()
 
     @property
@@ -74,6 +75,7 @@ def load(config: EngineConfig, directory: Path, progress: Progress, devices: Dev
         device=device,
         quantize=quantize,
         max_position_embeddings=_max_positions(text_config) or config.max_model_len or UNBOUNDED_CONTEXT,
+        num_parameters=model.num_parameters(),
         other_devices=devices.own[1:],
     )
 
