@@ -168,7 +168,9 @@ class EngineProcess:
         self.board.enter(Phase.STARTING, f"starting {self._name}")
         self.board["epoch"] = epoch
         command = [sys.executable, "-m", "handler", str(path)]
-        self._process = subprocess.Popen(command, start_new_session=True)  # noqa: S603 - our own module
+        # Read by prometheus_client when it is imported: where each process keeps its counts.
+        environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self._run_dir.path)}
+        self._process = subprocess.Popen(command, env=environ, start_new_session=True)  # noqa: S603 - our own module
 
     def _config(self, epoch: int) -> EngineConfig:
         s = self._settings
@@ -198,6 +200,7 @@ class EngineProcess:
             hazards_path=str(self._engine_dir.hazards),
             suspects_path=str(self._run_dir.suspects),
             log_level=s.log_level,
+            log_json=s.json_output,
             epoch=epoch,
         )
 

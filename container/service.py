@@ -14,11 +14,11 @@ from flask import Request, current_app, g
 from gevent import monkey
 from gevent.event import Event
 
-from container import metrics
 from container.engine_client import EngineClient
 from container.engine_pool import EnginePool
 from container.errors import NotReady, Overloaded
 from container.generation import Generation, Prompt
+from container.request_record import RequestRecord
 from container.run_dir import RunDir
 from container.served_model import ServedModel
 from container.settings import Settings
@@ -93,10 +93,19 @@ class Service:
     def generate(self, prompt: Prompt, request: Request) -> Generation:
         """Start nothing yet: the generation is submitted when its deltas are first asked for."""
         model = self.model
-        g.submitted = True
-        connected = _connection_check(request)
-        eos_token_ids = model.card.eos_token_ids
-        return Generation(self.engines, model.tokenizer, prompt, connected, metrics.observe, eos_token_ids)
+        record: RequestRecord = g.record
+        record.model_id = model.card.model_id
+        generation = Generation(
+            self.engines,
+            model.tokenizer,
+            prompt,
+            _connection_check(request),
+            record,
+            record.next_generation_id(),
+            model.card.eos_token_ids,
+        )
+        record.add(generation)
+        return generation
 
     def timeout_s(self, streaming: bool) -> float:
         """How long an answer may take."""

@@ -67,7 +67,7 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
 
 def _log_level(value: str) -> int:
     """A name, or the number the SageMaker SDK sends."""
-    names = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40, "critical": 50}
+    names = {"trace": 5, "debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40, "critical": 50, "off": 100}
     if value.isdecimal():
         return int(value)
     # TGI takes Rust filters such as "info,text_generation_router=debug"; the first part is the level.
@@ -183,7 +183,10 @@ class Settings:
     )
     cache_dir: str = _setting(default_cache_dir, _text, "The one directory that is written to.", "CACHE_DIR")
     compute_type: str = _setting("", _text, "Content of the x-compute-type header.", "COMPUTE_TYPE")
-    log_level: int = _setting(20, _log_level, "Level of the log.", parameters.LOG_LEVEL_ENV, "LOG_LEVEL")
+    log_level: int = _setting(20, _log_level, "Level of the log.", "LOG_LEVEL", parameters.LOG_LEVEL_ENV)
+    json_output: bool | None = _setting(
+        None, _flag, "Log lines of JSON. Default: unless stderr is a terminal.", "JSON_OUTPUT"
+    )
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:

@@ -140,8 +140,7 @@ class Supervisor:
             LISTEN_FD_VARIABLE: str(self._listen_fd),
             RUN_DIR_VARIABLE: str(self._run_dir.path),
             WORKERS_VARIABLE: str(self._settings.web_workers),
-            # Read by prometheus_client when it is imported.
-            "PROMETHEUS_MULTIPROC_DIR": str(self._run_dir.path),
+            **self._metrics_environ(),
         }
         command = [sys.executable, "-m", "gunicorn", "--config", "python:container.gunicorn_conf"]
         return subprocess.Popen(  # noqa: S603 - our own module
@@ -151,6 +150,10 @@ class Supervisor:
             start_new_session=True,
         )
 
+    def _metrics_environ(self) -> dict[str, str]:
+        """Read by prometheus_client when it is imported: where each process keeps its counts."""
+        return {"PROMETHEUS_MULTIPROC_DIR": str(self._run_dir.path)}
+
     def _announce(self) -> None:
         """Say once, with a command to paste, that requests are answered."""
         ready = next((engine.board for engine in self._engines if engine.board.ready), None)
@@ -158,8 +161,10 @@ class Supervisor:
             return
         if _ping(self._settings.port):
             self._announced = True
-            sys.stdout.write(_ready_text(self._settings.port, ready.detail))
-            sys.stdout.flush()
+            logger.info("ready: %s on port %d", ready.detail, self._settings.port)
+            if sys.stdout.isatty():
+                sys.stdout.write(_ready_text(self._settings.port, ready.detail))
+                sys.stdout.flush()
 
     def _reap_orphans(self) -> None:
         """As PID 1, collect grandchildren nobody else waits for."""

@@ -61,7 +61,6 @@ _IGNORED = {
     "WEIGHTS_CACHE_OVERRIDE": "CACHE_DIR and HF_HOME say where files are kept",
     "DISABLE_CUSTOM_KERNELS": "there are no custom kernels",
     "CUDA_MEMORY_FRACTION": "MAX_BATCH_TOTAL_TOKENS limits KV memory",
-    "JSON_OUTPUT": "the log is text",
     "OTLP_ENDPOINT": "no traces are sent",
     "OTLP_SERVICE_NAME": "no traces are sent",
     "WATERMARK_GAMMA": "watermark is not supported",

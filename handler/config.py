@@ -58,6 +58,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     hazards_path: str = ""
     suspects_path: str = ""
     log_level: int = 20
+    log_json: bool | None = None
     epoch: int = 1
     index: int = 0
     num_engines: int = 1

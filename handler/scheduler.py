@@ -31,6 +31,11 @@ class ScheduledSequence:
         return self.start + self.num_tokens == len(self.seq.token_ids)
 
     @property
+    def num_prompt_tokens(self) -> int:
+        """How many of its tokens belong to the prompt; after a preemption output is run again too."""
+        return max(0, min(self.start + self.num_tokens, self.seq.num_prompt_tokens) - self.start)
+
+    @property
     def scores_prompt(self) -> bool:
         """True if the request wants log-probabilities of prompt tokens that this chunk predicts."""
         wanted = self.seq.sampling.num_prompt_logprobs is not None

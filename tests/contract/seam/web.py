@@ -40,11 +40,15 @@ STREAMS: dict[str, dict[str, Any]] = {
 
 
 class WebServer(Server):
-    """gunicorn and its workers; `engine` is the far side of the socket."""
+    """gunicorn and its workers; `engine` is the far side of the socket.
+
+    A test that provokes an unexpected exception adds one to `num_provoked_faults`; there may be no others.
+    """
 
     def __init__(self, directory: Path, environ: dict[str, str]) -> None:
         self.log = directory / "log"
         self.environ = environ
+        self.num_provoked_faults = 0
         settings = Settings.from_environ(environ)
         with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
             self.port = listener.getsockname()[1]
