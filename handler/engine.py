@@ -13,7 +13,7 @@ import torch
 
 from handler.admission import Admission
 from handler.custody import Custody
-from handler.errors import BadModel, EngineBroken
+from handler.errors import BadModel
 from handler.grammar import GrammarCompiler, GrammarError
 from handler.ipc import EngineSocket
 from handler.protocol import (
@@ -66,7 +66,6 @@ class EngineCore:
         self._inherited = [board[name] for name in _TOTALS]
         self._outbox: defaultdict[bytes, list[FromEngine]] = defaultdict(list)
         self._roll_due_s = 0.0
-        self._audited = True
         self.stopping = False
 
     def run(self) -> None:
@@ -93,18 +92,7 @@ class EngineCore:
         self._call_roll()
         self._publish()
         self._report()
-        self._audit()
-
-    def _audit(self) -> None:
-        """Check the memory books whenever work runs out. Raises EngineBroken: wrong books give keys to strangers."""
-        if not self.scheduler.idle:
-            self._audited = False
-        elif not self._audited:
-            try:
-                self.scheduler.check_integrity()
-            except RuntimeError as exc:
-                raise EngineBroken(f"the memory books are wrong: {exc}") from exc
-            self._audited = True
+        self.scheduler.audit()
 
     def generate_for_warm_up(self, seq: Sequence) -> None:
         """Run `seq` to its end before anyone listens. Raises what a step raises."""
