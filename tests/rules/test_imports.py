@@ -34,10 +34,7 @@ PURE = [
     "logs",
 ]
 # The only modules of the model side that the web side may name.
-SHARED = {
-    *("handler.protocol", "handler.status", "handler.config", "handler.lifeline", "handler.suspects"),
-    "handler.logs",
-}
+SHARED = {f"handler.{name}" for name in ("protocol", "status", "config", "lifeline", "suspects", "logs")}
 
 
 def modules(package: object) -> list[str]:
