@@ -13,7 +13,7 @@ RUN_STAMP  := $(VENV)/.run-installed
 TEST_STAMP := $(VENV)/.test-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-deploy faults soak check format lint types bench measure image-check clean
+.PHONY: help run install test test-deploy faults soak check format lint types bench bench-rivals image-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,11 @@ types: $(TEST_STAMP)
 
 bench: $(TEST_STAMP)  ## measure this server on this machine: throughput and latency at 1, 8 and 32 streams
 	$(BIN)/python -m bench.run
+
+bench-rivals: $(TEST_STAMP)  ## the same beside vLLM, llama.cpp and transformers serve, installed below .bench/ (an hour, once)
+	$(BIN)/python -m handler.prepare $(CACHE_DIR)
+	$(BIN)/python -m bench.rivals.install
+	$(BIN)/python -m bench.rivals
 
 image-check: $(TEST_STAMP)  ## lint the Dockerfile, replay it without Docker, run it as SageMaker does (root, Debian)
 	$(PIP) -r requirements/image-tools.txt

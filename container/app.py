@@ -11,8 +11,9 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
-from container import health, metrics
+from container import health, metrics_page, request_record
 from container.api import documents, openai, sagemaker, tgi
+from container.api.operation import operation_of
 from container.errors import (
     InternalError,
     InvalidRequest,
@@ -22,6 +23,7 @@ from container.errors import (
     Unauthorized,
 )
 from container.generation import ClientDisconnected
+from container.request_record import DROPPED, RequestRecord, current_record
 from container.responses import json_response
 from container.run_dir import RunDir
 from container.service import Service
@@ -38,23 +40,17 @@ def create_app(settings: Settings, run_dir: RunDir) -> Flask:
     app.url_map.strict_slashes = False
     app.extensions["service"] = Service(settings, run_dir)
     dialects = (openai.blueprint, tgi.blueprint, sagemaker.blueprint)
-    for blueprint in (health.blueprint, metrics.blueprint, *dialects, documents.blueprint, documents.pages):
+    for blueprint in (health.blueprint, metrics_page.blueprint, *dialects, documents.blueprint, documents.pages):
         app.register_blueprint(blueprint)
+    request_record.register(app)
     app.register_error_handler(Exception, _on_error)
     app.before_request(_ApiKey(settings.api_key))
     app.after_request(_Cors(settings.cors_allow_origin))
     return app
 
 
-# What TGI answers without a key: health, numbers, documents, and which model this is.
-_OPEN_BLUEPRINTS = {
-    blueprint.name for blueprint in (health.blueprint, metrics.blueprint, documents.blueprint, documents.pages)
-}
-_OPEN_ENDPOINTS = {"tgi.info", "openai.models", "openai.model"}
-
-
 class _ApiKey:
-    """Lets requests through that carry the key or generate nothing."""
+    """Lets requests through that carry the key, and those to routes that say of themselves that they need none."""
 
     def __init__(self, key: str | None) -> None:
         self._digest = None if key is None else _digest(key)
@@ -62,7 +58,8 @@ class _ApiKey:
     def __call__(self) -> None:
         if self._digest is None or request.method == "OPTIONS":
             return
-        if request.blueprint in _OPEN_BLUEPRINTS or request.endpoint in _OPEN_ENDPOINTS:
+        operation = operation_of(current_app.view_functions.get(request.endpoint or ""))
+        if operation is not None and not operation.keyed:
             return
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(_digest(given.strip()), self._digest):
@@ -95,22 +92,26 @@ class _Cors:
 
 def _on_error(exc: Exception) -> Response:
     """Any exception as an answer in the dialect of the request."""
+    record = current_record()
     if isinstance(exc, ClientDisconnected | ConnectionError):
+        if record is not None:
+            record.fail(DROPPED)
         return Response(status=_CLIENT_CLOSED_REQUEST)
-    error = exc if isinstance(exc, ServiceError) else _translate(exc)
-    if request.method == "POST" and request.url_rule is not None and not g.get("submitted"):
-        metrics.count_refused(error.tgi_type)
+    error = exc if isinstance(exc, ServiceError) else _translate(exc, record)
+    if record is not None:
+        record.fail(error.tgi_type)
     return error_response(error)
 
 
-def _translate(exc: Exception) -> ServiceError:
+def _translate(exc: Exception, record: RequestRecord | None) -> ServiceError:
     if isinstance(exc, WerkzeugNotFound):
         return NotFound(f"there is no route {request.method} {request.path[:200]}")
     if isinstance(exc, WerkzeugMethodNotAllowed):
         return MethodNotAllowed(f"{request.path[:200]} does not take {request.method}")
     if isinstance(exc, HTTPException) and exc.code is not None and exc.code < 500:
         return InvalidRequest(exc.name)
-    logger.exception("unexpected error in %s %s", request.method, request.path)
+    fields = {} if record is None else {"request_id": record.id}
+    logger.exception("unexpected error in %s %s", request.method, request.path, extra={"fields": fields})
     return InternalError()
 
 

@@ -12,8 +12,8 @@ WORKERS_VARIABLE = "HEIR_WEB_WORKERS"
 
 
 @dataclass(frozen=True, slots=True)
-class RunDir:
-    """Names of the files in `path`."""
+class EngineDir:
+    """Names of one engine's files in `path`."""
 
     path: Path
 
@@ -33,6 +33,20 @@ class RunDir:
         return self.path / "hazards"
 
     @property
+    def engine_config(self) -> Path:
+        """The engine's configuration, written by PID 1 before each start."""
+        return self.path / "engine.json"
+
+    def socket(self, epoch: int) -> Path:
+        """Where the engine of an epoch listens; a new engine never meets an old engine's peers."""
+        return self.path / f"engine-{epoch}.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir(EngineDir):
+    """Names of the container's files in `path`, where those of its first engine are too."""
+
+    @property
     def suspects(self) -> Path:
         """Requests at which engines died."""
         return self.path / "suspects"
@@ -43,15 +57,14 @@ class RunDir:
         return self.path / "refusal"
 
     @property
-    def engine_config(self) -> Path:
-        """The engine's configuration, written by PID 1 before each start."""
-        return self.path / "engine.json"
-
-    @property
     def sessions(self) -> Path:
         """One file for each open SageMaker session; made when the first is opened."""
         return self.path / "sessions"
 
-    def socket(self, epoch: int) -> Path:
-        """Where the engine of an epoch listens; a new engine never meets an old engine's peers."""
-        return self.path / f"engine-{epoch}.sock"
+    def metrics_environ(self) -> dict[str, str]:
+        """Read by prometheus_client when it is imported: where each process keeps its counts."""
+        return {"PROMETHEUS_MULTIPROC_DIR": str(self.path)}
+
+    def engine(self, index: int) -> EngineDir:
+        """Where the files of engine `index` are."""
+        return self if index == 0 else EngineDir(self.path / f"engine-{index}")

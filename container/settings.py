@@ -13,7 +13,7 @@ from typing import Any
 from sagemaker_inference import parameters
 
 from container.directories import default_cache_dir
-from handler.config import Quantize
+from handler.config import KVLayout, Quantize
 
 
 class SettingsError(Exception):
@@ -67,7 +67,7 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
 
 def _log_level(value: str) -> int:
     """A name, or the number the SageMaker SDK sends."""
-    names = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40, "critical": 50}
+    names = {"trace": 5, "debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40, "critical": 50, "off": 100}
     if value.isdecimal():
         return int(value)
     # TGI takes Rust filters such as "info,text_generation_router=debug"; the first part is the level.
@@ -102,6 +102,15 @@ class Settings:
         "auto", _one_of("auto", "float32", "float16", "bfloat16"), "Type of weights and KV memory.", "DTYPE"
     )
     device: str = _setting("auto", _text, "auto, cpu, cuda or cuda:N.", "DEVICE")
+    num_gpus: int = _setting(
+        0, _count(0, 64), "GPUs to use. Default: all that are visible.", "NUM_SHARD", "SM_NUM_GPUS"
+    )
+    engine_replicas: int = _setting(
+        0,
+        _count(0, 64),
+        "Engines, each with the whole model. Default: as many as the GPUs have room for; one on CPU.",
+        "ENGINE_REPLICAS",
+    )
     trust_remote_code: bool = _setting(
         False,
         _flag,
@@ -125,9 +134,12 @@ class Settings:
     max_batch_total_tokens: int = _setting(
         0, _count(1), "KV memory in tokens. Default: from free memory.", "MAX_BATCH_TOTAL_TOKENS"
     )
+    kv_layout: str = _setting(
+        "auto", _one_of(*KVLayout), "KV memory: auto, slots or paged. Auto: paged on CUDA.", "KV_LAYOUT"
+    )
     max_batch_size: int = _setting(64, _count(1, 4096), "Sequences that run at once.", "MAX_BATCH_SIZE")
     max_concurrent_requests: int = _setting(
-        128, _count(1, 1_000_000), "Requests in flight before 429.", "MAX_CONCURRENT_REQUESTS"
+        128, _count(1, 1_000_000), "Requests in flight before 429, for each engine.", "MAX_CONCURRENT_REQUESTS"
     )
     max_best_of: int = _setting(2, _count(1, 64), "Largest best_of and n.", "MAX_BEST_OF")
     max_choices: int = _setting(8, _count(1, 128), "Largest n and best_of on /v1.", "MAX_CHOICES")
@@ -157,7 +169,12 @@ class Settings:
     web_workers: int = _setting(
         2, _count(1, 64), "Web worker processes.", "WEB_WORKERS", parameters.MODEL_SERVER_WORKERS_ENV
     )
-    engine_threads: int = _setting(0, _count(1, 1024), "Threads of the engine on CPU.", "ENGINE_THREADS")
+    engine_threads: int = _setting(
+        0,
+        _count(1, 1024),
+        "Threads of an engine on CPU. Default: all cores, shared among the engines.",
+        "ENGINE_THREADS",
+    )
     engine_stall_timeout_s: float = _setting(
         8.0,
         _seconds,
@@ -166,7 +183,10 @@ class Settings:
     )
     cache_dir: str = _setting(default_cache_dir, _text, "The one directory that is written to.", "CACHE_DIR")
     compute_type: str = _setting("", _text, "Content of the x-compute-type header.", "COMPUTE_TYPE")
-    log_level: int = _setting(20, _log_level, "Level of the log.", parameters.LOG_LEVEL_ENV, "LOG_LEVEL")
+    log_level: int = _setting(20, _log_level, "Level of the log.", "LOG_LEVEL", parameters.LOG_LEVEL_ENV)
+    json_output: bool | None = _setting(
+        None, _flag, "Log lines of JSON. Default: unless stderr is a terminal.", "JSON_OUTPUT"
+    )
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:

@@ -10,6 +10,7 @@ from flask import Response
 
 from container.errors import InternalError, ServiceError
 from container.generation import ClientDisconnected
+from container.request_record import current_record
 
 DONE = b"data: [DONE]\n\n"
 KEEPALIVE = b":\n\n"
@@ -31,6 +32,7 @@ def stream(
     An error after that becomes one event of `error_body` and the stream ends without [DONE].
     """
     first = next(frames, b"")
+    record = current_record()
 
     def body() -> Iterator[bytes]:
         try:
@@ -42,6 +44,8 @@ def stream(
             yield frame(error_body(exc))
         except Exception:  # noqa: BLE001 - the status line is out; the client learns it from an event
             on_fault()
+            if record is not None:
+                record.fail(InternalError.tgi_type)
             yield frame(error_body(InternalError()))
         finally:
             _close(frames)

@@ -35,6 +35,11 @@ class Operation:
     keyed: bool = True
     example: Any = None
 
+    @property
+    def generates(self) -> bool:
+        """True if the route runs the model: nothing else can run out of its time."""
+        return 504 in self.errors
+
 
 def describe(operation: Operation) -> Callable[[View], View]:
     """Attach an `Operation` to a view function."""
@@ -46,7 +51,7 @@ def describe(operation: Operation) -> Callable[[View], View]:
     return attach
 
 
-def operation_of(view: Callable[..., Any]) -> Operation | None:
-    """The operation a view function was described with."""
+def operation_of(view: Callable[..., Any] | None) -> Operation | None:
+    """The operation a view function was described with, if it was."""
     found: Operation | None = getattr(view, _ATTRIBUTE, None)
     return found

@@ -31,9 +31,10 @@ PURE = [
     "suspects",
     "pace",
     "custody",
+    "logs",
 ]
 # The only modules of the model side that the web side may name.
-SHARED = {"handler.protocol", "handler.status", "handler.config", "handler.lifeline", "handler.suspects"}
+SHARED = {f"handler.{name}" for name in ("protocol", "status", "config", "lifeline", "suspects", "logs")}
 
 
 def modules(package: object) -> list[str]:

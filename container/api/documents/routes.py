@@ -28,7 +28,7 @@ pages: Blueprint = get_swaggerui_blueprint(
 
 
 @blueprint.get(DOCUMENT)
-@describe(Operation(tag="Server", summary="This document", answer=dict[str, Any], keyed=False))
+@describe(Operation(tag="Server", summary="This document", answer=dict[str, Any]))
 def openapi() -> Response:
     """The document. It has the limits that come from the model once there is one; then it is kept."""
     extensions = current_app.extensions

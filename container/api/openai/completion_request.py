@@ -9,6 +9,7 @@ import msgspec
 from container.api.openai.sampling import SamplingFields, check_sampling
 from container.api.validation import check, convert
 from container.errors import InvalidRequest
+from container.request_record import timed
 from container.settings import Settings
 from container.text.tokenizer import Tokenizer
 
@@ -56,7 +57,8 @@ def parse_completion(body: dict[str, Any], settings: Settings, tokenizer: Tokeni
     parts = _prompts(request.prompt)
     limit = settings.max_client_batch_size
     check("prompt", f"at most {limit} prompts", len(parts), len(parts) <= limit)
-    ids = [tokenizer.encode(part, add_special_tokens=True) if isinstance(part, str) else part for part in parts]
+    with timed("tokenise"):
+        ids = [tokenizer.encode(part, add_special_tokens=True) if isinstance(part, str) else part for part in parts]
     return Completion(request, ids, candidates)
 
 

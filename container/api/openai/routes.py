@@ -65,14 +65,14 @@ def completions() -> Response:
 
 
 @blueprint.get("/v1/models")
-@describe(Operation(tag="OpenAI", summary="The model", answer=_Json, error=_Json, errors=(503,), keyed=False))
+@describe(Operation(tag="OpenAI", summary="The model", answer=_Json, error=_Json, errors=(503,)))
 def models() -> Response:
     """The one model that is served."""
     return json_response({"object": "list", "data": [_describe(service().model)]})
 
 
 @blueprint.get("/v1/models/<path:model_id>")
-@describe(Operation(tag="OpenAI", summary="The model by id", answer=_Json, error=_Json, errors=(404, 503), keyed=False))
+@describe(Operation(tag="OpenAI", summary="The model by id", answer=_Json, error=_Json, errors=(404, 503)))
 def model(model_id: str) -> Response:
     """The model by its id."""
     served = service().model

@@ -22,6 +22,7 @@ from container.api.tgi.parameters import GenerateParameters
 from container.errors import IncompleteGeneration
 from container.fan_out import fan_out
 from container.generation import Prompt
+from container.request_record import timed
 from container.served_model import ServedModel
 from container.service import service
 
@@ -84,7 +85,8 @@ def start(
     settings = service().settings
     check_parameters(parameters, settings)
     check_inputs(inputs, parameters, served)
-    token_ids = served.tokenizer.encode(inputs, add_special_tokens=True)
+    with timed("tokenise"):
+        token_ids = served.tokenizer.encode(inputs, add_special_tokens=True)
     if parameters.truncate is not None:
         token_ids = token_ids[-parameters.truncate :]
     max_tokens = check_lengths(len(token_ids), parameters, served)

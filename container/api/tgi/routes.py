@@ -88,9 +88,7 @@ def compat_generate() -> Response:
 
 
 @blueprint.get("/info")
-@describe(
-    Operation(tag="TGI", summary="The model and the limits", answer=Info, error=ErrorAnswer, errors=(503,), keyed=False)
-)
+@describe(Operation(tag="TGI", summary="The model and the limits", answer=Info, error=ErrorAnswer, errors=(503,)))
 def info() -> Response:
     """The model and the limits, with TGI's names."""
     served, settings = service().model, service().settings
@@ -102,7 +100,7 @@ def info() -> Response:
             model_dtype=card.dtype,
             model_device_type=card.device.split(":")[0],
             model_pipeline_tag="text-generation",
-            max_concurrent_requests=settings.max_concurrent_requests,
+            max_concurrent_requests=service().max_in_flight,
             max_best_of=settings.max_best_of,
             max_stop_sequences=settings.max_stop_sequences,
             max_input_tokens=served.max_input_tokens,

@@ -18,6 +18,7 @@ from container.api.tgi.generating import Generating, collect, start, start_token
 from container.api.tgi.parameter_checks import check_lengths, check_parameters
 from container.api.tgi.parameters import U32, GenerateParameters, USize
 from container.errors import EmptyInstances
+from container.request_record import timed
 from container.responses import json_response
 from container.served_model import ServedModel
 from container.service import service
@@ -85,7 +86,9 @@ def _start(instance: VertexInputs | ChatBody, served: ServedModel) -> Generating
         return start(instance.inputs, _parameters(given.max_new_tokens, given.seed), served, streaming=False, prefix="")
     parameters = _parameters(instance.max_tokens, instance.seed)
     check_parameters(parameters, service().settings)
-    token_ids = render(instance, served).encode(served.tokenizer)
+    rendered = render(instance, served)
+    with timed("tokenise"):
+        token_ids = rendered.encode(served.tokenizer)
     max_tokens = check_lengths(len(token_ids), parameters, served)
     return start_tokens(token_ids, parameters, served, max_tokens, streaming=False, prefix="")
 
