@@ -29,7 +29,12 @@ def make_server(tmp_path: Path, tiny_llama: Path) -> Iterator[MakeServer]:
     servers: list[Server] = []
 
     def make(**environ: str) -> Server:
-        values = {"HF_MODEL_ID": str(tiny_llama), "CACHE_DIR": str(tmp_path / "cache"), "DTYPE": "float32"}
+        values = {
+            "HF_MODEL_ID": str(tiny_llama),
+            "CACHE_DIR": str(tmp_path / "cache"),
+            "DTYPE": "float32",
+            "ENGINE_THREADS": "1",
+        }
         servers.append(Server(tmp_path / f"log{len(servers)}", values | environ))
         servers[-1].wait_ready()
         return servers[-1]
