@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from handler import model_location
 from handler.config import EngineConfig
@@ -14,7 +16,7 @@ from handler.model_location import locate
 def model(directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text("{}")
-    (directory / "model.safetensors").write_bytes(b"")
+    save_file({"weight": torch.zeros(1)}, directory / "model.safetensors")
     return directory
 
 
