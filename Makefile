@@ -13,7 +13,7 @@ RUN_STAMP  := $(VENV)/.run-installed
 TEST_STAMP := $(VENV)/.test-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-deploy check format lint types bench measure image-check clean
+.PHONY: help run install test test-deploy faults soak check format lint types bench measure image-check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,14 @@ test: $(TEST_STAMP)  ## install, then run all tests
 
 test-deploy: .venv-deploy/.installed  ## test the deploy helper beside the SageMaker SDK, in an environment of its own
 	.venv-deploy/bin/python -m pytest --override-ini addopts= tests/deploy
+
+faults: $(TEST_STAMP)  ## faults and attacks in full, into docs/reliability.md; ROWS="10 11" runs some
+	$(BIN)/python -m handler.prepare $(CACHE_DIR)
+	$(BIN)/python -m pytest --override-ini addopts="-ra --import-mode=importlib" --timeout 600 --rows "$(ROWS)" tests/faults
+
+soak: $(TEST_STAMP)  ## mixed load for MINUTES (5): memory, descriptors, threads, KV books, latency; into docs/reliability.md
+	SOAK_MINUTES=$(or $(MINUTES),5) $(BIN)/python -m pytest --override-ini addopts="-ra -s --import-mode=importlib" \
+		--timeout $$(( $(or $(MINUTES),5) * 60 + 600 )) --rows 32 tests/faults
 
 check: $(TEST_STAMP) lint types  ## format check, lint, strict types, tests, coverage floor
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)

@@ -12,6 +12,7 @@
     ├── UnsupportedMediaType            415   invalid_request_error   text/plain
     ├── Overloaded                      429   rate_limit_error        overloaded         + Retry-After
     ├── NotReady                        503   service_unavailable     unhealthy          + Retry-After
+    ├── OutOfMemory                     503   service_unavailable     overloaded         + Retry-After
     ├── DeadlineExceeded                504   timeout                 timeout
     ├── GenerationFailed                500   internal_error          generation (424)
     ├── IncompleteGeneration            500   internal_error          incomplete_generation
@@ -206,6 +207,15 @@ class NotReady(ServiceError):
     code = "not_ready"
 
 
+class OutOfMemory(ServiceError):
+    """The newest requests give way when memory runs out; the server lives and may have room for it later."""
+
+    status = tgi_status = 503
+    openai_type = "service_unavailable"
+    tgi_type = "overloaded"
+    code = "out_of_memory"
+
+
 class DeadlineExceeded(ServiceError):
     """The request's time was used up."""
 
@@ -250,11 +260,12 @@ _FROM_ENGINE: dict[ErrorCode, type[ServiceError]] = {
     ErrorCode.INVALID: InvalidRequest,
     ErrorCode.DEADLINE: DeadlineExceeded,
     ErrorCode.ENGINE_DEAD: NotReady,
+    ErrorCode.OUT_OF_MEMORY: OutOfMemory,
 }
 
 
 def from_engine(message: Rejected | Failed) -> ServiceError:
     """The error a terminal message of the engine stands for."""
     kind = _FROM_ENGINE.get(message.code, GenerationFailed)
-    retry_after_s = 1 if kind in {Overloaded, NotReady} else None
+    retry_after_s = 1 if kind in {Overloaded, NotReady, OutOfMemory} else None
     return kind(message.message, retry_after_s=retry_after_s)

@@ -9,6 +9,8 @@ from pathlib import Path
 RUN_DIR_VARIABLE = "HEIR_RUN_DIR"
 LISTEN_FD_VARIABLE = "HEIR_LISTEN_FD"
 WORKERS_VARIABLE = "HEIR_WEB_WORKERS"
+# prometheus_client's, read when it is imported: where each process keeps its counts.
+METRICS_DIR_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,21 @@ class RunDir:
     def card(self) -> Path:
         """The model card, written by the engine before it says ready."""
         return self.path / "card.json"
+
+    @property
+    def hazards(self) -> Path:
+        """What the engine has in hand (handler.suspects)."""
+        return self.path / "hazards"
+
+    @property
+    def suspects(self) -> Path:
+        """Requests at which engines died."""
+        return self.path / "suspects"
+
+    @property
+    def refusal(self) -> Path:
+        """One sentence, written by a web worker that cannot use the model's text files; PID 1 ends with it."""
+        return self.path / "refusal"
 
     @property
     def engine_config(self) -> Path:

@@ -3,8 +3,8 @@
 Reads the settings, opens the port, then hands over to the supervisor. The port is open before anything is loaded:
 SageMaker wants a connection within 250 ms and an answer to /ping within 2 s from the first second on.
 
-Exit codes: 0 after SIGTERM or SIGINT; 2 bad settings; 3 bad model; 4 port in use; 5 no writable directory;
-70 crashed too often.
+Exit codes: 0 after SIGTERM or SIGINT; 2 settings, or what this machine cannot do; 3 the model; 4 the port; 5 no
+writable directory; 70 crashed too often. The reason is the one ERROR line of the log (docs/configuration.md).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import os
 import shutil
 import socket
 import sys
-import tempfile
 from pathlib import Path
 
 from container import tgi_environment
+from container.directories import NotWritable, check_writable, make_run_dir
 from container.run_dir import RunDir
 from container.settings import Settings, SettingsError
 from container.supervisor import Supervisor
@@ -51,9 +51,11 @@ def main(arguments: list[str]) -> int:
         logger.error("port %d on %s cannot be opened: %s", settings.port, settings.host, exc.strerror)
         return EXIT_PORT
     try:
-        run_dir = Path(tempfile.mkdtemp(prefix="heir-"))
-    except OSError as exc:
-        logger.error("no directory can be written to for sockets and state: %s", exc.strerror or exc)
+        check_writable(Path(settings.cache_dir))
+        run_dir = make_run_dir()
+    except NotWritable as exc:
+        logger.error("%s", exc)
+        listener.close()
         return EXIT_NOT_WRITABLE
     try:
         return Supervisor(settings, RunDir(run_dir), listener.fileno()).run()

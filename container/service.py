@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import select
 import socket
 from pathlib import Path
@@ -42,6 +43,7 @@ class Service:
         self.client = EngineClient(run_dir)
         self.sessions_dir = run_dir.sessions
         self._card_path = run_dir.card
+        self._refusal_path = run_dir.refusal
         self._model: ServedModel | None = None
         self._model_epoch = 0
         self._model_read = Event()
@@ -119,8 +121,16 @@ class Service:
                     self._model_read.set()
                 else:
                     logger.error("the model's card, tokenizer or chat template cannot be used: %s", found)
+                    self._refuse(found)
                 self._model_epoch = epoch
             gevent.sleep(_LOAD_INTERVAL_S)
+
+    def _refuse(self, reason: Exception) -> None:
+        """Have PID 1 end the container if it is the model's files that are wrong: no other engine will help."""
+        if isinstance(reason, TokenizerError | TemplateError):
+            scratch = self._refusal_path.with_suffix(f".{os.getpid()}")
+            scratch.write_text(" ".join(str(reason).split()), "utf-8")
+            scratch.replace(self._refusal_path)
 
 
 def _load(card_path: Path, settings: Settings) -> ServedModel | Exception:

@@ -6,15 +6,13 @@ values. An impossible value raises `SettingsError` with one sentence that names 
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from sagemaker_inference import parameters
 
+from container.directories import default_cache_dir
 from handler.config import Quantize
 
 
@@ -77,12 +75,6 @@ def _log_level(value: str) -> int:
     if found is None:
         raise ValueError("a level name or a Python level number")
     return found
-
-
-def _default_cache_dir() -> str:
-    home = os.path.expanduser("~/.cache")
-    base = Path(home) if os.access(Path(home).parent, os.W_OK) else Path(tempfile.gettempdir())
-    return str(base / "tgi-heir")
 
 
 def _setting(default: Any, parse: Callable[[str], Any], help_text: str, *names: str) -> Any:
@@ -167,12 +159,12 @@ class Settings:
     )
     engine_threads: int = _setting(0, _count(1, 1024), "Threads of the engine on CPU.", "ENGINE_THREADS")
     engine_stall_timeout_s: float = _setting(
-        30.0,
+        8.0,
         _seconds,
-        "An engine step that takes longer, in seconds, counts as hung.",
+        "An engine that has not moved for so many seconds, or ten times what its steps take, counts as hung.",
         "ENGINE_STALL_TIMEOUT_S",
     )
-    cache_dir: str = _setting(_default_cache_dir, _text, "The one directory that is written to.", "CACHE_DIR")
+    cache_dir: str = _setting(default_cache_dir, _text, "The one directory that is written to.", "CACHE_DIR")
     compute_type: str = _setting("", _text, "Content of the x-compute-type header.", "COMPUTE_TYPE")
     log_level: int = _setting(20, _log_level, "Level of the log.", "LOG_LEVEL", parameters.LOG_LEVEL_ENV)
     json_output: bool | None = _setting(

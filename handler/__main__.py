@@ -6,6 +6,7 @@ cannot start, 70 if it breaks while running.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
@@ -33,12 +34,18 @@ def main() -> int:
     configure_logging("engine", level=config.log_level, as_json=config.log_json)
     die_with_parent(signal.SIGKILL)
     board = StatusBoard(Path(config.board_path))
+    # A crash in a library leaves the stacks of all threads in the log; so does PID 1 asking before it ends a hang.
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     try:
         return _serve(config, board)
     except StartupError as exc:
-        logger.error("%s", exc)
-        board.enter(Phase.FAILED, str(exc))
+        board.enter(Phase.FAILED, str(exc))  # PID 1 logs it
         return exc.exit_code
+    except Exception as exc:
+        logger.exception("the engine cannot go on")
+        board.enter(Phase.FAILED, f"the engine failed: {type(exc).__name__}")
+        return StartupError.exit_code
 
 
 def _serve(config: EngineConfig, board: StatusBoard) -> int:

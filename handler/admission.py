@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
 from handler.grammar import GrammarCompiler, GrammarError, TokenConstraint
@@ -43,12 +43,12 @@ class Admission:
             return _invalid(request, "grammar is not supported by this model's tokenizer")
         return None
 
-    def needs_grammar(self, seq: Sequence) -> bool:
-        """Start compiling if `seq` has a grammar; then it comes back from `ready` later."""
+    def needs_grammar(self, seq: Sequence, compiling: Callable[[bool], None]) -> bool:
+        """Start compiling if `seq` has a grammar; then it comes back from `ready` later. `compiling`: see `submit`."""
         grammar = seq.sampling.grammar
         if grammar is None or self._grammars is None:
             return False
-        self._compiling[seq.request_id] = (seq, self._grammars.submit(grammar))
+        self._compiling[seq.request_id] = (seq, self._grammars.submit(grammar, compiling))
         return True
 
     def ready(self) -> Iterator[Sequence | Rejected]:

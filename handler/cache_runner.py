@@ -68,7 +68,7 @@ class CacheRunner:
         chunks: list[ScheduledSequence] = []
         for item in batch.items:
             if item.start == 0:
-                self.forget(item.seq.slot)
+                self._batches.forget(item.seq.slot)
             goes_on = item.num_tokens == 1 and 0 < item.start == self._batches.length(item.seq.slot)
             (decodes if goes_on else chunks).append(item)
         self._decode(decodes, parts)
@@ -81,12 +81,13 @@ class CacheRunner:
         """Slots without prefix reuse: most of these families keep state that cannot be cut at a page."""
         return SlotKV(limits.max_num_seqs, limits.max_model_len, limits.capacity_tokens, limits.page_size, self.forget)
 
-    def erase(self, slot: int) -> None:
-        """Drop the row; no other row holds any of its numbers."""
-        self.forget(slot)
+    def retry(self, item: ScheduledSequence) -> ScheduledSequence:
+        """All of the sequence so far: the pass may have left its row at any length in any layer."""
+        self._batches.forget(item.seq.slot)
+        return ScheduledSequence(item.seq, 0, item.start + item.num_tokens)
 
-    def forget(self, slot: int) -> None:
-        """Drop the row of a sequence that is gone."""
+    def forget(self, slot: int, num_tokens: int) -> None:
+        """Drop the row of a sequence that is gone; no other row holds any of its numbers."""
         self._batches.forget(slot)
 
     def probe(self) -> None:
@@ -157,7 +158,7 @@ class CacheRunner:
             if not item.samples:
                 return
             item = ScheduledSequence(item.seq, 0, item.start + item.num_tokens)
-            self.forget(item.seq.slot)
+            self._batches.forget(item.seq.slot)
         slot, end = item.seq.slot, item.start + item.num_tokens
         cache = self._batches.take(slot) if item.start else self._forward.new_cache()
         keep = item.num_tokens if item.scores_prompt else 1

@@ -52,6 +52,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     socket_path: str = ""
     board_path: str = ""
     card_path: str = ""
+    hazards_path: str = ""
+    suspects_path: str = ""
     log_level: int = 20
     log_json: bool | None = None
     epoch: int = 1

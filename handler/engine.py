@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeVar
 
 import torch
 
 from handler.admission import Admission
+from handler.custody import Custody
 from handler.errors import BadModel
 from handler.grammar import GrammarCompiler, GrammarError
 from handler.ipc import EngineSocket
@@ -25,16 +28,19 @@ from handler.protocol import (
     ToEngine,
 )
 from handler.runner import Runner
-from handler.sampler import Sampled, sample, score_prompt
+from handler.sampler import Sampled, sample
 from handler.scheduler import ScheduledBatch, Scheduler
 from handler.sequence import Sequence, SequenceStatus
 from handler.status import StatusBoard
+from handler.step import Ran, prove_alive, run_step
 from handler.step_metrics import measured_step
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _IDLE_WAIT_S = 0.1
 _GRAMMAR_WAIT_S = 0.002
+_ROLL_S = 0.5
 _TOTALS = ("preemptions", "prefix_query_tokens", "prefix_hit_tokens")
 
 
@@ -48,15 +54,18 @@ class EngineCore:
         socket: EngineSocket,
         board: StatusBoard,
         grammars: GrammarCompiler | None = None,
+        custody: Custody | None = None,
     ) -> None:
         self.runner = runner
         self.scheduler = scheduler
         self.socket = socket
         self.board = board
         self.admission = Admission(scheduler.limits, runner.vocab_size, grammars)
+        self.custody = custody or Custody(board)
         self._sequences: dict[str, Sequence] = {}
         self._inherited = [board[name] for name in _TOTALS]
         self._outbox: defaultdict[bytes, list[FromEngine]] = defaultdict(list)
+        self._roll_due_s = 0.0
         self.stopping = False
 
     def run(self) -> None:
@@ -80,6 +89,7 @@ class EngineCore:
         if batch.items:
             with measured_step(batch):
                 self._execute(batch)
+        self._call_roll()
         self._publish()
         self._report()
 
@@ -88,8 +98,10 @@ class EngineCore:
         self.scheduler.add(seq)
         while seq.status is not SequenceStatus.FINISHED:
             batch = self.scheduler.schedule()
-            found = self.runner.run(batch)
-            self.scheduler.advance(batch)
+            with self.custody.running(batch):
+                found = self.runner.run(batch)
+            for item in batch.items:
+                self.scheduler.advance(item)
             for outcome in sample(found.logits, [seq], ()) if found.samples else ():
                 if outcome.token_id is None:
                     raise BadModel("the model's first token is not a number; its weights may be damaged")
@@ -117,7 +129,11 @@ class EngineCore:
         now = time.monotonic()
         seq = Sequence(message, worker, now, now + message.timeout_s)
         self._sequences[seq.request_id] = seq
-        if not self.admission.needs_grammar(seq):
+        self._guard(seq, self._enqueue, seq)
+
+    def _enqueue(self, seq: Sequence) -> None:
+        self.custody.take(seq)
+        if not self.admission.needs_grammar(seq, partial(self.custody.compiling, seq)):
             self.scheduler.add(seq)
 
     def _admit(self) -> None:
@@ -136,7 +152,7 @@ class EngineCore:
             return Rejected(request.request_id, ErrorCode.INVALID, "request id is in use")
         if self.scheduler.full:
             return Rejected(request.request_id, ErrorCode.OVERLOADED, "Model is overloaded")
-        return self.admission.refusal(request)
+        return self.admission.refusal(request) or self.custody.refusal(request)
 
     def _abort(self, request_id: str, worker: bytes) -> None:
         seq = self._sequences.get(request_id)
@@ -151,34 +167,44 @@ class EngineCore:
             self._fail(seq, ErrorCode.DEADLINE, "the request's time was used up before it finished")
 
     def _execute(self, batch: ScheduledBatch) -> None:
-        """Run, sample and record one batch. An exception fails the sequences of this batch and no others."""
+        """Run, sample and record one batch. Whatever one sequence raises ends that sequence and no other."""
         now = time.monotonic()
         for item in batch.items:
             if item.seq.first_scheduled_s is None:
                 item.seq.first_scheduled_s = now
+        ran: list[Ran] = []
+        for part in self.custody.parts(batch):
+            with self.custody.running(part):
+                ran += run_step(self.runner, part, self.scheduler.limits.eos_token_ids)
+        for each in ran:
+            self._guard(each.item.seq, self._settle, each)
+        self._count(batch, sum(each.sampled is not None and not each.failed for each in ran))
+        if all(each.failed for each in ran):
+            prove_alive(self.runner, self.scheduler)
+
+    def _guard(self, seq: Sequence, action: Callable[[T], None], subject: T) -> None:
+        """The boundary around what is done for one request."""
         try:
-            found = self.runner.run(batch)
-            for item, rows in found.prompt:
-                score_prompt(rows, item)
-            seqs = [item.seq for item in found.samples]
-            sampled = sample(found.logits, seqs, self.scheduler.limits.eos_token_ids) if seqs else []
-        except Exception as exc:
-            logger.exception("a step failed")
-            for item in batch.items:
-                self._fail(item.seq, *_failure(exc))
-            if isinstance(exc, torch.AcceleratorError):
-                raise  # the CUDA context is unusable; PID 1 restarts the engine
+            action(subject)
+        except torch.AcceleratorError:
+            raise  # the CUDA context is unusable; PID 1 restarts the engine
+        except Exception:
+            logger.exception("a request failed")
+            self._fail(seq, ErrorCode.INTERNAL, "generation failed")
+
+    def _settle(self, ran: Ran) -> None:
+        """Record that the item's tokens are in the cache, and what was sampled after them."""
+        seq, sampled = ran.item.seq, ran.sampled
+        if sampled is not None and sampled.token_id is None:
+            self._fail(seq, sampled.error or ErrorCode.INTERNAL, sampled.message)
             return
-        self.scheduler.advance(batch)
-        for seq, outcome in zip(seqs, sampled, strict=True):
-            self._record(seq, outcome)
-        self._count(batch, len(seqs))
+        self.scheduler.advance(ran.item)
+        if sampled is not None:
+            self._record(seq, sampled)
 
     def _record(self, seq: Sequence, outcome: Sampled) -> None:
         """Add the sampled token to its sequence and tell the worker."""
-        if outcome.token_id is None:
-            self._fail(seq, outcome.error or ErrorCode.INTERNAL, outcome.message)
-            return
+        assert outcome.token_id is not None
         complete = False
         if seq.constraint is not None:
             try:
@@ -192,15 +218,13 @@ class EngineCore:
             self.scheduler.finish(seq, reason)
         if reason is not None:
             del self._sequences[seq.request_id]
+            self.custody.acquit(seq)
         self._outbox[seq.worker].append(_step_output(seq, outcome, reason))
 
     def _fail(self, seq: Sequence, code: ErrorCode, message: str) -> None:
-        slot = seq.slot
         if code is ErrorCode.NUMERICS:
             self.scheduler.kv.distrust(seq)
         self._end(seq, FinishReason.ABORTED)
-        if code is ErrorCode.NUMERICS and slot >= 0:
-            self.runner.erase(slot)
         self._outbox[seq.worker].append(Failed(seq.request_id, code, message))
         self.board["failures"] += 1
 
@@ -210,6 +234,16 @@ class EngineCore:
         elif seq.status is not SequenceStatus.FINISHED:
             self.scheduler.finish(seq, reason)
         self._sequences.pop(seq.request_id, None)
+
+    def _call_roll(self) -> None:
+        """Twice a second send something to every worker, so that one that is gone is missed, even if all it has here
+        are requests that wait; and make sure that new ones find us."""
+        now = time.monotonic()
+        if now >= self._roll_due_s:
+            self._roll_due_s = now + _ROLL_S
+            self.socket.restore()
+            for seq in self._sequences.values():
+                self._outbox[seq.worker] += []
 
     def _publish(self) -> None:
         """One frame for each worker; the requests of a worker that cannot be reached are dropped."""
@@ -257,11 +291,3 @@ def _step_output(seq: Sequence, outcome: Sampled, reason: FinishReason | None) -
         queue_time_s=started - seq.arrival_s,
         inference_time_s=time.monotonic() - started,
     )
-
-
-def _failure(exc: Exception) -> tuple[ErrorCode, str]:
-    """What a client may know of an exception in a step."""
-    # torch raises RuntimeError, not MemoryError, when a CPU allocation fails.
-    if isinstance(exc, torch.OutOfMemoryError) or "alloc_cpu" in str(exc):
-        return ErrorCode.OUT_OF_MEMORY, "out of memory while generating"
-    return ErrorCode.INTERNAL, "generation failed"

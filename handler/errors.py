@@ -23,3 +23,7 @@ class BadModel(StartupError):
 
 class UnsupportedModel(BadModel):
     """The model is sound, but no runner here computes it correctly."""
+
+
+class EngineBroken(Exception):
+    """The engine no longer computes anything; only a new process helps."""

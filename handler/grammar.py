@@ -8,9 +8,10 @@ the last one is known and is usually there before the forward pass ends.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from handler.protocol import Grammar, GrammarKind
 
 logger = logging.getLogger(__name__)
+R = TypeVar("R")
 
 # A schema of this size is already far beyond what a prompt explains (reliability.md 1D).
 _MAX_SOURCE_BYTES = 65_536
@@ -34,6 +36,21 @@ class GrammarError(Exception):
     """The grammar cannot be used; the message is one sentence fit for a client."""
 
 
+def _guarded(failure: str, function: Callable[[], R]) -> R:
+    """Call into llguidance; whatever it raises becomes a GrammarError, also a panic of its Rust side.
+
+    pyo3's PanicException derives from BaseException and has no importable name.
+    """
+    try:
+        return function()
+    except GrammarError:
+        raise
+    except BaseException as exc:
+        if isinstance(exc, Exception) or type(exc).__name__ == "PanicException":
+            raise GrammarError(f"{failure}: {_one_line(str(exc)) or type(exc).__name__}") from exc
+        raise
+
+
 class TokenConstraint:
     """One sequence's position in its grammar. Used by the engine's thread alone, but for the mask under way."""
 
@@ -41,7 +58,7 @@ class TokenConstraint:
         self._matcher = matcher
         self._vocab_size = vocab_size
         self._threads = threads
-        self._mask: Future[Tensor] = threads.submit(self._compute)
+        self._mask: Future[Tensor] = threads.submit(self._next_mask)
 
     def mask(self) -> Tensor:
         """Bool `[vocab]` on CPU, True where the grammar allows a token. Raises GrammarError if it cannot go on."""
@@ -49,12 +66,15 @@ class TokenConstraint:
 
     def accept(self, token_id: int) -> bool:
         """Move past a token; True if the text is complete and nothing may follow. Raises GrammarError."""
-        if not self._matcher.consume_token(token_id):
+        if not _guarded("the grammar cannot go on", lambda: self._matcher.consume_token(token_id)):
             raise GrammarError(f"the grammar cannot go on: {_one_line(self._matcher.get_error())}")
         if self._matcher.is_stopped():
             return True
-        self._mask = self._threads.submit(self._compute)
+        self._mask = self._threads.submit(self._next_mask)
         return False
+
+    def _next_mask(self) -> Tensor:
+        return _guarded("the grammar cannot go on", self._compute)
 
     def _compute(self) -> Tensor:
         bits = allocate_token_bitmask(1, self._vocab_size)
@@ -77,9 +97,19 @@ class GrammarCompiler:
         self._compilers = ThreadPoolExecutor(1, thread_name_prefix="grammar")
         self._masks = ThreadPoolExecutor(2, thread_name_prefix="mask")
 
-    def submit(self, grammar: Grammar) -> Future[TokenConstraint]:
-        """Compile on a helper thread; the future raises GrammarError."""
-        return self._compilers.submit(self._compile, grammar)
+    def submit(
+        self, grammar: Grammar, compiling: Callable[[bool], None] = lambda _begins: None
+    ) -> Future[TokenConstraint]:
+        """Compile on a helper thread, which calls `compiling` before and after; the future raises GrammarError."""
+
+        def compile_it() -> TokenConstraint:
+            compiling(True)
+            try:
+                return _guarded("grammar is not valid", lambda: self._compile(grammar))
+            finally:
+                compiling(False)
+
+        return self._compilers.submit(compile_it)
 
     def _compile(self, grammar: Grammar) -> TokenConstraint:
         if self._eos_token_id is None:
@@ -90,10 +120,7 @@ class GrammarCompiler:
             text = self._tokenizer_file.read_text("utf-8")
             self._tokenizer = LLTokenizer(text, n_vocab=self._vocab_size, eos_token=self._eos_token_id)
         limits = LLParserLimits(max_grammar_size=_MAX_GRAMMAR_ITEMS * 100, max_lexer_states=_MAX_LEXER_STATES)
-        try:
-            matcher = LLMatcher(self._tokenizer, _source(grammar), limits=limits)
-        except (ValueError, TypeError, RecursionError) as exc:
-            raise GrammarError(f"grammar is not valid: {_one_line(str(exc))}") from exc
+        matcher = LLMatcher(self._tokenizer, _source(grammar), limits=limits)
         if matcher.is_error():
             raise GrammarError(f"grammar is not valid: {_one_line(matcher.get_error())}")
         return TokenConstraint(matcher, self._vocab_size, self._masks)

@@ -7,6 +7,7 @@ the caller, which aborts that worker's requests.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 
 import msgspec
@@ -34,6 +35,7 @@ class EngineSocket:
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self._socket.setsockopt(zmq.SNDHWM, _SEND_HIGH_WATER_MARK)
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_FRAME_BYTES)
+        self._path = path
         self._socket.bind(f"ipc://{path}")
         self.num_bad_frames = 0
 
@@ -64,6 +66,17 @@ class EngineSocket:
                 return False
             raise
         return True
+
+    def restore(self) -> None:
+        """Bind again if somebody has deleted the socket's file, as cleaners of /tmp do: new workers need it.
+
+        ZeroMQ deletes the file of an address that it leaves, so another name is bound and then renamed.
+        """
+        if not os.path.exists(self._path):
+            logger.warning("the engine's socket was deleted; binding it again")
+            scratch = f"{self._path}.new"
+            self._socket.bind(f"ipc://{scratch}")
+            os.replace(scratch, self._path)
 
     def close(self) -> None:
         """Unbind, giving the last frames a moment to leave."""

@@ -85,11 +85,14 @@ class SlotCache:
                 target[slot, :length].view(len(pages), *source.shape[1:]).copy_(source.index_select(0, index))
 
     @torch.inference_mode()
-    def erase(self, slot: int) -> None:
-        """Zero one slot, so that a NaN written by a failed sequence can never reach the next one through a mask."""
+    def erase(self, slot: int, num_tokens: int) -> None:
+        """Zero the first `num_tokens` tokens of a slot.
+
+        A masked key has the weight 0, but 0 times NaN is NaN: one that was left here would reach the next sequence.
+        """
         for keys, values in self._layers.values():
-            keys[slot].zero_()
-            values[slot].zero_()
+            keys[slot, :num_tokens].zero_()
+            values[slot, :num_tokens].zero_()
 
     @staticmethod
     def bytes_per_token(num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:

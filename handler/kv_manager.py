@@ -49,7 +49,8 @@ class SlotKV:
 
     The lowest free slot is lent first, so that running sequences stay close together and a batch of them is one
     view of the cache tensor. Memory of a slot is touched only as far as its sequence reaches; the budget counts
-    that, in pages of `page_size` tokens. `on_release` is told of each slot that comes back.
+    that, in pages of `page_size` tokens. `on_release` is told of each slot that comes back and of how many of its
+    tokens may have been written.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class SlotKV:
         max_len: int,
         capacity_tokens: int,
         page_size: int,
-        on_release: Callable[[int], None] = lambda _slot: None,
+        on_release: Callable[[int, int], None] = lambda _slot, _num_tokens: None,
         prefixes: SlotPrefixes | None = None,
     ) -> None:
         if capacity_tokens < max_len:
@@ -128,11 +129,12 @@ class SlotKV:
 
     def release(self, seq: Sequence) -> None:
         """Return the slot and its pages."""
-        self._used_pages -= self._pages.pop(seq.slot)
+        num_pages = self._pages.pop(seq.slot)
+        self._used_pages -= num_pages
         if self._prefixes is not None:
             self._prefixes.release(seq.slot)
         heapq.heappush(self._free_slots, seq.slot)
-        self._on_release(seq.slot)
+        self._on_release(seq.slot, min(num_pages * self.page_size, self.max_len))
         seq.slot = -1
 
     def check_integrity(self, running: Iterable[Sequence]) -> None:

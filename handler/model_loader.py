@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,13 +61,34 @@ def load(config: EngineConfig, directory: Path, progress: Progress) -> LoadedMod
 
 
 def choose_device(wanted: str) -> torch.device:
-    """`auto` is CUDA if there is one. Raises BadConfiguration if the wanted device does not exist."""
+    """`auto` is CUDA if there is one.
+
+    Raises BadConfiguration if the wanted device does not exist, or if there is a CUDA device that torch cannot use: it
+    must not serve a hundred times slower than its owner pays for.
+    """
+    if wanted == "cpu":
+        return torch.device("cpu")
+    usable, complaint = _cuda_usable()
+    if complaint:
+        raise BadConfiguration(f"CUDA cannot be used: {complaint}; DEVICE=cpu serves without it")
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if usable else "cpu")
     device = torch.device(wanted)
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type == "cuda" and not usable:
         raise BadConfiguration(f"DEVICE={wanted} is set, but torch {torch.__version__} finds no usable CUDA device")
     return device
+
+
+def _cuda_usable() -> tuple[bool, str]:
+    """Whether torch can use CUDA, and what it complains of: a driver that is too old is no error to it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        usable = torch.cuda.is_available()
+    said = [str(each.message) for each in caught if "CUDA initialization" in str(each.message)]
+    if usable or not said:
+        return usable, ""
+    reason = said[0].split("CUDA initialization: ", 1)[-1].split("(Triggered internally")[0]
+    return False, " ".join(reason.split())[:300].rstrip(". ")
 
 
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
@@ -118,6 +140,14 @@ def _load_weights(
     except Exception as exc:  # safetensors, transformers and bitsandbytes share no base class
         raise BadModel(f"the weights in {directory} could not be loaded: {_one_line(exc)}") from exc
     return model
+
+
+def not_finite(model: torch.nn.Module) -> str | None:
+    """The first weight that holds NaN or infinity, by name. Reads them all."""
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and not bool(weight.isfinite().all()):
+            return name
+    return None
 
 
 def _bitsandbytes_config(quantize: Quantize, dtype: torch.dtype) -> Any:

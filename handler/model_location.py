@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from handler.config import EngineConfig
 from handler.errors import BadModel
 from handler.gguf_model import BUNDLED_MODEL_ID, bundled_gguf, converted
@@ -73,6 +75,26 @@ def check_files(directory: Path, *, trust_remote_code: bool) -> None:
         others = sorted(p.name for p in directory.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
         hint = f"; {others[0]} is a pickle and may run code, convert it to safetensors" if others else ""
         raise BadModel(f"{directory} holds no .safetensors weights{hint}")
+    _check_weights(directory)
+
+
+def _check_weights(directory: Path) -> None:
+    """Every shard is there that the index names, if it is used, and every file's header fits its length. Reads no weights.
+
+    transformers finds that out minutes later for a large model, and does not say which file it was.
+    """
+    index = directory / "model.safetensors.index.json"
+    if index.is_file() and not (directory / "model.safetensors").is_file():
+        shards = read_json(index).get("weight_map", {})
+        missing = sorted(name for name in set(map(str, shards.values())) if not (directory / name).is_file())
+        if missing:
+            raise BadModel(f"{directory} lacks {missing[0]}, which {index.name} names ({len(missing)} missing)")
+    for file in sorted(directory.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (OSError, SafetensorError) as exc:
+            raise BadModel(f"{file} could not be loaded, it is damaged or cut short: {exc}") from exc
 
 
 def read_json(path: Path) -> dict[str, Any]:

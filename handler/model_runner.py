@@ -73,12 +73,13 @@ class ModelRunner:
             prefixes,
         )
 
-    def erase(self, slot: int) -> None:
-        """Zero the slot's keys and values."""
-        self.cache.erase(slot)
+    def retry(self, item: ScheduledSequence) -> ScheduledSequence:
+        """The same: its keys and values are written again to the same places."""
+        return item
 
-    def forget(self, slot: int) -> None:
-        """Nothing to do: stale keys and values are finite, and masked until they are overwritten."""
+    def forget(self, slot: int, num_tokens: int) -> None:
+        """Zero what the sequence wrote: the next one may read its slot beyond its own tokens, masked."""
+        self.cache.erase(slot, num_tokens)
 
     def _run(self, model_input: ModelInput) -> Tensor:
         step = StepContext(self.cache, model_input, self._windows)

@@ -56,11 +56,12 @@ class PagedRunner:
         """Books of the cache's pages. `limits` are those the runner was made with."""
         return BlockManager(limits.max_model_len, limits.capacity_tokens, limits.page_size)
 
-    def erase(self, slot: int) -> None:
-        """Nothing to do: keys beyond a sequence's own are never read, whatever a page held before."""
+    def retry(self, item: ScheduledSequence) -> ScheduledSequence:
+        """The same: its keys and values are written again to the same places."""
+        return item
 
-    def forget(self, slot: int) -> None:
-        """Nothing to do: pages are the block manager's."""
+    def forget(self, slot: int, num_tokens: int) -> None:
+        """Nothing to do: keys beyond a sequence's own are never read, whatever a page held before."""
 
     @torch.inference_mode()
     def run(self, batch: ScheduledBatch) -> StepLogits:

@@ -49,8 +49,8 @@ class Runner(Protocol):
     def kv_manager(self, limits: Limits) -> KVManager:
         """The books of the memory this runner keeps its keys and values in."""
 
-    def erase(self, slot: int) -> None:
-        """Make sure that nothing a failed sequence left in `slot` can reach the next one."""
+    def retry(self, item: ScheduledSequence) -> ScheduledSequence:
+        """An item of a pass that raised, as it must be scheduled to run again. What the pass left of it is void."""
 
-    def forget(self, slot: int) -> None:
-        """The sequence in `slot` is gone; drop what only it needed."""
+    def forget(self, slot: int, num_tokens: int) -> None:
+        """The sequence in `slot`, which wrote `num_tokens` tokens at most, is gone; nothing of it may reach another."""

@@ -10,9 +10,9 @@ import torch
 
 from handler.cache_runner import CacheRunner
 from handler.config import EngineConfig
-from handler.errors import UnsupportedModel
+from handler.errors import BadModel, UnsupportedModel
 from handler.memory import Limits, bytes_per_token, derive_limits
-from handler.model_loader import LoadedModel
+from handler.model_loader import LoadedModel, not_finite
 from handler.model_runner import ModelRunner
 from handler.paged_start import start_paged
 from handler.runner import Runner
@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 
 
 def choose_runner(config: EngineConfig, loaded: LoadedModel, board: StatusBoard) -> tuple[Runner, Limits]:
-    """Pages, else slots, else transformers' cache. Raises UnsupportedModel with every reason if none is right."""
+    """Pages, else slots, else transformers' cache. Raises UnsupportedModel with every reason if none is right, and
+    BadModel if the weights are the reason."""
     own_attention = _attention_of(loaded)
     paged = start_paged(config, loaded, board)
     if paged is not None:
@@ -32,6 +33,9 @@ def choose_runner(config: EngineConfig, loaded: LoadedModel, board: StatusBoard)
         found = _start_packed(config, loaded)
     except UnsupportedModel as exc:
         refusal = str(exc)
+        damaged = not_finite(loaded.model)
+        if damaged is not None:
+            raise BadModel(f"the weight {damaged} holds numbers that are not finite; the file is damaged") from exc
     else:
         board["self_test"] = board["self_test"] or Verdict.PASSED
         return found

@@ -60,7 +60,7 @@ class RunnerTrial:
             return _one_line(exc)
         finally:
             for slot in range(len(self._texts)):
-                runner.forget(slot)
+                runner.forget(slot, 0)
         if gap <= TOLERANCE[self._loaded.dtype]:
             return None
         return f"logits differ from those of the model without a cache by {gap:.2g}, relative"

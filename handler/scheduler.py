@@ -171,11 +171,10 @@ class Scheduler:
         self.num_preemptions += 1
         self.waiting.appendleft(seq)
 
-    def advance(self, batch: ScheduledBatch) -> None:
-        """Record that the step's tokens are in the cache."""
-        for item in batch.items:
-            item.seq.num_computed = item.start + item.num_tokens
-            self.kv.commit(item.seq)
+    def advance(self, item: ScheduledSequence) -> None:
+        """Record that the item's tokens are in the cache."""
+        item.seq.num_computed = item.start + item.num_tokens
+        self.kv.commit(item.seq)
 
     def append_token(self, seq: Sequence, token_id: int) -> FinishReason | None:
         """Add a sampled token; finishes the sequence and frees its memory if it ends here."""
@@ -192,7 +191,7 @@ class Scheduler:
         if seq.status is SequenceStatus.RUNNING:
             self.running.remove(seq)
             self.kv.release(seq)
-        else:
+        elif seq in self.waiting:
             self.waiting.remove(seq)
         seq.status = SequenceStatus.FINISHED
         seq.finish_reason = reason

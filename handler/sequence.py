@@ -33,7 +33,8 @@ class Sequence:
 
     `token_ids` is prompt then output. Keys and values of `token_ids[:num_computed]` are in the cache; the others
     are still to be run. One new token is sampled each time `num_computed` reaches `len(token_ids)`. `slot` and
-    `block_table` say where the cache keeps them, -1 and [] while the sequence holds no memory.
+    `block_table` say where the cache keeps them, -1 and [] while the sequence holds no memory. A `suspect` was at work
+    when an engine died (handler.suspects); `fingerprint` is the same for every try of its request.
     """
 
     request: GenerateRequest
@@ -52,6 +53,8 @@ class Sequence:
     num_preemptions: int = 0
     constraint: Constraint | None = None
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    fingerprint: int = 0
+    suspect: bool = False
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.request.prompt_token_ids)

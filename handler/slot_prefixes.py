@@ -46,10 +46,13 @@ class SlotPrefixes:
         scores_prompt = seq.sampling.num_prompt_logprobs is not None and seq.num_output_tokens == 0
         if seq.request.reuse_prefix and not scores_prompt:
             chain = self._index.match(seq.token_ids[:-1], seq.request.cache_salt)
+        try:
+            if chain:
+                self._mover.restore_pages(chain, seq.slot)
+        except (RuntimeError, MemoryError):  # torch has no memory left to copy with; the tokens are computed instead
+            chain = []
         self._chains[seq.slot] = chain
         self._hold(chain)
-        if chain:
-            self._mover.restore_pages(chain, seq.slot)
         seq.num_computed = len(chain) * self.page_size
         if seq.num_preemptions == 0:
             seq.num_cached = seq.num_computed
@@ -69,13 +72,22 @@ class SlotPrefixes:
             tokens = seq.token_ids[first : first + self.page_size]
             page = self._index.insert(own, tokens, chain[-1] if chain else None, seq.request.cache_salt)
             if page == own:
-                self._mover.save_page(seq.slot, first, page)
+                self._fill(page, seq.slot, first)
             else:
                 self._free.append(own)
             if page is None:
                 return
             self._hold([page])
             chain.append(page)
+
+    def _fill(self, page: int, slot: int, first: int) -> None:
+        """Copy into a page that is in the index already; if that fails it must not stay there."""
+        try:
+            self._mover.save_page(slot, first, page)
+        except BaseException:
+            self._index.discard(page)
+            self._free.append(page)
+            raise
 
     def _hold(self, pages: list[int]) -> None:
         self._index.hold(pages)

@@ -9,19 +9,21 @@ from pathlib import Path
 import torch
 
 from handler.config import EngineConfig
+from handler.custody import Custody
 from handler.engine import EngineCore
 from handler.grammar import GrammarCompiler
 from handler.ipc import EngineSocket
 from handler.memory import Limits
 from handler.model_loader import load
 from handler.model_location import locate
-from handler.protocol import GenerateRequest, ModelCard, SamplingParams
+from handler.protocol import ModelCard
 from handler.runner import Runner
 from handler.runner_choice import choose_runner
 from handler.scheduler import Scheduler, SchedulerLimits
-from handler.sequence import Sequence
 from handler.status import Phase, StatusBoard
+from handler.suspects import Hazards, Suspects
 from handler.tokenizer_files import tokenizer_dir
+from handler.warm_up import warm_up_sequence
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ def start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, ModelCa
     eos = min(loaded.eos_token_ids, default=None)
     grammars = GrammarCompiler(tokens_dir / "tokenizer.json", runner.vocab_size, eos)
     core = build_core(config, runner, limits, board, grammars)
-    _warm_up(core)
+    core.generate_for_warm_up(warm_up_sequence(runner.vocab_size, limits.max_model_len))
     card = _card(config, runner, limits, model_id, tokens_dir)
     board["kv_capacity_tokens"] = limits.capacity_tokens
     logger.info(
@@ -75,14 +77,12 @@ def build_core(
         ),
         runner.kv_manager(limits),
     )
-    return EngineCore(runner, scheduler, EngineSocket(config.socket_path), board, grammars)
-
-
-def _warm_up(core: EngineCore) -> None:
-    """Run one real request through scheduler, model and sampler, so that ready means: has generated."""
-    ids = [min(3, core.runner.vocab_size - 1)] * min(8, core.scheduler.limits.max_model_len - 2)
-    sampling = SamplingParams(max_tokens=2, seed=0, temperature=0.7, top_p=0.9, ignore_eos=True)
-    core.generate_for_warm_up(Sequence(GenerateRequest("warm-up", ids, sampling, 600.0), b"", 0.0, float("inf")))
+    custody = Custody(
+        board,
+        Hazards(Path(config.hazards_path)) if config.hazards_path else None,
+        Suspects(Path(config.suspects_path)) if config.suspects_path else None,
+    )
+    return EngineCore(runner, scheduler, EngineSocket(config.socket_path), board, grammars, custody)
 
 
 def _card(config: EngineConfig, runner: Runner, limits: Limits, model_id: str, tokens_dir: Path) -> ModelCard:

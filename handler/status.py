@@ -19,6 +19,7 @@ _NUMBERS = (
     "phase_since_ns",
     "heartbeat_ns",  # time.monotonic_ns() of the last pass of the engine's loop
     "steps",
+    "step_limit_ms",  # how long the step under way may take before the engine counts as hung; 0 says nothing
     "progress_permille",
     "running",
     "waiting",

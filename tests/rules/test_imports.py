@@ -29,9 +29,19 @@ PURE = [
     "errors",
     "lifeline",
     "logs",
+    "suspects",
+    "pace",
+    "custody",
 ]
 # The only modules of the model side that the web side may name.
-SHARED = {"handler.protocol", "handler.status", "handler.config", "handler.lifeline", "handler.logs"}
+SHARED = {
+    "handler.protocol",
+    "handler.status",
+    "handler.config",
+    "handler.lifeline",
+    "handler.logs",
+    "handler.suspects",
+}
 
 
 def modules(package: object) -> list[str]:

@@ -88,9 +88,7 @@ def compat_generate() -> Response:
 
 
 @blueprint.get("/info")
-@describe(
-    Operation(tag="TGI", summary="The model and the limits", answer=Info, error=ErrorAnswer, errors=(503,))
-)
+@describe(Operation(tag="TGI", summary="The model and the limits", answer=Info, error=ErrorAnswer, errors=(503,)))
 def info() -> Response:
     """The model and the limits, with TGI's names."""
     served, settings = service().model, service().settings

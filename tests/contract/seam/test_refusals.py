@@ -20,7 +20,7 @@ MEANINGS = {
     ErrorCode.INVALID: (400, 422, "validation"),
     ErrorCode.DEADLINE: (504, 504, "timeout"),
     ErrorCode.NUMERICS: (500, 424, "generation"),
-    ErrorCode.OUT_OF_MEMORY: (500, 424, "generation"),
+    ErrorCode.OUT_OF_MEMORY: (503, 503, "overloaded"),
     ErrorCode.INTERNAL: (500, 424, "generation"),
     ErrorCode.ENGINE_DEAD: (503, 503, "unhealthy"),
 }

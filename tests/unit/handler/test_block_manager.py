@@ -72,7 +72,8 @@ class PretendedModel:
                 assert self.memory[at] == (seq.request.cache_salt, tuple(seq.token_ids[: position + 1]))
                 assert seq.request.reuse_prefix or self.owners[at] is seq
                 assert self.owners[at].request.reuse_prefix or self.owners[at] is seq
-        self.scheduler.advance(batch)
+        for item in batch.items:
+            self.scheduler.advance(item)
         return [
             item.seq
             for item in batch.items
@@ -285,7 +286,8 @@ def broken_books() -> Iterator[tuple[str, Scheduler]]:
         scheduler = make()
         seq = sequence("a", PROMPT, 4)
         scheduler.add(seq)
-        scheduler.advance(scheduler.schedule())
+        for item in scheduler.schedule().items:
+            scheduler.advance(item)
         kv = books(scheduler)
         if what == "page lost":
             kv._free.pop()

@@ -36,7 +36,8 @@ def make(num_seqs: int = 4, budget: int = 16, capacity: int = 128, page: int = 8
 
 def play(scheduler: Scheduler, batch: ScheduledBatch, token_id: int = 9) -> list[Sequence]:
     """Pretend to run the batch: every item that samples gets `token_id`. Returns who ended."""
-    scheduler.advance(batch)
+    for item in batch.items:
+        scheduler.advance(item)
     return [
         item.seq
         for item in batch.items

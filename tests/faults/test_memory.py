@@ -1,0 +1,152 @@
+"""Rows 12, 33 and 34 against the real server: a poisoned request, memory that runs out, grammars without end."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import resource
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from tests.faults import streams
+from tests.faults.conftest import Scoreboard
+from tests.faults.streams import Client
+from tests.support.server import Server
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def start(model: Path, **environ: str) -> Server:
+        values = {"HF_MODEL_ID": str(model), "CACHE_DIR": str(tmp_path / "cache"), "DTYPE": "float32"}
+        servers.append(Server(tmp_path / f"log{len(servers)}", values | environ))
+        servers[-1].wait_ready()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
+def save(directory: Path, change: Callable[[Any], None] = lambda _model: None, **config: int) -> Path:
+    """A tiny llama in float32, changed before it is written."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tests.support import tiny_models
+
+    torch.manual_seed(0)
+    values = tiny_models.FAMILIES["llama"] | {"tie_word_embeddings": False} | config
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **values), dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim >= 2 and "norm" not in name:
+                parameter.normal_(0.0, 0.15)
+        change(model)
+    model.save_pretrained(directory)
+    tiny_models.write_tokenizer(directory)
+    return directory
+
+
+@pytest.mark.row(12, bug="_by_halves fails all its items; SlotCache.erase left out")
+def test_a_poisoned_request(scoreboard: Scoreboard, serve: Callable[..., Server], tmp_path: Path) -> None:
+    """A character whose embedding is NaN, in the middle of 15 streams; then in every slot, one after the other."""
+    from tokenizers import Tokenizer
+
+    model = tmp_path / "model"
+    model.mkdir()
+    save(model)
+    poison = Tokenizer.from_file(str(model / "tokenizer.json")).token_to_id("~")
+    save(model, lambda built: built.get_input_embeddings().weight[poison].fill_(float("nan")))
+    server = serve(model)
+    alone = {}
+    for prompt in streams.prompts(15):
+        client = Client(server, prompt, 100)
+        streams.join([client])
+        alone[prompt] = client.token_ids
+    right, failed, statuses = 0, 0, set()
+    for _ in range(10):
+        clients = streams.start(server, 15, 100)
+        streams.wait_running(clients, 1)
+        poisoned = server.request("POST", "/v1/completions", {"prompt": "so bad ~ it fails", "max_tokens": 20})
+        statuses.add(poisoned.status)
+        failed += poisoned.status == 500
+        streams.join(clients)
+        right += sum(client.token_ids == alone[client.prompt] for client in clients)
+    text = f"{failed} of 10 poisoned failed ({statuses}), {right} of 150 others as alone"
+    scoreboard(
+        12,
+        "a NaN row beside 15 streams, 10 times (each call site: tests/engine)",
+        "",
+        text,
+        (failed, right) == (10, 150),
+    )
+
+
+@pytest.mark.row(34, bug="is_out_of_memory returns False; _with_less drops the oldest")
+def test_memory_runs_out(scoreboard: Scoreboard, serve: Callable[..., Server], tmp_path: Path) -> None:
+    """RLIMIT_AS of the engine is lowered to what it has while 6 streams run; then a long prompt comes."""
+    model = tmp_path / "model"
+    model.mkdir()
+    server = serve(save(model, intermediate_size=16_384, num_hidden_layers=2), ENGINE_THREADS="1")
+    alone = {}
+    for prompt in streams.prompts(6):
+        client = Client(server, prompt, 60)
+        streams.join([client])
+        alone[prompt] = client.token_ids
+    pid = server.engine().pid
+    newest_refused = right = 0
+    statuses: set[int] = set()
+    for _ in range(20):
+        clients = streams.start(server, 6, 60)
+        streams.wait_running(clients, 3)
+        size = psutil.Process(pid).memory_info().vms
+        resource.prlimit(pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+        # 400 letters: a chunk of 256 rows needs 16 MB in one piece, ten rows of decoding do not.
+        newest = server.request("POST", "/v1/completions", {"prompt": "abcd" * 100, "max_tokens": 20})
+        streams.join(clients)
+        resource.prlimit(pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        statuses.add(newest.status)
+        newest_refused += newest.status == 503 and bool(newest.headers.get("Retry-After"))
+        right += sum(client.token_ids == alone[client.prompt] for client in clients)
+    same = server.engine().pid == pid
+    after = server.request("POST", "/v1/completions", {"prompt": "abcd" * 100, "max_tokens": 20}).status
+    text = f"newest 503 in {newest_refused} of 20 ({statuses}), {right} of 120 others as alone, "
+    text += f"engine {'the same' if same else 'ANOTHER'}, the same prompt afterwards {after}"
+    ok = newest_refused == 20 and right == 120 and same and after == 200
+    scoreboard(34, "RLIMIT_AS lowered under 6 streams, 20 times", "20 of 20", text, ok)
+
+
+@pytest.mark.row(33, bug="a dict of compiled grammars kept in GrammarCompiler")
+def test_grammars_without_end(
+    scoreboard: Scoreboard, serve: Callable[..., Server], tiny_llama: Path, tmp_path: Path
+) -> None:
+    """10,000 distinct schemas and salts, after 1,000 that warm everything up."""
+    server = serve(tiny_llama)
+    engine = psutil.Process(server.engine().pid)
+
+    def ask(i: int) -> int:
+        properties = {f"field{i}": {"enum": [f"a{i}", f"b{i}"]}, f"number{i}": {"type": "integer"}}
+        schema = {"type": "object", "properties": properties, "required": list(properties)}
+        parameters = {"max_new_tokens": 2, "grammar": {"type": "json", "value": schema}}
+        return server.request("POST", "/generate", {"inputs": f"{i}", "parameters": parameters}).status
+
+    with concurrent.futures.ThreadPoolExecutor(16) as threads:
+        warm = set(threads.map(ask, range(1_000)))
+        before, files = engine.memory_info().rss, count_files(tmp_path / "cache")
+        began = time.monotonic()
+        statuses = set(threads.map(ask, range(1_000, 11_000)))
+    grown = (engine.memory_info().rss - before) / 1e6
+    made = count_files(tmp_path / "cache") - files
+    rate = 10_000 / (time.monotonic() - began)
+    text = f"memory {grown:+.0f} MB, {made} files, statuses {statuses | warm}, {rate:.0f} a second"
+    scoreboard(33, "10,000 distinct JSON schemas", "", text, grown < 64 and not made and statuses == {200})
+
+
+def count_files(directory: Path) -> int:
+    return sum(path.is_file() for path in directory.rglob("*"))

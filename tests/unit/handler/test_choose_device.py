@@ -1,0 +1,48 @@
+"""A CUDA device that cannot be used is said, not worked around."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from handler.errors import BadConfiguration
+from handler.model_loader import choose_device
+
+TOO_OLD = (
+    "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040). Please update your GPU "
+    "driver. (Triggered internally at /pytorch/c10/cuda/CUDAFunctions.cpp:119.)"
+)
+
+
+@pytest.fixture
+def old_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_available() -> bool:
+        warnings.warn(TOO_OLD, UserWarning, stacklevel=2)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", is_available)
+
+
+@pytest.mark.usefixtures("old_driver")
+@pytest.mark.parametrize("wanted", ["auto", "cuda", "cuda:1"])
+def test_a_driver_that_is_too_old(wanted: str) -> None:
+    with pytest.raises(BadConfiguration) as found:
+        choose_device(wanted)
+    assert str(found.value) == (
+        "CUDA cannot be used: The NVIDIA driver on your system is too old (found version 11040). Please update your "
+        "GPU driver; DEVICE=cpu serves without it"
+    )
+
+
+@pytest.mark.usefixtures("old_driver")
+def test_the_cpu_can_be_asked_for() -> None:
+    assert choose_device("cpu").type == "cpu"
+
+
+def test_no_device_at_all_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto").type == "cpu"
+    with pytest.raises(BadConfiguration, match="DEVICE=cuda is set"):
+        choose_device("cuda")
