@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from container.run_dir import METRICS_DIR_VARIABLE, RunDir
+from container.run_dir import RunDir
 from container.settings import Settings
 from container.stall import StallWatch
 from handler.config import EngineConfig, Quantize
@@ -140,7 +140,7 @@ class EngineProcess:
         self.board.enter(Phase.STARTING, "starting the engine")
         self.board["epoch"] = epoch
         command = [sys.executable, "-m", "handler", str(path)]
-        environ = {**os.environ, METRICS_DIR_VARIABLE: str(self._run_dir.path)}
+        environ = {**os.environ, **self._run_dir.metrics_environ()}
         self._process = subprocess.Popen(command, env=environ, start_new_session=True)  # noqa: S603 - our own module
 
     def _config(self, epoch: int) -> EngineConfig:

@@ -57,3 +57,7 @@ class RunDir:
     def socket(self, epoch: int) -> Path:
         """Where the engine of an epoch listens; a new engine never meets an old engine's peers."""
         return self.path / f"engine-{epoch}.sock"
+
+    def metrics_environ(self) -> dict[str, str]:
+        """Read by prometheus_client when it is imported: where each process keeps its counts."""
+        return {METRICS_DIR_VARIABLE: str(self.path)}

@@ -11,7 +11,7 @@ import sys
 import time
 
 from container.engine_process import EXIT_CRASHED, EXIT_MODEL, EngineProcess, stop
-from container.run_dir import LISTEN_FD_VARIABLE, METRICS_DIR_VARIABLE, RUN_DIR_VARIABLE, WORKERS_VARIABLE, RunDir
+from container.run_dir import LISTEN_FD_VARIABLE, RUN_DIR_VARIABLE, WORKERS_VARIABLE, RunDir
 from container.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class Supervisor:
             LISTEN_FD_VARIABLE: str(self._listen_fd),
             RUN_DIR_VARIABLE: str(self._run_dir.path),
             WORKERS_VARIABLE: str(self._settings.web_workers),
-            METRICS_DIR_VARIABLE: str(self._run_dir.path),
+            **self._run_dir.metrics_environ(),
         }
         command = [sys.executable, "-m", "gunicorn", "--config", "python:container.gunicorn_conf"]
         return subprocess.Popen(  # noqa: S603 - our own module

@@ -39,7 +39,7 @@ class SlotCache:
         self._maps: list[mmap.mmap] = []
 
     def layer(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The layer's keys and values; `key` and `value` `[1, num_kv_heads, T, head_dim]` fix the shape once."""
+        """The layer's keys and values; `key` and `value` `[T, num_kv_heads, head_dim]` fix the shape once."""
         found = self._layers.get(layer_idx)
         if found is None:
             found = (
@@ -53,7 +53,7 @@ class SlotCache:
         return found
 
     def _allocate(self, like: Tensor, rows: int, length: int) -> Tensor:
-        shape = (rows, length, like.shape[1], like.shape[3])
+        shape = (rows, length, *like.shape[1:])
         if self.device.type != "cpu":
             return torch.zeros(shape, dtype=self.dtype, device=self.device)
         size = max(1, torch.Size(shape).numel()) * self.dtype.itemsize
@@ -62,10 +62,10 @@ class SlotCache:
         return torch.frombuffer(memory, dtype=self.dtype).view(shape)
 
     def write(self, layer_idx: int, flat_index: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store keys and values `[1, num_kv_heads, T, head_dim]` at `flat_index` `[T]` = slot * max_len + position."""
+        """Store keys and values `[T, num_kv_heads, head_dim]` at `flat_index` `[T]` = slot * max_len + position."""
         keys, values = self.layer(layer_idx, key, value)
-        keys.view(-1, *keys.shape[2:]).index_copy_(0, flat_index, key[0].transpose(0, 1))
-        values.view(-1, *values.shape[2:]).index_copy_(0, flat_index, value[0].transpose(0, 1))
+        keys.view(-1, *keys.shape[2:]).index_copy_(0, flat_index, key)
+        values.view(-1, *values.shape[2:]).index_copy_(0, flat_index, value)
         return keys, values
 
     @torch.inference_mode()

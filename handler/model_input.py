@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from handler.scheduler import ScheduledBatch, ScheduledSequence
 
-# Key lengths are rounded up to this, so that masks and kernels see few distinct shapes.
-LENGTH_BUCKET = 64
+# Key lengths are rounded up to this. The CPU kernel's result does not depend on how many masked keys follow, as long
+# as their number is a multiple of its vector width; so rows of any lengths may share a call.
+LENGTH_BUCKET = 16
 # Beyond so many separate runs of slots one call over all of them, idle slots included, costs less.
 _MAX_RUNS = 4
+# A run of rows is split where that spares reading so many keys, which is worth another call.
+_KEYS_WORTH_A_CALL = 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -49,21 +53,23 @@ class DecodeGroup:
 
 @dataclass(slots=True, eq=False)
 class PrefillChunk:
-    """Rows `[first_row, first_row + num_rows)` are positions `[start, start + num_rows)` of the sequence in `slot`."""
+    """Rows `[first_row, first_row + num_rows)` are positions `[start, start + num_rows)` of the sequence in `slot`.
+
+    They look at `length` keys of the slot, its beginning, of which the last few may be masked.
+    """
 
     first_row: int
     num_rows: int
     slot: int
     start: int
+    length: int
     _masks: dict[int, Tensor] = field(default_factory=dict)
 
-    def mask(self, window: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-        """Additive mask `[num_rows, start + num_rows]`, or None where plain causal masking says the same."""
-        if self.start == 0 and (not window or window >= self.num_rows):
-            return None
+    def mask(self, window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Additive mask `[num_rows, length]`: 0 where a row may look, -inf elsewhere; window 0 is unlimited."""
         found = self._masks.get(window)
         if found is None:
-            keys = torch.arange(self.start + self.num_rows, device=device)[None]
+            keys = torch.arange(self.length, device=device)[None]
             queries = torch.arange(self.start, self.start + self.num_rows, device=device)[:, None]
             hidden = keys > queries
             if window:
@@ -93,13 +99,13 @@ class ModelInput:
 
 
 def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device) -> ModelInput:
-    """Pack the batch. Rows: single tokens ordered by slot, then prompt chunks."""
+    """Pack the batch. Rows: single tokens ordered by slot, then prompt chunks. `max_len` is a slot's, in tokens."""
     singles = sorted((item for item in batch.items if item.num_tokens == 1), key=lambda item: item.seq.slot)
     longer = [item for item in batch.items if item.num_tokens > 1]
     ids: list[int] = []
     positions: list[int] = []
     flat: list[int] = []
-    logits: list[int] = []
+    sample_rows: list[int] = []
     samples: list[ScheduledSequence] = []
     scored: list[ScheduledSequence] = []
     scored_rows: list[int] = []
@@ -107,7 +113,7 @@ def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device)
     for item in (*singles, *longer):
         end = item.start + item.num_tokens
         if item.num_tokens > 1:
-            chunks.append(PrefillChunk(len(ids), item.num_tokens, item.seq.slot, item.start))
+            chunks.append(PrefillChunk(len(ids), item.num_tokens, item.seq.slot, item.start, _bucket(end)))
         if item.scores_prompt:
             scored.append(item)
             scored_rows += range(len(ids), len(ids) + item.num_tokens)
@@ -115,23 +121,26 @@ def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device)
         positions += range(item.start, end)
         flat += range(item.seq.slot * max_len + item.start, item.seq.slot * max_len + end)
         if item.samples:
-            logits.append(len(ids) - 1)
+            sample_rows.append(len(ids) - 1)
             samples.append(item)
-    groups = _group(singles, max_len, device)
     return ModelInput(
         input_ids=torch.tensor([ids], device=device),
         position_ids=torch.tensor([positions], device=device),
         flat_index=torch.tensor(flat, device=device),
-        logits_index=torch.tensor(logits + scored_rows, dtype=torch.long, device=device),
+        logits_index=torch.tensor(sample_rows + scored_rows, dtype=torch.long, device=device),
         samples=samples,
         scored=scored,
-        decodes=groups,
+        decodes=_group(singles, device),
         chunks=chunks,
     )
 
 
-def _group(singles: list[ScheduledSequence], max_len: int, device: torch.device) -> list[DecodeGroup]:
-    """Runs of neighbouring slots, each one view of the cache; one run over everything if they are too many."""
+def _bucket(length: int) -> int:
+    return -(-length // LENGTH_BUCKET) * LENGTH_BUCKET
+
+
+def _group(singles: list[ScheduledSequence], device: torch.device) -> list[DecodeGroup]:
+    """Runs of neighbouring slots and similar lengths, each one view of the cache; one run if there are too many."""
     runs: list[list[ScheduledSequence]] = []
     for item in singles:
         if runs and runs[-1][-1].seq.slot + 1 == item.seq.slot:
@@ -140,15 +149,29 @@ def _group(singles: list[ScheduledSequence], max_len: int, device: torch.device)
             runs.append([item])
     if len(runs) > _MAX_RUNS:
         runs = [singles]
+    runs = [part for run in runs for part in _split_by_length(run)]
     groups: list[DecodeGroup] = []
     row = 0
     for run in runs:
-        groups.append(_decode_group(run, row, max_len, device))
+        groups.append(_decode_group(run, row, device))
         row += len(run)
     return groups
 
 
-def _decode_group(run: list[ScheduledSequence], row: int, max_len: int, device: torch.device) -> DecodeGroup:
+def _split_by_length(run: list[ScheduledSequence]) -> list[list[ScheduledSequence]]:
+    """Cut `run` where its longest sequences end, as long as a cut spares enough reading."""
+    longest_after = list(accumulate((item.start for item in reversed(run)), max))[::-1]
+    whole = longest_after[0] * len(run)
+    before, best, cut = 0, whole - _KEYS_WORTH_A_CALL, 0
+    for i in range(1, len(run)):
+        before = max(before, run[i - 1].start)
+        cost = before * i + longest_after[i] * (len(run) - i)
+        if cost < best:
+            best, cut = cost, i
+    return [*_split_by_length(run[:cut]), *_split_by_length(run[cut:])] if cut else [run]
+
+
+def _decode_group(run: list[ScheduledSequence], row: int, device: torch.device) -> DecodeGroup:
     first, last = run[0].seq.slot, run[-1].seq.slot
     num_slots = last - first + 1
     positions = [0] * num_slots
@@ -161,7 +184,7 @@ def _decode_group(run: list[ScheduledSequence], row: int, max_len: int, device: 
         num_rows=len(run),
         first_slot=first,
         num_slots=num_slots,
-        length=min(-(-longest // LENGTH_BUCKET) * LENGTH_BUCKET, max_len),
+        length=_bucket(longest),
         rows=torch.tensor([item.seq.slot - first for item in run], device=device) if gaps else None,
         positions=torch.tensor(positions, device=device),
     )

@@ -35,6 +35,7 @@ class LoadedModel:
     device: torch.device
     quantize: Quantize
     max_position_embeddings: int
+    num_parameters: int
 
 
 def load(config: EngineConfig, directory: Path, progress: Progress) -> LoadedModel:
@@ -57,6 +58,7 @@ def load(config: EngineConfig, directory: Path, progress: Progress) -> LoadedMod
         device=device,
         quantize=quantize,
         max_position_embeddings=_max_positions(text_config) or config.max_model_len or UNBOUNDED_CONTEXT,
+        num_parameters=model.num_parameters(),
     )
 
 

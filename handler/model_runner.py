@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from handler.attention import ATTENTION_NAME, STEP, StepContext, UnsupportedAttention, layer_windows
+from handler.dense_linear import can_lay_out, lay_out_linears, restore_linears
 from handler.errors import UnsupportedModel
+from handler.fused_layers import fuse_layers
 from handler.kv_cache import SlotCache
 from handler.kv_manager import KVManager, SlotKV
+from handler.linears import PackedLinear
 from handler.memory import Limits
-from handler.model_input import ModelInput, build_model_input
+from handler.model_input import LENGTH_BUCKET, ModelInput, build_model_input
 from handler.model_loader import LoadedModel
 from handler.protocol import GenerateRequest, SamplingParams
 from handler.runner import StepLogits
@@ -36,7 +40,10 @@ class ModelRunner:
         self, loaded: LoadedModel, num_slots: int, max_len: int, num_stored_pages: int = 0, page_size: int = 32
     ) -> None:
         self.loaded = loaded
-        self.cache = SlotCache(num_slots, max_len, loaded.dtype, loaded.device, num_stored_pages, page_size)
+        # Keys are looked at in whole buckets, the last one of a slot too.
+        slot_len = -(-max_len // LENGTH_BUCKET) * LENGTH_BUCKET
+        self.cache = SlotCache(num_slots, slot_len, loaded.dtype, loaded.device, num_stored_pages, page_size)
+        self._max_len = max_len
         self._windows = layer_windows(loaded.text_config)
         self._keeps_logits = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
         self.num_attention_calls = 0
@@ -118,10 +125,53 @@ class ModelRunner:
         calls, layers = self.num_attention_calls, int(self.loaded.text_config.num_hidden_layers)
         if calls != layers:
             raise UnsupportedModel(f"{self._name} calls the engine's attention in {calls} of {layers} layers")
-        for one, other in zip(expected, got, strict=True):
-            gap = float((one - other).abs().max()) / max(1.0, float(one.abs().max()))
-            if not gap <= _TOLERANCE[self.loaded.dtype]:
-                raise UnsupportedModel(f"{self._name}: logits differ from eager attention by {gap:.2g}, relative")
+        gap = _largest_gap(expected, got)
+        if not gap <= _TOLERANCE[self.loaded.dtype]:
+            raise UnsupportedModel(f"{self._name}: logits differ from eager attention by {gap:.2g}, relative")
+
+    @torch.inference_mode()
+    def speed_up(self) -> None:
+        """On CPU: fuse the layers of known shape and lay the weights out for the processor. Call after `probe`.
+
+        The logits are compared before and after; what changes them is taken back.
+        """
+        model, dtype = self.loaded.model, self.loaded.dtype
+        if not can_lay_out(self.loaded.device, dtype):
+            return
+        prompts = self._probe_prompts()
+        expected = self._probe_steps(prompts)
+        num_fused = fuse_layers(model, self._layer_trial(), _TOLERANCE[dtype])
+        places = lay_out_linears(model)
+        for module in model.modules():
+            if isinstance(module, PackedLinear):
+                module.lay_out()
+        gap = _largest_gap(expected, self._probe_steps(prompts))
+        if gap <= _TOLERANCE[dtype]:
+            logger.info("weights are laid out for this processor; %d layers are fused", num_fused)
+        else:
+            restore_linears(places)
+            logger.warning("weights stay as they are: laid out for this processor they change logits by %.2g", gap)
+
+    def _layer_trial(self) -> Callable[[nn.Module], Tensor]:
+        """A function that runs one decoder layer on a short prompt of random vectors."""
+        ids = self._probe_prompts()[0]
+        request = GenerateRequest("", ids, SamplingParams(max_tokens=1, seed=0), 1.0)
+        item = ScheduledSequence(Sequence(request, b"", 0.0, 1.0, slot=0), 0, len(ids))
+        model_input = build_model_input(ScheduledBatch([item]), self.cache.max_len, self.loaded.device)
+        generator = torch.Generator().manual_seed(0)
+        width = self.loaded.text_config.hidden_size
+        hidden = torch.randn(1, len(ids), width, generator=generator).to(self.loaded.dtype)
+
+        def run(layer: nn.Module) -> Tensor:
+            rotary = self.loaded.model.model.rotary_emb(hidden, position_ids=model_input.position_ids)
+            token = STEP.set(StepContext(self.cache, model_input, self._windows))
+            try:
+                out: Tensor = layer(hidden, position_embeddings=rotary, position_ids=model_input.position_ids)
+            finally:
+                STEP.reset(token)
+            return out
+
+        return run
 
     @property
     def _name(self) -> str:
@@ -130,7 +180,7 @@ class ModelRunner:
     def _probe_prompts(self) -> list[list[int]]:
         """Two prompts (one if there is one slot) of different lengths, longer than a short sliding window."""
         window = min((w for w in self._windows.values() if w), default=0)
-        long = min(self.cache.max_len - 1, window + 5 if 0 < window <= 64 else 11)
+        long = min(self._max_len - 1, window + 5 if 0 < window <= 64 else 11)
         ids = [(7 * i + 3) % self.vocab_size for i in range(long)]
         return [ids, ids[1 : 1 + max(2, long // 2)]][: self.cache.num_slots]
 
@@ -154,3 +204,11 @@ class ModelRunner:
             found = self.run(ScheduledBatch(items))
         order = [item.seq for item in found.samples]
         return [found.logits[order.index(seq)].float() for seq in seqs]
+
+
+def _largest_gap(expected: list[Tensor], got: list[Tensor]) -> float:
+    """The largest difference relative to the largest logit of its row; NaN if there is one."""
+    gaps = [
+        (one - other).abs().max() / one.abs().max().clamp(min=1.0) for one, other in zip(expected, got, strict=True)
+    ]
+    return float(torch.stack(gaps).max())

@@ -54,6 +54,7 @@ def _start_packed(config: EngineConfig, loaded: LoadedModel) -> tuple[Runner, Li
     limits = derive_limits(config, loaded)
     runner = ModelRunner(loaded, limits.max_num_seqs, limits.max_model_len, limits.num_stored_pages, limits.page_size)
     runner.probe()
+    runner.speed_up()
     logger.info("runner: packed")
     return runner, limits
 

@@ -98,7 +98,7 @@ def _card(config: EngineConfig, runner: Runner, limits: Limits, model_id: str, t
         device=str(loaded.device),
         quantize=str(loaded.quantize),
         model_type=str(loaded.model.config.model_type),
-        num_parameters=loaded.model.num_parameters(),
+        num_parameters=loaded.num_parameters,
         max_num_seqs=limits.max_num_seqs,
         kv_capacity_tokens=limits.capacity_tokens,
         runner=runner.name,

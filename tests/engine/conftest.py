@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,10 @@ def make_engine(tmp_path: Path) -> Iterator[Callable[..., LocalEngine]]:
         directory = tmp_path / str(len(engines))
         directory.mkdir()
         bounds = limits(**changes)
-        runner = ModelRunner(loaded(model, eos), bounds.max_num_seqs, bounds.max_model_len)
+        # A copy: the runner rebuilds the model's layers.
+        runner = ModelRunner(loaded(copy.deepcopy(model), eos), bounds.max_num_seqs, bounds.max_model_len)
         runner.probe()
+        runner.speed_up()
         engines.append(LocalEngine(runner, bounds, directory, max_waiting))
         return engines[-1]
 

@@ -28,19 +28,15 @@ PURE = [
     "randomness",
     "errors",
     "lifeline",
-    "logs",
     "suspects",
     "pace",
     "custody",
+    "logs",
 ]
 # The only modules of the model side that the web side may name.
 SHARED = {
-    "handler.protocol",
-    "handler.status",
-    "handler.config",
-    "handler.lifeline",
+    *("handler.protocol", "handler.status", "handler.config", "handler.lifeline", "handler.suspects"),
     "handler.logs",
-    "handler.suspects",
 }
 
 

@@ -130,10 +130,11 @@ def loaded(model: Any, eos_token_ids: frozenset[int] = frozenset()) -> LoadedMod
         model=model,
         text_config=text,
         eos_token_ids=eos_token_ids,
-        dtype=torch.float32,
+        dtype=model.dtype,
         device=torch.device("cpu"),
         quantize=Quantize.NONE,
         max_position_embeddings=getattr(text, "max_position_embeddings", 512),
+        num_parameters=model.num_parameters(),
     )
 
 

@@ -145,12 +145,12 @@ ONE_BY_ONE = frozenset({"deepseek_v4"})
 ALL_FAMILIES = FAMILIES | CACHED_FAMILIES
 
 
-def build(family: str, seed: int = 0) -> PreTrainedModel:
+def build(family: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """A random float32 model; the same weights for the same arguments. Larger weights than usual, so that greedy
     choices are far apart and do not flip with the order of a sum; and an output layer of its own, since one that is
     the input's answers with the token it was given."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **{"tie_word_embeddings": False} | ALL_FAMILIES[family])
+    config = AutoConfig.for_model(family, **{"tie_word_embeddings": False} | ALL_FAMILIES[family] | changes)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

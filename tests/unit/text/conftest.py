@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import pre_tokenizers
+
+from container.text.tokenizer import Tokenizer
 from tests.unit.text.text_models import (
     CHATML,
     FAMILIES,
@@ -20,9 +23,6 @@ from tests.unit.text.text_models import (
     save_with_transformers,
     sentencepiece_backend,
 )
-from tokenizers import pre_tokenizers
-
-from container.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="session")

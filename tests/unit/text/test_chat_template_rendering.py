@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.text.text_models import FAMILIES, Model
 
 from container.text.chat_template import TemplateError
+from tests.unit.text.text_models import FAMILIES, Model
 
 WEATHER = {
     "type": "function",

@@ -12,11 +12,11 @@ import pytest
 import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.unit.text.text_models import CORPUS, byte_level_backend, sentencepiece_backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from container.text.detokenizer import IncrementalDetokenizer
 from container.text.tokenizer import Tokenizer, TokenizerError
+from tests.unit.text.text_models import CORPUS, byte_level_backend, sentencepiece_backend
 
 BYTE_TOKEN = re.compile(r"<0x(..)>")
 

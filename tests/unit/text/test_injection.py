@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.unit.text.text_models import FAMILIES, Model
 
 from container.text.chat_template import ChatTemplate, TemplateError
 from container.text.control_marks import ControlMarks, unused_noncharacters
+from tests.unit.text.text_models import FAMILIES, Model
 
 # Replaced by what the attacker writes; for the baseline, by itself.
 SLOT = "harmless"

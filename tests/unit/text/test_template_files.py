@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.unit.text.text_models import CHATML, byte_level_backend, save_with_transformers
 
 from container.text.chat_template import ChatTemplate, TemplateError
 from container.text.template_files import read_templates
 from container.text.tokenizer import Tokenizer
+from tests.unit.text.text_models import CHATML, byte_level_backend, save_with_transformers
 
 USER = [{"role": "user", "content": "hi"}]
 TOOLS = [{"type": "function", "function": {"name": "f"}}]

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.text.text_models import CHATML, FAMILIES, byte_level_backend, save_with_transformers
 from tokenizers import AddedToken
 
 from container.text.tokenizer import Tokenizer, TokenizerError, TokenSpan
+from tests.unit.text.text_models import CHATML, FAMILIES, byte_level_backend, save_with_transformers
 
 TEXTS = [
     "",

@@ -1,0 +1,119 @@
+"""A sequence's logits are the same, to the last bit, whatever runs beside it and however its prompt was cut.
+
+CPU, bfloat16 and float32, over the weights laid out as the server lays them out. docs/decisions/0007 says what holds
+this together; torch, oneDNN or another processor may break it, and this is where it shows.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from handler.model_runner import ModelRunner
+from handler.protocol import GenerateRequest, SamplingParams
+from handler.scheduler import ScheduledBatch, ScheduledSequence
+from handler.sequence import Sequence
+from tests.support import tiny_models
+from tests.support.local_engine import loaded
+
+LENGTHS = [1, 2, 3, 5, 17, 33, 34, 40, 64, 100, 130]
+NUM_STEPS = 6
+
+
+@pytest.fixture(scope="module", params=[torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
+def runner(request: pytest.FixtureRequest) -> ModelRunner:
+    """A model wide enough for the kernels' inner blocks, which the tiny ones are not."""
+    if request.param is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor does not multiply bfloat16 natively; float32 is served here")
+    model = tiny_models.build(
+        "llama", hidden_size=576, intermediate_size=1536, num_attention_heads=9, num_key_value_heads=3
+    )
+    runner = ModelRunner(loaded(model.to(request.param)), num_slots=16, max_len=256)
+    runner.probe()
+    runner.speed_up()
+    return runner
+
+
+def sequence(token_ids: list[int], slot: int) -> Sequence:
+    request = GenerateRequest(str(slot), list(token_ids), SamplingParams(max_tokens=NUM_STEPS + 1, seed=0), 1.0)
+    return Sequence(request, b"", 0.0, 1.0, slot=slot)
+
+
+class Life:
+    """One sequence on its way: prompt in chunks, then greedy tokens, and the logits of each."""
+
+    def __init__(self, token_ids: list[int], slot: int) -> None:
+        self.seq = sequence(token_ids, slot)
+        self.logits: list[Tensor] = []
+
+    @property
+    def done(self) -> bool:
+        return len(self.logits) > NUM_STEPS
+
+    def item(self, chunk: int) -> ScheduledSequence:
+        left = len(self.seq.token_ids) - self.seq.num_computed
+        return ScheduledSequence(self.seq, self.seq.num_computed, min(chunk, left))
+
+    def take(self, logits: Tensor) -> None:
+        self.logits.append(logits.clone())
+        self.seq.token_ids.append(int(logits.argmax()))
+
+
+def step(runner: ModelRunner, lives: list[Life], chunk: Callable[[], int] = lambda: 10**6) -> None:
+    items = [life.item(chunk()) for life in lives]
+    found = runner.run(ScheduledBatch(items))
+    for item in items:
+        item.seq.num_computed = item.start + item.num_tokens
+    by_slot = {life.seq.slot: life for life in lives}
+    for item, logits in zip(found.samples, found.logits, strict=True):
+        by_slot[item.seq.slot].take(logits)
+
+
+def alone(runner: ModelRunner, token_ids: list[int]) -> list[Tensor]:
+    life = Life(token_ids, 0)
+    while not life.done:
+        step(runner, [life])
+    return life.logits
+
+
+def prompts(rng: random.Random) -> list[list[int]]:
+    return [[rng.randrange(tiny_models.VOCAB_SIZE) for _ in range(length)] for length in LENGTHS]
+
+
+def same(one: list[Tensor], other: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_neighbours_and_random_chunks(seed: int, runner: ModelRunner) -> None:
+    rng = random.Random(seed)
+    texts = prompts(rng)
+    expected = [alone(runner, text) for text in texts]
+    slots = rng.sample(range(16), len(texts))
+    lives = [Life(text, slot) for text, slot in zip(texts, slots, strict=True)]
+    waiting = rng.sample(lives, len(lives))
+    running: list[Life] = []
+    while waiting or any(not life.done for life in running):
+        if waiting and rng.random() < 0.6:
+            running.append(waiting.pop())
+        going = [life for life in running if not life.done]
+        if going:
+            step(runner, going, lambda: rng.randint(1, 70))
+    assert [same(life.logits, logits) for life, logits in zip(lives, expected, strict=True)] == [True] * len(texts)
+
+
+def test_a_preempted_sequence_runs_its_own_tokens_again_to_the_same_bits(runner: ModelRunner) -> None:
+    for text in prompts(random.Random(9)):
+        expected = alone(runner, text)
+        first = Life(text, 3)
+        while len(first.logits) < NUM_STEPS // 2:
+            step(runner, [first])
+        again = Life(first.seq.token_ids, 7)
+        again.logits = first.logits
+        while not again.done:
+            step(runner, [again])
+        assert same(again.logits, expected)
