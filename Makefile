@@ -13,7 +13,7 @@ RUN_STAMP  := $(VENV)/.run-installed
 TEST_STAMP := $(VENV)/.test-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test fuzz test-deploy faults soak check format lint types bench bench-rivals image-check clean
+.PHONY: help run install test fuzz test-deploy faults soak check format lint types bench bench-rivals image-check sbom clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,14 @@ image-check: $(TEST_STAMP)  ## lint the Dockerfile, replay it without Docker, ru
 	$(PIP) -r requirements/image-tools.txt
 	$(BIN)/python -m tools.image_check
 
+sbom: $(TEST_STAMP) .venv-sbom/.installed  ## write build/sbom.cdx.json: every part of the image, as CycloneDX
+	$(BIN)/python -m tools.sbom .venv-sbom/bin/cyclonedx-py
+
+.venv-sbom/.installed: requirements/sbom.txt
+	$(PYTHON) -m venv .venv-sbom
+	.venv-sbom/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/sbom.txt
+	@touch $@
+
 # The SageMaker SDK v2 pins older packaging, attrs and rich than the server's, so its tests have their own environment.
 .venv-deploy/.installed: requirements/deploy-test.txt
 	$(PYTHON) -m venv .venv-deploy
@@ -77,7 +85,7 @@ image-check: $(TEST_STAMP)  ## lint the Dockerfile, replay it without Docker, ru
 	@touch $@
 
 clean:  ## remove what was installed and cached here
-	rm -rf $(VENV) .venv-deploy .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
+	rm -rf $(VENV) .venv-deploy .venv-sbom .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
