@@ -13,7 +13,7 @@ RUN_STAMP  := $(VENV)/.run-installed
 TEST_STAMP := $(VENV)/.test-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test fuzz test-deploy faults soak check format lint types bench bench-rivals image-check sbom clean
+.PHONY: help run install test fuzz test-deploy faults soak check format lint types bench bench-quant bench-rivals image-check sbom clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ types: $(TEST_STAMP)
 
 bench: $(TEST_STAMP)  ## measure this server on this machine: throughput and latency at 1, 8 and 32 streams
 	$(BIN)/python -m bench.run
+
+bench-quant: $(TEST_STAMP)  ## perplexity, memory and speed of each HF_MODEL_QUANTIZE on the bundled model
+	$(BIN)/python -m handler.prepare $(CACHE_DIR)
+	$(BIN)/python -m bench.perplexity
 
 bench-rivals: $(TEST_STAMP)  ## the same beside vLLM, llama.cpp and transformers serve, installed below .bench/ (an hour, once)
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)

@@ -99,7 +99,7 @@ def _card(config: EngineConfig, runner: Runner, limits: Limits, model_id: str, t
         eos_token_ids=sorted(loaded.eos_token_ids),
         dtype=str(loaded.dtype).removeprefix("torch."),
         device=str(loaded.device),
-        quantize=str(loaded.quantize),
+        quantize=loaded.quantize,
         model_type=str(loaded.model.config.model_type),
         num_parameters=loaded.num_parameters,
         max_num_seqs=limits.max_num_seqs,
