@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from container.engine_client import EngineClient, Reply
+from container.engine_client import Reply
+from container.engine_pool import EnginePool
 from container.errors import DeadlineExceeded, ServiceError, from_engine
 from container.text.detokenizer import IncrementalDetokenizer
 from container.text.stop_strings import StopStrings
@@ -104,7 +105,7 @@ class Generation:
 
     def __init__(
         self,
-        client: EngineClient,
+        engines: EnginePool,
         tokenizer: Tokenizer,
         prompt: Prompt,
         connected: Callable[[], bool],
@@ -121,7 +122,7 @@ class Generation:
         self.num_cached_tokens = 0
         self._last_output_s = 0.0
         self.prompt_logprobs: list[TokenLogprob] | None = None
-        self._client = client
+        self._engines = engines
         self._connected = connected
         self._observer = observer
         self._tokenizer = tokenizer
@@ -145,7 +146,7 @@ class Generation:
             self.prompt.cache_salt,
         )
         self.timings.submitted_s = time.monotonic()
-        reply = self._client.submit(request)
+        reply = self._engines.submit(request)
         error_type: str | None = "dropped"
         try:
             for output in self._outputs(reply):

@@ -25,17 +25,21 @@ blueprint = Blueprint("metrics", __name__)
 _TGI_COUNTER = re.compile(rb"^((?:# (?:HELP|TYPE) )?tgi_\w+?)_total\b", re.MULTILINE)
 
 
-class _Engine(Collector):
-    """The engine's state, read from the status board at each scrape."""
+class _Engines(Collector):
+    """The engines' state, read from the status boards at each scrape and added up."""
 
     def __init__(self, owner: Service) -> None:
         self._service = owner
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         """Gauges and counters."""
-        board = self._service.board
-        numbers = board.numbers()
-        numbers["ready"] = int(board.phase is Phase.READY)
+        boards = [client.board for client in self._service.engines.clients]
+        snapshots = [board.numbers() for board in boards]
+        numbers = {name: sum(each[name] for each in snapshots) for name in snapshots[0]}
+        num_ready = sum(board.phase is Phase.READY for board in boards)
+        # What is not a count: whether any serves, whether PID 1 drains, the worst verdict.
+        numbers |= {"engines": len(boards), "engines_ready": num_ready, "ready": int(num_ready > 0)}
+        numbers |= {name: max(each[name] for each in snapshots) for name in ("draining", "self_test")}
         for name, source, text in _GAUGES:
             yield GaugeMetricFamily(name, text, value=numbers[source])
         for name, source, text in _COUNTERS:
@@ -58,7 +62,9 @@ _GAUGES = (
     ("tgi_batch_current_size", "running", "Sequences that run."),
     ("tgi_batch_current_max_tokens", "kv_used_tokens", "KV memory in use, in tokens."),
     ("tgi_batch_max_total_tokens", "kv_capacity_tokens", "KV memory, in tokens."),
-    ("heir_ready", "ready", "1 if the engine serves."),
+    ("heir_ready", "ready", "1 if an engine serves."),
+    ("heir_engines", "engines", "Engines that there are."),
+    ("heir_engines_ready", "engines_ready", "Engines that serve."),
     ("heir_draining", "draining", "1 if the server is shutting down."),
     ("heir_self_test", "self_test", "Verdict of the start-up self-test: 0 not run, 1 passed, 2 fell back."),
 )
@@ -84,6 +90,6 @@ def metrics() -> Response:
     registry = CollectorRegistry()
     if os.environ.get(METRICS_DIR_VARIABLE):
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    registry.register(_Engine(service()))
+    registry.register(_Engines(service()))
     text = _TGI_COUNTER.sub(rb"\1", generate_latest(registry))
     return Response(text, content_type=CONTENT_TYPE_PLAIN_0_0_4)

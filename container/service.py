@@ -15,6 +15,7 @@ from gevent import monkey
 from gevent.event import Event
 
 from container.engine_client import EngineClient
+from container.engine_pool import EnginePool
 from container.errors import NotReady, Overloaded
 from container.generation import Generation, Prompt
 from container.request_record import RequestRecord
@@ -22,8 +23,9 @@ from container.run_dir import RunDir
 from container.served_model import ServedModel
 from container.settings import Settings
 from container.text.chat_template import TemplateError
+from container.text.template_renderer import Renderer, RenderProcess
 from container.text.tokenizer import TokenizerError
-from handler.status import Phase, StatusBoard
+from handler.status import Phase
 
 logger = logging.getLogger(__name__)
 
@@ -40,29 +42,25 @@ class Service:
 
     def __init__(self, settings: Settings, run_dir: RunDir) -> None:
         self.settings = settings
-        self.client = EngineClient(run_dir)
+        self.engines = EnginePool(run_dir)
         self.sessions_dir = run_dir.sessions
-        self._card_path = run_dir.card
         self._refusal_path = run_dir.refusal
         self._model: ServedModel | None = None
-        self._model_epoch = 0
+        # The start of each engine whose card has been read.
+        self._read_epochs: dict[EngineClient, int] = {}
         self._model_read = Event()
+        self._renderer = RenderProcess()
         gevent.spawn(self._load_model)
-
-    @property
-    def board(self) -> StatusBoard:
-        """The engine's state."""
-        return self.client.board
 
     @property
     def ready(self) -> bool:
         """True if a request can be generated now."""
-        return self.board.ready and self._model is not None
+        return self.engines.ready and self._model is not None
 
     @property
     def model(self) -> ServedModel:
         """The loaded model. Raises NotReady until there is one and while the engine does not run."""
-        if self.board.ready and self._model is None:
+        if self.engines.ready and self._model is None:
             self._model_read.wait(_LOAD_WAIT_S)
         if self._model is None or not self.ready:
             raise NotReady(f"the model is not ready: {self.phase_name}", retry_after_s=2)
@@ -71,12 +69,17 @@ class Service:
     @property
     def phase_name(self) -> str:
         """One word for where the server's life has got to."""
-        if self.board["draining"]:
+        if self.engines.draining:
             return "draining"
-        phase = self.board.phase
+        phase = self.engines.leading_board.phase
         if phase is Phase.READY and self._model is None:
             phase = Phase.WARMING
         return phase.name.lower()
+
+    @property
+    def max_in_flight(self) -> int:
+        """Sequences of the whole container before 429: so many for each engine that serves."""
+        return self.settings.max_concurrent_requests * max(1, len(self.engines.ready_clients))
 
     def admit(self, num_sequences: int = 1) -> ServedModel:
         """The model, if there is room for so many more sequences; an idle server takes any number a request may have.
@@ -84,8 +87,8 @@ class Service:
         Raises NotReady or Overloaded before any work is done.
         """
         model = self.model
-        in_flight = self.board["running"] + self.board["waiting"]
-        if in_flight and in_flight + num_sequences > self.settings.max_concurrent_requests:
+        in_flight = self.engines.total("running") + self.engines.total("waiting")
+        if in_flight and in_flight + num_sequences > self.max_in_flight:
             raise Overloaded("Model is overloaded", retry_after_s=1)
         return model
 
@@ -95,7 +98,7 @@ class Service:
         record: RequestRecord = g.record
         record.model_id = model.card.model_id
         generation = Generation(
-            self.client,
+            self.engines,
             model.tokenizer,
             prompt,
             _connection_check(request),
@@ -111,19 +114,25 @@ class Service:
         return self.settings.stream_timeout_s if streaming else self.settings.request_timeout_s
 
     def _load_model(self) -> None:
-        """Load the text side once for each engine epoch, off the event loop: large vocabularies take a second."""
+        """Load the text side once for each start of an engine, off the event loop: large vocabularies take a second.
+
+        All engines serve the same model, so whichever card was read last is the card.
+        """
         while True:
-            epoch = self.board["epoch"]
-            if self.board.phase is Phase.READY and epoch != self._model_epoch:
-                found = gevent.get_hub().threadpool.apply(_load, (self._card_path, self.settings))
-                if isinstance(found, ServedModel):
-                    self._model = found
-                    self._model_read.set()
-                else:
-                    logger.error("the model's card, tokenizer or chat template cannot be used: %s", found)
-                    self._refuse(found)
-                self._model_epoch = epoch
+            for client in self.engines.ready_clients:
+                if client.board["epoch"] != self._read_epochs.get(client):
+                    self._read_card(client, client.board["epoch"])
             gevent.sleep(_LOAD_INTERVAL_S)
+
+    def _read_card(self, client: EngineClient, epoch: int) -> None:
+        found = gevent.get_hub().threadpool.apply(_load, (client.engine_dir.card, self.settings, self._renderer))
+        if isinstance(found, ServedModel):
+            self._model = found
+            self._model_read.set()
+        else:
+            logger.error("the model's card, tokenizer or chat template cannot be used: %s", found)
+            self._refuse(found)
+        self._read_epochs[client] = epoch
 
     def _refuse(self, reason: Exception) -> None:
         """Have PID 1 end the container if it is the model's files that are wrong: no other engine will help."""
@@ -133,10 +142,10 @@ class Service:
             scratch.replace(self._refusal_path)
 
 
-def _load(card_path: Path, settings: Settings) -> ServedModel | Exception:
+def _load(card_path: Path, settings: Settings, renderer: Renderer) -> ServedModel | Exception:
     """Runs in a thread of gevent's pool, which would print the traceback of whatever is raised."""
     try:
-        return ServedModel.load(card_path, settings)
+        return ServedModel.load(card_path, settings, renderer)
     except (OSError, ValueError, TokenizerError, TemplateError) as exc:
         return exc
 

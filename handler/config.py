@@ -31,6 +31,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `model` is a directory, a .gguf file, a hub id, or empty for the bundled model. `max_model_len` bounds prompt
     plus completion of one sequence, `max_num_batched_tokens` the tokens of one step, `max_num_seqs` the running
     sequences, `max_waiting` the queue, `kv_capacity_tokens` all KV memory; all in tokens but the two counts.
+
+    `index` says which of `num_engines` it is; on CPU they share the memory. `num_devices` GPUs are used in all, of
+    which each engine takes `devices_per_engine`.
     """
 
     model: str = ""
@@ -57,6 +60,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     log_level: int = 20
     log_json: bool | None = None
     epoch: int = 1
+    index: int = 0
+    num_engines: int = 1
+    num_devices: int = 0
+    devices_per_engine: int = 0
 
 
 def load_config(path: str) -> EngineConfig:

@@ -92,6 +92,7 @@ class EngineCore:
         self._call_roll()
         self._publish()
         self._report()
+        self.scheduler.audit()
 
     def generate_for_warm_up(self, seq: Sequence) -> None:
         """Run `seq` to its end before anyone listens. Raises what a step raises."""

@@ -36,7 +36,7 @@ class Limits:
 def derive_limits(config: EngineConfig, loaded: LoadedModel, *, paged: bool = False) -> Limits:
     """Fill in what the configuration leaves open, for slots or pages. Raises BadConfiguration for the impossible."""
     on_cpu = loaded.device.type == "cpu"
-    capacity = config.kv_capacity_tokens or _capacity_tokens(loaded)
+    capacity = config.kv_capacity_tokens or _capacity_tokens(loaded, config.num_engines)
     longest = min(loaded.max_position_embeddings, capacity)
     max_model_len = config.max_model_len or longest
     if max_model_len > loaded.max_position_embeddings:
@@ -72,12 +72,15 @@ def bytes_per_token(loaded: LoadedModel) -> int:
     return SlotCache.bytes_per_token(text.num_hidden_layers, num_kv_heads, head_dim, loaded.dtype)
 
 
-def _capacity_tokens(loaded: LoadedModel) -> int:
+def _capacity_tokens(loaded: LoadedModel, num_engines: int) -> int:
+    """On CPU the engines share what is free. Over several GPUs each holds its layers' part of a token."""
     per_token = bytes_per_token(loaded)
     if loaded.device.type == "cpu":
-        free = available_memory_bytes() * _CPU_FRACTION
+        free = available_memory_bytes() * _CPU_FRACTION / num_engines
     else:
-        free = torch.cuda.mem_get_info(loaded.device)[0] * _CUDA_FRACTION
+        # Layers are dealt out evenly, so the fullest GPU bounds what all of them can hold.
+        least = min(torch.cuda.mem_get_info(device)[0] for device in loaded.devices)
+        free = least * len(loaded.devices) * _CUDA_FRACTION
     return min(_MAX_CAPACITY_TOKENS, max(1, int(free) // per_token))
 
 

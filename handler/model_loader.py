@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 
 from handler.config import EngineConfig, Quantize
 from handler.errors import BadConfiguration, BadModel
+from handler.placement import Devices, choose_devices, free_gpu_bytes, memory_limits, weight_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -36,18 +37,34 @@ class LoadedModel:
     quantize: Quantize
     max_position_embeddings: int
     num_parameters: int
+    other_devices: tuple[torch.device, ...] = ()
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """All that hold weights; `device` is the first and takes the input."""
+        return (self.device, *self.other_devices)
 
 
-def load(config: EngineConfig, directory: Path, progress: Progress) -> LoadedModel:
-    """Load the checkpoint in `directory`. Raises BadModel or BadConfiguration with one sentence."""
+def place(config: EngineConfig, directory: Path) -> Devices:
+    """The devices for the checkpoint in `directory`. Raises BadConfiguration."""
+    device = choose_device(config.device)
+    if device.type != "cuda":
+        return choose_devices(config, device, 0, ())
+    size = weight_bytes(directory, config.quantize, choose_dtype(config.dtype, device))
+    return choose_devices(config, device, size, free_gpu_bytes())
+
+
+def load(config: EngineConfig, directory: Path, progress: Progress, devices: Devices | None = None) -> LoadedModel:
+    """Load the checkpoint in `directory` onto `devices`. Raises BadModel or BadConfiguration with one sentence."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    device = choose_device(config.device)
+    devices = devices or Devices((choose_device(config.device),))
+    device = devices.own[0]
     dtype = choose_dtype(config.dtype, device)
     model_config = _read_config(directory, config.trust_remote_code)
     quantize = _choose_quantize(config.quantize, device, model_config)
     progress(200, f"loading weights on {device} as {str(dtype).removeprefix('torch.')}")
-    model = _load_weights(config, directory, model_config, dtype, device, quantize)
+    model = _load_weights(config, directory, model_config, dtype, devices, quantize)
     model.eval()
     text_config = model.config.get_text_config()
     return LoadedModel(
@@ -59,6 +76,7 @@ def load(config: EngineConfig, directory: Path, progress: Progress) -> LoadedMod
         quantize=quantize,
         max_position_embeddings=_max_positions(text_config) or config.max_model_len or UNBOUNDED_CONTEXT,
         num_parameters=model.num_parameters(),
+        other_devices=devices.own[1:],
     )
 
 
@@ -125,13 +143,16 @@ def _load_weights(
     directory: Path,
     model_config: Any,
     dtype: torch.dtype,
-    device: torch.device,
+    devices: Devices,
     quantize: Quantize,
 ) -> PreTrainedModel:
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "config": model_config}
     if quantize is not Quantize.NONE:
         options["quantization_config"] = _bitsandbytes_config(quantize, dtype)
-    if device.type != "cpu":
+    device = devices.own[0]
+    if len(devices.own) > 1:
+        options |= {"device_map": "balanced", "max_memory": memory_limits(devices, free_gpu_bytes())}
+    elif device.type != "cpu":
         options["device_map"] = {"": device}
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -141,7 +162,17 @@ def _load_weights(
         raise BadConfiguration(f"{device} has too little memory for the weights: {_one_line(exc)}") from exc
     except Exception as exc:  # safetensors, transformers and bitsandbytes share no base class
         raise BadModel(f"the weights in {directory} could not be loaded: {_one_line(exc)}") from exc
+    if len(devices.own) > 1:
+        _check_spread(model, devices)
     return model
+
+
+def _check_spread(model: PreTrainedModel, devices: Devices) -> None:
+    """Raises BadConfiguration if a part found no room on the GPUs."""
+    parts: dict[str, object] = vars(model)["hf_device_map"]
+    elsewhere = {str(part) for part in parts.values()} & {"cpu", "disk"}
+    if elsewhere:
+        raise BadConfiguration(f"{len(devices.own)} GPUs have too little memory for the weights")
 
 
 def not_finite(model: torch.nn.Module) -> str | None:

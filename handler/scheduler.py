@@ -74,6 +74,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
+        self._audited = True
 
     @property
     def idle(self) -> bool:
@@ -199,6 +200,12 @@ class Scheduler:
     def expired(self, now_s: float) -> Collection[Sequence]:
         """Sequences past their deadline."""
         return [seq for seq in (*self.running, *self.waiting) if seq.deadline_s <= now_s]
+
+    def audit(self) -> None:
+        """Check the books once whenever work has run out. Raises RuntimeError: wrong books give keys to strangers."""
+        if self.idle and not self._audited:
+            self.check_integrity()
+        self._audited = self.idle
 
     def check_integrity(self) -> None:
         """Raise RuntimeError if the queues and the memory books disagree."""
