@@ -168,8 +168,7 @@ class EngineProcess:
         self.board.enter(Phase.STARTING, f"starting {self._name}")
         self.board["epoch"] = epoch
         command = [sys.executable, "-m", "handler", str(path)]
-        # Read by prometheus_client when it is imported: where each process keeps its counts.
-        environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self._run_dir.path)}
+        environ = {**os.environ, **self._run_dir.metrics_environ()}
         self._process = subprocess.Popen(command, env=environ, start_new_session=True)  # noqa: S603 - our own module
 
     def _config(self, epoch: int) -> EngineConfig:

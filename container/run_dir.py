@@ -61,6 +61,10 @@ class RunDir(EngineDir):
         """One file for each open SageMaker session; made when the first is opened."""
         return self.path / "sessions"
 
+    def metrics_environ(self) -> dict[str, str]:
+        """Read by prometheus_client when it is imported: where each process keeps its counts."""
+        return {"PROMETHEUS_MULTIPROC_DIR": str(self.path)}
+
     def engine(self, index: int) -> EngineDir:
         """Where the files of engine `index` are."""
         return self if index == 0 else EngineDir(self.path / f"engine-{index}")

@@ -140,7 +140,7 @@ class Supervisor:
             LISTEN_FD_VARIABLE: str(self._listen_fd),
             RUN_DIR_VARIABLE: str(self._run_dir.path),
             WORKERS_VARIABLE: str(self._settings.web_workers),
-            **self._metrics_environ(),
+            **self._run_dir.metrics_environ(),
         }
         command = [sys.executable, "-m", "gunicorn", "--config", "python:container.gunicorn_conf"]
         return subprocess.Popen(  # noqa: S603 - our own module
@@ -149,10 +149,6 @@ class Supervisor:
             pass_fds=(self._listen_fd,),
             start_new_session=True,
         )
-
-    def _metrics_environ(self) -> dict[str, str]:
-        """Read by prometheus_client when it is imported: where each process keeps its counts."""
-        return {"PROMETHEUS_MULTIPROC_DIR": str(self._run_dir.path)}
 
     def _announce(self) -> None:
         """Say once, with a command to paste, that requests are answered."""

@@ -69,9 +69,9 @@ def check_files(directory: Path, *, trust_remote_code: bool) -> None:
 
 
 def _check_weights(directory: Path) -> None:
-    """Every shard is there that the index names, if it is used, and every file's header fits its length. Reads no weights.
+    """Every shard is there that the index names, if it is used, and every file's header fits its length.
 
-    transformers finds that out minutes later for a large model, and does not say which file it was.
+    No weight is read. transformers finds that out minutes later for a large model, and does not say which file it was.
     """
     index = directory / "model.safetensors.index.json"
     if index.is_file() and not (directory / "model.safetensors").is_file():

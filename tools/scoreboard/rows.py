@@ -59,9 +59,19 @@ ROWS: tuple[Row, ...] = (
         "all end <= 2 s with an error event; 0 hung; 0 tokens twice or out of order; throughput >= 95 % after",
         (f"{_SEAM}/test_engine_death.py",),
     ),
-    Row(11, "SIGSTOP engine under load", "detected <= 10 s, then as row 10"),
-    Row(12, "poison: exception or NaN at each per-request site, batch of 16", "1 of 16 fails; 15 equal their solo run"),
-    Row(13, "the same request kills the engine twice", "third time refused <= 50 ms; the engine lives"),
+    Row(11, "SIGSTOP engine under load", "detected <= 10 s, then as row 10", ("tests/unit/container/test_stall.py",)),
+    Row(
+        12,
+        "poison: exception or NaN at each per-request site, batch of 16",
+        "1 of 16 fails; 15 equal their solo run",
+        ("tests/engine/test_isolation.py",),
+    ),
+    Row(
+        13,
+        "the same request kills the engine twice",
+        "third time refused <= 50 ms; the engine lives",
+        ("tests/unit/handler/test_suspects.py",),
+    ),
     Row(14, "crash loop", "exit code not 0 after 3 in 10 min", (f"{_PROCESS}/test_lifecycle.py",)),
     Row(
         15,
@@ -69,7 +79,12 @@ ROWS: tuple[Row, ...] = (
         "0 dropped of what fits; the rest ends with an error event; new: 503; exit 0 in < 28 s; 20 of 20",
         (f"{_PROCESS}/test_lifecycle.py",),
     ),
-    Row(16, "kill -9 web worker under load", "its sequences freed <= 2 s; others < 20 % slower; respawn <= 2 s"),
+    Row(
+        16,
+        "kill -9 web worker under load",
+        "its sequences freed <= 2 s; others < 20 % slower; respawn <= 2 s",
+        ("tests/engine/test_requests.py",),
+    ),
     Row(17, "kill -9 master", "no process left after 5 s", (f"{_PROCESS}/test_lifecycle.py",)),
     Row(
         18,
@@ -127,7 +142,12 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(32, "soak, mixed load", "memory drift < 2 %; descriptors and threads +0; KV books add up"),
     Row(33, "10,000 distinct grammars, adapters, salts", "memory < +64 MB; 0 files"),
-    Row(34, "out of memory mid-batch", "newest 503, the others identical; same engine process"),
+    Row(
+        34,
+        "out of memory mid-batch",
+        "newest 503, the others identical; same engine process",
+        ("tests/engine/test_isolation.py",),
+    ),
     Row(
         35,
         "20 failures to start",

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -80,7 +80,8 @@ class WebServer(Server):
         with self.connect() as client:
             client.sendall(sent)
             if ends:
-                client.shutdown(socket.SHUT_WR)
+                with suppress(OSError):  # the server may have answered and closed by now
+                    client.shutdown(socket.SHUT_WR)
             parts = []
             try:
                 while part := client.recv(65536):
