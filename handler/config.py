@@ -64,6 +64,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     kv_capacity_tokens: int = 0
     page_size: int = 0
     kv_layout: KVLayout = KVLayout.AUTO
+    deterministic: bool = False
     num_threads: int = 0
     socket_path: str = ""
     board_path: str = ""
