@@ -57,6 +57,8 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt) -> Prompt:
         stop=chat.request.stop_strings,
         show_special=_reads_control_tokens(chat, served, rendered.traits),
         timeout_s=service().timeout_s(bool(chat.request.stream)),
+        cache_salt=chat.request.cache_salt or "",
+        reuse_prefix=chat.request.cache_prompt is not False,
     )
 
 

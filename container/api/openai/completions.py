@@ -64,6 +64,8 @@ def _prompt(completion: Completion, served: ServedModel, token_ids: list[int]) -
         ),
         stop=wanted.stop_strings,
         timeout_s=service().timeout_s(bool(wanted.stream)),
+        cache_salt=wanted.cache_salt or "",
+        reuse_prefix=wanted.cache_prompt is not False,
     )
 
 
