@@ -12,7 +12,8 @@ from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
 from container import health, metrics_page, request_record
-from container.api import documents, openai, sagemaker, tgi
+from container.api import documents
+from container.api.dialect import all_dialects, speaking
 from container.api.operation import operation_of
 from container.errors import (
     InternalError,
@@ -24,7 +25,6 @@ from container.errors import (
 )
 from container.generation import ClientDisconnected
 from container.request_record import DROPPED, RequestRecord, current_record
-from container.responses import json_response
 from container.run_dir import RunDir
 from container.service import Service
 from container.settings import Settings
@@ -39,8 +39,9 @@ def create_app(settings: Settings, run_dir: RunDir) -> Flask:
     app = Flask("container", static_folder=None)
     app.url_map.strict_slashes = False
     app.extensions["service"] = Service(settings, run_dir)
-    dialects = (openai.blueprint, tgi.blueprint, sagemaker.blueprint)
-    for blueprint in (health.blueprint, metrics_page.blueprint, *dialects, documents.blueprint, documents.pages):
+    dialects = app.extensions["dialects"] = all_dialects()
+    spoken = (dialect.blueprint for dialect in dialects)
+    for blueprint in (health.blueprint, metrics_page.blueprint, *spoken, documents.blueprint, documents.pages):
         app.register_blueprint(blueprint)
     request_record.register(app)
     app.register_error_handler(Exception, _on_error)
@@ -117,13 +118,8 @@ def _translate(exc: Exception, record: RequestRecord | None) -> ServiceError:
 
 def error_response(error: ServiceError) -> Response:
     """`error` in the dialect the request speaks."""
-    dialect = g.get("dialect") or ("openai" if request.path.startswith("/v1") else "tgi")
-    if dialect == "openai":
-        response = json_response(error.openai_body(), error.status)
-    elif (text := error.tgi_text()) is not None:
-        response = Response(text, status=error.tgi_status, mimetype="text/plain")
-    else:
-        response = json_response(error.tgi_body(), error.tgi_status)
+    dialect = speaking(current_app.extensions["dialects"], g.get("dialect"), request.path)
+    response = dialect.error_response(error)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, MethodNotAllowed):

@@ -23,6 +23,7 @@ from container.run_dir import RunDir
 from container.served_model import ServedModel
 from container.settings import Settings
 from container.text.chat_template import TemplateError
+from container.text.template_renderer import Renderer, RenderProcess
 from container.text.tokenizer import TokenizerError
 from handler.status import Phase
 
@@ -48,6 +49,7 @@ class Service:
         # The start of each engine whose card has been read.
         self._read_epochs: dict[EngineClient, int] = {}
         self._model_read = Event()
+        self._renderer = RenderProcess()
         gevent.spawn(self._load_model)
 
     @property
@@ -123,7 +125,7 @@ class Service:
             gevent.sleep(_LOAD_INTERVAL_S)
 
     def _read_card(self, client: EngineClient, epoch: int) -> None:
-        found = gevent.get_hub().threadpool.apply(_load, (client.engine_dir.card, self.settings))
+        found = gevent.get_hub().threadpool.apply(_load, (client.engine_dir.card, self.settings, self._renderer))
         if isinstance(found, ServedModel):
             self._model = found
             self._model_read.set()
@@ -140,10 +142,10 @@ class Service:
             scratch.replace(self._refusal_path)
 
 
-def _load(card_path: Path, settings: Settings) -> ServedModel | Exception:
+def _load(card_path: Path, settings: Settings, renderer: Renderer) -> ServedModel | Exception:
     """Runs in a thread of gevent's pool, which would print the traceback of whatever is raised."""
     try:
-        return ServedModel.load(card_path, settings)
+        return ServedModel.load(card_path, settings, renderer)
     except (OSError, ValueError, TokenizerError, TemplateError) as exc:
         return exc
 

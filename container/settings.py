@@ -6,6 +6,7 @@ values. An impossible value raises `SettingsError` with one sentence that names 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -54,6 +55,19 @@ def _seconds(value: str) -> float:
     if not 0 < number <= 86_400:
         raise ValueError("a number of seconds, above 0 and at most 86400")
     return number
+
+
+def _number(allowed: str, fits: Callable[[float], bool]) -> Callable[[str], float]:
+    def parse(value: str) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not fits(number):
+            raise ValueError(allowed)
+        return number
+
+    return parse
 
 
 def _one_of(*allowed: str) -> Callable[[str], str]:
@@ -150,6 +164,18 @@ class Settings:
     )
     disable_grammar_support: bool = _setting(
         False, _flag, "Refuse grammars on TGI's routes.", "DISABLE_GRAMMAR_SUPPORT"
+    )
+    watermark_gamma: float = _setting(
+        0.5,
+        _number("a number from 0 to 1", lambda n: 0 <= n <= 1),
+        "Share of the vocabulary that `watermark` makes likelier.",
+        "WATERMARK_GAMMA",
+    )
+    watermark_delta: float = _setting(
+        2.0,
+        _number("a number from 0 to 100", lambda n: 0 <= n <= 100),
+        "What `watermark` adds to the logits of that share.",
+        "WATERMARK_DELTA",
     )
     payload_limit: int = _setting(2_000_000, _count(1), "Largest body in bytes.", "PAYLOAD_LIMIT")
     invocations_payload_limit: int = _setting(

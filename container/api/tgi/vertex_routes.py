@@ -8,7 +8,7 @@ import msgspec
 from flask import Response
 from msgspec import Meta
 
-from container.api.operation import Operation, describe
+from container.api.operation import Form, Operation, describe
 from container.api.tgi.answer_types import ErrorAnswer, VertexAnswer
 from container.api.tgi.blueprint import GENERATE_ERRORS, SHAPE_ERRORS, blueprint, read_body
 from container.api.tgi.body_shape import shaped
@@ -22,6 +22,7 @@ from container.request_record import timed
 from container.responses import json_response
 from container.served_model import ServedModel
 from container.service import service
+from container.text_work import encode_prompt
 
 _INSTANCE = {"anyOf": [{"$ref": "#/components/schemas/VertexInputs"}, {"$ref": "#/components/schemas/ChatBody"}]}
 
@@ -54,7 +55,7 @@ class VertexBody(msgspec.Struct, frozen=True, kw_only=True):
     Operation(
         tag="TGI",
         summary="Generate for several instances",
-        bodies=(VertexBody,),
+        bodies=(Form(VertexBody),),
         parts=(VertexInputs, ChatBody),
         answer=VertexAnswer,
         error=ErrorAnswer,
@@ -88,7 +89,7 @@ def _start(instance: VertexInputs | ChatBody, served: ServedModel) -> Generating
     check_parameters(parameters, service().settings)
     rendered = render(instance, served)
     with timed("tokenise"):
-        token_ids = rendered.encode(served.tokenizer)
+        token_ids = encode_prompt(served.tokenizer, rendered)
     max_tokens = check_lengths(len(token_ids), parameters, served)
     return start_tokens(token_ids, parameters, served, max_tokens, streaming=False, prefix="")
 

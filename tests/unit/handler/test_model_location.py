@@ -1,58 +1,39 @@
-"""Damaged and missing weight files are named before anything is loaded."""
+"""Where the model is looked for: what was asked for, then what SageMaker or Inference Endpoints have mounted."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from handler.errors import BadModel
-from handler.model_location import check_files
-
-Damage = Callable[[bytes], bytes]
-
-
-@pytest.fixture
-def model(tiny_llama: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+from handler import model_location
+from handler.config import EngineConfig
+from handler.model_location import locate
 
 
-def beyond_the_end(raw: bytes) -> bytes:
-    (length,) = struct.unpack("<Q", raw[:8])
-    header = json.loads(raw[8 : 8 + length])
-    name = next(key for key in header if key != "__metadata__")
-    header[name]["data_offsets"] = [2**40, 2**40 + 4]
-    edited = json.dumps(header).encode()
-    return struct.pack("<Q", len(edited)) + edited + raw[8 + length :]
+def model(directory: Path) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text("{}")
+    save_file({"weight": torch.zeros(1)}, directory / "model.safetensors")
+    return directory
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda _: b"",
-        lambda raw: raw[:200],
-        lambda _: struct.pack("<Q", 2**40) + b"{}",
-        lambda raw: raw[:8] + b"x" + raw[9:],
-        lambda raw: raw[: len(raw) // 2],
-        beyond_the_end,
-    ],
-    ids=["empty", "cut in the header", "endless header", "header not JSON", "cut in the data", "beyond the end"],
-)
-def test_damaged_weights(model: Path, damage: Damage) -> None:
-    file = model / "model.safetensors"
-    file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(BadModel, match=r"model\.safetensors could not be loaded, it is damaged or cut short: "):
-        check_files(model, trust_remote_code=False)
+def found(config: EngineConfig) -> tuple[Path, str]:
+    return locate(config, lambda *_: None)
 
 
-def test_a_missing_shard(model: Path) -> None:
-    check_files(model, trust_remote_code=False)
-    (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
-    weight_map = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
-    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    with pytest.raises(BadModel, match=r"lacks model-00002-of-00002\.safetensors, .*\(1 missing\)"):
-        check_files(model, trust_remote_code=False)
+def test_the_order_of_the_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sagemaker, endpoints, asked = tmp_path / "opt", tmp_path / "repository", model(tmp_path / "asked")
+    monkeypatch.setattr(model_location, "_MOUNTS", (sagemaker, endpoints))
+    sagemaker.mkdir()
+    model(endpoints)
+    assert found(EngineConfig()) == (endpoints, str(endpoints)), "an empty mount is none"
+    model(sagemaker)
+    assert found(EngineConfig()) == (sagemaker, str(sagemaker))
+    assert found(EngineConfig(model=str(asked), served_model_id="me")) == (asked, "me")
+
+
+def test_the_mounts_are_those_of_the_platforms() -> None:
+    assert [str(path) for path in model_location._MOUNTS] == ["/opt/ml/model", "/repository"]
