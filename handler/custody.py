@@ -25,7 +25,7 @@ class Custody:
 
     def refusal(self, request: GenerateRequest) -> Rejected | None:
         """Why a request that has been the end of engines before is not tried again; None for all others."""
-        if self._suspects is None or self._suspects.deaths(fingerprint(request)) < MAX_DEATHS:
+        if self._suspects is None or self._suspects.find(fingerprint(request))[0] < MAX_DEATHS:
             return None
         return Rejected(
             request.request_id,
@@ -37,7 +37,8 @@ class Custody:
         """Set what is known of the sequence's request."""
         if self._suspects is not None:
             seq.fingerprint = fingerprint(seq.request)
-            seq.suspect = self._suspects.deaths(seq.fingerprint) > 0
+            deaths, seq.alone_until = self._suspects.find(seq.fingerprint)
+            seq.suspect = deaths > 0
 
     def acquit(self, seq: Sequence) -> None:
         """The sequence has finished, and the engine lives."""
@@ -51,19 +52,19 @@ class Custody:
 
     @staticmethod
     def parts(batch: ScheduledBatch) -> list[ScheduledBatch]:
-        """The batch in the passes it is to run in: every suspect in its own."""
-        if not any(item.seq.suspect for item in batch.items):
+        """The batch in the passes it is to run in: a suspect in its own, until it is past where an engine died."""
+        alone = [item for item in batch.items if item.start < item.seq.alone_until]
+        if not alone:
             return [batch]
-        others = [item for item in batch.items if not item.seq.suspect]
-        alone = [ScheduledBatch([item]) for item in batch.items if item.seq.suspect]
-        return [ScheduledBatch(others), *alone] if others else alone
+        others = [item for item in batch.items if item.start >= item.seq.alone_until]
+        return [ScheduledBatch(others)] * bool(others) + [ScheduledBatch([item]) for item in alone]
 
     @contextmanager
     def running(self, batch: ScheduledBatch) -> Iterator[None]:
         """Around a pass. If the process does not survive it, or it raises, what ran stays written."""
         self._board["step_limit_ms"] = int(1000 * self._pace.limit_s(batch.num_tokens))
         if self._hazards is not None:
-            self._hazards.enter([item.seq.fingerprint for item in batch.items])
+            self._hazards.enter([(item.seq.fingerprint, item.start + item.num_tokens) for item in batch.items])
         self._board.beat()
         started = time.monotonic()
         yield

@@ -34,7 +34,8 @@ class Sequence:
     `token_ids` is prompt then output. Keys and values of `token_ids[:num_computed]` are in the cache; the others
     are still to be run. One new token is sampled each time `num_computed` reaches `len(token_ids)`. `slot` and
     `block_table` say where the cache keeps them, -1 and [] while the sequence holds no memory. A `suspect` was at work
-    when an engine died (handler.suspects); `fingerprint` is the same for every try of its request.
+    when an engine died and runs alone up to `alone_until` (handler.suspects); `fingerprint` is the same for every try
+    of its request.
     """
 
     request: GenerateRequest
@@ -55,6 +56,7 @@ class Sequence:
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     fingerprint: int = 0
     suspect: bool = False
+    alone_until: int = 0
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.request.prompt_token_ids)

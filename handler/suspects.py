@@ -1,16 +1,16 @@
 """Requests that were at work when an engine died: after the second time nobody tries them again.
 
-Two mapped files in the run directory. An engine writes into its `Hazards` whose tokens it is about to compute; what
-stands there when it dies is what may have killed it. PID 1 then counts those in `Suspects`, which the next engine
-reads: a suspect runs alone in its steps, so that a second death proves it guilty and nobody else, and one that
-finishes is no suspect any more.
+Two mapped files in the run directory. An engine writes into its `Hazards` whose tokens it is about to compute, and up
+to which position; what stands there when it dies is what may have killed it. PID 1 then counts those in `Suspects`,
+which the next engine reads: up to that position a suspect runs alone, so that a second death there proves it guilty and
+nobody else. One that finishes is no suspect any more.
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterable
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 
@@ -60,12 +60,12 @@ class Hazards:
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         """Map `path`; with `create`, make it first. Raises OSError if it is missing."""
-        self._words = _Words(path, 2 + _NUM_PLACES, create=create)
+        self._words = _Words(path, 2 + 2 * _NUM_PLACES, create=create)
 
-    def enter(self, fingerprints: list[int]) -> None:
-        """These run now."""
-        known = fingerprints[:_NUM_PLACES]
-        self._words.write(2, *known)
+    def enter(self, running: list[tuple[int, int]]) -> None:
+        """These run now: fingerprints, and the positions up to which they are computed."""
+        known = running[:_NUM_PLACES]
+        self._words.write(2, *(word for pair in known for word in pair))
         self._words.write(0, len(known))
 
     def leave(self) -> None:
@@ -76,10 +76,13 @@ class Hazards:
         """The grammar of this request is being compiled; 0 when it is done."""
         self._words.write(1, fingerprint)
 
-    def take(self) -> set[int]:
-        """What was in hand when the engine died; forgets it."""
+    def take(self) -> dict[int, int]:
+        """What was in hand when the engine died, and up to which position; forgets it."""
         num, grammar = self._words.read(0, 2)
-        found = {*self._words.read(2, min(num, _NUM_PLACES)), grammar} - {0}
+        words = self._words.read(2, 2 * min(num, _NUM_PLACES))
+        found = dict(zip(words[::2], words[1::2], strict=True))
+        found.setdefault(grammar, 0)
+        found.pop(0, None)
         self._words.write(0, 0, 0)
         return found
 
@@ -89,39 +92,42 @@ class Hazards:
 
 
 class Suspects:
-    """Deaths for each fingerprint. PID 1 adds, engines read and acquit. Word 0 counts the entries ever made."""
+    """Deaths and position for each fingerprint. PID 1 adds, engines read and acquit. Word 0 counts all entries made."""
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         """Map `path`; with `create`, make it first. Raises OSError if it is missing."""
-        self._words = _Words(path, 1 + 2 * _NUM_SUSPECTS, create=create)
+        self._words = _Words(path, 1 + 3 * _NUM_SUSPECTS, create=create)
 
-    def blame(self, fingerprints: Iterable[int]) -> None:
+    def blame(self, hazards: Mapping[int, int]) -> None:
         """An engine died with these in hand. Beyond `_NUM_SUSPECTS` the oldest entry gives way."""
-        for each in fingerprints:
+        for each, position in hazards.items():
             place = self._place(each)
             if place is None:
                 (made,) = self._words.read(0, 1)
                 place = made % _NUM_SUSPECTS
-                self._words.write(1 + 2 * place, each, 0)
+                self._words.write(1 + 3 * place, each, 0, 0)
                 self._words.write(0, made + 1)
-            self._words.write(2 + 2 * place, self.deaths(each) + 1)
+            self._words.write(2 + 3 * place, self.find(each)[0] + 1, position)
 
-    def deaths(self, fingerprint: int) -> int:
-        """Engines that died with it in hand since it last finished."""
+    def find(self, fingerprint: int) -> tuple[int, int]:
+        """Engines that died with it in hand since it last finished, and the position at the last death."""
         place = self._place(fingerprint)
-        return 0 if place is None else self._words.read(2 + 2 * place, 1)[0]
+        if place is None:
+            return 0, 0
+        deaths, position = self._words.read(2 + 3 * place, 2)
+        return deaths, position
 
     def acquit(self, fingerprint: int) -> None:
         """It has finished."""
         place = self._place(fingerprint)
         if place is not None:
-            self._words.write(2 + 2 * place, 0)
+            self._words.write(2 + 3 * place, 0, 0)
 
     def _place(self, fingerprint: int) -> int | None:
         (made,) = self._words.read(0, 1)
         if not made:
             return None
-        known = self._words.read(1, 2 * min(made, _NUM_SUSPECTS))[::2]
+        known = self._words.read(1, 3 * min(made, _NUM_SUSPECTS))[::3]
         return known.index(fingerprint) if fingerprint in known else None
 
     def close(self) -> None:

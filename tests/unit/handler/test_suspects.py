@@ -77,7 +77,7 @@ def test_only_what_ran_is_blamed_and_only_twice_is_guilty(case: Case) -> None:
 def test_what_survived_is_not_blamed(case: Case) -> None:
     with case.custody.running(batch(case.take(1))):
         pass
-    assert case.hazards.take() == set()
+    assert case.hazards.take() == {}
 
 
 def test_a_suspect_runs_alone_and_is_acquitted_when_it_finishes(case: Case) -> None:
@@ -92,17 +92,26 @@ def test_a_suspect_runs_alone_and_is_acquitted_when_it_finishes(case: Case) -> N
     assert case.custody.refusal(request(1)) is None, "an acquitted suspect begins anew"
 
 
+def test_past_the_place_of_the_death_a_suspect_joins_the_others(case: Case) -> None:
+    case.die_with(case.take(1, 2, 3), case.take(4))
+    one, two = case.take(1, 2, 3), case.take(5)
+    for start, alone in ((0, True), (2, True), (3, False), (9, False)):
+        items = [ScheduledSequence(one, start, 1), ScheduledSequence(two, 0, 1)]
+        assert len(case.custody.parts(ScheduledBatch(items))) == (2 if alone else 1)
+    assert one.suspect, "a second death counts all the same"
+
+
 def test_a_grammar_that_kills_the_compiler_is_blamed(case: Case) -> None:
     seq = case.take(1)
     case.custody.compiling(seq, True)
-    assert case.hazards.take() == {seq.fingerprint}
+    assert case.hazards.take() == {seq.fingerprint: 0}
     case.custody.compiling(seq, True)
     case.custody.compiling(seq, False)
-    assert case.hazards.take() == set()
+    assert case.hazards.take() == {}
 
 
 def test_the_oldest_suspects_give_way(case: Case) -> None:
     for i in range(1, 2000):
-        case.suspects.blame([i])
-    assert case.suspects.deaths(1) == 0
-    assert case.suspects.deaths(1999) == 1
+        case.suspects.blame({i: 5})
+    assert case.suspects.find(1) == (0, 0)
+    assert case.suspects.find(1999) == (1, 5)
