@@ -10,6 +10,9 @@ import pytest
 from tests.support import audit
 from tests.support.server import Server
 
+# On a machine that does other things too, an engine that is kept waiting is not hung.
+PATIENT = {"ENGINE_STALL_TIMEOUT_S": "600"}
+
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -24,7 +27,7 @@ def tiny_server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     """The real container over the tiny model, shared by tests that do not harm it; watched by `audit`."""
     directory = tmp_path_factory.mktemp("tiny")
     environ = audit.watched(directory / "audit")
-    server = Server(directory / "log", {"HF_MODEL_ID": str(tiny_llama)} | environ)
+    server = Server(directory / "log", PATIENT | {"HF_MODEL_ID": str(tiny_llama)} | environ)
     try:
         server.wait_ready()
         yield server
@@ -37,7 +40,7 @@ def tiny_server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(scope="session")
 def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The real container over the bundled chat model, as `make run` starts it."""
-    server = Server(tmp_path_factory.mktemp("chat") / "log")
+    server = Server(tmp_path_factory.mktemp("chat") / "log", PATIENT)
     try:
         server.wait(lambda: server.ping() == 200, seconds=170)
         yield server
