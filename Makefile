@@ -13,7 +13,7 @@ RUN_STAMP  := $(VENV)/.run-installed
 TEST_STAMP := $(VENV)/.test-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test fuzz test-deploy faults soak check format lint types bench bench-rivals image-check clean
+.PHONY: help run install test fuzz test-deploy faults soak check format lint types bench bench-quant bench-rivals image-check sbom clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,10 @@ types: $(TEST_STAMP)
 bench: $(TEST_STAMP)  ## measure this server on this machine: throughput and latency at 1, 8 and 32 streams
 	$(BIN)/python -m bench.run
 
+bench-quant: $(TEST_STAMP)  ## perplexity, memory and speed of each HF_MODEL_QUANTIZE on the bundled model
+	$(BIN)/python -m handler.prepare $(CACHE_DIR)
+	$(BIN)/python -m bench.perplexity
+
 bench-rivals: $(TEST_STAMP)  ## the same beside vLLM, llama.cpp and transformers serve, installed below .bench/ (an hour, once)
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
 	$(BIN)/python -m bench.rivals.install
@@ -70,6 +74,14 @@ image-check: $(TEST_STAMP)  ## lint the Dockerfile, replay it without Docker, ru
 	$(PIP) -r requirements/image-tools.txt
 	$(BIN)/python -m tools.image_check
 
+sbom: $(TEST_STAMP) .venv-sbom/.installed  ## write build/sbom.cdx.json: every part of the image, as CycloneDX
+	$(BIN)/python -m tools.sbom .venv-sbom/bin/cyclonedx-py
+
+.venv-sbom/.installed: requirements/sbom.txt
+	$(PYTHON) -m venv .venv-sbom
+	.venv-sbom/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/sbom.txt
+	@touch $@
+
 # The SageMaker SDK v2 pins older packaging, attrs and rich than the server's, so its tests have their own environment.
 .venv-deploy/.installed: requirements/deploy-test.txt
 	$(PYTHON) -m venv .venv-deploy
@@ -77,7 +89,7 @@ image-check: $(TEST_STAMP)  ## lint the Dockerfile, replay it without Docker, ru
 	@touch $@
 
 clean:  ## remove what was installed and cached here
-	rm -rf $(VENV) .venv-deploy .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
+	rm -rf $(VENV) .venv-deploy .venv-sbom .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'

@@ -68,7 +68,7 @@ def started(contender: Contender, log: Path) -> Iterator[Running]:
         while not _answers(port, contender.options):
             if process.poll() is not None or time.perf_counter() - began > _START_S:
                 raise SystemExit(f"{contender.name} did not start; its log ends with:\n{log.read_text()[-2000:]}")
-            time.sleep(0.1)
+            time.sleep(0.2)
         yield Running(f"http://127.0.0.1:{port}", time.perf_counter() - began)
     finally:
         _stop(process)

@@ -188,6 +188,7 @@ class EngineProcess:
             max_waiting=s.max_concurrent_requests,
             kv_capacity_tokens=s.max_batch_total_tokens,
             kv_layout=KVLayout(s.kv_layout),
+            deterministic=s.deterministic,
             num_threads=s.engine_threads or self._share_of_cores(),
             index=self.place.index,
             num_engines=self.place.num_engines,

@@ -73,7 +73,7 @@ class Prompt:
     """What to generate from and how: one choice of one request.
 
     `keep_stop` leaves a stop string that ends the text in it (TGI); `show_tokens` asks for the text of each token;
-    `show_special` leaves control tokens in the text.
+    `show_special` leaves control tokens in the text. `cache_salt` and `reuse_prefix` as in `GenerateRequest`.
     """
 
     token_ids: list[int]
@@ -84,6 +84,7 @@ class Prompt:
     show_special: bool = False
     timeout_s: float = 55.0
     cache_salt: str = ""
+    reuse_prefix: bool = True
 
     def with_sampling(self, sampling: SamplingParams) -> Prompt:
         """The same prompt, to be sampled otherwise."""
@@ -144,6 +145,7 @@ class Generation:
             self.prompt.sampling,
             self.prompt.timeout_s,
             self.prompt.cache_salt,
+            self.prompt.reuse_prefix,
         )
         self.timings.submitted_s = time.monotonic()
         reply = self._engines.submit(request)

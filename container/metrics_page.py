@@ -14,13 +14,13 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from container.api.operation import Operation, describe
+from container.run_dir import METRICS_DIR_VARIABLE
 from container.service import Service, service
 from container.version import VERSION
 from handler.status import Phase
 
 blueprint = Blueprint("metrics", __name__)
 
-MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 # The client library ends every counter in _total; TGI's do not, and dashboards ask for TGI's.
 _TGI_COUNTER = re.compile(rb"^((?:# (?:HELP|TYPE) )?tgi_\w+?)_total\b", re.MULTILINE)
 
@@ -88,7 +88,7 @@ _COUNTERS = (
 def metrics() -> Response:
     """Prometheus text format 0.0.4."""
     registry = CollectorRegistry()
-    if os.environ.get(MULTIPROCESS_VARIABLE):
+    if os.environ.get(METRICS_DIR_VARIABLE):
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     registry.register(_Engines(service()))
     text = _TGI_COUNTER.sub(rb"\1", generate_latest(registry))

@@ -9,6 +9,8 @@ from pathlib import Path
 RUN_DIR_VARIABLE = "HEIR_RUN_DIR"
 LISTEN_FD_VARIABLE = "HEIR_LISTEN_FD"
 WORKERS_VARIABLE = "HEIR_WEB_WORKERS"
+# prometheus_client's, read when it is imported: where each process keeps its counts.
+METRICS_DIR_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class RunDir(EngineDir):
 
     def metrics_environ(self) -> dict[str, str]:
         """Read by prometheus_client when it is imported: where each process keeps its counts."""
-        return {"PROMETHEUS_MULTIPROC_DIR": str(self.path)}
+        return {METRICS_DIR_VARIABLE: str(self.path)}
 
     def engine(self, index: int) -> EngineDir:
         """Where the files of engine `index` are."""

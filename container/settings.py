@@ -151,6 +151,12 @@ class Settings:
     kv_layout: str = _setting(
         "auto", _one_of(*KVLayout), "KV memory: auto, slots or paged. Auto: paged on CUDA.", "KV_LAYOUT"
     )
+    deterministic: bool = _setting(
+        False,
+        _flag,
+        "The same bits whatever else runs, also for weights that switch kernels by the number of rows (CPU).",
+        "DETERMINISTIC",
+    )
     max_batch_size: int = _setting(64, _count(1, 4096), "Sequences that run at once.", "MAX_BATCH_SIZE")
     max_concurrent_requests: int = _setting(
         128, _count(1, 1_000_000), "Requests in flight before 429, for each engine.", "MAX_CONCURRENT_REQUESTS"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ from flask import Response
 from container.errors import InternalError, ServiceError
 from container.generation import ClientDisconnected
 from container.request_record import current_record
+
+logger = logging.getLogger(__name__)
 
 DONE_DATA = "[DONE]"
 DONE = f"data: {DONE_DATA}\n\n".encode()
@@ -24,9 +27,7 @@ def frame(value: Any) -> bytes:
     return b"data: " + _encoder.encode(value) + b"\n\n"
 
 
-def stream(
-    frames: Iterator[bytes], error_body: Callable[[ServiceError], Any], on_fault: Callable[[], None]
-) -> Response:
+def stream(frames: Iterator[bytes], error_body: Callable[[ServiceError], Any]) -> Response:
     """A streamed response of `frames`.
 
     The first frame is awaited before the status line is sent, so a request that is refused has its own status.
@@ -43,8 +44,9 @@ def stream(
             return
         except ServiceError as exc:
             yield frame(error_body(exc))
-        except Exception:  # noqa: BLE001 - the status line is out; the client learns it from an event
-            on_fault()
+        except Exception:  # the status line is out; the client learns it from an event
+            fields = {} if record is None else {"request_id": record.id}
+            logger.exception("a stream failed", extra={"fields": fields})
             if record is not None:
                 record.fail(InternalError.tgi_type)
             yield frame(error_body(InternalError()))

@@ -8,13 +8,26 @@ import msgspec
 
 
 class Quantize(enum.StrEnum):
-    """How weights are stored. `AUTO` takes the least lossy form that leaves room for the KV cache."""
+    """How weights are stored. `AUTO` takes the least lossy form that leaves room for the KV cache.
+
+    `INT8_BLOCKS` and `INT4_BLOCKS` are for CPU. From `EETQ` on: TGI's other names, most of them only for checkpoints
+    that are stored that way (handler/quantize.py says what becomes of each).
+    """
 
     NONE = "none"
     INT8 = "bitsandbytes"
     NF4 = "bitsandbytes-nf4"
     FP4 = "bitsandbytes-fp4"
     AUTO = "auto"
+    INT8_BLOCKS = "int8"
+    INT4_BLOCKS = "int4"
+    EETQ = "eetq"
+    GPTQ = "gptq"
+    AWQ = "awq"
+    MARLIN = "marlin"
+    COMPRESSED_TENSORS = "compressed-tensors"
+    FP8 = "fp8"
+    EXL2 = "exl2"
 
 
 class KVLayout(enum.StrEnum):
@@ -51,6 +64,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     kv_capacity_tokens: int = 0
     page_size: int = 0
     kv_layout: KVLayout = KVLayout.AUTO
+    deterministic: bool = False
     num_threads: int = 0
     socket_path: str = ""
     board_path: str = ""

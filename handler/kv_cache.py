@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,3 +101,11 @@ class SlotCache:
     def bytes_per_token(num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
         """Bytes that one token of one sequence takes over all layers."""
         return 2 * num_layers * num_kv_heads * head_dim * dtype.itemsize
+
+
+def kv_bytes_per_token(text_config: Any, dtype: torch.dtype) -> int:
+    """KV memory of one token, as if every layer attended; a model without heads counts as one of its width."""
+    num_heads = getattr(text_config, "num_attention_heads", None) or 1
+    num_kv_heads = getattr(text_config, "num_key_value_heads", None) or num_heads
+    head_dim = getattr(text_config, "head_dim", None) or text_config.hidden_size // num_heads
+    return SlotCache.bytes_per_token(text_config.num_hidden_layers, num_kv_heads, head_dim, dtype)

@@ -101,7 +101,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, tag="generate", array_like=Tr
 
     `request_id` is made by the server (128 random bits), unique for the engine's life. `prompt_token_ids` are all
     in [0, vocabulary) and 1 to max_input_tokens long. `timeout_s` is the wall-clock budget from the moment the
-    engine receives the message. `cache_salt` separates tenants in the prefix cache.
+    engine receives the message. `cache_salt` separates tenants in the prefix cache;
+    without `reuse_prefix` nothing is taken from it nor left for others.
     """
 
     request_id: str

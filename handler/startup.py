@@ -13,6 +13,7 @@ from handler.custody import Custody
 from handler.engine import EngineCore
 from handler.grammar import GrammarCompiler
 from handler.ipc import EngineSocket
+from handler.linears import KERNEL, Kernel
 from handler.memory import Limits
 from handler.model_loader import load, place
 from handler.model_location import locate
@@ -38,6 +39,7 @@ def start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, ModelCa
         logger.info("%s", text)
 
     torch.set_num_threads(config.num_threads or os.cpu_count() or 1)
+    KERNEL.kernel = Kernel.DENSE if config.deterministic else Kernel.BY_ROWS
     directory, model_id = locate(config, progress)
     board.enter(Phase.LOADING, f"loading {model_id}")
     devices = place(config, directory)
@@ -99,7 +101,7 @@ def _card(config: EngineConfig, runner: Runner, limits: Limits, model_id: str, t
         eos_token_ids=sorted(loaded.eos_token_ids),
         dtype=str(loaded.dtype).removeprefix("torch."),
         device=str(loaded.device),
-        quantize=str(loaded.quantize),
+        quantize=loaded.quantize,
         model_type=str(loaded.model.config.model_type),
         num_parameters=loaded.num_parameters,
         max_num_seqs=limits.max_num_seqs,

@@ -23,8 +23,11 @@ _count = Counter("tgi_batch_inference_count", "Steps begun.", ["method"], regist
 _success = Counter("tgi_batch_inference_success", "Steps that ran to their end.", ["method"], registry=_registry)
 _failure = Counter("tgi_batch_inference_failure", "Steps that did not.", ["method"], registry=_registry)
 _duration = Histogram("tgi_batch_inference_duration", "A whole step.", ["method"], buckets=_SECONDS, registry=_registry)
+_forward = Histogram(
+    "tgi_batch_forward_duration", "The model's part of a step.", ["method"], buckets=_SECONDS, registry=_registry
+)
 _size = Histogram("tgi_batch_next_size", "Sequences of a step.", buckets=_SIZES, registry=_registry)
-for _metric in (_count, _success, _failure, _duration):
+for _metric in (_count, _success, _failure, _duration, _forward):
     for _name in ("prefill", "decode"):
         _metric.labels(_name)  # there from the start
 
@@ -48,3 +51,11 @@ def measured_step(batch: ScheduledBatch) -> Iterator[None]:
         raise
     _success.labels(method).inc()
     _duration.labels(method).observe(time.perf_counter() - started_s)
+
+
+@contextmanager
+def measured_forward(batch: ScheduledBatch) -> Iterator[None]:
+    """Counts the block as the model's part of a step. On CUDA that is the launch: nothing waits for the device."""
+    started_s = time.perf_counter()
+    yield
+    _forward.labels(method_of(batch)).observe(time.perf_counter() - started_s)

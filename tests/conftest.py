@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import audit
 from tests.support.server import Server
+
+# On a machine that does other things too, an engine that is kept waiting is not hung.
+PATIENT = {"ENGINE_STALL_TIMEOUT_S": "600"}
 
 
 @pytest.fixture(scope="session")
@@ -20,12 +24,15 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The real container over the tiny model, shared by tests that do not harm it."""
-    server = Server(tmp_path_factory.mktemp("tiny") / "log", {"HF_MODEL_ID": str(tiny_llama)})
+    """The real container over the tiny model, shared by tests that do not harm it; watched by `audit`."""
+    directory = tmp_path_factory.mktemp("tiny")
+    environ = audit.watched(directory / "audit")
+    server = Server(directory / "log", PATIENT | {"HF_MODEL_ID": str(tiny_llama)} | environ)
     try:
         server.wait_ready()
         yield server
         assert server.stop() == 0
+        assert not audit.findings(directory / "audit")
     finally:
         server.kill()
 
@@ -33,7 +40,7 @@ def tiny_server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(scope="session")
 def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The real container over the bundled chat model, as `make run` starts it."""
-    server = Server(tmp_path_factory.mktemp("chat") / "log")
+    server = Server(tmp_path_factory.mktemp("chat") / "log", PATIENT)
     try:
         server.wait(lambda: server.ping() == 200, seconds=170)
         yield server

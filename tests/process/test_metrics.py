@@ -37,6 +37,7 @@ TGI = {
     "tgi_request_generated_tokens": "histogram",
     "tgi_request_max_new_tokens": "histogram",
     "tgi_batch_inference_duration": "histogram",
+    "tgi_batch_forward_duration": "histogram",
     "tgi_batch_next_size": "histogram",
 }
 GENERATE: dict[str, Any] = {"inputs": "hello world", "parameters": {"max_new_tokens": 7}}
@@ -93,6 +94,7 @@ def test_a_request_moves_every_number_it_should(tiny_server: Server) -> None:
     assert change("tgi_batch_inference_count", method="prefill") == 1
     assert change("tgi_batch_inference_success", method="decode") == 6
     assert change("tgi_batch_inference_duration_count", method="decode") == 6
+    assert change("tgi_batch_forward_duration_count", method="decode") == 6
     assert change("tgi_batch_next_size_sum") == 7
     parts = ("validation", "queue", "inference")
     whole = change("tgi_request_duration_sum")

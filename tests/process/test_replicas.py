@@ -47,6 +47,7 @@ def server(tmp_path: Path, tiny_llama: Path) -> Iterator[Server]:
         found.kill()
 
 
+@pytest.mark.timeout(600)  # three starts of an engine on a machine that may be busy
 def test_one_dies_and_comes_back_while_the_other_serves(server: Server) -> None:
     server.wait(lambda: server.ping() == 200 and metric(server, "heir_engines_ready") == 2)
     with ThreadPoolExecutor(8) as threads:

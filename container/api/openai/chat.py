@@ -6,7 +6,7 @@ import secrets
 from typing import Any
 
 import msgspec
-from flask import Response, current_app, g, request
+from flask import Response, g, request
 
 from container import sse
 from container.api.openai.call_grammar import answer_or_calls, forced_calls, text_with_calls
@@ -41,8 +41,7 @@ def answer_chat(body: dict[str, Any]) -> Response:
     answer = ChatAnswer(chat.request, served, generations, choices, f"chatcmpl-{secrets.token_hex(12)}")
     if not chat.request.stream:
         return json_response(answer.whole())
-    log = current_app.logger
-    return sse.stream(answer.frames(), ServiceError.openai_body, lambda: log.exception("a chat stream failed"))
+    return sse.stream(answer.frames(), ServiceError.openai_body)
 
 
 def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt) -> Prompt:
@@ -58,6 +57,8 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt) -> Prompt:
         stop=chat.request.stop_strings,
         show_special=_reads_control_tokens(chat, served, rendered.traits),
         timeout_s=service().timeout_s(bool(chat.request.stream)),
+        cache_salt=chat.request.cache_salt or "",
+        reuse_prefix=chat.request.cache_prompt is not False,
     )
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from flask import Response, current_app, g, request
+from flask import Response, g, request
 from msgspec import UNSET, UnsetType
 
 from container import sse
@@ -42,8 +42,7 @@ def answer_completion(body: dict[str, Any]) -> Response:
     answer = CompletionAnswer(completion, served, generations)
     if not completion.request.stream:
         return json_response(answer.whole())
-    log = current_app.logger
-    return sse.stream(answer.frames(), ServiceError.openai_body, lambda: log.exception("a completion stream failed"))
+    return sse.stream(answer.frames(), ServiceError.openai_body)
 
 
 def _prompt(completion: Completion, served: ServedModel, token_ids: list[int]) -> Prompt:
@@ -65,6 +64,8 @@ def _prompt(completion: Completion, served: ServedModel, token_ids: list[int]) -
         ),
         stop=wanted.stop_strings,
         timeout_s=service().timeout_s(bool(wanted.stream)),
+        cache_salt=wanted.cache_salt or "",
+        reuse_prefix=wanted.cache_prompt is not False,
     )
 
 

@@ -40,7 +40,7 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """OpenAI's names, then those TGI and vLLM added. None is absent. What stands from `user` on changes no
+    """OpenAI's names, then those TGI, vLLM and llama.cpp added. None is absent. What stands from `user` on changes no
     answer. Ranges are applied by `check_sampling`."""
 
     model: str | None = None
@@ -62,6 +62,8 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     min_tokens: Annotated[int | None, within(0, _MAX_COUNT)] = None
     ignore_eos: bool | None = None
     stop_token_ids: list[TokenId] | None = None
+    cache_salt: _Text | None = None
+    cache_prompt: bool | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
@@ -118,6 +120,7 @@ def _check_stop(request: SamplingFields, limit: int) -> None:
     check("stop", f"at most {limit} strings", len(stops), len(stops) <= limit)
     if not all(stops):
         raise InvalidRequest('`stop` must be made of non-empty strings. Given: ""', param="stop")
+    check("cache_salt", "a non-empty string", request.cache_salt, request.cache_salt != "")
     for token_id in request.stop_token_ids or ():
         check("stop_token_ids", "token ids", token_id, 0 <= token_id <= _MAX_COUNT)
 

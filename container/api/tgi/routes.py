@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from flask import Response, current_app, g
+from flask import Response, g
 
 from container import sse
 from container.api.operation import Form, Operation, describe
@@ -140,10 +140,7 @@ def _answer(body: GenerateBody | CompatGenerateBody, *, as_list: bool, full_text
     generating = start(body.inputs, parameters, served, streaming=streaming, prefix=prefix)
     compute_type = service().settings.compute_type or served.card.device.split(":")[0]
     if streaming:
-        log = current_app.logger
-        response = sse.stream(
-            generating.frames(), lambda error: error.tgi_body(), lambda: log.exception("a stream failed")
-        )
+        response = sse.stream(generating.frames(), lambda error: error.tgi_body())
         add_stream_headers(response, compute_type, body.inputs)
         return response
     best, losers = generating.best()

@@ -66,7 +66,7 @@ def test_one_folder_is_a_dialect(client: FlaskClient) -> None:
     assert client.get("/echo/x/y", headers=key).text.startswith("ECHO 404")
     assert client.post("/echo/yes").text.startswith("ECHO 401")
     assert client.get("/echo/open").text == "open"
-    document: Any = client.get("/api-doc/openapi.json").json
+    document: Any = client.get("/api-doc/openapi.json", headers=key).json
     assert "/echo/{word}" in document["paths"]
     assert document["paths"]["/echo/{word}"]["post"]["security"] == [{"key": []}]
     assert client.get("/v1/nothing", headers=key).json["error"]["type"] == "not_found_error"  # type: ignore[index]

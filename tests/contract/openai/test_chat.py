@@ -123,6 +123,15 @@ def test_parameters_reach_the_engine(qwen: ScriptedServer) -> None:
     assert sampling.grammar is None
 
 
+@pytest.mark.parametrize(
+    ("options", "salt", "reuse"),
+    [({}, "", True), ({"cache_salt": "tenant"}, "tenant", True), ({"cache_prompt": False}, "", False)],
+)
+def test_whose_prefixes_are_reused(qwen: ScriptedServer, options: dict[str, Any], salt: str, reuse: bool) -> None:
+    qwen.ok(**options)
+    assert (qwen.engine.requests[0].cache_salt, qwen.engine.requests[0].reuse_prefix) == (salt, reuse)
+
+
 @pytest.mark.parametrize("stop", ["STOP", ["never", "STOP"]])
 def test_stop_strings_end_the_text(qwen: ScriptedServer, stop: Any) -> None:
     qwen.engine.says("one STOP two")
