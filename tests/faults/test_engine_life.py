@@ -36,7 +36,7 @@ def make_server(tmp_path: Path, tiny_llama: Path) -> Iterator[MakeServer]:
             "ENGINE_THREADS": "1",
         }
         servers.append(Server(tmp_path / f"log{len(servers)}", values | environ))
-        servers[-1].wait_ready()
+        servers[-1].wait_ready(300)
         return servers[-1]
 
     yield make
@@ -123,7 +123,7 @@ def test_engine_killed_under_load(scoreboard: Scoreboard, make_server: MakeServe
     server.engine().kill()
     ok, text = check_ends(clients, expected, killed, 2.0)
     scoreboard(10, "32 streams and 16 queued", "", text, ok)
-    server.wait_ready()
+    server.wait_ready(300)
     after = max(streams.throughput(server) for _ in range(3))
     scoreboard(10, "throughput after", ">= 95 % of before", f"{after / before:.0%}", after >= 0.95 * before)
 
@@ -140,7 +140,7 @@ def test_engine_stopped_under_load(scoreboard: Scoreboard, make_server: MakeServ
     seen = until(lambda: server.ping() == 503, 60)
     ok, text = check_ends(clients, expected, stopped + seen, 2.0)
     scoreboard(11, "stopped under 32 streams", "", f"detected after {seen:.1f} s; then {text}", ok and seen <= 10)
-    server.wait_ready()
+    server.wait_ready(300)
     assert not engine.is_running()
 
 
@@ -160,7 +160,7 @@ def test_engine_hangs_in_a_step(scoreboard: Scoreboard, make_server: MakeServer,
     text += f"stack dump {'in' if dumped else 'NOT in'} the log"
     ok = seen <= 10 and slowest <= 2 and dumped and all(client.ended_well for client in clients)
     scoreboard(11, "hangs inside a step, 8 streams", "", text, ok)
-    server.wait_ready()
+    server.wait_ready(300)
 
 
 @pytest.mark.row(11, bug="_STARVED_SHARE = 0 and the pace of the steps not asked")
@@ -212,7 +212,7 @@ def test_a_request_that_kills_the_engine(scoreboard: Scoreboard, make_server: Ma
         died = server.request("POST", "/generate", deadly)
         assert died.status == 503, died.body
         streams.join(innocent)
-        server.wait_ready()
+        server.wait_ready(300)
     pid = server.engine().pid
     began = time.monotonic()
     third = server.request("POST", "/generate", deadly)

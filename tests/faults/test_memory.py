@@ -31,7 +31,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
             "ENGINE_THREADS": "1",
         }
         servers.append(Server(tmp_path / f"log{len(servers)}", values | environ))
-        servers[-1].wait_ready()
+        servers[-1].wait_ready(300)
         return servers[-1]
 
     yield start

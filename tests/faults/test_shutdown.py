@@ -98,7 +98,7 @@ def test_sigterm_under_load(scoreboard: Scoreboard, endless_llama: Path, tmp_pat
             {"HF_MODEL_ID": str(endless_llama), "CACHE_DIR": str(tmp_path / "cache"), "ENGINE_THREADS": "1"},
         )
         try:
-            server.wait_ready()
+            server.wait_ready(300)
             took, faults = one_run(server, run in LONG_RUNS)
         finally:
             server.kill()
@@ -118,7 +118,7 @@ def test_a_second_signal(scoreboard: Scoreboard, endless_llama: Path, tmp_path: 
         {"HF_MODEL_ID": str(endless_llama), "CACHE_DIR": str(tmp_path / "cache"), "ENGINE_THREADS": "1"},
     )
     try:
-        server.wait_ready()
+        server.wait_ready(300)
         clients: list[Client] = streams.start(server, 16, 100_000)
         streams.wait_running(clients)
         server.process.send_signal(signal.SIGTERM)

@@ -82,7 +82,7 @@ def test_soak(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
     }
     server = Server(tmp_path / "log", environ)
     try:
-        server.wait_ready()
+        server.wait_ready(300)
         load(server, 10.0, Tally(), seed=1000)
         processes = named(server)
         before = holdings(processes)

@@ -113,7 +113,7 @@ def test_descriptors_run_out(scoreboard: Scoreboard, tiny_llama: Path, tmp_path:
         tmp_path / "log", {"HF_MODEL_ID": str(tiny_llama), "CACHE_DIR": str(tmp_path / "cache"), "ENGINE_THREADS": "1"}
     )
     try:
-        server.wait_ready()
+        server.wait_ready(300)
         tree = psutil.Process(server.process.pid).children(recursive=True)
         workers = [process for process in tree if "gunicorn" in " ".join(process.cmdline())]
         for worker in workers:
@@ -141,7 +141,7 @@ def test_the_disk_is_full(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Pa
         tmp_path / "log", {"HF_MODEL_ID": str(tiny_llama), "CACHE_DIR": str(tmp_path / "cache"), "ENGINE_THREADS": "1"}
     )
     try:
-        server.wait_ready()
+        server.wait_ready(300)
         main = psutil.Process(server.process.pid)
         for process in [main, *main.children(recursive=True)]:
             limit(process.pid, resource.RLIMIT_FSIZE, 0)
@@ -164,7 +164,7 @@ def test_the_socket_is_deleted(scoreboard: Scoreboard, tiny_llama: Path, tmp_pat
     environ = {"HF_MODEL_ID": str(tiny_llama), "CACHE_DIR": str(tmp_path / "cache"), "TMPDIR": str(scratch)}
     server = Server(tmp_path / "log", environ)
     try:
-        server.wait_ready()
+        server.wait_ready(300)
         asked = {"inputs": "hello", "parameters": {"max_new_tokens": 4}}
         assert all(server.request("POST", "/generate", asked).status == 200 for _ in range(8))
         for path in scratch.rglob("*.sock"):

@@ -81,8 +81,8 @@ class Server:
                 raise AssertionError(f"not in time; the log says:\n{self.log.read_text()[-3000:]}")
             time.sleep(0.05)
 
-    def wait_ready(self) -> None:
-        self.wait(lambda: self.ping() == 200)
+    def wait_ready(self, seconds: float = 120) -> None:
+        self.wait(lambda: self.ping() == 200, seconds)
 
     def engine(self) -> psutil.Process:
         """The engine's process."""
