@@ -14,13 +14,15 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore
 COPY requirements/image*.txt /requirements/
 # setuptools comes first: it builds the one source distribution without fetching anything unlocked. What torch brings
-# for compiling against it and for testing itself goes in the same step, so that no layer keeps it.
+# for compiling against it and for testing itself goes in the same step, so that no layer keeps it. scipy alone is
+# missing on purpose: docs/decisions/0060-no-scipy-in-the-image.md.
 RUN python -m venv /opt/venv \
  && /opt/venv/bin/pip install --no-cache-dir --require-hashes -r /requirements/image-build.txt \
  && /opt/venv/bin/pip install --no-cache-dir --require-hashes --no-deps --no-build-isolation --use-pep517 \
     -r /requirements/image.txt \
  && /opt/venv/bin/pip install --no-cache-dir --index-url "${TORCH_INDEX}" -r "/requirements/image-${TORCH}.txt" \
- && /opt/venv/bin/pip check \
+ && { /opt/venv/bin/pip check > /tmp/check || true; } \
+ && ! grep -v '^sagemaker-inference .* requires scipy,' /tmp/check \
  && /opt/venv/bin/pip install --no-cache-dir --require-hashes --no-deps -r /requirements/image-model.txt \
  && rm -rf /opt/venv/lib/python3.11/site-packages/torch/include /opt/venv/lib/python3.11/site-packages/torch/test \
  && find /opt/venv/lib/python3.11/site-packages/torch/bin -type f ! -name torch_shm_manager -delete
@@ -42,14 +44,17 @@ RUN chmod -R a+rX /app \
 
 FROM ${PYTHON_IMAGE}
 ARG PYTHON_IMAGE
+ARG TORCH=cu126
 ARG VERSION=0.1.0
 ARG REVISION=unknown
+# The deploy helper reads tgi-heir.torch to know which driver the host must have.
 LABEL org.opencontainers.image.title="tgi-heir" \
       org.opencontainers.image.description="SageMaker, OpenAI and TGI dialects over any transformers model" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="${PYTHON_IMAGE}" \
+      tgi-heir.torch="${TORCH}" \
       com.amazonaws.sagemaker.capabilities.accept-bind-to-port="true"
 COPY --from=packages /opt/venv /opt/venv
 COPY --from=model /opt/heir /opt/venv/share/tgi-heir

@@ -11,6 +11,8 @@ export CACHE_DIR ?= $(HOME)/.cache/tgi-heir
 # A stamp is as new as the last install; it is redone only when a requirement changes.
 RUN_STAMP  := $(VENV)/.run-installed
 TEST_STAMP := $(VENV)/.test-installed
+# Tests that need the SageMaker SDK run beside it and start the container from the main environment.
+SDK_TEST   := CONTAINER_PYTHON=$(BIN)/python
 
 .DEFAULT_GOAL := help
 .PHONY: help run install test fuzz test-deploy faults soak check format lint types bench bench-quant bench-rivals image-check sbom clean
@@ -24,16 +26,18 @@ run: $(RUN_STAMP)  ## install, prepare the bundled model once, serve on 0.0.0.0:
 
 install: $(TEST_STAMP)  ## install everything for development
 
-test: $(TEST_STAMP)  ## install, then run all tests
+test: $(TEST_STAMP) .venv-sdk2/.installed  ## install, then run all tests
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
 	$(BIN)/python -m pytest
+	$(SDK_TEST) .venv-sdk2/bin/python -m pytest -m sdk2 tests/deploy
 
 fuzz: $(TEST_STAMP)  ## the long tests: 500 requests for each operation of the document, 200 random schemas
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
 	SCHEMATHESIS_CASES=500 GRAMMAR_CASES=200 $(BIN)/python -m pytest tests/contract/documents/test_schemathesis.py tests/contract/grammars
 
-test-deploy: .venv-deploy/.installed  ## test the deploy helper beside the SageMaker SDK, in an environment of its own
-	.venv-deploy/bin/python -m pytest --override-ini addopts= tests/deploy
+test-deploy: $(TEST_STAMP) .venv-sdk2/.installed .venv-sdk3/.installed  ## test the deploy helper beside both SageMaker SDKs
+	$(SDK_TEST) .venv-sdk2/bin/python -m pytest tests/deploy
+	$(SDK_TEST) .venv-sdk3/bin/python -m pytest tests/deploy
 
 faults: $(TEST_STAMP)  ## faults and attacks in full, into docs/reliability.md; ROWS="10 11" runs some
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
@@ -82,14 +86,14 @@ sbom: $(TEST_STAMP) .venv-sbom/.installed  ## write build/sbom.cdx.json: every p
 	.venv-sbom/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/sbom.txt
 	@touch $@
 
-# The SageMaker SDK v2 pins older packaging, attrs and rich than the server's, so its tests have their own environment.
-.venv-deploy/.installed: requirements/deploy-test.txt
-	$(PYTHON) -m venv .venv-deploy
-	.venv-deploy/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/deploy-test.txt
+# The SageMaker SDK pins other versions than the server's, and its two majors exclude each other.
+.venv-sdk%/.installed: requirements/sdk%.txt requirements/sdk%-constraints.txt
+	$(PYTHON) -m venv .venv-sdk$*
+	.venv-sdk$*/bin/python -m pip install --quiet --disable-pip-version-check -c requirements/sdk$*-constraints.txt -r $<
 	@touch $@
 
 clean:  ## remove what was installed and cached here
-	rm -rf $(VENV) .venv-deploy .venv-sbom .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
+	rm -rf $(VENV) .venv-sdk2 .venv-sdk3 .venv-sbom .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'

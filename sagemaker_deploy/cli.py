@@ -20,6 +20,7 @@ from sagemaker_deploy.clients import Clients
 from sagemaker_deploy.console import Output
 from sagemaker_deploy.errors import DeployError, PreflightError
 from sagemaker_deploy.failures import explain
+from sagemaker_deploy.image import TORCH_TARGETS
 
 Command = Callable[[argparse.Namespace, Callable[[], Clients], Output], int]
 
@@ -76,7 +77,7 @@ def _add_making_commands(subparsers: argparse._SubParsersAction[argparse.Argumen
     image = _add(subparsers, "image", commands.image, "print how to build and push; inspect what was pushed")
     image.add_argument("image", help="ECR image URI")
     image.add_argument("--inspect", action="store_true", help="look into ECR whether SageMaker will take it")
-    image.add_argument("--cpu", action="store_true", help="build the variant without CUDA")
+    image.add_argument("--torch", choices=TORCH_TARGETS, default=TORCH_TARGETS[0], help="CUDA release, or none")
     image.add_argument("--context", default=".")
     image.add_argument("--dockerfile", default="Dockerfile")
     role = _add(subparsers, "role", commands.role, "create or update the endpoint's execution role")

@@ -38,7 +38,7 @@ BROKEN_CONTRACT = 3
 
 def image(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
     if not args.inspect:
-        for command in build_commands(args.image, args.context, args.dockerfile, args.cpu):
+        for command in build_commands(args.image, args.context, args.dockerfile, args.torch):
             output.line(command)
         return 0
     report = inspect_image(args.image, clients())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -12,6 +12,7 @@ from sagemaker_deploy.errors import DeployError, PreflightError
 from sagemaker_deploy.failures import explain
 from sagemaker_deploy.progress import Clock, Progress
 from sagemaker_deploy.requests import Request, Requests
+from sagemaker_deploy.waiting import is_missing
 
 ROLE_ATTEMPTS = 8
 ROLE_PAUSE_S = 8.0
@@ -44,7 +45,7 @@ class ControlPlane:
                 self._once(self._sagemaker.create_model, request, "model", "ModelName")
             except ClientError as exc:
                 if "assume role" not in str(exc) or attempt == ROLE_ATTEMPTS - 1:
-                    raise _explained(exc) from exc
+                    raise explained(exc) from exc
                 self._progress.status("waiting for IAM to know the new role")
                 self._clock.sleep(ROLE_PAUSE_S)
             else:
@@ -74,6 +75,23 @@ class ControlPlane:
         )
         self._progress.step(f"update of {requests.endpoint_name} to {requests.config_name} started")
 
+    def discard(self, requests: Requests, names: Iterable[str] | None = None) -> None:
+        """Delete configuration and model of `requests`, of those only `names`, by default what was created here."""
+        ours = self.created if names is None else set(names)
+        for delete, key, name in (
+            (self._sagemaker.delete_endpoint_config, "EndpointConfigName", requests.config_name),
+            (self._sagemaker.delete_model, "ModelName", requests.model_name),
+        ):
+            if name not in ours:
+                continue
+            try:
+                delete(**{key: name})
+            except ClientError as exc:
+                if not is_missing(exc):
+                    raise
+            else:
+                self._progress.step(f"{name} deleted again")
+
     def _once(self, create: Callable[..., Any], request: Request, what: str, key: str) -> None:
         """Names end in a hash of the content, so a resource of the same name is the same resource."""
         try:
@@ -82,7 +100,7 @@ class ControlPlane:
             if not _already_exists(exc):
                 if "assume role" in str(exc):
                     raise
-                raise _explained(exc) from exc
+                raise explained(exc) from exc
             self._progress.step(f"{what} {request[key]} exists already")
         else:
             self.created.add(request[key])
@@ -93,8 +111,8 @@ def _already_exists(error: ClientError) -> bool:
     return "already exist" in error.response["Error"]["Message"]
 
 
-def _explained(error: ClientError) -> DeployError:
-    """Return the refusal with cause and remedy where they are known."""
+def explained(error: ClientError) -> DeployError:
+    """Return a refusal with cause and remedy where they are known."""
     failure = explain(str(error))
     if failure is None:
         return PreflightError(str(error))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from botocore.exceptions import ClientError
 
 from sagemaker_deploy.clients import Clients
-from sagemaker_deploy.control_plane import ControlPlane
+from sagemaker_deploy.control_plane import ControlPlane, explained
 from sagemaker_deploy.endpoint_client import EndpointClient
 from sagemaker_deploy.environment import environment_warnings
 from sagemaker_deploy.errors import DeployError, EndpointFailed, PreflightError, RolledBack, SpecError
@@ -156,15 +157,33 @@ class _Run:
         return existing
 
     def _create(self) -> None:
-        way = self._way()
-        if way == "sdk":
-            self._clear_leftovers()
-            create_through_sdk(self._spec, self._requests, self._clients)
-            self._progress.step(f"endpoint {self._spec.name} created through HuggingFaceModel")
+        if self._way() == "sdk":
+            self._create_through_sdk()
         else:
-            self._control.create(self._requests)
+            with self._discarding():
+                self._control.create(self._requests)
         if self._options.wait or self._spec.component:  # a component is only accepted once its endpoint serves
             self._judge(self._waiter.endpoint(self._spec.name), "EndpointStatus")
+
+    def _create_through_sdk(self) -> None:
+        requests = self._requests
+        self._clear_leftovers()
+        try:
+            with self._discarding(requests.config_name, requests.model_name):
+                create_through_sdk(self._spec, requests, self._clients)
+        except ClientError as exc:
+            raise explained(exc) from exc
+        self._progress.step(f"endpoint {self._spec.name} created through HuggingFaceModel")
+
+    @contextlib.contextmanager
+    def _discarding(self, *names: str) -> Iterator[None]:
+        """A call that was refused half-way leaves nothing, unless asked to: what was new, or `names`, goes again."""
+        try:
+            yield
+        except (DeployError, ClientError):
+            if not self._options.keep:
+                self._control.discard(self._requests, names or None)
+            raise
 
     def _way(self) -> Way:
         """Choose; the SDK is never required, and one that cannot do the job is passed over."""
@@ -202,7 +221,8 @@ class _Run:
                 remedy="delete and deploy again, or deploy under another name and switch",
             )
         self._clients["cloudwatch"].put_metric_alarm(**rollback_alarm(self._spec.name))
-        self._control.update(self._requests, deployment_config(self._options.update, self._spec.name))
+        with self._discarding():
+            self._control.update(self._requests, deployment_config(self._options.update, self._spec.name))
         if self._options.wait:
             self._judge_update(self._waiter.endpoint(self._spec.name))
 
@@ -213,16 +233,9 @@ class _Run:
             return
         failure = self._failure(description, RolledBack)
         if not self._options.keep and serving != self._requests.config_name:
-            self._discard_update()
+            # The endpoint may still serve this model under its old configuration, so only what is new goes.
+            self._control.discard(self._requests)
         raise failure
-
-    def _discard_update(self) -> None:
-        """The endpoint may still serve this model under its old configuration, so only what is new goes."""
-        sagemaker, created = self._clients.sagemaker, self._control.created
-        if self._requests.config_name in created:
-            sagemaker.delete_endpoint_config(EndpointConfigName=self._requests.config_name)
-        if self._requests.model_name in created:
-            sagemaker.delete_model(ModelName=self._requests.model_name)
 
     def _place_component(self) -> None:
         request = self._requests.component

@@ -22,8 +22,9 @@ from sagemaker_deploy.failures import KNOWN_FAILURES
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 BIND_LABEL = "com.amazonaws.sagemaker.capabilities.accept-bind-to-port"
-CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 CUDA_LABEL = "com.amazonaws.sagemaker.inference.cuda.verified_versions"
+TORCH_LABEL = "tgi-heir.torch"
+TORCH_TARGETS = ("cu126", "cu130", "cpu")
 _URI = re.compile(
     r"(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/"
     r"(?P<repository>[a-z0-9._/-]+?)(?:@(?P<digest>sha256:[0-9a-f]{64})|:(?P<tag>[\w.-]+))?"
@@ -87,17 +88,24 @@ class ImageReport:
             raise PreflightError("the image will not run on SageMaker: " + "; ".join(self.problems))
 
 
-def build_commands(uri: str, context: str = ".", dockerfile: str = "Dockerfile", cpu: bool = False) -> list[str]:
-    """Return the shell commands that log in, build and push an image SageMaker accepts."""
+def build_commands(
+    uri: str, context: str = ".", dockerfile: str = "Dockerfile", torch: str = TORCH_TARGETS[0]
+) -> list[str]:
+    """Return the shell commands that log in, build and push an image SageMaker accepts.
+
+    `torch` is one of `TORCH_TARGETS`, the Dockerfile's build argument. Raises `SpecError` for another.
+    """
+    if torch not in TORCH_TARGETS:
+        raise SpecError(f"torch {torch!r} must be one of {', '.join(TORCH_TARGETS)}")
     name = ImageName.parse(uri)
-    variant = f" --build-arg TORCH_INDEX={CPU_INDEX}" if cpu else ""
     return [
         f"aws ecr describe-repositories --region {name.region} --repository-names {name.repository} || "
         f"aws ecr create-repository --region {name.region} --repository-name {name.repository}",
         f"aws ecr get-login-password --region {name.region} | "
         f"docker login --username AWS --password-stdin {name.registry}",
         "docker buildx build --platform linux/amd64 --provenance=false --sbom=false "
-        f"--output type=image,name={uri},oci-mediatypes=false,push=true{variant} -f {dockerfile} {context}",
+        f"--output type=image,name={uri},oci-mediatypes=false,push=true "
+        f"--build-arg TORCH={torch} -f {dockerfile} {context}",
     ]
 
 
@@ -124,9 +132,15 @@ def inspect_image(uri: str, clients: Clients) -> ImageReport:
 
 
 def cuda_release(inner: dict[str, Any]) -> str:
-    """Return the CUDA release an image's configuration names, by AWS's label or NVIDIA's variable, else ""."""
+    """Return the CUDA release an image's configuration names, else "".
+
+    By AWS's label, by this project's ("cu130" is 13.0) or by NVIDIA's variable.
+    """
     variables = dict(entry.partition("=")[::2] for entry in inner.get("Env") or ())
-    return str((inner.get("Labels") or {}).get(CUDA_LABEL) or variables.get("CUDA_VERSION", ""))
+    labels = inner.get("Labels") or {}
+    torch = re.fullmatch(r"cu(\d+)(\d)", labels.get(TORCH_LABEL, ""))
+    ours = f"{torch[1]}.{torch[2]}" if torch else ""
+    return str(labels.get(CUDA_LABEL) or ours or variables.get("CUDA_VERSION", ""))
 
 
 def config_problems(config: dict[str, Any]) -> Iterator[str]:

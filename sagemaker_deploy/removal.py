@@ -12,7 +12,7 @@ from sagemaker_deploy.clients import Clients
 from sagemaker_deploy.progress import Clock, Progress
 from sagemaker_deploy.requests import ENDPOINT_TAG
 from sagemaker_deploy.rollback import alarm_name
-from sagemaker_deploy.waiting import Waiter, describe_endpoint, is_missing
+from sagemaker_deploy.waiting import Waiter, describe_endpoint, hosts_components, is_missing
 
 REMOVAL_LIMIT_S = 1800.0
 
@@ -92,7 +92,7 @@ class _Removal:
     def components(self, ours_only: bool) -> None:
         """An endpoint with components cannot be deleted."""
         sagemaker = self._clients.sagemaker
-        if not self._hosts_components():
+        if not hosts_components(self._clients, describe_endpoint(self._clients, self._name)):
             return
         reply = sagemaker.list_inference_components(EndpointNameEquals=self._name)
         for item in reply["InferenceComponents"]:
@@ -102,14 +102,6 @@ class _Removal:
                 continue
             self._call(sagemaker.delete_inference_component, "inference component", InferenceComponentName=component)
             self._waiter.component(component, self._name)
-
-    def _hosts_components(self) -> bool:
-        """Only a variant without a model of its own can host them."""
-        endpoint = describe_endpoint(self._clients, self._name)
-        if endpoint is None or "EndpointConfigName" not in endpoint:
-            return False
-        config = self._clients.sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
-        return any("ModelName" not in variant for variant in config["ProductionVariants"])
 
     def endpoint(self, ours_only: bool) -> None:
         """An endpoint on the move refuses to be deleted."""

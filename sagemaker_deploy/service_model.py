@@ -62,8 +62,12 @@ def _check_string(shape: Any, value: str, path: str) -> Iterator[str]:
 
 
 def _portable(pattern: str) -> str:
-    """Java's letter, separator and number classes, which `re` lacks, are close enough to word and space."""
-    return pattern.replace(r"\p{L}", r"\w").replace(r"\p{Z}", r"\s").replace(r"\p{N}", r"\d")
+    """Java's letter, separator and number classes, which `re` lacks, are close enough to word and space; its
+    surrogate pairs are the characters beyond the first plane.
+    """
+    classes = pattern.replace(r"\p{L}", r"\w").replace(r"\p{Z}", r"\s").replace(r"\p{N}", r"\d")
+    classes = classes.replace(r"\p{Print}", r"[^\x00-\x1f\x7f]")
+    return classes.replace(r"\uD800\uDC00-\uDBFF\uDFFF", r"\U00010000-\U0010FFFF")
 
 
 def _check_length(shape: Any, value: Any, path: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ from sagemaker_deploy.clients import Clients
 from sagemaker_deploy.errors import PreflightError
 from sagemaker_deploy.failures import explain
 from sagemaker_deploy.requests import component_name
-from sagemaker_deploy.waiting import describe_component, describe_endpoint
+from sagemaker_deploy.waiting import describe_component, describe_endpoint, hosts_components
 
 
 def endpoint_status(name: str, clients: Clients) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def endpoint_status(name: str, clients: Clients) -> dict[str, Any]:
         "scaling": _scaling(name, clients),
     }
     _add_failure(summary, endpoint.get("FailureReason"))
-    if not any(variant.get("images") for variant in summary["variants"]):
+    if hosts_components(clients, endpoint):
         summary["component"] = _component(name, clients)
     return summary
 

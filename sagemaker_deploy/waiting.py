@@ -29,6 +29,14 @@ def describe_component(clients: Clients, name: str) -> Description | None:
     return _describe(lambda: clients.sagemaker.describe_inference_component(InferenceComponentName=name))
 
 
+def hosts_components(clients: Clients, endpoint: Description | None) -> bool:
+    """True if inference components serve the endpoint: only a variant without a model of its own can host them."""
+    if endpoint is None or "EndpointConfigName" not in endpoint:
+        return False
+    config = clients.sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
+    return any("ModelName" not in variant for variant in config["ProductionVariants"])
+
+
 def is_missing(error: ClientError) -> bool:
     """SageMaker has no error code of its own for a resource that is not there."""
     detail = error.response["Error"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import audit
-from tests.support.server import Server
+from tests.support.server import PYTHON, ROOT, Server
 
 # On a machine that does other things too, an engine that is kept waiting is not hung.
 PATIENT = {"ENGINE_STALL_TIMEOUT_S": "600"}
@@ -17,9 +19,15 @@ PATIENT = {"ENGINE_STALL_TIMEOUT_S": "600"}
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint directory of a tiny random Llama."""
+    directory = tmp_path_factory.mktemp("tiny-llama")
+    if sys.executable != PYTHON:
+        code = "import sys; from pathlib import Path; from tests.support import tiny_models as t; "
+        code += "t.save('llama', Path(sys.argv[1]))"
+        subprocess.run([PYTHON, "-c", code, str(directory)], cwd=ROOT, check=True)
+        return directory
     from tests.support import tiny_models
 
-    return tiny_models.save("llama", tmp_path_factory.mktemp("tiny-llama"))
+    return tiny_models.save("llama", directory)
 
 
 @pytest.fixture(scope="session")

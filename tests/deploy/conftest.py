@@ -1,4 +1,4 @@
-"""Fixtures of the offline flows: a container, the fake runtime before it, moto's server as control plane."""
+"""Fixtures of the offline flows: the real container, the fake runtime before it, moto's server as control plane."""
 
 from __future__ import annotations
 
@@ -13,14 +13,27 @@ import pytest
 
 from sagemaker_deploy.clients import Clients
 from sagemaker_deploy.progress import Clock, Transcript
+from sagemaker_deploy.sdk_v2 import sdk_major
 from sagemaker_deploy.spec import DeploySpec
 from tests.deploy.stand_in import StandInContainer
 from tests.fakes.sagemaker_runtime import FakeSageMakerRuntime
+from tests.support.server import Server
 
+NEEDS_SDK_2 = [
+    pytest.mark.sdk2,
+    pytest.mark.skipif(sdk_major() != 2, reason="version 2 of the SageMaker SDK is not installed"),
+]
 ACCOUNT = "123456789012"
 REGION = "us-east-1"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/endpoint"
 IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/tgi-heir@sha256:{'a' * 64}"
+
+
+def needs_sdk_2(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test only beside version 2 of the SDK."""
+    for mark in NEEDS_SDK_2:
+        test = mark(test)
+    return test
 
 
 class FastClock(Clock):
@@ -52,16 +65,18 @@ def make_spec(**changes: Any) -> DeploySpec:
 
 @pytest.fixture(scope="session")
 def stand_in_url() -> Iterator[str]:
-    """A container that can also be told to misbehave."""
+    """A container that misbehaves when told to, which the real one refuses to do."""
     container = StandInContainer()
     yield container.start()
     container.stop()
 
 
 @pytest.fixture(scope="session")
-def container_url(stand_in_url: str) -> str:
-    """The container under test: `DEPLOY_TEST_CONTAINER_URL` names a really running one."""
-    return os.environ.get("DEPLOY_TEST_CONTAINER_URL", stand_in_url)
+def container_url(request: pytest.FixtureRequest) -> str:
+    """The container, really running: the tests' own, or one named by DEPLOY_TEST_CONTAINER_URL."""
+    given = os.environ.get("DEPLOY_TEST_CONTAINER_URL", "")
+    server: Server | None = None if given else request.getfixturevalue("tiny_server")
+    return server.url if server else given
 
 
 @pytest.fixture
@@ -113,6 +128,13 @@ def served(moto_url: str, boto_session: Any, runtime: FakeSageMakerRuntime) -> C
     """The same with the fake runtime and the container behind `sagemaker-runtime`."""
     there = Clients(boto_session, endpoint_url=runtime.url).runtime
     return Clients(boto_session, endpoint_url=moto_url, overrides={"sagemaker-runtime": there})
+
+
+@pytest.fixture
+def everything_offline(moto_url: str, runtime: FakeSageMakerRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code that makes its own clients, as an example in the documents does, meets the same two."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", runtime.url)
 
 
 @pytest.fixture

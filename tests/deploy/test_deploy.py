@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from sagemaker_deploy.clients import Clients
 from sagemaker_deploy.deployment import DeployOptions, deploy
@@ -13,16 +15,15 @@ from sagemaker_deploy.errors import EndpointFailed, PreflightError, SpecError, W
 from sagemaker_deploy.progress import Transcript
 from sagemaker_deploy.removal import delete
 from sagemaker_deploy.requests import ENDPOINT_TAG, build_requests
-from sagemaker_deploy.sdk_v2 import sdk_major
 from sagemaker_deploy.spec import DeploySpec
-from tests.deploy.conftest import REGION, ROLE, FastClock, make_spec
+from tests.deploy.conftest import NEEDS_SDK_2, REGION, ROLE, FastClock, make_spec
 from tests.deploy.stubs import Script, recorder
 
 BOTO3 = DeployOptions(way="boto3", preflight=False)
 SDK = DeployOptions(way="sdk", preflight=False)
 WAYS = [
     pytest.param(BOTO3, id="boto3"),
-    pytest.param(SDK, id="sdk", marks=pytest.mark.skipif(sdk_major() != 2, reason="SDK 2 is not installed")),
+    pytest.param(SDK, id="sdk", marks=NEEDS_SDK_2),
 ]
 PING = "The primary container for production variant AllTraffic did not pass the ping health check."
 
@@ -104,6 +105,23 @@ def test_a_failure_shows_log_cause_and_remedy_and_cleans_up(
     assert caught.value.log_lines == ("loading", "RuntimeError: CUDA out of memory")
     assert "take a larger instance" in caught.value.remedy
     assert names(clients) == ([], [], [])
+
+
+@pytest.mark.parametrize("options", WAYS)
+def test_a_refused_endpoint_leaves_no_model_and_no_configuration(
+    options: DeployOptions, clients: Clients, transcript: Transcript
+) -> None:
+    def refuse(**_: Any) -> None:
+        detail = {"Code": "ResourceLimitExceeded", "Message": "The account-level service limit is 0 Instances"}
+        raise ClientError({"Error": detail}, "CreateEndpoint")
+
+    clients.sagemaker.meta.events.register("provide-client-params.sagemaker.CreateEndpoint", refuse)
+    with pytest.raises(PreflightError, match="quota"):
+        deploy(make_spec(), clients, options, progress=transcript)
+    assert names(clients) == ([], [], [])
+    with pytest.raises(PreflightError, match="quota"):
+        deploy(make_spec(), clients, dataclasses.replace(options, keep=True))
+    assert [len(found) for found in names(clients)] == [0, 1, 1]
 
 
 def test_a_failure_is_kept_when_asked(clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,6 +265,8 @@ def test_a_refusal_is_explained(operation: str, code: str, message: str, says: s
         script.answer("create_endpoint_config", {"EndpointConfigArn": "arn:aws:sagemaker:us-east-1:123456789012:e/l"})
     for _ in range(8 if "assume role" in message else 1):
         script.refuse(operation, code, message)
+    if operation == "create_endpoint":
+        script.answer("delete_endpoint_config", {}).answer("delete_model", {})
     with pytest.raises(PreflightError, match=says):
         deploy(make_spec(), Clients(region=REGION, overrides={"sagemaker": script.client}), BOTO3, clock=clock)
     script.finished()

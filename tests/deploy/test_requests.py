@@ -22,7 +22,7 @@ from sagemaker_deploy.removal import delete
 from sagemaker_deploy.requests import build_requests
 from sagemaker_deploy.service_model import violations
 from tests.deploy.cases import CASES
-from tests.deploy.conftest import REGION, make_spec
+from tests.deploy.conftest import REGION, make_spec, needs_sdk_2
 from tests.deploy.stubs import recorder
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -45,9 +45,9 @@ def test_recorded_requests_are_valid_by_the_services_own_model(case: str) -> Non
         assert violations("sagemaker", operation, body) == []
 
 
+@needs_sdk_2
 @pytest.mark.parametrize("case", [case for case in CASES if CASES[case].component is None])
 def test_sdk_and_boto3_send_the_same(case: str, clients: Clients) -> None:
-    pytest.importorskip("sagemaker.huggingface", reason="SDK 2 is not installed")
     from sagemaker_deploy.sdk_v2 import create_through_sdk
 
     spec = CASES[case]
@@ -61,8 +61,8 @@ def test_sdk_and_boto3_send_the_same(case: str, clients: Clients) -> None:
     assert by_sdk == {name: body for name, body in seen if name in CREATING} == requests.by_operation()
 
 
+@needs_sdk_2
 def test_the_sdk_makes_no_bucket_and_asks_nobody(moto_url: str) -> None:
-    pytest.importorskip("sagemaker.huggingface", reason="SDK 2 is not installed")
     from sagemaker_deploy.sdk_v2 import create_through_sdk
 
     calls: list[str] = []

@@ -46,7 +46,7 @@ class FakeSageMakerRuntime:
 
     `cut_bytes` seeds random cuts of streamed bytes, through frames and through multi-byte characters; None
     keeps the container's reads whole. The limits default to the platform's and may be scaled down. Async
-    calls need `s3_url`, an S3 service that takes unsigned path-style requests (moto's server does), and write
+    calls need `s3_url`, an S3 service that checks no signatures (moto's server does), and write
     below `s3_output`. `forwarded` collects the headers (lower case) of every request that was sent on to the
     container.
     """

@@ -74,3 +74,12 @@ def test_a_file_without_a_hash_is_refused() -> None:
 def test_a_cuda_torch_is_refused() -> None:
     with pytest.raises(ValueError, match="not to a CPU build"):
         lock.split([lock.Pin("torch", "2.0", "a"), lock.Pin("setuptools", "1", "b")], [])
+
+
+def test_what_is_left_out_is_not_locked_and_nothing_imports_what_needs_it() -> None:
+    root = REQUIREMENTS.parent
+    assert not set(lock.LEFT_OUT) & pins(lock.COMMON).keys()
+    for path in [*(root / "container").rglob("*.py"), *(root / "handler").rglob("*.py")]:
+        found = re.findall(r"^\s*(?:from|import) (?:scipy|sagemaker_inference)\b.*", path.read_text(), re.MULTILINE)
+        allowed = r"from sagemaker_inference import (content_types|parameters|environment|errors|encoder)"
+        assert all(re.fullmatch(allowed, line.strip()) for line in found), path

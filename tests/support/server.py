@@ -18,6 +18,8 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
+# The container's interpreter, where the tests run in an environment that has no torch.
+PYTHON = os.environ.get("CONTAINER_PYTHON", sys.executable)
 
 
 def free_port() -> int:
@@ -50,7 +52,7 @@ class Server:
         environ |= {"PORT": str(self.port), "HF_HUB_OFFLINE": "1"} | self.environ
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "container.serve", "serve"], cwd=ROOT, env=environ, stdout=log, stderr=log
+                [PYTHON, "-m", "container.serve", "serve"], cwd=ROOT, env=environ, stdout=log, stderr=log
             )
 
     @property

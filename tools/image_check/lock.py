@@ -20,6 +20,8 @@ REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements"
 BUILD, COMMON, TORCH_CPU, MODEL = "image-build.txt", "image.txt", "image-cpu.txt", "image-model.txt"
 # CUDA builds of torch whose index is not at hand when this runs: pinned, their hashes are left to that index.
 CUDA_TARGETS = ("cu126", "cu130")
+# Required by sagemaker-inference for a decoder that is never imported: docs/decisions/0060-no-scipy-in-the-image.md.
+LEFT_OUT = ("scipy",)
 _HEADER = "# Made by `python -m tools.image_check.lock`; do not edit.\n"
 
 
@@ -54,7 +56,7 @@ def normalised(name: str) -> str:
 
 def split(pins: Iterable[Pin], model: Iterable[Pin]) -> dict[str, str]:
     """File name -> contents. Raises ValueError unless torch is the CPU build, which alone has its hash at hand."""
-    by_name = {pin.name: pin for pin in pins}
+    by_name = {pin.name: pin for pin in pins if pin.name not in LEFT_OUT}
     torch = by_name.pop("torch")
     if not torch.version.endswith("+cpu"):
         raise ValueError(f"torch resolved to {torch.version}, not to a CPU build")
