@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from gunicorn.http.errors import NoMoreData, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
 from container.client_socket import ClientSocket
@@ -56,9 +57,13 @@ def _read_to_end(body: Any, limit_bytes: int) -> bool:
     """Whether the body is over, after at most `limit_bytes` more. A broken one never is."""
     if body.failed:
         return False
-    while limit_bytes > 0:
-        data = body.read(_READ_BYTES)
-        if not data:
-            return True
-        limit_bytes -= len(data)
+    try:
+        while limit_bytes > 0:
+            data = body.read(_READ_BYTES)
+            if not data:
+                return True
+            limit_bytes -= len(data)
+    except (ParseException, NoMoreData):
+        # The request is answered already; an error page behind the answer would be taken for the next one.
+        return False
     return False
