@@ -41,6 +41,8 @@ timeout = 60
 graceful_timeout = 2
 keepalive = 75
 backlog = 2048
+# Long texts are encoded in one thread beside the event loop; the library's own pool would take the engine's cores.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a heartbeat file, mode 0600
 control_socket_disable = True
 preload_app = False

@@ -40,6 +40,7 @@ def _tokens(name: str, text: str) -> Histogram:
     return Histogram(name, text, buckets=_TOKENS, registry=_registry)
 
 
+_stray = Counter("heir_stray_messages", "Engine messages that came late, twice or for nobody.", registry=_registry)
 _duration = _seconds("tgi_request_duration", "From arrival to the last token.")
 _validation = _seconds("tgi_request_validation_duration", "From arrival to the engine.")
 _queue = _seconds("tgi_request_queue_duration", "In the engine's queue.")
@@ -79,6 +80,11 @@ def count_refused(reason: str) -> None:
     """Count a request that ended before it was submitted."""
     _requests.inc()
     _failures.labels(reason).inc()
+
+
+def count_stray() -> None:
+    """Count an engine message that belongs to no open request, comes late or comes twice."""
+    _stray.inc()
 
 
 class _Engine(Collector):

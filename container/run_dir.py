@@ -52,6 +52,11 @@ class RunDir:
         """One file for each open SageMaker session; made when the first is opened."""
         return self.path / "sessions"
 
+    @property
+    def places(self) -> Path:
+        """How many sequences each web worker has taken in."""
+        return self.path / "places"
+
     def socket(self, epoch: int) -> Path:
         """Where the engine of an epoch listens; a new engine never meets an old engine's peers."""
         return self.path / f"engine-{epoch}.sock"

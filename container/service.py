@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import select
 import socket
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gevent
-from flask import Request, current_app, g
+from flask import Request, Response, after_this_request, current_app, g
 from gevent import monkey
 from gevent.event import Event
 
@@ -18,6 +21,8 @@ from container import metrics
 from container.engine_client import EngineClient
 from container.errors import NotReady, Overloaded
 from container.generation import Generation, Prompt
+from container.places import Places
+from container.queue_time import QueueTime
 from container.run_dir import RunDir
 from container.served_model import ServedModel
 from container.settings import Settings
@@ -40,7 +45,9 @@ class Service:
 
     def __init__(self, settings: Settings, run_dir: RunDir) -> None:
         self.settings = settings
-        self.client = EngineClient(run_dir)
+        self.client = EngineClient(run_dir, metrics.count_stray)
+        self._places = Places(run_dir.places)
+        self._queue_time = QueueTime(self.client.board)
         self.sessions_dir = run_dir.sessions
         self._card_path = run_dir.card
         self._refusal_path = run_dir.refusal
@@ -78,16 +85,32 @@ class Service:
             phase = Phase.WARMING
         return phase.name.lower()
 
-    def admit(self, num_sequences: int = 1) -> ServedModel:
-        """The model, if there is room for so many more sequences; an idle server takes any number a request may have.
-
-        Raises NotReady or Overloaded before any work is done.
-        """
+    def check_room(self) -> ServedModel:
+        """The model, if one more sequence would be taken in now. Raises NotReady or Overloaded, costs nothing."""
         model = self.model
-        in_flight = self.board["running"] + self.board["waiting"]
-        if in_flight and in_flight + num_sequences > self.settings.max_concurrent_requests:
-            raise Overloaded("Model is overloaded", retry_after_s=1)
+        limit = model.card.max_waiting_tokens
+        if self._places.taken >= self.settings.max_concurrent_requests or 0 < limit <= self.board["waiting_tokens"]:
+            raise self._overloaded()
         return model
+
+    def admit(self, num_sequences: int) -> ServedModel:
+        """The model, and places for so many sequences until the answer is over.
+
+        An idle server takes any number a request may have. Raises NotReady or Overloaded before any work is done.
+        """
+        model = self.check_room()
+        if not self._places.take(num_sequences, self.settings.max_concurrent_requests):
+            raise self._overloaded()
+
+        def give_back(response: Response) -> Response:
+            response.call_on_close(lambda: self._places.give_back(num_sequences))
+            return response
+
+        after_this_request(give_back)
+        return model
+
+    def _overloaded(self) -> Overloaded:
+        return Overloaded("Model is overloaded", retry_after_s=self._queue_time.retry_after_s)
 
     def generate(self, prompt: Prompt, request: Request) -> Generation:
         """Start nothing yet: the generation is submitted when its deltas are first asked for."""
@@ -95,11 +118,14 @@ class Service:
         g.submitted = True
         connected = _connection_check(request)
         eos_token_ids = model.card.eos_token_ids
+        prompt = replace(prompt, cache_salt=_tenant(request))
         return Generation(self.client, model.tokenizer, prompt, connected, metrics.observe, eos_token_ids)
 
     def timeout_s(self, streaming: bool) -> float:
-        """How long an answer may take."""
-        return self.settings.stream_timeout_s if streaming else self.settings.request_timeout_s
+        """How long an answer may still take, counted from the end of the request's head."""
+        limit_s = self.settings.stream_timeout_s if streaming else self.settings.request_timeout_s
+        spent_s = time.monotonic() - float(g.started_s)
+        return max(0.001, limit_s - spent_s)
 
     def _load_model(self) -> None:
         """Load the text side once for each engine epoch, off the event loop: large vocabularies take a second."""
@@ -114,6 +140,7 @@ class Service:
                     logger.error("the model's card, tokenizer or chat template cannot be used: %s", found)
                     self._refuse(found)
                 self._model_epoch = epoch
+            self._queue_time.observe()
             gevent.sleep(_LOAD_INTERVAL_S)
 
     def _refuse(self, reason: Exception) -> None:
@@ -136,6 +163,13 @@ def service() -> Service:
     """The worker's service, from inside a request."""
     found: Service = current_app.extensions["service"]
     return found
+
+
+def _tenant(request: Request) -> str:
+    """Who may share cached prefixes: those with one key, or all who send none. How fast a first token comes tells
+    whether its prefix was cached, so other tenants' prefixes must not be (CVE-2025-46570)."""
+    key = request.headers.get("Authorization", "")
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:32] if key else ""
 
 
 def _connection_check(request: Request) -> Any:

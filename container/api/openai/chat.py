@@ -29,7 +29,7 @@ from handler.protocol import Grammar, GrammarKind
 def answer_chat(body: dict[str, Any]) -> Response:
     """Parse, render, submit; then stream or collect. Raises ServiceError."""
     g.dialect = "openai"
-    service().admit()
+    service().check_room()
     chat = parse_chat(body, service().settings)
     served = service().admit(chat.request.num_choices)
     rendered = chat_prompt(chat, served)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -41,8 +42,13 @@ class Completion(msgspec.Struct, frozen=True):
         return _DEFAULT_MAX_TOKENS if self.request.max_tokens is None else self.request.max_tokens
 
 
-def parse_completion(body: dict[str, Any], settings: Settings, tokenizer: Tokenizer) -> Completion:
-    """Raises InvalidRequest naming field, limit and value."""
+def parse_completion(
+    body: dict[str, Any], settings: Settings, tokenizer: Tokenizer, admit: Callable[[int], object]
+) -> Completion:
+    """`admit` is asked for a place for each sequence before any prompt is tokenised.
+
+    Raises InvalidRequest naming field, limit and value, and what `admit` raises.
+    """
     request = convert(body, CompletionRequest)
     check_sampling(request, settings)
     if request.suffix is not None:
@@ -56,6 +62,7 @@ def parse_completion(body: dict[str, Any], settings: Settings, tokenizer: Tokeni
     parts = _prompts(request.prompt)
     limit = settings.max_client_batch_size
     check("prompt", f"at most {limit} prompts", len(parts), len(parts) <= limit)
+    admit(len(parts) * candidates)
     ids = [tokenizer.encode(part, add_special_tokens=True) if isinstance(part, str) else part for part in parts]
     return Completion(request, ids, candidates)
 
