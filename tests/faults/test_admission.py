@@ -128,7 +128,7 @@ def test_overload(server: Server, board: StatusBoard, scoreboard: Scoreboard) ->
     scoreboard(18, "queue", "bounded", seen, longest_queue <= 2 * CAPACITY + 2)
 
 
-@pytest.mark.row(7, bug="health() asking the engine's socket instead of the board; encode() of 2 MB on the event loop")
+@pytest.mark.row(7, bug="")
 def test_ping_while_saturated(server: Server, scoreboard: Scoreboard) -> None:
     long_text = {"inputs": "Hello world, this is a text. " * 60_000}
     with Clients(server, 4 * CAPACITY, 64), Sampler(server.ping, 0.05) as pings:
@@ -143,7 +143,7 @@ def test_ping_while_saturated(server: Server, scoreboard: Scoreboard) -> None:
     scoreboard(7, text, "", seen, p50 < 0.005 and p99 < 0.05 and longest < 1 and not bad)
 
 
-@pytest.mark.row(20, bug="_DEADLINE_GRACE_S = 2 and the engine's _expire left out: 504 two seconds late")
+@pytest.mark.row(20, bug="")
 def test_deadlines(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
     environ = {"HF_MODEL_ID": str(tiny_llama), "REQUEST_TIMEOUT_S": "1.0", "MAX_CONCURRENT_REQUESTS": "400"}
     server = Server(tmp_path / "log", environ | {"MAX_BATCH_SIZE": "4"})
@@ -174,7 +174,7 @@ def leave(server: Server, draw: random.Random) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-@pytest.mark.row(19, bug="Generation._outputs without its look at the connection: whole answers ran on to their end")
+@pytest.mark.row(19, bug="")
 def test_a_thousand_clients_leave(server: Server, board: StatusBoard, scoreboard: Scoreboard) -> None:
     draws = [random.Random(i) for i in range(1000)]
     with ThreadPoolExecutor(24) as threads:

@@ -74,7 +74,7 @@ def malformed(count: int) -> Iterator[tuple[str, bytes]]:
         yield path, json.dumps(base | fields).encode()
 
 
-@pytest.mark.row(1, bug="read_json without `except RecursionError`: 500s")
+@pytest.mark.row(1, bug="")
 def test_malformed_bodies(web: WebServer, scoreboard: Scoreboard) -> None:
     before, statuses, slow, leaks = web.workers(), [], [], 0
 
@@ -93,7 +93,7 @@ def test_malformed_bodies(web: WebServer, scoreboard: Scoreboard) -> None:
     scoreboard(1, "10,000 bodies, 11 routes", "", seen, not (faults or died or over or leaks))
 
 
-@pytest.mark.row(3, bug="permit_obsolete_folding set; _read_to_end answering a broken rest with a second page")
+@pytest.mark.row(3, bug="")
 def test_frames(web: WebServer, scoreboard: Scoreboard) -> None:
     web.engine.reset()
     wrong, second, still_open = [], 0, []
@@ -114,7 +114,7 @@ def test_frames(web: WebServer, scoreboard: Scoreboard) -> None:
     scoreboard(3, f"{len(CASES)} cases", "", seen, not (wrong or still_open or second or web.engine.requests))
 
 
-@pytest.mark.row(4, bug="ClientSocket.recv without its deadline: no attacker was cut")
+@pytest.mark.row(4, bug="")
 def test_slow_clients(web: WebServer, scoreboard: Scoreboard) -> None:
     engine = web.engine
     engine.reset()
@@ -169,7 +169,7 @@ def open_idle(server: WebServer, count: int) -> list[socket.socket]:
     return clients
 
 
-@pytest.mark.row(5, bug="worker_connections = 2000 and no eviction: /ping refused from 4,000 on")
+@pytest.mark.row(5, bug="")
 def test_ten_thousand_idle_connections(web: WebServer, scoreboard: Scoreboard) -> None:
     before, clients = memory(web), []
     try:
@@ -198,7 +198,7 @@ def is_open(client: socket.socket) -> bool:
         return False
 
 
-@pytest.mark.row(40, bug="ClientSocket keeping a 16 kB buffer for each connection")
+@pytest.mark.row(40, bug="")
 def test_memory_of_a_connection_and_of_a_request(fresh_web: WebServer, scoreboard: Scoreboard) -> None:
     web, engine = fresh_web, fresh_web.engine
     before = memory(web)
@@ -234,7 +234,7 @@ def oversize(web: WebServer) -> Iterator[tuple[str, int, bytes, int]]:
     yield "gzip bomb", 415, bomb_head + bomb, 0
 
 
-@pytest.mark.row(6, bug="Worker.handle_request without its bound: all 50 MB of a refused body were read")
+@pytest.mark.row(6, bug="")
 def test_oversize(web: WebServer, scoreboard: Scoreboard) -> None:
     limit, before, found, most, right = 2_000_000, memory(web), [], 0, True
     for name, status, start, more in oversize(web):

@@ -39,7 +39,7 @@ def web() -> Iterator[WebServer]:
             server.engine.close()
 
 
-@pytest.mark.row(19, bug="_TICK_S = 1: half of the aborts later than 0.5 s")
+@pytest.mark.row(19, bug="")
 def test_aborts_are_heard_at_once(web: WebServer, scoreboard: Scoreboard) -> None:
     engine = web.engine
     engine.reset()
@@ -61,7 +61,7 @@ def test_aborts_are_heard_at_once(web: WebServer, scoreboard: Scoreboard) -> Non
     scoreboard(19, "abort at the engine, streams and whole answers", "<= 0.5 s p99", seen, p99 <= 0.5 and not missed)
 
 
-@pytest.mark.row(22, bug="GenerateRequest with the client's X-Request-Id as its id")
+@pytest.mark.row(22, bug="")
 def test_one_client_id_a_hundred_times(web: WebServer, scoreboard: Scoreboard) -> None:
     engine = web.engine
     engine.reset()
@@ -88,7 +88,7 @@ def strays(web: WebServer) -> float:
     return sum(float(value) for value in re.findall(r"^heir_stray_messages_total ([\d.]+)", text, re.MULTILINE))
 
 
-@pytest.mark.row(23, bug="Reply.take without its look at `start`: doubled letters in 100 of 100 answers")
+@pytest.mark.row(23, bug="")
 def test_late_double_and_reordered_frames(web: WebServer, scoreboard: Scoreboard) -> None:
     engine = web.engine
     engine.reset()
@@ -154,7 +154,7 @@ def placed(text: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield "tool", "/chat_tokenize", {"messages": [{"role": "user", "content": "x"}], "tools": [tool]}
 
 
-@pytest.mark.row(24, bug="ChatTemplate.render pasting content without control marks: ids 256 and 257 from the user")
+@pytest.mark.row(24, bug="")
 def test_control_tokens_from_users(chat_server: Server, scoreboard: Scoreboard) -> None:
     """How many control tokens a prompt has depends on its shape alone, not on what is written in it."""
     cases, stolen, refused = 0, [], 0
@@ -186,7 +186,7 @@ def auc(low: list[float], high: list[float]) -> float:
     return wins / (len(low) * len(high))
 
 
-@pytest.mark.row(25, bug="Service.generate without the tenant's salt: AUC near 1")
+@pytest.mark.row(25, bug="")
 def test_the_cache_tells_nothing_about_other_tenants(tiny_llama: Path, tmp_path: Path, scoreboard: Scoreboard) -> None:
     environ = {"HF_MODEL_ID": str(tiny_llama), "API_KEY": "one,two"}
     server = Server(tmp_path / "log", environ)
