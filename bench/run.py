@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import http.client
-import os
-import socket
-import subprocess
 import sys
-import time
+import tempfile
+from pathlib import Path
 
 from bench.load import Figures, measure
+from bench.servers import ours, started
 
 _OPTIONS = {"max_tokens": 64, "temperature": 0, "ignore_eos": True}
+_LOG = Path(tempfile.gettempdir()) / "tgi-heir-bench.log"
 
 
 def main() -> int:
@@ -26,16 +25,12 @@ def main() -> int:
     parser.add_argument("--plan", default="1:4,8:24,32:64", help="concurrency:requests, comma-separated")
     parser.add_argument("--words", type=int, default=10, help="words of filler in each prompt")
     arguments = parser.parse_args()
-    server = None
-    url = arguments.url
-    if url is None:
-        server, url = _start()
-    try:
-        rows = asyncio.run(_plan(url, arguments.plan, arguments.words))
-    finally:
-        if server is not None:
-            server.terminate()
-            server.wait(40)
+    if arguments.url:
+        rows = asyncio.run(_plan(arguments.url, arguments.plan, arguments.words))
+    else:
+        with started(ours(), _LOG) as running:
+            print(f"first token {running.first_token_s:.1f} s after exec")
+            rows = asyncio.run(_plan(running.url, arguments.plan, arguments.words))
     _print(rows)
     return 1 if any(row.num_errors for row in rows) else 0
 
@@ -47,32 +42,6 @@ async def _plan(url: str, plan: str, num_words: int) -> list[Figures]:
         concurrency, num_requests = map(int, step.split(":"))
         rows.append(await measure(url, concurrency, num_requests, _OPTIONS, num_words, first=10_000 * (i + 1)))
     return rows
-
-
-def _start() -> tuple[subprocess.Popen[bytes], str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environ = os.environ | {"PORT": str(port)}
-    started = time.perf_counter()
-    server = subprocess.Popen([sys.executable, "-m", "container.serve", "serve"], env=environ)
-    while not _ready(port):
-        if server.poll() is not None:
-            raise SystemExit("the server did not start")
-        time.sleep(0.1)
-    print(f"ready {time.perf_counter() - started:.1f} s after exec")
-    return server, f"http://127.0.0.1:{port}"
-
-
-def _ready(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-    try:
-        connection.request("GET", "/ping")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
 
 
 def _print(rows: list[Figures]) -> None:

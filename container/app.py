@@ -12,8 +12,10 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
-from container import health, metrics
-from container.api import documents, openai, sagemaker, tgi
+from container import health, metrics_page, request_record
+from container.api import documents
+from container.api.dialect import all_dialects, speaking
+from container.api.operation import operation_of
 from container.errors import (
     InternalError,
     InvalidRequest,
@@ -23,7 +25,7 @@ from container.errors import (
     Unauthorized,
 )
 from container.generation import ClientDisconnected
-from container.responses import json_response
+from container.request_record import DROPPED, RequestRecord, current_record
 from container.run_dir import RunDir
 from container.service import Service
 from container.settings import Settings
@@ -38,9 +40,11 @@ def create_app(settings: Settings, run_dir: RunDir) -> Flask:
     app = Flask("container", static_folder=None)
     app.url_map.strict_slashes = False
     app.extensions["service"] = Service(settings, run_dir)
-    dialects = (openai.blueprint, tgi.blueprint, sagemaker.blueprint)
-    for blueprint in (health.blueprint, metrics.blueprint, *dialects, documents.blueprint, documents.pages):
+    dialects = app.extensions["dialects"] = all_dialects()
+    spoken = (dialect.blueprint for dialect in dialects)
+    for blueprint in (health.blueprint, metrics_page.blueprint, *spoken, documents.blueprint, documents.pages):
         app.register_blueprint(blueprint)
+    request_record.register(app)
     app.register_error_handler(Exception, _on_error)
     app.before_request(_start_clock)
     app.before_request(_ApiKey(settings.api_key))
@@ -48,19 +52,12 @@ def create_app(settings: Settings, run_dir: RunDir) -> Flask:
     return app
 
 
-# What TGI answers without a key: health, numbers, documents, and which model this is.
-_OPEN_BLUEPRINTS = {
-    blueprint.name for blueprint in (health.blueprint, metrics.blueprint, documents.blueprint, documents.pages)
-}
-_OPEN_ENDPOINTS = {"tgi.info", "openai.models", "openai.model"}
-
-
 def _start_clock() -> None:
     g.started_s = time.monotonic()
 
 
 class _ApiKey:
-    """Lets requests through that carry the key or generate nothing."""
+    """Lets requests through that carry the key, and those to routes that say of themselves that they need none."""
 
     def __init__(self, keys: str | None) -> None:
         """`keys` are split by commas; any of them will do."""
@@ -69,7 +66,8 @@ class _ApiKey:
     def __call__(self) -> None:
         if not self._digests or request.method == "OPTIONS":
             return
-        if request.blueprint in _OPEN_BLUEPRINTS or request.endpoint in _OPEN_ENDPOINTS:
+        operation = operation_of(current_app.view_functions.get(request.endpoint or ""))
+        if operation is not None and not operation.keyed:
             return
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         found = _digest(given.strip())
@@ -105,34 +103,33 @@ class _Cors:
 
 def _on_error(exc: Exception) -> Response:
     """Any exception as an answer in the dialect of the request."""
+    record = current_record()
     if isinstance(exc, ClientDisconnected | ConnectionError):
+        if record is not None:
+            record.fail(DROPPED)
         return Response(status=_CLIENT_CLOSED_REQUEST)
-    error = exc if isinstance(exc, ServiceError) else _translate(exc)
-    if request.method == "POST" and request.url_rule is not None and not g.get("submitted"):
-        metrics.count_refused(error.tgi_type)
+    error = exc if isinstance(exc, ServiceError) else _translate(exc, record)
+    if record is not None:
+        record.fail(error.tgi_type)
     return error_response(error)
 
 
-def _translate(exc: Exception) -> ServiceError:
+def _translate(exc: Exception, record: RequestRecord | None) -> ServiceError:
     if isinstance(exc, WerkzeugNotFound):
         return NotFound(f"there is no route {request.method} {request.path[:200]}")
     if isinstance(exc, WerkzeugMethodNotAllowed):
         return MethodNotAllowed(f"{request.path[:200]} does not take {request.method}")
     if isinstance(exc, HTTPException) and exc.code is not None and exc.code < 500:
         return InvalidRequest(exc.name)
-    logger.exception("unexpected error in %s %s", request.method, request.path)
+    fields = {} if record is None else {"request_id": record.id}
+    logger.exception("unexpected error in %s %s", request.method, request.path, extra={"fields": fields})
     return InternalError()
 
 
 def error_response(error: ServiceError) -> Response:
     """`error` in the dialect the request speaks."""
-    dialect = g.get("dialect") or ("openai" if request.path.startswith("/v1") else "tgi")
-    if dialect == "openai":
-        response = json_response(error.openai_body(), error.status)
-    elif (text := error.tgi_text()) is not None:
-        response = Response(text, status=error.tgi_status, mimetype="text/plain")
-    else:
-        response = json_response(error.tgi_body(), error.tgi_status)
+    dialect = speaking(current_app.extensions["dialects"], g.get("dialect"), request.path)
+    response = dialect.error_response(error)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, MethodNotAllowed):

@@ -14,6 +14,7 @@ from werkzeug.exceptions import ClientDisconnected
 
 from container.client_socket import ClientTooSlow
 from container.errors import MalformedBody, PayloadTooLarge, RequestTimeout, UnsupportedMediaType, WrongShape
+from container.request_record import timed
 
 _READ_BYTES = 65_536
 # Below this every whole float is exactly one integer.
@@ -29,7 +30,8 @@ def read_json(request: Request, limit_bytes: int, *, any_media_type: bool = Fals
     application/octet-stream Content-Type counts as JSON, which SageMaker's asynchronous inference sends.
     """
     _check_media_type(request, any_media_type)
-    raw = g.raw_body = _read(request, limit_bytes)
+    with timed("read"):
+        raw = g.raw_body = _read(request, limit_bytes)
     if not raw.strip():
         raise MalformedBody(f"{_SYNTAX}: the body is empty: EOF while parsing a value at line 1 column 0")
     try:

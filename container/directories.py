@@ -32,9 +32,9 @@ def default_cache_dir() -> str:
 
 
 def check_writable(path: Path) -> None:
-    """Make the cache directory. Raises NotWritable."""
+    """Make the cache directory, private (0700) if it is new. Raises NotWritable."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as exc:

@@ -16,7 +16,7 @@ import gevent
 import zmq.green as zmq
 from gevent.queue import Empty, SimpleQueue
 
-from container.run_dir import RunDir
+from container.run_dir import EngineDir
 from handler.protocol import (
     Abort,
     ErrorCode,
@@ -88,12 +88,12 @@ def is_terminal(message: FromEngine) -> bool:
 
 
 class EngineClient:
-    """Submits requests to the engine and routes its messages back."""
+    """Submits requests to one engine and routes its messages back."""
 
-    def __init__(self, run_dir: RunDir, on_stray: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, engine_dir: EngineDir, on_stray: Callable[[], None] = lambda: None) -> None:
         """`on_stray` is told of each message that belongs to no open request, comes late or comes twice."""
-        self._run_dir = run_dir
-        self.board = StatusBoard(run_dir.board)
+        self.engine_dir = engine_dir
+        self.board = StatusBoard(engine_dir.board)
         self._context = zmq.Context()
         self._socket: Any = None
         self._reader: gevent.Greenlet | None = None
@@ -106,6 +106,11 @@ class EngineClient:
     def num_open(self) -> int:
         """Requests of this worker that have not ended."""
         return len(self._replies)
+
+    @property
+    def num_outstanding(self) -> int:
+        """Requests the engine has to do. The board lags by a step and knows all workers; the replies are exact."""
+        return max(len(self._replies), self.board["running"] + self.board["waiting"])
 
     def submit(self, request: GenerateRequest) -> Reply:
         """Send a request. If the engine cannot be reached the reply's first message is `Failed`."""
@@ -141,7 +146,7 @@ class EngineClient:
         self._epoch = epoch
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.connect(f"ipc://{self._run_dir.socket(epoch)}")
+        self._socket.connect(f"ipc://{self.engine_dir.socket(epoch)}")
         self._reader = gevent.spawn(self._read, self._socket)
 
     def _lose_engine(self) -> None:

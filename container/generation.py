@@ -6,12 +6,13 @@ JSON or HTTP.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-from container.engine_client import EngineClient, Reply
+from container.engine_client import Reply
+from container.engine_pool import EnginePool
 from container.errors import DeadlineExceeded, ServiceError, from_engine
 from container.text.detokenizer import IncrementalDetokenizer
 from container.text.stop_strings import StopStrings
@@ -52,17 +53,18 @@ class Delta:
 
 @dataclass(slots=True)
 class Timings:
-    """Seconds of one request: in the queue, in the model, and overall; filled in as they become known."""
+    """Times of one generation in seconds, filled in as they become known; moments are on `time.monotonic`.
+
+    `started_s`, `submitted_s` and `first_token_at_s` are moments: made, sent to the engine, first token received.
+    `queue_s` was spent in the engine's queue, `inference_s` in the model, of which `prefill_s` to the first token.
+    """
 
     started_s: float = field(default_factory=time.monotonic)
+    submitted_s: float | None = None
+    first_token_at_s: float | None = None
     queue_s: float = 0.0
+    prefill_s: float = 0.0
     inference_s: float = 0.0
-    first_token_s: float | None = None
-
-    @property
-    def total_s(self) -> float:
-        """Since the request arrived."""
-        return time.monotonic() - self.started_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,27 +89,41 @@ class Prompt:
         return replace(self, sampling=sampling)
 
 
+class Observer(Protocol):
+    """Who is told how generations go."""
+
+    def gap(self, seconds: float) -> None:
+        """So long after a token the next one came."""
+
+    def end(self, generation: Generation, error_type: str | None) -> None:
+        """Once: None for a finished answer, else TGI's error type or "dropped"."""
+
+
 class Generation:
     """One running choice. Iterate `deltas()`; leaving the iteration early aborts it in the engine."""
 
     def __init__(
         self,
-        client: EngineClient,
+        engines: EnginePool,
         tokenizer: Tokenizer,
         prompt: Prompt,
         connected: Callable[[], bool],
-        on_end: Callable[[Generation, str | None], None] = lambda _generation, _error_type: None,
+        observer: Observer,
+        request_id: str,
         eos_token_ids: Collection[int] = (),
     ) -> None:
-        """`on_end` is told once how it ended: None for a finished answer, else TGI's error type or "dropped"."""
+        """`request_id` is the engine's key: unique, and not chosen by a client."""
         self.prompt = prompt
+        self.request_id = request_id
+        self.finish_reason: FinishReason | None = None
         self.timings = Timings()
         self.num_tokens = 0
         self.num_cached_tokens = 0
+        self._last_output_s = 0.0
         self.prompt_logprobs: list[TokenLogprob] | None = None
-        self._client = client
+        self._engines = engines
         self._connected = connected
-        self._on_end = on_end
+        self._observer = observer
         self._tokenizer = tokenizer
         # These end the text and are no part of it. A grammar that is complete ends with a token that is.
         self._end_token_ids = {*eos_token_ids, *prompt.sampling.stop_token_ids}
@@ -122,13 +138,14 @@ class Generation:
         Raises ServiceError if the engine refuses or fails, ClientDisconnected if the client has gone.
         """
         request = GenerateRequest(
-            secrets.token_hex(16),
+            self.request_id,
             self.prompt.token_ids,
             self.prompt.sampling,
             self.prompt.timeout_s,
             self.prompt.cache_salt,
         )
-        reply = self._client.submit(request)
+        self.timings.submitted_s = time.monotonic()
+        reply = self._engines.submit(request)
         error_type: str | None = "dropped"
         try:
             for output in self._outputs(reply):
@@ -136,6 +153,7 @@ class Generation:
                     yield None
                     continue
                 delta = self._take(output)
+                self.finish_reason = delta.finish_reason
                 if delta.finish_reason is not None:
                     error_type = None
                 yield delta
@@ -146,7 +164,7 @@ class Generation:
             raise
         finally:
             reply.close()
-            self._on_end(self, error_type)
+            self._observer.end(self, error_type)
 
     def _outputs(self, reply: Reply) -> Iterator[StepOutput | None]:
         """What the engine sends, None after each `KEEPALIVE_S` of silence. Raises as `deltas` does."""
@@ -169,9 +187,14 @@ class Generation:
 
     def _take(self, output: StepOutput) -> Delta:
         """Turn the tokens of one step into text, up to a stop string."""
-        if self.timings.first_token_s is None:
-            self.timings.first_token_s = self.timings.total_s
+        now_s = time.monotonic()
+        if self.timings.first_token_at_s is None:
+            self.timings.first_token_at_s = now_s
+            self.timings.prefill_s = output.inference_time_s
             self.num_cached_tokens = output.num_cached_tokens
+        else:
+            self._observer.gap(now_s - self._last_output_s)
+        self._last_output_s = now_s
         if output.prompt_logprobs is not None:
             self.prompt_logprobs = output.prompt_logprobs
         self.timings.queue_s = output.queue_time_s

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 # Imported here, in gunicorn's own process, so that every worker has it at once after the fork. Importing makes no
 # thread, socket or context; those are made in the worker.
+from gunicorn.glogging import Logger
 from prometheus_client import multiprocess
 
 from container.app import create_app
 from container.run_dir import LISTEN_FD_VARIABLE, RUN_DIR_VARIABLE, WORKERS_VARIABLE, RunDir
 from container.settings import Settings
 from handler.lifeline import die_with_parent
+from handler.logs import configure_logging
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -49,6 +51,22 @@ preload_app = False
 accesslog = None
 loglevel = "warning"
 
+_settings = Settings.from_environ(os.environ)
+configure_logging("web", level=_settings.log_level, as_json=_settings.json_output)
+
+
+class _Log(Logger):  # type: ignore[misc]
+    """gunicorn's own records go the way of all others."""
+
+    def setup(self, cfg: object) -> None:
+        """Without handlers of its own."""
+        super().setup(cfg)
+        self.error_log.handlers = []
+        self.error_log.propagate = True
+
+
+logger_class = _Log
+
 
 def on_starting(_server: object) -> None:
     """gunicorn's hook, in its own process: without PID 1 nobody would ever stop it. Workers follow gunicorn."""
@@ -62,4 +80,4 @@ def child_exit(_server: object, worker: object) -> None:
 
 def application() -> Flask:
     """The WSGI application; called in each worker after the fork, when gevent has patched the process."""
-    return create_app(Settings.from_environ(os.environ), RunDir(Path(os.environ[RUN_DIR_VARIABLE])))
+    return create_app(_settings, RunDir(Path(os.environ[RUN_DIR_VARIABLE])))

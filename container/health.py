@@ -39,7 +39,7 @@ def health() -> Response:
     """200 with an empty body if the model answers, as TGI does; else 503 and a JSON phase."""
     if service().ready:
         return Response(status=200)
-    board = service().board
+    board = service().engines.leading_board
     body = Unhealthy(
         error="unhealthy",
         error_type="healthcheck",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-
-from handler.status import StatusBoard
+from collections.abc import Callable
 
 # As reliability practice has it: not below a second, and not so long that a free server stays idle.
 _MIN_S = 1
@@ -14,16 +13,16 @@ _WINDOW_S = 2.0
 
 
 class QueueTime:
-    """Samples the board; `observe` is called now and then, at least every few seconds."""
+    """`total` adds a number of the status board over all engines. `observe` is called every few seconds at least."""
 
-    def __init__(self, board: StatusBoard) -> None:
-        self._board = board
+    def __init__(self, total: Callable[[str], int]) -> None:
+        self._total = total
         self._since_s = time.monotonic()
         self._tokens = self._done()
         self._tokens_per_s = 0.0
 
     def _done(self) -> int:
-        return self._board["prompt_tokens"] + self._board["generated_tokens"]
+        return self._total("prompt_tokens") + self._total("generated_tokens")
 
     def observe(self) -> None:
         """Measure the speed of the last `_WINDOW_S` seconds, once they are over."""
@@ -40,4 +39,4 @@ class QueueTime:
         """Whole seconds, 1 to 30."""
         if self._tokens_per_s <= 0:
             return _MIN_S
-        return min(_MAX_S, max(_MIN_S, math.ceil(self._board["waiting_tokens"] / self._tokens_per_s)))
+        return min(_MAX_S, max(_MIN_S, math.ceil(self._total("waiting_tokens") / self._tokens_per_s)))

@@ -9,11 +9,13 @@ from pathlib import Path
 RUN_DIR_VARIABLE = "HEIR_RUN_DIR"
 LISTEN_FD_VARIABLE = "HEIR_LISTEN_FD"
 WORKERS_VARIABLE = "HEIR_WEB_WORKERS"
+# prometheus_client's, read when it is imported: where each process keeps its counts.
+METRICS_DIR_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
 @dataclass(frozen=True, slots=True)
-class RunDir:
-    """Names of the files in `path`."""
+class EngineDir:
+    """Names of one engine's files in `path`."""
 
     path: Path
 
@@ -33,6 +35,20 @@ class RunDir:
         return self.path / "hazards"
 
     @property
+    def engine_config(self) -> Path:
+        """The engine's configuration, written by PID 1 before each start."""
+        return self.path / "engine.json"
+
+    def socket(self, epoch: int) -> Path:
+        """Where the engine of an epoch listens; a new engine never meets an old engine's peers."""
+        return self.path / f"engine-{epoch}.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir(EngineDir):
+    """Names of the container's files in `path`, where those of its first engine are too."""
+
+    @property
     def suspects(self) -> Path:
         """Requests at which engines died."""
         return self.path / "suspects"
@@ -41,11 +57,6 @@ class RunDir:
     def refusal(self) -> Path:
         """One sentence, written by a web worker that cannot use the model's text files; PID 1 ends with it."""
         return self.path / "refusal"
-
-    @property
-    def engine_config(self) -> Path:
-        """The engine's configuration, written by PID 1 before each start."""
-        return self.path / "engine.json"
 
     @property
     def sessions(self) -> Path:
@@ -57,6 +68,10 @@ class RunDir:
         """How many sequences each web worker has taken in."""
         return self.path / "places"
 
-    def socket(self, epoch: int) -> Path:
-        """Where the engine of an epoch listens; a new engine never meets an old engine's peers."""
-        return self.path / f"engine-{epoch}.sock"
+    def metrics_environ(self) -> dict[str, str]:
+        """Read by prometheus_client when it is imported: where each process keeps its counts."""
+        return {METRICS_DIR_VARIABLE: str(self.path)}
+
+    def engine(self, index: int) -> EngineDir:
+        """Where the files of engine `index` are."""
+        return self if index == 0 else EngineDir(self.path / f"engine-{index}")

@@ -21,6 +21,7 @@ from container.directories import NotWritable, check_writable, make_run_dir
 from container.run_dir import RunDir
 from container.settings import Settings, SettingsError
 from container.supervisor import Supervisor
+from handler.logs import configure_logging
 
 logger = logging.getLogger("container")
 
@@ -32,7 +33,7 @@ _SEND_BUFFER_BYTES = 131_072
 
 def main(arguments: list[str]) -> int:
     """Serve. `arguments` are ["serve"], which is how SageMaker starts a container, and those of TGI's launcher."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    configure_logging("main", level=logging.INFO)
     try:
         # Into the environment, where the web workers read their settings too.
         os.environ.update(tgi_environment.read_arguments(arguments))
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> int:
     except SettingsError as exc:
         logger.error("%s", exc)
         return EXIT_SETTINGS
-    logging.getLogger().setLevel(settings.log_level)
+    configure_logging("main", level=settings.log_level, as_json=settings.json_output)
     for line in ignored:
         logger.warning("%s", line)
     try:

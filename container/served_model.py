@@ -10,6 +10,7 @@ import msgspec
 from container.errors import ContextLengthExceeded, InvalidRequest
 from container.settings import Settings
 from container.text.chat_template import ChatTemplate
+from container.text.template_renderer import Renderer
 from container.text.tokenizer import Tokenizer
 from handler.protocol import ModelCard
 
@@ -24,12 +25,15 @@ class ServedModel:
     max_input_tokens: int
 
     @classmethod
-    def load(cls, card_path: Path, settings: Settings) -> ServedModel:
-        """Read the card the engine wrote and the files it names. Raises OSError, TokenizerError or TemplateError."""
+    def load(cls, card_path: Path, settings: Settings, renderer: Renderer) -> ServedModel:
+        """Read the card the engine wrote and the files it names; `renderer` runs the chat template.
+
+        Raises OSError, TokenizerError or TemplateError.
+        """
         card = msgspec.json.decode(card_path.read_bytes(), type=ModelCard)
         directory = Path(card.tokenizer_dir)
         tokenizer = Tokenizer.load(directory)
-        template = ChatTemplate.load(directory, tokenizer)
+        template = ChatTemplate.load(directory, tokenizer, renderer)
         longest = card.max_model_len - 1
         return cls(card, tokenizer, template, min(settings.max_input_tokens or longest, longest))
 

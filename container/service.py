@@ -19,16 +19,19 @@ from gevent.event import Event
 
 from container import metrics
 from container.engine_client import EngineClient
+from container.engine_pool import EnginePool
 from container.errors import NotReady, Overloaded
 from container.generation import Generation, Prompt
 from container.places import Places
 from container.queue_time import QueueTime
+from container.request_record import RequestRecord
 from container.run_dir import RunDir
 from container.served_model import ServedModel
 from container.settings import Settings
 from container.text.chat_template import TemplateError
+from container.text.template_renderer import Renderer, RenderProcess
 from container.text.tokenizer import TokenizerError
-from handler.status import Phase, StatusBoard
+from handler.status import Phase
 
 logger = logging.getLogger(__name__)
 
@@ -45,31 +48,27 @@ class Service:
 
     def __init__(self, settings: Settings, run_dir: RunDir) -> None:
         self.settings = settings
-        self.client = EngineClient(run_dir, metrics.count_stray)
+        self.engines = EnginePool(run_dir, metrics.count_stray)
         self._places = Places(run_dir.places)
-        self._queue_time = QueueTime(self.client.board)
+        self._queue_time = QueueTime(self.engines.total)
         self.sessions_dir = run_dir.sessions
-        self._card_path = run_dir.card
         self._refusal_path = run_dir.refusal
         self._model: ServedModel | None = None
-        self._model_epoch = 0
+        # The start of each engine whose card has been read.
+        self._read_epochs: dict[EngineClient, int] = {}
         self._model_read = Event()
+        self._renderer = RenderProcess()
         gevent.spawn(self._load_model)
-
-    @property
-    def board(self) -> StatusBoard:
-        """The engine's state."""
-        return self.client.board
 
     @property
     def ready(self) -> bool:
         """True if a request can be generated now."""
-        return self.board.ready and self._model is not None
+        return self.engines.ready and self._model is not None
 
     @property
     def model(self) -> ServedModel:
         """The loaded model. Raises NotReady until there is one and while the engine does not run."""
-        if self.board.ready and self._model is None:
+        if self.engines.ready and self._model is None:
             self._model_read.wait(_LOAD_WAIT_S)
         if self._model is None or not self.ready:
             raise NotReady(f"the model is not ready: {self.phase_name}", retry_after_s=2)
@@ -78,18 +77,25 @@ class Service:
     @property
     def phase_name(self) -> str:
         """One word for where the server's life has got to."""
-        if self.board["draining"]:
+        if self.engines.draining:
             return "draining"
-        phase = self.board.phase
+        phase = self.engines.leading_board.phase
         if phase is Phase.READY and self._model is None:
             phase = Phase.WARMING
         return phase.name.lower()
 
+    @property
+    def max_in_flight(self) -> int:
+        """Sequences of the whole container before 429: so many for each engine that serves."""
+        return self.settings.max_concurrent_requests * max(1, len(self.engines.ready_clients))
+
     def check_room(self) -> ServedModel:
         """The model, if one more sequence would be taken in now. Raises NotReady or Overloaded, costs nothing."""
         model = self.model
+        waiting = [client.board["waiting_tokens"] for client in self.engines.ready_clients]
         limit = model.card.max_waiting_tokens
-        if self._places.taken >= self.settings.max_concurrent_requests or 0 < limit <= self.board["waiting_tokens"]:
+        full = bool(limit and waiting) and min(waiting) >= limit
+        if full or self._places.taken >= self.max_in_flight:
             raise self._overloaded()
         return model
 
@@ -99,7 +105,7 @@ class Service:
         An idle server takes any number a request may have. Raises NotReady or Overloaded before any work is done.
         """
         model = self.check_room()
-        if not self._places.take(num_sequences, self.settings.max_concurrent_requests):
+        if not self._places.take(num_sequences, self.max_in_flight):
             raise self._overloaded()
 
         def give_back(response: Response) -> Response:
@@ -115,11 +121,19 @@ class Service:
     def generate(self, prompt: Prompt, request: Request) -> Generation:
         """Start nothing yet: the generation is submitted when its deltas are first asked for."""
         model = self.model
-        g.submitted = True
-        connected = _connection_check(request)
-        eos_token_ids = model.card.eos_token_ids
-        prompt = replace(prompt, cache_salt=_tenant(request))
-        return Generation(self.client, model.tokenizer, prompt, connected, metrics.observe, eos_token_ids)
+        record: RequestRecord = g.record
+        record.model_id = model.card.model_id
+        generation = Generation(
+            self.engines,
+            model.tokenizer,
+            replace(prompt, cache_salt=_tenant(request)),
+            _connection_check(request),
+            record,
+            record.next_generation_id(),
+            model.card.eos_token_ids,
+        )
+        record.add(generation)
+        return generation
 
     def timeout_s(self, streaming: bool) -> float:
         """How long an answer may still take, counted from the end of the request's head."""
@@ -128,20 +142,26 @@ class Service:
         return max(0.001, limit_s - spent_s)
 
     def _load_model(self) -> None:
-        """Load the text side once for each engine epoch, off the event loop: large vocabularies take a second."""
+        """Load the text side once for each start of an engine, off the event loop: large vocabularies take a second.
+
+        All engines serve the same model, so whichever card was read last is the card.
+        """
         while True:
-            epoch = self.board["epoch"]
-            if self.board.phase is Phase.READY and epoch != self._model_epoch:
-                found = gevent.get_hub().threadpool.apply(_load, (self._card_path, self.settings))
-                if isinstance(found, ServedModel):
-                    self._model = found
-                    self._model_read.set()
-                else:
-                    logger.error("the model's card, tokenizer or chat template cannot be used: %s", found)
-                    self._refuse(found)
-                self._model_epoch = epoch
+            for client in self.engines.ready_clients:
+                if client.board["epoch"] != self._read_epochs.get(client):
+                    self._read_card(client, client.board["epoch"])
             self._queue_time.observe()
             gevent.sleep(_LOAD_INTERVAL_S)
+
+    def _read_card(self, client: EngineClient, epoch: int) -> None:
+        found = gevent.get_hub().threadpool.apply(_load, (client.engine_dir.card, self.settings, self._renderer))
+        if isinstance(found, ServedModel):
+            self._model = found
+            self._model_read.set()
+        else:
+            logger.error("the model's card, tokenizer or chat template cannot be used: %s", found)
+            self._refuse(found)
+        self._read_epochs[client] = epoch
 
     def _refuse(self, reason: Exception) -> None:
         """Have PID 1 end the container if it is the model's files that are wrong: no other engine will help."""
@@ -151,10 +171,10 @@ class Service:
             scratch.replace(self._refusal_path)
 
 
-def _load(card_path: Path, settings: Settings) -> ServedModel | Exception:
+def _load(card_path: Path, settings: Settings, renderer: Renderer) -> ServedModel | Exception:
     """Runs in a thread of gevent's pool, which would print the traceback of whatever is raised."""
     try:
-        return ServedModel.load(card_path, settings)
+        return ServedModel.load(card_path, settings, renderer)
     except (OSError, ValueError, TokenizerError, TemplateError) as exc:
         return exc
 

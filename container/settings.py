@@ -6,6 +6,7 @@ values. An impossible value raises `SettingsError` with one sentence that names 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from sagemaker_inference import parameters
 
 from container.directories import default_cache_dir
-from handler.config import Quantize
+from handler.config import KVLayout, Quantize
 
 
 class SettingsError(Exception):
@@ -56,6 +57,19 @@ def _seconds(value: str) -> float:
     return number
 
 
+def _number(allowed: str, fits: Callable[[float], bool]) -> Callable[[str], float]:
+    def parse(value: str) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not fits(number):
+            raise ValueError(allowed)
+        return number
+
+    return parse
+
+
 def _one_of(*allowed: str) -> Callable[[str], str]:
     def parse(value: str) -> str:
         if value not in allowed:
@@ -67,7 +81,7 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
 
 def _log_level(value: str) -> int:
     """A name, or the number the SageMaker SDK sends."""
-    names = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40, "critical": 50}
+    names = {"trace": 5, "debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40, "critical": 50, "off": 100}
     if value.isdecimal():
         return int(value)
     # TGI takes Rust filters such as "info,text_generation_router=debug"; the first part is the level.
@@ -102,6 +116,15 @@ class Settings:
         "auto", _one_of("auto", "float32", "float16", "bfloat16"), "Type of weights and KV memory.", "DTYPE"
     )
     device: str = _setting("auto", _text, "auto, cpu, cuda or cuda:N.", "DEVICE")
+    num_gpus: int = _setting(
+        0, _count(0, 64), "GPUs to use. Default: all that are visible.", "NUM_SHARD", "SM_NUM_GPUS"
+    )
+    engine_replicas: int = _setting(
+        0,
+        _count(0, 64),
+        "Engines, each with the whole model. Default: as many as the GPUs have room for; one on CPU.",
+        "ENGINE_REPLICAS",
+    )
     trust_remote_code: bool = _setting(
         False,
         _flag,
@@ -125,9 +148,18 @@ class Settings:
     max_batch_total_tokens: int = _setting(
         0, _count(1), "KV memory in tokens. Default: from free memory.", "MAX_BATCH_TOTAL_TOKENS"
     )
+    kv_layout: str = _setting(
+        "auto", _one_of(*KVLayout), "KV memory: auto, slots or paged. Auto: paged on CUDA.", "KV_LAYOUT"
+    )
+    deterministic: bool = _setting(
+        False,
+        _flag,
+        "The same bits whatever else runs, also for weights that switch kernels by the number of rows (CPU).",
+        "DETERMINISTIC",
+    )
     max_batch_size: int = _setting(64, _count(1, 4096), "Sequences that run at once.", "MAX_BATCH_SIZE")
     max_concurrent_requests: int = _setting(
-        128, _count(1, 1_000_000), "Requests in flight before 429.", "MAX_CONCURRENT_REQUESTS"
+        128, _count(1, 1_000_000), "Requests in flight before 429, for each engine.", "MAX_CONCURRENT_REQUESTS"
     )
     max_queued_tokens: int = _setting(
         0,
@@ -144,6 +176,18 @@ class Settings:
     )
     disable_grammar_support: bool = _setting(
         False, _flag, "Refuse grammars on TGI's routes.", "DISABLE_GRAMMAR_SUPPORT"
+    )
+    watermark_gamma: float = _setting(
+        0.5,
+        _number("a number from 0 to 1", lambda n: 0 <= n <= 1),
+        "Share of the vocabulary that `watermark` makes likelier.",
+        "WATERMARK_GAMMA",
+    )
+    watermark_delta: float = _setting(
+        2.0,
+        _number("a number from 0 to 100", lambda n: 0 <= n <= 100),
+        "What `watermark` adds to the logits of that share.",
+        "WATERMARK_DELTA",
     )
     payload_limit: int = _setting(2_000_000, _count(1), "Largest body in bytes.", "PAYLOAD_LIMIT")
     invocations_payload_limit: int = _setting(
@@ -165,7 +209,12 @@ class Settings:
     web_workers: int = _setting(
         2, _count(1, 64), "Web worker processes.", "WEB_WORKERS", parameters.MODEL_SERVER_WORKERS_ENV
     )
-    engine_threads: int = _setting(0, _count(1, 1024), "Threads of the engine on CPU.", "ENGINE_THREADS")
+    engine_threads: int = _setting(
+        0,
+        _count(1, 1024),
+        "Threads of an engine on CPU. Default: all cores, shared among the engines.",
+        "ENGINE_THREADS",
+    )
     engine_stall_timeout_s: float = _setting(
         8.0,
         _seconds,
@@ -174,7 +223,10 @@ class Settings:
     )
     cache_dir: str = _setting(default_cache_dir, _text, "The one directory that is written to.", "CACHE_DIR")
     compute_type: str = _setting("", _text, "Content of the x-compute-type header.", "COMPUTE_TYPE")
-    log_level: int = _setting(20, _log_level, "Level of the log.", parameters.LOG_LEVEL_ENV, "LOG_LEVEL")
+    log_level: int = _setting(20, _log_level, "Level of the log.", "LOG_LEVEL", parameters.LOG_LEVEL_ENV)
+    json_output: bool | None = _setting(
+        None, _flag, "Log lines of JSON. Default: unless stderr is a terminal.", "JSON_OUTPUT"
+    )
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:

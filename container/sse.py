@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -10,8 +11,12 @@ from flask import Response
 
 from container.errors import InternalError, ServiceError
 from container.generation import ClientDisconnected
+from container.request_record import current_record
 
-DONE = b"data: [DONE]\n\n"
+logger = logging.getLogger(__name__)
+
+DONE_DATA = "[DONE]"
+DONE = f"data: {DONE_DATA}\n\n".encode()
 KEEPALIVE = b":\n\n"
 
 _encoder = msgspec.json.Encoder()
@@ -22,15 +27,14 @@ def frame(value: Any) -> bytes:
     return b"data: " + _encoder.encode(value) + b"\n\n"
 
 
-def stream(
-    frames: Iterator[bytes], error_body: Callable[[ServiceError], Any], on_fault: Callable[[], None]
-) -> Response:
+def stream(frames: Iterator[bytes], error_body: Callable[[ServiceError], Any]) -> Response:
     """A streamed response of `frames`.
 
     The first frame is awaited before the status line is sent, so a request that is refused has its own status.
     An error after that becomes one event of `error_body` and the stream ends without [DONE].
     """
     first = next(frames, b"")
+    record = current_record()
 
     def body() -> Iterator[bytes]:
         try:
@@ -40,8 +44,11 @@ def stream(
             return
         except ServiceError as exc:
             yield frame(error_body(exc))
-        except Exception:  # noqa: BLE001 - the status line is out; the client learns it from an event
-            on_fault()
+        except Exception:  # the status line is out; the client learns it from an event
+            fields = {} if record is None else {"request_id": record.id}
+            logger.exception("a stream failed", extra={"fields": fields})
+            if record is not None:
+                record.fail(InternalError.tgi_type)
             yield frame(error_body(InternalError()))
         finally:
             _close(frames)

@@ -1,4 +1,8 @@
-"""Starts, watches and stops the children of PID 1: gunicorn and the engine."""
+"""Starts, watches and stops the children of PID 1: gunicorn and the engines.
+
+One engine's death is its own matter while another serves. The container ends when no engine can go on, and when one
+says at the start that it never will, since all have the same settings and model.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from container.engine_process import EXIT_CRASHED, EXIT_MODEL, EngineProcess, stop
+from container.engine_process import EXIT_CRASHED, EXIT_MODEL, PERMANENT, EngineProcess, Place, stop
 from container.run_dir import LISTEN_FD_VARIABLE, RUN_DIR_VARIABLE, WORKERS_VARIABLE, RunDir
 from container.settings import Settings
 
@@ -24,13 +28,14 @@ _QUIET_S = 0.5
 
 
 class Supervisor:
-    """Owns both child processes. `run()` returns the container's exit code."""
+    """Owns all child processes. `run()` returns the container's exit code."""
 
     def __init__(self, settings: Settings, run_dir: RunDir, listen_fd: int) -> None:
         self._settings = settings
         self._run_dir = run_dir
         self._listen_fd = listen_fd
-        self._engine = EngineProcess(settings, run_dir)
+        self._engines: list[EngineProcess] = []
+        self._add_engines(settings.engine_replicas or 1, 0)
         self._web: subprocess.Popen[bytes] | None = None
         self._num_signals = 0
         self._drain_until_s: float | None = None
@@ -59,7 +64,7 @@ class Supervisor:
 
     def _tick(self) -> int | None:
         """Look after everything once, then sleep until a child or a signal says something, 0.1 s at most."""
-        for check in (self._check_signals, self._check_web, self._check_refusal, self._check_engine):
+        for check in (self._check_signals, self._check_web, self._check_refusal, self._check_engines):
             code = check()
             if code is not None:
                 return code
@@ -76,11 +81,12 @@ class Supervisor:
             return None
         now = time.monotonic()
         if self._drain_until_s is None:
-            self._engine.drain()
+            for engine in self._engines:
+                engine.drain()
             self._drain_until_s = now + DRAIN_S
             self._busy_s = now
             logger.info("draining: finishing what is in flight, taking nothing new")
-        if not self._engine.idle:
+        if not all(engine.idle for engine in self._engines):
             self._busy_s = now
         return 0 if self._quiet or now >= self._drain_until_s or self._hurried() else None
 
@@ -107,8 +113,26 @@ class Supervisor:
             return EXIT_CRASHED
         return None
 
-    def _check_engine(self) -> int | None:
-        return self._engine.check()
+    def _check_engines(self) -> int | None:
+        first = self._engines[0].board
+        if not self._settings.engine_replicas and first["engines_wanted"] > len(self._engines):
+            self._add_engines(first["engines_wanted"], first["devices_per_engine"])
+        for engine in self._engines:
+            engine.check()
+        codes = [engine.exit_code for engine in self._engines if engine.exit_code is not None]
+        serving = any(engine.board.ready for engine in self._engines)
+        if codes and (len(codes) == len(self._engines) or (codes[-1] in PERMANENT and not serving)):
+            return codes[-1]
+        return None
+
+    def _add_engines(self, number: int, devices: int) -> None:
+        """So many in all, `devices` GPUs each. The web workers look for them once the first board tells of them."""
+        places = [Place(index, number, devices) for index in range(number)]
+        for engine, place in zip(self._engines, places, strict=False):
+            engine.place = place
+        for place in places[len(self._engines) :]:
+            self._engines.append(EngineProcess(self._settings, self._run_dir, place))
+        self._engines[0].board["num_engines"] = number
 
     def _start_web(self) -> subprocess.Popen[bytes]:
         environ = {
@@ -116,8 +140,7 @@ class Supervisor:
             LISTEN_FD_VARIABLE: str(self._listen_fd),
             RUN_DIR_VARIABLE: str(self._run_dir.path),
             WORKERS_VARIABLE: str(self._settings.web_workers),
-            # Read by prometheus_client when it is imported.
-            "PROMETHEUS_MULTIPROC_DIR": str(self._run_dir.path),
+            **self._run_dir.metrics_environ(),
         }
         command = [sys.executable, "-m", "gunicorn", "--config", "python:container.gunicorn_conf"]
         return subprocess.Popen(  # noqa: S603 - our own module
@@ -129,18 +152,21 @@ class Supervisor:
 
     def _announce(self) -> None:
         """Say once, with a command to paste, that requests are answered."""
-        if self._announced or not self._engine.board.ready:
+        ready = next((engine.board for engine in self._engines if engine.board.ready), None)
+        if self._announced or ready is None:
             return
         if _ping(self._settings.port):
             self._announced = True
-            sys.stdout.write(_ready_text(self._settings.port, self._engine.board.detail))
-            sys.stdout.flush()
+            logger.info("ready: %s on port %d", ready.detail, self._settings.port)
+            if sys.stdout.isatty():
+                sys.stdout.write(_ready_text(self._settings.port, ready.detail))
+                sys.stdout.flush()
 
     def _reap_orphans(self) -> None:
         """As PID 1, collect grandchildren nobody else waits for."""
         if os.getpid() != 1:
             return
-        ours = {self._engine.pid, None if self._web is None else self._web.pid}
+        ours = {engine.pid for engine in self._engines} | {None if self._web is None else self._web.pid}
         while True:
             try:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -151,11 +177,14 @@ class Supervisor:
             os.waitpid(found.si_pid, 0)
 
     def _stop_children(self) -> None:
-        """When all has ended, the web server first: what it is still reading finds an engine. Else the engine first: it
-        ends what is left with an error message, which the web server still passes on."""
+        """When all has ended, the web server first: what it is still reading finds an engine. Else the engines first:
+        they end what is left with an error message, which the web server still passes on."""
         if self._quiet:
             stop(self._web, _STOP_WEB_S, self._hurried)
-        self._engine.close(self._hurried)
+        for engine in self._engines:
+            engine.terminate()
+        for engine in self._engines:
+            engine.close(self._hurried)
         stop(self._web, _STOP_WEB_S, self._hurried)
 
 

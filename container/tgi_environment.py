@@ -48,7 +48,7 @@ _REFUSED = {
 }
 _IGNORED = {
     "VALIDATION_WORKERS": "WEB_WORKERS sets the number of web workers",
-    "SHARDED": "one GPU is used",
+    "SHARDED": "all visible GPUs are used; NUM_SHARD says how many",
     "SPECULATE": "there is no speculation; answers are the same",
     "KV_CACHE_DTYPE": "KV memory has the type of the weights",
     "WAITING_SERVED_RATIO": "prefill runs beside decode",
@@ -56,16 +56,13 @@ _IGNORED = {
     "CUDA_GRAPHS": "graphs are captured for the batches that occur",
     "PROMETHEUS_PORT": "/metrics is on the main port",
     "SHARD_UDS_PATH": "sockets are in a private directory",
-    "MASTER_ADDR": "there is one engine process",
-    "MASTER_PORT": "there is one engine process",
+    "MASTER_ADDR": "engines do not talk to each other",
+    "MASTER_PORT": "engines do not talk to each other",
     "WEIGHTS_CACHE_OVERRIDE": "CACHE_DIR and HF_HOME say where files are kept",
     "DISABLE_CUSTOM_KERNELS": "there are no custom kernels",
     "CUDA_MEMORY_FRACTION": "MAX_BATCH_TOTAL_TOKENS limits KV memory",
-    "JSON_OUTPUT": "the log is text",
     "OTLP_ENDPOINT": "no traces are sent",
     "OTLP_SERVICE_NAME": "no traces are sent",
-    "WATERMARK_GAMMA": "watermark is not supported",
-    "WATERMARK_DELTA": "watermark is not supported",
     "NGROK": "no tunnel is opened",
     "NGROK_AUTHTOKEN": "no tunnel is opened",
     "NGROK_EDGE": "no tunnel is opened",
@@ -76,9 +73,9 @@ _IGNORED = {
     "PREFILL_CHUNKING": "prefill is always chunked",
     "USE_FLASH_ATTENTION": "the start-up probe chooses",
 }
+_SHARDS = ("NUM_SHARD", "SM_NUM_GPUS")
 # Nothing to say: USAGE_STATS (nothing is ever sent), ENABLE_PREFILL_LOGPROBS (always there),
 # HUGGINGFACE_HUB_CACHE (read by huggingface_hub), HF_TASK and MESSAGES_API_ENABLED (TGI ignores them too).
-_SHARDS = ("NUM_SHARD", "SM_NUM_GPUS")
 
 
 def read_arguments(arguments: Sequence[str]) -> dict[str, str]:
@@ -105,13 +102,15 @@ def read_arguments(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def translate(environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` with TGI's HOSTNAME as BIND_ADDRESS if it is an address.
+    """`environ` with TGI's HOSTNAME as BIND_ADDRESS if it is an address, and with SHARDED=false as NUM_SHARD=1.
 
     Docker puts the container's own name into HOSTNAME; TGI listens everywhere then, and so do we.
     """
     found = dict(environ)
     if not found.get("BIND_ADDRESS", "").strip() and _is_address(found.get("HOSTNAME", "").strip()):
         found["BIND_ADDRESS"] = found["HOSTNAME"].strip()
+    if found.get("SHARDED", "").strip().lower() == "false" and not any(found.get(name, "").strip() for name in _SHARDS):
+        found["NUM_SHARD"] = "1"
     return found
 
 
@@ -124,13 +123,7 @@ def check(environ: Mapping[str, str]) -> list[str]:
     tokens, length = given.get("MAX_INPUT_TOKENS"), given.get("MAX_INPUT_LENGTH")
     if tokens and length and tokens != length:
         raise SettingsError(f"MAX_INPUT_TOKENS ({tokens}) and MAX_INPUT_LENGTH ({length}) are one limit; set one")
-    lines = [f"{name} is ignored: {reason}" for name, reason in _IGNORED.items() if name in given]
-    lines += [
-        f"{name}={given[name]} is ignored: one GPU is used; a model that does not fit it is refused"
-        for name in _SHARDS
-        if given.get(name, "1") not in {"0", "1"}
-    ]
-    return lines
+    return [f"{name} is ignored: {reason}" for name, reason in _IGNORED.items() if name in given]
 
 
 def _is_address(text: str) -> bool:

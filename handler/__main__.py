@@ -21,6 +21,7 @@ import msgspec
 from handler.config import EngineConfig, load_config
 from handler.errors import StartupError
 from handler.lifeline import die_with_parent
+from handler.logs import configure_logging
 from handler.protocol import ModelCard
 from handler.status import Phase, StatusBoard
 
@@ -30,9 +31,7 @@ logger = logging.getLogger("handler")
 def main() -> int:
     """Run the engine until SIGTERM."""
     config = load_config(sys.argv[1])
-    logging.basicConfig(
-        level=config.log_level, format="%(asctime)s %(levelname)s engine: %(message)s", stream=sys.stderr
-    )
+    configure_logging("engine", level=config.log_level, as_json=config.log_json)
     die_with_parent(signal.SIGKILL)
     board = StatusBoard(Path(config.board_path))
     # A crash in a library leaves the stacks of all threads in the log; so does PID 1 asking before it ends a hang.

@@ -37,8 +37,6 @@ class Admission:
         named = (*request.sampling.logit_bias, *request.sampling.stop_token_ids)
         if named and not 0 <= min(named) <= max(named) < self._vocab_size:
             return _invalid(request, f"token ids of logit_bias and stop_token_ids must be in [0, {self._vocab_size})")
-        if request.sampling.watermark:
-            return _invalid(request, "watermark is not supported")
         if request.sampling.grammar is not None and self._grammars is None:
             return _invalid(request, "grammar is not supported by this model's tokenizer")
         return None

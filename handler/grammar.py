@@ -8,7 +8,7 @@ the last one is known and is usually there before the forward pass ends.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,10 +88,11 @@ class TokenConstraint:
 class GrammarCompiler:
     """Makes `TokenConstraint`s for one tokenizer. The tokenizer is read at the first grammar, not at start-up."""
 
-    def __init__(self, tokenizer_file: Path, vocab_size: int, eos_token_id: int | None) -> None:
+    def __init__(self, tokenizer_file: Path, vocab_size: int, eos_token_ids: Collection[int]) -> None:
+        """Any of `eos_token_ids` may end a text that is complete; chat models end with another than base models."""
         self._tokenizer_file = tokenizer_file
         self._vocab_size = vocab_size
-        self._eos_token_id = eos_token_id
+        self._eos_token_ids = sorted(eos_token_ids)
         self._tokenizer: LLTokenizer | None = None
         # One compiles, so that a flood of grammars cannot take the processor from the steps; one computes masks.
         self._compilers = ThreadPoolExecutor(1, thread_name_prefix="grammar")
@@ -112,13 +113,13 @@ class GrammarCompiler:
         return self._compilers.submit(compile_it)
 
     def _compile(self, grammar: Grammar) -> TokenConstraint:
-        if self._eos_token_id is None:
+        if not self._eos_token_ids:
             raise GrammarError("grammars need a model that has an end-of-sequence token")
         if len(grammar.source.encode()) > _MAX_SOURCE_BYTES:
             raise GrammarError(f"grammar must be at most {_MAX_SOURCE_BYTES} bytes. Given: {len(grammar.source)}")
         if self._tokenizer is None:
             text = self._tokenizer_file.read_text("utf-8")
-            self._tokenizer = LLTokenizer(text, n_vocab=self._vocab_size, eos_token=self._eos_token_id)
+            self._tokenizer = LLTokenizer(text, n_vocab=self._vocab_size, eos_token=self._eos_token_ids)
         limits = LLParserLimits(max_grammar_size=_MAX_GRAMMAR_ITEMS * 100, max_lexer_states=_MAX_LEXER_STATES)
         matcher = LLMatcher(self._tokenizer, _source(grammar), limits=limits)
         if matcher.is_error():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +15,9 @@ _MAP_NORESERVE = 0x4000
 class SlotCache:
     """Keys and values per layer, each `[num_slots, max_len, num_kv_heads, head_dim]`.
 
-    A layer's tensors are made at its first use, when the model shows its head count and sizes, so any family
-    fits. On CPU they are anonymous memory maps: zero-filled, and resident only as far as sequences have written.
+    A layer's tensors are made at its first use, when the model shows its head count, its sizes and the layer's device,
+    so any family fits, also one that is spread over several GPUs. On CPU they are anonymous memory maps: zero-filled,
+    and resident only as far as sequences have written.
     """
 
     def __init__(
@@ -54,8 +56,8 @@ class SlotCache:
 
     def _allocate(self, like: Tensor, rows: int, length: int) -> Tensor:
         shape = (rows, length, *like.shape[1:])
-        if self.device.type != "cpu":
-            return torch.zeros(shape, dtype=self.dtype, device=self.device)
+        if like.device.type != "cpu":
+            return torch.zeros(shape, dtype=self.dtype, device=like.device)
         size = max(1, torch.Size(shape).numel()) * self.dtype.itemsize
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
         self._maps.append(memory)
@@ -64,6 +66,7 @@ class SlotCache:
     def write(self, layer_idx: int, flat_index: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store keys and values `[T, num_kv_heads, head_dim]` at `flat_index` `[T]` = slot * max_len + position."""
         keys, values = self.layer(layer_idx, key, value)
+        flat_index = flat_index.to(key.device)
         keys.view(-1, *keys.shape[2:]).index_copy_(0, flat_index, key)
         values.view(-1, *values.shape[2:]).index_copy_(0, flat_index, value)
         return keys, values
@@ -78,9 +81,9 @@ class SlotCache:
     @torch.inference_mode()
     def restore_pages(self, pages: list[int], slot: int) -> None:
         """Copy stored pages to the beginning of `slot`, one after the other."""
-        index = torch.tensor(pages, device=self.device)
         length = len(pages) * self.page_size
         for layer_idx, stored in self._stored.items():
+            index = torch.tensor(pages, device=stored[0].device)
             for target, source in zip(self._layers[layer_idx], stored, strict=True):
                 target[slot, :length].view(len(pages), *source.shape[1:]).copy_(source.index_select(0, index))
 
@@ -98,3 +101,11 @@ class SlotCache:
     def bytes_per_token(num_layers: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
         """Bytes that one token of one sequence takes over all layers."""
         return 2 * num_layers * num_kv_heads * head_dim * dtype.itemsize
+
+
+def kv_bytes_per_token(text_config: Any, dtype: torch.dtype) -> int:
+    """KV memory of one token, as if every layer attended; a model without heads counts as one of its width."""
+    num_heads = getattr(text_config, "num_attention_heads", None) or 1
+    num_kv_heads = getattr(text_config, "num_key_value_heads", None) or num_heads
+    head_dim = getattr(text_config, "head_dim", None) or text_config.hidden_size // num_heads
+    return SlotCache.bytes_per_token(text_config.num_hidden_layers, num_kv_heads, head_dim, dtype)

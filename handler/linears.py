@@ -88,9 +88,7 @@ class PackedLinear(nn.Module):
         cls, blocks: WeightBlocks, bias: Tensor | None, dtype: torch.dtype, dense: Tensor | None = None
     ) -> PackedLinear:
         """A layer for activations of `dtype`. `dense`, if given, is used for many rows: the same weights `[N, K]`."""
-        codes, scale, zero = _as_nibbles(blocks)
-        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.int(), 1)
-        scales_and_zeros = torch.stack([scale.T, zero.T], -1).to(dtype).contiguous()
+        packed, scales_and_zeros = pack_blocks(blocks, dtype)
         return cls(blocks.bits, packed, scales_and_zeros, None if bias is None else bias.detach().to(dtype), dense)
 
     @property
@@ -155,6 +153,13 @@ class PackedLinear(nn.Module):
         """As nn.Linear prints itself."""
         held = "packed and dense" if self._laid_out or self.dense is not None else "packed"
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, {held}"
+
+
+def pack_blocks(blocks: WeightBlocks, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`packed` and `scales_and_zeros` of a `PackedLinear` for activations of `dtype`, for this processor only."""
+    codes, scale, zero = _as_nibbles(blocks)
+    packed: Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.int(), 1)
+    return packed, torch.stack([scale.T, zero.T], -1).to(dtype).contiguous()
 
 
 def _as_nibbles(blocks: WeightBlocks) -> tuple[Tensor, Tensor, Tensor]:

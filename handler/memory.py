@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from handler.config import EngineConfig
 from handler.errors import BadConfiguration
-from handler.kv_cache import SlotCache
+from handler.kv_cache import kv_bytes_per_token
+from handler.machine_memory import available_memory_bytes
 from handler.model_loader import LoadedModel
 from handler.varlen import CUDA_PAGE_SIZE
 
@@ -36,7 +34,7 @@ class Limits:
 def derive_limits(config: EngineConfig, loaded: LoadedModel, *, paged: bool = False) -> Limits:
     """Fill in what the configuration leaves open, for slots or pages. Raises BadConfiguration for the impossible."""
     on_cpu = loaded.device.type == "cpu"
-    capacity = config.kv_capacity_tokens or _capacity_tokens(loaded)
+    capacity = config.kv_capacity_tokens or _capacity_tokens(loaded, config.num_engines)
     longest = min(loaded.max_position_embeddings, capacity)
     max_model_len = config.max_model_len or longest
     if max_model_len > loaded.max_position_embeddings:
@@ -65,35 +63,16 @@ def derive_limits(config: EngineConfig, loaded: LoadedModel, *, paged: bool = Fa
 
 def bytes_per_token(loaded: LoadedModel) -> int:
     """KV memory of one token, as if every layer attended; a model without heads counts as one of its width."""
-    text: Any = loaded.text_config
-    num_heads = getattr(text, "num_attention_heads", None) or 1
-    num_kv_heads = getattr(text, "num_key_value_heads", None) or num_heads
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // num_heads
-    return SlotCache.bytes_per_token(text.num_hidden_layers, num_kv_heads, head_dim, loaded.dtype)
+    return kv_bytes_per_token(loaded.text_config, loaded.dtype)
 
 
-def _capacity_tokens(loaded: LoadedModel) -> int:
+def _capacity_tokens(loaded: LoadedModel, num_engines: int) -> int:
+    """On CPU the engines share what is free. Over several GPUs each holds its layers' part of a token."""
     per_token = bytes_per_token(loaded)
     if loaded.device.type == "cpu":
-        free = available_memory_bytes() * _CPU_FRACTION
+        free = available_memory_bytes() * _CPU_FRACTION / num_engines
     else:
-        free = torch.cuda.mem_get_info(loaded.device)[0] * _CUDA_FRACTION
+        # Layers are dealt out evenly, so the fullest GPU bounds what all of them can hold.
+        least = min(torch.cuda.mem_get_info(device)[0] for device in loaded.devices)
+        free = least * len(loaded.devices) * _CUDA_FRACTION
     return min(_MAX_CAPACITY_TOKENS, max(1, int(free) // per_token))
-
-
-def available_memory_bytes() -> int:
-    """Memory this process may still take: the machine's, or what its control group leaves if that is less."""
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                available = int(line.split()[1]) * 1024
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            available = min(available, int(limit) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        return available
-    return max(0, available)

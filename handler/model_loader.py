@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,41 +13,83 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from handler.config import EngineConfig, Quantize
+from handler.device import choose_device, choose_dtype
 from handler.errors import BadConfiguration, BadModel
+from handler.kv_cache import kv_bytes_per_token
+from handler.machine_memory import available_memory_bytes
+from handler.packed_file import BLOCKS_FILE, packed_weights
+from handler.packed_model import dense_bytes, pack, quantise_and_pack
+from handler.placement import Devices, choose_devices, free_gpu_bytes, memory_limits, weight_bytes
+from handler.quantize import (
+    BITSANDBYTES,
+    BLOCK_BITS,
+    bitsandbytes_config,
+    least_lossy,
+    resolve,
+    skipped_modules,
+    stored_form,
+    weight_sizes,
+)
 
 logger = logging.getLogger(__name__)
 
 # Longest sequence of a model that names none, unless MAX_TOTAL_TOKENS does; TGI's launcher takes the same.
 UNBOUNDED_CONTEXT = 4096
+# Of free memory on GPUs, what weights and KV memory may take; the rest is for activations.
+_CUDA_FRACTION = 0.85
+# Of available memory, what dense weights beside packed ones may take.
+_DENSE_FRACTION = 0.25
 
 Progress = Callable[[int, str], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A model ready to run, and what its configuration says about generating with it."""
+    """A model ready to run, and what its configuration says about generating with it.
+
+    `quantize` is how the weights are stored: a name of HF_MODEL_QUANTIZE, a checkpoint's own `quant_method`, or gguf.
+    """
 
     model: PreTrainedModel
     text_config: Any
     eos_token_ids: frozenset[int]
     dtype: torch.dtype
     device: torch.device
-    quantize: Quantize
+    quantize: str
     max_position_embeddings: int
     num_parameters: int
+    other_devices: tuple[torch.device, ...] = ()
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """All that hold weights; `device` is the first and takes the input."""
+        return (self.device, *self.other_devices)
 
 
-def load(config: EngineConfig, directory: Path, progress: Progress) -> LoadedModel:
-    """Load the checkpoint in `directory`. Raises BadModel or BadConfiguration with one sentence."""
+def place(config: EngineConfig, directory: Path) -> Devices:
+    """The devices for the checkpoint in `directory`. Raises BadConfiguration."""
+    device = choose_device(config.device)
+    if device.type != "cuda":
+        return choose_devices(config, device, 0, ())
+    size = weight_bytes(directory, config.quantize, choose_dtype(config.dtype, device))
+    return choose_devices(config, device, size, free_gpu_bytes())
+
+
+def load(config: EngineConfig, directory: Path, progress: Progress, devices: Devices | None = None) -> LoadedModel:
+    """Load the checkpoint in `directory` onto `devices`. Raises BadModel or BadConfiguration with one sentence."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    device = choose_device(config.device)
+    devices = devices or Devices((choose_device(config.device),))
+    device = devices.own[0]
     dtype = choose_dtype(config.dtype, device)
     model_config = _read_config(directory, config.trust_remote_code)
-    quantize = _choose_quantize(config.quantize, device, model_config)
+    quantize = resolve(config.quantize, device, model_config)
     progress(200, f"loading weights on {device} as {str(dtype).removeprefix('torch.')}")
-    model = _load_weights(config, directory, model_config, dtype, device, quantize)
+    model, stored = _load_weights(config, directory, model_config, dtype, devices, quantize)
     model.eval()
+    num_parameters = model.num_parameters()
+    if device.type == "cpu" and stored == Quantize.NONE:
+        stored = _pack(model, directory, Path(config.cache_dir), quantize)
     text_config = model.config.get_text_config()
     return LoadedModel(
         model=model,
@@ -56,51 +97,11 @@ def load(config: EngineConfig, directory: Path, progress: Progress) -> LoadedMod
         eos_token_ids=_eos_token_ids(directory, text_config),
         dtype=dtype,
         device=device,
-        quantize=quantize,
+        quantize=stored,
         max_position_embeddings=_max_positions(text_config) or config.max_model_len or UNBOUNDED_CONTEXT,
-        num_parameters=model.num_parameters(),
+        num_parameters=num_parameters,
+        other_devices=devices.own[1:],
     )
-
-
-def choose_device(wanted: str) -> torch.device:
-    """`auto` is CUDA if there is one.
-
-    Raises BadConfiguration if the wanted device does not exist, or if there is a CUDA device that torch cannot use: it
-    must not serve a hundred times slower than its owner pays for.
-    """
-    if wanted == "cpu":
-        return torch.device("cpu")
-    usable, complaint = _cuda_usable()
-    if complaint:
-        raise BadConfiguration(f"CUDA cannot be used: {complaint}; DEVICE=cpu serves without it")
-    if wanted == "auto":
-        return torch.device("cuda" if usable else "cpu")
-    device = torch.device(wanted)
-    if device.type == "cuda" and not usable:
-        raise BadConfiguration(f"DEVICE={wanted} is set, but torch {torch.__version__} finds no usable CUDA device")
-    return device
-
-
-def _cuda_usable() -> tuple[bool, str]:
-    """Whether torch can use CUDA, and what it complains of: a driver that is too old is no error to it."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        usable = torch.cuda.is_available()
-    said = [str(each.message) for each in caught if "CUDA initialization" in str(each.message)]
-    if usable or not said:
-        return usable, ""
-    reason = said[0].split("CUDA initialization: ", 1)[-1].split("(Triggered internally")[0]
-    return False, " ".join(reason.split())[:300].rstrip(". ")
-
-
-def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """`auto`: bfloat16 where the hardware multiplies it natively, else float16 on CUDA and float32 on CPU."""
-    if wanted != "auto":
-        return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[wanted]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if fast else torch.float32
 
 
 def _read_config(directory: Path, trust_remote_code: bool) -> Any:
@@ -111,54 +112,89 @@ def _read_config(directory: Path, trust_remote_code: bool) -> Any:
     return found
 
 
-def _choose_quantize(wanted: Quantize, device: torch.device, model_config: Any) -> Quantize:
-    """A checkpoint that is quantised already keeps its own form; `auto` leaves weights as they are on CPU."""
-    if getattr(model_config, "quantization_config", None) is not None:
-        if wanted not in {Quantize.AUTO, Quantize.NONE}:
-            logger.warning("the checkpoint is quantised already; HF_MODEL_QUANTIZE=%s is not applied", wanted)
-        return Quantize.NONE
-    return Quantize.NONE if wanted is Quantize.AUTO else wanted
-
-
 def _load_weights(
     config: EngineConfig,
     directory: Path,
     model_config: Any,
     dtype: torch.dtype,
-    device: torch.device,
+    devices: Devices,
     quantize: Quantize,
-) -> PreTrainedModel:
+) -> tuple[PreTrainedModel, str]:
+    """The model, and how transformers has stored its weights."""
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "config": model_config}
-    if quantize is not Quantize.NONE:
-        options["quantization_config"] = _bitsandbytes_config(quantize, dtype)
-    if device.type != "cpu":
+    stored = stored_form(model_config) or str(Quantize.NONE)
+    device = devices.own[0]
+    if len(devices.own) > 1:
+        options |= {"device_map": "balanced", "max_memory": memory_limits(devices, free_gpu_bytes())}
+    elif device.type != "cpu":
         options["device_map"] = {"": device}
     try:
+        if quantize in BITSANDBYTES or (quantize is Quantize.AUTO and device.type == "cuda"):
+            chosen, options["quantization_config"] = _plan(config, model_config, dtype, devices, quantize)
+            stored = str(chosen)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             directory, trust_remote_code=config.trust_remote_code, **options
         )
     except torch.OutOfMemoryError as exc:
         raise BadConfiguration(f"{device} has too little memory for the weights: {_one_line(exc)}") from exc
     except Exception as exc:  # safetensors, transformers and bitsandbytes share no base class
-        raise BadModel(f"the weights in {directory} could not be loaded: {_one_line(exc)}") from exc
-    return model
+        form = "" if stored == Quantize.NONE else f", stored as {stored},"
+        raise BadModel(f"the weights in {directory}{form} could not be loaded: {_one_line(exc)}") from exc
+    if len(devices.own) > 1:
+        _check_spread(model, devices)
+    return model, stored
+
+
+def _plan(
+    config: EngineConfig, model_config: Any, dtype: torch.dtype, devices: Devices, quantize: Quantize
+) -> tuple[Quantize, Any]:
+    """What bitsandbytes shall do, decided on the model without its weights: the form, and its configuration if any."""
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
+    if quantize is Quantize.AUTO:
+        text_config = model_config.get_text_config()
+        length = config.max_model_len or min(_max_positions(text_config) or UNBOUNDED_CONTEXT, UNBOUNDED_CONTEXT)
+        free = sum(torch.cuda.mem_get_info(device)[0] for device in devices.own)
+        sizes = weight_sizes(skeleton, skipped_modules(skeleton, Quantize.NF4))
+        kv_bytes = length * kv_bytes_per_token(text_config, dtype)
+        quantize = least_lossy(sizes, dtype, kv_bytes, int(free * _CUDA_FRACTION))
+    if quantize is Quantize.NONE:
+        return quantize, None
+    return quantize, bitsandbytes_config(quantize, dtype, skipped_modules(skeleton, quantize))
+
+
+def _pack(model: PreTrainedModel, directory: Path, cache_dir: Path, quantize: Quantize) -> str:
+    """Packed weights for CPU, as the GGUF file had them or quantised now; how the weights are stored afterwards."""
+    given = (directory / BLOCKS_FILE).is_file() and quantize in {Quantize.AUTO, Quantize.INT4_BLOCKS}
+    if not given and quantize not in BLOCK_BITS:
+        return str(Quantize.NONE)
+    keep_dense = dense_bytes(model) <= _DENSE_FRACTION * available_memory_bytes()
+    if given:
+        count = pack(model, packed_weights(directory, cache_dir, model.dtype), keep_dense=keep_dense)
+        stored = "gguf"
+    else:
+        count = quantise_and_pack(model, BLOCK_BITS[quantize], keep_dense=keep_dense)
+        stored = str(quantize)
+    logger.info(
+        "%d linear layers packed (%s), %s", count, stored, "dense weights kept" if keep_dense else "no dense weights"
+    )
+    return stored
+
+
+def _check_spread(model: PreTrainedModel, devices: Devices) -> None:
+    """Raises BadConfiguration if a part found no room on the GPUs."""
+    parts: dict[str, object] = vars(model)["hf_device_map"]
+    elsewhere = {str(part) for part in parts.values()} & {"cpu", "disk"}
+    if elsewhere:
+        raise BadConfiguration(f"{len(devices.own)} GPUs have too little memory for the weights")
 
 
 def not_finite(model: torch.nn.Module) -> str | None:
-    """The first weight that holds NaN or infinity, by name. Reads them all."""
-    for name, weight in model.named_parameters():
+    """The first weight that holds NaN or infinity, by name. Reads them all, packed ones by their scales."""
+    for name, weight in (*model.named_parameters(), *model.named_buffers()):
         if weight.is_floating_point() and not bool(weight.isfinite().all()):
             return name
     return None
-
-
-def _bitsandbytes_config(quantize: Quantize, dtype: torch.dtype) -> Any:
-    from transformers import BitsAndBytesConfig
-
-    if quantize is Quantize.INT8:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    kind = "nf4" if quantize is Quantize.NF4 else "fp4"
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=dtype)
 
 
 def _eos_token_ids(directory: Path, text_config: Any) -> frozenset[int]:

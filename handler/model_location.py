@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ _HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*", 
 def locate(config: EngineConfig, progress: Callable[[int, str], None]) -> tuple[Path, str]:
     """The checkpoint directory and the id to show for it. Converts and downloads what has to be. Raises BadModel."""
     directory, model_id = _find(config, progress)
+    _stay_inside()
     check_files(directory, trust_remote_code=config.trust_remote_code)
     return directory, config.served_model_id or model_id
 
@@ -55,6 +57,14 @@ def _download(config: EngineConfig, progress: Callable[[int, str], None]) -> Pat
             f"the hub model {config.model!r} could not be downloaded ({type(exc).__name__}); give HF_MODEL_ID a "
             "directory, check the network, or set HF_TOKEN if the model is gated"
         ) from exc
+
+
+def _stay_inside() -> None:
+    """From here on no library looks anything up on a hub: everything there is has been fetched."""
+    from huggingface_hub import constants
+
+    os.environ["HF_HUB_OFFLINE"] = "1"  # for what is not imported yet
+    constants.HF_HUB_OFFLINE = True
 
 
 def check_files(directory: Path, *, trust_remote_code: bool) -> None:

@@ -7,9 +7,10 @@ attention sinks (gpt-oss). Sliding windows, grouped heads and two head sizes are
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
@@ -29,6 +30,15 @@ class PagedStep:
     paged_input: PagedInput
     windows: dict[int, int]
     calls: int = 0
+    _inputs: dict[torch.device, PagedInput] = field(default_factory=dict)
+
+    def input_on(self, device: torch.device) -> PagedInput:
+        """The input for a layer on `device`; moved once for each device where a model is spread over several."""
+        if device == self.paged_input.slot_mapping.device:
+            return self.paged_input
+        if device not in self._inputs:
+            self._inputs[device] = self.paged_input.on(device)
+        return self._inputs[device]
 
 
 PAGED_STEP: ContextVar[PagedStep] = ContextVar("paged_step")
@@ -56,7 +66,7 @@ def paged_attention(
         raise UnsupportedAttention("paged attention computes no mask, dropout, softcap or sinks")
     step = PAGED_STEP.get()
     step.calls += 1
-    found = step.paged_input
+    found = step.input_on(query.device)
     layer_idx = int(module.layer_idx)  # type: ignore[arg-type]
     keys, values = step.cache.write(layer_idx, found.slot_mapping, key, value)
     out = varlen_attention(

@@ -12,7 +12,8 @@ from handler.varlen import HEAD_DIM_MULTIPLE
 class PagedCache:
     """Keys and values per layer, each `[num_pages + 1, page_size, num_kv_heads, D]`; page 0 is the trash page.
 
-    A layer's tensors are made at its first use, when the model shows its head count and sizes. The kernel knows one
+    A layer's tensors are made at its first use, when the model shows its head count and sizes, on the layer's device,
+    which differs from layer to layer where a model is spread over several GPUs. The kernel knows one
     head size only, so D is the larger of keys' and values' (MLA has two), rounded up, and the rest is zeros.
     """
 
@@ -39,7 +40,7 @@ class PagedCache:
             widest = max(key.shape[3], value.shape[3])
             head_dim = -(-widest // HEAD_DIM_MULTIPLE) * HEAD_DIM_MULTIPLE
             shape = (self.num_pages + 1, self.page_size, key.shape[1], head_dim)
-            keys = torch.zeros(shape, dtype=self.dtype, device=self.device)
+            keys = torch.zeros(shape, dtype=self.dtype, device=key.device)
             found = self._layers[layer_idx] = (keys, torch.zeros_like(keys))
         return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
@@ -33,6 +33,11 @@ class PagedInput:
     max_q: int
     max_k: int
     logits_index: Tensor | None
+
+    def on(self, device: torch.device) -> PagedInput:
+        """What attention reads of it, on the device of another layer; the rest stays where it is."""
+        names = ("slot_mapping", "cu_seq_q", "cu_seq_k", "seqused_k", "block_table")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 def build_paged_input(batch: ScheduledBatch, page_size: int, device: torch.device) -> PagedInput:

@@ -95,6 +95,9 @@ class PagedRunner:
 
     def _call_model(self, paged_input: PagedInput) -> Tensor:
         index = paged_input.logits_index
+        if index is not None and self.loaded.other_devices:
+            # The last layer's output is on a device of its own; an index on the host fits any.
+            index = index.cpu()
         options = {"logits_to_keep": index} if self._keeps_logits and index is not None else {}
         logits: Tensor = self.loaded.model(
             input_ids=paged_input.input_ids,
@@ -143,6 +146,9 @@ class PagedRunner:
     @torch.inference_mode()
     def capture(self) -> None:
         """Capture the decode step for every batch size, if the device and the model allow it."""
+        if self.loaded.other_devices:
+            self.graphs.drop(f"the model is spread over {len(self.loaded.devices)} GPUs")
+            return
         self._buffers.fill([], self._buffers.sizes[-1])
         self.graphs.capture(
             lambda size: self._forward(self._buffers.view(size)),

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from handler.sequence import Sequence
 
+# TGI's, so that its detectors find our watermark.
+_HASH_KEY = 15485863
+
 
 def needs_penalties(seq: Sequence) -> bool:
     """True if `apply_penalties` would change the row."""
@@ -21,13 +24,16 @@ def needs_penalties(seq: Sequence) -> bool:
         or params.frequency_penalty
         or params.presence_penalty
         or params.logit_bias
+        or params.watermark is not None
         or seq.num_output_tokens < params.min_tokens
     )
 
 
 def apply_penalties(row: Tensor, seq: Sequence, eos_token_ids: Collection[int]) -> None:
-    """All penalties that `seq` asks for, in TGI's order: repetition, frequency, presence; then bias and EOS ban."""
+    """All that `seq` asks for, in TGI's order: watermark, repetition, frequency, presence; then bias and EOS ban."""
     params = seq.sampling
+    if params.watermark is not None:
+        _watermark(row, seq.token_ids[-1], *params.watermark)
     if params.repetition_penalty != 1.0:
         _repetition(row, seq.token_ids, params.repetition_penalty)
     if params.length_penalised_frequency:
@@ -40,6 +46,12 @@ def apply_penalties(row: Tensor, seq: Sequence, eos_token_ids: Collection[int]) 
         row[ids] += torch.tensor(list(params.logit_bias.values()), device=row.device, dtype=row.dtype)
     if seq.num_output_tokens < params.min_tokens and (eos_token_ids or params.stop_token_ids):
         row[torch.tensor(sorted({*eos_token_ids, *params.stop_token_ids}), device=row.device)] = float("-inf")
+
+
+def _watermark(row: Tensor, previous_token_id: int, share: float, added: float) -> None:
+    """Kirchenbauer 2023 as TGI does it: the token before decides which share of the vocabulary is green."""
+    green = torch.randperm(len(row), generator=torch.Generator().manual_seed(_HASH_KEY * previous_token_id))
+    row[green[: int(len(row) * share)].to(row.device)] += added
 
 
 def _repetition(row: Tensor, token_ids: list[int], penalty: float) -> None:

@@ -58,6 +58,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
     `seed` fixes every draw: token i of a request depends on (seed, i) and the logits alone, never on its
     neighbours in the batch. `num_logprobs` None reports nothing, 0 the chosen token, n also the n most likely.
     `warped_logprobs` reports log-probabilities after penalties and warping (TGI) instead of the raw ones (OpenAI).
+    `watermark` is the share of green tokens (0 to 1) and what is added to their logits.
     `length_penalised_frequency` divides the frequency penalty by the sequence length, as TGI does.
     """
 
@@ -79,7 +80,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
     num_logprobs: int | None = None
     num_prompt_logprobs: int | None = None
     warped_logprobs: bool = False
-    watermark: bool = False
+    watermark: tuple[float, float] | None = None
     grammar: Grammar | None = None
 
     @property

@@ -17,7 +17,7 @@ from handler.protocol import ErrorCode, TokenLogprob
 from handler.randomness import uniform
 from handler.scheduler import ScheduledSequence
 from handler.sequence import Sequence
-from handler.warping import Candidates, candidates
+from handler.warping import Candidates, Whole, candidates
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def sample(logits: Tensor, seqs: list[Sequence], eos_token_ids: Collection[int])
     failed = {i: _NOT_FINITE for i, ok in enumerate(finite) if not ok}
     failed |= {i: _NOTHING_ALLOWED for i, row in rows.items() if not row.max().isfinite()}
     drawn = [i for i, seq in enumerate(seqs) if i not in failed and not seq.sampling.greedy]
-    choices: dict[int, Candidates] = {}
+    choices: dict[int, Candidates | Whole] = {}
     if drawn:
         warped = candidates(torch.stack([rows.get(i, raw[i]) for i in drawn]), [seqs[i].sampling for i in drawn])
         choices = dict(zip(drawn, warped, strict=True))
@@ -91,7 +91,7 @@ def score_prompt(rows: Tensor, item: ScheduledSequence) -> None:
 
 
 def _logprob(
-    raw: Tensor, penalised: Tensor | None, choice: Candidates | None, seq: Sequence, token_id: int
+    raw: Tensor, penalised: Tensor | None, choice: Candidates | Whole | None, seq: Sequence, token_id: int
 ) -> TokenLogprob | None:
     """What the request wants to know of the draw: raw log-softmax, or that of the warped distribution (TGI)."""
     num_top = seq.sampling.num_logprobs

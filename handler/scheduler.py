@@ -31,6 +31,11 @@ class ScheduledSequence:
         return self.start + self.num_tokens == len(self.seq.token_ids)
 
     @property
+    def num_prompt_tokens(self) -> int:
+        """How many of its tokens belong to the prompt; after a preemption output is run again too."""
+        return max(0, min(self.start + self.num_tokens, self.seq.num_prompt_tokens) - self.start)
+
+    @property
     def scores_prompt(self) -> bool:
         """True if the request wants log-probabilities of prompt tokens that this chunk predicts."""
         wanted = self.seq.sampling.num_prompt_logprobs is not None
@@ -73,6 +78,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
+        self._audited = True
 
     @property
     def idle(self) -> bool:
@@ -205,6 +211,12 @@ class Scheduler:
     def expired(self, now_s: float) -> Collection[Sequence]:
         """Sequences past their deadline."""
         return [seq for seq in (*self.running, *self.waiting) if seq.deadline_s <= now_s]
+
+    def audit(self) -> None:
+        """Check the books once whenever work has run out. Raises RuntimeError: wrong books give keys to strangers."""
+        if self.idle and not self._audited:
+            self.check_integrity()
+        self._audited = self.idle
 
     def check_integrity(self) -> None:
         """Raise RuntimeError if the queues and the memory books disagree."""

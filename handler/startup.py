@@ -13,8 +13,9 @@ from handler.custody import Custody
 from handler.engine import EngineCore
 from handler.grammar import GrammarCompiler
 from handler.ipc import EngineSocket
+from handler.linears import KERNEL, Kernel
 from handler.memory import Limits
-from handler.model_loader import load
+from handler.model_loader import load, place
 from handler.model_location import locate
 from handler.protocol import ModelCard
 from handler.runner import Runner
@@ -41,15 +42,19 @@ def start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, ModelCa
         logger.info("%s", text)
 
     torch.set_num_threads(config.num_threads or os.cpu_count() or 1)
+    KERNEL.kernel = Kernel.DENSE if config.deterministic else Kernel.BY_ROWS
     directory, model_id = locate(config, progress)
     board.enter(Phase.LOADING, f"loading {model_id}")
+    devices = place(config, directory)
+    board["devices_per_engine"] = len(devices.own)
+    # PID 1 starts the other engines meanwhile.
+    board["engines_wanted"] = devices.num_engines
     tokens_dir = tokenizer_dir(directory, Path(config.cache_dir), config.trust_remote_code)
-    loaded = load(config, directory, progress)
+    loaded = load(config, directory, progress, devices)
     progress(700, "comparing the engine's attention with the model's own")
     runner, limits = choose_runner(config, loaded, board)
     board.enter(Phase.WARMING, "generating the first token")
-    eos = min(loaded.eos_token_ids, default=None)
-    grammars = GrammarCompiler(tokens_dir / "tokenizer.json", runner.vocab_size, eos)
+    grammars = GrammarCompiler(tokens_dir / "tokenizer.json", runner.vocab_size, loaded.eos_token_ids)
     core = build_core(config, runner, limits, board, grammars)
     core.generate_for_warm_up(warm_up_sequence(runner.vocab_size, limits.max_model_len))
     card = _card(config, runner, limits, model_id, tokens_dir)
@@ -100,7 +105,7 @@ def _card(config: EngineConfig, runner: Runner, limits: Limits, model_id: str, t
         eos_token_ids=sorted(loaded.eos_token_ids),
         dtype=str(loaded.dtype).removeprefix("torch."),
         device=str(loaded.device),
-        quantize=str(loaded.quantize),
+        quantize=loaded.quantize,
         model_type=str(loaded.model.config.model_type),
         num_parameters=loaded.num_parameters,
         max_num_seqs=limits.max_num_seqs,

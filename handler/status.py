@@ -36,6 +36,9 @@ _NUMBERS = (
     "restarts",
     "draining",
     "self_test",
+    "num_engines",  # that the container runs; PID 1 writes it on the first engine's board
+    "engines_wanted",  # that the devices have room for, as the first engine found; 0 while unknown
+    "devices_per_engine",
 )
 _OFFSET = {name: 8 * i for i, name in enumerate(_NUMBERS)}
 _TEXT_OFFSET = 8 * len(_NUMBERS)

@@ -22,6 +22,7 @@ from handler.runner import Runner
 from handler.sampler import Sampled, sample, score_prompt
 from handler.scheduler import ScheduledBatch, ScheduledSequence, Scheduler
 from handler.sequence import Sequence
+from handler.step_metrics import measured_forward
 from handler.warm_up import warm_up_sequence
 
 logger = logging.getLogger(__name__)
@@ -100,7 +101,8 @@ class _Step:
 
     def _by_halves(self, items: list[ScheduledSequence], error: Exception) -> list[Ran]:
         if len(items) == 1:
-            logger.error("a request failed in the model", exc_info=error)
+            fields = {"request_id": items[0].seq.request_id}
+            logger.error("a request failed in the model", exc_info=error, extra={"fields": fields})
             return [Ran(items[0], _FAILED)]
         middle = len(items) // 2
         return self.run(self._again(items[:middle])) + self.run(self._again(items[middle:]))
@@ -110,7 +112,9 @@ class _Step:
         return [self._runner.retry(item) for item in items]
 
     def _attempt(self, items: list[ScheduledSequence]) -> list[Ran]:
-        found = self._runner.run(ScheduledBatch(items))
+        batch = ScheduledBatch(items)
+        with measured_forward(batch):
+            found = self._runner.run(batch)
         for item, rows in found.prompt:
             score_prompt(rows, item)
         seqs = [item.seq for item in found.samples]

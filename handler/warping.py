@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from handler.protocol import SamplingParams
@@ -16,6 +17,10 @@ from handler.protocol import SamplingParams
 # Candidates looked at before the whole vocabulary is sorted. A nucleus rarely holds more.
 _NUM_CANDIDATES = 256
 _MAX_CANDIDATES = 1024
+# And the next look, at a row whose nucleus does.
+_MANY_CANDIDATES = 4096
+# Tokens that are summed together where nothing truncates.
+_BLOCK = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,20 +37,82 @@ class Candidates:
         return int(self.token_ids[min(index, len(cumulative) - 1)])
 
 
-def candidates(rows: Tensor, params: list[SamplingParams]) -> list[Candidates]:
+class Whole:
+    """Every token, where nothing truncates: drawn from by blocks, so that no row is sorted or summed as a whole."""
+
+    def __init__(self, weights: Tensor, block_sums: Tensor, vocab_size: int) -> None:
+        """`weights` float32 `[blocks, _BLOCK]`, proportional to the probabilities; their sums float64 `[blocks]`."""
+        self._weights = weights
+        self._block_sums = block_sums
+        self._vocab_size = vocab_size
+
+    @property
+    def token_ids(self) -> Tensor:
+        """int64 `[vocab]`."""
+        return torch.arange(self._vocab_size, device=self._weights.device)
+
+    @property
+    def probs(self) -> Tensor:
+        """Float64 `[vocab]`, which sum to 1."""
+        weights = self._weights.flatten()[: self._vocab_size].double()
+        return weights / weights.sum()
+
+    def draw(self, uniform: float) -> int:
+        """The token at `uniform` in (0, 1) of the cumulative distribution; never one of weight 0."""
+        cumulative = self._block_sums.cumsum(0)
+        target = uniform * float(cumulative[-1])
+        block = _place(cumulative, target)
+        rest = target - (float(cumulative[block - 1]) if block else 0.0)
+        return block * _BLOCK + _place(self._weights[block].double().cumsum(0), rest)
+
+
+def _place(cumulative: Tensor, target: float) -> int:
+    """The first index that lies beyond `target`; at the end, the last that adds anything."""
+    index = int(torch.searchsorted(cumulative, max(target, 0.0), right=True))
+    if index < len(cumulative):
+        return index
+    return int(torch.searchsorted(cumulative, float(cumulative[-1])))
+
+
+class _Masses:
+    """Exponentials of all rows, each relative to its row's largest score, and their sums by blocks."""
+
+    def __init__(self, scaled: Tensor) -> None:
+        self._vocab_size = scaled.shape[1]
+        self._highest = scaled.amax(-1, keepdim=True)
+        weights = (scaled - self._highest).exp_()
+        padded = F.pad(weights, (0, -self._vocab_size % _BLOCK))
+        self._weights = padded.view(len(scaled), -1, _BLOCK)
+        self._block_sums = self._weights.sum(-1).double()
+
+    def log_totals(self) -> Tensor:
+        """Log-sum-exp of each row, float64 `[n]`."""
+        return self._block_sums.sum(-1).log() + self._highest[:, 0].double()
+
+    def whole(self, i: int) -> Whole:
+        """Row `i` as it is."""
+        return Whole(self._weights[i], self._block_sums[i], self._vocab_size)
+
+
+def candidates(rows: Tensor, params: list[SamplingParams]) -> list[Candidates | Whole]:
     """Warp float32 `rows` `[n, vocab]`, none of them greedy, and list what remains of each."""
     temperatures = torch.tensor([p.temperature for p in params], device=rows.device)
     scaled = rows / temperatures[:, None]
     width = min(rows.shape[1], max(_NUM_CANDIDATES, *(_bounded_top_k(p) for p in params)))
-    totals = scaled.double().logsumexp(-1) if any(_nucleus(p) for p in params) else None
+    masses = _Masses(scaled) if any(not _truncates(p) or _nucleus(p) for p in params) else None
+    totals = masses.log_totals() if masses is not None and any(_nucleus(p) for p in params) else None
     top = scaled.topk(width) if any(_truncates(p) for p in params) else None
-    result: list[Candidates] = []
+    result: list[Candidates | Whole] = []
     for i, p in enumerate(params):
-        found = None
-        if top is not None and _truncates(p) and p.typical_p >= 1.0:
+        found: Candidates | Whole | None = None
+        if masses is not None and not _truncates(p):
+            found = masses.whole(i)
+        elif top is not None and p.typical_p >= 1.0:
             total = None if totals is None else totals[i]
-            whole = width == rows.shape[1]
-            found = _from_head(top.values[i].double(), top.indices[i], total, p, whole)
+            found = _from_head(top.values[i].double(), top.indices[i], total, p, width == rows.shape[1])
+            if found is None and rows.shape[1] > _MANY_CANDIDATES:
+                more = scaled[i].topk(_MANY_CANDIDATES)
+                found = _from_head(more.values.double(), more.indices, total, p, False)
         result.append(found or _from_vocabulary(scaled[i].double(), p))
     return result
 
@@ -96,9 +163,7 @@ def _keep(probs: Tensor, params: SamplingParams) -> Tensor:
 
 
 def _from_vocabulary(scores: Tensor, params: SamplingParams) -> Candidates:
-    """The exact answer from the whole row; sorts only if something truncates."""
-    if not _truncates(params):
-        return Candidates(torch.arange(len(scores), device=scores.device), scores.softmax(0))
+    """The exact answer from the whole row, sorted."""
     scores, ids = scores.sort(descending=True, stable=True)
     if params.top_k:
         scores, ids = scores[: params.top_k], ids[: params.top_k]

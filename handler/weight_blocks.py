@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -55,3 +57,39 @@ def _quantise_piece(weight: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
     levels = (blocks - minimum[..., None]) / scale.clamp_min(torch.finfo(torch.float32).tiny)[..., None]
     codes = levels.round_().clamp_(0, 2**bits - 1).to(torch.uint8)
     return codes.view(weight.shape), scale, minimum
+
+
+def save_blocks(blocks: dict[str, WeightBlocks], path: Path) -> None:
+    """Write blocks by name. Scales and minima as float16, which is what GGUF has; those that do not fit are an error.
+
+    Raises ValueError if float16 changes a number.
+    """
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    for name, one in blocks.items():
+        # Four bits: columns 2i and 2i + 1 share a byte, the first in its lower half.
+        codes = one.codes if one.bits == 8 else one.codes[:, ::2] | (one.codes[:, 1::2] << 4)
+        tensors[f"{name}.{one.bits}"] = codes.contiguous()
+        for part, values in (("scale", one.scale), ("minimum", one.minimum)):
+            half = values.half()
+            if not torch.equal(half.float(), values):
+                raise ValueError(f"{name}: float16 does not hold every {part}")
+            tensors[f"{name}.{part}"] = half.contiguous()
+    save_file(tensors, path)
+
+
+def load_blocks(path: Path) -> Iterator[tuple[str, WeightBlocks]]:
+    """What `save_blocks` wrote, one matrix after the other."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        for key in file.keys():  # noqa: SIM118 - safe_open is no dict
+            name, _, kind = key.rpartition(".")
+            if kind not in {"4", "8"}:
+                continue
+            codes = file.get_tensor(key)
+            if kind == "4":
+                codes = torch.stack((codes & 15, codes >> 4), -1).flatten(1)
+            scale, minimum = (file.get_tensor(f"{name}.{part}").float() for part in ("scale", "minimum"))
+            yield name, WeightBlocks(int(kind), codes, scale, minimum)

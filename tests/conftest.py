@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import audit
 from tests.support.server import Server
 
 
@@ -20,12 +21,15 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The real container over the tiny model, shared by tests that do not harm it."""
-    server = Server(tmp_path_factory.mktemp("tiny") / "log", {"HF_MODEL_ID": str(tiny_llama)})
+    """The real container over the tiny model, shared by tests that do not harm it; watched by `audit`."""
+    directory = tmp_path_factory.mktemp("tiny")
+    environ = audit.watched(directory / "audit")
+    server = Server(directory / "log", {"HF_MODEL_ID": str(tiny_llama)} | environ)
     try:
         server.wait_ready()
         yield server
         assert server.stop() == 0
+        assert not audit.findings(directory / "audit")
     finally:
         server.kill()
 

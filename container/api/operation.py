@@ -11,29 +11,42 @@ View = TypeVar("View", bound=Callable[..., Any])
 _ATTRIBUTE = "__operation__"
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form a body may have: the type that reads it, and a JSON schema of what holds between its fields."""
+
+    kind: Any
+    rule: Any = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """One route for people and programs. Types are msgspec types, the very ones that read and write the bodies.
 
-    `bodies` are the forms a body may have, `parts` types their schemas name, `rule` a JSON schema of what holds between
-    fields. `answer` is a whole answer of status
-    200, None for an empty one; `event` is one event of a streamed answer. `error` is the body of the statuses in
-    `errors`, of which those in `text_errors` may also come as text/plain. `keyed` routes want the API key.
+    `bodies` are the forms a body may have, `parts` types their schemas name. `answer` is a whole answer of status 200,
+    None for an empty one; `event` is one event of a streamed answer, which ends with the text `last_event` if there is
+    one. `error` is the body of the statuses in `errors`, of which those in `text_errors` may also come as text/plain.
+    `answer`, `event` and `error` may be tuples of types. `keyed` routes want the API key.
     """
 
     tag: str
     summary: str
-    bodies: tuple[Any, ...] = ()
+    bodies: tuple[Form, ...] = ()
     parts: tuple[Any, ...] = ()
-    rule: Any = None
     answer: Any = None
     answer_media_type: str = "application/json"
     event: Any = None
+    last_event: str | None = None
     error: Any = None
     errors: tuple[int, ...] = ()
     text_errors: tuple[int, ...] = ()
     keyed: bool = True
     example: Any = None
+
+    @property
+    def generates(self) -> bool:
+        """True if the route runs the model: nothing else can run out of its time."""
+        return 504 in self.errors
 
 
 def describe(operation: Operation) -> Callable[[View], View]:
@@ -46,7 +59,7 @@ def describe(operation: Operation) -> Callable[[View], View]:
     return attach
 
 
-def operation_of(view: Callable[..., Any]) -> Operation | None:
-    """The operation a view function was described with."""
+def operation_of(view: Callable[..., Any] | None) -> Operation | None:
+    """The operation a view function was described with, if it was."""
     found: Operation | None = getattr(view, _ATTRIBUTE, None)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,14 +16,18 @@ T = TypeVar("T")
 _PATH = re.compile(r"^(?P<text>.*) - at `\$(?P<path>[^`]*)`$", re.DOTALL)
 _STEP = re.compile(r"\.(?P<key>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
 _SHOWN_CHARS = 80
+_MAX_REASON_CHARS = 400
 
 
-def convert(body: dict[str, Any], kind: type[T]) -> T:
-    """`body` as `kind`, a msgspec struct. Raises InvalidRequest."""
+def convert(body: dict[str, Any], kind: type[T], allowed: Mapping[str, str] | None = None) -> T:
+    """`body` as `kind`, a msgspec struct. Raises InvalidRequest.
+
+    `allowed` has words for places where the types' own say too little: "messages[].role" -> "one of user, ...".
+    """
     try:
         return msgspec.convert(body, kind)
     except msgspec.ValidationError as exc:
-        raise _explain(str(exc), body) from exc
+        raise _explain(str(exc), body, allowed or {}) from exc
     except RecursionError as exc:
         raise InvalidRequest("the request is nested too deeply") from exc
 
@@ -41,15 +46,18 @@ def show(value: Any) -> str:
     return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
 
 
-def _explain(text: str, body: Any) -> InvalidRequest:
+def _explain(text: str, body: Any, allowed: Mapping[str, str]) -> InvalidRequest:
     found = _PATH.match(text)
     reason, path = (found["text"], found["path"].lstrip(".")) if found else (text, "")
-    reason = reason.replace("Object ", "object ", 1) if not path else reason
-    param = path or _quoted_field(reason)
-    prefix = f"`{path}`: " if path else ""
+    field = _quoted_field(reason)
+    param = ".".join(filter(None, (path, field))) or None
     given = _value_at(body, found["path"]) if found else None
-    suffix = f". Given: {show(given)}" if found and path else ""
-    return InvalidRequest(f"{prefix}{_lower_first(reason)}{suffix}", param=param)
+    suffix = f". Given: {show(given)}" if found and path and field is None else ""
+    words = allowed.get(re.sub(r"\[\d+\]", "[]", path)) if field is None else None
+    if words is not None:
+        return InvalidRequest(f"`{path}` must be {words}{suffix}", param=param)
+    prefix = f"`{path}`: " if path else ""
+    return InvalidRequest(f"{prefix}{_lower_first(reason)[:_MAX_REASON_CHARS]}{suffix}", param=param)
 
 
 def _lower_first(text: str) -> str:
@@ -58,8 +66,8 @@ def _lower_first(text: str) -> str:
 
 def _quoted_field(reason: str) -> str | None:
     """The field in msgspec's "missing required field `x`" and "unknown field `x`"."""
-    found = re.search(r"field `([^`]+)`", reason)
-    return found[1] if found else None
+    found = re.fullmatch(r"Object (?:missing required|contains unknown) field `([^`]+)`", reason)
+    return found[1][:_SHOWN_CHARS] if found else None
 
 
 def _value_at(body: Any, path: str) -> Any:

@@ -22,6 +22,7 @@ from container.text.control_marks import (
     unused_noncharacters,
 )
 from container.text.template_files import read_templates
+from container.text.template_renderer import InProcess, Renderer
 from container.text.template_sandbox import CompiledTemplate, TemplateError
 from container.text.tokenizer import Tokenizer
 
@@ -63,8 +64,9 @@ class RenderedPrompt(msgspec.Struct, frozen=True):
 class ChatTemplate:
     """The chat template of one model, in its variants with and without tools."""
 
-    def __init__(self, sources: Mapping[str, str], tokenizer: Tokenizer) -> None:
-        """`sources` holds "default" and, for models that render tools apart, "tool_use".
+    def __init__(self, sources: Mapping[str, str], tokenizer: Tokenizer, renderer: Renderer | None = None) -> None:
+        """`sources` holds "default" and, for models that render tools apart, "tool_use". `renderer` runs them, this
+        process if none is given.
 
         Raises `TemplateError` if there is no default or a template does not compile.
         """
@@ -76,16 +78,17 @@ class ChatTemplate:
         self._special_tokens = dict(tokenizer.special_tokens_map)
         default = CompiledTemplate(self.source)
         tool_use = CompiledTemplate(sources["tool_use"]) if "tool_use" in sources else default
-        self._default = _Variant(default, self._special_tokens)
-        self._tool_use = self._default if tool_use is default else _Variant(tool_use, self._special_tokens)
+        runs = renderer or InProcess()
+        self._default = _Variant(default, self._special_tokens, runs)
+        self._tool_use = self._default if tool_use is default else _Variant(tool_use, self._special_tokens, runs)
         written = [template_control_tokens(each.tree, tokenizer.added_tokens) for each in (default, tool_use)]
         self._control = ControlMarks(tokenizer.control_tokens.union(*written))
 
     @classmethod
-    def load(cls, directory: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
+    def load(cls, directory: Path, tokenizer: Tokenizer, renderer: Renderer | None = None) -> ChatTemplate | None:
         """The template beside `tokenizer.json`, or None if the model has none. Raises `TemplateError`."""
         sources = read_templates(directory)
-        return cls(sources, tokenizer) if sources else None
+        return cls(sources, tokenizer, renderer) if sources else None
 
     def render(
         self,
@@ -147,20 +150,22 @@ class _Marks(NamedTuple):
 class _Variant:
     """One compiled template and the content forms it takes."""
 
-    def __init__(self, template: CompiledTemplate, special_tokens: Mapping[str, str]) -> None:
+    def __init__(self, template: CompiledTemplate, special_tokens: Mapping[str, str], renderer: Renderer) -> None:
         self.source = template.source
         self.forms = ContentForms(
-            lambda messages: template.render(
+            lambda messages: renderer.render(
+                template,
                 {**special_tokens, "messages": messages, "tools": None, "documents": None},
                 max_chars=_OUTPUT_BASE,
             )
         )
         self._template = template
+        self._renderer = renderer
 
     def render(self, variables: Mapping[str, Any], max_chars: int, marks: _Marks) -> str:
         """The text with the marks as they were put in, escaped nowhere; error messages without them."""
         try:
-            text = self._template.render(variables, max_chars=max_chars)
+            text = self._renderer.render(self._template, variables, max_chars=max_chars)
         except TemplateError as exc:
             message = str(exc)
             for mark in filter(None, marks):

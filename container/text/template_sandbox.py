@@ -2,9 +2,9 @@
 
 A template is code from a model repository. It runs in jinja2's immutable sandbox with the names transformers
 provides, and within bounds: characters of output, characters of one value made by `*`, `+` or `%`, digits
-made by `**`, and items handed out by `range`. Not bounded are doublings by `~`, `join`, `replace` or captured
-blocks, the width arguments of `center` and its like, and loops over things other than ranges, so a template
-is only as trusted as the model it came with: never take one from a request.
+made by `**`, and items handed out by `range`. What is not bounded here (doublings by `~`, `join`, `replace` or
+captured blocks, widths, loops over other things) is bounded by the process a web worker runs it in
+(`template_process`). Never take a template from a request all the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, NoReturn
+from functools import cached_property
+from typing import Any, NoReturn, TypeVar
 
 import jinja2
 import jinja2.ext
@@ -22,6 +23,8 @@ import jinja2.parser
 import jinja2.runtime
 import jinja2.sandbox
 import jinja2.utils
+
+T = TypeVar("T")
 
 # Variables of a render that carry its bounds; a leading underscore keeps them out of the way of template
 # names.
@@ -106,19 +109,27 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
+def _compiling(step: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    try:
+        return step(*args, **kwargs)
+    except jinja2.TemplateSyntaxError as exc:
+        raise TemplateError(f"The chat template does not compile: {exc.message} (line {exc.lineno}).") from exc
+    except _EVALUATION_ERRORS as exc:
+        raise TemplateError(f"The chat template does not compile ({type(exc).__name__}).") from exc
+
+
 class CompiledTemplate:
     """One chat template, ready to render. Equal to transformers' rendering of the same variables."""
 
     def __init__(self, source: str) -> None:
-        """Raises `TemplateError` for a template that does not compile."""
+        """Raises `TemplateError` for a template that is not well-formed."""
         self.source = source
-        try:
-            self.tree: jinja2.nodes.Template = _ENVIRONMENT.parse(source)
-            self._template = _ENVIRONMENT.from_string(source)
-        except jinja2.TemplateSyntaxError as exc:
-            raise TemplateError(f"The chat template does not compile: {exc.message} (line {exc.lineno}).") from exc
-        except _EVALUATION_ERRORS as exc:
-            raise TemplateError(f"The chat template does not compile ({type(exc).__name__}).") from exc
+        self.tree: jinja2.nodes.Template = _compiling(_ENVIRONMENT.parse, source)
+
+    @cached_property
+    def _template(self) -> jinja2.Template:
+        """Compiled at the first render: jinja2 evaluates constant expressions then, filters and all."""
+        return _compiling(_ENVIRONMENT.from_string, source=self.source)
 
     def render(self, variables: Mapping[str, Any], *, max_chars: int) -> str:
         """The rendered text, at most `max_chars` characters long. Raises `TemplateError`."""

@@ -193,8 +193,9 @@ def test_sagemaker_errors_reach_the_caller(sagemaker: Any) -> None:
     assert "messages" in error.value.response["OriginalMessage"]
 
 
-def test_greedy_equals_transformers(chat_server: Server) -> None:
-    """The bundled model through every layer gives what stock `generate` gives."""
+@pytest.fixture(scope="module")
+def stock_model() -> Any:
+    """transformers' own model and tokenizer, in float32."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -203,11 +204,41 @@ def test_greedy_equals_transformers(chat_server: Server) -> None:
 
     cache_dir = Path(Settings.from_environ(os.environ).cache_dir)
     directory = converted(bundled_gguf(), cache_dir, lambda *_: None)
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    for prompt in ("Once upon a time", "def fibonacci(n):\n", "Numbers:  1 2  33\n 42 3.14"):
-        ids = tokenizer(prompt, return_tensors="pt")
-        out = model.generate(**ids, max_new_tokens=20, do_sample=False)
-        expected = tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
-        body = {"inputs": prompt, "parameters": {"max_new_tokens": 20}}
-        assert chat_server.request("POST", "/generate", body).json["generated_text"] == expected
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32), AutoTokenizer.from_pretrained(
+        directory
+    )
+
+
+PROMPTS = ("Once upon a time", "def fibonacci(n):\n", "Numbers:  1 2  33\n 42 3.14")
+
+
+def test_greedy_equals_transformers(stock_model: Any, tmp_path: Path) -> None:
+    """In the type of the reference, the bundled model through every layer gives what stock `generate` gives."""
+    model, tokenizer = stock_model
+    server = Server(tmp_path / "log", {"DTYPE": "float32"})
+    try:
+        server.wait_ready()
+        for prompt in PROMPTS:
+            ids = tokenizer(prompt, return_tensors="pt")
+            out = model.generate(**ids, max_new_tokens=20, do_sample=False)
+            expected = tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+            body = {"inputs": prompt, "parameters": {"max_new_tokens": 20}}
+            assert server.request("POST", "/generate", body).json["generated_text"] == expected
+        assert server.stop() == 0
+    finally:
+        server.kill()
+
+
+def test_greedy_as_it_is_served_differs_at_near_ties_only(chat_server: Server, stock_model: Any) -> None:
+    """In the served type, each token is one that the reference, given the same text, scores next to its best."""
+    import torch
+
+    model, tokenizer = stock_model
+    for prompt in PROMPTS:
+        body = {"inputs": prompt, "parameters": {"max_new_tokens": 20, "details": True}}
+        tokens = [token["id"] for token in chat_server.request("POST", "/generate", body).json["details"]["tokens"]]
+        ids = tokenizer(prompt)["input_ids"]
+        with torch.inference_mode():
+            logits = model(torch.tensor([ids + tokens])).logits[0, len(ids) - 1 : -1]
+        chosen = logits.gather(1, torch.tensor(tokens)[:, None])[:, 0]
+        assert float((logits.max(-1).values - chosen).max()) < 0.5

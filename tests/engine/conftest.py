@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from handler.config import EngineConfig
 from handler.model_runner import ModelRunner
@@ -66,3 +67,10 @@ def start_engine(tmp_path: Path) -> Iterator[Callable[..., LocalEngine]]:
 @pytest.fixture
 def llama() -> Any:
     return tiny_models.build("llama")
+
+
+@pytest.fixture(autouse=True)
+def hub_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that starts in this process shuts the hub out; clients tested after it want theirs."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)

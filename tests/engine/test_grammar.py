@@ -25,7 +25,7 @@ def engine(tmp_path: Path, tiny_llama: Path) -> Iterator[LocalEngine]:
     model = tiny_models.build("llama")
     runner = ModelRunner(loaded(model, frozenset({tiny_models.EOS_ID})), 8, 256)
     runner.probe()
-    grammars = GrammarCompiler(tiny_llama / "tokenizer.json", tiny_models.VOCAB_SIZE, tiny_models.EOS_ID)
+    grammars = GrammarCompiler(tiny_llama / "tokenizer.json", tiny_models.VOCAB_SIZE, {tiny_models.EOS_ID})
     engine = LocalEngine(runner, limits(), tmp_path, grammars=grammars)
     yield engine
     engine.core.scheduler.check_integrity()
@@ -103,7 +103,7 @@ def test_a_bad_grammar_is_rejected_alone(engine: LocalEngine, grammar: Grammar) 
 def test_a_grammar_survives_preemption(tmp_path: Path, tiny_llama: Path, text: Any) -> None:
     runner = ModelRunner(loaded(tiny_models.build("llama"), frozenset({tiny_models.EOS_ID})), 8, 256)
     runner.probe()
-    grammars = GrammarCompiler(tiny_llama / "tokenizer.json", tiny_models.VOCAB_SIZE, tiny_models.EOS_ID)
+    grammars = GrammarCompiler(tiny_llama / "tokenizer.json", tiny_models.VOCAB_SIZE, {tiny_models.EOS_ID})
     engine = LocalEngine(runner, limits(capacity_tokens=256), tmp_path, grammars=grammars)
     pattern = "([a-z]{5} ){15}"
     outcomes = [
@@ -138,3 +138,30 @@ def test_prompt_logprobs(engine: LocalEngine) -> None:
     assert len(outcome.prompt_logprobs) == len(prompt) - 1
     assert [entry.logprob for entry in outcome.prompt_logprobs] == pytest.approx(expected.tolist(), abs=1e-4)
     assert all(len(entry.top) == 1 for entry in outcome.prompt_logprobs)
+
+
+class PanicException(BaseException):
+    """As pyo3 raises it: no Exception, so that nobody catches it by accident."""
+
+
+@pytest.mark.parametrize("error", [PanicException("called `Option::unwrap()`"), RuntimeError("not enough threads")])
+@pytest.mark.parametrize("place", ["LLMatcher", "fill_next_token_bitmask"])
+def test_a_panic_of_the_library_is_the_requests_own(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch, place: str, error: BaseException
+) -> None:
+    from handler import grammar
+
+    class Panics:
+        grammar_from_regex = staticmethod(grammar.LLMatcher.grammar_from_regex)
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            raise error
+
+    monkeypatch.setattr(grammar, place, Panics)
+    free = engine.submit(PROMPT, max_tokens=6)
+    held = engine.submit(PROMPT, max_tokens=6, grammar=Grammar(GrammarKind.REGEX, "[ab]+"))
+    engine.run()
+    assert held.error is not None
+    assert held.error.code in {ErrorCode.INVALID, ErrorCode.INTERNAL}
+    assert "the grammar cannot go on" in held.error.message or "grammar is not valid" in held.error.message
+    assert len(free.token_ids) == 6

@@ -10,12 +10,15 @@ import pytest
 import torch
 
 from handler import engine, sampler, scheduler, step
-from handler.errors import EngineBroken
+from handler.config import EngineConfig
+from handler.errors import BadModel, EngineBroken
 from handler.grammar import GrammarCompiler
 from handler.protocol import ErrorCode, FinishReason, Grammar, GrammarKind
 from handler.runner import Runner, StepLogits
+from handler.runner_choice import choose_runner
 from handler.scheduler import ScheduledBatch
 from handler.sequence import Sequence
+from handler.status import StatusBoard
 from tests.support import tiny_models
 from tests.support.local_engine import LocalEngine, Outcome, limits, loaded
 
@@ -52,7 +55,7 @@ def start(tmp_path: Path, tiny_llama: Path) -> Iterator[StartEngine]:
         bounds = limits(max_num_seqs=16, max_model_len=128)
         runner = make_runner(kind, model or tiny_models.build("llama"))
         runner.probe()
-        grammars = GrammarCompiler(tiny_llama / "tokenizer.json", tiny_models.VOCAB_SIZE, tiny_models.EOS_ID)
+        grammars = GrammarCompiler(tiny_llama / "tokenizer.json", tiny_models.VOCAB_SIZE, {tiny_models.EOS_ID})
         engines.append(LocalEngine(runner, bounds, directory, grammars=grammars))
         return engines[-1]
 
@@ -322,3 +325,12 @@ def test_a_prefix_that_cannot_be_copied_is_computed(start: StartEngine, monkeypa
     local.run()
     assert again.num_cached_tokens == 0, "a page that was not copied must not be found"
     assert again.error is None
+
+
+def test_weights_that_are_not_numbers_are_named(tmp_path: Path) -> None:
+    model = tiny_models.build("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[3, 5] = float("nan")
+    board = StatusBoard(tmp_path / "board", create=True)
+    with pytest.raises(BadModel, match=r"model\.layers\.1\.mlp\.down_proj\.weight holds numbers that are not finite"):
+        choose_runner(EngineConfig(max_model_len=64, kv_capacity_tokens=512), loaded(model), board)

@@ -177,6 +177,19 @@ def test_failures_to_start(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: P
     scoreboard(35, f"{len(VARIANTS)} variants", "", "; ".join([text, *wrong]), not wrong and slowest <= 10)
 
 
+def messages(log: str, levels: set[str]) -> list[str]:
+    """The messages of these levels in a log of JSON lines; a line that is not JSON is a message of the level ERROR."""
+    found = []
+    for line in log.splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = {"level": "ERROR", "message": line}
+        if record["level"] in levels:
+            found.append(str(record["message"]))
+    return found
+
+
 def fails(variant: Variant, model: Path, tmp_path: Path, port: int) -> tuple[float, str]:
     """Seconds until it had ended, and what is wrong with how it did."""
     path = os.pathsep.join([str(INJECTED), os.environ.get("PYTHONPATH", "")])
@@ -193,7 +206,7 @@ def fails(variant: Variant, model: Path, tmp_path: Path, port: int) -> tuple[flo
         server.kill()
     took = time.monotonic() - began
     log = server.log.read_text()
-    errors = [line for line in log.splitlines() if " ERROR " in line or " CRITICAL " in line]
+    errors = messages(log, {"ERROR", "CRITICAL"})
     if ready or code is None:
         return took, f"it runs: {log.strip().splitlines()[-1:]}"
     if code != variant.code:

@@ -24,7 +24,12 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 
     def start(model: Path, **environ: str) -> Server:
-        values = {"HF_MODEL_ID": str(model), "CACHE_DIR": str(tmp_path / "cache"), "DTYPE": "float32"}
+        values = {
+            "HF_MODEL_ID": str(model),
+            "CACHE_DIR": str(tmp_path / "cache"),
+            "DTYPE": "float32",
+            "ENGINE_THREADS": "1",
+        }
         servers.append(Server(tmp_path / f"log{len(servers)}", values | environ))
         servers[-1].wait_ready()
         return servers[-1]
@@ -93,7 +98,7 @@ def test_memory_runs_out(scoreboard: Scoreboard, serve: Callable[..., Server], t
     """RLIMIT_AS of the engine is lowered to what it has while 6 streams run; then a long prompt comes."""
     model = tmp_path / "model"
     model.mkdir()
-    server = serve(save(model, intermediate_size=16_384, num_hidden_layers=2), ENGINE_THREADS="1")
+    server = serve(save(model, intermediate_size=16_384, num_hidden_layers=2))
     alone = {}
     for prompt in streams.prompts(6):
         client = Client(server, prompt, 60)

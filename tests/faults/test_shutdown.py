@@ -93,7 +93,10 @@ def endless_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_sigterm_under_load(scoreboard: Scoreboard, endless_llama: Path, tmp_path: Path) -> None:
     good, slowest, wrong = 0, 0.0, []
     for run in range(NUM_RUNS):
-        server = Server(tmp_path / "log", {"HF_MODEL_ID": str(endless_llama), "CACHE_DIR": str(tmp_path / "cache")})
+        server = Server(
+            tmp_path / "log",
+            {"HF_MODEL_ID": str(endless_llama), "CACHE_DIR": str(tmp_path / "cache"), "ENGINE_THREADS": "1"},
+        )
         try:
             server.wait_ready()
             took, faults = one_run(server, run in LONG_RUNS)
@@ -110,7 +113,10 @@ def test_sigterm_under_load(scoreboard: Scoreboard, endless_llama: Path, tmp_pat
 @pytest.mark.row(15, bug="`hurried` not passed to `stop`")
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal(scoreboard: Scoreboard, endless_llama: Path, tmp_path: Path, second: signal.Signals) -> None:
-    server = Server(tmp_path / "log", {"HF_MODEL_ID": str(endless_llama), "CACHE_DIR": str(tmp_path / "cache")})
+    server = Server(
+        tmp_path / "log",
+        {"HF_MODEL_ID": str(endless_llama), "CACHE_DIR": str(tmp_path / "cache"), "ENGINE_THREADS": "1"},
+    )
     try:
         server.wait_ready()
         clients: list[Client] = streams.start(server, 16, 100_000)

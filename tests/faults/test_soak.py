@@ -74,7 +74,12 @@ def gauges(server: Server) -> dict[str, float]:
 @pytest.mark.row(32, bug="a list that keeps every Reply; SlotKV.release that loses a page; a descriptor left open")
 def test_soak(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
     seconds = 60 * float(os.environ.get("SOAK_MINUTES", "1.5"))
-    environ = {"HF_MODEL_ID": str(tiny_llama), "CACHE_DIR": str(tmp_path / "cache"), "MAX_BATCH_SIZE": "16"}
+    environ = {
+        "HF_MODEL_ID": str(tiny_llama),
+        "CACHE_DIR": str(tmp_path / "cache"),
+        "MAX_BATCH_SIZE": "16",
+        "ENGINE_THREADS": "1",
+    }
     server = Server(tmp_path / "log", environ)
     try:
         server.wait_ready()

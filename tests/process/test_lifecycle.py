@@ -164,7 +164,7 @@ def last_line(server: Server) -> str:
 
 
 def fails(server: Server, code: int, sentence: str) -> None:
-    assert server.process.wait(60) == code
+    assert server.process.wait(150) == code
     log = server.log.read_text()
     assert sentence in log
     assert "Traceback" not in log
@@ -199,6 +199,8 @@ def test_a_missing_model(make_server: MakeServer) -> None:
     ("file", "content", "sentence"),
     [
         ("model.safetensors", b"\x10\0\0\0\0\0\0\0{}", "could not be loaded"),
+        ("tokenizer.json", b"{", "tokenizer.json is not a valid tokenizer file"),
+        ("chat_template.jinja", b"{% for m in messages %}", "chat template"),
         ("config.json", b"{", "config.json is not valid JSON"),
         ("config.json", b'{"model_type": "no_such_model"}', "config.json was not understood"),
         ("config.json", b'{"model_type": "llama", "auto_map": {"AutoConfig": "x.Y"}}', "auto_map"),

@@ -33,3 +33,9 @@ def test_links_between_documents_lead_somewhere() -> None:
 def test_makefile_targets_of_the_readme_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"make ([a-z-]+)", (ROOT / "README.md").read_text())) <= targets
+
+
+def test_the_index_lists_every_page() -> None:
+    docs = ROOT / "docs"
+    listed = set(re.findall(r"^\| \[([\w-]+\.md)\]", (docs / "README.md").read_text(), re.MULTILINE))
+    assert listed == {page.name for page in docs.glob("*.md")} - {"README.md"}

@@ -31,9 +31,10 @@ PURE = [
     "suspects",
     "pace",
     "custody",
+    "logs",
 ]
 # The only modules of the model side that the web side may name.
-SHARED = {"handler.protocol", "handler.status", "handler.config", "handler.lifeline", "handler.suspects"}
+SHARED = {f"handler.{name}" for name in ("protocol", "status", "config", "lifeline", "suspects", "logs")}
 
 
 def modules(package: object) -> list[str]:
@@ -78,11 +79,35 @@ def test_the_model_side_never_names_the_web_side(path: Path) -> None:
     assert not {n for n in imports(path) if n.split(".")[0] in {"container", "flask", "gevent"}}
 
 
-@pytest.mark.parametrize("dialect", ["openai", "tgi"])
+DIALECTS = {path.parent.name for path in (ROOT / "container" / "api").glob("*/__init__.py")} - {"documents"}
+
+
+def names_in(directory: Path, dialects: set[str]) -> set[str]:
+    """Modules of `dialects` that files below `directory` import, `from container.api import tgi` among them."""
+    found = set()
+    for path in directory.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "container.api":
+                found |= {f"container.api.{alias.name}" for alias in node.names}
+        found |= imports(path)
+    return {name for name in found if name.split(".")[:2] == ["container", "api"] and name.split(".")[2:3] and
+            name.split(".")[2] in dialects}  # fmt: skip
+
+
+@pytest.mark.parametrize("dialect", sorted(DIALECTS - {"sagemaker"}))
 def test_no_dialect_knows_another(dialect: str) -> None:
-    others = {"openai", "tgi", "sagemaker"} - {dialect}
-    for path in (ROOT / "container" / "api" / dialect).rglob("*.py"):
-        assert not {n for n in imports(path) if any(n.startswith(f"container.api.{o}") for o in others)}, path
+    """But SageMaker's, whose contract is to tell the others' bodies apart."""
+    assert not names_in(ROOT / "container" / "api" / dialect, DIALECTS - {dialect})
+
+
+def test_nothing_outside_knows_a_dialect() -> None:
+    outside = [path for path in (ROOT / "container").iterdir() if path.name != "api"]
+    outside += [ROOT / "container" / "api" / "documents", ROOT / "handler"]
+    single = [path for path in [*outside, *(ROOT / "container" / "api").iterdir()] if path.suffix == ".py"]
+    for path in single:
+        assert not [n for n in imports(path) if n.startswith(tuple(f"container.api.{d}" for d in DIALECTS))], path
+    for directory in (path for path in outside if path.is_dir()):
+        assert not names_in(directory, DIALECTS), directory
 
 
 @pytest.mark.parametrize("package", [container, handler])

@@ -33,7 +33,7 @@ def test_log_levels_are_names_or_numbers(value: str, level: int) -> None:
         ("PORT", "0", "PORT must be a whole number from 1 to 65535. Given: '0'"),
         ("PORT", "8080x", "PORT must be a whole number from 1 to 65535. Given: '8080x'"),
         ("HF_MODEL_TRUST_REMOTE_CODE", "maybe", "HF_MODEL_TRUST_REMOTE_CODE must be true or false"),
-        ("HF_MODEL_QUANTIZE", "awq", "HF_MODEL_QUANTIZE must be one of none, bitsandbytes, "),
+        ("HF_MODEL_QUANTIZE", "int3", "HF_MODEL_QUANTIZE must be one of none, bitsandbytes, "),
         ("REQUEST_TIMEOUT_S", "-1", "REQUEST_TIMEOUT_S must be a number of seconds"),
         ("REQUEST_TIMEOUT_S", "nan", "REQUEST_TIMEOUT_S must be a number of seconds"),
         ("LOG_LEVEL", "loud", "LOG_LEVEL must be a level name"),

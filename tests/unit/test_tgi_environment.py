@@ -77,6 +77,21 @@ def test_hostname_counts_if_it_is_an_address(environ: dict[str, str], address: s
 
 
 @pytest.mark.parametrize(
+    ("environ", "number"),
+    [
+        ({}, 0),
+        ({"SM_NUM_GPUS": "4"}, 4),
+        ({"NUM_SHARD": "2", "SM_NUM_GPUS": "4"}, 2),
+        ({"SHARDED": "false"}, 1),
+        ({"SHARDED": "false", "SM_NUM_GPUS": "4"}, 4),
+        ({"SHARDED": "true"}, 0),
+    ],
+)
+def test_the_number_of_gpus(environ: dict[str, str], number: int) -> None:
+    assert Settings.from_environ(tgi_environment.translate(environ)).num_gpus == number
+
+
+@pytest.mark.parametrize(
     ("environ", "sentence"),
     [
         ({"LORA_ADAPTERS": "a/b"}, "LORA_ADAPTERS cannot be honoured: adapters are not supported"),
@@ -92,7 +107,7 @@ def test_what_would_change_answers_stops_the_start(environ: dict[str, str], sent
 
 
 def test_what_tunes_speed_is_ignored_with_one_line_each() -> None:
-    environ = {"SPECULATE": "2", "CUDA_GRAPHS": "1,2", "SM_NUM_GPUS": "4", "USAGE_STATS": "off", "NUM_SHARD": "1"}
+    environ = {"SPECULATE": "2", "CUDA_GRAPHS": "1,2", "SHARDED": "true", "USAGE_STATS": "off", "NUM_SHARD": "4"}
     lines = tgi_environment.check(environ)
     assert len(lines) == 3
     assert all(" is ignored: " in line for line in lines)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from flask import Flask
 
-from container.api.operation import Operation, operation_of
+from container.api.operation import Form, Operation, operation_of
 from container.version import VERSION
 
 _REF = "#/components/schemas/{name}"
@@ -34,10 +34,10 @@ def build(app: Flask, *, with_key: bool) -> dict[str, Any]:
     found = list(_operations(app))
     types = [kind for _, _, operation in found for kind in _types(operation)]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
-    schema_of = {id(kind): schema for kind, schema in zip(types, schemas, strict=True)}
+    known = _Schemas(types, schemas)
     paths: dict[str, Any] = {}
     for path, method, operation in found:
-        paths.setdefault(path, {})[method] = _describe(path, method, operation, schema_of, with_key)
+        paths.setdefault(path, {})[method] = _describe(path, method, operation, known, with_key)
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "tgi-heir", "version": VERSION, "summary": "SageMaker, OpenAI and TGI on one port"},
@@ -47,6 +47,36 @@ def build(app: Flask, *, with_key: bool) -> dict[str, Any]:
     if with_key:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     return document
+
+
+class _Schemas:
+    """The schema of each type of the document."""
+
+    def __init__(self, types: list[Any], schemas: tuple[Any, ...]) -> None:
+        self._schema_of = {id(kind): schema for kind, schema in zip(types, schemas, strict=True)}
+
+    def one(self, kind: Any) -> Any:
+        return self._schema_of[id(kind)]
+
+    def any_of(self, kinds: Any) -> Any:
+        """The schema of a type, or of one out of several."""
+        return _any_of([self.one(kind) for kind in _several(kinds)])
+
+    def body(self, forms: tuple[Form, ...]) -> Any:
+        """The forms of a body, each with its rule."""
+        found = []
+        for form in forms:
+            schema = self.one(form.kind)
+            found.append({"allOf": [schema, form.rule]} if form.rule else schema)
+        return _any_of(found)
+
+
+def _any_of(schemas: list[Any]) -> Any:
+    return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+
+
+def _several(kinds: Any) -> tuple[Any, ...]:
+    return kinds if isinstance(kinds, tuple) else () if kinds is None else (kinds,)
 
 
 def _operations(app: Flask) -> Iterator[tuple[str, str, Operation]]:
@@ -60,18 +90,17 @@ def _operations(app: Flask) -> Iterator[tuple[str, str, Operation]]:
 
 
 def _types(operation: Operation) -> list[Any]:
-    whole = (operation.answer, operation.event, operation.error)
-    return [*operation.bodies, *operation.parts, *(kind for kind in whole if kind is not None)]
+    told = (operation.answer, operation.event, operation.error)
+    bodies = (form.kind for form in operation.bodies)
+    return [*bodies, *operation.parts, *(kind for kinds in told for kind in _several(kinds))]
 
 
-def _describe(
-    path: str, method: str, operation: Operation, schema_of: dict[int, Any], with_key: bool
-) -> dict[str, Any]:
+def _describe(path: str, method: str, operation: Operation, schemas: _Schemas, with_key: bool) -> dict[str, Any]:
     described: dict[str, Any] = {
         "operationId": f"{method}{re.sub(r'[^a-z0-9]+', '_', path.lower())}".rstrip("_"),
         "tags": [operation.tag],
         "summary": operation.summary,
-        "responses": _responses(operation, schema_of, with_key),
+        "responses": _responses(operation, schemas, with_key),
     }
     names = re.findall(r"\{(\w+)\}", path)
     if names:
@@ -80,9 +109,7 @@ def _describe(
             for name in names
         ]
     if operation.bodies:
-        schemas = [schema_of[id(kind)] for kind in operation.bodies]
-        schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
-        content: dict[str, Any] = {"schema": {"allOf": [schema, operation.rule]} if operation.rule else schema}
+        content: dict[str, Any] = {"schema": schemas.body(operation.bodies)}
         if operation.example is not None:
             content["example"] = operation.example
         described["requestBody"] = {"required": True, "content": {"application/json": content}}
@@ -91,23 +118,25 @@ def _describe(
     return described
 
 
-def _responses(operation: Operation, schema_of: dict[int, Any], with_key: bool) -> dict[str, Any]:
+def _responses(operation: Operation, schemas: _Schemas, with_key: bool) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if operation.answer is not None:
-        content[operation.answer_media_type] = {"schema": schema_of[id(operation.answer)]}
+        content[operation.answer_media_type] = {"schema": schemas.any_of(operation.answer)}
     if operation.event is not None:
-        data = {
+        data: dict[str, Any] = {
             "type": "string",
             "contentMediaType": "application/json",
-            "contentSchema": schema_of[id(operation.event)],
+            "contentSchema": schemas.any_of(operation.event),
         }
+        if operation.last_event is not None:
+            data = {"anyOf": [data, {"const": operation.last_event}]}
         event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
         content["text/event-stream"] = {"schema": event}
     responses: dict[str, Any] = {"200": {"description": "The answer"} | ({"content": content} if content else {})}
     for status in sorted({*operation.errors, *((401,) if with_key and operation.keyed else ())}):
         media: dict[str, Any] = {}
         if operation.error is not None:
-            media["application/json"] = {"schema": schema_of[id(operation.error)]}
+            media["application/json"] = {"schema": schemas.any_of(operation.error)}
         if status in operation.text_errors:
             media["text/plain"] = {"schema": {"type": "string"}}
         responses[str(status)] = {"description": _REASONS[status], "content": media}

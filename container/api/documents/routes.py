@@ -7,7 +7,6 @@ from typing import Any
 from flask import Blueprint, Response, current_app
 from flask_swagger_ui import get_swaggerui_blueprint
 
-from container.api.documents.limits import write_limits
 from container.api.documents.openapi import build
 from container.api.operation import Operation, describe
 from container.responses import json_response
@@ -28,7 +27,7 @@ pages: Blueprint = get_swaggerui_blueprint(
 
 
 @blueprint.get(DOCUMENT)
-@describe(Operation(tag="Server", summary="This document", answer=dict[str, Any], keyed=False))
+@describe(Operation(tag="Server", summary="This document", answer=dict[str, Any]))
 def openapi() -> Response:
     """The document. It has the limits that come from the model once there is one; then it is kept."""
     extensions = current_app.extensions
@@ -36,6 +35,7 @@ def openapi() -> Response:
         document = build(current_app, with_key=service().settings.api_key is not None)
         if not service().ready:
             return json_response(document)
-        write_limits(document["components"]["schemas"], service().settings, service().model)
+        for dialect in extensions["dialects"]:
+            dialect.write_limits(document["components"]["schemas"], service().settings, service().model)
         extensions["openapi"] = document
     return json_response(extensions["openapi"])

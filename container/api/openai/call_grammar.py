@@ -1,25 +1,33 @@
 """Grammars that hold a model to well-formed tool calls, in the form its family was taught.
 
-Lark in llguidance's dialect. Each function's schema stands in a `%json` of its own, so that `$ref` finds its root.
+Lark in llguidance's dialect.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from container.api.openai.argument_grammar import (
+    WriteArguments,
+    json_arguments,
+    json_value,
+    python_arguments,
+    xml_arguments,
+)
+from container.api.openai.reasoning import CLOSE, OPEN
 from container.api.openai.tool_parsers import Family
-from container.api.openai.tool_parsers.family import HERMES_TAGS, PHI_TAGS
+from container.api.openai.tool_parsers import xml_calls as xml
+from container.api.openai.tool_parsers.family import HERMES_TAGS, PHI_TAGS, PYTHON_TAG
 from container.api.openai.tool_parsers.mistral import ARGUMENTS, MARKER
 from container.api.openai.tools import Function, ToolUse
 from handler.protocol import Grammar, GrammarKind
 
 # A model that is held to its form but not to an end would call for ever.
 _MAX_CALLS = 16
-# Enough for every usual layout. Unbounded white space is a trap small models never leave.
-_LAYOUT = {"whitespace_pattern": r"(\n {0,16}| ?)"}
+_ANY_OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
 
 TokenId = Callable[[str], int | None]
 
@@ -28,7 +36,8 @@ TokenId = Callable[[str], int | None]
 class _Form:
     """How a call is written: `before`, the name, `between`, the arguments, `after`; then the next after `separator`.
 
-    All calls together stand between `opening` and `closing`.
+    All calls together stand between `opening` and `closing`. `starts` is a regular expression for how an answer that
+    is a call begins, in families that put no mark before their calls.
     """
 
     before: str
@@ -37,10 +46,13 @@ class _Form:
     separator: str = "\n"
     opening: str = ""
     closing: str = ""
+    arguments: WriteArguments = json_arguments
+    starts: str = ""
 
 
-def _json_form(arguments: str = "arguments", **around: str) -> _Form:
-    return _Form('{"name": "', f'", "{arguments}": ', "}", **around)
+def _json_form(arguments: str, separator: str, *, opening: str = "", closing: str = "", starts: str = "") -> _Form:
+    around = (separator, opening, closing)
+    return _Form('{"name": "', f'", "{arguments}": ', "}", *around, starts=starts)
 
 
 _FORMS: dict[Family, _Form] = {
@@ -49,12 +61,17 @@ _FORMS: dict[Family, _Form] = {
         '", "arguments": ',
         "}\n" + HERMES_TAGS[1],
     ),
+    Family.QWEN_XML: _Form(
+        f"{xml.OPENING}\n{xml.FUNCTION}", ">\n", f"{xml.FUNCTION_END}\n{xml.CLOSING}", arguments=xml_arguments
+    ),
     Family.PHI: _Form(PHI_TAGS[0] + '{"name": "', '", "arguments": ', "}" + PHI_TAGS[1]),
-    Family.LLAMA: _json_form("parameters", separator="; "),
-    Family.MISTRAL: _json_form(separator=", ", opening=MARKER + "[", closing="]"),
+    Family.LLAMA: _json_form("parameters", "; ", starts=r"\s*\{\s*\x22(name|type|function|parameters)\x22"),
+    Family.MISTRAL: _json_form("arguments", ", ", opening=MARKER + "[", closing="]"),
     Family.MISTRAL_NAMED: _Form(MARKER, ARGUMENTS, "", separator=""),
-    Family.PYTHONIC: _json_form(),
-    Family.PLAIN: _json_form(),
+    Family.PYTHONIC: _Form(
+        "", "(", ")", separator=", ", opening="[", closing="]", arguments=python_arguments, starts=r"\s*\[\s*[A-Za-z_]"
+    ),
+    Family.PLAIN: _json_form("arguments", "\n", starts=r"\s*[\[,;]?\s*\{\s*\x22(name|arguments)\x22"),
 }
 
 
@@ -64,15 +81,25 @@ def forced_calls(use: ToolUse, family: Family, control_token: TokenId) -> Gramma
     `control_token` gives the id of a marker that is a control token of this model, None for plain text.
     """
     rules = _Rules(control_token)
-    return Grammar(GrammarKind.LARK, rules.text(f"start: {rules.calls(use.forced, _FORMS[family], use.parallel)}"))
+    return rules.grammar(rules.calls(use.forced, _FORMS[family], use.parallel))
 
 
 def answer_or_calls(schema: Any, use: ToolUse, family: Family, control_token: TokenId) -> Grammar:
     """Either a JSON answer after `schema` or calls of any function."""
     rules = _Rules(control_token)
     calls = rules.calls(use.functions, _FORMS[family], use.parallel)
-    rules.add(f"answer: {_json(schema)}")
-    return Grammar(GrammarKind.LARK, rules.text(f"start: answer | {calls}"))
+    rules.add(f"answer: {json_value(schema)}")
+    return rules.grammar(f"answer | {calls}")
+
+
+def text_with_calls(use: ToolUse, family: Family, control_token: TokenId) -> Grammar:
+    """Any text, in which a call, once begun, is well-formed; arguments of `strict` functions fit their schema."""
+    rules = _Rules(control_token)
+    functions = tuple(f if f.strict else replace(f, parameters=_ANY_OBJECT) for f in use.functions)
+    form = _FORMS[family]
+    if form.starts:
+        return rules.grammar(rules.text_or_calls(functions, form, use.parallel))
+    return rules.grammar(rules.calls_within_text(functions, form, use.parallel))
 
 
 class _Rules:
@@ -85,18 +112,53 @@ class _Rules:
     def add(self, rule: str) -> None:
         self._rules.append(rule)
 
-    def text(self, start: str) -> str:
-        return "\n".join(["%llguidance {}", start, *self._rules, ""])
+    def grammar(self, start: str) -> Grammar:
+        return Grammar(GrammarKind.LARK, "\n".join(["%llguidance {}", f"start: {start}", *self._rules, ""]))
 
     def calls(self, functions: tuple[Function, ...], form: _Form, parallel: bool) -> str:
         """An expression for one call or, if `parallel`, several."""
-        for i, function in enumerate(functions):
-            parts = [form.before + function.name + form.between, form.after]
-            self.add(f"call_{i}: {self._literal(parts[0])} arguments_{i} {self._literal(parts[1])}")
-            self.add(f"arguments_{i}: {_json(_arguments(function))}")
-        self.add("call: " + " | ".join(f"call_{i}" for i in range(len(functions))))
+        self._call(functions, form)
         more = f"({self._literal(form.separator)} call){{0,{_MAX_CALLS - 1}}}" if parallel else ""
         return " ".join(filter(None, [self._literal(form.opening), "call", more, self._literal(form.closing)]))
+
+    def text_or_calls(self, functions: tuple[Function, ...], form: _Form, parallel: bool) -> str:
+        """Text that does not begin as a call does, or calls."""
+        calls = self.calls(functions, form, parallel)
+        self.add(f"TEXT: /(.|\\n)*/ & ~/{form.starts}(.|\\n)*/")
+        tag = self._control_token(PYTHON_TAG)
+        tagged = "" if tag is None else f"<[{tag}]>? "
+        return f"{self._marks()}(TEXT | {tagged}{calls})"
+
+    def calls_within_text(self, functions: tuple[Function, ...], form: _Form, parallel: bool) -> str:
+        """Text with calls in it; the first mark of a call is where the form begins to hold."""
+        _, mark = _first_marker(form.opening + form.before)
+        token_id = self._control_token(mark)
+        if token_id is None:
+            self.add(f"head[lazy]: /(.|\\n)*/ {json.dumps(mark)}")
+        else:
+            self.add(f"head: TEXT <[{token_id}]>")
+        self.add("TEXT: /(.|\\n)*/")
+        self.add("end: TEXT")
+        if form.opening:
+            inside = self.calls(functions, replace(form, opening=form.opening.removeprefix(mark)), parallel)
+            return f"{self._marks()}(head {inside})? end"
+        self._call(functions, replace(form, before=form.before.removeprefix(mark)))
+        return f"{self._marks()}(head call){{0,{_MAX_CALLS if parallel else 1}}} end"
+
+    def _marks(self) -> str:
+        """The marks of reasoning, which text cannot be if they are control tokens."""
+        ids = [token_id for token_id in map(self._control_token, (OPEN, CLOSE)) if token_id is not None]
+        if ids:
+            self.add("THOUGHT: /(.|\\n)*/")
+        return "".join(f"(THOUGHT <[{token_id}]>)? " for token_id in ids)
+
+    def _call(self, functions: tuple[Function, ...], form: _Form) -> None:
+        for i, function in enumerate(functions):
+            rules, arguments = form.arguments(function, f"arguments_{i}")
+            self._rules += rules
+            parts = (self._literal(form.before + function.name + form.between), arguments, self._literal(form.after))
+            self.add(f"call_{i}: {' '.join(filter(None, parts))}")
+        self.add("call: " + " | ".join(f"call_{i}" for i in range(len(functions))))
 
     def _literal(self, text: str) -> str:
         """`text` as Lark, its markers as control tokens where they are such."""
@@ -119,15 +181,3 @@ def _first_marker(text: str) -> tuple[int, str]:
     """Where the first marker stands; the text's length and "" if there is none."""
     found = [(place, marker) for marker in _MARKERS if (place := text.find(marker)) >= 0]
     return min(found, default=(len(text), ""))
-
-
-def _arguments(function: Function) -> dict[str, Any]:
-    """Arguments are an object, whatever else the schema leaves open; a function without parameters takes none."""
-    if not function.parameters.get("properties") and "additionalProperties" not in function.parameters:
-        return {**function.parameters, "type": "object", "additionalProperties": False}
-    return {"type": "object", **function.parameters}
-
-
-def _json(schema: Any) -> str:
-    laid_out = {**schema, "x-guidance": _LAYOUT} if isinstance(schema, dict) else schema
-    return "%json " + json.dumps(laid_out, ensure_ascii=False)

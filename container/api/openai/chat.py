@@ -6,10 +6,10 @@ import secrets
 from typing import Any
 
 import msgspec
-from flask import Response, current_app, g, request
+from flask import Response, g, request
 
 from container import sse
-from container.api.openai.call_grammar import answer_or_calls, forced_calls
+from container.api.openai.call_grammar import answer_or_calls, forced_calls, text_with_calls
 from container.api.openai.chat_prompt import ChatPrompt, chat_prompt, control_token
 from container.api.openai.chat_request import Chat, parse_chat
 from container.api.openai.chat_response import ChatAnswer
@@ -29,8 +29,7 @@ from handler.protocol import Grammar, GrammarKind
 def answer_chat(body: dict[str, Any]) -> Response:
     """Parse, render, submit; then stream or collect. Raises ServiceError."""
     g.dialect = "openai"
-    service().check_room()
-    chat = parse_chat(body, service().settings)
+    chat = parse_chat(body, service().settings, service().check_room().card.vocab_size)
     served = service().admit(chat.request.num_choices)
     rendered = chat_prompt(chat, served)
     prompt = _prompt(chat, served, rendered)
@@ -38,18 +37,17 @@ def answer_chat(body: dict[str, Any]) -> Response:
         service().generate(prompt.with_sampling(of_choice(prompt.sampling, index)), request)
         for index in range(chat.request.num_choices)
     ]
-    choices = [_choice(chat, rendered, constrained=prompt.sampling.grammar is not None) for _ in generations]
+    choices = [_choice(chat, rendered) for _ in generations]
     answer = ChatAnswer(chat.request, served, generations, choices, f"chatcmpl-{secrets.token_hex(12)}")
     if not chat.request.stream:
         return json_response(answer.whole())
-    log = current_app.logger
-    return sse.stream(answer.frames(), ServiceError.openai_body, lambda: log.exception("a chat stream failed"))
+    return sse.stream(answer.frames(), ServiceError.openai_body)
 
 
 def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt) -> Prompt:
     grammar = _grammar(chat, served, rendered.traits.family)
     token_ids = rendered.token_ids
-    if grammar is not None and rendered.thinking:
+    if chat.constrained and rendered.thinking:
         # What is constrained is the answer, so the thoughts the prompt has opened end here.
         token_ids = token_ids + served.tokenizer.encode_continuation(f"\n{CLOSE}\n\n")
     max_tokens = served.check_length(len(token_ids), chat.request.limit)
@@ -63,13 +61,15 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt) -> Prompt:
 
 
 def _grammar(chat: Chat, served: ServedModel, family: Family) -> Grammar | None:
-    """What the answer is held to: `response_format`, calls that are forced, or one of both."""
+    """What the answer is held to: `response_format`, calls that are forced, one of both, or only that a call of a
+    strict function fits.
+    """
     if chat.tools is None:
         return chat.grammar
     if chat.tools.forced:
         return forced_calls(chat.tools, family, control_token(served))
     if chat.grammar is None:
-        return None
+        return text_with_calls(chat.tools, family, control_token(served)) if chat.tools.strict else None
     if chat.grammar.kind is not GrammarKind.JSON_SCHEMA:
         raise InvalidRequest("a regex as `response_format` and `tools` exclude each other", param="response_format")
     schema = msgspec.json.decode(chat.grammar.source)
@@ -82,15 +82,13 @@ def _reads_control_tokens(chat: Chat, served: ServedModel, traits: TemplateTrait
     return any(control_token(served)(marker) is not None for marker in markers)
 
 
-def _choice(chat: Chat, rendered: ChatPrompt, *, constrained: bool) -> Choice:
+def _choice(chat: Chat, rendered: ChatPrompt) -> Choice:
     """Readers for one answer: reasoning if the model thinks aloud, tool calls if it may call."""
     traits = rendered.traits
     # A grammar leaves no room for thoughts.
-    splitter = ReasoningSplitter(opened=rendered.thinking) if traits.thinks and not constrained else None
+    splitter = ReasoningSplitter(opened=rendered.thinking) if traits.thinks and not chat.constrained else None
     if chat.tools is None:
         return Choice(splitter, None)
-    # No grammar is written for Python; what is constrained is JSON there.
-    family = Family.PLAIN if constrained and traits.family is Family.PYTHONIC else traits.family
-    short_ids = family in {Family.MISTRAL, Family.MISTRAL_NAMED}
-    parser = parser_of(family, chat.tools.names)
+    short_ids = traits.family in {Family.MISTRAL, Family.MISTRAL_NAMED}
+    parser = parser_of(traits.family, chat.tools.schemas)
     return Choice(splitter, parser, max_calls=None if chat.tools.parallel else 1, short_ids=short_ids)

@@ -11,8 +11,10 @@ from container.api.openai.conversation import conversation
 from container.api.openai.reasoning import OPEN
 from container.api.openai.template_traits import TemplateTraits, traits_of
 from container.errors import TemplateFailed
+from container.request_record import timed
 from container.served_model import ServedModel
 from container.text.chat_template import TemplateError
+from container.text_work import encode_prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +35,19 @@ def chat_prompt(chat: Chat, served: ServedModel) -> ChatPrompt:
     messages, tools = conversation(chat.messages, chat.tools, chat.request.tool_prompt, traits)
     continues = bool(chat.request.continue_final_message)
     try:
-        rendered = template.render(
-            messages,
-            tools=tools,
-            add_generation_prompt=not continues and chat.request.add_generation_prompt is not False,
-            continue_final_message=continues,
-            template_kwargs=_template_kwargs(chat.request, traits),
-        )
+        with timed("template"):
+            rendered = template.render(
+                messages,
+                tools=tools,
+                add_generation_prompt=not continues and chat.request.add_generation_prompt is not False,
+                continue_final_message=continues,
+                template_kwargs=_template_kwargs(chat.request, traits),
+            )
     except TemplateError as exc:
         raise TemplateFailed(str(exc)) from exc
     thinking = traits.thinks and rendered.text.rstrip().endswith(OPEN)
-    return ChatPrompt(rendered.encode(served.tokenizer), thinking, traits)
+    with timed("tokenise"):
+        return ChatPrompt(encode_prompt(served.tokenizer, rendered), thinking, traits)
 
 
 def control_token(served: ServedModel) -> Callable[[str], int | None]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
-from container.api.openai.messages import checked_messages
-from container.api.openai.response_format import grammar_of
-from container.api.openai.sampling import SamplingFields, check_sampling, refuse_known
-from container.api.openai.tools import ToolUse, tool_use
-from container.api.validation import check, convert
+from container.api.bounds import shown, within
+from container.api.openai import messages, response_format, tools
+from container.api.openai.messages import Message, for_template
+from container.api.openai.response_format import ResponseFormat, grammar_of
+from container.api.openai.sampling import STREAM_RULE, SamplingFields, check_sampling, check_token_ids, refuse_known
+from container.api.openai.tools import ToolChoiceField, Tools, ToolUse, tool_use
+from container.api.validation import convert
 from container.errors import InvalidRequest
 from container.settings import Settings
 from handler.protocol import Grammar
@@ -24,36 +27,71 @@ _REFUSED = {
     "moderation": "there is no moderation on this server",
     "web_search_options": "this server does not search the web",
 }
-_REFUSED_MODALITIES = 'audio answers are not supported; leave out `modalities` or set it to ["text"]'
+_AUDIO = 'only "text"; audio answers are not supported'
+_KWARG = "a string, number, boolean or array of these"
+_ALLOWED = {
+    **messages.ALLOWED,
+    **response_format.ALLOWED,
+    **tools.ALLOWED,
+    "modalities": _AUDIO,
+    "modalities[]": _AUDIO,
+    "chat_template_kwargs[...]": _KWARG,
+    "chat_template_kwargs[...][]": _KWARG,
+}
 # Variables that are the server's own, or would change what the template's functions mean.
-_RESERVED = {
+_RESERVED = (
     *("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "conversation"),
     *("chat_template", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
     *("tokenizer_kwargs", "range", "dict", "namespace", "lipsum", "cycler", "joiner", "loop", "self", "caller"),
     *("raise_exception", "strftime_now"),
+)
+_KwargName = Annotated[
+    str, shown(**{"not": {"anyOf": [{"enum": list(_RESERVED)}, {"pattern": "^_"}, {"pattern": "_token$"}]}})
+]
+_Plain = str | int | float | bool | None
+
+# Rules between fields, which types cannot express; for the document.
+_LOGPROBS_RULE = {
+    "anyOf": [
+        {"properties": {"top_logprobs": {"type": "null"}}},
+        {"required": ["logprobs"], "properties": {"logprobs": {"const": True}}},
+    ]
 }
+_PROMPT_RULE = {
+    "anyOf": [
+        {"properties": {"add_generation_prompt": {"enum": [False, None]}}},
+        {"properties": {"continue_final_message": {"enum": [False, None]}}},
+    ]
+}
+RULE: dict[str, Any] = {"allOf": [STREAM_RULE, _LOGPROBS_RULE, _PROMPT_RULE]}
 
 
 class ChatRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """OpenAI's fields, then those TGI and vLLM added. None is absent. `store` and `prediction` change no answer."""
 
-    messages: list[dict[str, Any]]
-    max_completion_tokens: int | None = None
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    max_tokens: Annotated[int | None, within(1)] = None
+    max_completion_tokens: Annotated[int | None, within(1)] = None
     logprobs: bool | None = None
-    top_logprobs: int | None = None
-    response_format: dict[str, Any] | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: Any = None
+    top_logprobs: Annotated[int | None, within(0, _MAX_TOP_LOGPROBS)] = None
+    response_format: ResponseFormat | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoiceField = None
     parallel_tool_calls: bool | None = None
     tool_prompt: str | None = None
-    modalities: list[str] | None = None
+    modalities: Annotated[list[Literal["text"]], Meta(min_length=1, max_length=1)] | None = None
     store: bool | None = None
     prediction: dict[str, Any] | None = None
     verbosity: Literal["medium"] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: dict[_KwargName, _Plain | list[_Plain]] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    audio: None = None
+    functions: None = None
+    function_call: None = None
+    moderation: None = None
+    web_search_options: None = None
 
     @property
     def limit(self) -> int | None:
@@ -67,47 +105,40 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Chat(msgspec.Struct, frozen=True):
-    """A checked request: its messages, the tools in use, and what `response_format` holds the answer to."""
+    """A checked request: its messages as templates take them, the tools in use, and what `response_format` holds the
+    answer to.
+    """
 
     request: ChatRequest
     messages: list[dict[str, Any]]
     tools: ToolUse | None
     grammar: Grammar | None
 
+    @property
+    def constrained(self) -> bool:
+        """Whether the whole answer is held to a form, which leaves no room for thoughts."""
+        return self.grammar is not None or (self.tools is not None and bool(self.tools.forced))
 
-def parse_chat(body: dict[str, Any], settings: Settings) -> Chat:
+
+def parse_chat(body: dict[str, Any], settings: Settings, vocab_size: int) -> Chat:
     """Raises InvalidRequest naming field, limit and value."""
     refuse_known(body, _REFUSED)
-    request = convert(body, ChatRequest)
-    messages = checked_messages(request.messages)
+    request = convert(body, ChatRequest, _ALLOWED)
     check_sampling(request, settings)
+    check_token_ids(request, vocab_size)
     _check_own_fields(request)
-    tools = tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
-    return Chat(request, messages, tools, grammar_of(request.response_format))
+    use = tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
+    return Chat(request, for_template(request.messages), use, grammar_of(request.response_format))
 
 
 def _check_own_fields(request: ChatRequest) -> None:
-    for field in ("max_completion_tokens", "max_tokens"):
-        limit = getattr(request, field)
-        check(field, "at least 1", limit, limit is None or limit >= 1)
-    top = request.top_logprobs
-    check("top_logprobs", f"from 0 to {_MAX_TOP_LOGPROBS}", top, top is None or 0 <= top <= _MAX_TOP_LOGPROBS)
-    if top is not None and not request.logprobs:
+    if request.top_logprobs is not None and not request.logprobs:
         raise InvalidRequest("`top_logprobs` needs `logprobs`: true", param="top_logprobs")
-    if request.modalities not in (None, ["text"]):
-        raise InvalidRequest(_REFUSED_MODALITIES, param="modalities")
     if request.continue_final_message and request.add_generation_prompt:
         raise InvalidRequest(
             "`continue_final_message` and `add_generation_prompt` exclude each other", param="continue_final_message"
         )
-    for key, value in (request.chat_template_kwargs or {}).items():
-        _check_template_kwarg(key, value)
-
-
-def _check_template_kwarg(key: str, value: Any) -> None:
-    field = f"chat_template_kwargs.{key[:80]}"
-    if key in _RESERVED or key.startswith("_") or key.endswith("_token"):
-        raise InvalidRequest(f"`{field}` is reserved", param=field)
-    items = value if isinstance(value, list) else [value]
-    plain = all(item is None or isinstance(item, str | int | float) for item in items)
-    check(field, "a string, number, boolean or array of these", value, plain)
+    for key in request.chat_template_kwargs or {}:
+        field = f"chat_template_kwargs.{key[:80]}"
+        if key in _RESERVED or key.startswith("_") or key.endswith("_token"):
+            raise InvalidRequest(f"`{field}` is reserved", param=field)

@@ -6,7 +6,21 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from msgspec import UNSET, UnsetType
+
 from container import sse
+from container.api.openai.answer_types import (
+    ChatChoiceAnswer,
+    ChatChunk,
+    ChatCompletion,
+    ChatDelta,
+    ChatFinish,
+    ChatLogprobsAnswer,
+    ChunkChoice,
+    CompletionTokensDetails,
+    PromptTokensDetails,
+    Usage,
+)
 from container.api.openai.chat_request import ChatRequest
 from container.api.openai.choice import Choice
 from container.api.openai.logprobs import ChatLogprobs
@@ -31,7 +45,7 @@ class ChatAnswer:
         self._generations = generations
         self._choices = choices
         self._logprobs = [ChatLogprobs(model.tokenizer) for _ in choices] if request.logprobs else []
-        self._head = {
+        self._head: dict[str, Any] = {
             "id": answer_id,
             "created": int(time.time()),
             "model": model.card.model_id if request.model is None else request.model,
@@ -40,21 +54,21 @@ class ChatAnswer:
         if request.service_tier is not None:
             self._head["service_tier"] = "default"
 
-    def whole(self) -> dict[str, Any]:
+    def whole(self) -> ChatCompletion:
         """The chat.completion object."""
         for index, delta in fan_out(self._generations):
             if delta is not None:
                 self._choices[index].add(delta)
         choices = [
-            {
-                "index": index,
-                "message": choice.message(),
-                "logprobs": self._scored(index, choice.tokens),
-                "finish_reason": choice.finish_reason,
-            }
+            ChatChoiceAnswer(
+                index=index,
+                message=choice.message(),
+                logprobs=self._scored(index, choice.tokens),
+                finish_reason=choice.finish_reason or "stop",
+            )
             for index, choice in enumerate(self._choices)
         ]
-        return {"object": "chat.completion", **self._head, "choices": choices, "usage": self._usage()}
+        return ChatCompletion(**self._head, choices=choices, usage=self._usage())
 
     def frames(self) -> Iterator[bytes]:
         """The chat.completion.chunk events and [DONE]. The first chunk of a choice carries the role."""
@@ -68,55 +82,51 @@ class ChatAnswer:
                 choice = self._choices[index]
                 if index not in begun:
                     begun.add(index)
-                    yield self._chunk(index, {"role": "assistant", "content": ""}, None, [])
+                    yield self._chunk(index, ChatDelta(role="assistant", content=""), None, [])
                 yield from self._delta_chunks(index, delta.tokens, choice.add(delta))
                 if choice.finish_reason is not None:
-                    yield self._chunk(index, {}, choice.finish_reason, [])
+                    yield self._chunk(index, ChatDelta(), choice.finish_reason, [])
         finally:
             deltas.close()
         if self._request.include_usage:
-            yield sse.frame({"object": "chat.completion.chunk", **self._head, "choices": [], "usage": self._usage()})
+            yield sse.frame(ChatChunk(**self._head, choices=[], usage=self._usage()))
         yield sse.DONE
 
-    def _delta_chunks(self, index: int, tokens: list[Token], deltas: list[dict[str, Any]]) -> Iterator[bytes]:
+    def _delta_chunks(self, index: int, tokens: list[Token], deltas: list[ChatDelta]) -> Iterator[bytes]:
         """A chunk for each delta; log-probabilities go with the first, or alone if the text is held back."""
         if not deltas and tokens and self._request.logprobs:
-            yield self._chunk(index, {"content": ""}, None, tokens)
+            yield self._chunk(index, ChatDelta(content=""), None, tokens)
         for place, delta in enumerate(deltas):
             yield self._chunk(index, delta, None, tokens if place == 0 else [])
 
-    def _chunk(self, index: int, delta: dict[str, Any], finish_reason: str | None, tokens: list[Token]) -> bytes:
-        choice = {
-            "index": index,
-            "delta": delta,
-            "logprobs": self._scored(index, tokens) if tokens else None,
-            "finish_reason": finish_reason,
-        }
-        chunk: dict[str, Any] = {"object": "chat.completion.chunk", **self._head, "choices": [choice]}
+    def _chunk(self, index: int, delta: ChatDelta, finish_reason: ChatFinish | None, tokens: list[Token]) -> bytes:
+        logprobs = self._scored(index, tokens) if tokens else None
+        choice = ChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=finish_reason)
+        usage: Usage | UnsetType | None = UNSET
         if self._request.continuous_usage:
-            chunk["usage"] = self._usage()
+            usage = self._usage()
         elif self._request.include_usage:
-            chunk["usage"] = None
-        return sse.frame(chunk)
+            usage = None
+        return sse.frame(ChatChunk(**self._head, choices=[choice], usage=usage))
 
-    def _usage(self) -> dict[str, Any]:
-        usage = usage_of(self._generations[:1], self._generations)
+    def _usage(self) -> Usage:
         reasoning_tokens = sum(choice.num_reasoning_tokens for choice in self._choices)
-        return {**usage, "completion_tokens_details": {"reasoning_tokens": reasoning_tokens}}
+        return usage_of(self._generations[:1], self._generations, CompletionTokensDetails(reasoning_tokens))
 
-    def _scored(self, index: int, tokens: list[Token]) -> dict[str, Any] | None:
-        if not self._logprobs:
-            return None
-        return {"content": self._logprobs[index].entries(tokens), "refusal": None}
+    def _scored(self, index: int, tokens: list[Token]) -> ChatLogprobsAnswer | None:
+        return ChatLogprobsAnswer(self._logprobs[index].entries(tokens)) if self._logprobs else None
 
 
-def usage_of(prompts: list[Generation], answers: list[Generation]) -> dict[str, Any]:
+def usage_of(
+    prompts: list[Generation], answers: list[Generation], details: CompletionTokensDetails | UnsetType = UNSET
+) -> Usage:
     """OpenAI's usage object: each prompt of `prompts` counts once, every token of `answers` counts."""
     prompt_tokens = sum(len(generation.prompt.token_ids) for generation in prompts)
     completion_tokens = sum(generation.num_tokens for generation in answers)
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": sum(generation.num_cached_tokens for generation in prompts)},
-    }
+    return Usage(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(sum(generation.num_cached_tokens for generation in prompts)),
+        completion_tokens_details=details,
+    )

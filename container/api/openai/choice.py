@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
-from typing import Any
 
+from msgspec import UNSET
+
+from container.api.openai.answer_types import (
+    AnswerMessage,
+    CalledFunctionAnswer,
+    CallFragment,
+    ChatDelta,
+    ChatFinish,
+    FunctionFragment,
+    ToolCallAnswer,
+)
 from container.api.openai.parts import CallArguments, CallStart, Content, Part, Reasoning, joined
 from container.api.openai.reasoning import ReasoningSplitter
 from container.api.openai.tool_parsers import ToolParser
 from container.generation import Delta, Token
 from handler.protocol import FinishReason
 
-_FINISH = {
+_FINISH: dict[FinishReason, ChatFinish] = {
     FinishReason.EOS: "stop",
     FinishReason.STOP_TOKEN: "stop",
     FinishReason.STOP_STRING: "stop",
@@ -28,9 +38,8 @@ class _Call:
     arguments: list[str] = field(default_factory=list)
 
     @property
-    def whole(self) -> dict[str, Any]:
-        function = {"name": self.name, "arguments": "".join(self.arguments)}
-        return {"id": self.id, "type": "function", "function": function}
+    def whole(self) -> ToolCallAnswer:
+        return ToolCallAnswer(id=self.id, function=CalledFunctionAnswer(self.name, "".join(self.arguments)))
 
 
 class Choice:
@@ -46,7 +55,7 @@ class Choice:
     ) -> None:
         """`max_calls` bounds the calls that are told. `short_ids`: nine letters and digits, as Mistral insists on."""
         self.tokens: list[Token] = []
-        self.finish_reason: str | None = None
+        self.finish_reason: ChatFinish | None = None
         self.num_reasoning_tokens = 0
         self._content: list[str] = []
         self._reasoning: list[str] = []
@@ -57,7 +66,7 @@ class Choice:
         self._short_ids = short_ids
         self._num_calls_seen = 0
 
-    def add(self, delta: Delta) -> list[dict[str, Any]]:
+    def add(self, delta: Delta) -> list[ChatDelta]:
         """What became certain with `delta`, each as the `delta` of a chunk."""
         self.tokens += delta.tokens
         parts = self._split(delta)
@@ -88,15 +97,15 @@ class Choice:
             parts += [Reasoning(reasoning), *self._parse(content)]
         return parts + ([] if self._parser is None else self._parser.flush())
 
-    def _told(self, part: Part) -> dict[str, Any] | None:
+    def _told(self, part: Part) -> ChatDelta | None:
         """Remember a part; None for calls beyond the limit."""
         match part:
             case Content(text):
                 self._content.append(text)
-                return {"content": text}
+                return ChatDelta(content=text)
             case Reasoning(text):
                 self._reasoning.append(text)
-                return {"reasoning_content": text}
+                return ChatDelta(reasoning_content=text)
             case CallStart(name):
                 self._num_calls_seen += 1
                 return self._begin_call(name) if self._in_limit else None
@@ -107,22 +116,23 @@ class Choice:
     def _in_limit(self) -> bool:
         return self._max_calls is None or self._num_calls_seen <= self._max_calls
 
-    def _begin_call(self, name: str) -> dict[str, Any]:
+    def _begin_call(self, name: str) -> ChatDelta:
         call = _Call(secrets.token_hex(5)[:9] if self._short_ids else f"call_{secrets.token_hex(12)}", name)
         self._calls.append(call)
-        return {"tool_calls": [{"index": len(self._calls) - 1, **call.whole}]}
+        function = FunctionFragment(name=name, arguments="")
+        index = len(self._calls) - 1
+        return ChatDelta(tool_calls=[CallFragment(index=index, id=call.id, type="function", function=function)])
 
-    def _extend_call(self, fragment: str) -> dict[str, Any]:
+    def _extend_call(self, fragment: str) -> ChatDelta:
         self._calls[-1].arguments.append(fragment)
-        return {"tool_calls": [{"index": len(self._calls) - 1, "function": {"arguments": fragment}}]}
+        function = FunctionFragment(arguments=fragment)
+        return ChatDelta(tool_calls=[CallFragment(index=len(self._calls) - 1, function=function)])
 
-    def message(self) -> dict[str, Any]:
+    def message(self) -> AnswerMessage:
         """The whole message."""
         text = "".join(self._content)
-        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-        if self._calls:
-            message["content"] = text or None
-            message["tool_calls"] = [call.whole for call in self._calls]
-        if self._reasoning:
-            message["reasoning_content"] = "".join(self._reasoning)
-        return message
+        return AnswerMessage(
+            content=(text or None) if self._calls else text,
+            tool_calls=[call.whole for call in self._calls] or UNSET,
+            reasoning_content="".join(self._reasoning) or UNSET,
+        )

@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from container.api.openai.sampling import SamplingFields, check_sampling
+from container.api.bounds import shown, within
+from container.api.openai.sampling import STREAM_RULE, SamplingFields, check_sampling, check_token_ids, refuse_known
 from container.api.validation import check, convert
 from container.errors import InvalidRequest
+from container.request_record import timed
+from container.served_model import ServedModel
 from container.settings import Settings
-from container.text.tokenizer import Tokenizer
+from container.text_work import encode
 
 _DEFAULT_MAX_TOKENS = 16
 _MAX_LOGPROBS = 5
-
-PromptField = str | list[str] | list[int] | list[list[int]]
+_MAX_TOKEN_ID = 2**31 - 1
+_REFUSED = {"suffix": "it can be achieved by preprocessing the prompt"}
+_IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0, "maximum": _MAX_TOKEN_ID}}
+# A text or several, the token ids of one or of several.
+_Prompt = Annotated[
+    Any,
+    shown(
+        anyOf=[
+            {"type": "string"},
+            {"type": "array", "minItems": 1, "items": {"type": "string"}},
+            _IDS,
+            {"type": "array", "minItems": 1, "items": _IDS},
+        ]
+    ),
+]
+# Rules between fields, which types cannot express; for the document.
+_NOTHING_RULE = {
+    "anyOf": [
+        {"properties": {"max_tokens": {"anyOf": [{"type": "null"}, {"minimum": 1}]}}},
+        {"required": ["echo"], "properties": {"echo": {"const": True}}},
+    ]
+}
+RULE: dict[str, Any] = {"allOf": [STREAM_RULE, _NOTHING_RULE]}
 
 
 class CompletionRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """OpenAI's fields. None is absent."""
 
-    prompt: Any
-    suffix: str | None = None
+    prompt: _Prompt
     echo: bool | None = None
-    logprobs: int | None = None
-    best_of: int | None = None
+    logprobs: Annotated[int | None, within(0, _MAX_LOGPROBS)] = None
+    best_of: Annotated[int | None, within(1)] = None
+    suffix: None = None
 
 
 class Completion(msgspec.Struct, frozen=True):
@@ -43,28 +67,33 @@ class Completion(msgspec.Struct, frozen=True):
 
 
 def parse_completion(
-    body: dict[str, Any], settings: Settings, tokenizer: Tokenizer, admit: Callable[[int], object]
+    body: dict[str, Any], settings: Settings, served: ServedModel, admit: Callable[[int], object]
 ) -> Completion:
     """`admit` is asked for a place for each sequence before any prompt is tokenised.
 
     Raises InvalidRequest naming field, limit and value, and what `admit` raises.
     """
+    refuse_known(body, _REFUSED)
     request = convert(body, CompletionRequest)
     check_sampling(request, settings)
-    if request.suffix is not None:
-        raise InvalidRequest(
-            "`suffix` is not supported and can be achieved by preprocessing the prompt", param="suffix"
-        )
-    low = 0 if request.echo else 1
-    check("max_tokens", f"at least {low}", request.max_tokens, request.max_tokens is None or request.max_tokens >= low)
-    check("logprobs", f"from 0 to {_MAX_LOGPROBS}", request.logprobs, 0 <= (request.logprobs or 0) <= _MAX_LOGPROBS)
+    check_token_ids(request, served.card.vocab_size)
+    if request.max_tokens == 0 and not request.echo:
+        raise InvalidRequest("`max_tokens` must be at least 1 without `echo`. Given: 0", param="max_tokens")
     candidates = _candidates(request, settings.max_choices)
     parts = _prompts(request.prompt)
     limit = settings.max_client_batch_size
     check("prompt", f"at most {limit} prompts", len(parts), len(parts) <= limit)
     admit(len(parts) * candidates)
-    ids = [tokenizer.encode(part, add_special_tokens=True) if isinstance(part, str) else part for part in parts]
+    with timed("tokenise"):
+        ids = [_token_ids(part, served) for part in parts]
     return Completion(request, ids, candidates)
+
+
+def _token_ids(part: str | list[int], served: ServedModel) -> list[int]:
+    if isinstance(part, str):
+        return encode(served.tokenizer, part)
+    check("prompt", f"made of token ids below {served.card.vocab_size}", max(part), max(part) < served.card.vocab_size)
+    return part
 
 
 def _candidates(request: CompletionRequest, limit: int) -> int:
@@ -94,4 +123,4 @@ def _prompts(prompt: Any) -> list[str | list[int]]:
 
 
 def _is_token_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_TOKEN_ID

@@ -7,9 +7,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from flask import Response, current_app, g, request
+from flask import Response, g, request
+from msgspec import UNSET, UnsetType
 
 from container import sse
+from container.api.openai.answer_types import TextChoice, TextCompletion, TextFinish, Usage
 from container.api.openai.chat_response import usage_of
 from container.api.openai.completion_request import Completion, parse_completion
 from container.api.openai.logprobs import CompletionLogprobs, Scored
@@ -23,14 +25,14 @@ from container.service import service
 from container.version import FINGERPRINT
 from handler.protocol import FinishReason
 
-_FINISH = {FinishReason.LENGTH: "length"}
+_FINISH: dict[FinishReason, TextFinish] = {FinishReason.LENGTH: "length"}
 
 
 def answer_completion(body: dict[str, Any]) -> Response:
     """Parse, tokenise, submit; then stream or collect. Raises ServiceError."""
     g.dialect = "openai"
     served = service().check_room()
-    completion = parse_completion(body, service().settings, served.tokenizer, service().admit)
+    completion = parse_completion(body, service().settings, served, service().admit)
     generations = [
         service().generate(prompt.with_sampling(of_choice(prompt.sampling, index)), request)
         for prompt in (_prompt(completion, served, token_ids) for token_ids in completion.prompts)
@@ -39,8 +41,7 @@ def answer_completion(body: dict[str, Any]) -> Response:
     answer = CompletionAnswer(completion, served, generations)
     if not completion.request.stream:
         return json_response(answer.whole())
-    log = current_app.logger
-    return sse.stream(answer.frames(), ServiceError.openai_body, lambda: log.exception("a completion stream failed"))
+    return sse.stream(answer.frames(), ServiceError.openai_body)
 
 
 def _prompt(completion: Completion, served: ServedModel, token_ids: list[int]) -> Prompt:
@@ -75,16 +76,15 @@ class CompletionAnswer:
         self._generations = generations
         self._texts: list[list[str]] = [[] for _ in generations]
         self._scored: list[list[Scored]] = [[] for _ in generations]
-        self._reasons: list[str | None] = [None for _ in generations]
-        self._head = {
+        self._reasons: list[TextFinish | None] = [None for _ in generations]
+        self._head: dict[str, Any] = {
             "id": f"cmpl-{secrets.token_hex(12)}",
-            "object": "text_completion",
             "created": int(time.time()),
             "model": served.card.model_id if self._request.model is None else self._request.model,
             "system_fingerprint": FINGERPRINT,
         }
 
-    def whole(self) -> dict[str, Any]:
+    def whole(self) -> TextCompletion:
         """The text_completion object."""
         for index, delta in fan_out(self._generations):
             if delta is not None:
@@ -94,7 +94,7 @@ class CompletionAnswer:
             scored = self._echoed(index) + self._scored[index]
             text = self._echo_text(index) + "".join(self._texts[index])
             choices.append(self._choice(place, text, scored, CompletionLogprobs(self._tokenizer), index))
-        return {**self._head, "choices": choices, "usage": self._usage()}
+        return TextCompletion(**self._head, choices=choices, usage=self._usage())
 
     def frames(self) -> Iterator[bytes]:
         """Chunks of all choices as they come, then usage if wanted, then one [DONE]."""
@@ -115,7 +115,7 @@ class CompletionAnswer:
         finally:
             deltas.close()
         if self._request.include_usage:
-            yield sse.frame({**self._head, "choices": [], "usage": self._usage()})
+            yield sse.frame(TextCompletion(**self._head, choices=[], usage=self._usage()))
         yield sse.DONE
 
     def _add(self, index: int, delta: Delta) -> tuple[str, list[Scored]]:
@@ -165,19 +165,19 @@ class CompletionAnswer:
         scored: list[Scored],
         lists: CompletionLogprobs,
         index: int,
-    ) -> dict[str, Any]:
+    ) -> TextChoice:
         logprobs = None if self._request.logprobs is None else lists.entries(scored)
-        return {"index": place, "text": text, "logprobs": logprobs, "finish_reason": self._reasons[index]}
+        return TextChoice(index=place, text=text, logprobs=logprobs, finish_reason=self._reasons[index])
 
-    def _chunk(self, choice: dict[str, Any]) -> bytes:
-        chunk: dict[str, Any] = {**self._head, "choices": [choice]}
+    def _chunk(self, choice: TextChoice) -> bytes:
+        usage: Usage | UnsetType | None = UNSET
         if self._request.continuous_usage:
-            chunk["usage"] = self._usage()
+            usage = self._usage()
         elif self._request.include_usage:
-            chunk["usage"] = None
-        return sse.frame(chunk)
+            usage = None
+        return sse.frame(TextCompletion(**self._head, choices=[choice], usage=usage))
 
-    def _usage(self) -> dict[str, Any]:
+    def _usage(self) -> Usage:
         per_prompt = self._completion.num_candidates
         shown = self._generations if self._completion.max_tokens else []
         return usage_of(self._generations[::per_prompt], shown)

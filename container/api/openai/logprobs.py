@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from typing import Any
 
+from container.api.openai.answer_types import ScoredToken, TextLogprobs, TokenEntry
 from container.generation import Token
 from container.text.tokenizer import Tokenizer
 from handler.protocol import TokenLogprob
@@ -44,22 +44,23 @@ class ChatLogprobs:
         self._texts = TokenTexts(tokenizer)
         self._first = True
 
-    def entries(self, tokens: Sequence[Token]) -> list[dict[str, Any]]:
+    def entries(self, tokens: Sequence[Token]) -> list[ScoredToken]:
         """One entry for each token, with its alternatives."""
-        found: list[dict[str, Any]] = []
+        found: list[ScoredToken] = []
         for token in tokens:
             if token.logprob is None or token.special:
                 continue
             top = [self._named(other, value) for other, value in token.logprob.top]
-            found.append({**self._named(token.id, token.logprob.logprob), "top_logprobs": top})
+            chosen = self._named(token.id, token.logprob.logprob)
+            found.append(ScoredToken(chosen.token, chosen.logprob, chosen.bytes, top))
             self._first = False
         return found
 
-    def _named(self, token_id: int, logprob: float) -> dict[str, Any]:
+    def _named(self, token_id: int, logprob: float) -> TokenEntry:
         """Bytes that are no character alone are spelt as OpenAI spells them: `\\xf0\\x9f`."""
         raw = self._texts.raw(token_id, first=self._first)
         text = raw.decode("utf-8", "backslashreplace")
-        return {"token": text, "logprob": max(logprob, _FLOOR), "bytes": list(raw)}
+        return TokenEntry(text, max(logprob, _FLOOR), list(raw))
 
 
 class CompletionLogprobs:
@@ -71,15 +72,15 @@ class CompletionLogprobs:
         self._offset = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def entries(self, scored: Sequence[Scored]) -> dict[str, Any]:
+    def entries(self, scored: Sequence[Scored]) -> TextLogprobs:
         """The lists for these tokens; None, for the first token of a prompt, is no log-probability."""
-        result: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        result = TextLogprobs([], [], [], [])
         for token_id, found in scored:
             raw = self._texts.raw(token_id, first=self._first)
-            result["tokens"].append(_spelt(raw))
-            result["token_logprobs"].append(None if found is None else max(found.logprob, _FLOOR))
-            result["top_logprobs"].append(None if found is None else self._top(found))
-            result["text_offset"].append(self._offset)
+            result.tokens.append(_spelt(raw))
+            result.token_logprobs.append(None if found is None else max(found.logprob, _FLOOR))
+            result.top_logprobs.append(None if found is None else self._top(found))
+            result.text_offset.append(self._offset)
             if not self._texts.is_special(token_id):
                 self._offset += len(self._decoder.decode(raw))
                 self._first = False

@@ -1,92 +1,165 @@
-"""The messages of a chat, as OpenAI's clients may send them."""
+"""The messages of a chat, as OpenAI's clients may send them: one type for each role."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from container.api.validation import check, show
-from container.errors import InvalidRequest
+import msgspec
+
+from container.api.bounds import shown
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-_KEYS = {
-    "role",
-    "content",
-    "name",
-    "tool_calls",
-    "tool_call_id",
-    "refusal",
-    "reasoning_content",
-    "reasoning",
-    "annotations",
-    "parsed",
-    "audio",
-    "function_call",
+# Words for `convert`, where a union of types tells too little.
+ALLOWED = {
+    "messages": "a non-empty array",
+    "messages[].role": f"one of {', '.join(ROLES)}",
+    "messages[].content": "a string or an array of text parts",
+    "messages[].content[].type": '"text"; this model reads text only',
 }
-_TEXTS = {"name", "tool_call_id", "reasoning_content", "reasoning"}
 # What clients echo back of an earlier answer and templates have no use for.
-_ECHOED = {"refusal", "annotations", "audio", "function_call", "parsed"}
+_ECHOED = {"refusal", "annotations", "parsed"}
 
 
-def checked_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages without what has no value and what only echoes an earlier answer. Raises InvalidRequest naming
-    the place. The arguments of past calls stay as they were sent.
+class TextPart(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
+    """A piece of text; parts of other kinds are refused before anything is fetched or decoded."""
+
+    text: str
+
+
+class RefusalPart(msgspec.Struct, frozen=True, tag_field="type", tag="refusal"):
+    """A piece of an earlier refusal."""
+
+    refusal: str
+
+
+Part = TextPart | RefusalPart
+
+
+class CalledFunction(msgspec.Struct, frozen=True, kw_only=True):
+    """The arguments are JSON text, or the object itself; TGI calls them `parameters` too."""
+
+    name: str
+    arguments: str | dict[str, Any] | None = None
+    parameters: str | dict[str, Any] | None = None
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A call of an earlier answer."""
+
+    function: CalledFunction
+    id: str | None = None
+    type: Literal["function"] | None = None
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What is null is as good as absent, also where only other roles may have a value."""
+
+    content: str | list[Part]
+    name: str | None = None
+    tool_calls: None = None
+    refusal: None = None
+    reasoning_content: None = None
+    reasoning: None = None
+    annotations: None = None
+    parsed: None = None
+    audio: None = None
+    function_call: None = None
+
+
+class _Said(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    tool_call_id: None = None
+
+
+class SystemMessage(_Said, frozen=True, tag_field="role", tag="system"):
+    """What the model should be."""
+
+
+class DeveloperMessage(_Said, frozen=True, tag_field="role", tag="developer"):
+    """OpenAI's new name for the system."""
+
+
+class UserMessage(_Said, frozen=True, tag_field="role", tag="user"):
+    """What the user says."""
+
+
+class ToolMessage(_Message, frozen=True, kw_only=True, omit_defaults=True, tag_field="role", tag="tool"):
+    """The result of a call."""
+
+    tool_call_id: str | None = None
+
+
+class FunctionMessage(_Said, frozen=True, tag_field="role", tag="function"):
+    """OpenAI's old name for a tool's result."""
+
+
+class AssistantMessage(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+    tag_field="role",
+    tag="assistant",
+):
+    """What the model answered: text, calls or both. `annotations` and `parsed` are echoes nobody reads."""
+
+    content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    annotations: Any = None
+    parsed: Any = None
+    audio: None = None
+    function_call: None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which msgspec shows with the place."""
+        if self.content is None and not self.tool_calls and not self.refusal:
+            raise ValueError("must have `content` or `tool_calls`")
+
+
+_SAYS_SOMETHING = {
+    "if": {"properties": {"role": {"const": "assistant"}}},
+    "then": {
+        "anyOf": [
+            {"required": ["content"], "properties": {"content": {"type": ["string", "array"]}}},
+            {"required": ["tool_calls"], "properties": {"tool_calls": {"type": "array", "minItems": 1}}},
+            {"required": ["refusal"], "properties": {"refusal": {"type": "string", "minLength": 1}}},
+        ]
+    },
+}
+Message = Annotated[
+    SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage | FunctionMessage,
+    shown(**_SAYS_SOMETHING),
+]
+
+
+def for_template(messages: list[Message]) -> list[dict[str, Any]]:
+    """The messages as plain values, without what has no value and what only echoes an earlier answer. The arguments
+    of past calls stay as they were sent.
     """
-    check("messages", "a non-empty array", messages, bool(messages))
-    return [_checked(message, f"messages[{i}]") for i, message in enumerate(messages)]
+    return [_plain(message) for message in messages]
 
 
-def _checked(message: dict[str, Any], place: str) -> dict[str, Any]:
-    role = message.get("role")
-    check(f"{place}.role", f"one of {', '.join(ROLES)}", role, role in ROLES)
-    for key in message:
-        if key not in _KEYS:
-            raise InvalidRequest(f"`{place}`: unknown field `{key[:80]}`", param=f"{place}.{key[:80]}")
-    result = {key: value for key, value in message.items() if key not in _ECHOED and value is not None}
-    for key in _TEXTS & result.keys():
-        check(f"{place}.{key}", "a string", result[key], isinstance(result[key], str))
-    calls = result.pop("tool_calls", None)
-    if calls:
-        check(f"{place}.role", "assistant, because the message has `tool_calls`", role, role == "assistant")
-        result["tool_calls"] = _checked_calls(calls, f"{place}.tool_calls")
-    result["content"] = _checked_content(message, place)
-    return result
+def _plain(message: Message) -> dict[str, Any]:
+    found = {key: value for key, value in msgspec.to_builtins(message).items() if key not in _ECHOED}
+    content = message.content
+    if content is None:
+        found["content"] = message.refusal or ""
+    elif isinstance(content, list):
+        texts = [part.text if isinstance(part, TextPart) else part.refusal for part in content]
+        found["content"] = [{"type": "text", "text": text} for text in texts]
+    if isinstance(message, AssistantMessage):
+        found.pop("tool_calls", None)
+        if message.tool_calls:
+            found["tool_calls"] = [_plain_call(call) for call in message.tool_calls]
+    return found
 
 
-def _checked_content(message: dict[str, Any], place: str) -> str | list[dict[str, Any]]:
-    content = message.get("content")
-    if isinstance(content, list):
-        return [_checked_part(part, f"{place}.content[{j}]") for j, part in enumerate(content)]
-    if content is None and message["role"] == "assistant":
-        if message.get("tool_calls") or message.get("refusal"):
-            return str(message.get("refusal") or "")
-        raise InvalidRequest(f"`{place}` must have `content` or `tool_calls`", param=f"{place}.content")
-    check(f"{place}.content", "a string or an array of text parts", content, isinstance(content, str))
-    return str(content)
-
-
-def _checked_part(part: Any, place: str) -> dict[str, Any]:
-    """Parts of other kinds are refused here, before anything is fetched or decoded."""
-    check(place, "an object", part, isinstance(part, dict))
-    kind = part.get("type")
-    check(f"{place}.type", '"text"; this model reads text only', kind, kind in {"text", "refusal"})
-    text = part.get(kind)
-    check(f"{place}.{kind}", "a string", text, isinstance(text, str))
-    return {"type": "text", "text": text}
-
-
-def _checked_calls(calls: Any, place: str) -> list[dict[str, Any]]:
-    check(place, "an array", calls, isinstance(calls, list))
-    return [_checked_call(call, f"{place}[{j}]") for j, call in enumerate(calls)]
-
-
-def _checked_call(call: Any, place: str) -> dict[str, Any]:
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise InvalidRequest(f"`{place}.function.name` must be a string. Given: {show(function)}", param=place)
-    arguments = function.get("arguments", function.get("parameters"))
-    allowed = "a string of JSON"
-    check(f"{place}.function.arguments", allowed, arguments, arguments is None or isinstance(arguments, str | dict))
-    call_id = call.get("id")
-    check(f"{place}.id", "a string", call_id, call_id is None or isinstance(call_id, str))
-    found = {"type": "function", "function": {"name": function["name"], "arguments": arguments or {}}}
-    return found if call_id is None else {"id": call_id, **found}
+def _plain_call(call: ToolCall) -> dict[str, Any]:
+    arguments = call.function.arguments if call.function.arguments is not None else call.function.parameters
+    found = {"type": "function", "function": {"name": call.function.name, "arguments": arguments or {}}}
+    return found if call.id is None else {"id": call.id, **found}

@@ -2,46 +2,103 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from container.api.validation import check, show
+from container.api.bounds import shown
+from container.api.validation import show
 from container.errors import InvalidRequest
 from handler.protocol import Grammar, GrammarKind
 
 _FIELD = "response_format"
-_TYPES = ("text", "json_object", "json", "json_schema", "regex")
+ALLOWED = {
+    "response_format.type": "one of text, json_object, json, json_schema, regex",
+    "response_format.value": "what its type asks for",
+}
+_IN_A_STRING = {
+    "type": "string",
+    "contentMediaType": "application/json",
+    "contentSchema": {"type": ["object", "boolean"]},
+}
+# The schema itself, or a string of JSON that holds it (TGI).
+_Schema = Annotated[Any, shown(anyOf=[{"type": ["object", "boolean"]}, _IN_A_STRING])]
 
 
-def grammar_of(response_format: dict[str, Any] | None) -> Grammar | None:
-    """The constraint on the answer's text, or None. Raises InvalidRequest.
+class FormatSchema(msgspec.Struct, frozen=True, kw_only=True):
+    """A schema with a name. It is enforced whether `strict` is set or not: there is no constraining by halves."""
 
-    A schema is enforced whether `strict` is set or not: constrained decoding cannot do it by halves.
-    """
-    if response_format is None:
-        return None
-    kind = response_format.get("type")
-    check(f"{_FIELD}.type", f"one of {', '.join(_TYPES)}", kind, kind in _TYPES)
-    if kind == "text":
-        return None
-    if kind == "regex":
-        pattern = response_format.get("value")
-        check(f"{_FIELD}.value", "a regular expression", pattern, isinstance(pattern, str))
-        return Grammar(GrammarKind.REGEX, str(pattern))
-    schema = _schema(kind, response_format)
-    return Grammar(GrammarKind.JSON_SCHEMA, msgspec.json.encode(schema).decode())
+    schema: _Schema
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
 
 
-def _schema(kind: Any, response_format: dict[str, Any]) -> Any:
-    if kind == "json_schema":
-        wrapped = response_format.get("json_schema", response_format.get("value"))
-        if not isinstance(wrapped, dict):
-            raise InvalidRequest(f"`{_FIELD}.json_schema` must be an object. Given: {show(wrapped)}", param=_FIELD)
-        # TGI takes the schema itself as `value` too; it has no key of that name then.
-        schema = wrapped.get("schema", wrapped if "value" in response_format else None)
-    else:
-        schema = response_format.get("value", {"type": "object"})
+class TextFormat(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
+    """Any text."""
+
+
+class JsonObjectFormat(msgspec.Struct, frozen=True, tag_field="type", tag="json_object"):
+    """Any JSON object (OpenAI), or one that fits `value` (TGI)."""
+
+    value: _Schema | UnsetType = UNSET
+
+
+class JsonFormat(msgspec.Struct, frozen=True, tag_field="type", tag="json"):
+    """TGI's name for the same."""
+
+    value: _Schema | UnsetType = UNSET
+
+
+class JsonSchemaFormat(msgspec.Struct, frozen=True, tag_field="type", tag="json_schema"):
+    """JSON that fits `json_schema.schema` (OpenAI); or `value.schema`, or the schema that is `value` (TGI)."""
+
+    json_schema: FormatSchema | None = None
+    value: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which msgspec shows with the place."""
+        if self.json_schema is None and self.value is None:
+            raise ValueError("must have `json_schema`")
+
+
+class RegexFormat(msgspec.Struct, frozen=True, tag_field="type", tag="regex"):
+    """Text that matches a regular expression from its beginning to its end (TGI)."""
+
+    value: str
+
+
+_ONE_SCHEMA = {
+    "if": {"properties": {"type": {"const": "json_schema"}}},
+    "then": {
+        "anyOf": [
+            {"required": ["json_schema"], "properties": {"json_schema": {"type": "object"}}},
+            {"required": ["value"], "properties": {"value": {"type": "object"}}},
+        ]
+    },
+}
+ResponseFormat = Annotated[
+    TextFormat | JsonObjectFormat | JsonFormat | JsonSchemaFormat | RegexFormat, shown(**_ONE_SCHEMA)
+]
+
+
+def grammar_of(response_format: ResponseFormat | None) -> Grammar | None:
+    """The constraint on the answer's text, or None. Raises InvalidRequest."""
+    match response_format:
+        case None | TextFormat():
+            return None
+        case RegexFormat(pattern):
+            return Grammar(GrammarKind.REGEX, pattern)
+        case JsonSchemaFormat(named, value):
+            # TGI takes the schema itself as `value` too; it has no key of that name then.
+            found = named.schema if named is not None else (value or {}).get("schema", value)
+        case _:
+            found = {"type": "object"} if response_format.value is UNSET else response_format.value
+    return Grammar(GrammarKind.JSON_SCHEMA, msgspec.json.encode(_read(found)).decode())
+
+
+def _read(schema: Any) -> Any:
     if isinstance(schema, str):
         try:
             schema = msgspec.json.decode(schema)

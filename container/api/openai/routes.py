@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from flask import Blueprint, Response, g, request
 
+from container import sse
+from container.api.openai import chat_request, completion_request
+from container.api.openai.answer_types import (
+    ChatChunk,
+    ChatCompletion,
+    ErrorBody,
+    ModelAnswer,
+    ModelList,
+    TextCompletion,
+)
 from container.api.openai.chat import answer_chat
 from container.api.openai.chat_request import ChatRequest
 from container.api.openai.completion_request import CompletionRequest
 from container.api.openai.completions import answer_completion
-from container.api.operation import Operation, describe
+from container.api.operation import Form, Operation, describe
 from container.body import read_json
 from container.errors import NotFound
 from container.responses import json_response
@@ -20,7 +28,9 @@ from container.service import service
 blueprint = Blueprint("openai", __name__)
 
 _ERRORS = (400, 413, 415, 429, 500, 503, 504)
-_Json = dict[str, Any]
+# The forms of the bodies, also for /invocations.
+CHAT_FORM = Form(ChatRequest, chat_request.RULE)
+COMPLETION_FORM = Form(CompletionRequest, completion_request.RULE)
 
 
 @blueprint.before_request
@@ -33,10 +43,11 @@ def _speak_openai() -> None:
     Operation(
         tag="OpenAI",
         summary="Chat completions",
-        bodies=(ChatRequest,),
-        answer=_Json,
-        event=_Json,
-        error=_Json,
+        bodies=(CHAT_FORM,),
+        answer=ChatCompletion,
+        event=ChatChunk,
+        last_event=sse.DONE_DATA,
+        error=ErrorBody,
         errors=_ERRORS,
         example={"messages": [{"role": "user", "content": "What is deep learning?"}], "max_tokens": 20},
     )
@@ -51,10 +62,11 @@ def chat_completions() -> Response:
     Operation(
         tag="OpenAI",
         summary="Text completions",
-        bodies=(CompletionRequest,),
-        answer=_Json,
-        event=_Json,
-        error=_Json,
+        bodies=(COMPLETION_FORM,),
+        answer=TextCompletion,
+        event=TextCompletion,
+        last_event=sse.DONE_DATA,
+        error=ErrorBody,
         errors=_ERRORS,
         example={"prompt": "What is deep learning?", "max_tokens": 20},
     )
@@ -65,14 +77,14 @@ def completions() -> Response:
 
 
 @blueprint.get("/v1/models")
-@describe(Operation(tag="OpenAI", summary="The model", answer=_Json, error=_Json, errors=(503,), keyed=False))
+@describe(Operation(tag="OpenAI", summary="The model", answer=ModelList, error=ErrorBody, errors=(503,)))
 def models() -> Response:
     """The one model that is served."""
-    return json_response({"object": "list", "data": [_describe(service().model)]})
+    return json_response(ModelList(data=[_describe(service().model)]))
 
 
 @blueprint.get("/v1/models/<path:model_id>")
-@describe(Operation(tag="OpenAI", summary="The model by id", answer=_Json, error=_Json, errors=(404, 503), keyed=False))
+@describe(Operation(tag="OpenAI", summary="The model by id", answer=ModelAnswer, error=ErrorBody, errors=(404, 503)))
 def model(model_id: str) -> Response:
     """The model by its id."""
     served = service().model
@@ -81,12 +93,6 @@ def model(model_id: str) -> Response:
     return json_response(_describe(served))
 
 
-def _describe(served: ServedModel) -> dict[str, Any]:
+def _describe(served: ServedModel) -> ModelAnswer:
     card = served.card
-    return {
-        "id": card.model_id,
-        "object": "model",
-        "created": 0,
-        "owned_by": card.model_id,
-        "max_model_len": card.max_model_len,
-    }
+    return ModelAnswer(id=card.model_id, owned_by=card.model_id, max_model_len=card.max_model_len)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import secrets
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from container.api.bounds import check_bounds, shown, within
 from container.api.validation import check, show
 from container.errors import InvalidRequest
 from container.fan_out import derived_seed
@@ -14,6 +16,19 @@ from container.settings import Settings
 from handler.protocol import Grammar, SamplingParams
 
 _MAX_SEED = 2**63 - 1
+_MAX_COUNT = 2**31 - 1
+_Text = Annotated[str, shown(minLength=1)]
+# The vocabulary's end is written into the document when the model is known.
+TokenId = Annotated[int, shown(minimum=0, maximum=_MAX_COUNT)]
+_IN_DIGITS = r"^[0-9]{1,10}$"
+_TokenKey = Annotated[str, shown(pattern=_IN_DIGITS)]
+# Rules between fields, which types cannot express; for the document.
+STREAM_RULE: dict[str, Any] = {
+    "anyOf": [
+        {"properties": {"stream_options": {"type": "null"}}},
+        {"required": ["stream"], "properties": {"stream": {"const": True}}},
+    ]
+}
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,27 +41,27 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """OpenAI's names, then those TGI and vLLM added. None is absent. What stands from `user` on changes no
-    answer."""
+    answer. Ranges are applied by `check_sampling`."""
 
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    n: int | None = None
-    stop: str | list[str] | None = None
-    seed: int | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    typical_p: float | None = None
-    repetition_penalty: float | None = None
-    min_tokens: int | None = None
+    max_tokens: Annotated[int | None, within(0)] = None
+    temperature: Annotated[float | None, within(0, 100)] = None
+    top_p: Annotated[float | None, within(above=0, maximum=1)] = None
+    n: Annotated[int | None, within(1)] = None
+    stop: Annotated[str | Annotated[list[_Text], shown(maxItems=4)] | None, shown(minLength=1)] = None
+    seed: Annotated[int | None, within(-_MAX_SEED - 1, _MAX_SEED)] = None
+    frequency_penalty: Annotated[float | None, within(-2, 2)] = None
+    presence_penalty: Annotated[float | None, within(-2, 2)] = None
+    logit_bias: dict[_TokenKey, Annotated[float, shown(minimum=-100, maximum=100)]] | None = None
+    top_k: Annotated[int | None, within(-1, _MAX_COUNT)] = None
+    min_p: Annotated[float | None, within(0, 1)] = None
+    typical_p: Annotated[float | None, within(above=0, maximum=1)] = None
+    repetition_penalty: Annotated[float | None, within(above=0, maximum=100)] = None
+    min_tokens: Annotated[int | None, within(0, _MAX_COUNT)] = None
     ignore_eos: bool | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: list[TokenId] | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
@@ -79,30 +94,21 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 def refuse_known(body: dict[str, Any], refused: dict[str, str]) -> None:
-    """Raise InvalidRequest for the first field of `refused` that has a value; drop those that are null."""
+    """Raise InvalidRequest for the first field of `refused` that has a value."""
     for field, reason in refused.items():
-        if body.pop(field, None) is not None:
+        if body.get(field) is not None:
             raise InvalidRequest(f"`{field}` is not supported: {reason}", param=field)
 
 
 def check_sampling(request: SamplingFields, settings: Settings) -> None:
     """Raise InvalidRequest naming field, limit and value."""
-    for field, low, high in (
-        ("temperature", 0.0, 100.0),
-        ("min_p", 0.0, 1.0),
-        ("frequency_penalty", -2.0, 2.0),
-        ("presence_penalty", -2.0, 2.0),
-        ("n", 1, settings.max_choices),
-        ("seed", -_MAX_SEED - 1, _MAX_SEED),
-        ("top_k", -1, 2**31),
-        ("min_tokens", 0, 2**31),
-    ):
-        value = getattr(request, field)
-        check(field, f"from {low} to {high}", value, value is None or low <= value <= high)
-    for field, limit in (("top_p", 1.0), ("typical_p", 1.0), ("repetition_penalty", 100.0)):
-        value = getattr(request, field)
-        check(field, f"> 0.0 and <= {limit}", value, value is None or 0.0 < value <= limit)
+    check("n", f"from 1 to {settings.max_choices}", request.n, 1 <= request.num_choices <= settings.max_choices)
+    check_bounds(request)
     _check_stop(request, settings.max_stop_sequences)
+    for key, value in (request.logit_bias or {}).items():
+        if re.fullmatch(_IN_DIGITS, key) is None or key.endswith("\n"):
+            raise InvalidRequest(f"`logit_bias` must have token ids as keys. Given: {show(key)}", param="logit_bias")
+        check(f"logit_bias.{key}", "from -100 to 100", value, -100 <= value <= 100)
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest("`stream_options` is only allowed when `stream` is true", param="stream_options")
 
@@ -113,7 +119,14 @@ def _check_stop(request: SamplingFields, limit: int) -> None:
     if not all(stops):
         raise InvalidRequest('`stop` must be made of non-empty strings. Given: ""', param="stop")
     for token_id in request.stop_token_ids or ():
-        check("stop_token_ids", "token ids", token_id, 0 <= token_id < 2**31)
+        check("stop_token_ids", "token ids", token_id, 0 <= token_id <= _MAX_COUNT)
+
+
+def check_token_ids(request: SamplingFields, vocab_size: int) -> None:
+    """Raise InvalidRequest for a token the model does not have."""
+    for field in ("logit_bias", "stop_token_ids"):
+        for token_id in map(int, getattr(request, field) or ()):
+            check(field, f"made of token ids below {vocab_size}", token_id, token_id < vocab_size)
 
 
 def sampling_params(
@@ -136,7 +149,7 @@ def sampling_params(
         repetition_penalty=request.repetition_penalty or 1.0,
         frequency_penalty=request.frequency_penalty or 0.0,
         presence_penalty=request.presence_penalty or 0.0,
-        logit_bias=_logit_bias(request.logit_bias or {}),
+        logit_bias={int(key): value for key, value in (request.logit_bias or {}).items()},
         min_tokens=min(request.min_tokens or 0, max_tokens),
         ignore_eos=bool(request.ignore_eos),
         stop_token_ids=tuple(request.stop_token_ids or ()),
@@ -149,13 +162,3 @@ def sampling_params(
 def of_choice(params: SamplingParams, index: int) -> SamplingParams:
     """The parameters of choice `index`: its own seed, and choice 0 keeps the request's."""
     return msgspec.structs.replace(params, seed=derived_seed(params.seed, index))
-
-
-def _logit_bias(bias: dict[str, float]) -> dict[int, float]:
-    result: dict[int, float] = {}
-    for key, value in bias.items():
-        if not key.isdecimal() or len(key) > 10:
-            raise InvalidRequest(f"`logit_bias` must have token ids as keys. Given: {show(key)}", param="logit_bias")
-        check(f"logit_bias.{key}", "from -100 to 100", value, -100 <= value <= 100)
-        result[int(key)] = value
-    return result

@@ -4,16 +4,97 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
+from msgspec import Meta
+
+from container.api.bounds import shown
 from container.api.validation import check, show
 from container.errors import InvalidRequest
 
 _MAX_TOOLS = 128
 _WORDS = ("none", "auto", "required")
 # OpenAI's rule, with the dot that other servers take.
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_NAME = r"^[A-Za-z0-9_.-]+$"
+_MAX_NAME_CHARS = 64
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
+_NAME_WORDS = "1 to 64 letters, digits, dots, dashes or underscores"
+ALLOWED = {
+    "tools": f"at most {_MAX_TOOLS} tools",
+    "tools[].type": '"function"',
+    "tools[].function.name": _NAME_WORDS,
+    "tools[].function.parameters": "a JSON schema object",
+    "tool_choice": f"{', '.join(_WORDS)} or name a function",
+    "tool_choice.type": '"function" or "allowed_tools", and name a function',
+    "tool_choice.allowed_tools.mode": '"auto" or "required"',
+    "tool_choice.allowed_tools.tools": "a non-empty array",
+}
+
+
+class FunctionFields(msgspec.Struct, frozen=True, kw_only=True):
+    """One function; TGI calls its schema `arguments`."""
+
+    name: Annotated[str, shown(pattern=_NAME, minLength=1, maxLength=_MAX_NAME_CHARS)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    arguments: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(msgspec.Struct, frozen=True, kw_only=True):
+    """Functions are the only tools."""
+
+    function: FunctionFields
+    type: Literal["function"] = "function"
+
+
+Tools = Annotated[list[Tool], Meta(max_length=_MAX_TOOLS)]
+
+
+class FunctionName(msgspec.Struct, frozen=True):
+    """Which function."""
+
+    name: str
+
+
+class NamedFunction(msgspec.Struct, frozen=True, kw_only=True):
+    """A reference to one of the tools."""
+
+    function: FunctionName
+    type: Literal["function"] = "function"
+
+
+class AllowedTools(msgspec.Struct, frozen=True, kw_only=True):
+    """OpenAI's subset of the tools, for this request only."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedFunction], Meta(min_length=1)]
+
+
+class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """The function to call, or the functions that may be called."""
+
+    type: Literal["function", "allowed_tools"] = "function"
+    function: FunctionName | None = None
+    allowed_tools: AllowedTools | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which msgspec shows with the place."""
+        if (self.function if self.type == "function" else self.allowed_tools) is None:
+            raise ValueError("names no function")
+
+
+_CHOICE_RULE = {
+    "if": {"type": "object", "required": ["type"], "properties": {"type": {"const": "allowed_tools"}}},
+    "then": {"required": ["allowed_tools"], "properties": {"allowed_tools": {"type": "object"}}},
+    "else": {
+        "if": {"type": "object"},
+        "then": {"required": ["function"], "properties": {"function": {"type": "object"}}},
+    },
+}
+# One of the words, or TGI's bare name of a function.
+ToolChoiceField = Annotated[str | ToolChoice | None, shown(**_CHOICE_RULE)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +122,14 @@ class ToolUse:
     parallel: bool
 
     @property
-    def names(self) -> frozenset[str]:
-        """What can be called."""
-        return frozenset(function.name for function in self.forced or self.functions)
+    def schemas(self) -> dict[str, dict[str, Any]]:
+        """What can be called, and with which parameters."""
+        return {function.name: function.parameters for function in self.forced or self.functions}
+
+    @property
+    def strict(self) -> bool:
+        """Whether any call has to fit its schema, although none is forced."""
+        return any(function.strict for function in self.functions)
 
     @property
     def for_template(self) -> list[dict[str, Any]]:
@@ -51,11 +137,8 @@ class ToolUse:
         return [function.for_template for function in self.functions]
 
 
-def tool_use(tools: list[dict[str, Any]] | None, choice: Any, parallel: bool | None) -> ToolUse | None:
-    """What the request's three fields say together; None if no tool may be used. Raises InvalidRequest.
-
-    TGI's choice by bare function name is taken too.
-    """
+def tool_use(tools: list[Tool] | None, choice: str | ToolChoice | None, parallel: bool | None) -> ToolUse | None:
+    """What the request's three fields say together; None if no tool may be used. Raises InvalidRequest."""
     functions = _functions(tools or [])
     if not functions and choice not in (None, "none", "auto"):
         raise InvalidRequest("`tool_choice` needs `tools`", param="tool_choice")
@@ -63,15 +146,15 @@ def tool_use(tools: list[dict[str, Any]] | None, choice: Any, parallel: bool | N
         return None
     if choice in (None, "auto", "required"):
         return ToolUse(functions, functions if choice == "required" else (), parallel is not False)
-    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
-        return _allowed(choice.get("allowed_tools"), functions, parallel is not False)
-    named = _named(choice if isinstance(choice, str) else _chosen(choice), functions)
-    return ToolUse(functions, (named,), parallel=False)
+    if isinstance(choice, ToolChoice) and choice.allowed_tools is not None and choice.type == "allowed_tools":
+        chosen = tuple(_named(tool.function.name, functions) for tool in choice.allowed_tools.tools)
+        return ToolUse(chosen, chosen if choice.allowed_tools.mode == "required" else (), parallel is not False)
+    name = choice.function.name if isinstance(choice, ToolChoice) and choice.function is not None else str(choice)
+    return ToolUse(functions, (_named(name, functions),), parallel=False)
 
 
-def _functions(tools: list[dict[str, Any]]) -> tuple[Function, ...]:
-    check("tools", f"at most {_MAX_TOOLS} tools", len(tools), len(tools) <= _MAX_TOOLS)
-    functions = tuple(_function(tool, f"tools[{i}]") for i, tool in enumerate(tools))
+def _functions(tools: list[Tool]) -> tuple[Function, ...]:
+    functions = tuple(_function(tool.function, f"tools[{i}].function") for i, tool in enumerate(tools))
     seen: set[str] = set()
     for i, function in enumerate(functions):
         check(f"tools[{i}].function.name", "different from the others", function.name, function.name not in seen)
@@ -79,45 +162,12 @@ def _functions(tools: list[dict[str, Any]]) -> tuple[Function, ...]:
     return functions
 
 
-def _function(tool: dict[str, Any], place: str) -> Function:
-    kind, function = tool.get("type", "function"), tool.get("function")
-    check(f"{place}.type", '"function"', kind, kind == "function")
-    if not isinstance(function, dict):
-        raise InvalidRequest(f"`{place}.function` must be an object. Given: {show(function)}", param=place)
-    name = function.get("name")
-    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
-        allowed = "1 to 64 letters, digits, dots, dashes or underscores"
-        raise InvalidRequest(
-            f"`{place}.function.name` must be {allowed}. Given: {show(name)}", param=f"{place}.function.name"
-        )
-    # TGI calls the schema `arguments`.
-    parameters = function.get("parameters") or function.get("arguments") or _NO_PARAMETERS
-    check(f"{place}.function.parameters", "a JSON schema object", parameters, isinstance(parameters, dict))
-    description = function.get("description") or ""
-    check(f"{place}.function.description", "a string", description, isinstance(description, str))
-    return Function(name, description, parameters, bool(function.get("strict")))
-
-
-def _allowed(allowed: Any, functions: tuple[Function, ...], parallel: bool) -> ToolUse:
-    """OpenAI's subset of the tools, for this request only."""
-    place = "tool_choice.allowed_tools"
-    tools = allowed.get("tools") if isinstance(allowed, dict) else None
-    if not isinstance(tools, list) or not tools:
-        raise InvalidRequest(f"`{place}.tools` must be a non-empty array. Given: {show(tools)}", param="tool_choice")
-    mode = allowed.get("mode")
-    check(f"{place}.mode", '"auto" or "required"', mode, mode in {"auto", "required"})
-    chosen = tuple(_named(_chosen(tool), functions) for tool in tools)
-    return ToolUse(chosen, chosen if mode == "required" else (), parallel)
-
-
-def _chosen(choice: Any) -> str:
-    function = choice.get("function") if isinstance(choice, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    if not isinstance(name, str):
-        raise InvalidRequest(
-            f"`tool_choice` must be {', '.join(_WORDS)} or name a function. Given: {show(choice)}", param="tool_choice"
-        )
-    return name
+def _function(given: FunctionFields, place: str) -> Function:
+    name = given.name
+    ok = len(name) <= _MAX_NAME_CHARS and re.fullmatch(_NAME, name) is not None and not name.endswith("\n")
+    check(f"{place}.name", _NAME_WORDS, name, ok)
+    parameters = given.parameters or given.arguments or _NO_PARAMETERS
+    return Function(name, given.description or "", parameters, bool(given.strict))
 
 
 def _named(name: str, functions: tuple[Function, ...]) -> Function:

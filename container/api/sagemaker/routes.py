@@ -7,8 +7,9 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
+from container import sse
 from container.api import openai, tgi
-from container.api.operation import Operation, describe
+from container.api.operation import Form, Operation, describe
 from container.api.sagemaker.custom_attributes import ATTRIBUTES, route_of
 from container.api.sagemaker.session_headers import in_session
 from container.api.sagemaker.session_table import SessionTable
@@ -36,11 +37,11 @@ _ROUTES: dict[str, Answer] = {
     Operation(
         tag="SageMaker",
         summary="TGI's or OpenAI's body, told apart by its shape",
-        bodies=(tgi.CompatGenerateBody,),
-        rule=tgi.document_rules.COMPAT,
-        answer=list[tgi.GenerateAnswer],
-        event=tgi.StreamEvent,
-        error=tgi.ErrorAnswer,
+        bodies=(Form(tgi.CompatGenerateBody, tgi.document_rules.COMPAT), openai.CHAT_FORM, openai.COMPLETION_FORM),
+        answer=(list[tgi.GenerateAnswer], openai.ChatCompletion, openai.TextCompletion),
+        event=(tgi.StreamEvent, openai.ChatChunk, openai.TextCompletion),
+        last_event=sse.DONE_DATA,
+        error=(tgi.ErrorAnswer, openai.ErrorBody),
         errors=(400, 413, 415, 422, 424, 429, 500, 503, 504),
         text_errors=(400, 413, 415, 422),
         example={"inputs": "What is deep learning?", "parameters": {"max_new_tokens": 20}},

@@ -26,8 +26,8 @@ def in_session(body: dict[str, Any], sessions: SessionTable, answer: Callable[[d
     """
     given = request.headers.get(SESSION_ID, "")
     kind = body.get("requestType")
-    if kind is not None and kind not in (_NEW, _CLOSE):  # a list is no member of a set
-        raise InvalidRequest(f"`requestType` must be {_NEW} or {_CLOSE}", param="requestType")
+    if kind is not None and kind not in (_NEW, _CLOSE):
+        raise InvalidRequest(f"`requestType` must be {_NEW} or {_CLOSE}. Given: {kind!r}"[:200], param="requestType")
     if given == _NEW or kind == _NEW:
         return _open(body, sessions, answer)
     if kind == _CLOSE:

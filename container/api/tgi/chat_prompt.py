@@ -10,6 +10,7 @@ from msgspec import Meta
 from container.api.tgi.answer_types import SimpleToken
 from container.api.tgi.parameters import USize
 from container.errors import TemplateFailed
+from container.request_record import timed
 from container.served_model import ServedModel
 from container.text.chat_template import RenderedPrompt, TemplateError
 from container.text.tokenizer import Tokenizer, TokenSpan
@@ -62,12 +63,13 @@ def render(chat: ChatBody, served: ServedModel) -> RenderedPrompt:
         raise TemplateFailed("template not found")
     continues = chat.messages[-1].get("role") == "assistant"
     try:
-        return served.chat_template.render(
-            chat.messages,
-            tools=chat.tools or None,
-            add_generation_prompt=not continues,
-            continue_final_message=continues,
-        )
+        with timed("template"):
+            return served.chat_template.render(
+                chat.messages,
+                tools=chat.tools or None,
+                add_generation_prompt=not continues,
+                continue_final_message=continues,
+            )
     except TemplateError as exc:
         raise TemplateFailed(str(exc)) from exc
 

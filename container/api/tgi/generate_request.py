@@ -11,6 +11,7 @@ from msgspec import Meta
 from container.api.tgi.body_shape import shaped
 from container.api.tgi.grammar_parameter import grammar
 from container.api.tgi.parameters import ABSENT_PARAMETERS, GenerateParameters
+from container.settings import Settings
 from handler.protocol import SamplingParams
 
 Inputs = Annotated[str, Meta(extra_json_schema={"minLength": 1})]
@@ -46,7 +47,7 @@ def parse_compat_generate(body: dict[str, Any]) -> CompatGenerateBody:
     return shaped(body, CompatGenerateBody)
 
 
-def sampling_params(parameters: GenerateParameters, max_tokens: int) -> SamplingParams:
+def sampling_params(parameters: GenerateParameters, max_tokens: int, settings: Settings) -> SamplingParams:
     """Greedy unless TGI would sample; log-probabilities are those of the warped distribution. A seed that was not
     given is drawn anew by each call.
     """
@@ -65,5 +66,6 @@ def sampling_params(parameters: GenerateParameters, max_tokens: int) -> Sampling
         num_logprobs=p.top_n_tokens or 0,
         num_prompt_logprobs=0 if p.decoder_input_details else None,
         warped_logprobs=True,
+        watermark=(settings.watermark_gamma, settings.watermark_delta) if p.watermark else None,
         grammar=grammar(p.grammar),
     )

@@ -22,8 +22,10 @@ from container.api.tgi.parameters import GenerateParameters
 from container.errors import IncompleteGeneration
 from container.fan_out import fan_out
 from container.generation import Prompt
+from container.request_record import timed
 from container.served_model import ServedModel
 from container.service import service
+from container.text_work import encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,8 @@ def start(
     settings = service().settings
     check_parameters(parameters, settings)
     check_inputs(inputs, parameters, served)
-    token_ids = served.tokenizer.encode(inputs, add_special_tokens=True)
+    with timed("tokenise"):
+        token_ids = encode(served.tokenizer, inputs)
     if parameters.truncate is not None:
         token_ids = token_ids[-parameters.truncate :]
     max_tokens = check_lengths(len(token_ids), parameters, served)
@@ -106,7 +109,7 @@ def start_tokens(
     for _ in range(parameters.num_sequences):
         prompt = Prompt(
             token_ids=token_ids,
-            sampling=sampling_params(parameters, max_tokens),
+            sampling=sampling_params(parameters, max_tokens, service().settings),
             stop=tuple(parameters.stop),
             keep_stop=True,
             show_tokens=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from container.api.tgi.grammar_parameter import check_grammar
 from container.api.tgi.parameters import GenerateParameters
+from container.api.validation import show
 from container.errors import ContextLengthExceeded, InvalidRequest
 from container.served_model import ServedModel
 from container.settings import Settings
@@ -49,9 +50,10 @@ def check_parameters(parameters: GenerateParameters, settings: Settings) -> None
             f"`top_n_tokens` must be >= 0 and <= {settings.max_top_n_tokens}. Given: {p.top_n_tokens}",
             param="top_n_tokens",
         )
-    for field in ("watermark", "adapter_id"):
-        if getattr(p, field):
-            raise InvalidRequest(f"`{field}` is not supported", param=field)
+    if p.adapter_id:
+        raise InvalidRequest(
+            f"`adapter_id` must be absent, this server has no adapters. Given: {show(p.adapter_id)}", param="adapter_id"
+        )
 
 
 def _check_distribution(p: GenerateParameters) -> None:

@@ -69,7 +69,7 @@ class GenerateParameters(msgspec.Struct, frozen=True, kw_only=True):
     return_full_text: bool | None = None
     stop: Annotated[list[Annotated[str, _shown(minLength=1)]], _shown(maxItems=4)] = []
     truncate: Annotated[USize | None, _shown(minimum=1)] = None
-    watermark: Annotated[bool, _shown(const=False)] = False
+    watermark: bool = False
     details: bool = False
     decoder_input_details: bool = False
     seed: Annotated[USize | None, _shown(maximum=2**64 - 1)] = None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from flask import Response, current_app, g
+from flask import Response, g
 
 from container import sse
-from container.api.operation import Operation, describe
+from container.api.operation import Form, Operation, describe
 from container.api.tgi import document_rules
 from container.api.tgi.answer_headers import add_stream_headers, add_whole_headers
 from container.api.tgi.answer_types import ErrorAnswer, GenerateAnswer, Info, StreamEvent
@@ -33,8 +33,7 @@ _EXAMPLE: dict[str, Any] = {"inputs": "What is deep learning?", "parameters": {"
     Operation(
         tag="TGI",
         summary="Generate a whole answer",
-        bodies=(GenerateBody,),
-        rule=document_rules.WHOLE,
+        bodies=(Form(GenerateBody, document_rules.WHOLE),),
         answer=GenerateAnswer,
         error=ErrorAnswer,
         errors=GENERATE_ERRORS,
@@ -52,8 +51,7 @@ def generate() -> Response:
     Operation(
         tag="TGI",
         summary="Generate token by token",
-        bodies=(GenerateBody,),
-        rule=document_rules.STREAM,
+        bodies=(Form(GenerateBody, document_rules.STREAM),),
         event=StreamEvent,
         error=ErrorAnswer,
         errors=GENERATE_ERRORS,
@@ -72,8 +70,7 @@ def generate_stream() -> Response:
     Operation(
         tag="TGI",
         summary="Generate; `stream` decides how",
-        bodies=(CompatGenerateBody,),
-        rule=document_rules.COMPAT,
+        bodies=(Form(CompatGenerateBody, document_rules.COMPAT),),
         answer=list[GenerateAnswer],
         event=StreamEvent,
         error=ErrorAnswer,
@@ -88,9 +85,7 @@ def compat_generate() -> Response:
 
 
 @blueprint.get("/info")
-@describe(
-    Operation(tag="TGI", summary="The model and the limits", answer=Info, error=ErrorAnswer, errors=(503,), keyed=False)
-)
+@describe(Operation(tag="TGI", summary="The model and the limits", answer=Info, error=ErrorAnswer, errors=(503,)))
 def info() -> Response:
     """The model and the limits, with TGI's names."""
     served, settings = service().model, service().settings
@@ -102,7 +97,7 @@ def info() -> Response:
             model_dtype=card.dtype,
             model_device_type=card.device.split(":")[0],
             model_pipeline_tag="text-generation",
-            max_concurrent_requests=settings.max_concurrent_requests,
+            max_concurrent_requests=service().max_in_flight,
             max_best_of=settings.max_best_of,
             max_stop_sequences=settings.max_stop_sequences,
             max_input_tokens=served.max_input_tokens,
@@ -145,10 +140,7 @@ def _answer(body: GenerateBody | CompatGenerateBody, *, as_list: bool, full_text
     generating = start(body.inputs, parameters, served, streaming=streaming, prefix=prefix)
     compute_type = service().settings.compute_type or served.card.device.split(":")[0]
     if streaming:
-        log = current_app.logger
-        response = sse.stream(
-            generating.frames(), lambda error: error.tgi_body(), lambda: log.exception("a stream failed")
-        )
+        response = sse.stream(generating.frames(), lambda error: error.tgi_body())
         add_stream_headers(response, compute_type, body.inputs)
         return response
     best, losers = generating.best()

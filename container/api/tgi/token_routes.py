@@ -7,13 +7,14 @@ from typing import Any
 import msgspec
 from flask import Response, g
 
-from container.api.operation import Operation, describe
+from container.api.operation import Form, Operation, describe
 from container.api.tgi.answer_types import ChatTokenizeAnswer, ErrorAnswer, SimpleToken
 from container.api.tgi.blueprint import READ_ERRORS, SHAPE_ERRORS, blueprint, read_body
 from container.api.tgi.body_shape import shaped
 from container.api.tgi.chat_prompt import ChatBody, render, spans
 from container.responses import json_response
 from container.service import service
+from container.text_work import aside
 
 
 class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +29,7 @@ class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True):
     Operation(
         tag="TGI",
         summary="The tokens of a text",
-        bodies=(TokenizeBody,),
+        bodies=(Form(TokenizeBody),),
         answer=list[SimpleToken],
         error=ErrorAnswer,
         errors=READ_ERRORS,
@@ -46,7 +47,7 @@ def tokenize() -> Response:
     Operation(
         tag="TGI",
         summary="The tokens of a conversation",
-        bodies=(ChatBody,),
+        bodies=(Form(ChatBody),),
         answer=ChatTokenizeAnswer,
         error=ErrorAnswer,
         errors=READ_ERRORS,
@@ -63,8 +64,13 @@ def answer_tokenize(body: dict[str, Any]) -> Response:
     """No parameter counts here, not even `truncate`, as in TGI. Raises ServiceError."""
     g.dialect = "tgi"
     parsed = shaped(body, TokenizeBody)
-    found = service().model.tokenizer.spans(parsed.inputs, add_special_tokens=True)
-    return json_response([SimpleToken(span.id, span.text, span.start, span.stop) for span in found])
+    tokenizer = service().model.tokenizer
+
+    def work() -> Response:
+        found = tokenizer.spans(parsed.inputs, add_special_tokens=True)
+        return json_response([SimpleToken(span.id, span.text, span.start, span.stop) for span in found])
+
+    return aside(len(parsed.inputs), work)
 
 
 def answer_chat_tokenize(body: dict[str, Any]) -> Response:
@@ -73,4 +79,8 @@ def answer_chat_tokenize(body: dict[str, Any]) -> Response:
     chat = shaped(body, ChatBody)
     served = service().model
     rendered = render(chat, served)
-    return json_response(ChatTokenizeAnswer(spans(rendered, served.tokenizer), rendered.text))
+
+    def work() -> Response:
+        return json_response(ChatTokenizeAnswer(spans(rendered, served.tokenizer), rendered.text))
+
+    return aside(len(rendered.marked), work)

@@ -8,7 +8,7 @@ import msgspec
 from flask import Response
 from msgspec import Meta
 
-from container.api.operation import Operation, describe
+from container.api.operation import Form, Operation, describe
 from container.api.tgi.answer_types import ErrorAnswer, VertexAnswer
 from container.api.tgi.blueprint import GENERATE_ERRORS, SHAPE_ERRORS, blueprint, read_body
 from container.api.tgi.body_shape import shaped
@@ -18,9 +18,11 @@ from container.api.tgi.generating import Generating, collect, start, start_token
 from container.api.tgi.parameter_checks import check_lengths, check_parameters
 from container.api.tgi.parameters import U32, GenerateParameters, USize
 from container.errors import EmptyInstances
+from container.request_record import timed
 from container.responses import json_response
 from container.served_model import ServedModel
 from container.service import service
+from container.text_work import encode_prompt
 
 _INSTANCE = {"anyOf": [{"$ref": "#/components/schemas/VertexInputs"}, {"$ref": "#/components/schemas/ChatBody"}]}
 
@@ -53,7 +55,7 @@ class VertexBody(msgspec.Struct, frozen=True, kw_only=True):
     Operation(
         tag="TGI",
         summary="Generate for several instances",
-        bodies=(VertexBody,),
+        bodies=(Form(VertexBody),),
         parts=(VertexInputs, ChatBody),
         answer=VertexAnswer,
         error=ErrorAnswer,
@@ -85,7 +87,9 @@ def _start(instance: VertexInputs | ChatBody, served: ServedModel) -> Generating
         return start(instance.inputs, _parameters(given.max_new_tokens, given.seed), served, streaming=False, prefix="")
     parameters = _parameters(instance.max_tokens, instance.seed)
     check_parameters(parameters, service().settings)
-    token_ids = render(instance, served).encode(served.tokenizer)
+    rendered = render(instance, served)
+    with timed("tokenise"):
+        token_ids = encode_prompt(served.tokenizer, rendered)
     max_tokens = check_lengths(len(token_ids), parameters, served)
     return start_tokens(token_ids, parameters, served, max_tokens, streaming=False, prefix="")
 

@@ -21,11 +21,12 @@ def document(tiny_server: Server) -> Any:
 def test_every_route_is_in_it(document: Any) -> None:
     from flask import Flask
 
-    from container import health, metrics
-    from container.api import documents, openai, sagemaker, tgi
+    from container import health, metrics_page
+    from container.api import documents
+    from container.api.dialect import all_dialects
 
     app = Flask("routes", static_folder=None)
-    modules = (health, metrics, openai, tgi, sagemaker, documents)
+    modules = (health, metrics_page, *all_dialects(), documents)
     for blueprint in [*(module.blueprint for module in modules), documents.pages]:
         app.register_blueprint(blueprint)
     rules = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule) for rule in app.url_map.iter_rules()
@@ -53,11 +54,34 @@ def test_the_limits_are_this_servers(document: Any) -> None:
     assert (properties["best_of"]["maximum"], properties["stop"]["maxItems"]) == (2, 4)
 
 
+def test_openais_types_are_those_that_are_read(document: Any) -> None:
+    from container.api.openai.chat_request import ChatRequest
+    from container.api.openai.completion_request import CompletionRequest
+
+    schemas = document["components"]["schemas"]
+    for kind in (ChatRequest, CompletionRequest):
+        assert tuple(schemas[kind.__name__]["properties"]) == kind.__struct_fields__
+        assert schemas[kind.__name__]["additionalProperties"] is False
+    properties = schemas["ChatRequest"]["properties"]
+    assert set(properties["messages"]["items"]["discriminator"]["mapping"]) == {
+        "system", "developer", "user", "assistant", "tool", "function",
+    }  # fmt: skip
+    assert (properties["n"]["minimum"], properties["n"]["maximum"]) == (1, 8)
+    ids = schemas["CompletionRequest"]["properties"]["prompt"]["anyOf"][2]
+    assert ids["items"]["maximum"] == 319, "the vocabulary of this model"
+
+
+def test_invocations_takes_three_bodies(document: Any) -> None:
+    body = document["paths"]["/invocations"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    names = re.findall(r"schemas/(\w+)", str(body))
+    assert names == ["CompatGenerateBody", "ChatRequest", "CompletionRequest"]
+
+
 def test_a_key_is_asked_for_where_it_is_wanted(strict_documents: Any) -> None:
     paths = strict_documents["paths"]
     assert paths["/generate"]["post"]["security"] == [{"key": []}]
     assert "401" in paths["/generate"]["post"]["responses"]
-    assert "security" not in paths["/info"]["get"]
+    assert paths["/info"]["get"]["security"] == [{"key": []}]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +92,7 @@ def strict_documents() -> Any:
     from container.api.documents.openapi import build
 
     app = Flask("keyed", static_folder=None)
-    app.register_blueprint(tgi.blueprint)
+    app.register_blueprint(tgi.dialect.blueprint)
     return build(app, with_key=True)
 
 

@@ -136,6 +136,17 @@ def test_length_is_told(qwen: ScriptedServer) -> None:
     assert (found["message"]["content"], found["finish_reason"]) == ("abc", "length")
 
 
+def test_an_end_in_the_last_place_is_a_stop(qwen: ScriptedServer) -> None:
+    """On TGI's routes it is a length (tests/contract/tgi/test_generate.py)."""
+    qwen.engine.says("ab")
+    assert qwen.ok(max_tokens=3)["choices"][0]["finish_reason"] == "stop"
+    body = {"prompt": "x", "max_tokens": 3}
+    assert qwen.request("POST", "/v1/completions", body).json["choices"][0]["finish_reason"] == "stop"
+    parameters = {"max_new_tokens": 3, "details": True}
+    found = qwen.request("POST", "/generate", {"inputs": "x", "parameters": parameters}).json
+    assert found["details"]["finish_reason"] == "length"
+
+
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 
 
@@ -173,6 +184,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"nonsense": 1}, "nonsense", "unknown field"),
     ({"messages": []}, "messages", "non-empty"),
     ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages[0].content[0].type", "reads text only"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "a string or an array of text parts"),
     (
         {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
         "messages[0].content[0].type",
@@ -180,7 +192,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"messages": [{"role": "pirate", "content": "x"}]}, "messages[0].role", "one of"),
     ({"messages": [{"role": "user", "content": "x", "foo": 1}]}, "messages[0].foo", "unknown field"),
-    ({"messages": [{"role": "assistant"}]}, "messages[0].content", "tool_calls"),
+    ({"messages": [{"role": "assistant"}]}, "messages[0]", "tool_calls"),
+    ({"messages": [{"role": "user", "content": "x", "tool_calls": [1]}]}, "messages[0].tool_calls", "null"),
+    ({"messages": [{"content": "x"}]}, "messages[0].role", "missing"),
     ({"n": 0}, "n", "from 1"),
     ({"n": 1000}, "n", "from 1"),
     ({"top_logprobs": 2}, "top_logprobs", "needs `logprobs`"),
@@ -188,21 +202,29 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"temperature": -1}, "temperature", "from 0"),
     ({"logit_bias": {"x": 1}}, "logit_bias", "token ids"),
     ({"logit_bias": {"1": 101}}, "logit_bias.1", "from -100 to 100"),
+    ({"logit_bias": {"260": 1}}, "logit_bias", "below 260"),
+    ({"stop_token_ids": [-1]}, "stop_token_ids", "token ids"),
+    ({"stop_token_ids": [260]}, "stop_token_ids", "below 260"),
+    ({"top_p": 0}, "top_p", "> 0 and <= 1"),
     ({"stop": ["a"] * 5}, "stop", "at most 4"),
     ({"stop": [""]}, "stop", "non-empty"),
     ({"max_tokens": 0}, "max_tokens", "at least 1"),
     ({"stream_options": {"include_usage": True}}, "stream_options", "stream"),
     ({"audio": {"voice": "x", "format": "wav"}}, "audio", "not supported"),
-    ({"modalities": ["audio"]}, "modalities", "audio"),
+    ({"modalities": ["audio"]}, "modalities[0]", "audio answers are not supported"),
     ({"functions": [{"name": "f"}]}, "functions", "tools"),
     ({"web_search_options": {}}, "web_search_options", "not supported"),
     ({"verbosity": "low"}, "verbosity", "low"),
     ({"response_format": {"type": "xml"}}, "response_format.type", "one of"),
-    ({"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}}, "response_format", "JSON schema"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}},
+        "response_format.json_schema.schema",
+        "missing",
+    ),
     ({"chat_template_kwargs": {"messages": "x"}}, "chat_template_kwargs.messages", "reserved"),
     ({"chat_template_kwargs": {"tools": ["x"]}}, "chat_template_kwargs.tools", "reserved"),
     ({"chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs.chat_template", "reserved"),
-    ({"chat_template_kwargs": {"a": {"b": 1}}}, "chat_template_kwargs.a", "array"),
+    ({"chat_template_kwargs": {"a": {"b": 1}}}, "chat_template_kwargs[...]", "array"),
     ({"continue_final_message": True, "add_generation_prompt": True}, "continue_final_message", "exclude"),
 ]
 

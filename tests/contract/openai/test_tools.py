@@ -29,7 +29,11 @@ BY_FAMILY = {
     "mistral-nemo": '[TOOL_CALLS][{"name": "weather", "arguments": {"city": "Paris"}}]',
     "phi-4-mini": '<|tool_call|>{"name": "weather", "arguments": {"city": "Paris"}}<|/tool_call|>',
     "smollm2": '{"name": "weather", "arguments": {"city": "Paris"}}',
+    "pythonic": '[weather(city="Paris")]',
+    "xml-calls": "<tool_call>\n<function=weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>",
 }
+# How a family writes the same call with a number, without any argument, and several calls.
+XML = "xml-calls"
 
 
 @pytest.mark.parametrize("template", BY_FAMILY)
@@ -53,8 +57,11 @@ def test_each_familys_call(server_for: Callable[[str], ScriptedServer], template
     turns = ["hi", choice.message.model_dump(exclude_none=True), result]
     assert server.ok(*turns, tools=TOOLS)["choices"][0]["message"]["content"] == "It rains."
     assert "rain" in server.engine.prompt
-    assert '{"city": "Paris"}' in server.engine.prompt
-    assert '\\"city' not in server.engine.prompt
+    if template == XML:
+        assert "<parameter=city>\nParis\n</parameter>" in server.engine.prompt
+    else:
+        assert '{"city": "Paris"}' in server.engine.prompt
+        assert '\\"city' not in server.engine.prompt
 
 
 def test_streamed_calls_have_openais_shape(qwen: ScriptedServer) -> None:
@@ -128,35 +135,122 @@ def accepts(server: ScriptedServer, text: str) -> bool:
     return bool(matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting())
 
 
-NOW_BY_FAMILY = {
-    template: text.replace('{"city": "Paris"}', "{}").replace("weather", "now") for template, text in BY_FAMILY.items()
-}
+NO_ARGUMENTS = [('{"city": "Paris"}', "{}"), ("<parameter=city>\nParis\n</parameter>\n", ""), ('city="Paris"', "")]
+
+
+def now(text: str) -> str:
+    """The call of `now`, which takes nothing, in the form of a call of `weather`."""
+    for some, none in NO_ARGUMENTS:
+        text = text.replace(some, none)
+    return text.replace("weather", "now")
+
+
+def with_city(text: str, city: str) -> str:
+    return text.replace("\nParis\n", f"\n{city}\n") if "<parameter" in text else text.replace('"Paris"', city)
 
 
 @pytest.mark.parametrize("template", [template for template in BY_FAMILY if template != "qwen3"])
 def test_forced_calls_are_held_to_the_familys_form(server_for: Callable[[str], ScriptedServer], template: str) -> None:
     server = server_for(template)
-    text, now = BY_FAMILY[template], NOW_BY_FAMILY[template]
+    text, other = BY_FAMILY[template], now(BY_FAMILY[template])
     server.engine.says(text)
     for choice in ("weather", {"type": "function", "function": {"name": "weather"}}):
         found = server.ok("hi", tools=TOOLS, tool_choice=choice)["choices"][0]
         assert found["finish_reason"] == "tool_calls"
         assert found["message"]["tool_calls"][0]["function"]["name"] == "weather"
         assert accepts(server, text)
-        assert not accepts(server, now)
-        assert not accepts(server, text.replace('"Paris"', "5"))
+        assert not accepts(server, other)
+        assert template == XML or not accepts(server, with_city(text, "5")), "XML has no quotes: 5 is a city there"
         assert not accepts(server, "I would rather talk.")
     server.ok("hi", tools=TOOLS, tool_choice="required")
     assert accepts(server, text)
-    assert accepts(server, now)
-    assert not accepts(server, now.replace("{}", '{"a": 1}'))
+    assert accepts(server, other)
+    assert not accepts(server, text.replace("weather", "now"))
     assert not accepts(server, text.replace("weather", "other"))
     server.ok(
         "hi", tools=TOOLS, tool_choice={"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [NOW]}}
     )
-    assert accepts(server, now)
+    assert accepts(server, other)
     assert not accepts(server, text)
     assert "Tells it." not in server.engine.prompt
+
+
+STRICT = {
+    "type": "function",
+    "function": {
+        "name": "book",
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "unit": {"enum": ["metric", "imperial"]},
+                "n": {"type": "integer"},
+                "to": {"type": "string"},
+            },
+            "required": ["unit", "n"],
+            "additionalProperties": False,
+        },
+    },
+}
+LOOSE = {"type": "function", "function": {"name": "note", "parameters": {"type": "object"}}}
+BOOKED = {
+    "xml-calls": "<tool_call>\n<function=book>\n<parameter=unit>\nmetric\n</parameter>\n"
+    "<parameter=n>\n3\n</parameter>\n</function>\n</tool_call>",
+    "pythonic": '[book(unit="metric", n=3)]',
+    "mistral-nemo": '[TOOL_CALLS][{"name": "book", "arguments": {"unit": "metric", "n": 3}}]',
+} | {
+    template: BY_FAMILY[template].replace("weather", "book").replace('{"city": "Paris"}', '{"unit": "metric", "n": 3}')
+    for template in ("qwen2.5", "qwen3", "llama-3.3", "phi-4-mini", "smollm2")
+}
+
+
+@pytest.mark.parametrize("template", BY_FAMILY)
+def test_strict_functions_are_held_to_their_schema_when_the_model_calls_freely(
+    server_for: Callable[[str], ScriptedServer], template: str
+) -> None:
+    server = server_for(template)
+    text = BOOKED[template]
+    server.engine.says(text)
+    found = server.ok("hi", tools=[STRICT, LOOSE])["choices"][0]["message"]["tool_calls"][0]["function"]
+    assert (found["name"], json.loads(found["arguments"])) == ("book", {"unit": "metric", "n": 3})
+    assert accepts(server, text)
+    for free in ("", "I would rather talk.\nAbout [things] and {more}.", "[1] says", '{"answer": 1}'):
+        assert accepts(server, free), free
+    for broken in (("metric", "metrik"), ("3", "3.5"), ("book", "burn")):
+        assert not accepts(server, text.replace(*broken)), broken
+    loose = text.replace("book", "note").replace("3", '"x"')
+    assert accepts(server, loose), "a function that is not strict takes any arguments"
+    server.ok("hi", tools=[LOOSE])
+    assert server.engine.requests[-1].sampling.grammar is None
+
+
+@pytest.mark.parametrize("template", ["qwen2.5", "xml-calls", "phi-4-mini"])
+def test_strict_calls_stand_within_text(server_for: Callable[[str], ScriptedServer], template: str) -> None:
+    server = server_for(template)
+    call = BOOKED[template]
+    server.engine.says(f"I look.\n{call}\n{call}")
+    message = server.ok("hi", tools=[STRICT])["choices"][0]["message"]
+    assert (message["content"], len(message["tool_calls"])) == ("I look.", 2)
+    assert accepts(server, f"I look.\n{call}\n{call}\nDone.")
+    assert not accepts(server, f"{call}\n{call.replace('metric', 'metrik')}")
+    server.ok("hi", tools=[STRICT], parallel_tool_calls=False)
+    assert accepts(server, f"I look.\n{call}")
+
+
+def test_thoughts_come_before_a_strict_call(thinker: ScriptedServer) -> None:
+    thinker.engine.says(BOOKED["qwen3"])
+    message = thinker.ok("hi", tools=[STRICT])["choices"][0]["message"]
+    assert message["reasoning_content"] == "Hm."
+    assert message["tool_calls"][0]["function"]["name"] == "book"
+
+
+def test_what_xml_cannot_be_held_to_is_refused_by_name(server_for: Callable[[str], ScriptedServer]) -> None:
+    server = server_for("xml-calls")
+    parameters = {"type": "object", "properties": {"d": {"type": "string", "format": "date"}}}
+    tool = {"type": "function", "function": {"name": "f", "strict": True, "parameters": parameters}}
+    answer = server.chat("hi", tools=[tool])
+    assert (answer.status, answer.json["error"]["param"]) == (400, "tools")
+    assert "`format` of f.d cannot be enforced" in answer.json["error"]["message"]
 
 
 def test_parallel_forced_calls(qwen: ScriptedServer) -> None:
@@ -214,7 +308,7 @@ def test_text_that_is_no_call_is_content(qwen: ScriptedServer) -> None:
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"tool_choice": "required"}, "tool_choice", "needs `tools`"),
     ({"tools": TOOLS, "tool_choice": "other"}, "tool_choice", "one of weather, now"),
-    ({"tools": TOOLS, "tool_choice": {"type": "custom"}}, "tool_choice", "name a function"),
+    ({"tools": TOOLS, "tool_choice": {"type": "custom"}}, "tool_choice.type", "name a function"),
     ({"tools": [{"type": "custom", "custom": {"name": "c"}}]}, "tools[0].type", '"function"'),
     ({"tools": [WEATHER, WEATHER]}, "tools[1].function.name", "different"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "letters"),

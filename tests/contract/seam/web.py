@@ -7,7 +7,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -40,11 +40,15 @@ STREAMS: dict[str, dict[str, Any]] = {
 
 
 class WebServer(Server):
-    """gunicorn and its workers; `engine` is the far side of the socket."""
+    """gunicorn and its workers; `engine` is the far side of the socket.
+
+    A test that provokes an unexpected exception adds one to `num_provoked_faults`; there may be no others.
+    """
 
     def __init__(self, directory: Path, environ: dict[str, str]) -> None:
         self.log = directory / "log"
         self.environ = environ
+        self.num_provoked_faults = 0
         settings = Settings.from_environ(environ)
         with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
             self.port = listener.getsockname()[1]
@@ -76,7 +80,8 @@ class WebServer(Server):
         with self.connect() as client:
             client.sendall(sent)
             if ends:
-                client.shutdown(socket.SHUT_WR)
+                with suppress(OSError):  # the server may have answered and closed by now
+                    client.shutdown(socket.SHUT_WR)
             parts = []
             try:
                 while part := client.recv(65536):

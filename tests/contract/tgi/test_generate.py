@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
@@ -167,6 +168,25 @@ def test_an_eos_token_in_the_last_place_is_a_length(server: Server) -> None:
     wanted = says_a_and_eos(server) | {"max_new_tokens": 2, "details": True}
     found = generate(server, **wanted)
     assert (found["details"]["finish_reason"], found["generated_text"]) == ("length", "a")
+
+
+def test_a_watermark_prefers_the_green_half(server: Server) -> None:
+    """TGI's own rule (utils/watermark.py): the token before seeds which half of the vocabulary is green."""
+    import torch
+
+    def green_share(watermark: bool) -> float:
+        wanted = {"max_new_tokens": 200, "do_sample": True, "seed": 3, "watermark": watermark, "details": True}
+        found = generate(server, "hello", **wanted, decoder_input_details=True)["details"]
+        ids = [token["id"] for token in [*found["prefill"], *found["tokens"]]]
+        hits = [
+            token_id in torch.randperm(320, generator=torch.Generator().manual_seed(15485863 * before))[:160].tolist()
+            for before, token_id in itertools.pairwise(ids[4:])
+        ]
+        return sum(hits) / len(hits)
+
+    # The tiny model is nearly uniform: half of its tokens are green by chance, exp(2)/(1+exp(2)) with the watermark.
+    assert green_share(watermark=False) < 0.65
+    assert green_share(watermark=True) > 0.75
 
 
 def test_more_new_tokens_than_there_is_room_for_are_cut(server: Server) -> None:

@@ -59,3 +59,4 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotWritable, match=f"CACHE_DIR '{file}/cache' cannot be written to: Not a directory"):
         check_writable(file / "cache")
     check_writable(tmp_path / "new" / "cache")
+    assert (tmp_path / "new" / "cache").stat().st_mode & 0o777 == 0o700

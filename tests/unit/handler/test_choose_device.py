@@ -7,8 +7,8 @@ import warnings
 import pytest
 import torch
 
+from handler.device import choose_device
 from handler.errors import BadConfiguration
-from handler.model_loader import choose_device
 
 TOO_OLD = (
     "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040). Please update your GPU "

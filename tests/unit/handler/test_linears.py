@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,15 @@ from handler.linears import KERNEL, Kernel, PackedLinear, fits, fuse
 from handler.weight_blocks import quantise
 
 SHAPES = [(16, 32), (48, 96), (192, 576), (576, 1536), (1000, 64)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """More threads are slower where the cores are shared."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
 
 
 def packed(

@@ -111,6 +111,22 @@ def test_draws_follow_the_distribution() -> None:
         assert counts[token_id] / 20_000 == pytest.approx(probability, abs=0.015)
 
 
+@pytest.mark.parametrize("p", [params(), params(top_p=0.97), params(min_p=1e-4), params(top_k=5000)])
+def test_a_flat_row_of_a_large_vocabulary(p: SamplingParams) -> None:
+    """Its nucleus reaches beyond the first looks at the best tokens, and over many blocks."""
+    row = torch.randn(9000, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(distribution(row, p), expected_distribution(row, p), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("draw", [1e-300, 1e-9, 0.25, 0.5, 0.75, 1 - 1e-16])
+def test_a_token_without_weight_is_never_drawn(draw: float) -> None:
+    row = torch.full((2000,), float("-inf"))
+    row[[300, 301, 900, 1500]] = 0.0
+    assert candidates(row[None], [params()])[0].draw(draw) in {300, 301, 900, 1500}
+    row[[300, 301, 900]] = float("-inf")
+    assert candidates(row[None], [params()])[0].draw(draw) == 1500
+
+
 def test_uniform_is_even_and_depends_on_both_arguments() -> None:
     draws = [uniform(seed, index) for seed in range(100) for index in range(100)]
     assert all(0 < u < 1 for u in draws)

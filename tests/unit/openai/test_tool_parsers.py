@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,13 +13,18 @@ from hypothesis import strategies as st
 from container.api.openai.parts import CallArguments, CallStart, Content, Part, joined
 from container.api.openai.tool_parsers import Family, parser_of
 
-NAMES = frozenset({"weather", "now", "a.b-c"})
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "weather": {"properties": {"city": {"$ref": "#/$defs/c"}}, "$defs": {"c": {"type": "string"}}},
+    "now": {"properties": {"n": {"type": "integer"}, "s": {"type": "string"}, "b": {"type": ["boolean", "null"]},
+                           "u": {"anyOf": [{"type": "string"}, {"type": "null"}]}}},
+    "a.b-c": {},
+}  # fmt: skip
 TEMPLATES = Path(__file__).resolve().parents[2] / "data" / "chat_templates"
 F = Family
 
 
-def read(family: Family, pieces: list[str], names: frozenset[str] = NAMES) -> list[Part]:
-    parser = parser_of(family, names)
+def read(family: Family, pieces: list[str], schemas: dict[str, dict[str, Any]] = SCHEMAS) -> list[Part]:
+    parser = parser_of(family, schemas)
     parts: list[Part] = []
     for piece in pieces:
         parts += parser.push(piece)
@@ -121,6 +127,34 @@ CASES = [
     (F.MISTRAL, '[TOOL_CALLS]other[ARGS]{"a": 1}', ['[TOOL_CALLS]other[ARGS]{"a": 1}']),
     (F.MISTRAL, '[TOOL_CALLS][{"name": "other"}]', ['[TOOL_CALLS][{"name": "other"}]']),
     (F.MISTRAL, "[TOOL_CALLS][1]", ["[TOOL_CALLS][1]"]),
+    # Qwen3-Coder
+    (
+        F.QWEN_XML,
+        "I look.\n\n<tool_call>\n<function=weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>\n"
+        "<tool_call>\n<function=now>\n</function>\n</tool_call>",
+        ["I look.", ("weather", PARIS), ("now", "{}")],
+    ),
+    (
+        F.QWEN_XML,
+        '<function=now><parameter=n>\n3\n</parameter><parameter=s>\n"3"\n<b>\n\n</parameter><parameter=b>True</parameter>'
+        "</function> z",
+        [("now", '{"n": 3, "s": "\\"3\\"\\n<b>\\n", "b": true}'), "z"],
+    ),
+    (
+        F.QWEN_XML,
+        "<tool_call>\n<function=now>\n<parameter=u>null</parameter>\n<parameter=n>three</parameter>\n"
+        '<parameter=free>[1, {"a": 2}]</parameter></function></tool_call>',
+        [("now", '{"u": null, "n": "three", "free": [1, {"a": 2}]}')],
+    ),
+    (F.QWEN_XML, "<function=now>\n<parameter=s>\n</parameter>\n</function>", [("now", '{"s": ""}')]),
+    (F.QWEN_XML, "<function=now>\n<parameter=s>\ncut of", [("now", '{"s": "cut of')]),
+    (F.QWEN_XML, "<function=now>\n<parameter=n>\n12", [("now", '{"n": ')]),
+    (F.QWEN_XML, "<function=now>\n<parameter=s>é\n</para", [("now", '{"s": "é\\n</para')]),
+    (F.QWEN_XML, "<function=now>\nNo more. <", [("now", "{}"), "No more. <"]),
+    (F.QWEN_XML, "<tool_call>\n<function=rm>\n</function>", ["<tool_call>\n<function=rm>\n</function>"]),
+    (F.QWEN_XML, "<tool_call> what <function=now", ["<tool_call> what <function=now"]),
+    (F.QWEN_XML, "a < b <tool_c", ["a < b <tool_c"]),
+    (F.QWEN_XML, '<tool_call>{"name": "now"}</tool_call>', ['<tool_call>{"name": "now"}</tool_call>']),
     # No form of its own
     (
         F.PLAIN,
@@ -142,6 +176,11 @@ def test_a_familys_calls_wherever_the_text_is_cut(family: Family, text: str, exp
 ALPHABET = [
     "<tool_call>",
     "</tool_call>",
+    "<function=now>",
+    "</function>",
+    "<parameter=n>",
+    "<parameter=s>",
+    "</parameter>",
     "[TOOL_CALLS]",
     "[ARGS]",
     "<|python_tag|>",
@@ -183,17 +222,25 @@ def test_parts_do_not_depend_on_the_cuts(family: Family, words: list[str], data:
 @given(st.sampled_from(Family), st.lists(st.sampled_from(ALPHABET), max_size=20))
 def test_without_tools_to_call_all_is_content(family: Family, words: list[str]) -> None:
     text = "".join(words)
-    parts = read(family, list(text), frozenset())
+    parts = read(family, list(text), {})
     assert all(isinstance(part, Content) for part in parts)
     shown = "".join(part.text for part in parts if isinstance(part, Content))
     assert "".join(shown.split()) in {"".join(text.split()), "".join(text.replace("<|python_tag|>", "", 1).split())}
 
 
 def test_arguments_stream_before_the_call_is_complete() -> None:
-    parser = parser_of(Family.HERMES, NAMES)
+    parser = parser_of(Family.HERMES, SCHEMAS)
     parts = parser.push('<tool_call>{"name": "now", "arguments": {"a": "b')
     assert parts == [CallStart("now"), CallArguments('{"a": "b')]
     assert parser.push("c") == [CallArguments("c")]
+
+
+def test_a_text_argument_of_xml_streams_as_json() -> None:
+    parser = parser_of(Family.QWEN_XML, SCHEMAS)
+    told = parser.push('<function=now><parameter=s>\nsay "a')
+    assert told == [CallStart("now"), CallArguments('{"s": "say \\"a')]
+    assert parser.push("b\n") == [CallArguments("b")]
+    assert parser.push("</parameter>") == [CallArguments('"')]
 
 
 @pytest.mark.parametrize("family", Family)
@@ -203,8 +250,9 @@ def test_work_grows_with_the_text_only(family: Family) -> None:
         Family.PYTHONIC: '[now(a="', Family.MISTRAL: '[TOOL_CALLS][{"name": "now", "x": "',
         Family.MISTRAL_NAMED: "[TOOL_CALLS]now[ARGS]{", Family.LLAMA: '{"x": "', Family.PLAIN: '{"x": "',
         Family.PHI: '<|tool_call|>{"x": "', Family.HERMES: '<tool_call>{"x": "',
+        Family.QWEN_XML: "<function=now><parameter=n>",
     }[family]  # fmt: skip
-    parser = parser_of(family, NAMES)
+    parser = parser_of(family, SCHEMAS)
     parser.push(beginning)
     for _ in range(100_000):
         parser.push("x")
@@ -225,6 +273,8 @@ def test_deeply_nested_literals_are_no_call() -> None:
         ("mistral-nemo", Family.MISTRAL),
         ("phi-4-mini", Family.PHI),
         ("smollm2", Family.PLAIN),
+        ("xml-calls", Family.QWEN_XML),
+        ("pythonic", Family.PYTHONIC),
     ],
 )
 def test_the_template_tells_the_family(template: str, family: Family) -> None:

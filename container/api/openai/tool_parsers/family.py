@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
+from typing import Any
 
 from container.api.openai.tool_parsers import mistral
 from container.api.openai.tool_parsers.bare import BareParser
@@ -11,6 +13,7 @@ from container.api.openai.tool_parsers.parser import ToolParser
 from container.api.openai.tool_parsers.pythonic import TAGS as PYTHONIC_TAGS
 from container.api.openai.tool_parsers.pythonic import PythonicParser
 from container.api.openai.tool_parsers.tagged import TaggedParser
+from container.api.openai.tool_parsers.xml_calls import FUNCTION, XmlParser
 
 HERMES_TAGS = ("<tool_call>", "</tool_call>")
 PHI_TAGS = ("<|tool_call|>", "<|/tool_call|>")
@@ -21,6 +24,7 @@ class Family(enum.Enum):
     """PLAIN is a JSON object without marks: what is asked of models that were taught no form we know."""
 
     HERMES = enum.auto()
+    QWEN_XML = enum.auto()
     PHI = enum.auto()
     LLAMA = enum.auto()
     PYTHONIC = enum.auto()
@@ -43,7 +47,7 @@ _MARKS: tuple[tuple[Family, tuple[str, ...]], ...] = (
     (Family.MISTRAL_NAMED, (mistral.MARKER, mistral.ARGUMENTS)),
     (Family.MISTRAL, (mistral.MARKER,)),
     # Qwen3-Coder writes XML between the tags of Hermes.
-    (Family.PLAIN, (HERMES_TAGS[0], "<function=")),
+    (Family.QWEN_XML, (HERMES_TAGS[0], FUNCTION)),
     (Family.HERMES, HERMES_TAGS[:1]),
     (Family.PHI, PHI_TAGS[:1]),
     (Family.PYTHONIC, ("func_name1(",)),
@@ -51,6 +55,7 @@ _MARKS: tuple[tuple[Family, tuple[str, ...]], ...] = (
 )
 _VISIBLE: dict[Family, tuple[str, ...]] = {
     Family.HERMES: HERMES_TAGS,
+    Family.QWEN_XML: HERMES_TAGS,
     Family.PHI: PHI_TAGS,
     Family.LLAMA: (PYTHON_TAG,),
     Family.PYTHONIC: PYTHONIC_TAGS,
@@ -60,11 +65,14 @@ _VISIBLE: dict[Family, tuple[str, ...]] = {
 }
 
 
-def parser_of(family: Family, names: frozenset[str]) -> ToolParser:
-    """A new parser for one answer of a model that may call `names`."""
+def parser_of(family: Family, schemas: Mapping[str, dict[str, Any]]) -> ToolParser:
+    """A new parser for one answer of a model that may call the functions `schemas` names, with their parameters."""
+    names = frozenset(schemas)
     match family:
         case Family.HERMES:
             return TaggedParser(*HERMES_TAGS, names)
+        case Family.QWEN_XML:
+            return XmlParser(schemas)
         case Family.PHI:
             return TaggedParser(*PHI_TAGS, names)
         case Family.MISTRAL | Family.MISTRAL_NAMED:

@@ -66,7 +66,9 @@ class _Reader:
         first = self._text[self._place : self._place + 1]
         if first in {"'", '"'}:
             found = self._match(_STRING)
-            return _ESCAPE.sub(_unescaped, found[1] if found[1] is not None else found[2])
+            text = _ESCAPE.sub(_unescaped, found[1] if found[1] is not None else found[2])
+            # Two escapes may be one character; half a pair is none.
+            return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         if first in {"[", "("}:
             return self._items(_CLOSING[first], depth)
         if first == "{":
@@ -129,6 +131,5 @@ def _number(text: str) -> int | float:
 def _unescaped(found: re.Match[str]) -> str:
     code = found[1]
     if len(code) > 1:
-        character = chr(int(code[1:], 16))
-        return "\ufffd" if "\ud800" <= character <= "\udfff" else character
+        return chr(int(code[1:], 16))
     return _ESCAPED.get(code, code)

@@ -1,0 +1,118 @@
+"""`make bench-quant`: perplexity, memory and speed of each HF_MODEL_QUANTIZE on this machine's CPU.
+
+The text is bench/data/perplexity.txt: the first two paragraphs of the Declaration of Independence and the beginning
+of the Gettysburg Address (public domain), the rest written for this file. Each form runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+_FORMS = ("none", "auto", "int8", "int4", "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4")
+_TEXT = Path(__file__).parent / "data" / "perplexity.txt"
+_WINDOW = 256
+_ROWS = (1, 8, 32)
+
+
+def main() -> int:
+    """Measure every form, or with --form one, in this process, as a line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--form", choices=_FORMS)
+    parser.add_argument("--forms", default=",".join(_FORMS), help="which to measure, comma-separated")
+    parser.add_argument("--dtype", default="auto", help="type of activations: auto, bfloat16 or float32")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+    if arguments.form:
+        print(json.dumps(_measure(arguments.form, arguments.dtype, arguments.threads)))
+        return 0
+    print("| HF_MODEL_QUANTIZE | stored as | perplexity | weights MiB | RSS MiB | ms at " + " / ".join(map(str, _ROWS)))
+    print("|---|---|---|---|---|---|")
+    for form in arguments.forms.split(","):
+        command = [sys.executable, "-m", "bench.perplexity", "--form", form, "--dtype", arguments.dtype]
+        run = subprocess.run(
+            [*command, "--threads", str(arguments.threads)], stdout=subprocess.PIPE, text=True, check=True
+        )
+        row = json.loads(run.stdout.splitlines()[-1])
+        times = " / ".join(f"{value:.1f}" for value in row["ms"])
+        print(
+            f"| `{form}` | {row['stored']} {row['dtype']} | {row['perplexity']:.3f} | {row['weights']} | {row['rss']} "
+            f"| {times} |",
+            flush=True,
+        )
+    return 0
+
+
+def _measure(form: str, dtype: str, threads: int) -> dict[str, Any]:
+    import psutil
+    import torch
+    from tokenizers import Tokenizer
+
+    from handler.config import EngineConfig, Quantize
+    from handler.gguf_model import bundled_gguf, converted
+    from handler.linears import KERNEL, Kernel
+    from handler.model_loader import load
+
+    torch.set_num_threads(threads)
+    cache = os.environ.get("CACHE_DIR", tempfile.gettempdir())
+    directory = converted(bundled_gguf(), Path(cache), lambda *_: None)
+    config = EngineConfig(quantize=Quantize(form), device="cpu", dtype=dtype, cache_dir=cache)
+    loaded = load(config, directory, lambda *_: None)
+    ids = Tokenizer.from_file(str(directory / "tokenizer.json")).encode(_TEXT.read_text()).ids
+    with torch.inference_mode():
+        # Windows have many rows, which would go to the dense weights; what is asked is what the packed ones say.
+        with KERNEL.using(Kernel.PACKED):
+            losses = [_losses(loaded.model, ids[i : i + _WINDOW]) for i in range(0, len(ids) - 1, _WINDOW)]
+        milliseconds = [_milliseconds(loaded.model, ids[:rows]) for rows in _ROWS]
+    return {
+        "stored": loaded.quantize,
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "perplexity": math.exp(float(torch.cat(losses).mean())),
+        "tokens": len(ids),
+        "weights": _weight_bytes(loaded.model) >> 20,
+        "rss": psutil.Process().memory_info().rss >> 20,
+        "ms": milliseconds,
+    }
+
+
+def _losses(model: Any, ids: list[int]) -> Any:
+    """Negative log-likelihood of each token of a window but its first."""
+    import torch
+
+    tokens = torch.tensor([ids])
+    logits = model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
+    return torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="none")
+
+
+def _milliseconds(model: Any, ids: list[int]) -> float:
+    """The quickest of several passes over as many tokens as a decode step has rows."""
+    import torch
+
+    tokens = torch.tensor([ids])
+    best = math.inf
+    for _ in range(8):
+        started = time.perf_counter()
+        model(input_ids=tokens, use_cache=False)
+        best = min(best, time.perf_counter() - started)
+    return best * 1000
+
+
+def _weight_bytes(model: Any) -> int:
+    """Memory behind parameters and buffers, what they share counted once."""
+    storages = {}
+    for tensor in [*model.parameters(), *model.buffers()]:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

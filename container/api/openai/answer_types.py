@@ -1,0 +1,211 @@
+"""What OpenAI's routes answer, as the types that are encoded and that the OpenAPI document shows."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+ChatFinish = Literal["stop", "length", "tool_calls"]
+TextFinish = Literal["stop", "length"]
+
+
+class TokenEntry(msgspec.Struct, frozen=True):
+    """A token as text and as the bytes it adds, with its log-probability (natural log)."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ScoredToken(msgspec.Struct, frozen=True):
+    """A generated token and the likeliest ones in its place."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TokenEntry]
+
+
+class ChatLogprobsAnswer(msgspec.Struct, frozen=True):
+    """Log-probabilities of a chat choice or of one chunk of it."""
+
+    content: list[ScoredToken]
+    refusal: None = None
+
+
+class CalledFunctionAnswer(msgspec.Struct, frozen=True):
+    """`arguments` is JSON text as the model wrote it; it may be cut short."""
+
+    name: str
+    arguments: str
+
+
+class ToolCallAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A call the caller is asked to make."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunctionAnswer
+
+
+class AnswerMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole message. `content` is null if there is nothing but calls."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str | None
+    refusal: None = None
+    tool_calls: list[ToolCallAnswer] | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+
+
+class ChatChoiceAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One of `n` answers."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: ChatLogprobsAnswer | None
+    finish_reason: ChatFinish
+
+
+class FunctionFragment(msgspec.Struct, frozen=True, kw_only=True):
+    """The name comes with the first fragment of a call; all `arguments` together are the JSON text."""
+
+    name: str | UnsetType = UNSET
+    arguments: str
+
+
+class CallFragment(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of call number `index`; id and type come with the first."""
+
+    index: int
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+    function: FunctionFragment
+
+
+class ChatDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """What a chunk adds to the message."""
+
+    role: Literal["assistant"] | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[CallFragment] | UnsetType = UNSET
+
+
+class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """One choice of a chunk; the last chunk of a choice has its `finish_reason`."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobsAnswer | None
+    finish_reason: ChatFinish | None
+
+
+class PromptTokensDetails(msgspec.Struct, frozen=True):
+    """Prompt tokens whose keys and values were known already."""
+
+    cached_tokens: int
+
+
+class CompletionTokensDetails(msgspec.Struct, frozen=True):
+    """Tokens of the answer's reasoning."""
+
+    reasoning_tokens: int
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """A prompt counts once, whatever `n`; every generated token counts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
+
+
+class _ChatHead(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    service_tier: Literal["default"] | UnsetType = UNSET
+
+
+class ChatCompletion(_ChatHead, frozen=True, kw_only=True):
+    """A whole answer."""
+
+    object: Literal["chat.completion"] = "chat.completion"
+    choices: list[ChatChoiceAnswer]
+    usage: Usage
+
+
+class ChatChunk(_ChatHead, frozen=True, kw_only=True):
+    """One event of a stream. `usage` is null but in the last one, and absent if it was not asked for."""
+
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    choices: list[ChunkChoice]
+    usage: Usage | UnsetType | None = UNSET
+
+
+class TextLogprobs(msgspec.Struct, frozen=True):
+    """Parallel lists; the first token of an echoed prompt has no log-probability."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class TextChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer to one prompt, or one chunk of it."""
+
+    index: int
+    text: str
+    logprobs: TextLogprobs | None
+    finish_reason: TextFinish | None
+
+
+class TextCompletion(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole answer, or one event of a stream, where `usage` is as in `ChatChunk`."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[TextChoice]
+    usage: Usage | UnsetType | None = UNSET
+
+
+class ModelAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The model that is served; `max_model_len` is prompt and completion together, in tokens."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str
+    max_model_len: int
+
+
+class ModelList(msgspec.Struct, frozen=True, kw_only=True):
+    """All models: one."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelAnswer]
+
+
+class ErrorFields(msgspec.Struct, frozen=True):
+    """`param` is the field that is wrong, `code` the kind of error in one word."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """What goes wrong on OpenAI's routes."""
+
+    error: ErrorFields

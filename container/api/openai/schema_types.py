@@ -1,0 +1,61 @@
+"""What a JSON schema says of one property of an object, as far as it can be said without a validator."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+_MAX_REFERENCES = 16
+
+
+def property_of(schema: dict[str, Any], name: str) -> Any:
+    """The schema of a property, its references followed; True if nothing is said of it."""
+    known = resolved(schema, schema).get("properties")
+    if isinstance(known, dict) and name in known:
+        return resolved(known[name], schema)
+    return True
+
+
+def types_of(schema: dict[str, Any], name: str) -> frozenset[str]:
+    """JSON's names of the types a property may have; none if nothing is said."""
+    return types_of_schema(property_of(schema, name), schema)
+
+
+def resolved(part: Any, root: dict[str, Any]) -> Any:
+    """`part`, or what its `$ref` points to within `root`; `part` itself if that is nothing known."""
+    for _ in range(_MAX_REFERENCES):
+        if not isinstance(part, dict) or not isinstance(part.get("$ref"), str):
+            break
+        found: Any = root
+        for step in part["$ref"].removeprefix("#").strip("/").split("/"):
+            found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
+        if found is None:
+            break
+        part = found
+    return part
+
+
+def types_of_schema(part: Any, root: dict[str, Any], depth: int = 0) -> frozenset[str]:
+    """JSON's names of the types a schema within `root` allows; none if nothing is said."""
+    if not isinstance(part, dict) or depth > _MAX_REFERENCES:
+        return frozenset()
+    kind = part.get("type")
+    if isinstance(kind, str):
+        return frozenset([kind])
+    if isinstance(kind, list):
+        return frozenset(each for each in kind if isinstance(each, str))
+    values = part.get("enum", [part["const"]] if "const" in part else None)
+    if isinstance(values, list):
+        return frozenset(map(_type_of, values))
+    for several in ("anyOf", "oneOf"):
+        if isinstance(part.get(several), list):
+            found = [types_of_schema(resolved(each, root), root, depth + 1) for each in part[several]]
+            return frozenset().union(*found) if all(found) else frozenset()
+    return frozenset()
+
+
+def _type_of(value: Any) -> str:
+    first = json.dumps(value)[:1]
+    return {'"': "string", "{": "object", "[": "array", "n": "null", "t": "boolean", "f": "boolean"}.get(
+        first, "number"
+    )

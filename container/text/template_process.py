@@ -1,0 +1,85 @@
+"""The process that runs a model's chat template: `python -m container.text.template_process FD`.
+
+A template is code from a model repository. jinja2's sandbox keeps it from the machine, not from using all of its time
+and memory; here the kernel does. One request after the other comes over the socket `FD`, as frames of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import socket
+import struct
+import sys
+from functools import lru_cache
+from typing import Any
+
+from container.text.template_sandbox import CompiledTemplate, TemplateError
+from handler.lifeline import die_with_parent
+
+# A conversation of 25 MB needs about 350 MB for its JSON, its text and the pieces of it.
+MAX_MEMORY_BYTES = 512 << 20
+# Of the processor, for one render; a long conversation takes some hundredths.
+MAX_CPU_S = 1.0
+_LENGTH = struct.Struct(">Q")
+_READ_BYTES = 1 << 20
+
+
+def send(connection: socket.socket, value: Any) -> None:
+    """One frame: eight bytes of length, then JSON, which has a form for every string, half surrogate pairs too."""
+    raw = json.dumps(value).encode()
+    connection.sendall(_LENGTH.pack(len(raw)))
+    connection.sendall(raw)
+
+
+def receive(connection: socket.socket) -> Any:
+    """The value of one frame. Raises EOFError at the end."""
+    (length,) = _LENGTH.unpack(_read(connection, _LENGTH.size))
+    return json.loads(_read(connection, length))
+
+
+def _read(connection: socket.socket, length: int) -> bytes:
+    parts: list[bytes] = []
+    while length:
+        part = connection.recv(min(length, _READ_BYTES))
+        if not part:
+            raise EOFError
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=4)
+def _compiled(source: str) -> CompiledTemplate:
+    return CompiledTemplate(source)
+
+
+def _answer(source: str, variables: dict[str, Any], max_chars: int) -> dict[str, str]:
+    try:
+        return {"text": _compiled(source).render(variables, max_chars=max_chars)}
+    except TemplateError as exc:
+        return {"error": str(exc)}
+
+
+def main(descriptor: int) -> None:
+    """Answer until the other side closes. The kernel ends what takes longer than MAX_CPU_S."""
+    die_with_parent(signal.SIGKILL)
+    for kind, limit in ((resource.RLIMIT_AS, MAX_MEMORY_BYTES), (resource.RLIMIT_CORE, 0)):
+        resource.setrlimit(kind, (limit, limit))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    with socket.socket(fileno=descriptor) as connection:
+        connection.setblocking(True)  # gevent, which made it, had it otherwise
+        while True:
+            try:
+                source, variables, max_chars = receive(connection)
+            except (EOFError, ConnectionError):
+                return
+            signal.setitimer(signal.ITIMER_PROF, MAX_CPU_S)
+            answer = _answer(source, variables, max_chars)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            send(connection, answer)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,91 @@
+"""Rendering in a process of its own (`template_process`), so that no template holds up or fills a web worker."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from container.text.template_process import MAX_CPU_S, MAX_MEMORY_BYTES, receive, send
+from container.text.template_sandbox import CompiledTemplate, TemplateError
+
+# Far beyond MAX_CPU_S: on a busy machine one second of the processor may take many on the clock.
+_MAX_WAIT_S = 60.0
+_ENDED = f"The chat template takes more than {MAX_CPU_S:g} s or {MAX_MEMORY_BYTES >> 20} MiB for this conversation."
+
+
+class Renderer(Protocol):
+    """Runs templates."""
+
+    def render(self, template: CompiledTemplate, variables: Mapping[str, Any], *, max_chars: int) -> str:
+        """The text, as `CompiledTemplate.render`. Raises `TemplateError`."""
+
+
+class InProcess:
+    """Runs them here: for tools and tests that trust their templates."""
+
+    def render(self, template: CompiledTemplate, variables: Mapping[str, Any], *, max_chars: int) -> str:
+        """As `Renderer.render`."""
+        return template.render(variables, max_chars=max_chars)
+
+
+class RenderProcess:
+    """Runs them in one process, started at the first render and again after one that had to be ended.
+
+    Renders wait for each other; the wait lets other greenlets run, because gevent has patched lock and socket.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: socket.socket | None = None
+
+    def render(self, template: CompiledTemplate, variables: Mapping[str, Any], *, max_chars: int) -> str:
+        """As `Renderer.render`. `variables` are JSON values."""
+        with self._lock:
+            answer = self._exchange([template.source, dict(variables), max_chars])
+        if "error" in answer:
+            raise TemplateError(answer["error"])
+        text: str = answer["text"]
+        return text
+
+    def close(self) -> None:
+        """End the process."""
+        connection, process = self._connection, self._process
+        self._connection = self._process = None
+        if connection is not None:
+            connection.close()
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def _exchange(self, request: list[Any]) -> dict[str, str]:
+        connection = self._connected()
+        answered = False
+        try:
+            send(connection, request)
+            answer: dict[str, str] = receive(connection)
+            answered = True
+        except (OSError, EOFError) as exc:
+            raise TemplateError(_ENDED) from exc
+        finally:
+            # Whatever ended the exchange half-way, the next one needs a socket with nothing in it.
+            if not answered:
+                self.close()
+        return answer
+
+    def _connected(self) -> socket.socket:
+        if self._process is not None and self._process.poll() is not None:
+            self.close()
+        if self._connection is None:
+            ours, theirs = socket.socketpair()
+            ours.settimeout(_MAX_WAIT_S)
+            with theirs:
+                number = theirs.fileno()
+                command = [sys.executable, "-m", "container.text.template_process", str(number)]
+                self._process = subprocess.Popen(command, pass_fds=[number], stdin=subprocess.DEVNULL)  # noqa: S603
+            self._connection = ours
+        return self._connection

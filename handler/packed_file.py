@@ -1,0 +1,88 @@
+"""A GGUF file's matrices in the layout of this machine's kernel, kept on disk so that a start need not repack them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from handler.linears import pack_blocks
+from handler.weight_blocks import load_blocks
+
+logger = logging.getLogger(__name__)
+
+# The quantised matrices as the GGUF file holds them, beside the dense weights that transformers makes of them. In a
+# folder of their own: a checkpoint's own folder is measured by its safetensors files.
+BLOCKS_FILE = "packed/blocks.safetensors"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedWeight:
+    """What `PackedLinear` takes for the module `name`."""
+
+    name: str
+    bits: int
+    packed: Tensor
+    scales_and_zeros: Tensor
+
+
+def file_name(dtype: torch.dtype) -> str:
+    """The layout depends on the processor's vectors and perhaps on torch; scales are of the activations' `dtype`."""
+    capability = torch.backends.cpu.get_cpu_capability().lower()
+    return f"{capability}-{torch.__version__}-{str(dtype).removeprefix('torch.')}.safetensors"
+
+
+def write_packed(directory: Path, target: Path, dtype: torch.dtype) -> None:
+    """Pack the blocks of the converted model in `directory` into `target`. Raises OSError."""
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    for name, blocks in load_blocks(directory / BLOCKS_FILE):
+        tensors[f"{name}.{blocks.bits}"], tensors[f"{name}.scales"] = pack_blocks(blocks, dtype)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(dir=target.parent, suffix=".new")
+    os.close(handle)
+    try:
+        save_file(tensors, scratch)
+        # Whole or not at all; readable for whatever uid serves.
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, target)
+    finally:
+        Path(scratch).unlink(missing_ok=True)
+
+
+def packed_weights(directory: Path, cache_dir: Path, dtype: torch.dtype) -> Iterator[PackedWeight]:
+    """The packed matrices of a converted model: from beside it, or from the cache, where they are made if absent.
+
+    They are views of the mapped file. A cache that cannot be written costs each start the time to pack.
+    """
+    name = file_name(dtype)
+    cached = cache_dir / "packed" / f"{directory.name}-{name}"
+    for path in (directory / "packed" / name, cached):
+        if path.is_file():
+            yield from _read(path)
+            return
+    try:
+        write_packed(directory, cached, dtype)
+    except OSError as exc:
+        logger.warning("packed weights are not kept: %s cannot be written: %s", cached.parent, exc.strerror or exc)
+        for module, blocks in load_blocks(directory / BLOCKS_FILE):
+            yield PackedWeight(module, blocks.bits, *pack_blocks(blocks, dtype))
+        return
+    yield from _read(cached)
+
+
+def _read(path: Path) -> Iterator[PackedWeight]:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        for key in file.keys():  # noqa: SIM118 - safe_open is no dict
+            name, _, kind = key.rpartition(".")
+            if kind != "scales":
+                yield PackedWeight(name, int(kind), file.get_tensor(key), file.get_tensor(f"{name}.scales"))

@@ -1,0 +1,113 @@
+"""Rules of a request that JSON Schema cannot say, for schemathesis: a body that breaks one is no valid example.
+
+Loaded by SCHEMATHESIS_HOOKS. Each rule has tests of its own under tests/contract; what breaks the schema is sent as it
+is.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import schemathesis
+
+CONTEXT = 100_000
+VOCABULARY = 260
+# Text costs at most a token a byte, six bytes an escaped character, and a few around it.
+ROOM = CONTEXT // 2
+
+# They read hardly anything of a request.
+UNRULED = {"/chat_tokenize", "/tokenize", "/vertex"}
+
+
+@schemathesis.hook
+def filter_case(_context: object, case: Any) -> bool:
+    positive = case.meta is None or case.meta.generation.mode.is_positive
+    if not positive or not isinstance(case.body, dict) or case.operation.path in UNRULED:
+        return True
+    return all(rule(case.body) for rule in RULES)
+
+
+@schemathesis.hook
+def map_case(_context: object, case: Any) -> Any:
+    """Token ids as keys have no upper end in JSON Schema; a valid example gets known ones."""
+    bias = case.body.get("logit_bias") if isinstance(case.body, dict) else None
+    positive = case.meta is None or case.meta.generation.mode.is_positive
+    if positive and isinstance(bias, dict) and case.operation.path not in UNRULED:
+        case.body["logit_bias"] = {str(int(key) % VOCABULARY): value for key, value in bias.items()}
+    return case
+
+
+def answers_fit_the_context(body: dict[str, Any]) -> bool:
+    wanted = [body.get(name) for name in ("max_tokens", "max_completion_tokens")]
+    return all(value is None or value <= ROOM for value in wanted) and len(str(body)) < ROOM // 8
+
+
+def tools_have_different_names(body: dict[str, Any]) -> bool:
+    names = tool_names(body)
+    return len(set(names)) == len(names)
+
+
+def the_choice_is_among_the_tools(body: dict[str, Any]) -> bool:
+    choice, names = body.get("tool_choice"), tool_names(body)
+    if choice in (None, "none", "auto"):
+        return True
+    if isinstance(choice, str):
+        return choice in names or (choice == "required" and bool(names))
+    chosen = [choice] if choice.get("type", "function") == "function" else choice["allowed_tools"]["tools"]
+    return all(each["function"]["name"] in names for each in chosen)
+
+
+def tool_names(body: dict[str, Any]) -> list[str]:
+    return [tool["function"]["name"] for tool in body.get("tools") or ()] if "messages" in body else []
+
+
+def a_final_message_that_is_continued_has_text(body: dict[str, Any]) -> bool:
+    if not body.get("continue_final_message"):
+        return True
+    content = body["messages"][-1].get("content")
+    return (bool(content) and not isinstance(content, str)) or isinstance(content, str)
+
+
+def a_regex_and_tools_exclude_each_other(body: dict[str, Any]) -> bool:
+    kind = (body.get("response_format") or {}).get("type")
+    return kind != "regex" or not body.get("tools") or body.get("tool_choice") == "none"
+
+
+def schemas_in_strings_are_json(body: dict[str, Any]) -> bool:
+    found = body.get("response_format") or {}
+    parameters = body.get("parameters")
+    grammar = (parameters.get("grammar") or {}) if isinstance(parameters, dict) else {}
+    values = [found.get("value"), (found.get("json_schema") or {}).get("schema"), grammar.get("value")]
+    values += [value["schema"] for value in values if isinstance(value, dict) and "schema" in value]
+    kinds = {found.get("type"), grammar.get("type")}
+    return "regex" in kinds or all(is_schema(value) for value in values if isinstance(value, str))
+
+
+def is_schema(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict | bool)
+    except ValueError:
+        return False
+
+
+def a_prompt_has_a_token(body: dict[str, Any]) -> bool:
+    prompt = body.get("prompt", "x")
+    return prompt != "" and (not isinstance(prompt, list) or "" not in prompt)
+
+
+def best_of_is_at_least_n(body: dict[str, Any]) -> bool:
+    best_of, n = body.get("best_of"), body.get("n") or 1
+    return best_of is None or (best_of >= n and (best_of == n or not body.get("stream")))
+
+
+RULES = (
+    answers_fit_the_context,
+    tools_have_different_names,
+    the_choice_is_among_the_tools,
+    a_final_message_that_is_continued_has_text,
+    a_regex_and_tools_exclude_each_other,
+    schemas_in_strings_are_json,
+    a_prompt_has_a_token,
+    best_of_is_at_least_n,
+)

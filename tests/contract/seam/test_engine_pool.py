@@ -1,0 +1,151 @@
+"""Two engines behind one web worker: who gets what, and what the death of one means."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from handler.protocol import FinishReason
+from tests.contract.seam.web import STREAMS, TEXT, OpenStream, WebServer
+from tests.fakes.engine import FakeEngine, output
+
+PATH = "/generate_stream"
+
+
+@dataclass
+class Pair:
+    """A server whose second engine is `other`; both answer with a token, then wait for `go_on`."""
+
+    web: WebServer
+    engines: tuple[FakeEngine, FakeEngine]
+    go_on: threading.Event
+
+    def begin(self, number: int) -> list[OpenStream]:
+        """So many streams, each with its first token there."""
+        streams = []
+        for _ in range(number):
+            streams.append(self.web.open(PATH, STREAMS[PATH]))
+            assert streams[-1].event()
+        return streams
+
+    def shares(self) -> list[int]:
+        return [len(engine.requests) for engine in self.engines]
+
+    def metric(self, name: str) -> float:
+        lines = self.web.request("GET", "/metrics").body.decode().splitlines()
+        return float(next(line.split()[1] for line in lines if line.split()[0] == name))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[WebServer, FakeEngine]]:
+    with tempfile.TemporaryDirectory(prefix="seam-") as directory:
+        environ = {"WEB_WORKERS": "1", "ENGINE_REPLICAS": "2", "MAX_CONCURRENT_REQUESTS": "4"}
+        web = WebServer(Path(directory), environ)
+        other = FakeEngine(Path(directory) / "engine-1")
+        try:
+            web.start_engine()
+            yield web, other
+            assert "Traceback" not in web.log.read_text()
+            assert web.stop() == 0
+        finally:
+            web.kill()
+            web.engine.close()
+            other.close()
+
+
+@pytest.fixture
+def pair(server: tuple[WebServer, FakeEngine]) -> Iterator[Pair]:
+    web, other = server
+    go_on = threading.Event()
+    found = Pair(web, (web.engine, other), go_on)
+    for engine in found.engines:
+        engine.reset()
+        engine.script = lambda request, engine=engine: [
+            output(request, engine.token_ids("a")),
+            go_on,
+            output(request, engine.token_ids("b"), FinishReason.LENGTH),
+        ]
+    web.wait(lambda: found.metric("heir_engines_ready") == 2)
+    yield found
+    go_on.set()
+
+
+def last(stream: OpenStream) -> dict[str, object]:
+    found: dict[str, object] = json.loads(stream.rest()[-1])
+    return found
+
+
+def test_work_is_shared_evenly(pair: Pair) -> None:
+    streams = pair.begin(6)
+    assert pair.shares() == [3, 3]
+    pair.go_on.set()
+    assert [last(stream)["generated_text"] for stream in streams] == ["ab"] * 6
+
+
+@pytest.mark.parametrize("busy", [0, 1])
+def test_what_other_workers_have_sent_counts(pair: Pair, busy: int) -> None:
+    """Only the board knows of it."""
+    pair.engines[busy].board["running"] = 2
+    pair.engines[busy].board["waiting"] = 1
+    pair.begin(3)
+    assert pair.shares()[1 - busy] == 3
+    pair.begin(2)
+    assert pair.shares()[1 - busy] == 4
+
+
+def test_a_dead_engine_ends_its_own_requests_only(pair: Pair) -> None:
+    streams = pair.begin(4)
+    dead, alive = pair.engines
+    lost = {request.request_id for request in dead.requests}
+    assert len(lost) == 2
+    dead.die()
+    pair.web.wait(lambda: pair.metric("heir_engines_ready") == 1)
+    assert pair.web.ping() == 200
+    assert pair.metric("heir_ready") == 1
+    pair.begin(2)
+    assert len(alive.requests) == 4
+    pair.go_on.set()
+    answers = [last(stream) for stream in streams]
+    assert [answer.get("error_type") for answer in answers].count("unhealthy") == 2
+    assert [answer.get("generated_text") for answer in answers].count("ab") == 2
+    dead.start()
+    pair.web.wait(lambda: pair.metric("heir_engines_ready") == 2)
+    assert {pair.web.post("/generate", TEXT).json["generated_text"] for _ in range(4)} == {"ab"}
+
+
+def test_ping_is_503_when_none_is_left(pair: Pair) -> None:
+    for engine in pair.engines:
+        assert pair.web.ping() == 200
+        engine.die()
+    pair.web.wait(lambda: pair.web.ping() == 503)
+    assert pair.web.post("/generate", TEXT).status == 503
+    assert pair.metric("heir_engines") == 2
+    assert pair.metric("heir_ready") == 0
+    pair.engines[1].start()
+    pair.web.wait(lambda: pair.web.ping() == 200)
+    pair.go_on.set()
+    assert pair.web.post("/generate", TEXT).status == 200
+
+
+def test_bounds_and_numbers_add_up(pair: Pair) -> None:
+    for engine, number in zip(pair.engines, (3, 4), strict=True):
+        engine.board["running"] = number
+        engine.board["steps"] = 10 * number
+        engine.board["self_test"] = 1
+    assert pair.metric("tgi_batch_current_size") == 7
+    assert pair.metric("heir_steps_total") == 70
+    assert pair.metric("heir_self_test") == 1
+    assert pair.web.request("GET", "/info").json["max_concurrent_requests"] == 8
+    pair.go_on.set()
+    assert pair.web.post("/generate", TEXT).status == 200
+    pair.engines[0].board["running"] = 4
+    assert pair.web.post("/generate", TEXT).status == 429
+    pair.engines[0].die()
+    pair.web.wait(lambda: pair.metric("heir_engines_ready") == 1)
+    assert pair.web.request("GET", "/info").json["max_concurrent_requests"] == 4

@@ -1,0 +1,237 @@
+"""Every way to store weights on CPU: close to the weights it stands for, and the same alone as in a batch."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from handler.config import EngineConfig, Quantize
+from handler.errors import BadConfiguration, BadModel
+from handler.linears import KERNEL, Kernel, PackedLinear
+from handler.model_loader import LoadedModel, load
+from handler.model_runner import ModelRunner
+from handler.quantize import WeightSizes, least_lossy, resolve
+from tests.support import tiny_models
+from tests.support.local_engine import LocalEngine, limits
+
+AT_LOAD = [Quantize.INT8, Quantize.NF4, Quantize.FP4, Quantize.INT8_BLOCKS, Quantize.INT4_BLOCKS]
+# Root mean square of what rounding does to normally distributed weights, relative to theirs.
+ROUNDING = {"bitsandbytes": 0.01, "bitsandbytes-nf4": 0.1, "bitsandbytes-fp4": 0.13, "int8": 0.007, "int4": 0.1}
+PROMPTS = [[5, 9, 17, 33, 41, 50, 7], [8, 3, 22], [(11 * i + 5) % 250 for i in range(40)]]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The tiny models gain nothing from more, and lose much where the cores are shared."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+def open_model(directory: Path, quantize: Quantize, cache: Path | None = None) -> LoadedModel:
+    config = EngineConfig(quantize=quantize, device="cpu", dtype="float32", cache_dir=str(cache or directory))
+    return load(config, directory, lambda *_: None)
+
+
+def kinds(model: Any) -> dict[str, str]:
+    return {name: type(m).__name__ for name, m in model.named_modules() if "Linear" in type(m).__name__}
+
+
+@torch.inference_mode()
+def logits(model: Any, ids: list[int]) -> torch.Tensor:
+    found: torch.Tensor = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+    return found.float()
+
+
+@torch.no_grad()
+def dequantised(model: Any) -> Any:
+    """The stock model over the weights that the quantised layers stand for."""
+    stock = tiny_models.build("llama")
+    for name, module in model.named_modules():
+        if isinstance(module, PackedLinear):
+            stock.get_submodule(name).weight.copy_(module.weight)
+        elif "Linear4bit" in type(module).__name__:
+            from bitsandbytes.functional import dequantize_4bit
+
+            stock.get_submodule(name).weight.copy_(dequantize_4bit(module.weight.data, module.weight.quant_state))
+        elif "Linear8bitLt" in type(module).__name__:
+            stock.get_submodule(name).weight.copy_(module.weight.data.float() * module.weight.SCB[:, None] / 127)
+    return stock
+
+
+@pytest.fixture
+def run_alone_and_batched(tmp_path: Path) -> Callable[[LoadedModel], tuple[list[list[int]], list[list[int]]]]:
+    def run(loaded: LoadedModel) -> tuple[list[list[int]], list[list[int]]]:
+        bounds = limits(max_model_len=64, max_num_seqs=4)
+        runner = ModelRunner(loaded, bounds.max_num_seqs, bounds.max_model_len)
+        runner.probe()
+        engine = LocalEngine(runner, bounds, tmp_path)
+        try:
+            alone = []
+            for prompt in PROMPTS:
+                alone.append(engine.submit(prompt, max_tokens=12))
+                engine.run()
+            together = [engine.submit(prompt, max_tokens=12, reuse_prefix=False) for prompt in PROMPTS]
+            engine.run()
+        finally:
+            engine.close()
+        assert [outcome.error for outcome in alone + together] == [None] * 6
+        return [o.token_ids for o in alone], [o.token_ids for o in together]
+
+    return run
+
+
+@pytest.mark.parametrize("quantize", AT_LOAD)
+def test_a_form_stands_for_the_weights_and_answers_alike_alone_and_in_a_batch(
+    quantize: Quantize, tiny_llama: Path, run_alone_and_batched: Callable[..., Any]
+) -> None:
+    loaded = open_model(tiny_llama, quantize)
+    assert loaded.quantize == quantize
+    stock = tiny_models.build("llama")
+    assert loaded.num_parameters == stock.num_parameters()
+    # Before the first product: bitsandbytes repacks 4-bit weights in place at that.
+    rounded = dequantised(loaded.model)
+    for layer in ("model.layers.0.self_attn.q_proj", "model.layers.3.mlp.up_proj"):
+        exact, near = stock.get_submodule(layer).weight, rounded.get_submodule(layer).weight
+        assert 1e-4 < float((near - exact).norm() / exact.norm()) < ROUNDING[quantize]
+    expected = logits(rounded, PROMPTS[2])
+    with KERNEL.using(Kernel.PACKED):
+        found = logits(loaded.model, PROMPTS[2])
+    # bitsandbytes computes in bfloat16 (4 bits) or rounds activations to 8 bits; our blocks compute in float32.
+    close = 1e-4 if "bitsandbytes" not in quantize else 0.1
+    assert float((found - expected).abs().max() / expected.abs().max()) < close
+    alone, together = run_alone_and_batched(loaded)
+    assert alone == together
+
+
+def test_both_kernels_of_a_packed_model_run_the_same_weights(tiny_llama: Path) -> None:
+    model = open_model(tiny_llama, Quantize.INT4_BLOCKS).model
+    found = []
+    for kernel in (Kernel.PACKED, Kernel.DENSE):
+        with KERNEL.using(kernel):
+            found.append(logits(model, PROMPTS[2]))
+    torch.testing.assert_close(found[0], found[1], atol=1e-3, rtol=1e-3)
+    bits = {name: m.bits for name, m in model.named_modules() if isinstance(m, PackedLinear)}
+    assert bits.pop("lm_head") == 8
+    assert set(bits.values()) == {4}
+
+
+def test_without_memory_to_spare_no_dense_weights_are_kept(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handler.model_loader.available_memory_bytes", lambda: 1000)
+    loaded = open_model(tiny_llama, Quantize.INT4_BLOCKS)
+    layers = [m for m in loaded.model.modules() if isinstance(m, PackedLinear)]
+    assert layers
+    assert all(layer.dense is None for layer in layers)
+    assert not [n for n, p in loaded.model.named_parameters() if n.endswith("proj.weight")], "dense weights remain"
+    assert logits(loaded.model, PROMPTS[2]).isfinite().all()
+
+
+def save_changed(directory: Path, **changes: Any) -> Path:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("llama", **tiny_models.FAMILIES["llama"] | changes)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(directory)
+    tiny_models.write_tokenizer(directory)
+    return directory
+
+
+@pytest.mark.parametrize("quantize", AT_LOAD)
+def test_layers_of_odd_shape_stay_as_they_are_with_a_line_in_the_log(
+    quantize: Quantize, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = save_changed(tmp_path, intermediate_size=72, tie_word_embeddings=True)
+    with caplog.at_level(logging.WARNING, "handler"):
+        loaded = open_model(directory, quantize)
+    found = kinds(loaded.model)
+    assert found["model.layers.0.mlp.down_proj"] == "Linear"
+    assert found["model.layers.0.self_attn.q_proj"] != "Linear"
+    assert "stay unquantised" in caplog.text
+    assert "model.layers.0.mlp.down_proj (64 x 72)" in caplog.text
+    for count in (1, 2, 7):
+        assert logits(loaded.model, PROMPTS[0][:count]).isfinite().all()
+
+
+@pytest.mark.parametrize("quantize", [Quantize.INT8_BLOCKS, Quantize.INT4_BLOCKS])
+def test_tied_output_weights_stay_one_tensor(quantize: Quantize, tmp_path: Path) -> None:
+    model = open_model(save_changed(tmp_path, tie_word_embeddings=True), quantize).model
+    head = model.get_output_embeddings()
+    assert isinstance(head, PackedLinear)
+    assert head.dense is not None
+    assert head.dense.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_a_checkpoint_saved_quantised_loads_as_it_is(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = save_changed(tmp_path / "dense", intermediate_size=128)
+    quantised = open_model(directory, Quantize(f"bitsandbytes-{kind}")).model
+    saved = tmp_path / "quantised"
+    quantised.save_pretrained(saved)
+    expected = logits(quantised, PROMPTS[2])
+    with caplog.at_level(logging.WARNING, "handler"):
+        found = open_model(saved, Quantize.INT8)
+    assert found.quantize == f"bitsandbytes-{kind}"
+    assert f"is stored as bitsandbytes-{kind}; HF_MODEL_QUANTIZE=bitsandbytes is not applied" in caplog.text
+    assert kinds(found.model)["model.layers.0.mlp.down_proj"] == "Linear4bit"
+    torch.testing.assert_close(logits(found.model, PROMPTS[2]), expected)
+    caplog.clear()
+    assert open_model(saved, Quantize.AUTO).quantize == f"bitsandbytes-{kind}"
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors"])
+def test_a_checkpoint_whose_package_is_absent_is_refused_by_name(method: str, tiny_llama: Path, tmp_path: Path) -> None:
+    for file in tiny_llama.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method, "bits": 4, "group_size": 32}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BadModel, match=f"stored as {method}.*(pip install|[Ll]oading|requires)"):
+        open_model(tmp_path, Quantize.AUTO)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "sentence"),
+    [
+        ("awq", "cpu", "HF_MODEL_QUANTIZE=awq is for checkpoints that are stored that way"),
+        ("gptq", "cuda", "HF_MODEL_QUANTIZE=gptq is for checkpoints that are stored that way"),
+        ("marlin", "cuda", "HF_MODEL_QUANTIZE=marlin is for checkpoints that are stored that way"),
+        ("fp8", "cuda", "HF_MODEL_QUANTIZE=fp8 is for checkpoints that are stored that way"),
+        ("compressed-tensors", "cpu", "HF_MODEL_QUANTIZE=compressed-tensors is for checkpoints"),
+        ("exl2", "cuda", "HF_MODEL_QUANTIZE=exl2 is not supported"),
+        ("int4", "cuda", "HF_MODEL_QUANTIZE=int4 is for CPU only, and the device is cuda"),
+        ("int8", "cuda", "HF_MODEL_QUANTIZE=int8 is for CPU only, and the device is cuda"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_a_sentence(wanted: str, device: str, sentence: str) -> None:
+    with pytest.raises(BadConfiguration) as error:
+        resolve(Quantize(wanted), torch.device(device), nn.Module())
+    assert str(error.value).startswith(sentence)
+
+
+def test_eetq_is_eight_bits_on_either_device() -> None:
+    assert resolve(Quantize.EETQ, torch.device("cpu"), nn.Module()) is Quantize.INT8_BLOCKS
+    assert resolve(Quantize.EETQ, torch.device("cuda"), nn.Module()) is Quantize.INT8
+
+
+@pytest.mark.parametrize(
+    ("room", "chosen"), [(2200, "none"), (2199, "bitsandbytes"), (1249, "bitsandbytes-nf4"), (10, "bitsandbytes-nf4")]
+)
+def test_auto_takes_the_least_lossy_that_leaves_room_for_keys(
+    room: int, chosen: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    sizes = WeightSizes(linear=1000, other=0)
+    with caplog.at_level(logging.INFO, "handler"):
+        assert least_lossy(sizes, torch.bfloat16, 200, room) == chosen
+    assert len(caplog.records) == 1
+    assert f"HF_MODEL_QUANTIZE=auto: {chosen}, " in caplog.text

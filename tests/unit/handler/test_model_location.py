@@ -1,0 +1,39 @@
+"""Where the model is looked for: what was asked for, then what SageMaker or Inference Endpoints have mounted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from handler import model_location
+from handler.config import EngineConfig
+from handler.model_location import locate
+
+
+def model(directory: Path) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text("{}")
+    save_file({"weight": torch.zeros(1)}, directory / "model.safetensors")
+    return directory
+
+
+def found(config: EngineConfig) -> tuple[Path, str]:
+    return locate(config, lambda *_: None)
+
+
+def test_the_order_of_the_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sagemaker, endpoints, asked = tmp_path / "opt", tmp_path / "repository", model(tmp_path / "asked")
+    monkeypatch.setattr(model_location, "_MOUNTS", (sagemaker, endpoints))
+    sagemaker.mkdir()
+    model(endpoints)
+    assert found(EngineConfig()) == (endpoints, str(endpoints)), "an empty mount is none"
+    model(sagemaker)
+    assert found(EngineConfig()) == (sagemaker, str(sagemaker))
+    assert found(EngineConfig(model=str(asked), served_model_id="me")) == (asked, "me")
+
+
+def test_the_mounts_are_those_of_the_platforms() -> None:
+    assert [str(path) for path in model_location._MOUNTS] == ["/opt/ml/model", "/repository"]

@@ -1,0 +1,133 @@
+"""Which GPUs an engine takes, and where keys lie when layers are on several devices. No GPU is needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from handler.config import EngineConfig, Quantize
+from handler.errors import BadConfiguration
+from handler.kv_cache import SlotCache
+from handler.paged_cache import PagedCache
+from handler.paged_input import PagedInput
+from handler.placement import choose_devices, memory_limits, weight_bytes
+
+GIB = 2**30
+CUDA = torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("config", "gib", "free", "own", "num_engines"),
+    [
+        ({}, 10, [24], [0], 1),
+        ({}, 10, [24, 24, 24, 24], [0], 4),
+        ({"index": 2, "num_engines": 4, "devices_per_engine": 1}, 10, [24, 24, 24, 24], [2], 4),
+        ({"num_devices": 2}, 10, [24, 24, 24, 24], [0], 2),
+        ({}, 30, [24, 24, 24, 24], [0, 1], 2),
+        ({"index": 1, "num_engines": 2, "devices_per_engine": 2}, 30, [24, 24, 24, 24], [2, 3], 2),
+        ({}, 60, [24, 24, 24, 24], [0, 1, 2, 3], 1),
+        ({}, 18, [24, 20], [0, 1], 1),
+        ({}, 900, [24, 24], [0, 1], 1),
+        ({"num_engines": 2}, 30, [24, 24, 24, 24], [0, 1], 2),
+        ({"num_engines": 4}, 30, [24, 24, 24, 24], [0], 4),
+        ({"num_devices": 1}, 30, [24, 24], [0], 1),
+    ],
+)
+def test_the_fewest_gpus_that_hold_the_model(
+    config: dict[str, Any], gib: int, free: list[int], own: list[int], num_engines: int
+) -> None:
+    found = choose_devices(EngineConfig(**config), CUDA, gib * GIB, tuple(each * GIB for each in free))
+    assert [device.index for device in found.own] == own
+    assert found.num_engines == num_engines
+
+
+def test_engines_never_share_a_gpu() -> None:
+    for span, number in ((1, 8), (2, 4), (4, 2)):
+        taken = [
+            device
+            for index in range(number)
+            for device in choose_devices(
+                EngineConfig(index=index, num_engines=number, devices_per_engine=span), CUDA, 0, (24 * GIB,) * 8
+            ).own
+        ]
+        assert sorted(device.index for device in taken) == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("config", "device", "sentence"),
+    [
+        ({"num_devices": 4}, CUDA, "NUM_SHARD must be at most 2, the GPUs that are visible. Given: 4"),
+        ({"num_engines": 3}, CUDA, "ENGINE_REPLICAS must be at most 2: an engine takes 1 of 2 GPUs. Given: 3"),
+        ({"num_engines": 2}, torch.device("cuda:1"), "ENGINE_REPLICAS must be 1 with DEVICE=cuda:1. Given: 2"),
+    ],
+)
+def test_more_than_there_can_be_is_refused(config: dict[str, Any], device: torch.device, sentence: str) -> None:
+    with pytest.raises(BadConfiguration) as error:
+        choose_devices(EngineConfig(**config), device, GIB, (24 * GIB, 24 * GIB))
+    assert str(error.value) == sentence
+
+
+def test_a_named_gpu_and_the_cpu_are_taken_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
+    assert choose_devices(EngineConfig(), torch.device("cuda:1"), 900 * GIB, (GIB, GIB)).own == (
+        torch.device("cuda:1"),
+    )
+    found = choose_devices(EngineConfig(num_devices=4), torch.device("cpu"), 0, ())
+    assert (found.own, found.num_engines) == ((torch.device("cpu"),), 1)
+    assert "NUM_SHARD=4 is ignored" in caplog.text
+
+
+def test_accelerate_may_use_this_engines_gpus_alone() -> None:
+    devices = choose_devices(
+        EngineConfig(index=1, num_engines=2, devices_per_engine=2), CUDA, 0, tuple(n * GIB for n in (10, 20, 30, 40))
+    )
+    assert memory_limits(devices, tuple(n * GIB for n in (10, 20, 30, 40))) == {2: 24 * GIB, 3: 32 * GIB}
+
+
+@pytest.mark.parametrize(
+    ("stored", "quantize", "dtype", "expected"),
+    [
+        ("float32", Quantize.NONE, torch.bfloat16, 500),
+        ("bfloat16", Quantize.AUTO, torch.bfloat16, 1000),
+        ("bfloat16", Quantize.NF4, torch.bfloat16, 300),
+        ("float16", Quantize.NONE, torch.float32, 2000),
+    ],
+)
+def test_the_size_of_weights_follows_what_they_are_loaded_as(
+    tmp_path: Path, stored: str, quantize: Quantize, dtype: torch.dtype, expected: int
+) -> None:
+    for part in ("a", "b"):
+        (tmp_path / f"{part}.safetensors").write_bytes(b"\0" * 500)
+    (tmp_path / "config.json").write_text(json.dumps({"dtype": stored}))
+    assert weight_bytes(tmp_path, quantize, dtype) == expected
+
+
+HEADS = (1, 2, 3, 8)
+ELSEWHERE = torch.device("meta")
+
+
+def test_keys_lie_where_their_layer_is() -> None:
+    """`meta` stands for a second GPU: a device on which nothing can be computed, so that a mistake shows."""
+    here = torch.device("cpu")
+    paged = PagedCache(4, 16, torch.float32, here)
+    slots = SlotCache(2, 64, torch.float32, here)
+    index = torch.arange(3)
+    for layer, device in enumerate((here, ELSEWHERE, here)):
+        heads = torch.ones(HEADS, device=device)
+        written = [*paged.write(layer, index.to(device), heads, heads)]
+        packed = heads[0].transpose(0, 1)
+        written += slots.write(layer, index, packed, packed)
+        assert {each.device.type for each in written} == {device.type}
+        assert device is ELSEWHERE or all(float(each.sum()) == 3 * 2 * 8 for each in written)
+
+
+def test_a_step_is_moved_to_the_device_of_a_layer() -> None:
+    ids, row = torch.zeros(1, 3, dtype=torch.int64), torch.zeros(3, dtype=torch.int32)
+    here = PagedInput(ids, ids, row.long(), row, row, row, row[None], 1, 1, None)
+    moved = here.on(ELSEWHERE)
+    names = ("slot_mapping", "cu_seq_q", "cu_seq_k", "seqused_k", "block_table")
+    assert {getattr(moved, name).device for name in names} == {ELSEWHERE}
+    assert moved.input_ids is ids
