@@ -12,7 +12,8 @@ from gunicorn.http.errors import NoMoreData, ParseException
 from sagemaker_inference import content_types
 from werkzeug.exceptions import ClientDisconnected
 
-from container.errors import MalformedBody, PayloadTooLarge, UnsupportedMediaType, WrongShape
+from container.client_socket import ClientTooSlow
+from container.errors import MalformedBody, PayloadTooLarge, RequestTimeout, UnsupportedMediaType, WrongShape
 from container.request_record import timed
 
 _READ_BYTES = 65_536
@@ -24,8 +25,8 @@ _SYNTAX = "Failed to parse the request body as JSON"
 def read_json(request: Request, limit_bytes: int, *, any_media_type: bool = False) -> dict[str, Any]:
     """The JSON object in the body.
 
-    Raises PayloadTooLarge, UnsupportedMediaType, MalformedBody or WrongShape. The bytes stay in `g.raw_body` for a
-    dialect whose errors quote lines and columns. With `any_media_type` a missing or
+    Raises PayloadTooLarge, UnsupportedMediaType, RequestTimeout, MalformedBody or WrongShape. The bytes stay in
+    `g.raw_body` for a dialect whose errors quote lines and columns. With `any_media_type` a missing or
     application/octet-stream Content-Type counts as JSON, which SageMaker's asynchronous inference sends.
     """
     _check_media_type(request, any_media_type)
@@ -110,5 +111,10 @@ def _read_part(request: Request) -> bytes:
     """The next bytes, none at the end. Chunk sizes and ends are looked at here, long after the head was accepted."""
     try:
         return request.stream.read(_READ_BYTES)
+    except ClientTooSlow as exc:
+        raise RequestTimeout from exc
     except (ParseException, NoMoreData, ClientDisconnected) as exc:
+        # werkzeug hides what ended a body of known length.
+        if isinstance(exc.__context__, ClientTooSlow):
+            raise RequestTimeout from exc
         raise MalformedBody("the request body is not as long as its headers or chunk sizes say") from exc

@@ -42,7 +42,26 @@ class Reply:
         self.request_id = request_id
         self.inbox: SimpleQueue[FromEngine] = SimpleQueue()
         self.finished = False
+        self.lost = False
+        self._num_tokens = 0
+        self._ended = False
         self._on_close = on_close
+
+    def take(self, message: FromEngine) -> bool:
+        """Put a message into the inbox; False if it comes late or twice. Tokens that were lost fail the request."""
+        if self._ended:
+            return False
+        if isinstance(message, StepOutput):
+            if message.start < self._num_tokens:
+                return False
+            if message.start > self._num_tokens:
+                self.lost = True
+                message = Failed(self.request_id, ErrorCode.INTERNAL, "tokens of the answer were lost on their way")
+            else:
+                self._num_tokens += len(message.token_ids)
+        self._ended = is_terminal(message)
+        self.inbox.put(message)
+        return True
 
     def messages(self, tick_s: float) -> Iterator[FromEngine | None]:
         """The messages; None whenever `tick_s` seconds pass without one, so that the caller can look around."""
@@ -52,7 +71,7 @@ class Reply:
             except Empty:
                 yield None
                 continue
-            self.finished = not isinstance(message, StepOutput) or message.finish_reason is not None
+            self.finished = is_terminal(message)
             yield message
             if not self.inbox.empty():
                 # Neither the inbox nor a client that reads again would make this greenlet wait; /ping must not either.
@@ -63,10 +82,16 @@ class Reply:
         self._on_close(self)
 
 
+def is_terminal(message: FromEngine) -> bool:
+    """Whether nothing may follow for the request."""
+    return not isinstance(message, StepOutput) or message.finish_reason is not None
+
+
 class EngineClient:
     """Submits requests to one engine and routes its messages back."""
 
-    def __init__(self, engine_dir: EngineDir) -> None:
+    def __init__(self, engine_dir: EngineDir, on_stray: Callable[[], None] = lambda: None) -> None:
+        """`on_stray` is told of each message that belongs to no open request, comes late or comes twice."""
         self.engine_dir = engine_dir
         self.board = StatusBoard(engine_dir.board)
         self._context = zmq.Context()
@@ -74,7 +99,7 @@ class EngineClient:
         self._reader: gevent.Greenlet | None = None
         self._epoch = 0
         self._replies: dict[str, Reply] = {}
-        self.num_stray_messages = 0
+        self._on_stray = on_stray
         self._watcher = gevent.spawn(self._watch)
 
     @property
@@ -93,7 +118,7 @@ class EngineClient:
         reply = Reply(request.request_id, self._forget)
         self._replies[request.request_id] = reply
         if not self._send([request]):
-            reply.inbox.put(Failed(request.request_id, ErrorCode.ENGINE_DEAD, "the engine is not running"))
+            reply.take(Failed(request.request_id, ErrorCode.ENGINE_DEAD, "the engine is not running"))
         return reply
 
     def _send(self, messages: list[GenerateRequest] | list[Abort]) -> bool:
@@ -107,7 +132,8 @@ class EngineClient:
 
     def _forget(self, reply: Reply) -> None:
         known = self._replies.pop(reply.request_id, None)
-        if known is not None and not reply.finished:
+        # An engine whose message was lost still generates.
+        if known is not None and (reply.lost or not reply.finished):
             reply.finished = True
             self._send([Abort(reply.request_id)])
 
@@ -128,7 +154,7 @@ class EngineClient:
         self._disconnect()
         self._epoch = 0
         for reply in self._replies.values():
-            reply.inbox.put(Failed(reply.request_id, ErrorCode.ENGINE_DEAD, "the engine stopped"))
+            reply.take(Failed(reply.request_id, ErrorCode.ENGINE_DEAD, "the engine stopped"))
         self._replies.clear()
 
     def _disconnect(self) -> None:
@@ -150,10 +176,9 @@ class EngineClient:
 
     def _deliver(self, message: StepOutput | Rejected | Failed) -> None:
         reply = self._replies.get(message.request_id)
-        if reply is None:
-            self.num_stray_messages += 1  # tokens of a request that was aborted a moment ago
-        else:
-            reply.inbox.put(message)
+        # Without a reply: tokens of a request that was aborted a moment ago.
+        if reply is None or not reply.take(message):
+            self._on_stray()
 
     def _watch(self) -> None:
         """End open requests as soon as the engine that has them is gone."""

@@ -7,6 +7,7 @@ ends with an error when it dies, and the others go on.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from container.engine_client import EngineClient, Reply
 from container.run_dir import RunDir
@@ -17,9 +18,11 @@ from handler.status import Phase, StatusBoard
 class EnginePool:
     """A worker's clients of all engines. There is always a first one; PID 1 says on its board how many there are."""
 
-    def __init__(self, run_dir: RunDir) -> None:
+    def __init__(self, run_dir: RunDir, on_stray: Callable[[], None]) -> None:
+        """`on_stray` is told of each engine message that belongs to no open request, comes late or comes twice."""
         self._run_dir = run_dir
-        self._found = [EngineClient(run_dir.engine(0))]
+        self._on_stray = on_stray
+        self._found = [EngineClient(run_dir.engine(0), on_stray)]
         # Workers start in different places, so that equal engines are not all given the same first request.
         self._turn = os.getpid()
 
@@ -27,7 +30,7 @@ class EnginePool:
     def clients(self) -> list[EngineClient]:
         """One for each engine there is now, ready or not."""
         for index in range(len(self._found), self._found[0].board["num_engines"]):
-            self._found.append(EngineClient(self._run_dir.engine(index)))
+            self._found.append(EngineClient(self._run_dir.engine(index), self._on_stray))
         return self._found
 
     @property

@@ -186,6 +186,7 @@ class EngineProcess:
             max_num_seqs=s.max_batch_size,
             max_num_batched_tokens=s.max_batch_prefill_tokens,
             max_waiting=s.max_concurrent_requests,
+            max_waiting_tokens=s.max_queued_tokens,
             kv_capacity_tokens=s.max_batch_total_tokens,
             kv_layout=KVLayout(s.kv_layout),
             deterministic=s.deterministic,

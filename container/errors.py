@@ -8,6 +8,7 @@
     ├── Unauthorized                    401   authentication_error    unauthorized
     ├── NotFound                        404   not_found_error         not_found
     ├── MethodNotAllowed                405   invalid_request_error   method_not_allowed
+    ├── RequestTimeout                  408   invalid_request_error   text/plain
     ├── PayloadTooLarge                 413   invalid_request_error   text/plain
     ├── UnsupportedMediaType            415   invalid_request_error   text/plain
     ├── Overloaded                      429   rate_limit_error        overloaded         + Retry-After
@@ -161,6 +162,22 @@ class MethodNotAllowed(ServiceError):
     openai_type = "invalid_request_error"
     tgi_type = "method_not_allowed"
     code = "method_not_allowed"
+
+
+class RequestTimeout(ServiceError):
+    """The body did not come in time."""
+
+    status = tgi_status = 408
+    openai_type = "invalid_request_error"
+    tgi_type = "request_timeout"
+    code = "request_timeout"
+
+    def __init__(self) -> None:
+        super().__init__("the request body was not sent in time")
+
+    def tgi_text(self) -> str:
+        """As other errors of reading a body."""
+        return self.message
 
 
 class PayloadTooLarge(ServiceError):

@@ -24,9 +24,8 @@ _TICK_S = 0.1
 KEEPALIVE_S = 15.0
 # Prompt tokens the detokeniser sees, so that it knows it does not start a text: sentencepiece drops a first space.
 _TAIL = 8
-# The engine ends what is overdue; a request it has lost, or a step that takes very long, is ended here. Together with
-# the time for a whole answer this stays below the 60 s after which SageMaker gives up.
-_DEADLINE_GRACE_S = 2.0
+# The engine ends what is overdue between two steps; during a long one, and for a request it has lost, it is ended here.
+_DEADLINE_GRACE_S = 0.05
 
 
 class ClientDisconnected(Exception):
@@ -182,9 +181,9 @@ class Generation:
                 yield message
             elif message is not None:
                 raise from_engine(message)
-            elif now >= deadline:
+            if now >= deadline:
                 raise DeadlineExceeded("the request's time was used up before it finished")
-            elif now - silent_since >= KEEPALIVE_S:
+            if now - silent_since >= KEEPALIVE_S:
                 silent_since = now
                 yield None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,14 +24,27 @@ if TYPE_CHECKING:
 
 # The socket is open before gunicorn starts, so the port never refuses a connection while it loads.
 bind = f"fd://{os.environ.get(LISTEN_FD_VARIABLE, '0')}"
-worker_class = "gevent"
+worker_class = "container.web_worker.Worker"
 workers = int(os.environ.get(WORKERS_VARIABLE, "2"))
-worker_connections = 2000
+
+
+def _raise_file_limit() -> int:
+    """Let workers hold as many files as the system permits, 65,536 at most. Returns the limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return limit
+
+
+# Above this the connections that have been idle longest are closed. 256 files are for everything else.
+worker_connections = max(64, min(10_000, _raise_file_limit() - 256))
 # A heartbeat of the worker's event loop, not a limit on requests.
 timeout = 60
 graceful_timeout = 2
 keepalive = 75
 backlog = 2048
+# Long texts are encoded in one thread beside the event loop; the library's own pool would take the engine's cores.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a heartbeat file, mode 0600
 control_socket_disable = True
 preload_app = False

@@ -44,6 +44,7 @@ def _tokens(name: str, text: str) -> Histogram:
     return Histogram(name, text, buckets=_TOKENS, registry=_registry)
 
 
+_stray = Counter("heir_stray_messages", "Engine messages that came late, twice or for nobody.", registry=_registry)
 _duration = _seconds("tgi_request_duration", "From arrival to the end of the answer, of requests that succeeded.")
 _validation = _seconds("tgi_request_validation_duration", "From arrival to the engine.")
 _queue = _seconds("tgi_request_queue_duration", "In the engine's queue.")
@@ -90,3 +91,8 @@ def observe_generation(generation: Generation, arrived_s: float) -> None:
 def observe_gap(seconds: float) -> None:
     """Record the time between two tokens of a sequence."""
     _between_tokens.observe(seconds)
+
+
+def count_stray() -> None:
+    """Count an engine message that belongs to no open request, comes late or comes twice."""
+    _stray.inc()

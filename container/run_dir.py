@@ -63,6 +63,11 @@ class RunDir(EngineDir):
         """One file for each open SageMaker session; made when the first is opened."""
         return self.path / "sessions"
 
+    @property
+    def places(self) -> Path:
+        """How many sequences each web worker has taken in."""
+        return self.path / "places"
+
     def metrics_environ(self) -> dict[str, str]:
         """Read by prometheus_client when it is imported: where each process keeps its counts."""
         return {METRICS_DIR_VARIABLE: str(self.path)}

@@ -28,6 +28,7 @@ logger = logging.getLogger("container")
 EXIT_SETTINGS = 2
 EXIT_PORT = 4
 EXIT_NOT_WRITABLE = 5
+_SEND_BUFFER_BYTES = 131_072
 
 
 def main(arguments: list[str]) -> int:
@@ -68,6 +69,8 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Inherited by every connection: what a client that does not read may hold of the kernel's memory, instead of 4 MB.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
     listener.bind((host, port))
     listener.listen(2048)
     return listener

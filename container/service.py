@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import select
 import socket
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gevent
-from flask import Request, current_app, g
+from flask import Request, Response, after_this_request, current_app, g
 from gevent import monkey
 from gevent.event import Event
 
+from container import metrics
 from container.engine_client import EngineClient
 from container.engine_pool import EnginePool
 from container.errors import NotReady, Overloaded
 from container.generation import Generation, Prompt
+from container.places import Places
+from container.queue_time import QueueTime
 from container.request_record import RequestRecord
 from container.run_dir import RunDir
 from container.served_model import ServedModel
@@ -42,7 +48,9 @@ class Service:
 
     def __init__(self, settings: Settings, run_dir: RunDir) -> None:
         self.settings = settings
-        self.engines = EnginePool(run_dir)
+        self.engines = EnginePool(run_dir, metrics.count_stray)
+        self._places = Places(run_dir.places)
+        self._queue_time = QueueTime(self.engines.total)
         self.sessions_dir = run_dir.sessions
         self._refusal_path = run_dir.refusal
         self._model: ServedModel | None = None
@@ -81,16 +89,34 @@ class Service:
         """Sequences of the whole container before 429: so many for each engine that serves."""
         return self.settings.max_concurrent_requests * max(1, len(self.engines.ready_clients))
 
-    def admit(self, num_sequences: int = 1) -> ServedModel:
-        """The model, if there is room for so many more sequences; an idle server takes any number a request may have.
-
-        Raises NotReady or Overloaded before any work is done.
-        """
+    def check_room(self) -> ServedModel:
+        """The model, if one more sequence would be taken in now. Raises NotReady or Overloaded, costs nothing."""
         model = self.model
-        in_flight = self.engines.total("running") + self.engines.total("waiting")
-        if in_flight and in_flight + num_sequences > self.max_in_flight:
-            raise Overloaded("Model is overloaded", retry_after_s=1)
+        waiting = [client.board["waiting_tokens"] for client in self.engines.ready_clients]
+        limit = model.card.max_waiting_tokens
+        full = bool(limit and waiting) and min(waiting) >= limit
+        if full or self._places.taken >= self.max_in_flight:
+            raise self._overloaded()
         return model
+
+    def admit(self, num_sequences: int) -> ServedModel:
+        """The model, and places for so many sequences until the answer is over.
+
+        An idle server takes any number a request may have. Raises NotReady or Overloaded before any work is done.
+        """
+        model = self.check_room()
+        if not self._places.take(num_sequences, self.max_in_flight):
+            raise self._overloaded()
+
+        def give_back(response: Response) -> Response:
+            response.call_on_close(lambda: self._places.give_back(num_sequences))
+            return response
+
+        after_this_request(give_back)
+        return model
+
+    def _overloaded(self) -> Overloaded:
+        return Overloaded("Model is overloaded", retry_after_s=self._queue_time.retry_after_s)
 
     def generate(self, prompt: Prompt, request: Request) -> Generation:
         """Start nothing yet: the generation is submitted when its deltas are first asked for."""
@@ -100,7 +126,7 @@ class Service:
         generation = Generation(
             self.engines,
             model.tokenizer,
-            prompt,
+            replace(prompt, cache_salt=_tenant(request)),
             _connection_check(request),
             record,
             record.next_generation_id(),
@@ -110,8 +136,10 @@ class Service:
         return generation
 
     def timeout_s(self, streaming: bool) -> float:
-        """How long an answer may take."""
-        return self.settings.stream_timeout_s if streaming else self.settings.request_timeout_s
+        """How long an answer may still take, counted from the end of the request's head."""
+        limit_s = self.settings.stream_timeout_s if streaming else self.settings.request_timeout_s
+        spent_s = time.monotonic() - float(g.started_s)
+        return max(0.001, limit_s - spent_s)
 
     def _load_model(self) -> None:
         """Load the text side once for each start of an engine, off the event loop: large vocabularies take a second.
@@ -122,6 +150,7 @@ class Service:
             for client in self.engines.ready_clients:
                 if client.board["epoch"] != self._read_epochs.get(client):
                     self._read_card(client, client.board["epoch"])
+            self._queue_time.observe()
             gevent.sleep(_LOAD_INTERVAL_S)
 
     def _read_card(self, client: EngineClient, epoch: int) -> None:
@@ -154,6 +183,13 @@ def service() -> Service:
     """The worker's service, from inside a request."""
     found: Service = current_app.extensions["service"]
     return found
+
+
+def _tenant(request: Request) -> str:
+    """Who may share cached prefixes: those with one key, or all who send none. How fast a first token comes tells
+    whether its prefix was cached, so other tenants' prefixes must not be (CVE-2025-46570)."""
+    key = request.headers.get("Authorization", "")
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:32] if key else ""
 
 
 def _connection_check(request: Request) -> Any:

@@ -161,6 +161,12 @@ class Settings:
     max_concurrent_requests: int = _setting(
         128, _count(1, 1_000_000), "Requests in flight before 429, for each engine.", "MAX_CONCURRENT_REQUESTS"
     )
+    max_queued_tokens: int = _setting(
+        0,
+        _count(1),
+        "Tokens of all prompts in the queue before 429. Default: 4 times KV memory.",
+        "MAX_QUEUED_TOKENS",
+    )
     max_best_of: int = _setting(2, _count(1, 64), "Largest best_of and n.", "MAX_BEST_OF")
     max_choices: int = _setting(8, _count(1, 128), "Largest n and best_of on /v1.", "MAX_CHOICES")
     max_stop_sequences: int = _setting(4, _count(0, 64), "Stop strings of one request.", "MAX_STOP_SEQUENCES")
@@ -194,7 +200,9 @@ class Settings:
     sessions_expiration_s: float = _setting(
         1200.0, _seconds, "Life of a SageMaker session, in seconds.", "SAGEMAKER_SESSIONS_EXPIRATION"
     )
-    api_key: str | None = _setting(None, _text, "Bearer token that clients must send.", "API_KEY")
+    api_key: str | None = _setting(
+        None, _text, "Bearer token that clients must send; any of several, split by commas.", "API_KEY"
+    )
     cors_allow_origin: str = _setting(
         "*", _text, "Origins, split by commas, that may call from a browser.", "CORS_ALLOW_ORIGIN"
     )

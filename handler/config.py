@@ -43,7 +43,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     `model` is a directory, a .gguf file, a hub id, or empty for the bundled model. `max_model_len` bounds prompt
     plus completion of one sequence, `max_num_batched_tokens` the tokens of one step, `max_num_seqs` the running
-    sequences, `max_waiting` the queue, `kv_capacity_tokens` all KV memory; all in tokens but the two counts.
+    sequences, `max_waiting` the queue, `max_waiting_tokens` what its prompts have together, `kv_capacity_tokens` all
+    KV memory; all in tokens but the two counts.
 
     `index` says which of `num_engines` it is; on CPU they share the memory. `num_devices` GPUs are used in all, of
     which each engine takes `devices_per_engine`.
@@ -61,6 +62,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 0
     max_waiting: int = 256
+    max_waiting_tokens: int = 0
     kv_capacity_tokens: int = 0
     page_size: int = 0
     kv_layout: KVLayout = KVLayout.AUTO

@@ -151,7 +151,7 @@ class EngineCore:
         """Why the engine does not take the request."""
         if request.request_id in self._sequences:
             return Rejected(request.request_id, ErrorCode.INVALID, "request id is in use")
-        if self.scheduler.full:
+        if not self.scheduler.has_room(len(request.prompt_token_ids)):
             return Rejected(request.request_id, ErrorCode.OVERLOADED, "Model is overloaded")
         return self.admission.refusal(request) or self.custody.refusal(request)
 
@@ -266,6 +266,7 @@ class EngineCore:
         self.board.beat()
         self.board["running"] = len(self.scheduler.running)
         self.board["waiting"] = len(self.scheduler.waiting)
+        self.board["waiting_tokens"] = self.scheduler.waiting_tokens
         self.board["kv_used_tokens"] = self.scheduler.kv.used_tokens
         for name, before, count in self._totals():
             self.board[name] = before + count
@@ -291,4 +292,5 @@ def _step_output(seq: Sequence, outcome: Sampled, reason: FinishReason | None) -
         num_cached_tokens=seq.num_cached,
         queue_time_s=started - seq.arrival_s,
         inference_time_s=time.monotonic() - started,
+        start=seq.num_output_tokens - 1,
     )

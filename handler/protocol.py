@@ -123,7 +123,8 @@ class StepOutput(msgspec.Struct, frozen=True, tag="output", array_like=True, for
     """Tokens one step produced for one request; terminal if `finish_reason` is set.
 
     `logprobs` has one entry per token when asked for. `prompt_logprobs` comes once, with the first token, one
-    entry per prompt token after the first.
+    entry per prompt token after the first. `start` counts the output tokens that were sent before these, so that a
+    frame that comes twice, late or after a lost one is known for what it is.
     `num_cached_tokens` counts prompt tokens served from the prefix cache. Times are seconds on the engine's clock.
     """
 
@@ -135,6 +136,7 @@ class StepOutput(msgspec.Struct, frozen=True, tag="output", array_like=True, for
     num_cached_tokens: int = 0
     queue_time_s: float = 0.0
     inference_time_s: float = 0.0
+    start: int = 0
 
 
 class Rejected(msgspec.Struct, frozen=True, tag="rejected", array_like=True, forbid_unknown_fields=True):
@@ -161,8 +163,9 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """What the web side needs to know of the loaded model; written as JSON before the engine says ready.
 
     `tokenizer_dir` holds tokenizer.json and, where the model has them, tokenizer_config.json and a chat template.
-    Lengths are in tokens. `vocab_size` is the width of the logits, which may exceed the tokenizer's. `runner` is
-    `packed`, `paged` or `cache`.
+    Lengths are in tokens. Prompts in the queue have `max_waiting_tokens` together at most, 0 for no bound.
+    `vocab_size` is the width of the logits, which may exceed the tokenizer's. `runner` is `packed`, `paged` or
+    `cache`.
     """
 
     model_id: str
@@ -178,6 +181,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     num_parameters: int
     max_num_seqs: int
     kv_capacity_tokens: int
+    max_waiting_tokens: int = 0
     runner: str = "packed"
 
 

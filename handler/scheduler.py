@@ -56,13 +56,17 @@ class ScheduledBatch:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
-    """Bounds of the scheduler; token counts but for `max_num_seqs` and `max_waiting`."""
+    """Bounds of the scheduler; token counts but for `max_num_seqs` and `max_waiting`.
+
+    `max_waiting_tokens` bounds what the sequences in the queue have together; 0 is no bound.
+    """
 
     max_num_seqs: int
     max_num_batched_tokens: int
     max_waiting: int
     max_model_len: int
     eos_token_ids: frozenset[int]
+    max_waiting_tokens: int = 0
 
 
 class Scheduler:
@@ -82,12 +86,19 @@ class Scheduler:
         return not self.waiting and not self.running
 
     @property
-    def full(self) -> bool:
-        """True if another request must be refused."""
-        return len(self.waiting) >= self.limits.max_waiting
+    def waiting_tokens(self) -> int:
+        """Tokens of the sequences in the queue, all of which have to be run."""
+        return sum(len(seq.token_ids) for seq in self.waiting)
+
+    def has_room(self, num_tokens: int) -> bool:
+        """Whether a prompt of `num_tokens` may join the queue. An empty queue takes any prompt."""
+        if len(self.waiting) >= self.limits.max_waiting:
+            return False
+        limit = self.limits.max_waiting_tokens
+        return not limit or not self.waiting or self.waiting_tokens + num_tokens <= limit
 
     def add(self, seq: Sequence) -> None:
-        """Queue a sequence. The caller has checked `full` and the prompt's length."""
+        """Queue a sequence. The caller has asked `has_room` and checked the prompt's length."""
         self.waiting.append(seq)
 
     def schedule(self) -> ScheduledBatch:

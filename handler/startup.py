@@ -28,6 +28,9 @@ from handler.warm_up import warm_up_sequence
 
 logger = logging.getLogger(__name__)
 
+# Prompts that wait may fill KV memory this often; more would wait longer than their clients.
+_WAITING_PER_KV = 4
+
 
 def start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, ModelCard]:
     """Load, probe and warm up. Raises StartupError with one sentence."""
@@ -77,6 +80,7 @@ def build_core(
             max_num_seqs=limits.max_num_seqs,
             max_num_batched_tokens=limits.max_num_batched_tokens,
             max_waiting=config.max_waiting,
+            max_waiting_tokens=config.max_waiting_tokens or _WAITING_PER_KV * limits.capacity_tokens,
             max_model_len=limits.max_model_len,
             eos_token_ids=runner.loaded.eos_token_ids,
         ),
@@ -106,5 +110,6 @@ def _card(config: EngineConfig, runner: Runner, limits: Limits, model_id: str, t
         num_parameters=loaded.num_parameters,
         max_num_seqs=limits.max_num_seqs,
         kv_capacity_tokens=limits.capacity_tokens,
+        max_waiting_tokens=config.max_waiting_tokens or _WAITING_PER_KV * limits.capacity_tokens,
         runner=runner.name,
     )

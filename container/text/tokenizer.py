@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import tokenizers
 
+from container.text.in_thread import in_thread
 from container.text.special_tokens import SpecialTokens
 from container.text.token_bytes import TokenBytes
 from container.text.tokenizer_error import TokenizerError, guarded
@@ -26,6 +27,8 @@ __all__ = ["TokenSpan", "Tokenizer", "TokenizerError"]
 
 # The widest id the Rust side accepts; a larger one would raise OverflowError at the seam.
 _MAX_ID = 2**32 - 1
+# Longer texts take more than some milliseconds. `encode_batch` lets go of Python's lock, `encode` does not.
+_LONG_CHARS = 10_000
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -141,7 +144,11 @@ class Tokenizer:
     def _encode(self, text: str, add_special_tokens: bool) -> Any:
         failure = "The tokenizer failed to encode the text"
         try:
-            return guarded(failure, self._backend.encode, text, add_special_tokens=add_special_tokens)
+            if len(text) < _LONG_CHARS:
+                return guarded(failure, self._backend.encode, text, add_special_tokens=add_special_tokens)
+            batch = [text]
+            encode = partial(self._backend.encode_batch, batch, add_special_tokens=add_special_tokens)
+            return in_thread(lambda: guarded(failure, encode))[0]
         except TokenizerError as exc:
             if _SURROGATE.search(text):
                 raise TokenizerError("The text holds an unpaired surrogate, which is no character.") from exc

@@ -125,6 +125,7 @@ class _Play:
     request_id: str
     acts: Iterator[Act]
     waits_for: threading.Event | None = None
+    num_sent: int = 0
 
 
 class _Life:
@@ -137,6 +138,7 @@ class _Life:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.SNDHWM, 0)  # a script may say more at once than an engine ever does
         self._socket.bind(f"ipc://{path}")
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -182,8 +184,17 @@ class _Life:
             if isinstance(act, bytes):
                 self._socket.send_multipart([play.worker, act])
             elif not isinstance(act, threading.Event):
-                self._socket.send_multipart([play.worker, encode([act])])
+                self._socket.send_multipart([play.worker, encode([_placed(act, play)])])
         return True
+
+
+def _placed(message: FromEngine, play: _Play) -> FromEngine:
+    """A step's output of the request that is played, with the number of tokens before it."""
+    if not isinstance(message, StepOutput) or message.request_id != play.request_id:
+        return message
+    placed = msgspec.structs.replace(message, start=play.num_sent)
+    play.num_sent += len(message.token_ids)
+    return placed
 
 
 def write_model(directory: Path, card_path: Path) -> Tokenizer:
@@ -211,6 +222,7 @@ def write_model(directory: Path, card_path: Path) -> Tokenizer:
         num_parameters=1,
         max_num_seqs=64,
         kv_capacity_tokens=CONTEXT * 64,
+        max_waiting_tokens=CONTEXT * 64,
     )
     card_path.write_bytes(msgspec.json.encode(card))
     return backend

@@ -12,7 +12,7 @@ from tests.faults.conftest import Scoreboard
 from tests.support.server import Server
 
 
-@pytest.mark.row(8, bug="READY entered before the warm-up token; the port opened after gunicorn started")
+@pytest.mark.row(8, bug="")
 def test_cold_start(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
     """The engine logs when it is ready, which is after it has generated a token; /ping must not be quicker."""
     started = time.monotonic()

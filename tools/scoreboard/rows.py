@@ -36,7 +36,7 @@ ROWS: tuple[Row, ...] = (
         4,
         "500 slow headers, 500 slow bodies, 200 clients that do not read, 60 s",
         "60 of 60 pings < 250 ms; good requests < 20 % slower; attackers cut <= 10 s",
-        (f"{_SEAM}/test_front.py",),
+        (f"{_SEAM}/test_front.py", "tests/unit/container/test_client_socket.py"),
     ),
     Row(5, "10,000 idle keep-alive connections", "0 failed pings; memory < +200 MB; recovery <= 2 s"),
     Row(
@@ -90,7 +90,7 @@ ROWS: tuple[Row, ...] = (
         18,
         "overload: 10 times capacity, 60 s",
         "excess: 429 and Retry-After in < 50 ms; goodput >= 95 % of peak; accepted within deadline; queue bounded",
-        (f"{_PROCESS}/test_serving.py",),
+        (f"{_SEAM}/test_refusals.py", "tests/unit/container/test_places.py", f"{_PROCESS}/test_serving.py"),
     ),
     Row(
         19,
@@ -108,7 +108,7 @@ ROWS: tuple[Row, ...] = (
         21,
         "500 random schedules of arrivals, aborts and every sampling parameter",
         "all outputs equal the solo run; 0 NaN",
-        ("tests/engine/test_requests.py",),
+        ("tests/engine/test_schedules.py",),
     ),
     Row(22, "the same client id, 100 at once", "100 correct", (f"{_SEAM}/test_isolation.py",)),
     Row(

@@ -29,7 +29,7 @@ from handler.protocol import Grammar, GrammarKind
 def answer_chat(body: dict[str, Any]) -> Response:
     """Parse, render, submit; then stream or collect. Raises ServiceError."""
     g.dialect = "openai"
-    chat = parse_chat(body, service().settings, service().admit().card.vocab_size)
+    chat = parse_chat(body, service().settings, service().check_room().card.vocab_size)
     served = service().admit(chat.request.num_choices)
     rendered = chat_prompt(chat, served)
     prompt = _prompt(chat, served, rendered)

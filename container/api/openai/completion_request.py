@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -65,8 +66,13 @@ class Completion(msgspec.Struct, frozen=True):
         return _DEFAULT_MAX_TOKENS if self.request.max_tokens is None else self.request.max_tokens
 
 
-def parse_completion(body: dict[str, Any], settings: Settings, served: ServedModel) -> Completion:
-    """Raises InvalidRequest naming field, limit and value."""
+def parse_completion(
+    body: dict[str, Any], settings: Settings, served: ServedModel, admit: Callable[[int], object]
+) -> Completion:
+    """`admit` is asked for a place for each sequence before any prompt is tokenised.
+
+    Raises InvalidRequest naming field, limit and value, and what `admit` raises.
+    """
     refuse_known(body, _REFUSED)
     request = convert(body, CompletionRequest)
     check_sampling(request, settings)
@@ -77,6 +83,7 @@ def parse_completion(body: dict[str, Any], settings: Settings, served: ServedMod
     parts = _prompts(request.prompt)
     limit = settings.max_client_batch_size
     check("prompt", f"at most {limit} prompts", len(parts), len(parts) <= limit)
+    admit(len(parts) * candidates)
     with timed("tokenise"):
         ids = [_token_ids(part, served) for part in parts]
     return Completion(request, ids, candidates)

@@ -31,9 +31,8 @@ _FINISH: dict[FinishReason, TextFinish] = {FinishReason.LENGTH: "length"}
 def answer_completion(body: dict[str, Any]) -> Response:
     """Parse, tokenise, submit; then stream or collect. Raises ServiceError."""
     g.dialect = "openai"
-    served = service().admit()
-    completion = parse_completion(body, service().settings, served)
-    service().admit(len(completion.prompts) * completion.num_candidates)
+    served = service().check_room()
+    completion = parse_completion(body, service().settings, served, service().admit)
     generations = [
         service().generate(prompt.with_sampling(of_choice(prompt.sampling, index)), request)
         for prompt in (_prompt(completion, served, token_ids) for token_ids in completion.prompts)

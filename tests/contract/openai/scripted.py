@@ -115,7 +115,7 @@ class ScriptedEngine:
         output = StepOutput(
             request.request_id, new,
             logprobs=None if sampling.num_logprobs is None else [TokenLogprob(-0.5, top)] * len(new),
-            prompt_logprobs=prompt, finish_reason=reason, num_cached_tokens=3,
+            prompt_logprobs=prompt, finish_reason=reason, num_cached_tokens=3, start=done,
         )  # fmt: skip
         messages: list[FromEngine] = [output]
         self._socket.send(worker, messages)

@@ -62,6 +62,8 @@ def test_a_session_nobody_opened(tiny_server: Server, session: str) -> None:
     assert "is not open" in answer.json["error"]
 
 
-@pytest.mark.parametrize("body", [{"requestType": "CLOSE"}, {"requestType": "PAUSE"}, {"requestType": 1}])
+@pytest.mark.parametrize(
+    "body", [{"requestType": "CLOSE"}, {"requestType": "PAUSE"}, {"requestType": 1}, {"requestType": []}]
+)
 def test_a_request_type_that_means_nothing(tiny_server: Server, body: object) -> None:
     assert call(tiny_server, body).status == 422

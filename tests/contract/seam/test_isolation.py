@@ -7,6 +7,8 @@ import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
+
 from handler.protocol import FinishReason, GenerateRequest, StepOutput, encode
 from tests.contract.seam.web import CHAT, WebServer, events
 from tests.fakes.engine import Act, FakeEngine, output
@@ -48,8 +50,9 @@ def test_several_requests_in_one_frame(web: WebServer, engine: FakeEngine) -> No
     def together(request: GenerateRequest) -> Iterator[Act]:
         waiting.append(request)
         if len(waiting) == 2:
-            for text, reason in (("one", None), ("two", FinishReason.LENGTH)):
-                yield encode([output(each, engine.token_ids(f"{text}{i}"), reason) for i, each in enumerate(waiting)])
+            for start, text, reason in ((0, "one", None), (4, "two", FinishReason.LENGTH)):
+                outputs = [output(each, engine.token_ids(f"{text}{i}"), reason) for i, each in enumerate(waiting)]
+                yield encode([msgspec.structs.replace(each, start=start) for each in outputs])
 
     engine.script = together
     choices = web.post("/v1/chat/completions", CHAT | {"n": 2, "temperature": 1}).json["choices"]

@@ -11,7 +11,7 @@ import pytest
 
 from handler.protocol import ErrorCode, Failed, FinishReason, Rejected
 from tests.contract.seam.web import CHAT, GENERATES, STREAMS, TEXT, WebServer, events
-from tests.fakes.engine import FakeEngine, output
+from tests.fakes.engine import CONTEXT, FakeEngine, output
 
 # Status at OpenAI's routes, status and error type at TGI's.
 MEANINGS = {
@@ -75,14 +75,36 @@ def test_a_whole_answer_that_had_begun_is_an_error(web: WebServer, engine: FakeE
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/generate", "/invocations"])
-def test_a_full_queue_refuses_before_the_engine_is_asked(web: WebServer, engine: FakeEngine, path: str) -> None:
-    engine.board["running"], engine.board["waiting"] = 60, 68
+def test_too_many_waiting_tokens_refuse_before_the_engine_is_asked(
+    web: WebServer, engine: FakeEngine, path: str
+) -> None:
+    engine.board["waiting_tokens"] = CONTEXT * 64
     answer = web.post(path, GENERATES[path])
     assert answer.status == 429
-    assert answer.headers["Retry-After"].isdecimal()
+    assert 1 <= int(answer.headers["Retry-After"]) <= 30
     assert not engine.requests
-    engine.board["waiting"] = 67
+    engine.board["waiting_tokens"] -= 1
     assert web.post(path, GENERATES[path]).status == 200
+    engine.board["waiting_tokens"] = 0
+
+
+def test_places_are_counted_over_all_workers_and_come_back(web: WebServer, engine: FakeEngine) -> None:
+    never = threading.Event()
+    engine.script = lambda _request: [never]
+    streams = [web.open(path, STREAMS[path]) for path in [*STREAMS] * 31 + ["/generate_stream"] * 3]
+    web.wait(lambda: len(engine.requests) == 127)
+    pair = web.post("/v1/chat/completions", CHAT | {"n": 2, "temperature": 1})
+    list_of_two = web.post("/v1/completions", {"prompt": ["a", "b"]})
+    assert (pair.status, list_of_two.status) == (429, 429)
+    streams.append(web.open("/generate_stream", TEXT))
+    web.wait(lambda: len(engine.requests) == 128)
+    assert all(web.post(path, GENERATES[path]).status == 429 for path in GENERATES for _ in range(4))
+    assert len(engine.requests) == 128
+    for stream in streams:
+        stream.close()
+    web.wait(lambda: len(engine.aborts) == 128)
+    engine.script = engine.says("hello")
+    web.wait(lambda: web.post("/generate", TEXT).status == 200)
 
 
 def test_an_engine_that_forgets_a_request_does_not_keep_its_client(guarded: WebServer) -> None:

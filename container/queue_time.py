@@ -1,0 +1,42 @@
+"""How long a refused client should stay away: what waits, at the speed of the last seconds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+# As reliability practice has it: not below a second, and not so long that a free server stays idle.
+_MIN_S = 1
+_MAX_S = 30
+_WINDOW_S = 2.0
+
+
+class QueueTime:
+    """`total` adds a number of the status board over all engines. `observe` is called every few seconds at least."""
+
+    def __init__(self, total: Callable[[str], int]) -> None:
+        self._total = total
+        self._since_s = time.monotonic()
+        self._tokens = self._done()
+        self._tokens_per_s = 0.0
+
+    def _done(self) -> int:
+        return self._total("prompt_tokens") + self._total("generated_tokens")
+
+    def observe(self) -> None:
+        """Measure the speed of the last `_WINDOW_S` seconds, once they are over."""
+        now = time.monotonic()
+        passed_s = now - self._since_s
+        if passed_s < _WINDOW_S:
+            return
+        done = self._done()
+        self._tokens_per_s = max(0, done - self._tokens) / passed_s
+        self._since_s, self._tokens = now, done
+
+    @property
+    def retry_after_s(self) -> int:
+        """Whole seconds, 1 to 30."""
+        if self._tokens_per_s <= 0:
+            return _MIN_S
+        return min(_MAX_S, max(_MIN_S, math.ceil(self._total("waiting_tokens") / self._tokens_per_s)))

@@ -1,0 +1,196 @@
+"""Overload, deadlines, clients that leave, health checks meanwhile: the whole container over the tiny model."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from container.run_dir import RUN_DIR_VARIABLE, RunDir
+from handler.status import StatusBoard
+from tests.faults.conftest import Scoreboard
+from tests.support.figures import Sampler, ms, quantile, timed
+from tests.support.server import Answer, Server
+
+CAPACITY = 16
+
+
+def body(num_tokens: int, text: str = "hello", **more: Any) -> dict[str, Any]:
+    message = {"messages": [{"role": "user", "content": text}], "max_tokens": num_tokens}
+    return message | {"ignore_eos": True, "temperature": 0} | more
+
+
+@pytest.fixture(scope="module")
+def server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    environ = {
+        "HF_MODEL_ID": str(tiny_llama),
+        "MAX_CONCURRENT_REQUESTS": str(2 * CAPACITY),
+        "MAX_BATCH_SIZE": str(CAPACITY),
+        "REQUEST_TIMEOUT_S": "20",
+    }
+    server = Server(tmp_path_factory.mktemp("admission") / "log", environ)
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def board(server: Server) -> StatusBoard:
+    for child in psutil.Process(server.process.pid).children():
+        run_dir = child.environ().get(RUN_DIR_VARIABLE)
+        if run_dir:
+            return StatusBoard(RunDir(Path(run_dir)).board)
+    raise AssertionError("no web server runs")
+
+
+def ask(server: Server, num_tokens: int, **more: Any) -> Answer:
+    return server.request("POST", "/v1/chat/completions", body(num_tokens, **more))
+
+
+class Clients:
+    """`num` clients that ask again as soon as they are answered, and wait 0.2 s when they are refused; a context."""
+
+    def __init__(self, server: Server, num: int, num_tokens: int) -> None:
+        self.answers: list[tuple[float, Answer]] = []
+        self._server = server
+        self._num_tokens = num_tokens
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(num)]
+
+    def _run(self, number: int) -> None:
+        while not self._stop.is_set():
+            seconds, answer = timed(lambda: ask(self._server, self._num_tokens, text=f"client {number}"))
+            self.answers.append((seconds, answer))
+            if answer.status != 200:
+                self._stop.wait(0.2)
+
+    def __enter__(self) -> Clients:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def goodput(server: Server, board: StatusBoard, num: int, seconds: float) -> tuple[float, Clients]:
+    """Tokens a second with `num` clients."""
+    with Clients(server, num, 64) as clients:
+        time.sleep(2)
+        before, began = board["generated_tokens"], time.monotonic()
+        time.sleep(seconds)
+        rate = (board["generated_tokens"] - before) / (time.monotonic() - began)
+    return rate, clients
+
+
+@pytest.mark.row(
+    18, bug="Places.take always true: 0 answers 429 from the web side, requests queued in the engine instead"
+)
+def test_overload(server: Server, board: StatusBoard, scoreboard: Scoreboard) -> None:
+    peak, _ = goodput(server, board, CAPACITY, 15)
+    longest_queue = 0
+
+    def look() -> None:
+        nonlocal longest_queue
+        longest_queue = max(longest_queue, board["waiting"] + board["running"])
+
+    with Sampler(look, 0.05):
+        rate, clients = goodput(server, board, 10 * CAPACITY, 45)
+    refused = [(seconds, answer) for seconds, answer in clients.answers if answer.status == 429]
+    taken = [seconds for seconds, answer in clients.answers if answer.status == 200]
+    others = {answer.status for _, answer in clients.answers} - {200, 429}
+    told = sum(answer.headers.get("Retry-After", "").isdecimal() for _, answer in refused)
+    quick = sum(seconds < 0.05 for seconds, _ in refused)
+    p50 = quantile([seconds for seconds, _ in refused], 0.5)
+    seen = (
+        f"{len(refused)} of {len(clients.answers)} refused, {told} with Retry-After; median {ms(p50)}, {quick} < 50 ms"
+    )
+    scoreboard(18, "excess", "429 and Retry-After in < 50 ms", seen, quick == told == len(refused) > 0)
+    seen = f"{rate:.0f} tokens/s of {peak:.0f} with {CAPACITY} clients ({rate / peak:.0%})"
+    scoreboard(18, "goodput", ">= 95 % of peak", seen, rate >= 0.95 * peak)
+    seen = f"p99 {quantile(taken, 0.99):.1f} s of 20 s; other statuses: {sorted(others) or 'none'}"
+    scoreboard(18, "accepted", "within the deadline", seen, quantile(taken, 0.99) < 20 and not others)
+    seen = f"at most {longest_queue} sequences in the engine; limit {2 * CAPACITY} and one for each web worker"
+    scoreboard(18, "queue", "bounded", seen, longest_queue <= 2 * CAPACITY + 2)
+
+
+@pytest.mark.row(7, bug="")
+def test_ping_while_saturated(server: Server, scoreboard: Scoreboard) -> None:
+    long_text = {"inputs": "Hello world, this is a text. " * 60_000}
+    with Clients(server, 4 * CAPACITY, 64), Sampler(server.ping, 0.05) as pings:
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            server.request("POST", "/tokenize", long_text)
+            time.sleep(2)
+    bad = sum(status != 200 for status in pings.found)
+    p50, p99, longest = quantile(pings.seconds, 0.5), quantile(pings.seconds, 0.99), max(pings.seconds)
+    seen = f"p50 {ms(p50)}, p99 {ms(p99)}, max {ms(longest)} of {len(pings.seen)}; {bad} other than 200"
+    text = "queue full, prompts of 1.7 MB in between, 1 min"
+    scoreboard(7, text, "", seen, p50 < 0.005 and p99 < 0.05 and longest < 1 and not bad)
+
+
+@pytest.mark.row(20, bug="")
+def test_deadlines(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
+    environ = {"HF_MODEL_ID": str(tiny_llama), "REQUEST_TIMEOUT_S": "1.0", "MAX_CONCURRENT_REQUESTS": "400"}
+    server = Server(tmp_path / "log", environ | {"MAX_BATCH_SIZE": "4"})
+    try:
+        server.wait_ready()
+        with ThreadPoolExecutor(50) as threads:
+            found = list(threads.map(lambda _: timed(lambda: ask(server, 480)), range(200)))
+    finally:
+        server.kill()
+    late = [seconds - 1.0 for seconds, answer in found if answer.status == 504]
+    other = {answer.status for _, answer in found} - {504}
+    lost = sum(answer.json["error"]["code"] != "deadline_exceeded" for _, answer in found if answer.status == 504)
+    done = sum(answer.status == 200 for _, answer in found)
+    over = sum(seconds > 1.25 for seconds, _ in found)
+    seen = f"{len(late)} of {len(found)} 504, {done} done in time; median {ms(quantile(late, 0.5))} past it, "
+    seen += f"p99 {ms(quantile(late, 0.99))}, {over} later than 250 ms"
+    scoreboard(20, "50 at once, 1 s each", "", seen, not over and other <= {200} and not lost and len(late) > 100)
+
+
+def leave(server: Server, draw: random.Random) -> None:
+    """Ask, stay for a while or for some bytes, and reset the connection."""
+    raw = json.dumps(body(draw.choice([2, 50, 450]), text="x" * draw.randrange(1, 30), stream=draw.random() < 0.5))
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    sent = f"{head}Content-Length: {len(raw)}\r\n\r\n{raw}".encode()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(sent[: draw.randrange(len(sent))] if draw.random() < 0.1 else sent)
+        time.sleep(draw.choice([0, 0.001, 0.01, 0.05, 0.2, 0.5]))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.row(19, bug="")
+def test_a_thousand_clients_leave(server: Server, board: StatusBoard, scoreboard: Scoreboard) -> None:
+    draws = [random.Random(i) for i in range(1000)]
+    with ThreadPoolExecutor(24) as threads:
+        list(threads.map(lambda draw: leave(server, draw), draws))
+    settled, _ = timed(lambda: server.wait(lambda: board["running"] + board["waiting"] == 0, seconds=30))
+    places = Path(_run_dir(server)) / "places"
+    server.wait(lambda: not any(struct.unpack("64q", places.read_bytes())), seconds=10)
+    left = {name: board[name] for name in ("running", "waiting", "waiting_tokens", "kv_used_tokens")}
+    answer = ask(server, 8)
+    seen = f"empty {settled:.2f} s after the last had left; {left}; places 0; {board['aborts']} aborts"
+    ok = settled < 1.0 and not any(left.values()) and answer.status == 200
+    scoreboard(19, "whole container, everything back", "", seen, ok)
+
+
+def _run_dir(server: Server) -> str:
+    for child in psutil.Process(server.process.pid).children():
+        if RUN_DIR_VARIABLE in child.environ():
+            return child.environ()[RUN_DIR_VARIABLE]
+    raise AssertionError("no web server runs")
