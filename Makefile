@@ -26,10 +26,9 @@ run: $(RUN_STAMP)  ## install, prepare the bundled model once, serve on 0.0.0.0:
 
 install: $(TEST_STAMP)  ## install everything for development
 
-test: $(TEST_STAMP) .venv-sdk2/.installed  ## install, then run all tests
+test: $(TEST_STAMP)  ## install, then run all tests
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
 	$(BIN)/python -m pytest
-	$(SDK_TEST) .venv-sdk2/bin/python -m pytest -m sdk2 tests/deploy
 
 fuzz: $(TEST_STAMP)  ## the long tests: 500 requests for each operation of the document, 200 random schemas
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)

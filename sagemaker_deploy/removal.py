@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 
 from sagemaker_deploy.autoscaling import remove_scaling
 from sagemaker_deploy.clients import Clients
-from sagemaker_deploy.progress import Clock, Progress
+from sagemaker_deploy.progress import Clock, Progress, Silent
 from sagemaker_deploy.requests import ENDPOINT_TAG
 from sagemaker_deploy.rollback import alarm_name
 from sagemaker_deploy.waiting import Waiter, describe_endpoint, hosts_components, is_missing
@@ -18,7 +18,7 @@ REMOVAL_LIMIT_S = 1800.0
 
 
 def delete(
-    name: str, clients: Clients, progress: Progress, *, clock: Clock | None = None, ours_only: bool = True
+    name: str, clients: Clients, progress: Progress | None = None, *, clock: Clock | None = None, ours_only: bool = True
 ) -> list[str]:
     """Remove scaling, alarms, components, endpoint, configurations and models of endpoint `name`; return
     their names.
@@ -26,7 +26,7 @@ def delete(
     Only resources tagged by this helper go, unless `ours_only` is False. Weights in S3, logs, the role and
     the image stay. What is already gone is passed over, so a broken removal is finished by running it again.
     """
-    removal = _Removal(name, clients, progress, clock)
+    removal = _Removal(name, clients, progress or Silent(), clock)
     removal.scaling_and_alarms()
     removal.components(ours_only)
     removal.endpoint(ours_only)
