@@ -100,7 +100,7 @@ def test_a_form_stands_for_the_weights_and_answers_alike_alone_and_in_a_batch(
     # Before the first product: bitsandbytes repacks 4-bit weights in place at that.
     rounded = dequantised(loaded.model)
     for layer in ("model.layers.0.self_attn.q_proj", "model.layers.3.mlp.up_proj"):
-        exact, near = stock.get_submodule(layer).weight, rounded.get_submodule(layer).weight
+        exact, near = (model.get_submodule(layer).weight.detach() for model in (stock, rounded))
         assert 1e-4 < float((near - exact).norm() / exact.norm()) < ROUNDING[quantize]
     expected = logits(rounded, PROMPTS[2])
     with KERNEL.using(Kernel.PACKED):
