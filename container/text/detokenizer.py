@@ -17,6 +17,8 @@ _ONE_PER_BYTE = "container.text.detokenizer.one_per_byte"
 # A character spans at most four bytes and a token stands for at least one, so a fifth token cannot complete
 # it.
 _MAX_PENDING = 4
+# The first byte of what would be U+D000 to U+DFFF, and the second from U+D800 on: surrogates.
+_SURROGATE_LEAD, _SURROGATE_FROM = 0xED, 0xA0
 
 
 def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:
@@ -74,12 +76,20 @@ class _Concatenation:
 
     def push(self, token_ids: Sequence[int]) -> str:
         if self._started:
-            return self._utf8.decode(b"".join(map(self._table.inner, token_ids)))
+            return self._decode(b"".join(map(self._table.inner, token_ids)))
         known = [token_id for token_id in token_ids if self._table.is_known(token_id)]
         if not known:
             return ""
         self._started = True
-        return self._utf8.decode(self._table.first(known[0]) + b"".join(map(self._table.inner, known[1:])))
+        return self._decode(self._table.first(known[0]) + b"".join(map(self._table.inner, known[1:])))
+
+    def _decode(self, raw: bytes) -> str:
+        """Python waits for the third byte of a surrogate, which no character is; the text must not."""
+        text = self._utf8.decode(raw)
+        held = self._utf8.getstate()[0]
+        if len(held) == 2 and held[0] == _SURROGATE_LEAD and held[1] >= _SURROGATE_FROM:
+            text += self._utf8.decode(b"", final=True)
+        return text
 
     def finish(self) -> str:
         return self._utf8.decode(b"", final=True)

@@ -151,6 +151,8 @@ def test_byte_fallback_of_any_text_equals_decode(opened, text, data):
 
 @settings(max_examples=200, deadline=None)
 @given(ids=ids_lists)
+@example(ids=[169, 94])  # the first two bytes of a surrogate
+@example(ids=[169, 94, 94])
 def test_no_character_is_broken_and_none_is_late(opened, ids):
     """After each token all of the decoded text is out, but for one unfinished character at its end."""
     tokenizer = opened["byte level"]
