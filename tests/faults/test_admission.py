@@ -97,9 +97,7 @@ def goodput(server: Server, board: StatusBoard, num: int, seconds: float) -> tup
     return rate, clients
 
 
-@pytest.mark.row(
-    18, bug="Places.take always true: 0 answers 429 from the web side, requests queued in the engine instead"
-)
+@pytest.mark.row(18, bug="")
 def test_overload(server: Server, board: StatusBoard, scoreboard: Scoreboard) -> None:
     peak, _ = goodput(server, board, CAPACITY, 15)
     longest_queue = 0

@@ -77,7 +77,7 @@ def metric(server: Server, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
 
-@pytest.mark.row(9, bug="RESTARTING not written to the board when the engine dies")
+@pytest.mark.row(9, bug="")
 def test_engine_killed_idle(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server()
     server.engine().kill()
@@ -110,9 +110,7 @@ def undisturbed(server: Server, count: int) -> dict[str, list[int]]:
     return {client.prompt: client.token_ids for client in clients}
 
 
-@pytest.mark.row(
-    10, bug="the watcher of the web workers looks at the epoch alone; tokens sent before the step is settled"
-)
+@pytest.mark.row(10, bug="")
 def test_engine_killed_under_load(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server(MAX_BATCH_SIZE="32")
     expected = undisturbed(server, 48)
@@ -128,7 +126,7 @@ def test_engine_killed_under_load(scoreboard: Scoreboard, make_server: MakeServe
     scoreboard(10, "throughput after", ">= 95 % of before", f"{after / before:.0%}", after >= 0.95 * before)
 
 
-@pytest.mark.row(11, bug="StallWatch.hung_for_s returns None")
+@pytest.mark.row(11, bug="")
 def test_engine_stopped_under_load(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server(MAX_BATCH_SIZE="32")
     expected = undisturbed(server, 32)
@@ -144,7 +142,7 @@ def test_engine_stopped_under_load(scoreboard: Scoreboard, make_server: MakeServ
     assert not engine.is_running()
 
 
-@pytest.mark.row(11, bug="faulthandler.register removed; the signal left out")
+@pytest.mark.row(11, bug="")
 def test_engine_hangs_in_a_step(scoreboard: Scoreboard, make_server: MakeServer, tiny_llama: Path) -> None:
     server = faulty(make_server, tiny_llama, "hang")
     clients = streams.start(server, 8)
@@ -163,7 +161,7 @@ def test_engine_hangs_in_a_step(scoreboard: Scoreboard, make_server: MakeServer,
     server.wait_ready(300)
 
 
-@pytest.mark.row(11, bug="_STARVED_SHARE = 0 and the pace of the steps not asked")
+@pytest.mark.row(11, bug="")
 def test_starved_of_processor_time(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     """Busy loops at a better priority than the engine's: it is slow, but it does not hang. Nor was it frozen alone."""
     import subprocess
@@ -199,7 +197,7 @@ def test_starved_of_processor_time(scoreboard: Scoreboard, make_server: MakeServ
     scoreboard(11, "the whole container frozen for 12 s", "0 restarts", f"{restarts:.0f} restarts", restarts == 0)
 
 
-@pytest.mark.row(13, bug="Hazards.take returns nothing; Custody.parts returns the batch as it is")
+@pytest.mark.row(13, bug="")
 def test_a_request_that_kills_the_engine(scoreboard: Scoreboard, make_server: MakeServer, tiny_llama: Path) -> None:
     server = faulty(make_server, tiny_llama, "segv")
     deadly = {"inputs": f"deadly {POISON}", "parameters": {"max_new_tokens": 8}}
@@ -227,7 +225,7 @@ def test_a_request_that_kills_the_engine(scoreboard: Scoreboard, make_server: Ma
     scoreboard(13, "killed twice by one prompt, beside 4 innocent ones", "", text, ok)
 
 
-@pytest.mark.row(14, bug="_MAX_CRASHES = 4")
+@pytest.mark.row(14, bug="")
 def test_crash_loop(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server()
     killed: set[int] = set()
@@ -251,7 +249,7 @@ def gunicorn(server: Server) -> psutil.Process:
     return next(c for c in psutil.Process(server.process.pid).children() if "gunicorn" in " ".join(c.cmdline()))
 
 
-@pytest.mark.row(16, bug="_call_roll left out; ROUTER_MANDATORY off")
+@pytest.mark.row(16, bug="")
 def test_web_worker_killed(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server(MAX_BATCH_SIZE="8")
     before = alone_gap(server)
@@ -291,7 +289,7 @@ def alone_gap(server: Server) -> float:
     return gaps[len(gaps) // 2]
 
 
-@pytest.mark.row(17, bug="the group of the web server not killed in `stop`")
+@pytest.mark.row(17, bug="")
 def test_gunicorn_killed(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server()
     clients = streams.start(server, 8)
@@ -307,7 +305,7 @@ def test_gunicorn_killed(scoreboard: Scoreboard, make_server: MakeServer) -> Non
     scoreboard(17, "8 streams", "", text, not alive and code == 70)
 
 
-@pytest.mark.row(17, bug="die_with_parent left out in handler/__main__.py")
+@pytest.mark.row(17, bug="")
 def test_pid_1_killed(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server()
     tree = psutil.Process(server.process.pid).children(recursive=True)

@@ -157,9 +157,7 @@ def taken_port() -> Iterator[int]:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.row(
-    35, bug="_check_refusal left out; BadModel without the file's name; logger.exception in handler/__main__"
-)
+@pytest.mark.row(35, bug="")
 def test_failures_to_start(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path, taken_port: int) -> None:
     slowest = 0.0
     wrong = []

@@ -58,7 +58,7 @@ def save(directory: Path, change: Callable[[Any], None] = lambda _model: None, *
     return directory
 
 
-@pytest.mark.row(12, bug="_by_halves fails all its items; SlotCache.erase left out")
+@pytest.mark.row(12, bug="")
 def test_a_poisoned_request(scoreboard: Scoreboard, serve: Callable[..., Server], tmp_path: Path) -> None:
     """A character whose embedding is NaN, in the middle of 15 streams; then in every slot, one after the other."""
     from tokenizers import Tokenizer
@@ -93,7 +93,7 @@ def test_a_poisoned_request(scoreboard: Scoreboard, serve: Callable[..., Server]
     )
 
 
-@pytest.mark.row(34, bug="is_out_of_memory returns False; _with_less drops the oldest")
+@pytest.mark.row(34, bug="")
 def test_memory_runs_out(scoreboard: Scoreboard, serve: Callable[..., Server], tmp_path: Path) -> None:
     """RLIMIT_AS of the engine is lowered to what it has while 6 streams run; then a long prompt comes."""
     model = tmp_path / "model"
@@ -127,7 +127,7 @@ def test_memory_runs_out(scoreboard: Scoreboard, serve: Callable[..., Server], t
     scoreboard(34, "RLIMIT_AS lowered under 6 streams, 20 times", "20 of 20", text, ok)
 
 
-@pytest.mark.row(33, bug="a dict of compiled grammars kept in GrammarCompiler")
+@pytest.mark.row(33, bug="")
 def test_grammars_without_end(
     scoreboard: Scoreboard, serve: Callable[..., Server], tiny_llama: Path, tmp_path: Path
 ) -> None:

@@ -207,9 +207,7 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.row(
-    36, bug="trust_remote_code=True in model_loader: the canary of auto_map; a plain Jinja environment: 4 of templates"
-)
+@pytest.mark.row(36, bug="")
 def test_models_that_want_to_run_code(tiny_llama: Path, tmp_path: Path, scoreboard: Scoreboard) -> None:
     canary = tmp_path / "canary"
     environ = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "HOME": str(tmp_path)}

@@ -89,7 +89,7 @@ def endless_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.timeout(2400)
-@pytest.mark.row(15, bug="_stop_children stops the engine first; DRAIN_S = 40; draining not set on the board")
+@pytest.mark.row(15, bug="")
 def test_sigterm_under_load(scoreboard: Scoreboard, endless_llama: Path, tmp_path: Path) -> None:
     good, slowest, wrong = 0, 0.0, []
     for run in range(NUM_RUNS):
@@ -110,7 +110,7 @@ def test_sigterm_under_load(scoreboard: Scoreboard, endless_llama: Path, tmp_pat
     scoreboard(15, scenario, "", "; ".join([text, *wrong]), good == NUM_RUNS)
 
 
-@pytest.mark.row(15, bug="`hurried` not passed to `stop`")
+@pytest.mark.row(15, bug="")
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal(scoreboard: Scoreboard, endless_llama: Path, tmp_path: Path, second: signal.Signals) -> None:
     server = Server(

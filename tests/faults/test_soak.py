@@ -71,7 +71,7 @@ def gauges(server: Server) -> dict[str, float]:
 
 
 @pytest.mark.timeout(7200)
-@pytest.mark.row(32, bug="a list that keeps every Reply; SlotKV.release that loses a page; a descriptor left open")
+@pytest.mark.row(32, bug="")
 def test_soak(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
     seconds = 60 * float(os.environ.get("SOAK_MINUTES", "1.5"))
     environ = {

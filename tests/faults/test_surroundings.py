@@ -91,7 +91,7 @@ def open_model(tiny_llama: Path) -> Iterator[Path]:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare")
-@pytest.mark.row(38, bug="the run directory made in /tmp alone; prometheus' files beside the code")
+@pytest.mark.row(38, bug="")
 def test_users_and_file_systems(scoreboard: Scoreboard, open_model: Path) -> None:
     wrong = {name: faults for name, case in CASES.items() if (faults := run_in(case, open_model))}
     text = f"{len(CASES) - len(wrong)} of {len(CASES)}: {', '.join(CASES)}"
@@ -104,7 +104,7 @@ def limit(pid: int, what: int, value: int) -> None:
     resource.prlimit(pid, what, (value, resource.prlimit(pid, what)[1]))
 
 
-@pytest.mark.row(5, bug="-")
+@pytest.mark.row(5, bug="")
 def test_descriptors_run_out(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
     """F20: each web worker may open 64 descriptors, and 300 clients come."""
     import socket
@@ -134,7 +134,7 @@ def test_descriptors_run_out(scoreboard: Scoreboard, tiny_llama: Path, tmp_path:
     scoreboard(5, "F20: 64 descriptors a worker, 300 clients", "recovers, no process dies", text, same)
 
 
-@pytest.mark.row(38, bug="-")
+@pytest.mark.row(38, bug="")
 def test_the_disk_is_full(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
     """F10: no process may write another byte to a file."""
     server = Server(
@@ -156,7 +156,7 @@ def test_the_disk_is_full(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Pa
     scoreboard(38, "F10: RLIMIT_FSIZE 0", "serves normally", text, (finished, ping, code) == (16, 200, 0))
 
 
-@pytest.mark.row(23, bug="EngineSocket.restore left out")
+@pytest.mark.row(23, bug="")
 def test_the_socket_is_deleted(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
     """F23: what is connected stays connected, and workers that come later find the engine."""
     scratch = Path("/dev/shm") / f"f23-{os.getpid()}"
