@@ -126,7 +126,7 @@ class Service:
         generation = Generation(
             self.engines,
             model.tokenizer,
-            replace(prompt, cache_salt=_tenant(request)),
+            replace(prompt, cache_salt=_tenant(request, prompt.cache_salt)),
             _connection_check(request),
             record,
             record.next_generation_id(),
@@ -185,11 +185,14 @@ def service() -> Service:
     return found
 
 
-def _tenant(request: Request) -> str:
-    """Who may share cached prefixes: those with one key, or all who send none. How fast a first token comes tells
-    whether its prefix was cached, so other tenants' prefixes must not be (CVE-2025-46570)."""
+def _tenant(request: Request, salt: str) -> str:
+    """Who may share cached prefixes: those with one key, or all who send none, and among them those with one `salt`.
+    How fast a first token comes tells whether its prefix was cached, so other tenants' prefixes must not be
+    (CVE-2025-46570)."""
     key = request.headers.get("Authorization", "")
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:32] if key else ""
+    if not key:
+        return salt
+    return hashlib.sha256(f"{key}\n{salt}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _connection_check(request: Request) -> Any:
