@@ -165,10 +165,14 @@ def _plan(
 
 def _pack(model: PreTrainedModel, directory: Path, cache_dir: Path, quantize: Quantize) -> str:
     """Packed weights for CPU, as the GGUF file had them or quantised now; how the weights are stored afterwards."""
-    given = (directory / BLOCKS_FILE).is_file() and quantize in {Quantize.AUTO, Quantize.INT4_BLOCKS}
+    in_float32 = model.dtype is torch.float32
+    # In float32 torch's kernel is six times slower than dense weights, and those, rounded to bfloat16 when they were
+    # written, would be other weights beside exact ones.
+    wanted = {Quantize.INT4_BLOCKS} if in_float32 else {Quantize.AUTO, Quantize.INT4_BLOCKS}
+    given = (directory / BLOCKS_FILE).is_file() and quantize in wanted
     if not given and quantize not in BLOCK_BITS:
         return str(Quantize.NONE)
-    keep_dense = dense_bytes(model) <= _DENSE_FRACTION * available_memory_bytes()
+    keep_dense = dense_bytes(model) <= _DENSE_FRACTION * available_memory_bytes() and not (given and in_float32)
     if given:
         count = pack(model, packed_weights(directory, cache_dir, model.dtype), keep_dense=keep_dense)
         stored = "gguf"

@@ -213,9 +213,9 @@ PROMPTS = ("Once upon a time", "def fibonacci(n):\n", "Numbers:  1 2  33\n 42 3.
 
 
 def test_greedy_equals_transformers(stock_model: Any, tmp_path: Path) -> None:
-    """In the type of the reference, the bundled model through every layer gives what stock `generate` gives."""
+    """With the weights of the reference, the bundled model through every layer gives what stock `generate` gives."""
     model, tokenizer = stock_model
-    server = Server(tmp_path / "log", {"DTYPE": "float32"})
+    server = Server(tmp_path / "log", {"DTYPE": "float32", "HF_MODEL_QUANTIZE": "none"})
     try:
         server.wait_ready()
         for prompt in PROMPTS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -64,7 +65,9 @@ class Server:
         raw = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         sent = {"Content-Type": "application/json"} | {k.replace("_", "-"): v for k, v in headers.items()}
         try:
-            connection.request(method, path, raw, sent)
+            # A body that is too large is answered before it has been sent.
+            with contextlib.suppress(BrokenPipeError):
+                connection.request(method, path, raw, sent)
             response = connection.getresponse()
             return Answer(response.status, dict(response.headers), response.read())
         finally:

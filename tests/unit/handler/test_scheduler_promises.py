@@ -55,7 +55,7 @@ class Watched:
 
     def offer(self, seq: Sequence) -> None:
         """As the engine does."""
-        if self.scheduler.full:
+        if not self.scheduler.has_room(len(seq.token_ids)):
             self.refused += 1
             seq.status = SequenceStatus.FINISHED
             return
