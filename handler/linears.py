@@ -106,29 +106,31 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[..., K]` -> `[..., N]`."""
         dense = self._dense_for(x)
-        if dense is not None:
-            return dense.forward(x)
+        return self._product(x) if dense is None else dense.forward(x)
+
+    def silu(self, x: Tensor) -> Tensor:
+        """`silu(y)`."""
+        dense = self._dense_for(x)
+        return F.silu(self._product(x), inplace=True) if dense is None else dense.silu(x)
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        """`y * other`, `other` `[..., N]`."""
+        dense = self._dense_for(x)
+        return self._product(x).mul_(other) if dense is None else dense.times(x, other)
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """`y + other`, `other` `[..., N]`."""
+        dense = self._dense_for(x)
+        return self._product(x).add_(other) if dense is None else dense.plus(x, other)
+
+    def _product(self, x: Tensor) -> Tensor:
+        """With the packed weights, or the dense ones that nobody has laid out."""
         if self.dense is not None and not self._takes_packed(x):
             return F.linear(x, self.dense, self.bias)
         out = self._multiply(x.reshape(-1, self.in_features))
         if self.bias is not None:
             out += self.bias
         return out.view(*x.shape[:-1], self.out_features)
-
-    def silu(self, x: Tensor) -> Tensor:
-        """`silu(y)`."""
-        dense = self._dense_for(x)
-        return F.silu(self.forward(x), inplace=True) if dense is None else dense.silu(x)
-
-    def times(self, x: Tensor, other: Tensor) -> Tensor:
-        """`y * other`, `other` `[..., N]`."""
-        dense = self._dense_for(x)
-        return self.forward(x).mul_(other) if dense is None else dense.times(x, other)
-
-    def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        """`y + other`, `other` `[..., N]`."""
-        dense = self._dense_for(x)
-        return self.forward(x).add_(other) if dense is None else dense.plus(x, other)
 
     def _dense_for(self, x: Tensor) -> DenseLinear | None:
         """The laid-out dense copy if there is one and it is to multiply `x`."""

@@ -113,7 +113,7 @@ def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device)
     for item in (*singles, *longer):
         end = item.start + item.num_tokens
         if item.num_tokens > 1:
-            chunks.append(PrefillChunk(len(ids), item.num_tokens, item.seq.slot, item.start, _bucket(end)))
+            chunks.append(PrefillChunk(len(ids), item.num_tokens, item.seq.slot, item.start, bucket(end)))
         if item.scores_prompt:
             scored.append(item)
             scored_rows += range(len(ids), len(ids) + item.num_tokens)
@@ -135,7 +135,8 @@ def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device)
     )
 
 
-def _bucket(length: int) -> int:
+def bucket(length: int) -> int:
+    """`length` tokens in whole buckets."""
     return -(-length // LENGTH_BUCKET) * LENGTH_BUCKET
 
 
@@ -184,7 +185,7 @@ def _decode_group(run: list[ScheduledSequence], row: int, device: torch.device) 
         num_rows=len(run),
         first_slot=first,
         num_slots=num_slots,
-        length=_bucket(longest),
+        length=bucket(longest),
         rows=torch.tensor([item.seq.slot - first for item in run], device=device) if gaps else None,
         positions=torch.tensor(positions, device=device),
     )

@@ -17,18 +17,16 @@ from handler.kv_cache import SlotCache
 from handler.kv_manager import KVManager, SlotKV
 from handler.linears import PackedLinear
 from handler.memory import Limits
-from handler.model_input import LENGTH_BUCKET, ModelInput, build_model_input
+from handler.model_input import ModelInput, bucket, build_model_input
 from handler.model_loader import LoadedModel
 from handler.protocol import GenerateRequest, SamplingParams
 from handler.runner import StepLogits
+from handler.runner_trial import TOLERANCE
 from handler.scheduler import ScheduledBatch, ScheduledSequence
 from handler.sequence import Sequence
 from handler.slot_prefixes import SlotPrefixes
 
 logger = logging.getLogger(__name__)
-
-# Absolute and relative: an attention that is wrong in kind is off by far more.
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 
 
 class ModelRunner:
@@ -41,8 +39,7 @@ class ModelRunner:
     ) -> None:
         self.loaded = loaded
         # Keys are looked at in whole buckets, the last one of a slot too.
-        slot_len = -(-max_len // LENGTH_BUCKET) * LENGTH_BUCKET
-        self.cache = SlotCache(num_slots, slot_len, loaded.dtype, loaded.device, num_stored_pages, page_size)
+        self.cache = SlotCache(num_slots, bucket(max_len), loaded.dtype, loaded.device, num_stored_pages, page_size)
         self._max_len = max_len
         self._windows = layer_windows(loaded.text_config)
         self._keeps_logits = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
@@ -126,27 +123,28 @@ class ModelRunner:
         if calls != layers:
             raise UnsupportedModel(f"{self._name} calls the engine's attention in {calls} of {layers} layers")
         gap = _largest_gap(expected, got)
-        if not gap <= _TOLERANCE[self.loaded.dtype]:
+        if not gap <= TOLERANCE[self.loaded.dtype]:
             raise UnsupportedModel(f"{self._name}: logits differ from eager attention by {gap:.2g}, relative")
 
     @torch.inference_mode()
     def speed_up(self) -> None:
         """On CPU: fuse the layers of known shape and lay the weights out for the processor. Call after `probe`.
 
-        The logits are compared before and after; what changes them is taken back.
+        Each fused layer is compared with the one it replaces, and the logits before and after: if they differ, linears
+        outside fused layers are put back.
         """
         model, dtype = self.loaded.model, self.loaded.dtype
         if not can_lay_out(self.loaded.device, dtype):
             return
         prompts = self._probe_prompts()
         expected = self._probe_steps(prompts)
-        num_fused = fuse_layers(model, self._layer_trial(), _TOLERANCE[dtype])
+        num_fused = fuse_layers(model, self._layer_trial(), TOLERANCE[dtype])
         places = lay_out_linears(model)
         for module in model.modules():
             if isinstance(module, PackedLinear):
                 module.lay_out()
         gap = _largest_gap(expected, self._probe_steps(prompts))
-        if gap <= _TOLERANCE[dtype]:
+        if gap <= TOLERANCE[dtype]:
             logger.info("weights are laid out for this processor; %d layers are fused", num_fused)
         else:
             restore_linears(places)

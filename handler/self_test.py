@@ -13,12 +13,11 @@ from handler.model_loader import LoadedModel
 from handler.paged_cache import PagedCache
 from handler.protocol import GenerateRequest, SamplingParams
 from handler.runner import Runner
+from handler.runner_trial import TOLERANCE
 from handler.scheduler import ScheduledBatch, ScheduledSequence
 from handler.sequence import Sequence
 
 _DECODE_STEPS = 4
-# Relative to the largest logit: an attention that is wrong in kind is off by far more.
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 
 
 class Verdict(enum.IntEnum):
@@ -96,7 +95,7 @@ def compare(expected: list[Tensor], got: list[Tensor], loaded: LoadedModel) -> s
     for name, (one, other) in enumerate(zip(expected, got, strict=True)):
         gaps = (one - other).abs().amax(-1) / one.abs().amax(-1).clamp(min=1.0)
         gap = float(gaps.median() if lenient and gaps.isfinite().all() else gaps.nan_to_num(float("inf")).max())
-        if gap > _TOLERANCE[loaded.dtype]:
+        if gap > TOLERANCE[loaded.dtype]:
             return f"sequence {name}: logits off by {gap:.2g}, relative"
     return None
 

@@ -12,11 +12,13 @@ anything is recorded as failed too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
+from tests.support.server import Server
 from tools.scoreboard.page import PAGE, page
 from tools.scoreboard.record import Result, result, write
 from tools.scoreboard.rows import BY_NUMBER
@@ -28,6 +30,7 @@ class Scoreboard(Protocol):
     def __call__(self, row: int, scenario: str, reach: str, seen: str, ok: bool) -> None: ...
 
 
+MakeServer = Callable[..., Server]
 _RESULTS = pytest.StashKey[list[Result]]()
 _MISSED = pytest.StashKey[list[str]]()
 
@@ -108,3 +111,24 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     results = session.config.stash[_RESULTS]
     if results:
         PAGE.write_text(page(write(results)), "utf-8")
+
+
+@pytest.fixture
+def make_server(tmp_path: Path, tiny_llama: Path) -> Iterator[MakeServer]:
+    """Servers over the tiny model, or HF_MODEL_ID, in float32: there a batch changes no token."""
+    servers: list[Server] = []
+
+    def make(**environ: str) -> Server:
+        values = {
+            "HF_MODEL_ID": str(tiny_llama),
+            "CACHE_DIR": str(tmp_path / "cache"),
+            "DTYPE": "float32",
+            "ENGINE_THREADS": "1",
+        }
+        servers.append(Server(tmp_path / f"log{len(servers)}", values | environ))
+        servers[-1].wait_ready(300)
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.kill()

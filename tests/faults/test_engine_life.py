@@ -6,42 +6,20 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.faults import streams
-from tests.faults.conftest import Scoreboard
+from tests.faults.conftest import MakeServer, Scoreboard
 from tests.faults.streams import Client
 from tests.support.server import Server
 
-MakeServer = Callable[..., Server]
 INJECTED = Path(__file__).parent / "injected"
 # The character that the injected faults look for; in the tiny tokenizer every byte is a token.
 POISON = "~"
-
-
-@pytest.fixture
-def make_server(tmp_path: Path, tiny_llama: Path) -> Iterator[MakeServer]:
-    """Servers over the tiny model in float32: there a batch changes no token."""
-    servers: list[Server] = []
-
-    def make(**environ: str) -> Server:
-        values = {
-            "HF_MODEL_ID": str(tiny_llama),
-            "CACHE_DIR": str(tmp_path / "cache"),
-            "DTYPE": "float32",
-            "ENGINE_THREADS": "1",
-        }
-        servers.append(Server(tmp_path / f"log{len(servers)}", values | environ))
-        servers[-1].wait_ready(300)
-        return servers[-1]
-
-    yield make
-    for server in servers:
-        server.kill()
 
 
 def poison_id(tiny_llama: Path) -> str:
@@ -228,21 +206,11 @@ def test_a_request_that_kills_the_engine(scoreboard: Scoreboard, make_server: Ma
 @pytest.mark.row(14, bug="")
 def test_crash_loop(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server()
-    killed: set[int] = set()
-    for _ in range(3):
-        server.wait(lambda: bool(engines(server) - killed))
-        (pid,) = engines(server) - killed
-        killed.add(pid)
-        psutil.Process(pid).kill()
+    server.kill_engines(3)
     code = server.process.wait(60)
     text = "giving up: the engine crashed 3 times in 10 minutes"
     said = server.log.read_text().count(text)
     scoreboard(14, "killed three times", "", f"exit code {code}, {said} line: {text}", code == 70 and said == 1)
-
-
-def engines(server: Server) -> set[int]:
-    children = psutil.Process(server.process.pid).children()
-    return {c.pid for c in children if c.status() != psutil.STATUS_ZOMBIE and "handler" in c.cmdline()}
 
 
 def gunicorn(server: Server) -> psutil.Process:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +14,8 @@ import pytest
 import torch
 
 from tests.faults import streams
-from tests.faults.conftest import Scoreboard
+from tests.faults.conftest import MakeServer, Scoreboard
 from tests.faults.streams import Client
-from tests.support.server import Server
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    servers: list[Server] = []
-
-    def start(model: Path, **environ: str) -> Server:
-        values = {
-            "HF_MODEL_ID": str(model),
-            "CACHE_DIR": str(tmp_path / "cache"),
-            "DTYPE": "float32",
-            "ENGINE_THREADS": "1",
-        }
-        servers.append(Server(tmp_path / f"log{len(servers)}", values | environ))
-        servers[-1].wait_ready(300)
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.kill()
 
 
 def save(directory: Path, change: Callable[[Any], None] = lambda _model: None, **config: int) -> Path:
@@ -59,7 +38,7 @@ def save(directory: Path, change: Callable[[Any], None] = lambda _model: None, *
 
 
 @pytest.mark.row(12, bug="")
-def test_a_poisoned_request(scoreboard: Scoreboard, serve: Callable[..., Server], tmp_path: Path) -> None:
+def test_a_poisoned_request(scoreboard: Scoreboard, make_server: MakeServer, tmp_path: Path) -> None:
     """A character whose embedding is NaN, in the middle of 15 streams; then in every slot, one after the other."""
     from tokenizers import Tokenizer
 
@@ -68,7 +47,7 @@ def test_a_poisoned_request(scoreboard: Scoreboard, serve: Callable[..., Server]
     save(model)
     poison = Tokenizer.from_file(str(model / "tokenizer.json")).token_to_id("~")
     save(model, lambda built: built.get_input_embeddings().weight[poison].fill_(float("nan")))
-    server = serve(model)
+    server = make_server(HF_MODEL_ID=str(model))
     alone = {}
     for prompt in streams.prompts(15):
         client = Client(server, prompt, 100)
@@ -94,11 +73,11 @@ def test_a_poisoned_request(scoreboard: Scoreboard, serve: Callable[..., Server]
 
 
 @pytest.mark.row(34, bug="")
-def test_memory_runs_out(scoreboard: Scoreboard, serve: Callable[..., Server], tmp_path: Path) -> None:
+def test_memory_runs_out(scoreboard: Scoreboard, make_server: MakeServer, tmp_path: Path) -> None:
     """RLIMIT_AS of the engine is lowered to what it has while 6 streams run; then a long prompt comes."""
     model = tmp_path / "model"
     model.mkdir()
-    server = serve(save(model, intermediate_size=16_384, num_hidden_layers=2))
+    server = make_server(HF_MODEL_ID=str(save(model, intermediate_size=16_384, num_hidden_layers=2)))
     alone = {}
     for prompt in streams.prompts(6):
         client = Client(server, prompt, 60)
@@ -129,10 +108,10 @@ def test_memory_runs_out(scoreboard: Scoreboard, serve: Callable[..., Server], t
 
 @pytest.mark.row(33, bug="")
 def test_grammars_without_end(
-    scoreboard: Scoreboard, serve: Callable[..., Server], tiny_llama: Path, tmp_path: Path
+    scoreboard: Scoreboard, make_server: MakeServer, tiny_llama: Path, tmp_path: Path
 ) -> None:
     """10,000 distinct schemas and salts, after 1,000 that warm everything up."""
-    server = serve(tiny_llama)
+    server = make_server()
     engine = psutil.Process(server.engine().pid)
 
     def ask(i: int) -> int:

@@ -134,23 +134,9 @@ def test_a_dead_engine_is_restarted_and_open_requests_end(make_server: MakeServe
 
 def test_an_engine_that_keeps_dying_ends_the_container(make_server: MakeServer) -> None:
     server = make_server()
-    killed: set[int] = set()
-    for _ in range(3):
-        server.wait(lambda: bool(engines(server) - killed))
-        (pid,) = engines(server) - killed
-        killed.add(pid)
-        psutil.Process(pid).kill()
+    server.kill_engines(3)
     assert server.process.wait(60) == 70
     assert "giving up" in server.log.read_text()
-
-
-def engines(server: Server) -> set[int]:
-    """Pids of the engines that run now; a killed one may linger unreaped for a moment."""
-    found = set()
-    for child in psutil.Process(server.process.pid).children():
-        if child.status() != psutil.STATUS_ZOMBIE and "handler" in child.cmdline():
-            found.add(child.pid)
-    return found
 
 
 def test_killing_pid_1_leaves_no_process(make_server: MakeServer) -> None:

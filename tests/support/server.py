@@ -96,6 +96,20 @@ class Server:
                 return child
         raise AssertionError("no engine runs")
 
+    def engines(self) -> set[int]:
+        """Pids of the engines that run now; a killed one may linger unreaped for a moment."""
+        children = psutil.Process(self.process.pid).children()
+        return {c.pid for c in children if c.status() != psutil.STATUS_ZOMBIE and "handler" in c.cmdline()}
+
+    def kill_engines(self, times: int) -> None:
+        """Kill the one engine and each that takes its place, so many in all, as soon as it is there."""
+        killed: set[int] = set()
+        for _ in range(times):
+            self.wait(lambda: bool(self.engines() - killed))
+            (pid,) = self.engines() - killed
+            killed.add(pid)
+            psutil.Process(pid).kill()
+
     def stop(self, number: int = signal.SIGTERM, seconds: float = 40) -> int:
         if self.process.poll() is None:
             self.process.send_signal(number)
