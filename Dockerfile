@@ -15,11 +15,14 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
 COPY requirements/image*.txt /requirements/
 # setuptools comes first: it builds the one source distribution without fetching anything unlocked. What torch brings
 # for compiling against it and for testing itself goes in the same step, so that no layer keeps it. scipy alone is
-# missing on purpose: docs/decisions/0060-no-scipy-in-the-image.md.
+# missing on purpose: docs/decisions/0060-no-scipy-in-the-image.md. Kernels are compiled on CPU alone.
 RUN python -m venv /opt/venv \
  && /opt/venv/bin/pip install --no-cache-dir --require-hashes -r /requirements/image-build.txt \
  && /opt/venv/bin/pip install --no-cache-dir --require-hashes --no-deps --no-build-isolation --use-pep517 \
     -r /requirements/image.txt \
+ && if [ "${TORCH}" = cpu ]; then \
+      /opt/venv/bin/pip install --no-cache-dir --require-hashes --no-deps -r /requirements/image-kernels.txt; \
+    fi \
  && /opt/venv/bin/pip install --no-cache-dir --index-url "${TORCH_INDEX}" -r "/requirements/image-${TORCH}.txt" \
  && { /opt/venv/bin/pip check > /tmp/check || true; } \
  && ! grep -v '^sagemaker-inference .* requires scipy,' /tmp/check \

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,9 @@ from transformers import AttentionInterface
 from handler.errors import UnsupportedModel
 from handler.kv_cache import SlotCache
 from handler.model_input import DecodeGroup, ModelInput, PrefillChunk
+
+if TYPE_CHECKING:  # where it runs, numba is loaded, which takes 0.3 s
+    from handler.native.row_attention import RowAttention
 
 ATTENTION_NAME = "engine"
 # The CPU kernel works on blocks of 32 or more query rows and sums a block of 1 to 3 rows in another order. A row's
@@ -102,6 +105,25 @@ def attend(
     parts = [_decode(group, query, keys, values, traits) for group in found.decodes]
     parts += [_prefill(chunk, query, keys, values, traits) for chunk in found.chunks]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def attend_rows(
+    kernel: RowAttention,
+    layer_idx: int,
+    heads: Tensor,
+    values: Tensor,
+    cosines: Tensor,
+    sines: Tensor,
+    scale: float,
+    window: int = 0,
+) -> Tensor:
+    """`attend`, and rotary embedding before it, by the compiled kernel; arguments as `RowAttention` takes them."""
+    step = STEP.get()
+    step.calls += 1
+    found = step.model_input
+    cache = step.cache.layer(layer_idx, values, values)
+    window = step.windows.get(layer_idx, window)
+    return kernel(heads, values, cosines, sines, cache, found.flat_index, found.position_ids, scale, window)
 
 
 def _decode(group: DecodeGroup, query: Tensor, keys: Tensor, values: Tensor, traits: LayerTraits) -> Tensor:

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from handler.attention import attend
+from handler.attention import attend, attend_rows
 from handler.dense_linear import DenseLinear
 from handler.linears import PackedLinear, fuse
+from handler.native.compiler import usable
+
+if TYPE_CHECKING:  # loaded where it is used: it takes 0.3 s
+    from handler.native.row_attention import RowAttention
 
 logger = logging.getLogger(__name__)
 
@@ -56,27 +60,30 @@ class _Layer:
         self.qkv_proj = _laid_out(qkv_proj)
         self.o_proj = _laid_out(attention.o_proj)
         self.gate_proj, self.up_proj, self.down_proj = map(_laid_out, (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
-        self.input_norm = _Norm(layer.input_layernorm)
-        self.mlp_norm = _Norm(layer.post_attention_layernorm)
-        self.query_norm = _Norm(attention.q_norm) if hasattr(attention, "q_norm") else None
-        self.key_norm = _Norm(attention.k_norm) if hasattr(attention, "k_norm") else None
+        self.input_norm = _norm(layer.input_layernorm)
+        self.mlp_norm = _norm(layer.post_attention_layernorm)
+        self.query_norm = _norm(attention.q_norm) if hasattr(attention, "q_norm") else None
+        self.key_norm = _norm(attention.k_norm) if hasattr(attention, "k_norm") else None
+        dtype = layer.input_layernorm.weight.dtype
+        self.kernel = _row_attention(self.num_heads, self.num_kv_heads, self.head_dim, dtype)
 
     def forward(self, hidden: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         num_rows = hidden.shape[1]
-        num_heads, num_rotated = self.num_heads, self.num_heads + self.num_kv_heads
+        num_rotated = self.num_heads + self.num_kv_heads
         qkv = self.qkv_proj.forward(self.input_norm(hidden)).view(num_rows, -1, self.head_dim)
-        rotated = self._rotate(self._normed(qkv[:, :num_rotated]), cosines, sines)
-        attended = attend(
-            self.layer_idx,
-            rotated[:, :num_heads],
-            rotated[:, num_heads:],
-            qkv[:, num_rotated:],
-            self.scaling,
-            self.sliding_window,
-        )
+        attended = self._attend(self._normed(qkv[:, :num_rotated]), qkv[:, num_rotated:], cosines, sines)
         hidden = self.o_proj.plus(attended.reshape(1, num_rows, -1), hidden)
         normed = self.mlp_norm(hidden)
         return self.down_proj.plus(self.up_proj.times(normed, self.gate_proj.silu(normed)), hidden)
+
+    def _attend(self, heads: Tensor, values: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+        if self.kernel is not None:
+            return attend_rows(
+                self.kernel, self.layer_idx, heads, values, cosines, sines, self.scaling, self.sliding_window
+            )
+        rotated = self._rotate(heads, cosines, sines)
+        query, key = rotated[:, : self.num_heads], rotated[:, self.num_heads :]
+        return attend(self.layer_idx, query, key, values, self.scaling, self.sliding_window)
 
     def _normed(self, heads: Tensor) -> Tensor:
         if self.query_norm is None or self.key_norm is None:
@@ -105,6 +112,23 @@ class _Norm:
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.rms_norm(x, self.shape, self.weight, self.eps)
+
+
+def _norm(norm: Any) -> Callable[[Tensor], Tensor]:
+    weight = norm.weight.detach()
+    if not usable(weight.dtype):
+        return _Norm(norm)
+    from handler.native.row_norm import RowNorm
+
+    return RowNorm(weight, float(norm.variance_epsilon))
+
+
+def _row_attention(num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> RowAttention | None:
+    if not usable(dtype):
+        return None
+    from handler.native.row_attention import row_attention
+
+    return row_attention(num_heads, num_kv_heads, head_dim, dtype)
 
 
 def _laid_out(linear: nn.Module) -> DenseLinear | PackedLinear:

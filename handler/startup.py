@@ -17,6 +17,7 @@ from handler.linears import KERNEL, Kernel
 from handler.memory import Limits
 from handler.model_loader import load, place
 from handler.model_location import locate
+from handler.native.compiler import keep_in
 from handler.protocol import ModelCard
 from handler.runner import Runner
 from handler.runner_choice import choose_runner
@@ -43,6 +44,7 @@ def start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, ModelCa
 
     torch.set_num_threads(config.num_threads or os.cpu_count() or 1)
     KERNEL.kernel = Kernel.DENSE if config.deterministic else Kernel.BY_ROWS
+    keep_in(Path(config.cache_dir))
     directory, model_id = locate(config, progress)
     board.enter(Phase.LOADING, f"loading {model_id}")
     devices = place(config, directory)

@@ -7,6 +7,7 @@ this together; torch, oneDNN or another processor may break it, and this is wher
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -26,17 +27,29 @@ LENGTHS = [1, 2, 3, 5, 17, 33, 34, 40, 64, 100, 130]
 NUM_STEPS = 6
 
 
-@pytest.fixture(scope="module", params=[torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
+CASES = {
+    "bfloat16": (torch.bfloat16, True),
+    "float32": (torch.float32, True),
+    "bfloat16 without numba": (torch.bfloat16, False),
+    "float32 without numba": (torch.float32, False),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
 def runner(request: pytest.FixtureRequest) -> ModelRunner:
     """A model wide enough for the kernels' inner blocks, which the tiny ones are not."""
-    if request.param is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    dtype, has_numba = CASES[request.param]
+    if dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("this processor does not multiply bfloat16 natively; float32 is served here")
     model = tiny_models.build(
         "llama", hidden_size=576, intermediate_size=1536, num_attention_heads=9, num_key_value_heads=3
     )
-    runner = ModelRunner(loaded(model.to(request.param)), num_slots=16, max_len=256)
+    runner = ModelRunner(loaded(model.to(dtype)), num_slots=16, max_len=256)
     runner.probe()
-    runner.speed_up()
+    with pytest.MonkeyPatch.context() as patch:
+        if not has_numba:
+            patch.setitem(sys.modules, "numba", None)
+        runner.speed_up()
     return runner
 
 

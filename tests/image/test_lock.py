@@ -30,7 +30,7 @@ def constraints() -> dict[str, str]:
     return {lock.normalised(name): version for name, version in found}
 
 
-@pytest.mark.parametrize("name", [lock.BUILD, lock.COMMON, lock.MODEL])
+@pytest.mark.parametrize("name", [lock.BUILD, lock.COMMON, lock.KERNELS, lock.MODEL])
 def test_versions_are_those_of_the_constraints(name: str) -> None:
     wanted = constraints()
     for package, version in pins(name).items():
@@ -39,7 +39,7 @@ def test_versions_are_those_of_the_constraints(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["web.txt", "engine.txt"])
 def test_everything_that_is_asked_for_is_locked(name: str) -> None:
-    locked = pins(lock.COMMON).keys() | {"torch"}
+    locked = pins(lock.COMMON).keys() | pins(lock.KERNELS).keys() | {"torch"}
     assert {lock.normalised(line) for line in lines(name)} <= locked, STALE
 
 
@@ -48,6 +48,11 @@ def test_torch_is_the_same_release_for_every_target() -> None:
     assert pins(lock.TORCH_CPU) == {"torch": f"{release}+cpu"}
     for target in lock.CUDA_TARGETS:
         assert lines(f"image-{target}.txt") == [f"torch=={release}+{target}"]
+
+
+def test_what_only_a_cpu_needs_is_kept_apart() -> None:
+    assert pins(lock.KERNELS).keys() == set(lock.KERNEL_PACKAGES)
+    assert not set(lock.KERNEL_PACKAGES) & pins(lock.COMMON).keys()
 
 
 def item(name: str, version: str, digest: str = "a" * 64) -> dict[str, object]:

@@ -18,6 +18,8 @@ from typing import Any
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements"
 # In an order to install: what builds, everything else, torch, the package with the default model.
 BUILD, COMMON, TORCH_CPU, MODEL = "image-build.txt", "image.txt", "image-cpu.txt", "image-model.txt"
+# The compiler of the kernels for CPU: docs/decisions/0009-kernels-compiled-by-numba.md. No part of a CUDA image.
+KERNELS, KERNEL_PACKAGES = "image-kernels.txt", ("llvmlite", "numba")
 # CUDA builds of torch whose index is not at hand when this runs: pinned, their hashes are left to that index.
 CUDA_TARGETS = ("cu126", "cu130")
 # Required by sagemaker-inference for a decoder that is never imported: docs/decisions/0060-no-scipy-in-the-image.md.
@@ -60,11 +62,13 @@ def split(pins: Iterable[Pin], model: Iterable[Pin]) -> dict[str, str]:
     torch = by_name.pop("torch")
     if not torch.version.endswith("+cpu"):
         raise ValueError(f"torch resolved to {torch.version}, not to a CPU build")
+    kernels = [by_name.pop(name) for name in KERNEL_PACKAGES if name in by_name]
     release = torch.version.removesuffix("+cpu")
     files = {
         BUILD: by_name["setuptools"].line(),
         COMMON: "".join(pin.line() for pin in by_name.values()),
         TORCH_CPU: torch.line(),
+        KERNELS: "".join(pin.line() for pin in kernels),
         MODEL: "".join(pin.line() for pin in model),
     }
     files |= {f"image-{target}.txt": f"torch=={release}+{target}\n" for target in CUDA_TARGETS}

@@ -1,0 +1,231 @@
+"""Rotary embedding, KV cache and attention of one layer in one call, row by row.
+
+Each new token is a row, whether it decodes or is part of a prompt; its result depends on its sequence alone, to the
+last bit. Numbers are read as float32 and rounded once, at the end.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from handler.native.compiler import compile_kernel
+from handler.native.memory import (
+    BITS_BFLOAT16,
+    BITS_FLOAT32,
+    elements,
+    exp_of_negative,
+    float_argument,
+    inlined,
+    integers,
+    load,
+    prefetch,
+    store,
+    take_ticket,
+    wait_for_all,
+)
+from handler.native.team import Call, barrier_address, num_threads
+
+_BITS = {torch.bfloat16: BITS_BFLOAT16, torch.float32: BITS_FLOAT32}
+
+# Bytes of a cache line, and how many keys ahead of the one in work are fetched.
+_LINE = 64
+_AHEAD = 16
+
+# Places in the block of arguments.
+_THREAD, _STORED, _ATTENDED, _NUM_ROWS, _WINDOW, _SCALE, _BARRIER = range(7)
+_HEADS, _HEADS_STRIDE, _VALUES, _VALUES_STRIDE, _COSINES, _SINES = range(7, 13)
+_KEYS, _CACHED_VALUES, _FLAT_INDEX, _POSITIONS, _OUT, _SCRATCH, _SCRATCH_STRIDE = range(13, 20)
+_NUM_ARGUMENTS = 20
+
+
+@inlined
+def _embed(source, at, cosines, sines, angles, target, to, scale, half):  # pragma: no cover
+    """Rotary embedding of one head, times `scale`."""
+    for d in range(half):
+        one, other = load(source, at + d), load(source, at + half + d)
+        turned = one * load(cosines, angles + d) - other * load(sines, angles + d)
+        store(target, to + d, turned * scale)
+        turned = other * load(cosines, angles + half + d) + one * load(sines, angles + half + d)
+        store(target, to + half + d, turned * scale)
+
+
+@inlined
+def _score(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line):  # pragma: no cover
+    for j in range(num_keys):
+        for d in range(0, head_dim, line):
+            prefetch(keys, base + (j + _AHEAD) * token + d)
+            prefetch(cached, base + j * token + d)
+        for g in range(group):
+            found = np.float32(0)
+            for d in range(head_dim):
+                found += load(scratch, g * head_dim + d) * load(keys, base + j * token + d)
+            store(scratch, scores + g * num_keys + j, found)
+
+
+@inlined
+def _softmax(scratch, at, num_keys):  # pragma: no cover
+    largest = load(scratch, at)
+    for j in range(num_keys):
+        largest = max(largest, load(scratch, at + j))
+    total = np.float32(0)
+    for j in range(num_keys):
+        weight = exp_of_negative(load(scratch, at + j) - largest)
+        store(scratch, at + j, weight)
+        total += weight
+    share = np.float32(1) / total
+    for j in range(num_keys):
+        store(scratch, at + j, load(scratch, at + j) * share)
+
+
+@inlined
+def _add_four(scratch, to, weights, cached, at, token, head_dim):  # pragma: no cover
+    """Four keys at once, so that the sums are read and written a quarter as often."""
+    one, two = load(scratch, weights), load(scratch, weights + 1)
+    three, four = load(scratch, weights + 2), load(scratch, weights + 3)
+    for d in range(head_dim):
+        total = load(scratch, to + d)
+        total += one * load(cached, at + d)
+        total += two * load(cached, at + token + d)
+        total += three * load(cached, at + 2 * token + d)
+        total += four * load(cached, at + 3 * token + d)
+        store(scratch, to + d, total)
+
+
+@inlined
+def _add_one(scratch, to, weights, cached, at, head_dim):  # pragma: no cover
+    weight = load(scratch, weights)
+    for d in range(head_dim):
+        store(scratch, to + d, load(scratch, to + d) + weight * load(cached, at + d))
+
+
+@inlined
+def _weigh(scratch, scores, cached, base, num_keys, token, head_dim, group):  # pragma: no cover
+    sums = group * head_dim
+    for d in range(group * head_dim):
+        store(scratch, sums + d, np.float32(0))
+    for j in range(0, num_keys - 3, 4):
+        for g in range(group):
+            weights = scores + g * num_keys + j
+            _add_four(scratch, sums + g * head_dim, weights, cached, base + j * token, token, head_dim)
+    for j in range(num_keys - num_keys % 4, num_keys):
+        for g in range(group):
+            _add_one(scratch, sums + g * head_dim, scores + g * num_keys + j, cached, base + j * token, head_dim)
+
+
+def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int) -> Any:
+    # Only numbers are taken from here into the kernel: functions would make each start compile it anew.
+    token, half = num_kv_heads * head_dim, head_dim // 2
+    line = _LINE * 8 // bits
+    # A thread's scratch, float32: `group` queries, as many sums, then one row of scores for each.
+    sums, scores = group * head_dim, 2 * group * head_dim
+
+    def kernel(arguments):  # pragma: no cover
+        num_rows, stride, window = arguments[_NUM_ROWS], arguments[_HEADS_STRIDE], arguments[_WINDOW]
+        heads, values = elements(arguments[_HEADS], bits), elements(arguments[_VALUES], bits)
+        cosines, sines = elements(arguments[_COSINES], bits), elements(arguments[_SINES], bits)
+        keys, cached = elements(arguments[_KEYS], bits), elements(arguments[_CACHED_VALUES], bits)
+        flat_index, positions = integers(arguments[_FLAT_INDEX]), integers(arguments[_POSITIONS])
+        out = elements(arguments[_OUT], bits)
+        thread = take_ticket(arguments, _THREAD)
+        scratch = elements(arguments[_SCRATCH] + thread * arguments[_SCRATCH_STRIDE], BITS_FLOAT32)
+
+        row = take_ticket(arguments, _STORED)
+        while row < num_rows:
+            target = flat_index[row] * token
+            for h in range(num_kv_heads):
+                at = row * stride + (num_kv_heads * group + h) * head_dim
+                _embed(heads, at, cosines, sines, row * head_dim, keys, target + h * head_dim, np.float32(1), half)
+            for d in range(token):
+                store(cached, target + d, load(values, row * arguments[_VALUES_STRIDE] + d))
+            row = take_ticket(arguments, _STORED)
+
+        # Rows of a prompt look at keys that other threads have just written.
+        if arguments[_BARRIER] != 0:
+            wait_for_all(arguments[_BARRIER])
+
+        item = take_ticket(arguments, _ATTENDED)
+        while item < num_rows * num_kv_heads:
+            row, h = item // num_kv_heads, item % num_kv_heads
+            first = max(0, positions[row] + 1 - window) if window > 0 else 0
+            num_keys = positions[row] + 1 - first
+            base = (flat_index[row] - num_keys + 1) * token + h * head_dim
+            for g in range(group):
+                at = row * stride + (h * group + g) * head_dim
+                scale = float_argument(arguments, _SCALE)
+                _embed(heads, at, cosines, sines, row * head_dim, scratch, g * head_dim, scale, half)
+            _score(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line)
+            for g in range(group):
+                _softmax(scratch, scores + g * num_keys, num_keys)
+            _weigh(scratch, scores, cached, base, num_keys, token, head_dim, group)
+            for d in range(group * head_dim):
+                store(out, item * group * head_dim + d, load(scratch, sums + d))
+            item = take_ticket(arguments, _ATTENDED)
+
+    return compile_kernel(kernel)
+
+
+class RowAttention:
+    """The kernel for layers of one shape. Not for use by two threads at once."""
+
+    def __init__(self, num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
+        self._group = num_heads // num_kv_heads
+        self._width = num_heads * head_dim
+        self._head_dim = head_dim
+        self._call = Call(_compile(num_kv_heads, self._group, head_dim, _BITS[dtype]), _NUM_ARGUMENTS)
+        self._call.arguments[_BARRIER] = barrier_address()
+        self._scratch = torch.empty(0)
+
+    def __call__(
+        self,
+        heads: Tensor,
+        values: Tensor,
+        cosines: Tensor,
+        sines: Tensor,
+        cache: tuple[Tensor, Tensor],
+        flat_index: Tensor,
+        positions: Tensor,
+        scale: float,
+        window: int,
+    ) -> Tensor:
+        """Embed, store, attend; returns `[T, num_heads * head_dim]`.
+
+        `heads` `[T, num_heads + num_kv_heads, head_dim]`, queries then keys before rotary embedding, `values`
+        `[T, num_kv_heads, head_dim]`, each contiguous within a token; `cosines`, `sines` `[T, head_dim]`; `cache` the
+        layer's keys and values `[num_slots, max_len, num_kv_heads, head_dim]`, `flat_index` and `positions` int64
+        `[T]`, where each token's key goes among all slots and in its own. `window` 0 is unlimited.
+        """
+        num_rows = len(heads)
+        out = heads.new_empty(num_rows, self._width)
+        self._reserve(cache[0].shape[1])
+        arguments = self._call.arguments
+        arguments[:_BARRIER] = (0, 0, 0, num_rows, window, _bits_of(scale))
+        arguments[_HEADS:] = (
+            *(heads.data_ptr(), heads.stride(0), values.data_ptr(), values.stride(0)),
+            *(cosines.data_ptr(), sines.data_ptr(), cache[0].data_ptr(), cache[1].data_ptr()),
+            *(flat_index.data_ptr(), positions.data_ptr(), out.data_ptr()),
+            *(self._scratch.data_ptr(), self._scratch.stride(0) * 4),
+        )
+        self._call.run()
+        return out
+
+    def _reserve(self, max_len: int) -> None:
+        width = self._group * (2 * self._head_dim + max_len)
+        if self._scratch.numel() < num_threads() * width:
+            self._scratch = torch.empty(num_threads(), width)
+
+
+@functools.lru_cache(maxsize=16)
+def _bits_of(number: float) -> int:
+    return int(struct.unpack("<i", struct.pack("<f", number))[0])
+
+
+@functools.cache
+def row_attention(num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> RowAttention:
+    """The kernel for this shape, compiled once."""
+    return RowAttention(num_heads, num_kv_heads, head_dim, dtype)

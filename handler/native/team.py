@@ -1,0 +1,54 @@
+"""Kernels run on torch's own OpenMP threads: a second pool would fight with the first, whose threads spin."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@functools.cache
+def _openmp() -> Any | None:
+    """The OpenMP library that torch has loaded, or None: then kernels run on one thread."""
+    root = Path(torch.__file__).parent
+    for found in (*root.glob("lib/libgomp*.so*"), *root.parent.glob("torch.libs/libgomp*.so*")):
+        library = ctypes.CDLL(str(found))
+        library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        library.GOMP_parallel.restype = None
+        return library
+    return None
+
+
+def num_threads() -> int:
+    """How many threads `Call.run` uses."""
+    return torch.get_num_threads() if _openmp() is not None else 1
+
+
+def barrier_address() -> int:
+    """Address of the C function at which the threads of a team wait for each other; 0 if there is one thread."""
+    library = _openmp()
+    return 0 if library is None else ctypes.cast(library.GOMP_barrier, ctypes.c_void_p).value or 0
+
+
+class Call:
+    """A kernel and its block of arguments, `arguments` int64 `[num_arguments]`."""
+
+    def __init__(self, kernel: Any, num_arguments: int) -> None:
+        """`kernel` is a compiled `cfunc` of signature `memory.ARGUMENTS`."""
+        self.arguments = np.zeros(num_arguments, np.int64)
+        self._kernel = kernel
+        self._function = kernel.ctypes
+        self._function.argtypes = [ctypes.c_void_p]
+        self._address = self.arguments.ctypes.data
+
+    def run(self, parallel: bool = True) -> None:
+        """Run on all threads, each of which enters the kernel once, or on this one."""
+        library = _openmp() if parallel else None
+        if library is None:
+            self._function(self._address)
+        else:
+            library.GOMP_parallel(self._kernel.address, self._address, torch.get_num_threads(), 0)

@@ -1,0 +1,190 @@
+"""The compiled kernels against what they stand for, written with torch in float32."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from handler.native.compiler import compile_kernel, usable
+from handler.native.memory import BITS_BFLOAT16, BITS_FLOAT32, elements, load, store
+from handler.native.row_attention import RowAttention, row_attention
+from handler.native.row_norm import RowNorm
+from handler.native.team import Call
+
+DTYPES = [torch.bfloat16, torch.float32]
+TOLERANCE = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
+NUM_SLOTS, MAX_LEN = 4, 96
+
+
+class Layer:
+    """Random keys and values of one layer, and rows that come to it."""
+
+    def __init__(self, num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
+        torch.manual_seed(0)
+        self.shape = (num_heads, num_kv_heads, head_dim, dtype)
+        self.cache = tuple(torch.randn(NUM_SLOTS, MAX_LEN, num_kv_heads, head_dim).to(dtype) for _ in range(2))
+
+    def rows(self, places: list[tuple[int, int]]) -> dict[str, Tensor]:
+        """Rows for `places`, each a slot and a position, as the fused layer makes them: in one tensor, side by side."""
+        num_heads, num_kv_heads, head_dim, dtype = self.shape
+        generator = torch.Generator().manual_seed(len(places))
+        joined = torch.randn(len(places), num_heads + 2 * num_kv_heads, head_dim, generator=generator).to(dtype)
+        slots, positions = (torch.tensor(part) for part in zip(*places, strict=True))
+        angles = positions[:, None] * torch.rand(head_dim // 2, generator=generator)
+        angles = torch.cat((angles, angles), dim=1)
+        return {
+            "heads": joined[:, : num_heads + num_kv_heads],
+            "values": joined[:, num_heads + num_kv_heads :],
+            "cosines": angles.cos().to(dtype),
+            "sines": angles.sin().to(dtype),
+            "flat_index": slots * MAX_LEN + positions,
+            "positions": positions,
+        }
+
+    def expected(self, rows: dict[str, Tensor], scale: float, window: int) -> Tensor:
+        """Writes to the cache as the kernel does."""
+        num_heads, num_kv_heads, head_dim, dtype = self.shape
+        heads = rows["heads"].float()
+        turned = torch.cat((-heads[..., head_dim // 2 :], heads[..., : head_dim // 2]), dim=-1)
+        heads = heads * rows["cosines"].float()[:, None] + turned * rows["sines"].float()[:, None]
+        for cached, new in zip(self.cache, (heads[:, num_heads:].to(dtype), rows["values"]), strict=True):
+            cached.view(-1, num_kv_heads, head_dim)[rows["flat_index"]] = new
+        out = []
+        for row, (flat, position) in enumerate(zip(rows["flat_index"], rows["positions"], strict=True)):
+            first = max(0, int(position) + 1 - window) if window else 0
+            seen = slice(first, int(position) + 1)
+            keys, values = (part[int(flat) // MAX_LEN, seen].float().transpose(0, 1) for part in self.cache)
+            query = heads[row, :num_heads].view(num_kv_heads, -1, head_dim)
+            out.append(F.scaled_dot_product_attention(query, keys, values, scale=scale).reshape(-1))
+        return torch.stack(out)
+
+
+def run(kernel: RowAttention, layer: Layer, rows: dict[str, Tensor], scale: float = 0.2, window: int = 0) -> Tensor:
+    return kernel(**rows, cache=(layer.cache[0], layer.cache[1]), scale=scale, window=window)
+
+
+MIXED = [(0, 0), (1, 95), (2, 3), (2, 4), (2, 5), (2, 6), (3, 40)]
+
+
+@pytest.mark.parametrize("window", [0, 5])
+@pytest.mark.parametrize("shape", [(9, 3, 64), (4, 4, 16), (6, 1, 80), (2, 2, 10)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_attention_is_that_of_torch(dtype: torch.dtype, shape: tuple[int, int, int], window: int) -> None:
+    layer, reference = Layer(*shape, dtype), Layer(*shape, dtype)
+    got = run(row_attention(*shape, dtype), layer, layer.rows(MIXED), window=window)
+    expected = reference.expected(reference.rows(MIXED), 0.2, window)
+    assert got.dtype is dtype
+    torch.testing.assert_close(got.float(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    for one, other in zip(layer.cache, reference.cache, strict=True):
+        torch.testing.assert_close(one, other, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_row_has_the_same_bits_alone_and_on_any_number_of_threads(dtype: torch.dtype, num_threads: int) -> None:
+    together, apart = Layer(9, 3, 64, dtype), Layer(9, 3, 64, dtype)
+    kernel = row_attention(9, 3, 64, dtype)
+    rows = together.rows(MIXED)
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        got = run(kernel, together, rows)
+    finally:
+        torch.set_num_threads(before)
+    for i in range(len(MIXED)):
+        one = {name: part[i : i + 1] for name, part in rows.items()}
+        assert torch.equal(run(kernel, apart, one)[0], got[i])
+
+
+def test_nan_stays_with_its_row() -> None:
+    layer = Layer(4, 2, 16, torch.bfloat16)
+    rows = layer.rows([(0, 10), (1, 10), (2, 10)])
+    rows["heads"][1, 0, 3] = float("nan")
+    layer.cache[0][3] = float("nan")  # nobody's slot
+    layer.cache[1][2, 11:] = float("nan")  # what lies behind the last row's sequence
+    got = run(row_attention(4, 2, 16, torch.bfloat16), layer, rows)
+    assert got[1, :16].isnan().all()
+    assert got[[0, 2]].isfinite().all()
+
+
+def test_scores_far_apart_do_not_overflow() -> None:
+    layer = Layer(2, 2, 16, torch.float32)
+    rows = layer.rows([(0, 20)])
+    rows["heads"] *= 1e4
+    got = run(row_attention(2, 2, 16, torch.float32), layer, rows)
+    assert got.isfinite().all()
+
+
+@pytest.mark.parametrize("num_rows", [1, 7, 200])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_norm_is_that_of_torch(dtype: torch.dtype, num_rows: int) -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(576).to(dtype), torch.randn(1, num_rows, 576).to(dtype)
+    got = RowNorm(weight, 1e-5)(x)
+    expected = torch.rms_norm(x.float(), (576,), weight.float(), 1e-5)
+    assert got.shape == x.shape
+    torch.testing.assert_close(got.float(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    assert torch.equal(RowNorm(weight, 1e-5)(x[:, :1]), got[:, :1])
+
+
+def copy(arguments):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """A kernel: float32 to bfloat16."""
+    source, target = elements(arguments[1], BITS_FLOAT32), elements(arguments[2], BITS_BFLOAT16)
+    for i in range(arguments[0]):
+        store(target, i, load(source, i))
+
+
+def test_bfloat16_is_rounded_to_nearest_even_and_nan_stays_nan() -> None:
+    bits = [
+        0x3F808000,
+        0x3F818000,
+        0x3F808001,
+        0x7F7FFFFF,
+        0x7F800000,
+        -0x7FFFFF,
+        -0x40800000,
+        0x7FFFFFFF,
+        0x7F800001,
+        -1,
+    ]
+    numbers = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+    out = torch.empty(len(bits), dtype=torch.bfloat16)
+    call = Call(compile_kernel(copy), 3)
+    call.arguments[:] = (len(bits), numbers.data_ptr(), out.data_ptr())
+    call.run(parallel=False)
+    torch.testing.assert_close(out, numbers.bfloat16(), atol=0, rtol=0, equal_nan=True)
+
+
+def test_damaged_and_stale_files_in_the_cache_do_no_harm(tmp_path: Path) -> None:
+    program = (
+        "import torch, pathlib, sys; from handler.native.compiler import keep_in; keep_in(pathlib.Path(sys.argv[1]))\n"
+        "from handler.native.row_norm import RowNorm; print(RowNorm(torch.ones(4), 0.0)(torch.ones(1, 4)).tolist())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+
+    def start() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", program, str(tmp_path)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+
+    assert start().stdout == "[[1.0, 1.0, 1.0, 1.0]]\n"
+    kept = [path for path in tmp_path.glob("kernels-*/**/*") if path.is_file()]
+    assert kept
+    for path in kept:
+        path.write_bytes(b"damaged")
+    found = start()
+    assert found.stdout == "[[1.0, 1.0, 1.0, 1.0]]\n"
+    assert "kernels are not kept" in found.stderr
+
+
+def test_no_kernels_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert usable(torch.bfloat16)
+    assert not usable(torch.float16)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    assert not usable(torch.bfloat16)
