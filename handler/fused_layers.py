@@ -181,6 +181,6 @@ def _llama_shaped(layer: Any) -> bool:
         and len(biases) == 1
         and (
             all(type(linear) is nn.Linear for linear in linears)
-            or all(type(linear) is PackedLinear for linear in linears)
+            or all(isinstance(linear, PackedLinear) for linear in linears)
         )
     )

@@ -72,8 +72,7 @@ class PackedLinear(nn.Module):
         """`packed` uint8 `[N, K * bits / 8]`, `scales_and_zeros` `[K * bits / 128, N, 2]`, `dense` `[N, K]` or None."""
         super().__init__()
         self.bits = bits
-        self.out_features = packed.shape[0]
-        self.in_features = packed.shape[1] * 8 // bits
+        self.out_features, self.in_features = self._shape(bits, packed)
         self.max_packed_rows = _MAX_PACKED_ROWS[bits]
         # Plain attributes, no buffers: those cost half a microsecond at each look, and nothing moves this layer.
         self.packed = packed
@@ -90,6 +89,21 @@ class PackedLinear(nn.Module):
         """A layer for activations of `dtype`. `dense`, if given, is used for many rows: the same weights `[N, K]`."""
         packed, scales_and_zeros = pack_blocks(blocks, dtype)
         return cls(blocks.bits, packed, scales_and_zeros, None if bias is None else bias.detach().to(dtype), dense)
+
+    @staticmethod
+    def _shape(bits: int, packed: Tensor) -> tuple[int, int]:
+        return packed.shape[0], packed.shape[1] * 8 // bits
+
+    @classmethod
+    def join(cls, parts: Sequence[PackedLinear]) -> PackedLinear:
+        """One layer with the outputs of all `parts`, of this class and equal bits and inputs. They share its memory."""
+        sizes = [one.out_features for one in parts]
+        scales_and_zeros = torch.cat([one.scales_and_zeros for one in parts], 1)
+        packed = torch.cat([one.packed for one in parts])
+        for part, view in zip(parts, packed.split(sizes), strict=True):
+            part.packed = view
+        bias = _fuse_bias([one.bias for one in parts], sizes, scales_and_zeros)
+        return cls(parts[0].bits, packed, scales_and_zeros, bias, _join_dense(parts))
 
     @property
     def weight(self) -> Tensor:
@@ -165,7 +179,7 @@ def pack_blocks(blocks: WeightBlocks, dtype: torch.dtype) -> tuple[Tensor, Tenso
 
 
 def _as_nibbles(blocks: WeightBlocks) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes `[N, K']` below 16, scales and zeros `[N, K' / 32]` with `w = (code - 8) * scale + zero`."""
+    """Codes uint8 `[N, K']` below 16, scales and zeros `[N, K' / 32]` with `w = (code - 8) * scale + zero`."""
     if blocks.bits == 4:
         return blocks.codes, blocks.scale, blocks.minimum + 8 * blocks.scale
     codes = torch.cat([blocks.codes >> 4, blocks.codes & 15], -1)
@@ -186,10 +200,10 @@ def fuse(linears: Sequence[nn.Module]) -> nn.Module | None:
     packed = [one for one in linears if isinstance(one, PackedLinear)]
     if len(packed) != len(linears):
         return None
-    same = len({(one.bits, one.in_features, one.dense is None) for one in packed}) == 1
+    same = len({(type(one), one.bits, one.in_features, one.dense is None) for one in packed}) == 1
     if not same or any(one.out_features % _PACKED_TOGETHER for one in packed):
         return None
-    return _fuse_packed(packed)
+    return type(packed[0]).join(packed)
 
 
 def _fuse_dense(parts: list[nn.Linear]) -> nn.Linear | None:
@@ -207,19 +221,14 @@ def _fuse_dense(parts: list[nn.Linear]) -> nn.Linear | None:
     return whole
 
 
-def _fuse_packed(parts: list[PackedLinear]) -> PackedLinear:
-    sizes = [one.out_features for one in parts]
-    scales_and_zeros = torch.cat([one.scales_and_zeros for one in parts], 1)
-    packed = torch.cat([one.packed for one in parts])
+def _join_dense(parts: Sequence[PackedLinear]) -> Tensor | None:
     kept = [one.dense for one in parts if one.dense is not None]
-    dense = torch.cat(kept) if kept else None
-    bias = _fuse_bias([one.bias for one in parts], sizes, scales_and_zeros)
-    for part, view in zip(parts, packed.split(sizes), strict=True):
-        part.packed = view
-    if dense is not None:
-        for part, view in zip(parts, dense.split(sizes), strict=True):
-            part.dense = view
-    return PackedLinear(parts[0].bits, packed, scales_and_zeros, bias, dense)
+    if not kept:
+        return None
+    dense = torch.cat(kept)
+    for part, view in zip(parts, dense.split([one.out_features for one in parts]), strict=True):
+        part.dense = view
+    return dense
 
 
 def _fuse_bias(biases: Sequence[Tensor | None], sizes: list[int], like: Tensor) -> Tensor | None:

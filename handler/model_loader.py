@@ -12,6 +12,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
+from handler.block_linear import computes_blocks
 from handler.config import EngineConfig, Quantize
 from handler.device import choose_device, choose_dtype
 from handler.errors import BadConfiguration, BadModel
@@ -172,7 +173,11 @@ def _pack(model: PreTrainedModel, directory: Path, cache_dir: Path, quantize: Qu
     given = (directory / BLOCKS_FILE).is_file() and quantize in wanted
     if not given and quantize not in BLOCK_BITS:
         return str(Quantize.NONE)
-    keep_dense = dense_bytes(model) <= _DENSE_FRACTION * available_memory_bytes() and not (given and in_float32)
+    keep_dense = (
+        dense_bytes(model) <= _DENSE_FRACTION * available_memory_bytes()
+        and not (given and in_float32)
+        and not computes_blocks(model.dtype)
+    )
     if given:
         count = pack(model, packed_weights(directory, cache_dir, model.dtype), keep_dense=keep_dense)
         stored = "gguf"

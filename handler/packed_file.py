@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from handler.linears import pack_blocks
+from handler.block_linear import computes_blocks, packed_for
 from handler.weight_blocks import load_blocks
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ BLOCKS_FILE = "packed/blocks.safetensors"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedWeight:
-    """What `PackedLinear` takes for the module `name`."""
+    """What `packed_linear` takes for the module `name`."""
 
     name: str
     bits: int
@@ -34,6 +34,8 @@ class PackedWeight:
 
 def file_name(dtype: torch.dtype) -> str:
     """The layout depends on the processor's vectors and perhaps on torch; scales are of the activations' `dtype`."""
+    if computes_blocks(dtype):
+        return "blocks-by-16.safetensors"
     capability = torch.backends.cpu.get_cpu_capability().lower()
     return f"{capability}-{torch.__version__}-{str(dtype).removeprefix('torch.')}.safetensors"
 
@@ -44,7 +46,7 @@ def write_packed(directory: Path, target: Path, dtype: torch.dtype) -> None:
 
     tensors: dict[str, Tensor] = {}
     for name, blocks in load_blocks(directory / BLOCKS_FILE):
-        tensors[f"{name}.{blocks.bits}"], tensors[f"{name}.scales"] = pack_blocks(blocks, dtype)
+        tensors[f"{name}.{blocks.bits}"], tensors[f"{name}.scales"] = packed_for(blocks, dtype)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, scratch = tempfile.mkstemp(dir=target.parent, suffix=".new")
     os.close(handle)
@@ -73,7 +75,7 @@ def packed_weights(directory: Path, cache_dir: Path, dtype: torch.dtype) -> Iter
     except OSError as exc:
         logger.warning("packed weights are not kept: %s cannot be written: %s", cached.parent, exc.strerror or exc)
         for module, blocks in load_blocks(directory / BLOCKS_FILE):
-            yield PackedWeight(module, blocks.bits, *pack_blocks(blocks, dtype))
+            yield PackedWeight(module, blocks.bits, *packed_for(blocks, dtype))
         return
     yield from _read(cached)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from handler.block_linear import packed_for, packed_linear
 from handler.linears import PackedLinear, fits
 from handler.packed_file import PackedWeight
 from handler.weight_blocks import quantise
@@ -29,7 +30,7 @@ def pack(model: nn.Module, weights: Iterable[PackedWeight], *, keep_dense: bool)
         if not isinstance(linear, nn.Linear):
             raise ValueError(f"{one.name} is not a linear layer of this model")
         dense = linear.weight.detach() if keep_dense else None
-        layer = PackedLinear(one.bits, one.packed, one.scales_and_zeros, _detached(linear.bias), dense)
+        layer = packed_linear(one.bits, one.packed, one.scales_and_zeros, _detached(linear.bias), dense)
         _replace(model, one.name, layer)
         count += 1
     return count
@@ -54,7 +55,8 @@ def quantise_and_pack(model: nn.Module, bits: int, *, keep_dense: bool) -> int:
         if keep_dense:
             # What the input embedding holds too is in memory anyway.
             dense = weight if weight.data_ptr() in tied else blocks.dequantise(weight.dtype)
-        _replace(model, name, PackedLinear.from_blocks(blocks, linear.bias, weight.dtype, dense))
+        packed = packed_for(blocks, weight.dtype)
+        _replace(model, name, packed_linear(blocks.bits, *packed, _detached(linear.bias), dense))
         count += 1
     if left:
         logger.warning(

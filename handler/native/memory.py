@@ -46,6 +46,16 @@ def integers(_context, address):  # pragma: no cover
 
 
 @intrinsic
+def bytes_at(_context, address):  # pragma: no cover
+    """The address of bytes that only other intrinsics look at."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.int32)(types.int64), generate
+
+
+@intrinsic
 def load(_context, pointer, index):  # pragma: no cover
     """The number at `index`, as float32."""
 
@@ -137,6 +147,8 @@ def float_argument(_context, arguments, index):  # pragma: no cover
 
 # A function that becomes part of the kernels that call it.
 inlined = njit(inline="always", fastmath=FAST_MATH, error_model="numpy")
+# One that may stay apart.
+called = njit(fastmath=FAST_MATH, error_model="numpy")
 
 
 @inlined

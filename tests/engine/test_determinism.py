@@ -16,6 +16,7 @@ from torch import Tensor
 
 from handler.linears import KERNEL, Kernel, PackedLinear, fits
 from handler.model_runner import ModelRunner
+from handler.packed_model import quantise_and_pack
 from handler.protocol import GenerateRequest, SamplingParams
 from handler.scheduler import ScheduledBatch, ScheduledSequence
 from handler.sequence import Sequence
@@ -28,23 +29,28 @@ NUM_STEPS = 6
 
 
 CASES = {
-    "bfloat16": (torch.bfloat16, True),
-    "float32": (torch.float32, True),
-    "bfloat16 without numba": (torch.bfloat16, False),
-    "float32 without numba": (torch.float32, False),
+    "bfloat16": (torch.bfloat16, True, 0),
+    "float32": (torch.float32, True, 0),
+    "bfloat16 without numba": (torch.bfloat16, False, 0),
+    "float32 without numba": (torch.float32, False, 0),
+    "four bits": (torch.bfloat16, True, 4),
+    "eight bits": (torch.bfloat16, True, 8),
 }
 
 
 @pytest.fixture(scope="module", params=CASES)
 def runner(request: pytest.FixtureRequest) -> ModelRunner:
     """A model wide enough for the kernels' inner blocks, which the tiny ones are not."""
-    dtype, has_numba = CASES[request.param]
+    dtype, has_numba, bits = CASES[request.param]
     if dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("this processor does not multiply bfloat16 natively; float32 is served here")
     model = tiny_models.build(
         "llama", hidden_size=576, intermediate_size=1536, num_attention_heads=9, num_key_value_heads=3
     )
-    runner = ModelRunner(loaded(model.to(dtype)), num_slots=16, max_len=256)
+    model = model.to(dtype)
+    if bits:
+        assert quantise_and_pack(model, bits, keep_dense=False)
+    runner = ModelRunner(loaded(model), num_slots=16, max_len=256)
     runner.probe()
     with pytest.MonkeyPatch.context() as patch:
         if not has_numba:

@@ -1,0 +1,105 @@
+"""`PackedLinear` over our own kernel: one for any number of rows, so no dense copy is needed beside it.
+
+A row's result is the same, to the last bit, whatever other rows there are. Weights are as exact as their blocks: scales
+and minima are not rounded to bfloat16. docs/decisions/0013.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from handler.linears import PackedLinear, pack_blocks
+from handler.native.compiler import usable
+from handler.weight_blocks import BLOCK, WeightBlocks
+
+# Outputs that the kernel computes at a time, and those whose codes lie together.
+_OUTPUTS = 64
+LANES = 16
+
+
+class BlockLinear(PackedLinear):
+    """`packed` and `scales_and_zeros` as `packed_for` makes them for it; activations are bfloat16."""
+
+    def __init__(
+        self, bits: int, packed: Tensor, scales_and_zeros: Tensor, bias: Tensor | None, dense: Tensor | None
+    ) -> None:
+        from handler.native.block_product import BlockProduct
+
+        super().__init__(bits, packed, scales_and_zeros, bias, dense)
+        self._kernel = BlockProduct(packed, scales_and_zeros, bias)
+
+    @staticmethod
+    def _shape(bits: int, packed: Tensor) -> tuple[int, int]:
+        return packed.shape[0] * LANES, packed.shape[1] * BLOCK
+
+    @classmethod
+    def join(cls, parts: Sequence[PackedLinear]) -> PackedLinear:
+        """As `PackedLinear.join`. The parts keep memory of their own: nobody calls them once they are joined."""
+        packed, scales = (torch.cat([getattr(one, name) for one in parts]) for name in ("packed", "scales_and_zeros"))
+        biases = [one.bias for one in parts]
+        bias = None
+        if any(one is not None for one in biases):
+            bias = torch.cat(
+                [torch.zeros(p.out_features, dtype=torch.bfloat16) if p.bias is None else p.bias for p in parts]
+            )
+        return cls(parts[0].bits, packed, scales, bias, None)
+
+    def lay_out(self) -> None:
+        """Nothing to do: the weights lie as the kernel wants them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., K]` bfloat16 -> `[..., N]`."""
+        return self._kernel(x)
+
+    def silu(self, x: Tensor) -> Tensor:
+        """`silu(y)`."""
+        return self._kernel.silu(x)
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        """`y * other`, `other` `[..., N]`."""
+        return self._kernel.times(x, other)
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """`y + other`, `other` `[..., N]`."""
+        return self._kernel.plus(x, other)
+
+    def _unpack(self) -> Tensor:
+        from handler.native.block_product import BlockProduct
+
+        identity = torch.eye(self.in_features, dtype=torch.bfloat16)
+        return BlockProduct(self.packed, self.scales_and_zeros, None)(identity).T.contiguous()
+
+
+def computes_blocks(dtype: torch.dtype) -> bool:
+    """True if this machine has the kernel for activations of `dtype`: numba, and AVX-512 with bfloat16."""
+    return dtype is torch.bfloat16 and usable(dtype) and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def packed_for(blocks: WeightBlocks, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`packed` and `scales_and_zeros` for the best layer this machine has for `blocks`; `packed_linear` makes it."""
+    if not computes_blocks(dtype) or blocks.codes.shape[0] % _OUTPUTS:
+        return pack_blocks(blocks, dtype)
+    from handler.native.block_product import packed_codes, packed_scales
+
+    if not (_fits_half(blocks.scale) and _fits_half(blocks.minimum)):
+        return pack_blocks(blocks, dtype)
+    return packed_codes(blocks.codes, blocks.bits), packed_scales(blocks.scale, blocks.minimum)
+
+
+def packed_linear(
+    bits: int, packed: Tensor, scales_and_zeros: Tensor, bias: Tensor | None, dense: Tensor | None
+) -> PackedLinear:
+    """The layer whose layout `packed` has. `dense` is kept where the layer has use for it."""
+    if packed.dim() > 2:
+        return BlockLinear(bits, packed, scales_and_zeros, bias, None)
+    return PackedLinear(bits, packed, scales_and_zeros, bias, dense)
+
+
+def _fits_half(numbers: Tensor) -> bool:
+    """True if float16 holds all of them with its full precision, or zero."""
+    sizes = numbers.abs()
+    limits = torch.finfo(torch.float16)
+    return bool(((sizes == 0) | ((sizes >= limits.tiny) & (sizes <= limits.max))).all())

@@ -1,0 +1,113 @@
+"""Products by our own kernel over weights of 4 and 8 bits, against float32 products with the weights they stand for."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from handler.block_linear import BlockLinear, computes_blocks, packed_for, packed_linear
+from handler.linears import PackedLinear, fuse
+from handler.weight_blocks import BLOCK, WeightBlocks, quantise
+
+pytestmark = pytest.mark.skipif(not computes_blocks(torch.bfloat16), reason="the kernel wants AVX-512 with bfloat16")
+
+
+def halved(blocks: WeightBlocks) -> WeightBlocks:
+    """With scales and minima that float16 holds, as a GGUF file has them."""
+    return WeightBlocks(blocks.bits, blocks.codes, blocks.scale.half().float(), blocks.minimum.half().float())
+
+
+def layer(bits: int, out_features: int, in_features: int, bias: bool = False) -> tuple[BlockLinear, Tensor]:
+    """A layer and its weights in float32."""
+    torch.manual_seed(out_features)
+    blocks = halved(quantise(torch.randn(out_features, in_features) * 0.05, bits))
+    given = torch.randn(out_features).bfloat16() if bias else None
+    made = packed_linear(bits, *packed_for(blocks, torch.bfloat16), given, None)
+    assert isinstance(made, BlockLinear)
+    return made, blocks.dequantise(torch.float32)
+
+
+def rows(count: int, width: int) -> Tensor:
+    return torch.randn(1, count, width, generator=torch.Generator().manual_seed(count)).bfloat16()
+
+
+def close(got: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(got.float(), expected, atol=1e-3, rtol=8e-3)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(64, 32), (192, 576), (128, 1536)], ids=str)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_products_are_those_of_the_weights(bits: int, shape: tuple[int, int], bias: bool) -> None:
+    made, weights = layer(bits, *shape, bias)
+    offset = 0 if made.bias is None else made.bias.float()
+    for count in (1, 2, 3, 4, 5, 6, 7, 8, 9, 33):
+        x = rows(count, shape[1])
+        expected = x.float() @ weights.T + offset
+        close(made(x), expected)
+        other = torch.randn_like(expected).bfloat16()
+        close(made.silu(x), F.silu(expected))
+        close(made.times(x, other), expected * other.float())
+        close(made.plus(x, other), expected + other.float())
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_row_has_the_same_bits_among_any_number_and_on_any_number_of_threads(bits: int) -> None:
+    made, _ = layer(bits, 192, 576)
+    x = rows(40, 576)
+    alone = torch.cat([made(x[:, i : i + 1]) for i in range(40)], 1)
+    before = torch.get_num_threads()
+    for num_threads in (1, 2):
+        torch.set_num_threads(num_threads)
+        try:
+            for count in (2, 3, 5, 8, 17, 40):
+                assert torch.equal(made(x[:, :count]), alone[:, :count])
+        finally:
+            torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_extreme_codes_are_exact(bits: int) -> None:
+    codes = torch.zeros(64, 32, dtype=torch.uint8)
+    codes[::2] = 2**bits - 1
+    blocks = WeightBlocks(bits, codes, torch.ones(64, 1), torch.full((64, 1), -1.0))
+    made = packed_linear(bits, *packed_for(blocks, torch.bfloat16), None, None)
+    x = torch.zeros(1, 32).bfloat16()
+    x[0, 5] = 1.0
+    assert made(x).tolist() == [[2.0**bits - 2, -1.0] * 32]
+
+
+def test_nan_and_infinity_stay_in_their_rows() -> None:
+    made, _ = layer(4, 64, 64)
+    x = rows(8, 64)
+    x[0, 3, 7], x[0, 5, 9] = float("nan"), float("inf")
+    assert made(x).isfinite().all(-1)[0].tolist() == [True, True, True, False, True, False, True, True]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_weight_can_be_read_back(bits: int) -> None:
+    made, weights = layer(bits, 64, 64, bias=True)
+    close(made.weight, weights)
+
+
+def test_joined_layers_answer_side_by_side() -> None:
+    parts = [layer(4, size, 64, bias=size == 128)[0] for size in (192, 64, 128)]
+    x = rows(3, 64)
+    whole = fuse(parts)
+    assert isinstance(whole, BlockLinear)
+    close(whole(x), torch.cat([part(x) for part in parts], -1).float())
+
+
+def test_other_shapes_and_numbers_go_to_the_other_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = halved(quantise(torch.randn(48, 64), 4))
+    assert type(packed_linear(4, *packed_for(odd, torch.bfloat16), None, None)) is PackedLinear
+    tiny = quantise(torch.randn(64, 64) * 1e-6, 4)
+    assert type(packed_linear(4, *packed_for(tiny, torch.bfloat16), None, None)) is PackedLinear
+    fine = halved(quantise(torch.randn(64, BLOCK), 4))
+    assert type(packed_linear(4, *packed_for(fine, torch.float32), None, None)) is PackedLinear
+    monkeypatch.setitem(sys.modules, "numba", None)
+    assert type(packed_linear(4, *packed_for(fine, torch.bfloat16), None, None)) is PackedLinear
