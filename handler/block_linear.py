@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from handler.linears import PackedLinear, pack_blocks
-from handler.native.compiler import usable
+from handler.native.compiler import multiplies_bfloat16, usable
 from handler.weight_blocks import BLOCK, WeightBlocks
 
 # Outputs that the kernel computes at a time, and those whose codes lie together.
@@ -75,7 +75,7 @@ class BlockLinear(PackedLinear):
 
 def computes_blocks(dtype: torch.dtype) -> bool:
     """True if this machine has the kernel for activations of `dtype`: numba, and AVX-512 with bfloat16."""
-    return dtype is torch.bfloat16 and usable(dtype) and bool(torch.cpu._is_avx512_bf16_supported())
+    return dtype is torch.bfloat16 and usable(dtype) and multiplies_bfloat16()
 
 
 def packed_for(blocks: WeightBlocks, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from handler.native.block_tile import BLOCK, LANES, block_tile
+from handler.native.block_tile import BLOCK, block_tile
 from handler.native.compiler import compile_kernel
 from handler.native.memory import (
     BITS_BFLOAT16,
@@ -27,6 +27,7 @@ from handler.native.memory import (
     take_ticket,
 )
 from handler.native.team import Call, num_threads
+from handler.native.vectors import LANES
 
 # Groups of 16 outputs that a thread takes at a time, and rows that go through a group together.
 _GROUPS = 4

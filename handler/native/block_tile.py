@@ -10,33 +10,11 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
-LANES = 16
+from handler.native.vectors import BFLOATS, BYTES, FLOATS, HALVES, INTS, LANES, call, index, splat, vector_at
+
 BLOCK = 32
-
-_I16, _I32, _I64, _FLOAT = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
-_FLOATS = ir.VectorType(_FLOAT, LANES)
-_INTS = ir.VectorType(_I32, LANES)
-_BYTES = ir.VectorType(ir.IntType(8), LANES)
-_HALVES = ir.VectorType(ir.HalfType(), LANES)
-
-
-class _BFloat(ir.Type):  # type: ignore[misc]
-    """llvmlite has no name for it."""
-
-    def _to_string(self):
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
-
-    def __hash__(self) -> int:
-        return hash(_BFloat)
-
-
-_BFLOATS = ir.VectorType(_BFloat(), 2 * LANES)
 
 
 class _Emitter:
@@ -48,23 +26,10 @@ class _Emitter:
         self.rows = rows
         self.groups = groups
         self.codes, self.scales, self.x, self.sums, self.blocks = pointers
-        kinds = (_FLOATS, _BFLOATS, _BFLOATS)
-        name = "llvm.x86.avx512bf16.dpbf16ps.512"
-        self.dot = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_FLOATS, kinds), name)
-
-    def splat(self, scalar, kind):
-        """`scalar` in every lane."""
-        first = self.b.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(_I32, 0))
-        return self.b.shuffle_vector(first, ir.Constant(kind, ir.Undefined), ir.Constant(_INTS, [0] * LANES))
-
-    def vector(self, pointer, offset, kind, align: int = 4):
-        """Load a vector `offset` elements behind `pointer`."""
-        address = self.b.bitcast(self.b.gep(pointer, [offset]), kind.as_pointer())
-        return self.b.load(address, align=align)
 
     def at(self, *terms: tuple[object, object]):
         """The sum of products, 64-bit."""
-        total = ir.Constant(_I64, 0)
+        total = ir.Constant(ir.IntType(64), 0)
         for one, other in terms:
             total = self.b.add(total, self.b.mul(one, other))
         return total
@@ -72,27 +37,27 @@ class _Emitter:
     def tile(self):
         """The totals, `[rows][groups]` vectors of 16 outputs."""
         b = self.b
-        zero = ir.Constant(_FLOATS, [0.0] * LANES)
+        zero = ir.Constant(FLOATS, [0.0] * LANES)
         before = b.block
         head, after = b.append_basic_block("blocks"), b.append_basic_block("totals")
         b.branch(head)
         b.position_at_end(head)
-        block = b.phi(_I64)
-        block.add_incoming(ir.Constant(_I64, 0), before)
-        totals = [[b.phi(_FLOATS) for _ in range(self.groups)] for _ in range(self.rows)]
+        block = b.phi(ir.IntType(64))
+        block.add_incoming(ir.Constant(ir.IntType(64), 0), before)
+        totals = [[b.phi(FLOATS) for _ in range(self.groups)] for _ in range(self.rows)]
         found = self.block(block)
         offsets = self.offsets(block)
         following: list[list[Any]] = []
         for r, row in enumerate(totals):
-            place = b.add(b.mul(block, _i(self.rows)), _i(r))
-            total_of = self.splat(b.load(b.gep(self.sums, [place])), _FLOATS)
+            place = b.add(b.mul(block, index(self.rows)), index(r))
+            total_of = splat(b, b.load(b.gep(self.sums, [place])), FLOATS)
             following.append([])
             for g, old in enumerate(row):
                 old.add_incoming(zero, before)
                 scale, offset = offsets[g]
                 new = self.multiply_add(total_of, offset, old)
                 following[r].append(self.multiply_add(found[r][g], scale, new))
-        next_block = b.add(block, _i(1))
+        next_block = b.add(block, index(1))
         block.add_incoming(next_block, b.block)
         for row, new_row in zip(totals, following, strict=True):
             for old, new in zip(row, new_row, strict=True):
@@ -102,33 +67,31 @@ class _Emitter:
         return following
 
     def multiply_add(self, one, other, total):
-        name = "llvm.fma.v16f32"
-        fma = cgutils.get_or_insert_function(self.b.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), name)
-        return self.b.call(fma, [one, other, total])
+        return call(self.b, "llvm.fma.v16f32", FLOATS, [one, other, total])
 
     def offsets(self, block):
         """For each group the block's scales, and its minima less what codes are too large by."""
         b, out = self.b, []
         for g in range(self.groups):
-            start = b.mul(self.at((_i(g), self.blocks), (_i(1), block)), _i(2 * LANES))
-            scale = b.fpext(self.vector(self.scales, start, _HALVES, 2), _FLOATS)
-            minimum = b.fpext(self.vector(self.scales, b.add(start, _i(LANES)), _HALVES, 2), _FLOATS)
+            start = b.mul(self.at((index(g), self.blocks), (index(1), block)), index(2 * LANES))
+            scale = b.fpext(vector_at(b, self.scales, start, HALVES), FLOATS)
+            minimum = b.fpext(vector_at(b, self.scales, b.add(start, index(LANES)), HALVES), FLOATS)
             if self.bits == 4:
-                minimum = self.multiply_add(scale, ir.Constant(_FLOATS, [-128.0] * LANES), minimum)
+                minimum = self.multiply_add(scale, ir.Constant(FLOATS, [-128.0] * LANES), minimum)
             out.append((scale, minimum))
         return out
 
     def block(self, block):
         """One block's sums of code * x, or (128 + code) * x, `[rows][groups]`."""
         b = self.b
-        zero = ir.Constant(_FLOATS, [0.0] * LANES)
+        zero = ir.Constant(FLOATS, [0.0] * LANES)
         sums = [[zero] * self.groups for _ in range(self.rows)]
         for pair, weights in enumerate(self.weights(block)):
             for r in range(self.rows):
-                offset = b.add(b.mul(block, _i(BLOCK // 2 * self.rows)), _i(pair * self.rows + r))
-                given = b.bitcast(self.splat(b.load(b.gep(self.x, [offset]), align=4), _INTS), _BFLOATS)
+                offset = b.add(b.mul(block, index(BLOCK // 2 * self.rows)), index(pair * self.rows + r))
+                given = b.bitcast(splat(b, b.load(b.gep(self.x, [offset]), align=4), INTS), BFLOATS)
                 for g, weight in enumerate(weights):
-                    sums[r][g] = b.call(self.dot, [sums[r][g], weight, given])
+                    sums[r][g] = call(b, "llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, [sums[r][g], weight, given])
         return sums
 
     def weights(self, block):
@@ -137,15 +100,16 @@ class _Emitter:
         if self.bits == 8:
             for pair in range(BLOCK // 2):
                 starts = [
-                    b.mul(self.at((_i(g), self.blocks), (_i(1), block)), _i(BLOCK * LANES)) for g in range(self.groups)
+                    b.mul(self.at((index(g), self.blocks), (index(1), block)), index(BLOCK * LANES))
+                    for g in range(self.groups)
                 ]
-                yield [self.converted(b.add(start, _i(2 * LANES * pair))) for start in starts]
+                yield [self.converted(b.add(start, index(2 * LANES * pair))) for start in starts]
             return
         for quarter in range(4):
             packed = []
             for g in range(self.groups):
-                start = b.mul(self.at((_i(g), self.blocks), (_i(1), block)), _i(4 * LANES))
-                packed.append(self.vector(self.codes, b.add(start, _i(quarter * LANES)), _INTS))
+                start = b.mul(self.at((index(g), self.blocks), (index(1), block)), index(4 * LANES))
+                packed.append(vector_at(b, self.codes, b.add(start, index(quarter * LANES)), INTS, 4))
             for step in range(4):
                 yield [self.widened(codes, step) for codes in packed]
 
@@ -154,23 +118,17 @@ class _Emitter:
         b = self.b
         codes = b.bitcast(self.codes, ir.IntType(8).as_pointer())
         halves = [
-            b.uitofp(b.zext(self.vector(codes, b.add(start, _i(LANES * part)), _BYTES, 1), _INTS), _FLOATS)
+            b.uitofp(b.zext(vector_at(b, codes, b.add(start, index(LANES * part)), BYTES, 1), INTS), FLOATS)
             for part in range(2)
         ]
-        name = "llvm.x86.avx512bf16.cvtne2ps2bf16.512"
-        convert = cgutils.get_or_insert_function(b.module, ir.FunctionType(_BFLOATS, [_FLOATS, _FLOATS]), name)
-        return b.call(convert, [halves[1], halves[0]])
+        return call(b, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", BFLOATS, [halves[1], halves[0]])
 
     def widened(self, codes, step: int):
         """Two weights of each lane, as 128 + code in bfloat16."""
         b = self.b
-        shifted = b.lshr(codes, ir.Constant(_INTS, [4 * step] * LANES)) if step else codes
-        kept = b.and_(shifted, ir.Constant(_INTS, [0x000F000F] * LANES))
-        return b.bitcast(b.or_(kept, ir.Constant(_INTS, [0x43004300] * LANES)), _BFLOATS)
-
-
-def _i(number: int):
-    return ir.Constant(_I64, number)
+        shifted = b.lshr(codes, ir.Constant(INTS, [4 * step] * LANES)) if step else codes
+        kept = b.and_(shifted, ir.Constant(INTS, [0x000F000F] * LANES))
+        return b.bitcast(b.or_(kept, ir.Constant(INTS, [0x43004300] * LANES)), BFLOATS)
 
 
 @intrinsic(prefer_literal=True)
@@ -191,8 +149,8 @@ def block_tile(_context, rows, groups, bits, codes, scales, x, sums, blocks, out
         emitter = _Emitter(builder, num_rows, num_groups, num_bits, (codes, scales, x, sums, blocks))
         for r, row in enumerate(emitter.tile()):
             for g, vector in enumerate(row):
-                place = builder.gep(out, [_i((r * num_groups + g) * LANES)])
-                builder.store(vector, builder.bitcast(place, _FLOATS.as_pointer()), align=4)
+                place = builder.gep(out, [index((r * num_groups + g) * LANES)])
+                builder.store(vector, builder.bitcast(place, FLOATS.as_pointer()), align=4)
         return
 
     return types.void(rows, groups, bits, codes, scales, x, sums, blocks, out), generate

@@ -22,6 +22,11 @@ def usable(dtype: torch.dtype) -> bool:
     return dtype in _DTYPES and importlib.util.find_spec("numba") is not None
 
 
+def multiplies_bfloat16() -> bool:
+    """True if the processor has AVX-512's bfloat16 dot product."""
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
 def keep_in(cache_dir: Path) -> None:
     """Where compiled kernels are kept. Call before the first is compiled.
 

@@ -56,6 +56,16 @@ def bytes_at(_context, address):  # pragma: no cover
 
 
 @intrinsic
+def shifted(_context, pointer, index):  # pragma: no cover
+    """The address of the number at `index`."""
+
+    def generate(_context, builder, _signature, arguments):
+        return builder.gep(arguments[0], [arguments[1]])
+
+    return pointer(pointer, types.int64), generate
+
+
+@intrinsic
 def load(_context, pointer, index):  # pragma: no cover
     """The number at `index`, as float32."""
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from handler.native.compiler import compile_kernel
+from handler.native.attention_tile import KEYS, score_keys, weigh_values
+from handler.native.compiler import compile_kernel, multiplies_bfloat16
 from handler.native.memory import (
     BITS_BFLOAT16,
     BITS_FLOAT32,
@@ -25,6 +26,7 @@ from handler.native.memory import (
     integers,
     load,
     prefetch,
+    shifted,
     store,
     take_ticket,
     wait_for_all,
@@ -36,6 +38,8 @@ _BITS = {torch.bfloat16: BITS_BFLOAT16, torch.float32: BITS_FLOAT32}
 # Bytes of a cache line, and how many keys ahead of the one in work are fetched.
 _LINE = 64
 _AHEAD = 16
+# Sums that are kept in vector registers, of which there are 32 of 16 numbers.
+_MOST_SUMS = 384
 
 # Places in the block of arguments.
 _THREAD, _STORED, _ATTENDED, _NUM_ROWS, _WINDOW, _SCALE, _BARRIER = range(7)
@@ -118,10 +122,26 @@ def _weigh(scratch, scores, cached, base, num_keys, token, head_dim, group):  # 
             _add_one(scratch, sums + g * head_dim, scores + g * num_keys + j, cached, base + j * token, head_dim)
 
 
-def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int) -> Any:
+@inlined
+def _score_by_16(
+    scratch, scores, query, keys, cached, base, num_keys, padded, token, head_dim, group, scale
+):  # pragma: no cover
+    """As `_score`, 16 keys at a time: `padded` is `num_keys` in whole sixteens, whose last scores mean nothing."""
+    for j in range(0, num_keys, KEYS):
+        for ahead in range(KEYS):
+            for d in range(0, head_dim, _LINE // 2):
+                prefetch(keys, base + (j + KEYS + ahead) * token + d)
+                prefetch(cached, base + (j + ahead) * token + d)
+        for g in range(group):
+            there, out = shifted(keys, base + j * token), shifted(scratch, scores + g * padded + j)
+            score_keys(head_dim, shifted(query, g * head_dim), there, token, scale, out)
+
+
+def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int) -> Any:
     # Only numbers are taken from here into the kernel: functions would make each start compile it anew.
     token, half = num_kv_heads * head_dim, head_dim // 2
     line = _LINE * 8 // bits
+    together = group if group * head_dim <= _MOST_SUMS else 1
     # A thread's scratch, float32: `group` queries, as many sums, then one row of scores for each.
     sums, scores = group * head_dim, 2 * group * head_dim
 
@@ -133,7 +153,8 @@ def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int) -> Any:
         flat_index, positions = integers(arguments[_FLAT_INDEX]), integers(arguments[_POSITIONS])
         out = elements(arguments[_OUT], bits)
         thread = take_ticket(arguments, _THREAD)
-        scratch = elements(arguments[_SCRATCH] + thread * arguments[_SCRATCH_STRIDE], BITS_FLOAT32)
+        scratch_address = arguments[_SCRATCH] + thread * arguments[_SCRATCH_STRIDE]
+        scratch = elements(scratch_address, BITS_FLOAT32)
 
         row = take_ticket(arguments, _STORED)
         while row < num_rows:
@@ -155,14 +176,28 @@ def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int) -> Any:
             first = max(0, positions[row] + 1 - window) if window > 0 else 0
             num_keys = positions[row] + 1 - first
             base = (flat_index[row] - num_keys + 1) * token + h * head_dim
-            for g in range(group):
-                at = row * stride + (h * group + g) * head_dim
-                scale = float_argument(arguments, _SCALE)
-                _embed(heads, at, cosines, sines, row * head_dim, scratch, g * head_dim, scale, half)
-            _score(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line)
-            for g in range(group):
-                _softmax(scratch, scores + g * num_keys, num_keys)
-            _weigh(scratch, scores, cached, base, num_keys, token, head_dim, group)
+            scale, at = float_argument(arguments, _SCALE), row * stride + h * group * head_dim
+            if dots:
+                # Sixteen keys from a multiple of sixteen on: the last ones may be nobody's, but lie in the slot.
+                skipped = first % KEYS
+                padded = (skipped + num_keys + KEYS - 1) // KEYS * KEYS
+                query = elements(scratch_address, bits)
+                for g in range(0, group * head_dim, head_dim):
+                    _embed(heads, at + g, cosines, sines, row * head_dim, query, g, np.float32(1), half)
+                start = base - skipped * token
+                _score_by_16(scratch, scores, query, keys, cached, start, padded, padded, token, head_dim, group, scale)
+                for g in range(group):
+                    _softmax(scratch, scores + g * padded + skipped, num_keys)
+                for g in range(0, group, together):
+                    weights, to = shifted(scratch, scores + g * padded + skipped), shifted(scratch, sums + g * head_dim)
+                    weigh_values(head_dim, together, weights, padded, shifted(cached, base), token, num_keys, to)
+            else:
+                for g in range(0, group * head_dim, head_dim):
+                    _embed(heads, at + g, cosines, sines, row * head_dim, scratch, g, scale, half)
+                _score(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line)
+                for g in range(group):
+                    _softmax(scratch, scores + g * num_keys, num_keys)
+                _weigh(scratch, scores, cached, base, num_keys, token, head_dim, group)
             for d in range(group * head_dim):
                 store(out, item * group * head_dim + d, load(scratch, sums + d))
             item = take_ticket(arguments, _ATTENDED)
@@ -177,7 +212,8 @@ class RowAttention:
         self._group = num_heads // num_kv_heads
         self._width = num_heads * head_dim
         self._head_dim = head_dim
-        self._call = Call(_compile(num_kv_heads, self._group, head_dim, _BITS[dtype]), _NUM_ARGUMENTS)
+        dots = dtype is torch.bfloat16 and head_dim % 32 == 0 and multiplies_bfloat16()
+        self._call = Call(_compile(num_kv_heads, self._group, head_dim, _BITS[dtype], int(dots)), _NUM_ARGUMENTS)
         self._call.arguments[_BARRIER] = barrier_address()
         self._scratch = torch.empty(0)
 
@@ -215,7 +251,7 @@ class RowAttention:
         return out
 
     def _reserve(self, max_len: int) -> None:
-        width = self._group * (2 * self._head_dim + max_len)
+        width = self._group * (2 * self._head_dim + max_len + KEYS)
         if self._scratch.numel() < num_threads() * width:
             self._scratch = torch.empty(num_threads(), width)
 

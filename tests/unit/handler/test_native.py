@@ -73,8 +73,8 @@ def run(kernel: RowAttention, layer: Layer, rows: dict[str, Tensor], scale: floa
 MIXED = [(0, 0), (1, 95), (2, 3), (2, 4), (2, 5), (2, 6), (3, 40)]
 
 
-@pytest.mark.parametrize("window", [0, 5])
-@pytest.mark.parametrize("shape", [(9, 3, 64), (4, 4, 16), (6, 1, 80), (2, 2, 10)], ids=str)
+@pytest.mark.parametrize("window", [0, 5, 33])
+@pytest.mark.parametrize("shape", [(9, 3, 64), (4, 1, 128), (2, 2, 32), (4, 4, 16), (6, 1, 80), (2, 2, 10)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_attention_is_that_of_torch(dtype: torch.dtype, shape: tuple[int, int, int], window: int) -> None:
     layer, reference = Layer(*shape, dtype), Layer(*shape, dtype)

@@ -1,0 +1,108 @@
+"""The inner loops of attention with AVX-512's bfloat16 dot products, written as LLVM instructions."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from handler.native.vectors import BFLOATS, FLOATS, INTS, LANES, call, index, splat, vector_at
+
+# Keys whose scores are taken at once: one for each lane.
+KEYS = LANES
+
+
+@intrinsic(prefer_literal=True)
+def score_keys(_context, head_dim, query, keys, stride, scale, out):  # pragma: no cover
+    """Scores of one query and 16 keys: float32 `[16]` to `out`.
+
+    `query` bfloat16 `[head_dim]`, `keys` the first of 16, `stride` numbers apart. `head_dim`, a multiple of 32, is
+    literal.
+    """
+    width = head_dim.literal_value
+
+    def generate(_context, builder, _signature, arguments):
+        _, query, keys, stride, scale, out = arguments
+        parts = [vector_at(builder, query, index(d), BFLOATS) for d in range(0, width, 2 * LANES)]
+        sums = []
+        for j in range(KEYS):
+            start = builder.mul(stride, index(j))
+            total = ir.Constant(FLOATS, [0.0] * LANES)
+            for d, part in enumerate(parts):
+                key = vector_at(builder, keys, builder.add(start, index(d * 2 * LANES)), BFLOATS)
+                total = call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, [total, part, key])
+            sums.append(total)
+        scores = builder.fmul(_sum_each(builder, sums), splat(builder, scale, FLOATS))
+        builder.store(scores, builder.bitcast(out, FLOATS.as_pointer()), align=4)
+
+    return types.void(head_dim, query, keys, stride, types.float32, out), generate
+
+
+def _sum_each(builder, vectors):
+    """The sum of the lanes of each of 16 vectors, in one: halves of two are folded into one, four times over."""
+    half = LANES // 2
+    while half:
+        starts = range(0, LANES, 2 * half)
+        lanes = [start + i for start in starts for i in range(half)]
+        low = ir.Constant(INTS, lanes + [LANES + lane for lane in lanes])
+        high = ir.Constant(INTS, [lane + half for lane in lanes] + [LANES + half + lane for lane in lanes])
+        vectors = [
+            builder.fadd(builder.shuffle_vector(one, other, low), builder.shuffle_vector(one, other, high))
+            for one, other in zip(vectors[::2], vectors[1::2], strict=True)
+        ]
+        half //= 2
+    return vectors[0]
+
+
+@intrinsic(prefer_literal=True)
+def weigh_values(_context, head_dim, group, weights, weights_stride, values, stride, num_keys, out):  # pragma: no cover
+    """Sums of values, weighted: float32 `[group, head_dim]` to `out`.
+
+    `weights` float32 `[group, num_keys]`, rows `weights_stride` apart; `values` bfloat16, keys `stride` apart.
+    `head_dim`, a multiple of 32, and `group` are literal.
+    """
+    width, heads = head_dim.literal_value, group.literal_value
+    per_head = width // LANES
+
+    def generate(_context, builder, _signature, arguments):
+        weights, weights_stride, values, stride, num_keys, out = arguments[2:]
+        before = builder.block
+        head, after = builder.append_basic_block("keys"), builder.append_basic_block("weighed")
+        builder.branch(head)
+        builder.position_at_end(head)
+        j = builder.phi(ir.IntType(64))
+        j.add_incoming(index(0), before)
+        totals = [builder.phi(FLOATS) for _ in range(heads * per_head)]
+        start = builder.mul(j, stride)
+        pieces = []
+        for d in range(0, width, 2 * LANES):
+            pieces += _even_and_odd(builder, vector_at(builder, values, builder.add(start, index(d)), INTS))
+        following = []
+        for g in range(heads):
+            place = builder.add(builder.mul(weights_stride, index(g)), j)
+            weight = splat(builder, builder.load(builder.gep(weights, [place])), FLOATS)
+            for piece, old in zip(pieces, totals[g * per_head : (g + 1) * per_head], strict=True):
+                old.add_incoming(ir.Constant(FLOATS, [0.0] * LANES), before)
+                following.append(call(builder, "llvm.fma.v16f32", FLOATS, [weight, piece, old]))
+        next_j = builder.add(j, index(1))
+        j.add_incoming(next_j, builder.block)
+        for old, new in zip(totals, following, strict=True):
+            old.add_incoming(new, builder.block)
+        builder.cbranch(builder.icmp_signed("<", next_j, num_keys), head, after)
+        builder.position_at_end(after)
+        low = ir.Constant(INTS, [lane // 2 + LANES * (lane % 2) for lane in range(LANES)])
+        high = ir.Constant(INTS, [LANES // 2 + lane // 2 + LANES * (lane % 2) for lane in range(LANES)])
+        for i in range(0, heads * per_head, 2):
+            for part, mask in enumerate((low, high)):
+                place = builder.bitcast(builder.gep(out, [index((i + part) * LANES)]), FLOATS.as_pointer())
+                builder.store(builder.shuffle_vector(following[i], following[i + 1], mask), place, align=4)
+
+    kinds = (head_dim, group, weights, weights_stride, values, stride, num_keys, out)
+    return types.void(*kinds), generate
+
+
+def _even_and_odd(builder, pairs):
+    """32 bfloat16 numbers, two in each lane, as float32: those at even places, then those at odd ones."""
+    even = builder.shl(pairs, ir.Constant(INTS, [16] * LANES))
+    odd = builder.and_(pairs, ir.Constant(INTS, [0xFFFF0000] * LANES))
+    return [builder.bitcast(even, FLOATS), builder.bitcast(odd, FLOATS)]
