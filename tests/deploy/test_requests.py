@@ -97,6 +97,7 @@ def test_every_field_of_the_wish_reaches_aws(field: str) -> None:
         "role": "arn:aws:iam::123456789012:role/other",
         "instance_type": "ml.g6e.xlarge",
         "instance_count": 2,
+        "num_gpus": 1,
         "model_id": "org/other",
         "model_s3": "s3://b/other/",
         "quantize": "none",
