@@ -15,7 +15,7 @@ from sagemaker_deploy.clients import RUNTIME_CONFIG, Clients
 from sagemaker_deploy.endpoint_client import EndpointClient
 from sagemaker_deploy.errors import ContainerError, InvokeError, SpecError, StreamBroken, WaitExpired
 from tests.deploy.conftest import REGION, FastClock
-from tests.deploy.stand_in import DROP, HANG
+from tests.deploy.stand_in import DROP, EARLY, HANG, INSIDE
 from tests.fakes.sagemaker_runtime import FakeSageMakerRuntime
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "héllo ☃"}], "max_tokens": 12, "temperature": 0}
@@ -92,6 +92,18 @@ def test_a_broken_stream_is_not_an_answer(stand_in_url: str, boto_session: Any) 
     with FakeSageMakerRuntime(stand_in_url, cut_bytes=3) as runtime:
         events = against(runtime.url, boto_session).stream({"messages": [{"role": "user", "content": DROP}]})
         with pytest.raises(StreamBroken, match="broken"):
+            list(events)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"messages": [{"role": "user", "content": EARLY}]}, {"prompt": EARLY}, {"prompt": INSIDE}, {"inputs": INSIDE}],
+)
+def test_a_stream_that_only_ends_too_early_is_broken_too(body: Any, stand_in_url: str, boto_session: Any) -> None:
+    """The platform reports nothing here; TGI's own events have no last word, so only a torn one shows there."""
+    with FakeSageMakerRuntime(stand_in_url, cut_bytes=3) as runtime:
+        events = against(runtime.url, boto_session).stream(body)
+        with pytest.raises(StreamBroken, match="ended before the answer did"):
             list(events)
 
 
