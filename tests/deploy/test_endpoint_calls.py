@@ -9,6 +9,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.config import Config
 
 from sagemaker_deploy.bearer import MAX_LIFETIME_S, bearer_token, openai_base_url
 from sagemaker_deploy.clients import RUNTIME_CONFIG, Clients
@@ -112,6 +113,17 @@ def test_a_slow_container_is_asked_once_and_the_reason_given(stand_in_url: str, 
         with pytest.raises(ContainerError, match="timed out while waiting"):
             against(runtime.url, boto_session).predict({"messages": [{"role": "user", "content": HANG}]})
         assert len(runtime.forwarded) == 1, "a generation must not run three times because it was slow"
+
+
+def test_an_answer_that_does_not_come_is_not_asked_for_again(stand_in_url: str, boto_session: Any) -> None:
+    """botocore's own default sends a call whose read timed out three times."""
+    config = RUNTIME_CONFIG.merge(Config(read_timeout=0.5))
+    with FakeSageMakerRuntime(stand_in_url) as runtime:
+        client = boto_session.client("sagemaker-runtime", endpoint_url=runtime.url, config=config)
+        endpoint = EndpointClient("llm", Clients(boto_session, overrides={"sagemaker-runtime": client}))
+        with pytest.raises(InvokeError, match="could not be reached"):
+            endpoint.predict({"messages": [{"role": "user", "content": HANG}]})
+        assert len(runtime.forwarded) == 1
 
 
 def test_nobody_there(boto_session: Any) -> None:
