@@ -115,8 +115,9 @@ def test_the_example_with_weights_from_s3(calls: list[tuple[str, Any]], capsys: 
 
 
 def shell_lines() -> list[str]:
-    fences = re.findall(r"^```\n(.*?)^```", (ROOT / "docs/deploy.md").read_text(), re.MULTILINE | re.DOTALL)
-    return [line for fence in fences for line in fence.splitlines() if line.startswith("sagemaker-deploy ")]
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "docs/deploy.md").read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line for kind, fence in fences if not kind for line in fence.splitlines()]
+    return [line for line in lines if line.startswith("sagemaker-deploy ")]
 
 
 @pytest.mark.parametrize("line", shell_lines())
