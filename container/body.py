@@ -17,6 +17,8 @@ from container.errors import MalformedBody, PayloadTooLarge, RequestTimeout, Uns
 from container.request_record import timed
 
 _READ_BYTES = 65_536
+# The last is what S3 gives to an object that was stored without one.
+_UNSPECIFIC = frozenset({"", content_types.ANY, content_types.OCTET_STREAM, "binary/octet-stream"})
 # Below this every whole float is exactly one integer.
 _EXACT = 2**53
 _SYNTAX = "Failed to parse the request body as JSON"
@@ -26,8 +28,8 @@ def read_json(request: Request, limit_bytes: int, *, any_media_type: bool = Fals
     """The JSON object in the body.
 
     Raises PayloadTooLarge, UnsupportedMediaType, RequestTimeout, MalformedBody or WrongShape. The bytes stay in
-    `g.raw_body` for a dialect whose errors quote lines and columns. With `any_media_type` a missing or
-    application/octet-stream Content-Type counts as JSON, which SageMaker's asynchronous inference sends.
+    `g.raw_body` for a dialect whose errors quote lines and columns. With `any_media_type` a Content-Type that is
+    missing or says nothing counts as JSON: SageMaker's asynchronous inference hands on that of the object in S3.
     """
     _check_media_type(request, any_media_type)
     with timed("read"):
@@ -87,7 +89,7 @@ def _check_media_type(request: Request, any_media_type: bool) -> None:
     kind = request.mimetype
     if kind == content_types.JSON or (kind.startswith("application/") and kind.endswith("+json")):
         return
-    if any_media_type and kind in {"", content_types.OCTET_STREAM, content_types.ANY}:
+    if any_media_type and kind in _UNSPECIFIC:
         return
     raise UnsupportedMediaType("Expected request with `Content-Type: application/json`")
 

@@ -34,7 +34,7 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--model-s3", default="", help="S3 prefix with the model's files, ends with /")
     group.add_argument("--quantize", default="auto", choices=QUANTIZATIONS)
     group.add_argument("--trust-remote-code", action="store_true", help="run Python from the model's repository")
-    group.add_argument("--num-gpus", type=int, help="GPUs to use; default all")
+    group.add_argument("--num-gpus", type=int, help="GPUs the container uses; default all")
     group.add_argument("--max-input-tokens", type=int)
     group.add_argument("--max-total-tokens", type=int)
     group.add_argument("--max-batch-prefill-tokens", type=int)

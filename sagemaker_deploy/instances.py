@@ -7,6 +7,7 @@ where the sizes within a family were not all known it is the smallest of them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -86,3 +87,8 @@ _BY_NAME = {instance.name: instance for instance in INSTANCES}
 def find_instance(name: str) -> Instance | None:
     """Return the instance with this SageMaker name, or None where it is not a known GPU instance."""
     return _BY_NAME.get(name)
+
+
+def has_gpu(name: str) -> bool:
+    """True for SageMaker's g and p families, the ones too that are in no table here."""
+    return re.match(r"ml\.[gp]\d", name) is not None

@@ -22,7 +22,8 @@ _ATTENTION_LAYERS = ("full_attention", "sliding_attention", "attention", "chunke
 class ModelShape:
     """Sizes of one model; `embedding_params` (input and output) stay unquantised whatever the rest does.
 
-    `packed_bytes` is the size of a checkpoint that is already quantised, else None.
+    `packed_bytes` is the size of a checkpoint that is already quantised, else None. `num_layers` is 0 where the
+    count is not known.
     """
 
     num_params: int
@@ -31,6 +32,7 @@ class ModelShape:
     max_context: int
     dtype: str
     packed_bytes: int | None = None
+    num_layers: int = 0
 
     @property
     def checkpoint_gb(self) -> float:
@@ -56,7 +58,7 @@ def shape_from_config(config: Mapping[str, Any], checkpoint_bytes: int | None = 
     if checkpoint_bytes and packed is None:
         num_params = checkpoint_bytes // _DTYPE_BYTES.get(dtype, 2)
     context = int(text.get("max_position_embeddings") or text.get("n_positions") or 0)
-    return ModelShape(num_params, embedding, kv_bytes, context, dtype, packed)
+    return ModelShape(num_params, embedding, kv_bytes, context, dtype, packed, _layers(text))
 
 
 def _layers(text: Mapping[str, Any]) -> int:

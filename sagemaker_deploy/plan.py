@@ -8,7 +8,7 @@ from typing import Any
 
 from sagemaker_deploy.clients import Clients
 from sagemaker_deploy.environment import environment_warnings, redacted
-from sagemaker_deploy.fit import CONTAINER_GPUS, Fit, Load, check_fit, fit_warnings, recommend
+from sagemaker_deploy.fit import Fit, Load, check_fit, fit_warnings, recommend
 from sagemaker_deploy.iam import Needs, caller_policy, execution_policy
 from sagemaker_deploy.image import ImageName
 from sagemaker_deploy.instances import find_instance
@@ -16,6 +16,9 @@ from sagemaker_deploy.model_shape import ModelShape
 from sagemaker_deploy.quota import endpoint_quota, quota_warning
 from sagemaker_deploy.requests import Requests, build_requests
 from sagemaker_deploy.spec import DeploySpec
+
+# What the fit knows only from the specification's own fields.
+_FIT_VARIABLES = {"HF_MODEL_QUANTIZE", "QUANTIZE", "SM_NUM_GPUS", "NUM_SHARD", "ENGINE_REPLICAS", "DEVICE"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ def make_plan(
         load = load or default_load(spec, shape)
         fit, recommended = _fits(spec, shape, load)
         warnings += _fit_warnings(shape, load, fit)
+        warnings += _unweighed(spec)
     if clients is not None:
         quota = endpoint_quota(clients["service-quotas"], spec.instance_type)
         warning = quota_warning(quota, spec.instance_type, spec.instance_count)
@@ -118,8 +122,10 @@ def cost_note(spec: DeploySpec) -> str:
 
 def _fits(spec: DeploySpec, shape: ModelShape, load: Load) -> tuple[Fit | None, Fit | None]:
     instance = find_instance(spec.instance_type)
-    fit = check_fit(shape, load, instance, spec.quantize) if instance else None
-    return fit, recommend(shape, load, spec.quantize)
+    # A component sees only the GPUs it asks for.
+    max_gpus = spec.num_gpus or (spec.component.num_gpus if spec.component else None)
+    fit = check_fit(shape, load, instance, spec.quantize, max_gpus) if instance else None
+    return fit, recommend(shape, load, spec.quantize, max_gpus=max_gpus)
 
 
 def _fit_warnings(shape: ModelShape, load: Load, fit: Fit | None) -> Iterator[str]:
@@ -129,6 +135,12 @@ def _fit_warnings(shape: ModelShape, load: Load, fit: Fit | None) -> Iterator[st
     if not fit.fits:
         yield f"the model {fit.sentence()}"
     yield from fit_warnings(shape, load, fit)
+
+
+def _unweighed(spec: DeploySpec) -> Iterator[str]:
+    overriding = sorted(_FIT_VARIABLES & spec.environment.keys())
+    if overriding:
+        yield f"the fit was checked without {', '.join(overriding)} of the environment, which the container follows"
 
 
 def _spec_warnings(spec: DeploySpec, requests: Requests) -> Iterator[str]:
@@ -143,7 +155,5 @@ def _spec_warnings(spec: DeploySpec, requests: Requests) -> Iterator[str]:
         yield "the model comes from the Hub: the VPC needs a way out (NAT), or put the weights into S3"
     if not spec.model_id and not spec.model_s3 and "HF_MODEL_ID" not in spec.environment:
         yield "no model was named: the container serves the small default model inside its image"
-    if (spec.num_gpus or 0) > CONTAINER_GPUS:
-        yield f"num_gpus {spec.num_gpus} is passed on, but the container uses {CONTAINER_GPUS} GPU"
     if spec.trust_remote_code:
         yield "trust_remote_code runs Python from the model's repository with the endpoint's role"

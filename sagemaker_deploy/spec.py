@@ -11,8 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sagemaker_deploy.errors import SpecError
+from sagemaker_deploy.instances import find_instance, has_gpu
 
-QUANTIZATIONS = ("auto", "none", "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4")
+# HF_MODEL_QUANTIZE's values (docs/quantisation.md); exl2 is missing because the container refuses it everywhere.
+CPU_QUANTIZATIONS = ("int8", "int4")
+STORED_QUANTIZATIONS = ("gptq", "awq", "marlin", "compressed-tensors", "fp8")
+QUANTIZATIONS = (
+    *("auto", "none", "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "eetq"),
+    *CPU_QUANTIZATIONS,
+    *STORED_QUANTIZATIONS,
+)
 ROUTING_STRATEGIES = ("LEAST_OUTSTANDING_REQUESTS", "RANDOM", "PREFIX_AWARE")
 MAX_NAME_LENGTH = 50  # names made from it add up to 13 characters; SageMaker's limit is 63
 _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*")
@@ -52,7 +60,10 @@ class ComponentOptions:
         if self.memory_mib < 128:
             raise SpecError(f"component memory_mib must be at least 128, got {self.memory_mib}")
         if not 0 <= self.min_instances <= self.max_instances:
-            raise SpecError("component min_instances must be between 0 and max_instances")
+            raise SpecError(
+                f"component min_instances must be 0 to max_instances, which is {self.max_instances}, "
+                f"got {self.min_instances}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +121,7 @@ class DeploySpec:
         self._check_names()
         self._check_model()
         self._check_ranges()
+        self._check_gpus()
         if self.asynchronous and self.component:
             raise SpecError("an asynchronous endpoint scales to zero by itself and takes no inference component")
 
@@ -141,6 +153,19 @@ class DeploySpec:
             )
         if self.quantize not in QUANTIZATIONS:
             raise SpecError(f"quantize {self.quantize!r} must be one of {', '.join(QUANTIZATIONS)}")
+        if self.quantize in CPU_QUANTIZATIONS and has_gpu(self.instance_type):
+            raise SpecError(
+                f"quantize {self.quantize!r} is for instances without GPU, and {self.instance_type} has one",
+                remedy="use bitsandbytes or bitsandbytes-nf4 there",
+            )
+
+    def _check_gpus(self) -> None:
+        """The container refuses to start with more GPUs than it sees, and the platform with more than there are."""
+        instance = find_instance(self.instance_type)
+        wanted = {"num_gpus": self.num_gpus, "component num_gpus": self.component.num_gpus if self.component else None}
+        for name, value in wanted.items():
+            if instance is not None and (value or 0) > instance.num_gpus:
+                raise SpecError(f"{name} must be at most {instance.num_gpus} on {instance.name}, got {value}")
 
     def _check_ranges(self) -> None:
         for name, (lower, upper) in _RANGES.items():

@@ -15,6 +15,8 @@ from typing import Any
 
 ANSWER = "naïve café ☃ 雪だるま 🙂 answer"
 DROP, HANG, BOOM = "drop the connection", "never answer", "crash"
+# Ends that look regular to the platform: between two events but early, and inside one.
+EARLY, INSIDE = "end early", "end inside an event"
 
 
 class StandInContainer:
@@ -90,7 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
         yield ": keep-alive\n\n"
         words = ANSWER.split(" ")
         for i, word in enumerate(words):
-            if prompt == DROP and i == 2:
+            if prompt in (DROP, EARLY, INSIDE) and i == 2:
+                if prompt == INSIDE:
+                    yield 'data: {"choices":[{"index":0,"del'
                 return
             delta = {
                 "index": 0,

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
 import pytest
 
 from sagemaker_deploy import deployment
+from sagemaker_deploy.cli import build_parser
+from sagemaker_deploy.requests import model_data_source
 from sagemaker_deploy.sdk_v2 import sdk_major
-from tests.deploy.conftest import IMAGE, ROLE, needs_sdk_2
+from tests.deploy.conftest import IMAGE, REGION, ROLE, needs_sdk_2
 
 ROOT = Path(__file__).resolve().parents[2]
 TERRAFORM = ROOT / "examples/terraform/main.tf"
@@ -36,13 +41,90 @@ def left_behind() -> list[Any]:
     return [*sagemaker.list_endpoints()["Endpoints"], *sagemaker.list_models()["Models"]]
 
 
+@pytest.fixture
+def calls(moto_url: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """(operation, body) of all that code with boto3's default session asks of AWS, as it is sent.
+
+    The SDK sleeps for half a minute before it looks at an endpoint for the first time; moto's is there at once. STS is
+    the one service whose address it sets itself.
+    """
+    import sagemaker.session
+
+    monkeypatch.setattr(sagemaker.session, "time", SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None}))
+    seen: list[tuple[str, Any]] = []
+    session = boto3.Session()
+    session.events.register("before-call", lambda model, params, **_: seen.append((model.name, params["body"])))
+    session.events.register("before-send.sts", lambda request, **_: setattr(request, "url", f"{moto_url}/"))
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", session)
+    return seen
+
+
+def body_of(operation: str, calls: list[tuple[str, Any]]) -> Any:
+    (body,) = [body for name, body in calls if name == operation]
+    return json.loads(body)
+
+
+def sdk_example(index: int) -> str:
+    return [block for block in blocks("docs/deploy.md") if "HuggingFaceModel" in block][index]
+
+
 @needs_sdk_2
 @pytest.mark.usefixtures("everything_offline")
-def test_the_seed_example_with_the_sdk(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = [block for block in blocks("docs/deploy.md") if "HuggingFaceModel" in block]
-    exec(compile(code, "docs/deploy.md", "exec"), {})
+def test_the_seed_example_with_the_sdk(calls: list[tuple[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    """As printed: an answer from the container, nothing asked of S3 or STS, nothing left."""
+    exec(compile(sdk_example(0), "docs/deploy.md", "exec"), {})
     assert capsys.readouterr().out.strip()
+    assert [name for name, _ in calls] == [
+        *("CreateModel", "CreateEndpointConfig", "CreateEndpoint", "DescribeEndpoint", "InvokeEndpoint"),
+        *("DescribeEndpoint", "DescribeEndpointConfig", "DeleteModel", "DeleteEndpointConfig", "DeleteEndpoint"),
+    ]
+    container = body_of("CreateModel", calls)["PrimaryContainer"]
+    assert container["Image"].endswith("/tgi-heir:0.1.0")
+    assert "ModelDataUrl" not in container
+    ours = {"HF_MODEL_ID": "Qwen/Qwen3-8B", "HF_MODEL_QUANTIZE": "auto"}
+    theirs = {"SAGEMAKER_PROGRAM": "", "SAGEMAKER_SUBMIT_DIRECTORY": "", "SAGEMAKER_CONTAINER_LOG_LEVEL": "20"}
+    assert container["Environment"] == ours | theirs | {"SAGEMAKER_REGION": REGION}
+    (variant,) = body_of("CreateEndpointConfig", calls)["ProductionVariants"]
+    assert variant["ContainerStartupHealthCheckTimeoutInSeconds"] == 1200
     assert left_behind() == []
+
+
+@needs_sdk_2
+@pytest.mark.usefixtures("everything_offline")
+def test_what_the_seed_example_says_of_code_location(calls: list[tuple[str, Any]]) -> None:
+    """Without it the SDK asks who is calling and makes a bucket."""
+    without = re.sub(r"^ *code_location=.*\n", "", sdk_example(0), flags=re.MULTILINE)
+    assert without != sdk_example(0)
+    exec(compile(without, "docs/deploy.md", "exec"), {})
+    assert {"GetCallerIdentity", "CreateBucket"} <= {name for name, _ in calls}
+
+
+@needs_sdk_2
+@pytest.mark.usefixtures("everything_offline")
+def test_the_example_with_weights_from_s3(calls: list[tuple[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    space: dict[str, Any] = {}
+    exec(compile(sdk_example(1), "docs/deploy.md", "exec"), space)
+    assert capsys.readouterr().out.strip()
+    model = body_of("CreateModel", calls)
+    assert model["EnableNetworkIsolation"] is True
+    assert model["PrimaryContainer"]["ModelDataSource"] == model_data_source("s3://my-weights/qwen3-8b/")
+    (variant,) = body_of("CreateEndpointConfig", calls)["ProductionVariants"]
+    assert variant["ModelDataDownloadTimeoutInSeconds"] == 600
+    assert not {"GetCallerIdentity", "CreateBucket", "PutObject"} & {name for name, _ in calls}
+    assert left_behind() == []
+
+
+def shell_lines() -> list[str]:
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "docs/deploy.md").read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line for kind, fence in fences if not kind for line in fence.splitlines()]
+    return [line for line in lines if line.startswith("sagemaker-deploy ")]
+
+
+@pytest.mark.parametrize("line", shell_lines())
+def test_the_commands_are_commands(line: str) -> None:
+    """`…` stands for the options that an endpoint always needs."""
+    needed = f"--image {IMAGE} --role {ROLE} --instance-type ml.g6.2xlarge"
+    build_parser().parse_args(shlex.split(line.replace("…", needed), comments=True)[1:])
 
 
 @pytest.mark.usefixtures("everything_offline", "no_registry")

@@ -9,13 +9,14 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.config import Config
 
 from sagemaker_deploy.bearer import MAX_LIFETIME_S, bearer_token, openai_base_url
 from sagemaker_deploy.clients import RUNTIME_CONFIG, Clients
 from sagemaker_deploy.endpoint_client import EndpointClient
 from sagemaker_deploy.errors import ContainerError, InvokeError, SpecError, StreamBroken, WaitExpired
 from tests.deploy.conftest import REGION, FastClock
-from tests.deploy.stand_in import DROP, HANG
+from tests.deploy.stand_in import DROP, EARLY, HANG, INSIDE
 from tests.fakes.sagemaker_runtime import FakeSageMakerRuntime
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "héllo ☃"}], "max_tokens": 12, "temperature": 0}
@@ -95,11 +96,34 @@ def test_a_broken_stream_is_not_an_answer(stand_in_url: str, boto_session: Any) 
             list(events)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [{"messages": [{"role": "user", "content": EARLY}]}, {"prompt": EARLY}, {"prompt": INSIDE}, {"inputs": INSIDE}],
+)
+def test_a_stream_that_only_ends_too_early_is_broken_too(body: Any, stand_in_url: str, boto_session: Any) -> None:
+    """The platform reports nothing here; TGI's own events have no last word, so only a torn one shows there."""
+    with FakeSageMakerRuntime(stand_in_url, cut_bytes=3) as runtime:
+        events = against(runtime.url, boto_session).stream(body)
+        with pytest.raises(StreamBroken, match="ended before the answer did"):
+            list(events)
+
+
 def test_a_slow_container_is_asked_once_and_the_reason_given(stand_in_url: str, boto_session: Any) -> None:
     with FakeSageMakerRuntime(stand_in_url, invocation_timeout_s=0.3) as runtime:
         with pytest.raises(ContainerError, match="timed out while waiting"):
             against(runtime.url, boto_session).predict({"messages": [{"role": "user", "content": HANG}]})
         assert len(runtime.forwarded) == 1, "a generation must not run three times because it was slow"
+
+
+def test_an_answer_that_does_not_come_is_not_asked_for_again(stand_in_url: str, boto_session: Any) -> None:
+    """botocore's own default sends a call whose read timed out three times."""
+    config = RUNTIME_CONFIG.merge(Config(read_timeout=0.5))
+    with FakeSageMakerRuntime(stand_in_url) as runtime:
+        client = boto_session.client("sagemaker-runtime", endpoint_url=runtime.url, config=config)
+        endpoint = EndpointClient("llm", Clients(boto_session, overrides={"sagemaker-runtime": client}))
+        with pytest.raises(InvokeError, match="could not be reached"):
+            endpoint.predict({"messages": [{"role": "user", "content": HANG}]})
+        assert len(runtime.forwarded) == 1
 
 
 def test_nobody_there(boto_session: Any) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from sagemaker_deploy.failures import KNOWN_FAILURES, explain
 from sagemaker_deploy.local_run import LocalOptions, docker_arguments
+from tests.support.server import PYTHON
 
 ROOT = Path(__file__).resolve().parents[2]
 PING = "The primary container for production variant AllTraffic did not pass the ping health check."
@@ -65,12 +67,28 @@ def test_what_is_not_known_is_not_guessed() -> None:
     assert explain("One or more of the flux capacitors is in flux", ["hello"]) is None
 
 
-def test_the_document_has_a_row_for_each_and_a_test_for_each_row() -> None:
+def named_tests() -> list[str]:
+    return [f"tests/{test}" for row in table() for test in re.findall(r"`([^`]+)`", row[3])]
+
+
+def test_the_document_has_a_row_for_each_and_tests_for_each_row() -> None:
     rows = table()
     assert {row[0].strip("`") for row in rows if row[0] != "-"} == SEEN.keys()
     for row in rows:
         assert len(row) == 4, row
-        assert (ROOT / row[3].strip("`")).is_file(), row
+        assert re.fullmatch(r"(`[\w/]+\.py::test_\w+`(, )?)+", row[3]), row
+
+
+@pytest.mark.parametrize("faults", [False, True])
+def test_pytest_finds_each_test_that_the_document_names(faults: bool) -> None:
+    """By the container's interpreter, which has what their modules import; tests/faults is a run of its own."""
+    named = {test for test in named_tests() if test.startswith("tests/faults/") == faults}
+    assert named
+    collect = ["--collect-only", "-q", "--override-ini", "addopts=--import-mode=importlib", "-p", "no:cacheprovider"]
+    command = [PYTHON, "-m", "pytest", *collect, *sorted(named)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert {line.partition("[")[0] for line in done.stdout.splitlines() if line.startswith("tests/")} == named
 
 
 def test_the_remedies_name_commands_that_exist() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.server
 import json
 import threading
@@ -15,49 +16,14 @@ from hypothesis import strategies as st
 
 from sagemaker_deploy.clients import Clients
 from sagemaker_deploy.errors import PreflightError, SpecError
-from sagemaker_deploy.fit import Load, check_fit, fit_warnings, recommend
+from sagemaker_deploy.fit import BYTES_PER_PARAM, Load, check_fit, fit_warnings, recommend, weights_bytes
 from sagemaker_deploy.instances import INSTANCES, find_instance
 from sagemaker_deploy.model_shape import ModelShape, shape_from_config
 from sagemaker_deploy.model_source import load_shape
+from sagemaker_deploy.spec import CPU_QUANTIZATIONS, QUANTIZATIONS, STORED_QUANTIZATIONS
+from tests.deploy.conftest import make_spec
+from tests.deploy.shapes import GPT2, LLAMA_70B, MIXTRAL, QWEN3_8B
 
-QWEN3_8B: dict[str, Any] = {
-    "model_type": "qwen3",
-    "hidden_size": 4096,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "intermediate_size": 12288,
-    "vocab_size": 151936,
-    "tie_word_embeddings": False,
-    "max_position_embeddings": 40960,
-    "torch_dtype": "bfloat16",
-}
-LLAMA_70B: dict[str, Any] = {
-    "model_type": "llama",
-    "hidden_size": 8192,
-    "num_hidden_layers": 80,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "intermediate_size": 28672,
-    "vocab_size": 128256,
-    "tie_word_embeddings": False,
-    "max_position_embeddings": 131072,
-    "dtype": "bfloat16",
-}
-MIXTRAL: dict[str, Any] = {
-    "model_type": "mixtral",
-    "hidden_size": 4096,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "intermediate_size": 14336,
-    "vocab_size": 32000,
-    "num_local_experts": 8,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-}
-GPT2: dict[str, Any] = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257}
 LOAD = Load(context=8192, concurrency=8)
 
 
@@ -102,8 +68,9 @@ def test_no_text_decoder_is_said() -> None:
         (QWEN3_8B, "auto", Load(2048, 4), "ml.g6.xlarge", "none"),
         (QWEN3_8B, "none", LOAD, "ml.g7.2xlarge", "none"),
         (QWEN3_8B, "bitsandbytes-nf4", LOAD, "ml.g6.xlarge", "bitsandbytes-nf4"),
-        (LLAMA_70B, "auto", LOAD, "ml.p5.4xlarge", "bitsandbytes-nf4"),
-        (LLAMA_70B, "none", LOAD, "ml.p6-b200.48xlarge", "none"),
+        (LLAMA_70B, "auto", LOAD, "ml.g6e.12xlarge", "none"),
+        (LLAMA_70B, "bitsandbytes-nf4", LOAD, "ml.p5.4xlarge", "bitsandbytes-nf4"),
+        (QWEN3_8B, "eetq", LOAD, "ml.g6.xlarge", "eetq"),
         (QWEN3_8B | {"torch_dtype": "float16"}, "bitsandbytes-nf4", Load(4096, 4), "ml.g4dn.xlarge", None),
     ],
 )
@@ -129,26 +96,22 @@ def test_auto_takes_the_least_lossy_that_fits() -> None:
     assert "does not fit ml.g6.xlarge" in nothing.sentence()
 
 
-def test_gpus_hold_copies_when_the_model_fits_one_and_parts_when_not() -> None:
-    eight, four = shape_from_config(QWEN3_8B), find_instance("ml.g6.12xlarge")
-    assert four
-    assert check_fit(eight, Load(2048, 16), four, max_gpus=8).copies == 4
-    large = shape_from_config(LLAMA_70B)
-    parts = check_fit(large, Load(2048, 1), four, "bitsandbytes-nf4", max_gpus=8)
-    assert parts.copies == 1
-    assert parts.fits
-    best = recommend(large, LOAD, max_gpus=8)
-    assert best is not None
-    assert (best.instance.name, best.quantize) == ("ml.g6e.12xlarge", "none")
-
-
-def test_gpus_the_container_does_not_use_do_not_help() -> None:
-    four = find_instance("ml.g6.12xlarge")
-    assert four
-    shape = shape_from_config(LLAMA_70B)
-    alone = check_fit(shape, Load(2048, 1), four, "bitsandbytes-nf4")
-    assert not alone.fits
-    assert any("3 of the 4 GPUs of ml.g6.12xlarge stay idle" in it for it in fit_warnings(shape, LOAD, alone))
+@pytest.mark.parametrize("quantize", QUANTIZATIONS)
+def test_every_quantisation_of_a_gpu_has_a_weight(quantize: str) -> None:
+    """Else it would be weighed as if it were none; what only a stored checkpoint has is weighed by its files."""
+    if quantize in CPU_QUANTIZATIONS:
+        with pytest.raises(SpecError, match=r"ml\.g6\.2xlarge has one"):
+            make_spec(quantize=quantize)
+    elif quantize in STORED_QUANTIZATIONS:
+        packed = dataclasses.replace(shape_from_config(QWEN3_8B), packed_bytes=6_000_000_000)
+        assert weights_bytes(packed, quantize) == 6_000_000_000
+        small = INSTANCES[0]
+        assert not list(fit_warnings(packed, LOAD, check_fit(packed, LOAD, small, quantize)))
+        dense = shape_from_config(QWEN3_8B)
+        (warning,) = fit_warnings(dense, LOAD, check_fit(dense, LOAD, small, quantize))
+        assert "names no quantization_config" in warning
+    else:
+        assert quantize == "auto" or quantize in BYTES_PER_PARAM
 
 
 def test_nothing_fits_the_impossible() -> None:

@@ -41,8 +41,24 @@ def test_requests_are_as_recorded(case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_recorded_requests_are_valid_by_the_services_own_model(case: str) -> None:
-    for operation, body in json.loads((RECORDED / f"{case}.json").read_text()).items():
+    recorded = json.loads((RECORDED / f"{case}.json").read_text())
+    assert tuple(recorded) == CREATING + (("CreateInferenceComponent",) if CASES[case].component else ())
+    for operation, body in recorded.items():
         assert violations("sagemaker", operation, body) == []
+
+
+def test_the_recorded_cases_are_the_five_shapes_of_an_endpoint() -> None:
+    bodies = {case: json.loads((RECORDED / f"{case}.json").read_text()) for case in CASES}
+    variants = {case: body["CreateEndpointConfig"]["ProductionVariants"][0] for case, body in bodies.items()}
+    assert {path.stem for path in RECORDED.iterdir()} == CASES.keys()
+    assert variants["single-gpu"]["InstanceType"] == "ml.g6.2xlarge"
+    assert variants["multi-gpu"]["InstanceType"] == "ml.g6e.12xlarge"
+    assert bodies["multi-gpu"]["CreateModel"]["PrimaryContainer"]["Environment"]["SM_NUM_GPUS"] == "4"
+    isolated = bodies["s3-isolated"]["CreateModel"]
+    assert isolated["EnableNetworkIsolation"] is True
+    assert isolated["PrimaryContainer"]["ModelDataSource"]["S3DataSource"]["S3DataType"] == "S3Prefix"
+    assert bodies["async"]["CreateEndpointConfig"]["AsyncInferenceConfig"]["OutputConfig"]["S3OutputPath"]
+    assert variants["component-to-zero"]["ManagedInstanceScaling"]["MinInstanceCount"] == 0
 
 
 @needs_sdk_2
@@ -97,6 +113,7 @@ def test_every_field_of_the_wish_reaches_aws(field: str) -> None:
         "role": "arn:aws:iam::123456789012:role/other",
         "instance_type": "ml.g6e.xlarge",
         "instance_count": 2,
+        "num_gpus": 1,
         "model_id": "org/other",
         "model_s3": "s3://b/other/",
         "quantize": "none",

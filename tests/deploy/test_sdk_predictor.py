@@ -68,7 +68,7 @@ def waited(later: Any) -> Any:
 
 
 def test_the_asynchronous_predictor(served: Clients) -> None:
-    """It uploads without a content type, which the container has to accept."""
+    """S3 calls an object that was stored without a type binary/octet-stream, which the container has to accept."""
     from sagemaker.huggingface import HuggingFacePredictor
     from sagemaker.predictor_async import AsyncPredictor
 

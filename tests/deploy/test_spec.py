@@ -21,7 +21,14 @@ from tests.deploy.conftest import REGION, make_spec
         ({"role": "endpoint"}, "ARN"),
         ({"image": ""}, "image"),
         ({"image": "a b"}, "image"),
-        ({"quantize": "int3"}, "quantize"),
+        ({"quantize": "int3"}, "quantize 'int3' must be one of auto, none"),
+        ({"quantize": "exl2"}, "quantize 'exl2' must be one of auto, none"),
+        ({"quantize": "int4"}, "quantize 'int4' is for instances without GPU, and ml.g6.2xlarge has one"),
+        ({"num_gpus": 2}, "num_gpus must be at most 1 on ml.g6.2xlarge, got 2"),
+        (
+            {"component": ComponentOptions(memory_mib=1024, num_gpus=2)},
+            "component num_gpus must be at most 1 on ml.g6.2xlarge, got 2",
+        ),
         ({"routing": "FASTEST"}, "routing"),
         ({"instance_count": 0}, "instance_count must be 1"),
         ({"health_check_s": 3601}, "health_check_s must be 60 to 3600"),
@@ -56,7 +63,10 @@ def test_a_directory_below_the_mounted_weights_may_be_named() -> None:
         (lambda: AsyncOptions(output="s3://b/o", failure="b"), "async failure"),
         (lambda: AsyncOptions(output="s3://b/o", max_concurrent=1001), "1 to 1000"),
         (lambda: ComponentOptions(memory_mib=127), "at least 128"),
-        (lambda: ComponentOptions(memory_mib=128, min_instances=2), "min_instances"),
+        (
+            lambda: ComponentOptions(memory_mib=128, min_instances=2),
+            "min_instances must be 0 to max_instances, which is 1, got 2",
+        ),
     ],
 )
 def test_options_are_refused_by_field(make: Any, says: str) -> None:
@@ -69,6 +79,7 @@ def test_the_environment_the_container_understands() -> None:
         revision="abc",
         quantize="bitsandbytes-nf4",
         trust_remote_code=True,
+        instance_type="ml.g6.12xlarge",
         num_gpus=4,
         max_input_tokens=1000,
         max_total_tokens=2000,
@@ -95,6 +106,11 @@ def test_the_environment_the_container_understands() -> None:
 def test_the_users_own_entry_wins() -> None:
     spec = make_spec(environment={"HF_MODEL_QUANTIZE": "none"})
     assert container_environment(spec, REGION)["HF_MODEL_QUANTIZE"] == "none"
+
+
+def test_quantisations_for_cpu_go_to_instances_without_gpu() -> None:
+    spec = make_spec(quantize="int8", instance_type="ml.c7i.2xlarge")
+    assert container_environment(spec, REGION)["HF_MODEL_QUANTIZE"] == "int8"
 
 
 def test_isolation_tells_the_hub_client_so() -> None:

@@ -59,8 +59,9 @@ def test_no_dialect_at_all_has_tgis_words(tiny_server: Server) -> None:
     )
 
 
-@pytest.mark.parametrize("head", ["", "Content-Type: application/octet-stream\r\n", "Content-Type: */*\r\n"])
-def test_a_body_that_is_not_said_to_be_json(tiny_server: Server, head: str) -> None:
+@pytest.mark.parametrize("media_type", [None, "application/octet-stream", "binary/octet-stream", "*/*"])
+def test_a_body_that_is_not_said_to_be_json(tiny_server: Server, media_type: str | None) -> None:
+    head = f"Content-Type: {media_type}\r\n" if media_type else ""
     sent = raw_exchange(tiny_server, head, json.dumps(TEXT).encode())
     assert sent.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"\r\nContent-Length: " in sent

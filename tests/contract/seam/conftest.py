@@ -39,6 +39,12 @@ def guarded() -> Iterator[WebServer]:
 
 
 @pytest.fixture
+def impatient() -> Iterator[WebServer]:
+    """gunicorn kills a worker that has not shown life for a second."""
+    yield from _serve(GUNICORN_CMD_ARGS="--timeout 1")
+
+
+@pytest.fixture
 def web(two_workers: WebServer) -> Iterator[WebServer]:
     """The server with a fresh engine; no worker may have died when the test is over."""
     two_workers.engine.reset()
