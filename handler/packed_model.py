@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,33 @@ from handler.weight_blocks import quantise
 
 logger = logging.getLogger(__name__)
 
+# Largest difference of products, relative, beyond what rounding of weights and scales explains.
+_TOLERANCE = 3e-2
 # The output layer decides between near ties; it keeps eight bits where the others have four.
 _OUTPUT_BITS = 8
+
+
+class _Trial:
+    """Whether packed layers of a kind give the products of the weights they stand for: the first of each is tried."""
+
+    def __init__(self) -> None:
+        self._passed: dict[tuple[type, int], bool] = {}
+
+    def passes(self, layer: PackedLinear, dense: Callable[[], Tensor]) -> bool:
+        """`dense` gives what `layer` holds as a matrix `[N, K]`."""
+        kind = (type(layer), layer.bits)
+        if kind not in self._passed:
+            weight = dense()
+            rows = torch.randn(3, layer.in_features, generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+            expected: Tensor = rows.float() @ weight.float().T
+            got = layer(rows).float()
+            if layer.bias is not None:
+                expected += layer.bias.float()
+            gap = float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
+            self._passed[kind] = gap <= _TOLERANCE
+            if not self._passed[kind]:
+                logger.error("%d-bit weights stay dense: their products differ by %.2g, relative", layer.bits, gap)
+        return self._passed[kind]
 
 
 def pack(model: nn.Module, weights: Iterable[PackedWeight], *, keep_dense: bool) -> int:
@@ -24,13 +50,15 @@ def pack(model: nn.Module, weights: Iterable[PackedWeight], *, keep_dense: bool)
 
     They are the weights that the modules have. With `keep_dense` those stay beside the packed ones.
     """
-    count = 0
+    count, trial = 0, _Trial()
     for one in weights:
         linear = model.get_submodule(one.name)
         if not isinstance(linear, nn.Linear):
             raise ValueError(f"{one.name} is not a linear layer of this model")
         dense = linear.weight.detach() if keep_dense else None
         layer = packed_linear(one.bits, one.packed, one.scales_and_zeros, _detached(linear.bias), dense)
+        if not trial.passes(layer, linear.weight.detach):
+            continue
         _replace(model, one.name, layer)
         count += 1
     return count
@@ -43,7 +71,7 @@ def quantise_and_pack(model: nn.Module, bits: int, *, keep_dense: bool) -> int:
     """
     output = _output_layer(model)
     tied = _shared(model)
-    count = 0
+    count, trial = 0, _Trial()
     left: list[str] = []
     for name, linear in list(_linears(model)):
         if not fits(linear.out_features, linear.in_features):
@@ -56,7 +84,10 @@ def quantise_and_pack(model: nn.Module, bits: int, *, keep_dense: bool) -> int:
             # What the input embedding holds too is in memory anyway.
             dense = weight if weight.data_ptr() in tied else blocks.dequantise(weight.dtype)
         packed = packed_for(blocks, weight.dtype)
-        _replace(model, name, packed_linear(blocks.bits, *packed, _detached(linear.bias), dense))
+        layer = packed_linear(blocks.bits, *packed, _detached(linear.bias), dense)
+        if not trial.passes(layer, partial(blocks.dequantise, weight.dtype)):
+            continue
+        _replace(model, name, layer)
         count += 1
     if left:
         logger.warning(

@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch import nn
 
+from handler import packed_model
 from handler.config import EngineConfig, Quantize
 from handler.errors import BadConfiguration, BadModel
 from handler.linears import KERNEL, Kernel, PackedLinear
 from handler.model_loader import LoadedModel, load
 from handler.model_runner import ModelRunner
 from handler.quantize import WeightSizes, least_lossy, resolve
+from handler.weight_blocks import WeightBlocks
 from tests.support import tiny_models
 from tests.support.local_engine import LocalEngine, limits
 
@@ -235,3 +237,22 @@ def test_auto_takes_the_least_lossy_that_leaves_room_for_keys(
         assert least_lossy(sizes, torch.bfloat16, 200, room) == chosen
     assert len(caplog.records) == 1
     assert f"HF_MODEL_QUANTIZE=auto: {chosen}, " in caplog.text
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_kernel_that_multiplies_wrongly_is_found_at_the_start(
+    bits: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a processor or a compiler would have to do wrong is done to the numbers the kernel is given."""
+    model = tiny_models.build("llama", hidden_size=64, intermediate_size=64).to(torch.bfloat16)
+    right = packed_model.packed_for
+
+    def wrong(blocks: WeightBlocks, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        packed, scales = right(blocks, dtype)
+        return packed, scales * 1.1
+
+    monkeypatch.setattr(packed_model, "packed_for", wrong)
+    before = [name for name, module in model.named_modules() if type(module) is torch.nn.Linear]
+    packed_model.quantise_and_pack(model, bits, keep_dense=False)
+    assert [name for name, module in model.named_modules() if type(module) is torch.nn.Linear] == before
+    assert "stay dense: their products differ" in caplog.text
