@@ -146,7 +146,7 @@ def speed(server: Server, board: StatusBoard, seconds: float) -> tuple[float, st
 LONG = 400
 
 
-@pytest.mark.row(18, bug="handler/admission.py and container/service.py admit everything: 0 refused, others {504}")
+@pytest.mark.row(18, bug="")
 def test_overload(server: Server, board: StatusBoard, scoreboard: Scoreboard) -> None:
     with Clients(server, CAPACITY, LONG):
         time.sleep(2)
