@@ -29,7 +29,8 @@ def read_json(request: Request, limit_bytes: int, *, any_media_type: bool = Fals
 
     Raises PayloadTooLarge, UnsupportedMediaType, RequestTimeout, MalformedBody or WrongShape. The bytes stay in
     `g.raw_body` for a dialect whose errors quote lines and columns. With `any_media_type` a Content-Type that is
-    missing or says nothing counts as JSON: SageMaker's asynchronous inference hands on that of the object in S3.
+    missing or says nothing counts as JSON: SageMaker's asynchronous inference hands on that of the object in S3. Of a
+    key that is there more than once the last one counts, as in Python's `json`.
     """
     _check_media_type(request, any_media_type)
     with timed("read"):

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 # Frames that may wait for one worker. A step sends it one frame, so this is minutes of a worker that does not read.
 _SEND_HIGH_WATER_MARK = 10_000
 _LINGER_MS = 500
+# Read between two steps; a flood of frames must not keep the sequences that run waiting.
+_MAX_FRAMES_PER_STEP = 1000
 # A prompt of a million tokens fits; more is not a request of ours.
 _MAX_FRAME_BYTES = 64 * 1024 * 1024
 
@@ -40,10 +42,10 @@ class EngineSocket:
         self.num_bad_frames = 0
 
     def receive(self, timeout_s: float) -> Iterator[tuple[bytes, list[ToEngine]]]:
-        """Everything that has arrived, waiting at most `timeout_s` for the first frame. Bad frames are dropped."""
+        """What has arrived, waiting at most `timeout_s` for the first frame. Bad frames are dropped."""
         if not self._socket.poll(int(timeout_s * 1000)):
             return
-        while True:
+        for _ in range(_MAX_FRAMES_PER_STEP):
             try:
                 parts = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from handler.errors import EngineBroken
+from handler.forward_thread import ForwardThread, is_spoiling
 from handler.grammar import GrammarError
 from handler.protocol import ErrorCode
 from handler.runner import Runner
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 
 _FAILED = Sampled(None, error=ErrorCode.INTERNAL, message="generation failed")
+# Of the process, for so is what spoils its threads.
+_forward_thread = ForwardThread()
 _OUT_OF_MEMORY = Sampled(None, error=ErrorCode.OUT_OF_MEMORY, message="out of memory while generating")
 
 
@@ -86,6 +89,8 @@ class _Step:
             except Exception as exc:  # noqa: BLE001 - a model may raise anything; the culprit is logged below
                 if not is_out_of_memory(exc):
                     return self._by_halves(items, exc) + given_up
+                if is_spoiling(exc):
+                    _forward_thread.spoil()
                 # Its frames hold the tensors that filled the memory.
                 message = _one_line(exc.with_traceback(None))
             if self._freed:
@@ -114,7 +119,7 @@ class _Step:
     def _attempt(self, items: list[ScheduledSequence]) -> list[Ran]:
         batch = ScheduledBatch(items)
         with measured_forward(batch):
-            found = self._runner.run(batch)
+            found = _forward_thread.call(lambda: self._runner.run(batch))
         for item, rows in found.prompt:
             score_prompt(rows, item)
         seqs = [item.seq for item in found.samples]
@@ -150,8 +155,11 @@ def _failure(exc: Exception) -> Sampled:
 
 
 def is_out_of_memory(exc: BaseException) -> bool:
-    """True if memory ran out. On CPU torch raises a plain RuntimeError, whose words are all there is to go by."""
-    if isinstance(exc, MemoryError | torch.OutOfMemoryError):
+    """True if memory ran out. On CPU torch raises a plain RuntimeError, whose words are all there is to go by.
+
+    oneDNN has one word for all failures to compile a kernel it has accepted; memory is what it can lack.
+    """
+    if isinstance(exc, MemoryError | torch.OutOfMemoryError) or is_spoiling(exc):
         return True
     text = str(exc)
     return isinstance(exc, RuntimeError) and ("alloc_cpu" in text or "bad_alloc" in text or "allocate memory" in text)

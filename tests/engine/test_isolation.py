@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from handler import engine, sampler, scheduler, step
 from handler.config import EngineConfig
 from handler.errors import BadModel, EngineBroken
+from handler.forward_thread import ForwardThread
 from handler.grammar import GrammarCompiler
 from handler.protocol import ErrorCode, FinishReason, Grammar, GrammarKind
 from handler.runner import Runner, StepLogits
@@ -266,9 +268,10 @@ def test_a_page_that_held_nan_harms_nobody(start: StartEngine, solo: list[list[i
     [
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("could not create a primitive"),
         MemoryError(),
     ],
-    ids=["cuda", "cpu", "python"],
+    ids=["cuda", "cpu", "onednn", "python"],
 )
 @pytest.mark.parametrize("kind", ["packed", "cache"])
 def test_the_newest_gives_way_when_memory_runs_out(
@@ -282,12 +285,40 @@ def test_the_newest_gives_way_when_memory_runs_out(
             raise error
         return real(batch)
 
+    monkeypatch.setattr(step, "_forward_thread", ForwardThread())
     monkeypatch.setattr(local.core.runner, "run", run)
     outcomes = submit_all(local)
     local.run()
     assert [outcome.token_ids for outcome in outcomes[:12]] == solo[:12]
     assert all(outcome.error and outcome.error.code is ErrorCode.OUT_OF_MEMORY for outcome in outcomes[12:])
     assert local.core.scheduler.idle
+
+
+def test_a_thread_that_can_compile_no_kernel_is_left(
+    start: StartEngine, monkeypatch: pytest.MonkeyPatch, solo: list[list[int]]
+) -> None:
+    """oneDNN's error stays with the thread; the number of torch's threads must not."""
+    local = start()
+    real, spoiled, seen = local.core.runner.run, {threading.get_ident()}, set()
+
+    def run(batch: ScheduledBatch) -> StepLogits:
+        if threading.get_ident() in spoiled:
+            raise RuntimeError("could not create a primitive")
+        seen.add((threading.get_ident(), torch.get_num_threads()))
+        return real(batch)
+
+    monkeypatch.setattr(step, "_forward_thread", ForwardThread())
+    monkeypatch.setattr(local.core.runner, "run", run)
+    outcomes = submit_all(local)
+    local.run()
+    assert [outcome.token_ids for outcome in outcomes] == solo
+    ((first, num_threads),) = seen
+    assert num_threads == torch.get_num_threads()
+    spoiled.add(first)
+    outcomes = submit_all(local)
+    local.run()
+    assert [outcome.token_ids for outcome in outcomes] == solo
+    assert len(seen) == 2
 
 
 def test_an_engine_in_which_nothing_survives_says_so(start: StartEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,6 +177,34 @@ def test_garbage_on_the_socket_changes_nothing(make_engine: MakeEngine, llama: A
     assert engine.core.socket.num_bad_frames == 6
 
 
+def test_a_flood_of_frames_does_not_stop_the_steps(
+    make_engine: MakeEngine, llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames that come as fast as they are read must not keep the engine reading."""
+    engine = make_engine(llama)
+    receiving, real = engine.core.socket, engine.core.socket._socket
+
+    class Flooded:
+        """The socket, with a bad frame more for every one that is read."""
+
+        num_read = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+        def poll(self, _timeout_ms: int) -> int:
+            return 1
+
+        def recv_multipart(self, _flags: int) -> list[bytes]:
+            self.num_read += 1
+            assert self.num_read <= 10_000, "it reads without end"
+            return [b"worker", b"\xc1"]
+
+    monkeypatch.setattr(receiving, "_socket", Flooded())
+    assert list(receiving.receive(0.0)) == []
+    assert receiving.num_bad_frames > 0
+
+
 def test_requests_of_a_lost_worker_end(make_engine: MakeEngine, llama: Any) -> None:
     engine = make_engine(llama)
     engine.submit(PROMPT, max_tokens=200)

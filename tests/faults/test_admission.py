@@ -37,6 +37,8 @@ def server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         "MAX_CONCURRENT_REQUESTS": str(2 * CAPACITY),
         "MAX_BATCH_SIZE": str(CAPACITY),
         "REQUEST_TIMEOUT_S": "20",
+        # Two threads wait for each other at every layer, so whatever takes one core halves both.
+        "ENGINE_THREADS": "1",
     }
     server = Server(tmp_path_factory.mktemp("admission") / "log", environ)
     try:
@@ -60,7 +62,9 @@ def ask(server: Server, num_tokens: int, **more: Any) -> Answer:
 
 
 class Clients:
-    """`num` clients that ask again as soon as they are answered, and wait 0.2 s when they are refused; a context."""
+    """`num` clients that ask again as soon as they are answered, and when they are refused, as they are told to: after
+    Retry-After, 1 s at most; a context.
+    """
 
     def __init__(self, server: Server, num: int, num_tokens: int) -> None:
         self.answers: list[tuple[float, Answer]] = []
@@ -74,7 +78,7 @@ class Clients:
             seconds, answer = timed(lambda: ask(self._server, self._num_tokens, text=f"client {number}"))
             self.answers.append((seconds, answer))
             if answer.status != 200:
-                self._stop.wait(0.2)
+                self._stop.wait(1.0)
 
     def __enter__(self) -> Clients:
         for thread in self._threads:
@@ -87,43 +91,95 @@ class Clients:
             thread.join()
 
 
-def goodput(server: Server, board: StatusBoard, num: int, seconds: float) -> tuple[float, Clients]:
-    """Tokens a second with `num` clients."""
-    with Clients(server, num, 64) as clients:
-        time.sleep(2)
-        before, began = board["generated_tokens"], time.monotonic()
-        time.sleep(seconds)
-        rate = (board["generated_tokens"] - before) / (time.monotonic() - began)
-    return rate, clients
+class Arrivals:
+    """`rate` new clients a second, whatever becomes of those before them; a context that ends when all are answered."""
+
+    def __init__(self, server: Server, rate: float, num_tokens: int) -> None:
+        self.answers: list[tuple[float, Answer]] = []
+        self._server = server
+        self._num_tokens = num_tokens
+        self._every_s = 1 / rate
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        at, number = time.monotonic(), 0
+        # Twice as many threads as can be waiting for an answer: the others are refused.
+        with ThreadPoolExecutor(4 * CAPACITY) as threads:
+            while not self._stop.wait(max(0.0, at - time.monotonic())):
+                threads.submit(self._ask, number)
+                number, at = number + 1, at + self._every_s
+
+    def _ask(self, number: int) -> None:
+        text = f"client {number}"
+        self.answers.append(timed(lambda: ask(self._server, self._num_tokens, text=text)))
+
+    def __enter__(self) -> Arrivals:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def speed(server: Server, board: StatusBoard, seconds: float) -> tuple[float, str]:
+    """Tokens a second, and who had how much of a core: a machine that others use too shows in the engine's share."""
+    tree = psutil.Process(server.process.pid).children(recursive=True)
+    engine = server.engine().pid
+    kinds = {"engine": [p for p in tree if p.pid == engine], "web": [p for p in tree if p.pid != engine]}
+    kinds["load"] = [psutil.Process()]
+
+    def spent() -> dict[str, float]:
+        return {kind: sum(sum(p.cpu_times()[:2]) for p in found) for kind, found in kinds.items()}
+
+    before, busy, began = board["generated_tokens"], spent(), time.monotonic()
+    time.sleep(seconds)
+    passed = time.monotonic() - began
+    after = spent()
+    shares = ", ".join(f"{kind} {(after[kind] - busy[kind]) / passed:.0%}" for kind in kinds)
+    return (board["generated_tokens"] - before) / passed, f"{shares} of a core"
+
+
+# Long answers, as a language model's are: the tiny model would answer short ones hundreds of times a second, and most
+# of what is measured would be the making of connections.
+LONG = 400
 
 
 @pytest.mark.row(18, bug="")
 def test_overload(server: Server, board: StatusBoard, scoreboard: Scoreboard) -> None:
-    peak, _ = goodput(server, board, CAPACITY, 15)
+    with Clients(server, CAPACITY, LONG):
+        time.sleep(2)
+        peak, calm = speed(server, board, 15)
     longest_queue = 0
 
     def look() -> None:
         nonlocal longest_queue
         longest_queue = max(longest_queue, board["waiting"] + board["running"])
 
-    with Sampler(look, 0.05):
-        rate, clients = goodput(server, board, 10 * CAPACITY, 45)
+    rate = 10 * peak / LONG
+    with Sampler(look, 0.05), Arrivals(server, rate, LONG) as clients:
+        time.sleep(5)
+        goodput, harried = speed(server, board, 55)
     refused = [(seconds, answer) for seconds, answer in clients.answers if answer.status == 429]
     taken = [seconds for seconds, answer in clients.answers if answer.status == 200]
     others = {answer.status for _, answer in clients.answers} - {200, 429}
     told = sum(answer.headers.get("Retry-After", "").isdecimal() for _, answer in refused)
-    quick = sum(seconds < 0.05 for seconds, _ in refused)
-    p50 = quantile([seconds for seconds, _ in refused], 0.5)
-    seen = (
-        f"{len(refused)} of {len(clients.answers)} refused, {told} with Retry-After; median {ms(p50)}, {quick} < 50 ms"
+    took = [seconds for seconds, _ in refused] or [0.0]
+    quick = sum(seconds < 0.05 for seconds in took)
+    text = (
+        f"{len(refused)} of {len(clients.answers)} refused, {told} with Retry-After; median {ms(quantile(took, 0.5))}, "
     )
-    scoreboard(18, "excess", "429 and Retry-After in < 50 ms", seen, quick == told == len(refused) > 0)
-    seen = f"{rate:.0f} tokens/s of {peak:.0f} with {CAPACITY} clients ({rate / peak:.0%})"
-    scoreboard(18, "goodput", ">= 95 % of peak", seen, rate >= 0.95 * peak)
-    seen = f"p99 {quantile(taken, 0.99):.1f} s of 20 s; other statuses: {sorted(others) or 'none'}"
-    scoreboard(18, "accepted", "within the deadline", seen, quantile(taken, 0.99) < 20 and not others)
-    seen = f"at most {longest_queue} sequences in the engine; limit {2 * CAPACITY} and one for each web worker"
-    scoreboard(18, "queue", "bounded", seen, longest_queue <= 2 * CAPACITY + 2)
+    text += f"p99 {ms(quantile(took, 0.99))}, {quick} < 50 ms"
+    scoreboard(18, "excess", "429 and Retry-After in < 50 ms", text,
+               told == quick == len(refused) > 0)  # fmt: skip
+    text = f"{goodput / peak:.0%}: {goodput:.0f} tokens/s at {rate:.0f} requests/s ({harried}), "
+    text += f"{peak:.0f} with {CAPACITY} clients ({calm})"
+    scoreboard(18, "goodput, answers of 400 tokens", ">= 95 % of peak", text, goodput >= 0.95 * peak)
+    text = f"p99 {quantile(taken, 0.99):.1f} s of 20 s; other statuses: {sorted(others) or 'none'}"
+    scoreboard(18, "accepted", "within the deadline", text, quantile(taken, 0.99) < 20 and not others)
+    text = f"at most {longest_queue} sequences in the engine; limit {2 * CAPACITY} and one for each web worker"
+    scoreboard(18, "queue", "bounded", text, longest_queue <= 2 * CAPACITY + 2)
 
 
 @pytest.mark.row(7, bug="")

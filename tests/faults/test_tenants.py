@@ -19,11 +19,13 @@ from handler.protocol import ErrorCode, Failed, FinishReason, GenerateRequest, S
 from tests.contract.seam.web import GENERATES, STREAMS, TEXT, WebServer, events
 from tests.fakes.engine import Act, output
 from tests.faults.conftest import Scoreboard
+from tests.faults.test_memory import save
 from tests.support.figures import ms, quantile, timed
 from tests.support.server import Server
 from tests.support.tiny_models import EOS_ID
 
 NEVER = threading.Event()
+NUM_PROBES = 400
 
 
 @pytest.fixture(scope="module")
@@ -181,26 +183,37 @@ def controls(answer: dict[str, Any]) -> list[int]:
 
 
 def auc(low: list[float], high: list[float]) -> float:
-    """How often one of `low` is below one of `high`: 0.5 tells nothing, 1 everything."""
+    """How often one of `low` is below one of `high`: 0.5 tells nothing; 0 and 1 tell everything."""
     wins = sum((a < b) + 0.5 * (a == b) for a in low for b in high)
     return wins / (len(low) * len(high))
 
 
-@pytest.mark.row(25, bug="")
-def test_the_cache_tells_nothing_about_other_tenants(tiny_llama: Path, tmp_path: Path, scoreboard: Scoreboard) -> None:
-    environ = {"HF_MODEL_ID": str(tiny_llama), "API_KEY": "one,two"}
-    server = Server(tmp_path / "log", environ)
+@pytest.mark.row(25, bug="container/service.py: the tenant of a request is its `cache_salt` alone, without the key")
+def test_the_cache_tells_nothing_about_other_tenants(tmp_path: Path, scoreboard: Scoreboard) -> None:
+    """Of 400 + 400 probes chance alone moves the AUC by 0.05 once in 80 runs; of the row's 200 + 200, once in 12."""
+    model = tmp_path / "model"
+    model.mkdir()
+    # Wide enough for 500 tokens to take many times what copying their keys and values takes.
+    save(model, intermediate_size=16_384)
+    server = Server(tmp_path / "log", {"HF_MODEL_ID": str(model), "API_KEY": "one,two", "ENGINE_THREADS": "1"})
     try:
         server.wait_ready()
-        other, own = probe(server, "two"), probe(server, "one")
+        other, own = probe(server, "two", NUM_PROBES), probe(server, "one", 40)
     finally:
         server.kill()
     found, control = auc(*other), auc(*own)
-    seen = f"AUC {found:.2f} across tenants; {control:.2f} within one, where the cache is shared"
-    scoreboard(25, "200 prompts another key has sent, 200 new ones", "", seen, found <= 0.55 and control > 0.7)
+    seen = f"AUC {found:.2f} across tenants; within one, where the cache is shared, {control:.2f}"
+    ok = abs(found - 0.5) <= 0.05 and control >= 0.9
+    scoreboard(
+        25,
+        f"{NUM_PROBES} prompts another key has sent, {NUM_PROBES} new ones",
+        "0.45 to 0.55; >= 0.9 within one",
+        seen,
+        ok,
+    )
 
 
-def probe(server: Server, spy: str) -> tuple[list[float], list[float]]:
+def probe(server: Server, spy: str, count: int) -> tuple[list[float], list[float]]:
     """Seconds to an answer of one token for prompts that key "one" has sent, and for prompts nobody has sent."""
     draw = random.Random(spy)
 
@@ -211,9 +224,10 @@ def probe(server: Server, spy: str) -> tuple[list[float], list[float]]:
         return taken
 
     known, new = [], []
-    for _ in range(200):
+    for _ in range(count):
         secret, fresh = ([draw.randrange(EOS_ID - 2) for _ in range(500)] for _ in range(2))
         seconds("one", secret)
-        known.append(seconds(spy, secret))
-        new.append(seconds(spy, fresh))
+        # Whichever comes first: a request leaves the processor's caches to the next.
+        for found, prompt in draw.sample([(known, secret), (new, fresh)], 2):
+            found.append(seconds(spy, prompt))
     return known, new

@@ -247,3 +247,13 @@ def test_deep_values_where_any_json_may_stand(web: WebServer) -> None:
     for field in ("chat_template_kwargs", "tools", "response_format", "metadata"):
         body = f'{{"messages":[{{"role":"user","content":"x"}}],"{field}":{{"a":{deep}}}}}'
         check(web.post("/v1/chat/completions", body.encode()))
+
+
+def test_of_a_key_that_is_there_twice_the_last_counts(web: WebServer, engine: FakeEngine) -> None:
+    """Everywhere, and not in one place this one and in another that one."""
+    engine.script = engine.says("x")
+    twice = b'{"inputs": "first", "parameters": {"max_new_tokens": 5, "max_new_tokens": 7}, "inputs": "last"}'
+    assert web.post("/generate", twice).status == 200
+    (asked,) = engine.requests
+    assert asked.prompt_token_ids == engine.token_ids("last")
+    assert asked.sampling.max_tokens == 7

@@ -253,3 +253,26 @@ def test_the_web_side_imports_neither_torch_nor_transformers():
     )
     root = Path(__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def catastrophic(directory: Path, pattern: str) -> Path:
+    """A tokenizer whose pre-tokenizer tries every way to split a text before it gives up."""
+    found = json.loads(byte_level_backend().to_str())
+    found["pre_tokenizer"] = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    (directory / "tokenizer.json").write_text(json.dumps(found))
+    return directory
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("pattern", [r"(a+)+$", r"(a|aa)+$"])
+def test_a_regex_that_backtracks_without_end_fails_with_a_sentence(tmp_path: Path, pattern: str):
+    """The library panics when its regex engine has had enough, and not with an Exception."""
+    tokenizer = Tokenizer.load(catastrophic(tmp_path, pattern))
+    with pytest.raises(TokenizerError, match=r"^[^\n]*panicked\.$"):
+        tokenizer.encode("a" * 2000 + "!", add_special_tokens=False)
+    assert tokenizer.encode("b!", add_special_tokens=False)
+
+
+def test_a_regex_that_is_none_is_refused(tmp_path: Path):
+    with pytest.raises(TokenizerError, match="is not a valid tokenizer file"):
+        Tokenizer.load(catastrophic(tmp_path, "(a"))
