@@ -20,11 +20,11 @@ _TEXT_PART = {
     "required": ["type", "text"],
     "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
 }
-_CONTENT = [{"type": "string"}, {"type": "array", "items": _TEXT_PART}, {"type": "null"}]
+_CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": _TEXT_PART}]}
 _MESSAGE = {
     "type": "object",
-    "required": ["role"],
-    "properties": {"role": {"type": "string"}, "content": {"anyOf": _CONTENT}},
+    "required": ["role", "content"],
+    "properties": {"role": {"type": "string"}, "content": _CONTENT},
 }
 _SEEDS = 2**64
 
@@ -44,7 +44,7 @@ class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"`role` of messages[{i}] to be a string")
             content = message.get("content")
             parts = isinstance(content, list) and all(map(_is_part, content))
-            if not (content is None or isinstance(content, str) or parts):
+            if not (isinstance(content, str) or parts or (content is None and message.get("tool_calls"))):
                 raise ValueError(f"`content` of messages[{i}] to be a string or an array of parts")
         if self.seed is not None and self.seed >= _SEEDS:
             raise ValueError("`seed` to be below 2^64")
@@ -58,13 +58,16 @@ def _is_part(part: Any) -> bool:
 
 
 def render(chat: ChatBody, served: ServedModel) -> RenderedPrompt:
-    """The prompt. A last message of the assistant is continued, as in TGI. Raises TemplateFailed."""
+    """The prompt. A last message of the assistant is continued, without white space at its end, as in TGI.
+
+    Raises TemplateFailed.
+    """
     if served.chat_template is None:
         raise TemplateFailed("template not found")
     continues = chat.messages[-1].get("role") == "assistant"
     try:
         with timed("template"):
-            return served.chat_template.render(
+            rendered = served.chat_template.render(
                 chat.messages,
                 tools=chat.tools or None,
                 add_generation_prompt=not continues,
@@ -72,6 +75,7 @@ def render(chat: ChatBody, served: ServedModel) -> RenderedPrompt:
             )
     except TemplateError as exc:
         raise TemplateFailed(str(exc)) from exc
+    return msgspec.structs.replace(rendered, marked=rendered.marked.rstrip()) if continues else rendered
 
 
 def spans(rendered: RenderedPrompt, tokenizer: Tokenizer) -> list[SimpleToken]:

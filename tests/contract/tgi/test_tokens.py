@@ -45,7 +45,21 @@ def test_what_a_user_types_is_no_control_token(server: Server) -> None:
 
 
 def test_a_last_message_of_the_assistant_is_continued(server: Server) -> None:
-    assert chat_tokenize(server, ("user", "hi"), ("assistant", "I am"))["templated_text"].endswith("I am")
+    """White space at its end is cut."""
+    for said in ("I am", "I am \n "):
+        found = chat_tokenize(server, ("user", "hi"), ("assistant", said))
+        assert found["templated_text"].endswith("<|im_start|>assistant\nI am")
+        assert "".join(token["text"] for token in found["tokenize_response"]) == found["templated_text"]
+
+
+def test_parts_of_text_are_joined_and_others_refused(server: Server) -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert "user\nab<|im_end|>" in chat_tokenize(server, ("user", parts))["templated_text"]
+    image = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/x.png"}}
+    for part, error_type in ((image, "template_error"), ({"type": "audio"}, None)):
+        answer = server.request("POST", "/chat_tokenize", {"messages": [{"role": "user", "content": [part]}]})
+        assert answer.status == 422
+        assert error_type is None or answer.json["error_type"] == error_type
 
 
 def test_chat_shapes(server: Server) -> None:
@@ -59,6 +73,8 @@ def test_chat_shapes(server: Server) -> None:
     [
         ({"content": "x"}, "expected `role` of messages[0] to be a string"),
         ({"role": "user", "content": 5}, "expected `content` of messages[0] to be a string or an array of parts"),
+        ({"role": "user", "content": None}, "expected `content` of messages[0] to be a string or an array of parts"),
+        ({"role": "user"}, "expected `content` of messages[0] to be a string or an array of parts"),
     ],
 )
 def test_messages_of_a_wrong_form(server: Server, message: Any, text: str) -> None:
