@@ -168,6 +168,7 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
             "json_schema",
             SCHEMA,
         ),
+        ({"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}, "json_schema", SCHEMA),
         ({"type": "json_schema", "value": {"name": "n", "schema": SCHEMA}}, "json_schema", SCHEMA),
         ({"type": "json", "value": SCHEMA}, "json_schema", SCHEMA),
         ({"type": "json_object", "value": SCHEMA}, "json_schema", SCHEMA),
