@@ -20,11 +20,15 @@ _TEXT_PART = {
     "required": ["type", "text"],
     "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
 }
-_CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": _TEXT_PART}]}
+_CONTENT = [{"type": "string"}, {"type": "array", "items": _TEXT_PART}]
 _MESSAGE = {
     "type": "object",
-    "required": ["role", "content"],
-    "properties": {"role": {"type": "string"}, "content": _CONTENT},
+    "required": ["role"],
+    "properties": {"role": {"type": "string"}, "content": {"anyOf": [*_CONTENT, {"type": "null"}]}},
+    "anyOf": [
+        {"required": ["content"], "properties": {"content": {"anyOf": _CONTENT}}},
+        {"required": ["tool_calls"], "properties": {"tool_calls": {"type": "array", "minItems": 1}}},
+    ],
 }
 _SEEDS = 2**64
 
@@ -42,9 +46,9 @@ class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
         for i, message in enumerate(self.messages):
             if not isinstance(message.get("role"), str):
                 raise ValueError(f"`role` of messages[{i}] to be a string")
-            content = message.get("content")
+            content, calls = message.get("content"), message.get("tool_calls")
             parts = isinstance(content, list) and all(map(_is_part, content))
-            if not (isinstance(content, str) or parts or (content is None and message.get("tool_calls"))):
+            if not (isinstance(content, str) or parts or (content is None and isinstance(calls, list) and calls)):
                 raise ValueError(f"`content` of messages[{i}] to be a string or an array of parts")
         if self.seed is not None and self.seed >= _SEEDS:
             raise ValueError("`seed` to be below 2^64")

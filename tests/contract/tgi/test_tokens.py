@@ -62,6 +62,17 @@ def test_parts_of_text_are_joined_and_others_refused(server: Server) -> None:
         assert error_type is None or answer.json["error_type"] == error_type
 
 
+def test_a_message_of_calls_needs_no_content(server: Server) -> None:
+    call = {"id": "0", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    messages = [{"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "x"}]
+    for last in (messages[1], messages[1] | {"tool_call_id": "0", "name": "f", "detail": 1}):
+        answer = server.request("POST", "/chat_tokenize", {"messages": [messages[0], last]})
+        assert answer.json["templated_text"].endswith("tool\nx<|im_end|>\n<|im_start|>assistant\n"), answer.body
+    for calls in ([], {}, None):
+        body = {"messages": [{"role": "assistant", "content": None, "tool_calls": calls}]}
+        assert server.request("POST", "/chat_tokenize", body).status == 422
+
+
 def test_chat_shapes(server: Server) -> None:
     answer = server.request("POST", "/chat_tokenize", b"{}")
     assert answer.status == 422
