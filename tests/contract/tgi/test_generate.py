@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from typing import Any
 
@@ -220,6 +221,16 @@ def test_more_new_tokens_than_there_is_room_for_are_cut(server: Server) -> None:
 def test_grammars(server: Server, grammar: Any) -> None:
     text = generate(server, grammar=grammar, max_new_tokens=40)["generated_text"]
     assert re.fullmatch(r'\{\s*"a"\s*:\s*1\s*.*', text)
+
+
+def test_a_schema_that_names_properties_means_an_object_of_these(server: Server) -> None:
+    """TGI's own example has no `type`, and JSON Schema would let anything in besides."""
+    schema = {"properties": {"a": {"const": 1}, "b": {"enum": [True]}}, "required": ["a"]}
+    for value in (schema, json.dumps(schema)):
+        for seed in range(4):
+            wanted = {"grammar": {"type": "json", "value": value}, "do_sample": True, "seed": seed}
+            text = generate(server, **wanted, max_new_tokens=200)["generated_text"]
+            assert json.loads(text) in ({"a": 1}, {"a": 1, "b": True})
 
 
 @pytest.mark.parametrize("route", ["/generate", "/", "/predict", "/invocations"])
