@@ -176,7 +176,7 @@ class Service:
         except TemplateError as exc:
             with suppress(FileExistsError):
                 self._template_fault_path.touch(exist_ok=False)
-                logger.error("chats are refused, because the model's chat template cannot run: %s", exc)
+                logger.error("the model's chat template cannot run, chats that need it are refused: %s", exc)
 
     def _refuse(self, reason: Exception) -> None:
         """Have PID 1 end the container if it is the model's files that are wrong: no other engine will help."""

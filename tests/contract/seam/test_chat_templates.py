@@ -13,7 +13,7 @@ import pytest
 
 from tests.contract.seam.web import CHAT, TEXT, WebServer
 
-FAULT = "chats are refused, because the model's chat template cannot run"
+FAULT = "the model's chat template cannot run, chats that need it are refused"
 
 
 @contextmanager
