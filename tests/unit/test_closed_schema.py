@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import jsonschema_rs
 import pytest
 
 from container.api.closed_schema import closed
@@ -61,13 +60,10 @@ def test_what_other_properties_may_join_stays_open(schema: Any) -> None:
     assert closed(schema) == schema
 
 
-def test_what_a_closed_schema_takes_the_given_one_takes() -> None:
-    """And the other way round for values without properties of their own making."""
+def test_random_schemas_are_closed_as_their_authors_would() -> None:
     for seed in range(200):
         strict = random_object(random.Random(seed))
-        loose = _without(strict, "additionalProperties")
-        assert jsonschema_rs.validator_for(closed(loose)) is not None
-        assert closed(loose) == strict
+        assert closed(_without(strict, "additionalProperties")) == strict
 
 
 def test_a_schema_nested_too_deeply_is_left_alone() -> None:
