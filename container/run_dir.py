@@ -59,6 +59,11 @@ class RunDir(EngineDir):
         return self.path / "refusal"
 
     @property
+    def template_fault(self) -> Path:
+        """Made by the first web worker that finds that the chat template cannot run."""
+        return self.path / "template-fault"
+
+    @property
     def sessions(self) -> Path:
         """One file for each open SageMaker session; made when the first is opened."""
         return self.path / "sessions"

@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class Service:
         self._queue_time = QueueTime(self.engines.total)
         self.sessions_dir = run_dir.sessions
         self._refusal_path = run_dir.refusal
+        self._template_fault_path = run_dir.template_fault
         self._model: ServedModel | None = None
         # The start of each engine whose card has been read.
         self._read_epochs: dict[EngineClient, int] = {}
@@ -158,10 +160,23 @@ class Service:
         if isinstance(found, ServedModel):
             self._model = found
             self._model_read.set()
+            gevent.spawn(self._check_template, found)
         else:
             logger.error("the model's card, tokenizer or chat template cannot be used: %s", found)
             self._refuse(found)
         self._read_epochs[client] = epoch
+
+    def _check_template(self, model: ServedModel) -> None:
+        """Say once for all workers, and before anybody chats, if the chat template cannot run. All but chats is
+        served, and each chat is told the same.
+        """
+        try:
+            if model.chat_template is not None:
+                model.chat_template.compile()
+        except TemplateError as exc:
+            with suppress(FileExistsError):
+                self._template_fault_path.touch(exist_ok=False)
+                logger.error("the model's chat template cannot run, chats that need it are refused: %s", exc)
 
     def _refuse(self, reason: Exception) -> None:
         """Have PID 1 end the container if it is the model's files that are wrong: no other engine will help."""

@@ -90,6 +90,11 @@ class ChatTemplate:
         sources = read_templates(directory)
         return cls(sources, tokenizer, renderer) if sources else None
 
+    def compile(self) -> None:
+        """Find out before the first chat whether the templates can run at all. Raises `TemplateError`."""
+        for variant in {self._default, self._tool_use}:
+            variant.compile()
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -161,6 +166,10 @@ class _Variant:
         )
         self._template = template
         self._renderer = renderer
+
+    def compile(self) -> None:
+        """Raises `TemplateError`."""
+        self._renderer.compile(self._template)
 
     def render(self, variables: Mapping[str, Any], max_chars: int, marks: _Marks) -> str:
         """The text with the marks as they were put in, escaped nowhere; error messages without them."""

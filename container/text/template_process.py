@@ -55,9 +55,14 @@ def _compiled(source: str) -> CompiledTemplate:
     return CompiledTemplate(source)
 
 
-def _answer(source: str, variables: dict[str, Any], max_chars: int) -> dict[str, str]:
+def _answer(source: str, variables: dict[str, Any] | None, max_chars: int) -> dict[str, str]:
+    """The text; without variables the template is compiled only."""
     try:
-        return {"text": _compiled(source).render(variables, max_chars=max_chars)}
+        template = _compiled(source)
+        if variables is None:
+            template.compile()
+            return {"text": ""}
+        return {"text": template.render(variables, max_chars=max_chars)}
     except TemplateError as exc:
         return {"error": str(exc)}
 

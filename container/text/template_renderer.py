@@ -20,6 +20,9 @@ _ENDED = f"The chat template takes more than {MAX_CPU_S:g} s or {MAX_MEMORY_BYTE
 class Renderer(Protocol):
     """Runs templates."""
 
+    def compile(self, template: CompiledTemplate) -> None:
+        """Find out whether it can run at all. Raises `TemplateError`."""
+
     def render(self, template: CompiledTemplate, variables: Mapping[str, Any], *, max_chars: int) -> str:
         """The text, as `CompiledTemplate.render`. Raises `TemplateError`."""
 
@@ -27,13 +30,17 @@ class Renderer(Protocol):
 class InProcess:
     """Runs them here: for tools and tests that trust their templates."""
 
+    def compile(self, template: CompiledTemplate) -> None:
+        """As `Renderer.compile`."""
+        template.compile()
+
     def render(self, template: CompiledTemplate, variables: Mapping[str, Any], *, max_chars: int) -> str:
         """As `Renderer.render`."""
         return template.render(variables, max_chars=max_chars)
 
 
 class RenderProcess:
-    """Runs them in one process, started at the first render and again after one that had to be ended.
+    """Runs them in one process, started when it is first needed and again after one that had to be ended.
 
     Renders wait for each other; the wait lets other greenlets run, because gevent has patched lock and socket.
     """
@@ -45,12 +52,11 @@ class RenderProcess:
 
     def render(self, template: CompiledTemplate, variables: Mapping[str, Any], *, max_chars: int) -> str:
         """As `Renderer.render`. `variables` are JSON values."""
-        with self._lock:
-            answer = self._exchange([template.source, dict(variables), max_chars])
-        if "error" in answer:
-            raise TemplateError(answer["error"])
-        text: str = answer["text"]
-        return text
+        return self._asked([template.source, dict(variables), max_chars])
+
+    def compile(self, template: CompiledTemplate) -> None:
+        """As `Renderer.compile`."""
+        self._asked([template.source, None, 0])
 
     def close(self) -> None:
         """End the process."""
@@ -61,6 +67,13 @@ class RenderProcess:
         if process is not None:
             process.kill()
             process.wait()
+
+    def _asked(self, request: list[Any]) -> str:
+        with self._lock:
+            answer = self._exchange(request)
+        if "error" in answer:
+            raise TemplateError(answer["error"])
+        return answer["text"]
 
     def _exchange(self, request: list[Any]) -> dict[str, str]:
         connection = self._connected()

@@ -131,6 +131,10 @@ class CompiledTemplate:
         """Compiled at the first render: jinja2 evaluates constant expressions then, filters and all."""
         return _compiling(_ENVIRONMENT.from_string, source=self.source)
 
+    def compile(self) -> None:
+        """What the first render would do first. Raises `TemplateError`, for an unknown filter for example."""
+        self._template  # noqa: B018 - a cached property
+
     def render(self, variables: Mapping[str, Any], *, max_chars: int) -> str:
         """The rendered text, at most `max_chars` characters long. Raises `TemplateError`."""
         pieces: list[str] = []

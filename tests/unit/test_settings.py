@@ -14,6 +14,14 @@ def test_nothing_set_gives_the_defaults() -> None:
     assert Settings.from_environ({"PORT": "", "HF_MODEL_ID": " "}) == Settings()
 
 
+def test_every_variable_may_be_empty() -> None:
+    """SageMaker's SDK sets some of its own to nothing."""
+    names = [name for item in dataclasses.fields(Settings) for name in item.metadata["names"]]
+    assert {"SAGEMAKER_BIND_TO_PORT", "SAGEMAKER_CONTAINER_LOG_LEVEL", "HF_MODEL_ID"} <= set(names)
+    assert Settings.from_environ(dict.fromkeys(names, "")) == Settings()
+    assert Settings.from_environ({"SAGEMAKER_BIND_TO_PORT": "", "PORT": "81"}).port == 81
+
+
 def test_the_first_name_wins() -> None:
     assert Settings.from_environ({"PORT": "80", "SAGEMAKER_BIND_TO_PORT": "9000"}).port == 9000
     assert Settings.from_environ({"MODEL_ID": "b", "HF_MODEL_ID": "a"}).model == "a"

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from container.api.closed_schema import closed
 from container.api.openai.schema_types import property_of, resolved, types_of_schema
 from container.api.openai.tool_parsers.xml_calls import PARAMETER, PARAMETER_END
 from container.api.openai.tools import Function
@@ -30,6 +31,7 @@ def json_arguments(function: Function, name: str) -> Arguments:
 
 def json_value(schema: Any) -> str:
     """A value after a schema."""
+    schema = closed(schema)
     laid_out = {**schema, "x-guidance": _LAYOUT} if isinstance(schema, dict) else schema
     return "%json " + json.dumps(laid_out, ensure_ascii=False)
 

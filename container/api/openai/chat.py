@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+import time
 from typing import Any
 
 import msgspec
 from flask import Response, g, request
 
 from container import sse
+from container.answer_headers import add_compute_time, add_stream_headers, add_whole_headers
 from container.api.openai.call_grammar import answer_or_calls, forced_calls, text_with_calls
 from container.api.openai.chat_prompt import ChatPrompt, chat_prompt, control_token
 from container.api.openai.chat_request import Chat, parse_chat
@@ -29,6 +31,7 @@ from handler.protocol import Grammar, GrammarKind
 def answer_chat(body: dict[str, Any]) -> Response:
     """Parse, render, submit; then stream or collect. Raises ServiceError."""
     g.dialect = "openai"
+    started_s = time.monotonic()
     chat = parse_chat(body, service().settings, service().check_room().card.vocab_size)
     served = service().admit(chat.request.num_choices)
     rendered = chat_prompt(chat, served)
@@ -39,9 +42,14 @@ def answer_chat(body: dict[str, Any]) -> Response:
     ]
     choices = [_choice(chat, rendered) for _ in generations]
     answer = ChatAnswer(chat.request, served, generations, choices, f"chatcmpl-{secrets.token_hex(12)}")
-    if not chat.request.stream:
-        return json_response(answer.whole())
-    return sse.stream(answer.frames(), ServiceError.openai_body)
+    if chat.request.stream:
+        response = sse.stream(answer.frames(), ServiceError.openai_body)
+    else:
+        response = json_response(answer.whole())
+        add_whole_headers(response, generations[:1], generations, started_s)
+        add_compute_time(response, started_s)
+    add_stream_headers(response, service().settings, served, rendered.num_chars)
+    return response
 
 
 def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt) -> Prompt:

@@ -19,9 +19,10 @@ from container.text_work import encode_prompt
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """`thinking`: the template has opened the model's reasoning at the end of the prompt."""
+    """`thinking`: the template has opened the model's reasoning at the end of the prompt of `num_chars`."""
 
     token_ids: list[int]
+    num_chars: int
     thinking: bool
     traits: TemplateTraits
 
@@ -47,7 +48,7 @@ def chat_prompt(chat: Chat, served: ServedModel) -> ChatPrompt:
         raise TemplateFailed(str(exc)) from exc
     thinking = traits.thinks and rendered.text.rstrip().endswith(OPEN)
     with timed("tokenise"):
-        return ChatPrompt(encode_prompt(served.tokenizer, rendered), thinking, traits)
+        return ChatPrompt(encode_prompt(served.tokenizer, rendered), len(rendered.text), thinking, traits)
 
 
 def control_token(served: ServedModel) -> Callable[[str], int | None]:

@@ -54,11 +54,14 @@ class CompletionRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknow
 
 
 class Completion(msgspec.Struct, frozen=True):
-    """A checked request and its prompts as token ids; `num_candidates` are generated for each prompt."""
+    """A checked request and its prompts as token ids; `num_candidates` are generated for each prompt. `num_chars` are
+    those of the prompts that came as text.
+    """
 
     request: CompletionRequest
     prompts: list[list[int]]
     num_candidates: int
+    num_chars: int
 
     @property
     def max_tokens(self) -> int:
@@ -86,7 +89,7 @@ def parse_completion(
     admit(len(parts) * candidates)
     with timed("tokenise"):
         ids = [_token_ids(part, served) for part in parts]
-    return Completion(request, ids, candidates)
+    return Completion(request, ids, candidates, sum(len(part) for part in parts if isinstance(part, str)))
 
 
 def _token_ids(part: str | list[int], served: ServedModel) -> list[int]:

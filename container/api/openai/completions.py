@@ -11,6 +11,7 @@ from flask import Response, g, request
 from msgspec import UNSET, UnsetType
 
 from container import sse
+from container.answer_headers import add_stream_headers, add_whole_headers
 from container.api.openai.answer_types import TextChoice, TextCompletion, TextFinish, Usage
 from container.api.openai.chat_response import usage_of
 from container.api.openai.completion_request import Completion, parse_completion
@@ -31,6 +32,7 @@ _FINISH: dict[FinishReason, TextFinish] = {FinishReason.LENGTH: "length"}
 def answer_completion(body: dict[str, Any]) -> Response:
     """Parse, tokenise, submit; then stream or collect. Raises ServiceError."""
     g.dialect = "openai"
+    started_s = time.monotonic()
     served = service().check_room()
     completion = parse_completion(body, service().settings, served, service().admit)
     generations = [
@@ -39,9 +41,13 @@ def answer_completion(body: dict[str, Any]) -> Response:
         for index in range(completion.num_candidates)
     ]
     answer = CompletionAnswer(completion, served, generations)
-    if not completion.request.stream:
-        return json_response(answer.whole())
-    return sse.stream(answer.frames(), ServiceError.openai_body)
+    if completion.request.stream:
+        response = sse.stream(answer.frames(), ServiceError.openai_body)
+    else:
+        response = json_response(answer.whole())
+        add_whole_headers(response, generations[:: completion.num_candidates], generations, started_s)
+    add_stream_headers(response, service().settings, served, completion.num_chars)
+    return response
 
 
 def _prompt(completion: Completion, served: ServedModel, token_ids: list[int]) -> Prompt:

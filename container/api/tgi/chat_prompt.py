@@ -20,11 +20,15 @@ _TEXT_PART = {
     "required": ["type", "text"],
     "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
 }
-_CONTENT = [{"type": "string"}, {"type": "array", "items": _TEXT_PART}, {"type": "null"}]
+_CONTENT = [{"type": "string"}, {"type": "array", "items": _TEXT_PART}]
 _MESSAGE = {
     "type": "object",
     "required": ["role"],
-    "properties": {"role": {"type": "string"}, "content": {"anyOf": _CONTENT}},
+    "properties": {"role": {"type": "string"}, "content": {"anyOf": [*_CONTENT, {"type": "null"}]}},
+    "anyOf": [
+        {"required": ["content"], "properties": {"content": {"anyOf": _CONTENT}}},
+        {"required": ["tool_calls"], "properties": {"tool_calls": {"type": "array", "minItems": 1}}},
+    ],
 }
 _SEEDS = 2**64
 
@@ -42,9 +46,9 @@ class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
         for i, message in enumerate(self.messages):
             if not isinstance(message.get("role"), str):
                 raise ValueError(f"`role` of messages[{i}] to be a string")
-            content = message.get("content")
+            content, calls = message.get("content"), message.get("tool_calls")
             parts = isinstance(content, list) and all(map(_is_part, content))
-            if not (content is None or isinstance(content, str) or parts):
+            if not (isinstance(content, str) or parts or (content is None and isinstance(calls, list) and calls)):
                 raise ValueError(f"`content` of messages[{i}] to be a string or an array of parts")
         if self.seed is not None and self.seed >= _SEEDS:
             raise ValueError("`seed` to be below 2^64")
@@ -58,13 +62,16 @@ def _is_part(part: Any) -> bool:
 
 
 def render(chat: ChatBody, served: ServedModel) -> RenderedPrompt:
-    """The prompt. A last message of the assistant is continued, as in TGI. Raises TemplateFailed."""
+    """The prompt. A last message of the assistant is continued, without white space at its end, as in TGI.
+
+    Raises TemplateFailed.
+    """
     if served.chat_template is None:
         raise TemplateFailed("template not found")
     continues = chat.messages[-1].get("role") == "assistant"
     try:
         with timed("template"):
-            return served.chat_template.render(
+            rendered = served.chat_template.render(
                 chat.messages,
                 tools=chat.tools or None,
                 add_generation_prompt=not continues,
@@ -72,6 +79,7 @@ def render(chat: ChatBody, served: ServedModel) -> RenderedPrompt:
             )
     except TemplateError as exc:
         raise TemplateFailed(str(exc)) from exc
+    return msgspec.structs.replace(rendered, marked=rendered.marked.rstrip()) if continues else rendered
 
 
 def spans(rendered: RenderedPrompt, tokenizer: Tokenizer) -> list[SimpleToken]:

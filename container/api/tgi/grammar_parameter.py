@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from container.api.closed_schema import closed
 from container.api.tgi.parameters import GrammarParameter, JsonSchemaGrammar, RegexGrammar
 from container.errors import InvalidRequest
 from handler.protocol import Grammar, GrammarKind
@@ -34,4 +35,4 @@ def grammar(parameter: GrammarParameter | None) -> Grammar | None:
             raise InvalidRequest("grammar is not valid: a JSON schema must be an object", param="grammar")
     elif not isinstance(schema, dict):
         raise InvalidRequest("grammar is not supported", param="grammar")
-    return Grammar(GrammarKind.JSON_SCHEMA, msgspec.json.encode(schema).decode())
+    return Grammar(GrammarKind.JSON_SCHEMA, msgspec.json.encode(closed(schema)).decode())

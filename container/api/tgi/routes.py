@@ -8,9 +8,9 @@ from typing import Any
 from flask import Response, g
 
 from container import sse
+from container.answer_headers import add_compute_time, add_stream_headers, add_whole_headers
 from container.api.operation import Form, Operation, describe
 from container.api.tgi import document_rules
-from container.api.tgi.answer_headers import add_stream_headers, add_whole_headers
 from container.api.tgi.answer_types import ErrorAnswer, GenerateAnswer, Info, StreamEvent
 from container.api.tgi.blueprint import GENERATE_ERRORS, SHAPE_ERRORS, blueprint, read_body
 from container.api.tgi.generate_request import (
@@ -138,13 +138,14 @@ def _answer(body: GenerateBody | CompatGenerateBody, *, as_list: bool, full_text
     wanted = parameters.return_full_text
     prefix = body.inputs if (full_text if wanted is None else wanted) else ""
     generating = start(body.inputs, parameters, served, streaming=streaming, prefix=prefix)
-    compute_type = service().settings.compute_type or served.card.device.split(":")[0]
     if streaming:
         response = sse.stream(generating.frames(), lambda error: error.tgi_body())
-        add_stream_headers(response, compute_type, body.inputs)
+        add_stream_headers(response, service().settings, served, len(body.inputs))
         return response
     best, losers = generating.best()
     whole = whole_answer(best, losers, parameters)
     response = json_response([whole] if as_list else whole)
-    add_whole_headers(response, compute_type, body.inputs, best.generation, started_s)
+    add_stream_headers(response, service().settings, served, len(body.inputs))
+    add_whole_headers(response, [best.generation], [best.generation], started_s)
+    add_compute_time(response, started_s)
     return response

@@ -157,6 +157,8 @@ def test_an_end_in_the_last_place_is_a_stop(qwen: ScriptedServer) -> None:
 
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+CLOSED = SCHEMA | {"additionalProperties": False}
+OPEN = SCHEMA | {"additionalProperties": True}
 
 
 @pytest.mark.parametrize(
@@ -166,12 +168,14 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
         (
             {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": SCHEMA}},
             "json_schema",
-            SCHEMA,
+            CLOSED,
         ),
-        ({"type": "json_schema", "value": {"name": "n", "schema": SCHEMA}}, "json_schema", SCHEMA),
-        ({"type": "json", "value": SCHEMA}, "json_schema", SCHEMA),
-        ({"type": "json_object", "value": SCHEMA}, "json_schema", SCHEMA),
-        ({"type": "json", "value": json.dumps(SCHEMA)}, "json_schema", SCHEMA),
+        ({"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}, "json_schema", CLOSED),
+        ({"type": "json_schema", "value": {"name": "n", "schema": SCHEMA}}, "json_schema", CLOSED),
+        ({"type": "json", "value": SCHEMA}, "json_schema", CLOSED),
+        ({"type": "json_object", "value": SCHEMA}, "json_schema", CLOSED),
+        ({"type": "json", "value": json.dumps(SCHEMA)}, "json_schema", CLOSED),
+        ({"type": "json", "value": OPEN}, "json_schema", OPEN),
         ({"type": "regex", "value": "a+"}, "regex", "a+"),
     ],
 )

@@ -253,6 +253,16 @@ def test_what_xml_cannot_be_held_to_is_refused_by_name(server_for: Callable[[str
     assert "`format` of f.d cannot be enforced" in answer.json["error"]["message"]
 
 
+def test_a_forced_call_has_no_arguments_but_those_that_are_named(qwen: ScriptedServer) -> None:
+    more = CALL.replace('"Paris"', '"Paris", "zip": 75001')
+    qwen.ok("hi", tools=TOOLS, tool_choice="required")
+    assert accepts(qwen, CALL)
+    assert not accepts(qwen, more)
+    function = WEATHER["function"] | {"parameters": PARAMETERS | {"additionalProperties": True}}
+    qwen.ok("hi", tools=[WEATHER | {"function": function}], tool_choice="required")
+    assert accepts(qwen, more)
+
+
 def test_parallel_forced_calls(qwen: ScriptedServer) -> None:
     qwen.ok("hi", tools=TOOLS, tool_choice="required")
     assert accepts(qwen, f"{CALL}\n{CALL}")

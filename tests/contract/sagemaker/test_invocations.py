@@ -59,6 +59,27 @@ def test_no_dialect_at_all_has_tgis_words(tiny_server: Server) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({"messages": []}, 400, "messages"),
+        (CHAT | {"n": 0}, 400, "n"),
+        (PROMPT | {"temperature": -1}, 400, "temperature"),
+        ({"inputs": "x", "parameters": {"top_k": 0}, "messages": []}, 422, None),
+    ],
+)
+def test_errors_are_those_of_the_dialect(tiny_server: Server, body: Any, status: int, param: str | None) -> None:
+    for stream in (False, True):
+        answer = tiny_server.request("POST", "/invocations", body | {"stream": stream})
+        assert answer.status == status
+        if param is None:
+            sentence = "Input validation error: `top_k` must be strictly positive"
+            assert answer.json == {"error": sentence, "error_type": "validation"}
+        else:
+            assert set(answer.json["error"]) == {"message", "type", "param", "code"}
+            assert answer.json["error"]["param"] == param
+
+
 @pytest.mark.parametrize("media_type", [None, "application/octet-stream", "binary/octet-stream", "*/*"])
 def test_a_body_that_is_not_said_to_be_json(tiny_server: Server, media_type: str | None) -> None:
     head = f"Content-Type: {media_type}\r\n" if media_type else ""

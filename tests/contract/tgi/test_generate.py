@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from typing import Any
 
@@ -43,6 +44,18 @@ def test_the_eos_token_is_shown_and_is_no_text(server: Server) -> None:
     assert found["details"]["finish_reason"] == "eos_token"
     assert found["details"]["generated_tokens"] == 2
     assert (found["details"]["tokens"][1]["text"], found["details"]["tokens"][1]["special"]) == (EOS, True)
+
+
+def test_logprobs_are_those_after_warping(server: Server) -> None:
+    """One token is left by `top_k` 1; a low temperature leaves little but the likeliest."""
+
+    def logprobs(**warpers: Any) -> list[float]:
+        wanted = {"max_new_tokens": 4, "details": True, "top_n_tokens": 1, **warpers}
+        return [top[0]["logprob"] for top in generate(server, **wanted)["details"]["top_tokens"]]
+
+    assert logprobs(top_k=1) == pytest.approx([0] * 4, abs=1e-6)
+    assert max(logprobs()) < -0.1
+    assert min(logprobs(temperature=0.001)) > max(logprobs())
 
 
 def test_details_come_with_the_prompts_tokens(server: Server) -> None:
@@ -210,8 +223,19 @@ def test_grammars(server: Server, grammar: Any) -> None:
     assert re.fullmatch(r'\{\s*"a"\s*:\s*1\s*.*', text)
 
 
-def test_the_headers_of_a_whole_answer(server: Server) -> None:
-    answer = server.request("POST", "/generate", {"inputs": "héllo", "parameters": says("ab")})
+def test_a_schema_that_names_properties_means_an_object_of_these(server: Server) -> None:
+    """TGI's own example has no `type`, and JSON Schema would let anything in besides."""
+    schema = {"properties": {"a": {"const": 1}, "b": {"enum": [True]}}, "required": ["a"]}
+    for value in (schema, json.dumps(schema)):
+        for seed in range(4):
+            wanted = {"grammar": {"type": "json", "value": value}, "do_sample": True, "seed": seed}
+            text = generate(server, **wanted, max_new_tokens=200)["generated_text"]
+            assert json.loads(text) in ({"a": 1}, {"a": 1, "b": True})
+
+
+@pytest.mark.parametrize("route", ["/generate", "/", "/predict", "/invocations"])
+def test_the_headers_of_a_whole_answer(server: Server, route: str) -> None:
+    answer = server.request("POST", route, {"inputs": "héllo", "parameters": says("ab")})
     headers = {name.lower(): value for name, value in answer.headers.items()}
     assert headers["content-length"] == str(len(answer.body))
     assert headers["x-compute-type"] == "cpu"
@@ -219,8 +243,34 @@ def test_the_headers_of_a_whole_answer(server: Server) -> None:
     assert headers["x-prompt-tokens"] == "6"
     assert headers["x-generated-tokens"] == "2"
     assert re.fullmatch(r"\d+\.\d+", headers["x-compute-time"])
-    for name in ("total-time", "validation-time", "queue-time", "inference-time", "time-per-token"):
-        assert headers[f"x-{name}"].isdecimal()
+    assert all(headers[f"x-{name}"].isdecimal() for name in MEASURED)
+
+
+MEASURED = ("total-time", "validation-time", "queue-time", "inference-time", "time-per-token")
+
+
+def test_the_headers_of_openais_answers(server: Server) -> None:
+    """A chat's characters are those of its rendered prompt; completions add their prompts up and have no
+    x-compute-time."""
+    chat = {"messages": [{"role": "user", "content": "hé"}], "max_tokens": 2}
+    prompt = server.request("POST", "/chat_tokenize", chat).json
+    answers = {
+        "/v1/chat/completions": (chat, len(prompt["templated_text"]), len(prompt["tokenize_response"]), 2),
+        "/invocations": (chat, len(prompt["templated_text"]), len(prompt["tokenize_response"]), 2),
+        "/v1/completions": ({"prompt": ["hé", "xyz"], "max_tokens": 3, "ignore_eos": True}, 5, 6, 6),
+    }
+    for route, (body, num_chars, prompt_tokens, most) in answers.items():
+        answer = server.request("POST", route, body)
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        assert headers["x-compute-type"] == "cpu"
+        assert headers["x-compute-characters"] == str(num_chars)
+        assert headers["x-prompt-tokens"] == str(prompt_tokens)
+        assert int(headers["x-generated-tokens"]) == answer.json["usage"]["completion_tokens"] <= most
+        assert ("x-compute-time" in headers) == (route != "/v1/completions")
+        assert all(headers[f"x-{name}"].isdecimal() for name in MEASURED)
+        streamed = {name.lower() for name in server.request("POST", route, body | {"stream": True}).headers}
+        assert {"x-compute-type", "x-compute-characters", "x-accel-buffering"} <= streamed
+        assert not {"x-compute-time", "x-prompt-tokens", "x-total-time"} & streamed
 
 
 def test_a_stream_key_is_ignored_on_generate(server: Server) -> None:
@@ -229,10 +279,21 @@ def test_a_stream_key_is_ignored_on_generate(server: Server) -> None:
     assert server.request("POST", "/generate", body | {"stream": "no boolean"}).status == 200
 
 
+INFO = {
+    *("model_id", "model_sha", "model_pipeline_tag", "max_concurrent_requests", "max_best_of", "max_stop_sequences"),
+    *("max_input_tokens", "max_total_tokens", "validation_workers", "max_client_batch_size", "router", "version"),
+    *("sha", "docker_label"),
+}
+# TGI 2 had them, and clients read them.
+OLDER_INFO = {"model_dtype", "model_device_type", "max_batch_total_tokens", "quantize"}
+
+
 def test_info(server: Server) -> None:
     info = server.request("GET", "/info").json
     assert info["router"] == "text-generation-router"
     assert (info["max_input_tokens"], info["max_total_tokens"]) == (511, 512)
     limits = ("max_concurrent_requests", "max_best_of", "max_stop_sequences", "max_client_batch_size")
     assert [info[name] for name in limits] == [128, 2, 4, 4]
-    assert {"model_id", "model_sha", "model_pipeline_tag", "validation_workers", "version", "sha"} <= info.keys()
+    assert set(info) == INFO | OLDER_INFO
+    assert (info["model_sha"], info["sha"], info["docker_label"]) == (None, None, None)
+    assert info["model_pipeline_tag"] == "text-generation", "so the full text is returned where TGI's default asks it"

@@ -45,7 +45,32 @@ def test_what_a_user_types_is_no_control_token(server: Server) -> None:
 
 
 def test_a_last_message_of_the_assistant_is_continued(server: Server) -> None:
-    assert chat_tokenize(server, ("user", "hi"), ("assistant", "I am"))["templated_text"].endswith("I am")
+    """White space at its end is cut."""
+    for said in ("I am", "I am \n "):
+        found = chat_tokenize(server, ("user", "hi"), ("assistant", said))
+        assert found["templated_text"].endswith("<|im_start|>assistant\nI am")
+        assert "".join(token["text"] for token in found["tokenize_response"]) == found["templated_text"]
+
+
+def test_parts_of_text_are_joined_and_others_refused(server: Server) -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert "user\nab<|im_end|>" in chat_tokenize(server, ("user", parts))["templated_text"]
+    image = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/x.png"}}
+    for part, error_type in ((image, "template_error"), ({"type": "audio"}, None)):
+        answer = server.request("POST", "/chat_tokenize", {"messages": [{"role": "user", "content": [part]}]})
+        assert answer.status == 422
+        assert error_type is None or answer.json["error_type"] == error_type
+
+
+def test_a_message_of_calls_needs_no_content(server: Server) -> None:
+    call = {"id": "0", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    messages = [{"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "x"}]
+    for last in (messages[1], messages[1] | {"tool_call_id": "0", "name": "f", "detail": 1}):
+        answer = server.request("POST", "/chat_tokenize", {"messages": [messages[0], last]})
+        assert answer.json["templated_text"].endswith("tool\nx<|im_end|>\n<|im_start|>assistant\n"), answer.body
+    for calls in ([], {}, None):
+        body = {"messages": [{"role": "assistant", "content": None, "tool_calls": calls}]}
+        assert server.request("POST", "/chat_tokenize", body).status == 422
 
 
 def test_chat_shapes(server: Server) -> None:
@@ -59,6 +84,8 @@ def test_chat_shapes(server: Server) -> None:
     [
         ({"content": "x"}, "expected `role` of messages[0] to be a string"),
         ({"role": "user", "content": 5}, "expected `content` of messages[0] to be a string or an array of parts"),
+        ({"role": "user", "content": None}, "expected `content` of messages[0] to be a string or an array of parts"),
+        ({"role": "user"}, "expected `content` of messages[0] to be a string or an array of parts"),
     ],
 )
 def test_messages_of_a_wrong_form(server: Server, message: Any, text: str) -> None:

@@ -40,11 +40,40 @@ def plain(answer: Answer, status: int, text: str) -> None:
          "parameters.max_new_tokens: invalid type: floating point `1.5`, expected u32 at line 1 column 48"),
         (b'{"inputs":"x","parameters":{"grammar":{"type":"regex"}}}',
          "parameters.grammar: missing field `value` at line 1 column 54"),
+        (b'{"inputs":"x","parameters":{"grammar":{"type":"xml","value":"a"}}}',
+         "parameters.grammar.type: unknown variant `xml`, expected one of `json`, `json_object`, `regex`, `json_schema`"
+         " at line 1 column 51"),
+        (b'{"inputs":"x","parameters":{"seed":-1}}',
+         "parameters.seed: invalid value: integer `-1`, expected u64 at line 1 column 37"),
+        (b'{"inputs":"x","parameters":{"details":1}}',
+         "parameters.details: invalid type: integer `1`, expected a boolean at line 1 column 39"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("route", ["/generate", "/generate_stream", "/"])
 def test_wrong_shapes(server: Server, route: str, body: bytes, text: str) -> None:
     plain(server.request("POST", route, body), 422, DATA + text)
+
+
+NEVER_NULL = {"do_sample", "stop", "watermark", "details", "decoder_input_details"}
+PARAMETERS = (
+    *("best_of", "temperature", "repetition_penalty", "frequency_penalty", "top_k", "top_p", "typical_p", "do_sample"),
+    *("max_new_tokens", "return_full_text", "stop", "truncate", "watermark", "details", "decoder_input_details"),
+    *("seed", "top_n_tokens", "grammar", "adapter_id"),
+)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_null_is_absent_where_rust_has_an_option(server: Server, name: str) -> None:
+    parameters = {name: None} if name == "max_new_tokens" else {"max_new_tokens": 1, name: None}
+    answer = server.request("POST", "/generate", {"inputs": "x" * 500, "parameters": parameters})
+    assert answer.status == (422 if name in NEVER_NULL else 200), answer.body
+    if name in NEVER_NULL:
+        assert f"parameters.{name}: invalid type: null, expected a " in answer.body.decode()
+
+
+def test_a_stream_of_null_is_no_boolean(server: Server) -> None:
+    answer = server.request("POST", "/", b'{"inputs":"x","stream":null}')
+    plain(answer, 422, DATA + "stream: invalid type: null, expected a boolean at line 1 column 27")
 
 
 def test_a_wrong_shape_of_a_text_to_tokenize(server: Server) -> None:
@@ -91,6 +120,18 @@ def test_json_by_other_names(server: Server, media_type: str) -> None:
     assert server.request("POST", "/generate", body, Content_Type=media_type).status == 200
 
 
+def test_the_limit_of_a_body_is_tgis(server: Server) -> None:
+    """2,000,000 bytes; refused for its parameters, that is read to its end."""
+    head, tail = b'{"parameters":{"top_k":0},"inputs":"', b'"}'
+    fits = head + b"x" * (2_000_000 - len(head) - len(tail)) + tail
+    assert "`top_k`" in server.request("POST", "/generate", fits).json["error"]
+    plain(
+        server.request("POST", "/generate", fits + b" "),
+        413,
+        "Failed to buffer the request body: length limit exceeded",
+    )
+
+
 def test_a_long_body(strict_server: Server) -> None:
     def ask(route: str) -> Answer:
         return strict_server.request("POST", route, {"inputs": "x" * 1000}, Authorization="Bearer Secret")
@@ -130,7 +171,10 @@ def test_listed_origins(strict_server: Server, origin: str, allowed: str | None)
 def test_any_origin(server: Server) -> None:
     answer = server.request("OPTIONS", "/generate", Origin="https://a.example")
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert answer.status == 200
     assert "content-type" in answer.headers["Access-Control-Allow-Headers"]
+    assert answer.headers["Access-Control-Allow-Methods"] == "GET, POST"
+    assert server.request("GET", "/info").headers["Access-Control-Allow-Origin"] == "*"
 
 
 def test_routes_and_methods_that_do_not_exist(server: Server) -> None:
@@ -138,6 +182,10 @@ def test_routes_and_methods_that_do_not_exist(server: Server) -> None:
     answer = server.request("GET", "/generate")
     assert answer.status == 405
     assert "POST" in answer.headers["Allow"]
+    for route in ("/info", "/health", "/metrics", "/v1/models"):
+        answer = server.request("POST", route, {})
+        assert answer.status == 405
+        assert "GET" in answer.headers["Allow"]
 
 
 @pytest.mark.parametrize("route", ["/health", "/ping", "/"])

@@ -11,6 +11,7 @@ from tests.contract.tgi.conftest import says
 from tests.support.server import Answer, Server
 
 SAMPLED = {"do_sample": True}
+WARPERS = ("do_sample", "temperature", "top_k", "top_p", "typical_p")
 
 # In the order in which TGI checks: of two faults the first one is reported.
 ORDERED: list[tuple[dict[str, Any], str]] = [
@@ -63,11 +64,46 @@ def test_the_order(server: Server, parameters: dict[str, Any], sentence: str) ->
     refused(generate(server, **parameters), sentence)
 
 
+# All the order of 2.3 at once: each fault is reported while every later one is there too.
+LADDER: list[tuple[dict[str, Any], str]] = [
+    ({"best_of": 3}, ORDERED[0][1]),
+    ({"best_of": 2}, ORDERED[1][1]),
+    ({"temperature": -1.0}, "`temperature` must be strictly positive"),
+    *ORDERED[3:10],
+    ({"best_of": 2, "seed": 1, "do_sample": True}, "`seed` must not be set when `best_of` > 1"),
+    ({"top_n_tokens": 6, "best_of": 1}, "`top_n_tokens` must be >= 0 and <= 5. Given: 6"),
+    ({"inputs": ""}, "`inputs` cannot be empty"),
+    ({"truncate": 512, "inputs": "x"}, ORDERED[11][1]),
+    ({"inputs": "x" * 512, "truncate": None, "max_new_tokens": 1},
+     "`inputs` tokens + `max_new_tokens` must be <= 512. Given: 512 `inputs` tokens and 1 `max_new_tokens`"),
+    ({"inputs": "x" * 512, "max_new_tokens": None}, "`inputs` must have less than 511 tokens. Given: 512"),
+    ({"grammar": {"type": "json", "value": 5}, "inputs": "x"}, "grammar is not supported"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rung", range(len(LADDER)))
+def test_the_whole_order(server: Server, rung: int) -> None:
+    given: dict[str, Any] = {}
+    for fault, _ in reversed(LADDER[rung:]):
+        given |= fault
+    if LADDER[rung][0] == {"best_of": 2}:  # what asks for sampling would take this fault away
+        given = {name: value for name, value in given.items() if name not in WARPERS}
+    inputs = given.pop("inputs")
+    refused(generate(server, inputs=inputs, **given), LADDER[rung][1])
+
+
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
         ({"best_of": 2, "seed": 1} | SAMPLED, "`seed` must not be set when `best_of` > 1"),
         ({"grammar": {"type": "json", "value": "{"}}, "grammar is not valid: "),
+        ({"grammar": {"type": "json", "value": {"type": "nonsense"}}}, "grammar is not valid: "),
+        ({"grammar": {"type": "json", "value": "[]"}}, "grammar is not valid: "),
+        ({"grammar": {"type": "regex", "value": "["}}, "grammar is not valid: "),
+        ({"frequency_penalty": -2.1}, "`frequency_penalty` must be >= -2.0 and <= 2.0"),
+        ({"top_p": 0.0}, "`top_p` must be > 0.0 and < 1.0"),
+        ({"typical_p": 1}, "`typical_p` must be > 0.0 and < 1.0"),
+        ({"top_k": -3}, "`top_k` must be strictly positive"),
         ({"truncate": 0}, "`truncate` must be strictly positive and less than 511. Given: 0"),
         ({"max_new_tokens": 2000}, "`inputs` tokens + `max_new_tokens` must be <= 512. Given: 1 `inputs` tokens and"
                                    " 1024 `max_new_tokens`"),

@@ -146,6 +146,11 @@ CASES = [
         '<parameter=free>[1, {"a": 2}]</parameter></function></tool_call>',
         [("now", '{"u": null, "n": "three", "free": [1, {"a": 2}]}')],
     ),
+    (
+        F.QWEN_XML,  # JSON of a type the schema does not name is text
+        "<function=now>\n<parameter=u>5</parameter>\n<parameter=b>3</parameter>\n<parameter=n>2.5</parameter></function>",
+        [("now", '{"u": "5", "b": "3", "n": "2.5"}')],
+    ),
     (F.QWEN_XML, "<function=now>\n<parameter=s>\n</parameter>\n</function>", [("now", '{"s": ""}')]),
     (F.QWEN_XML, "<function=now>\n<parameter=s>\ncut of", [("now", '{"s": "cut of')]),
     (F.QWEN_XML, "<function=now>\n<parameter=n>\n12", [("now", '{"n": ')]),
