@@ -7,7 +7,6 @@ other rows there are.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 import torch
@@ -90,7 +89,7 @@ def _interleave(x, num_rows, blocks, pairs, sums):  # pragma: no cover
 
 
 @functools.cache
-def _compile(bits: int) -> Any:
+def _compile(bits: int) -> int:
     def kernel(arguments):  # pragma: no cover
         num_rows, num_groups = arguments[_NUM_ROWS], arguments[_NUM_GROUPS]
         blocks = arguments[_NUM_BLOCKS]

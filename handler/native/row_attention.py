@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import struct
-from typing import Any
 
 import numpy as np
 import torch
@@ -137,7 +136,7 @@ def _score_by_16(
             score_keys(head_dim, shifted(query, g * head_dim), there, token, scale, out)
 
 
-def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int) -> Any:
+def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int) -> int:
     # Only numbers are taken from here into the kernel: functions would make each start compile it anew.
     token, half = num_kv_heads * head_dim, head_dim // 2
     line = _LINE * 8 // bits

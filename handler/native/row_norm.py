@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import struct
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ _WORTH_A_TEAM = 1 << 16
 
 
 @functools.cache
-def _compile(width: int, bits: int) -> Any:
+def _compile(width: int, bits: int) -> int:
     def kernel(arguments):  # pragma: no cover
         rows = elements(arguments[_ROWS], bits)
         weight = elements(arguments[_WEIGHT], bits)

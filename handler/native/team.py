@@ -37,12 +37,11 @@ def barrier_address() -> int:
 class Call:
     """A kernel and its block of arguments, `arguments` int64 `[num_arguments]`."""
 
-    def __init__(self, kernel: Any, num_arguments: int) -> None:
-        """`kernel` is a compiled `cfunc` of signature `memory.ARGUMENTS`."""
+    def __init__(self, kernel: int, num_arguments: int) -> None:
+        """`kernel` is the address of a C function, from `compile_kernel`."""
         self.arguments = np.zeros(num_arguments, np.int64)
         self._kernel = kernel
-        self._function = kernel.ctypes
-        self._function.argtypes = [ctypes.c_void_p]
+        self._function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(kernel)
         self._address = self.arguments.ctypes.data
 
     def run(self, parallel: bool = True) -> None:
@@ -51,4 +50,4 @@ class Call:
         if library is None:
             self._function(self._address)
         else:
-            library.GOMP_parallel(self._kernel.address, self._address, torch.get_num_threads(), 0)
+            library.GOMP_parallel(self._kernel, self._address, torch.get_num_threads(), 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from handler.native import compiler
 from handler.native.compiler import compile_kernel, usable
 from handler.native.memory import BITS_BFLOAT16, BITS_FLOAT32, elements, load, store
 from handler.native.row_attention import RowAttention, row_attention
@@ -162,25 +162,56 @@ def test_bfloat16_is_rounded_to_nearest_even_and_nan_stays_nan() -> None:
     torch.testing.assert_close(out, numbers.bfloat16(), atol=0, rtol=0, equal_nan=True)
 
 
-def test_damaged_and_stale_files_in_the_cache_do_no_harm(tmp_path: Path) -> None:
+def test_kernels_are_kept_and_damaged_ones_compiled_again(tmp_path: Path) -> None:
     program = (
         "import torch, pathlib, sys; from handler.native.compiler import keep_in; keep_in(pathlib.Path(sys.argv[1]))\n"
         "from handler.native.row_norm import RowNorm; print(RowNorm(torch.ones(4), 0.0)(torch.ones(1, 4)).tolist())"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
 
     def start() -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", program, str(tmp_path)]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return subprocess.run(command, capture_output=True, text=True, check=True)
 
     assert start().stdout == "[[1.0, 1.0, 1.0, 1.0]]\n"
-    kept = [path for path in tmp_path.glob("kernels-*/**/*") if path.is_file()]
+    kept = list((tmp_path / "kernels").iterdir())
     assert kept
-    for path in kept:
-        path.write_bytes(b"damaged")
+    (one,) = kept
+    written = one.stat().st_mtime_ns
+    assert start().stdout == "[[1.0, 1.0, 1.0, 1.0]]\n"
+    assert one.stat().st_mtime_ns == written
+    held = bytearray(one.read_bytes())
+    held[len(held) // 2] ^= 1
+    one.write_bytes(held)
     found = start()
     assert found.stdout == "[[1.0, 1.0, 1.0, 1.0]]\n"
-    assert "kernels are not kept" in found.stderr
+    assert "a kept kernel is damaged" in found.stderr
+
+
+def test_a_place_that_cannot_be_written_costs_time_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "kernels").write_text("in the way")
+    before = compiler._PLACE.directory
+    compiler.keep_in(tmp_path)
+    try:
+        assert compile_kernel(copy)
+    finally:
+        compiler._PLACE.directory = before
+    assert "kernels are not kept" in caplog.text
+
+
+def test_a_kernel_takes_only_numbers_from_around_it(tmp_path: Path) -> None:
+    """Else what is kept could not be told from another."""
+
+    def kernel(arguments: object) -> None:
+        helper(arguments)
+
+    helper = print
+    before = compiler._PLACE.directory
+    compiler.keep_in(tmp_path)
+    try:
+        with pytest.raises(TypeError, match="more than numbers"):
+            compile_kernel(kernel)
+    finally:
+        compiler._PLACE.directory = before
 
 
 def test_no_kernels_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
