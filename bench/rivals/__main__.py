@@ -12,6 +12,8 @@ import statistics
 import sys
 from collections import defaultdict
 
+import aiohttp
+
 from bench.load import measure, measure_repeat
 from bench.rivals.contenders import rivals
 from bench.rivals.install import HOME
@@ -43,6 +45,8 @@ def main() -> int:
         for contender in contenders:
             sys.stderr.write(f"round {number + 1}: {contender.name}\n")
             _measure(contender, tables[contender.name], number, smoke=arguments.smoke)
+            # An hour's work is not to be lost to what comes after it.
+            sys.stderr.write(f"{_medians(tables[contender.name])}\n")
     print(_report({name: _medians(table) for name, table in tables.items()}))
     return 1 if any(sum(table["failed requests"]) for table in tables.values()) else 0
 
@@ -52,7 +56,12 @@ def _measure(contender: Contender, table: Table, number: int, *, smoke: bool) ->
     log = HOME / f"{contender.name.split()[0]}.log"
     with started(contender, log) as running:
         table["exec to first token, s"].append(running.first_token_s)
-        asyncio.run(_run_plan(contender, running, table, number, smoke=smoke))
+        try:
+            asyncio.run(_run_plan(contender, running, table, number, smoke=smoke))
+        except aiohttp.ClientError as exc:
+            # It has died under the load; what it answered before counts.
+            sys.stderr.write(f"{contender.name}: {type(exc).__name__}: {exc}\n")
+            table["failed requests"].append(1)
 
 
 async def _run_plan(contender: Contender, running: Running, table: Table, number: int, *, smoke: bool) -> None:

@@ -214,7 +214,7 @@ class RowAttention:
         dots = dtype is torch.bfloat16 and head_dim % 32 == 0 and multiplies_bfloat16()
         self._call = Call(_compile(num_kv_heads, self._group, head_dim, _BITS[dtype], int(dots)), _NUM_ARGUMENTS)
         self._call.arguments[_BARRIER] = barrier_address()
-        self._scratch = torch.empty(0)
+        self._scratch = torch.empty(0, 0)
 
     def __call__(
         self,
@@ -250,9 +250,9 @@ class RowAttention:
         return out
 
     def _reserve(self, max_len: int) -> None:
-        width = self._group * (2 * self._head_dim + max_len + KEYS)
-        if self._scratch.numel() < num_threads() * width:
-            self._scratch = torch.empty(num_threads(), width)
+        threads, width = num_threads(), self._group * (2 * self._head_dim + max_len + KEYS)
+        if self._scratch.shape[0] < threads or self._scratch.shape[1] < width:
+            self._scratch = torch.empty(threads, width)
 
 
 @functools.lru_cache(maxsize=16)

@@ -86,6 +86,20 @@ def test_attention_is_that_of_torch(dtype: torch.dtype, shape: tuple[int, int, i
         torch.testing.assert_close(one, other, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
+def test_more_threads_get_more_scratch() -> None:
+    """One thread over long slots, then two over short ones, whose scratch together would fit into the first."""
+    kernel = RowAttention(9, 3, 64, torch.float32)
+    before = torch.get_num_threads()
+    try:
+        for num_threads, max_len in ((1, 4096), (2, 64), (1, 64)):
+            torch.set_num_threads(num_threads)
+            kernel._reserve(max_len)
+            assert kernel._scratch.shape[0] >= num_threads
+            assert kernel._scratch.shape[1] >= max_len
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("num_threads", [1, 2])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_row_has_the_same_bits_alone_and_on_any_number_of_threads(dtype: torch.dtype, num_threads: int) -> None:
