@@ -110,9 +110,13 @@ def _source_digest() -> str:
 
 def _load(kept: _Kept) -> int:
     from numba.core.registry import cpu_target
+    from numba.core.runtime import rtsys
 
+    # The names of numba's own functions, which object code may call, are known to LLVM only after this.
+    context = cpu_target.target_context
+    rtsys.initialize(context)
     state = (kept.library, "object", (kept.objects, kept.bitcode))
-    library = cpu_target.target_context.codegen().unserialize_library(state)
+    library = context.codegen().unserialize_library(state)
     _ALIVE.append(library)
     return int(library.get_pointer_to_function(kept.function))
 

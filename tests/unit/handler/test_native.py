@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from handler.native import compiler
-from handler.native.compiler import compile_kernel, usable
+from handler.native.compiler import compile_kernel, multiplies_bfloat16, usable
 from handler.native.memory import BITS_BFLOAT16, BITS_FLOAT32, elements, load, store
 from handler.native.row_attention import RowAttention, row_attention
 from handler.native.row_norm import RowNorm
@@ -176,29 +176,47 @@ def test_bfloat16_is_rounded_to_nearest_even_and_nan_stays_nan() -> None:
     torch.testing.assert_close(out, numbers.bfloat16(), atol=0, rtol=0, equal_nan=True)
 
 
-def test_kernels_are_kept_and_damaged_ones_compiled_again(tmp_path: Path) -> None:
-    program = (
-        "import torch, pathlib, sys; from handler.native.compiler import keep_in; keep_in(pathlib.Path(sys.argv[1]))\n"
-        "from handler.native.row_norm import RowNorm; print(RowNorm(torch.ones(4), 0.0)(torch.ones(1, 4)).tolist())"
-    )
+# Each kernel does something and says what, in an interpreter of its own.
+PROGRAM = """
+import pathlib, sys, torch
+from handler.native.compiler import keep_in, multiplies_bfloat16
+keep_in(pathlib.Path(sys.argv[1]))
+from handler.native.row_norm import RowNorm
+from handler.native.row_attention import row_attention
+for dtype in (torch.float32, torch.bfloat16):
+    print(RowNorm(torch.ones(4, dtype=dtype), 0.0)(torch.ones(1, 4, dtype=dtype)).tolist())
+    cache = torch.zeros(1, 16, 1, 32, dtype=dtype), torch.zeros(1, 16, 1, 32, dtype=dtype)
+    ones, place = torch.ones(1, 32, dtype=dtype), torch.zeros(1, dtype=torch.long)
+    heads = torch.ones(1, 2, 32, dtype=dtype)
+    print(row_attention(1, 1, 32, dtype)(heads, heads[:, 1:], ones, ones, cache, place, place, 1.0, 0).tolist())
+if multiplies_bfloat16():
+    from handler.native.block_product import BlockProduct, packed_codes, packed_scales
+    one = torch.ones(64, 1)
+    for bits in (4, 8):
+        codes = packed_codes(torch.ones(64, 32, dtype=torch.uint8), bits)
+        print(BlockProduct(codes, packed_scales(one, one), None)(torch.ones(1, 32).bfloat16()).tolist())
+"""
 
+
+def test_kernels_are_kept_and_damaged_ones_compiled_again(tmp_path: Path) -> None:
     def start() -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", program, str(tmp_path)]
+        command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
         return subprocess.run(command, capture_output=True, text=True, check=True)
 
-    assert start().stdout == "[[1.0, 1.0, 1.0, 1.0]]\n"
+    expected = start().stdout
+    assert "[[1.0, 1.0, 1.0, 1.0]]" in expected
     kept = list((tmp_path / "kernels").iterdir())
-    assert kept
-    (one,) = kept
-    written = one.stat().st_mtime_ns
-    assert start().stdout == "[[1.0, 1.0, 1.0, 1.0]]\n"
-    assert one.stat().st_mtime_ns == written
-    held = bytearray(one.read_bytes())
-    held[len(held) // 2] ^= 1
-    one.write_bytes(held)
+    assert len(kept) == (6 if multiplies_bfloat16() else 4)
+    written = [one.stat().st_mtime_ns for one in kept]
+    assert start().stdout == expected
+    assert [one.stat().st_mtime_ns for one in kept] == written
+    for one in kept:
+        held = bytearray(one.read_bytes())
+        held[len(held) // 2] ^= 1
+        one.write_bytes(held)
     found = start()
-    assert found.stdout == "[[1.0, 1.0, 1.0, 1.0]]\n"
-    assert "a kept kernel is damaged" in found.stderr
+    assert found.stdout == expected
+    assert found.stderr.count("a kept kernel is damaged") == len(kept)
 
 
 def test_a_place_that_cannot_be_written_costs_time_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
