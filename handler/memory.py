@@ -15,6 +15,8 @@ from handler.varlen import CUDA_PAGE_SIZE
 
 # Share of what is free after loading. On CPU the rest of the machine needs memory too.
 _CPU_FRACTION = 0.3
+# Tokens that prefix reuse counts in: a chat template and a short system message are more than 16 tokens, less than 32.
+_CPU_PAGE_SIZE = 16
 _CUDA_FRACTION = 0.85
 _MAX_CAPACITY_TOKENS = 1 << 24
 
@@ -50,7 +52,7 @@ def derive_limits(config: EngineConfig, loaded: LoadedModel, *, paged: bool = Fa
     if not on_cpu and not paged:
         # A slot is reserved whole on the device.
         num_seqs = max(1, min(num_seqs, capacity // max_model_len))
-    page_size = config.page_size or (CUDA_PAGE_SIZE if paged and not on_cpu else 32)
+    page_size = config.page_size or (CUDA_PAGE_SIZE if paged and not on_cpu else _CPU_PAGE_SIZE)
     return Limits(
         max_model_len=max_model_len,
         max_num_seqs=num_seqs,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from handler.native.block_tile import BLOCK, block_tile
+from handler.native.block_tile import BLOCK, block_tile, interleave_eight
 from handler.native.compiler import compile_kernel
 from handler.native.memory import (
     BITS_BFLOAT16,
@@ -22,6 +22,7 @@ from handler.native.memory import (
     elements,
     exp_of_negative,
     load,
+    shifted,
     store,
     take_ticket,
 )
@@ -76,11 +77,14 @@ def _interleave(x, num_rows, blocks, pairs, sums):  # pragma: no cover
     width = blocks * (BLOCK // 2)
     for first in range(0, num_rows, _ROWS):
         rows = min(_ROWS, num_rows - first)
+        if rows == _ROWS:
+            interleave_eight(bytes_at(x + first * width * 4), width, width, shifted(pairs, first * width))
         for r in range(rows):
-            source = bytes_at(x + (first + r) * width * 4)
             numbers = elements(x + (first + r) * width * 4, BITS_BFLOAT16)
-            for i in range(width):
-                pairs[first * width + i * rows + r] = source[i]
+            if rows < _ROWS:
+                source = bytes_at(x + (first + r) * width * 4)
+                for i in range(width):
+                    pairs[first * width + i * rows + r] = source[i]
             for b in range(blocks):
                 total = np.float32(0)
                 for k in range(BLOCK):
