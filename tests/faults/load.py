@@ -58,7 +58,7 @@ def bad(rng: random.Random) -> tuple[str, bytes]:
     return rng.choice(
         [
             ("/v1/chat/completions", b'{"messages": '),
-            ("/v1/chat/completions", b'{"messages": [{"role": "user", "content": "a"}], "temperature": 99}'),
+            ("/v1/chat/completions", b'{"messages": [{"role": "user", "content": "a"}], "temperature": -1}'),
             ("/generate", b'{"inputs": "a", "parameters": {"max_new_tokens": 100000}}'),
             ("/v1/completions", b'{"prompt": "a", "n": -1}'),
             ("/generate", b'{"inputs": "a", "parameters": {"grammar": {"type": "regex", "value": "(("}}}'),
