@@ -24,6 +24,14 @@ def temporary_directory() -> Path:
         return _SHARED_MEMORY
 
 
+def name_temporary_directory() -> None:
+    """Set TMPDIR where nothing else names a place: libraries of the engine look for one and fail without."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        os.environ["TMPDIR"] = str(_SHARED_MEMORY)
+
+
 def default_cache_dir() -> str:
     """Below the home directory if that can be written to, else below the temporary one."""
     home = Path(os.path.expanduser("~"))

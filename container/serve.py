@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from container import tgi_environment
-from container.directories import NotWritable, check_writable, make_run_dir
+from container.directories import NotWritable, check_writable, make_run_dir, name_temporary_directory
 from container.run_dir import RunDir
 from container.settings import Settings, SettingsError
 from container.supervisor import Supervisor
@@ -51,6 +51,7 @@ def main(arguments: list[str]) -> int:
     except OSError as exc:
         logger.error("port %d on %s cannot be opened: %s", settings.port, settings.host, exc.strerror)
         return EXIT_PORT
+    name_temporary_directory()
     try:
         check_writable(Path(settings.cache_dir))
         run_dir = make_run_dir()

@@ -161,9 +161,8 @@ class Service:
             self._model = found
             self._model_read.set()
             gevent.spawn(self._check_template, found)
-        else:
-            logger.error("the model's card, tokenizer or chat template cannot be used: %s", found)
-            self._refuse(found)
+        elif not self._refused(found):
+            logger.error("the model's card cannot be used: %s", found)
         self._read_epochs[client] = epoch
 
     def _check_template(self, model: ServedModel) -> None:
@@ -178,12 +177,14 @@ class Service:
                 self._template_fault_path.touch(exist_ok=False)
                 logger.error("the model's chat template cannot run, chats that need it are refused: %s", exc)
 
-    def _refuse(self, reason: Exception) -> None:
-        """Have PID 1 end the container if it is the model's files that are wrong: no other engine will help."""
-        if isinstance(reason, TokenizerError | TemplateError):
-            scratch = self._refusal_path.with_suffix(f".{os.getpid()}")
-            scratch.write_text(" ".join(str(reason).split()), "utf-8")
-            scratch.replace(self._refusal_path)
+    def _refused(self, reason: Exception) -> bool:
+        """True if PID 1 is to end the container, and to say why: it is the model's files, no other engine will help."""
+        if not isinstance(reason, TokenizerError | TemplateError):
+            return False
+        scratch = self._refusal_path.with_suffix(f".{os.getpid()}")
+        scratch.write_text(" ".join(str(reason).split()), "utf-8")
+        scratch.replace(self._refusal_path)
+        return True
 
 
 def _load(card_path: Path, settings: Settings, renderer: Renderer) -> ServedModel | Exception:

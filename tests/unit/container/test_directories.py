@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import tempfile
 from pathlib import Path
@@ -60,3 +61,15 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         check_writable(file / "cache")
     check_writable(tmp_path / "new" / "cache")
     assert (tmp_path / "new" / "cache").stat().st_mode & 0o777 == 0o700
+
+
+def test_where_no_place_is_writable_libraries_are_given_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.delenv("TMPDIR", raising=False)
+    directories.name_temporary_directory()
+    assert "TMPDIR" not in os.environ
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    directories.name_temporary_directory()
+    assert os.environ.pop("TMPDIR") == "/dev/shm"
