@@ -29,6 +29,8 @@ __all__ = ["TokenSpan", "Tokenizer", "TokenizerError"]
 _MAX_ID = 2**32 - 1
 # Longer texts take more than some milliseconds. `encode_batch` lets go of Python's lock, `encode` does not.
 _LONG_CHARS = 10_000
+# Pieces of text whose tokens the library remembers; it would remember ten times as many.
+_REMEMBERED = 1_000
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -79,6 +81,7 @@ class Tokenizer:
         except (OSError, ValueError, TypeError, LookupError, AttributeError) as exc:
             raise TokenizerError(f"The tokenizer configuration in {directory} is not readable: {exc}.") from exc
         backend = guarded(f"{path} is not a valid tokenizer file", tokenizers.Tokenizer.from_file, str(path))
+        _bound_memory(backend)
         tokenizer = guarded(f"{path} is not a usable tokenizer", cls, backend, special)
         guarded(f"{path} is not a usable tokenizer", backend.encode, "a", add_special_tokens=True)
         return tokenizer
@@ -170,6 +173,13 @@ def _register(backend: tokenizers.Tokenizer, special: SpecialTokens) -> None:
     ]
     if missing:
         backend.add_special_tokens(missing)
+
+
+def _bound_memory(backend: tokenizers.Tokenizer) -> None:
+    """A vocabulary that does not split at white space remembers whole texts: 20 MB of them, of the last that came."""
+    resize = getattr(backend.model, "_resize_cache", None)
+    if resize is not None:
+        resize(_REMEMBERED)
 
 
 def _byte_offsets(text: str) -> list[int]:

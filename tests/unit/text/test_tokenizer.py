@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
+from tokenizers.pre_tokenizers import ByteLevel
 
 from container.text.tokenizer import Tokenizer, TokenizerError, TokenSpan
 from tests.unit.text.text_models import CHATML, FAMILIES, byte_level_backend, save_with_transformers
@@ -276,3 +277,25 @@ def test_a_regex_that_backtracks_without_end_fails_with_a_sentence(tmp_path: Pat
 def test_a_regex_that_is_none_is_refused(tmp_path: Path):
     with pytest.raises(TokenizerError, match="is not a valid tokenizer file"):
         Tokenizer.load(catastrophic(tmp_path, "(a"))
+
+
+def test_what_the_library_remembers_is_bounded(tmp_path: Path) -> None:
+    backend = byte_level_backend()
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    program = """
+import sys, psutil
+from pathlib import Path
+from container.text.tokenizer import Tokenizer
+tokenizer = Tokenizer.load(Path(sys.argv[1]))
+def grown(numbers):
+    before = psutil.Process().memory_info().rss
+    for number in numbers:
+        tokenizer.encode(f"{number} " + "abcdefgh " * 20, add_special_tokens=False)
+    return psutil.Process().memory_info().rss - before
+grown(range(2000))
+print(grown(range(2000, 8000)))
+"""
+    ran = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    # 6,000 more texts of 180 tokens would be 40 MB.
+    assert int(ran.stdout) < 4_000_000
