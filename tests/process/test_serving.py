@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import struct
+import time
 from typing import Any
 
 import psutil
@@ -24,6 +25,17 @@ ROUTES = ["/v1/chat/completions", "/v1/completions", "/generate", "/generate_str
 def metric(server: Server, name: str) -> float:
     text = server.request("GET", "/metrics").body.decode()
     return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if re.match(rf"{name}(\{{| )", line))
+
+
+def settled(server: Server, names: tuple[str, ...]) -> list[float]:
+    """The metrics once they stand still: requests of other tests, whose clients have left, end a moment later."""
+    before: list[float] = []
+    while True:
+        now = [metric(server, name) for name in names]
+        if now == before:
+            return now
+        before = now
+        time.sleep(0.5)
 
 
 def chat_head(length: int) -> bytes:
@@ -175,7 +187,7 @@ def test_half_sent_requests_and_readers_that_do_not_read_leave_health_checks_alo
 
 def test_metrics_count_what_happened(tiny_server: Server) -> None:
     names = ("tgi_request_count", "tgi_request_success", "tgi_request_generated_tokens_sum")
-    before = [metric(tiny_server, name) for name in names]
+    before = settled(tiny_server, names)
     refused = metric(tiny_server, "tgi_request_failure")
     tiny_server.request("POST", "/generate", {"inputs": "hello", "parameters": {"max_new_tokens": 7}})
     tiny_server.request("POST", "/generate", {"inputs": "hello", "parameters": {"max_new_tokens": 0}})
