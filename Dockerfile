@@ -35,7 +35,7 @@ FROM packages AS model
 WORKDIR /app
 COPY handler/__init__.py handler/block_linear.py handler/dense_linear.py handler/device.py handler/errors.py \
      handler/gguf_blocks.py handler/gguf_model.py handler/linears.py handler/packed_file.py handler/prepare.py \
-     handler/weight_blocks.py handler/
+     handler/weight_blocks.py handler/whole_file.py handler/
 COPY handler/native/__init__.py handler/native/block_product.py handler/native/block_tile.py \
      handler/native/compiler.py handler/native/memory.py handler/native/team.py handler/native/vectors.py handler/native/
 RUN /opt/venv/bin/python -m handler.prepare /opt/heir

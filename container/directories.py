@@ -26,10 +26,9 @@ def temporary_directory() -> Path:
 
 def name_temporary_directory() -> None:
     """Set TMPDIR where nothing else names a place: libraries of the engine look for one and fail without."""
-    try:
-        tempfile.gettempdir()
-    except FileNotFoundError:
-        os.environ["TMPDIR"] = str(_SHARED_MEMORY)
+    place = temporary_directory()
+    if place == _SHARED_MEMORY:
+        os.environ["TMPDIR"] = str(place)
 
 
 def default_cache_dir() -> str:

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from handler.linears import PackedLinear, pack_blocks
+from handler.linears import PackedLinear, fuse_bias, pack_blocks
 from handler.native.compiler import multiplies_bfloat16, usable
 from handler.weight_blocks import BLOCK, WeightBlocks
 
-# Outputs that the kernel computes at a time, and those whose codes lie together.
+# Outputs that the kernel computes at a time.
 _OUTPUTS = 64
-LANES = 16
 
 
 class BlockLinear(PackedLinear):
@@ -33,18 +32,14 @@ class BlockLinear(PackedLinear):
 
     @staticmethod
     def _shape(bits: int, packed: Tensor) -> tuple[int, int]:
-        return packed.shape[0] * LANES, packed.shape[1] * BLOCK
+        return packed.shape[0] * packed.shape[3], packed.shape[1] * BLOCK
 
     @classmethod
     def join(cls, parts: Sequence[PackedLinear]) -> PackedLinear:
         """As `PackedLinear.join`. The parts keep memory of their own: nobody calls them once they are joined."""
         packed, scales = (torch.cat([getattr(one, name) for one in parts]) for name in ("packed", "scales_and_zeros"))
-        biases = [one.bias for one in parts]
-        bias = None
-        if any(one is not None for one in biases):
-            bias = torch.cat(
-                [torch.zeros(p.out_features, dtype=torch.bfloat16) if p.bias is None else p.bias for p in parts]
-            )
+        sizes = [one.out_features for one in parts]
+        bias = fuse_bias([one.bias for one in parts], sizes, torch.empty(0, dtype=torch.bfloat16))
         return cls(parts[0].bits, packed, scales, bias, None)
 
     def lay_out(self) -> None:

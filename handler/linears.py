@@ -102,7 +102,7 @@ class PackedLinear(nn.Module):
         packed = torch.cat([one.packed for one in parts])
         for part, view in zip(parts, packed.split(sizes), strict=True):
             part.packed = view
-        bias = _fuse_bias([one.bias for one in parts], sizes, scales_and_zeros)
+        bias = fuse_bias([one.bias for one in parts], sizes, scales_and_zeros)
         return cls(parts[0].bits, packed, scales_and_zeros, bias, _join_dense(parts))
 
     @property
@@ -210,7 +210,7 @@ def _fuse_dense(parts: list[nn.Linear]) -> nn.Linear | None:
     if len({(one.in_features, one.weight.dtype, one.weight.device) for one in parts}) != 1:
         return None
     weight = torch.cat([one.weight.detach() for one in parts])
-    bias = _fuse_bias([one.bias for one in parts], [one.out_features for one in parts], weight)
+    bias = fuse_bias([one.bias for one in parts], [one.out_features for one in parts], weight)
     with torch.device("meta"):
         whole = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     whole.weight = nn.Parameter(weight, requires_grad=False)
@@ -231,7 +231,8 @@ def _join_dense(parts: Sequence[PackedLinear]) -> Tensor | None:
     return dense
 
 
-def _fuse_bias(biases: Sequence[Tensor | None], sizes: list[int], like: Tensor) -> Tensor | None:
+def fuse_bias(biases: Sequence[Tensor | None], sizes: list[int], like: Tensor) -> Tensor | None:
+    """The biases of layers that become one, of `sizes` outputs; zeros, of the type of `like`, for a layer without."""
     if all(bias is None for bias in biases):
         return None
     parts = [like.new_zeros(size) if bias is None else bias.detach() for bias, size in zip(biases, sizes, strict=True)]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from handler.block_linear import computes_blocks, packed_for
 from handler.weight_blocks import load_blocks
+from handler.whole_file import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -47,16 +46,10 @@ def write_packed(directory: Path, target: Path, dtype: torch.dtype) -> None:
     tensors: dict[str, Tensor] = {}
     for name, blocks in load_blocks(directory / BLOCKS_FILE):
         tensors[f"{name}.{blocks.bits}"], tensors[f"{name}.scales"] = packed_for(blocks, dtype)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=target.parent, suffix=".new")
-    os.close(handle)
-    try:
+    with written_whole(target) as scratch:
         save_file(tensors, scratch)
-        # Whole or not at all; readable for whatever uid serves.
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, target)
-    finally:
-        Path(scratch).unlink(missing_ok=True)
+        # For whatever uid serves.
+        scratch.chmod(0o644)
 
 
 def packed_weights(directory: Path, cache_dir: Path, dtype: torch.dtype) -> Iterator[PackedWeight]:

@@ -26,7 +26,7 @@ from handler.native.memory import (
     store,
     take_ticket,
 )
-from handler.native.team import Call, num_threads
+from handler.native.team import Call, scratch
 from handler.native.vectors import LANES
 
 # Groups of 16 outputs that a thread takes at a time, and rows that go through a group together.
@@ -181,27 +181,16 @@ class BlockProduct:
         x = x.contiguous()
         num_rows = x.numel() // self.in_features
         out = x.new_empty(*x.shape[:-1], self.out_features)
-        scratch = _scratch(num_threads(), _PRODUCTS + num_rows * (self.in_features // BLOCK) * (1 + BLOCK // 2))
+        room = scratch(_PRODUCTS + num_rows * (self.in_features // BLOCK) * (1 + BLOCK // 2))
         arguments = self._call.arguments
         arguments[: _NUM_ROWS + 1] = (0, 0, num_rows)
         arguments[_X] = x.data_ptr()
         if other is not None:
             other = other.contiguous()
             arguments[_OTHER] = other.data_ptr()
-        arguments[_OPERATION:] = (operation, out.data_ptr(), scratch.data_ptr(), scratch.stride(0) * 4)
+        arguments[_OPERATION:] = (operation, out.data_ptr(), room.data_ptr(), room.stride(0) * 4)
         self._call.run()
         return out
-
-
-_SCRATCH_TENSORS: dict[int, Tensor] = {}
-
-
-def _scratch(threads: int, width: int) -> Tensor:
-    """Float32 `[threads, width or more]`, the same for all products: the engine has one thread that calls."""
-    found = _SCRATCH_TENSORS.get(threads)
-    if found is None or found.shape[1] < width:
-        found = _SCRATCH_TENSORS[threads] = torch.empty(threads, max(width, 1 << 12))
-    return found
 
 
 def packed_codes(codes: Tensor, bits: int) -> Tensor:

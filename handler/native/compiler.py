@@ -10,14 +10,14 @@ import functools
 import hashlib
 import importlib.util
 import logging
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
+
+from handler.whole_file import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -139,10 +139,7 @@ def _write(path: Path, compiled: Any) -> None:
     library, _, (objects, bitcode) = compiled._library.serialize_using_object_code()
     packed = msgspec.msgpack.encode(_Kept(library, compiled.native_name, objects, bitcode))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=path.parent, suffix=".new")
-        with os.fdopen(handle, "wb") as file:
-            file.write(hashlib.sha256(packed).digest() + packed)
-        os.replace(scratch, path)
+        with written_whole(path) as scratch:
+            scratch.write_bytes(hashlib.sha256(packed).digest() + packed)
     except OSError as exc:
         logger.warning("kernels are not kept: %s cannot be written: %s", path.parent, exc.strerror or exc)

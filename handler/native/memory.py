@@ -7,6 +7,7 @@ float32 and rounded to nearest even when it is written.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
@@ -14,6 +15,7 @@ from numba.extending import intrinsic
 
 BITS_BFLOAT16 = 16
 BITS_FLOAT32 = 32
+BITS = {torch.bfloat16: BITS_BFLOAT16, torch.float32: BITS_FLOAT32}
 # Sums may be taken in the order that suits the vector units: fixed when the kernel is compiled, the same for every row.
 # NaN and infinity keep their meaning: a damaged sequence must show.
 FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}

@@ -7,7 +7,6 @@ last bit. Numbers are read as float32 and rounded once, at the end.
 from __future__ import annotations
 
 import functools
-import struct
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from handler.native.attention_tile import KEYS, score_keys, weigh_values
 from handler.native.compiler import compile_kernel, multiplies_bfloat16
 from handler.native.memory import (
-    BITS_BFLOAT16,
+    BITS,
     BITS_FLOAT32,
     elements,
     exp_of_negative,
@@ -30,9 +29,7 @@ from handler.native.memory import (
     take_ticket,
     wait_for_all,
 )
-from handler.native.team import Call, barrier_address, num_threads
-
-_BITS = {torch.bfloat16: BITS_BFLOAT16, torch.float32: BITS_FLOAT32}
+from handler.native.team import Call, barrier_address, float_bits, scratch
 
 # Bytes of a cache line, and how many keys ahead of the one in work are fetched.
 _LINE = 64
@@ -122,11 +119,9 @@ def _weigh(scratch, scores, cached, base, num_keys, token, head_dim, group):  # 
 
 
 @inlined
-def _score_by_16(
-    scratch, scores, query, keys, cached, base, num_keys, padded, token, head_dim, group, scale
-):  # pragma: no cover
-    """As `_score`, 16 keys at a time: `padded` is `num_keys` in whole sixteens, whose last scores mean nothing."""
-    for j in range(0, num_keys, KEYS):
+def _score_by_16(scratch, scores, query, keys, cached, base, padded, token, head_dim, group, scale):  # pragma: no cover
+    """As `_score`, 16 keys at a time: `padded` are whole sixteens, whose last scores mean nothing."""
+    for j in range(0, padded, KEYS):
         for ahead in range(KEYS):
             for d in range(0, head_dim, _LINE // 2):
                 prefetch(keys, base + (j + KEYS + ahead) * token + d)
@@ -184,7 +179,7 @@ def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int)
                 for g in range(0, group * head_dim, head_dim):
                     _embed(heads, at + g, cosines, sines, row * head_dim, query, g, np.float32(1), half)
                 start = base - skipped * token
-                _score_by_16(scratch, scores, query, keys, cached, start, padded, padded, token, head_dim, group, scale)
+                _score_by_16(scratch, scores, query, keys, cached, start, padded, token, head_dim, group, scale)
                 for g in range(group):
                     _softmax(scratch, scores + g * padded + skipped, num_keys)
                 for g in range(0, group, together):
@@ -212,9 +207,8 @@ class RowAttention:
         self._width = num_heads * head_dim
         self._head_dim = head_dim
         dots = dtype is torch.bfloat16 and head_dim % 32 == 0 and multiplies_bfloat16()
-        self._call = Call(_compile(num_kv_heads, self._group, head_dim, _BITS[dtype], int(dots)), _NUM_ARGUMENTS)
+        self._call = Call(_compile(num_kv_heads, self._group, head_dim, BITS[dtype], int(dots)), _NUM_ARGUMENTS)
         self._call.arguments[_BARRIER] = barrier_address()
-        self._scratch = torch.empty(0, 0)
 
     def __call__(
         self,
@@ -237,27 +231,17 @@ class RowAttention:
         """
         num_rows = len(heads)
         out = heads.new_empty(num_rows, self._width)
-        self._reserve(cache[0].shape[1])
+        room = scratch(self._group * (2 * self._head_dim + cache[0].shape[1] + KEYS))
         arguments = self._call.arguments
-        arguments[:_BARRIER] = (0, 0, 0, num_rows, window, _bits_of(scale))
+        arguments[:_BARRIER] = (0, 0, 0, num_rows, window, float_bits(scale))
         arguments[_HEADS:] = (
             *(heads.data_ptr(), heads.stride(0), values.data_ptr(), values.stride(0)),
             *(cosines.data_ptr(), sines.data_ptr(), cache[0].data_ptr(), cache[1].data_ptr()),
             *(flat_index.data_ptr(), positions.data_ptr(), out.data_ptr()),
-            *(self._scratch.data_ptr(), self._scratch.stride(0) * 4),
+            *(room.data_ptr(), room.stride(0) * 4),
         )
         self._call.run()
         return out
-
-    def _reserve(self, max_len: int) -> None:
-        threads, width = num_threads(), self._group * (2 * self._head_dim + max_len + KEYS)
-        if self._scratch.shape[0] < threads or self._scratch.shape[1] < width:
-            self._scratch = torch.empty(threads, width)
-
-
-@functools.lru_cache(maxsize=16)
-def _bits_of(number: float) -> int:
-    return int(struct.unpack("<i", struct.pack("<f", number))[0])
 
 
 @functools.cache

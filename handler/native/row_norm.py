@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import struct
 
 import numpy as np
 import torch
@@ -11,17 +10,15 @@ from torch import Tensor
 
 from handler.native.compiler import compile_kernel
 from handler.native.memory import (
-    BITS_BFLOAT16,
-    BITS_FLOAT32,
+    BITS,
     elements,
     float_argument,
     load,
     store,
     take_ticket,
 )
-from handler.native.team import Call
+from handler.native.team import Call, float_bits
 
-_BITS = {torch.bfloat16: BITS_BFLOAT16, torch.float32: BITS_FLOAT32}
 _TICKET, _NUM_ROWS, _ROWS, _WEIGHT, _EPS, _OUT = range(6)
 _NUM_ARGUMENTS = 6
 # Fewer numbers than this are done before the other threads have woken up.
@@ -56,9 +53,9 @@ class RowNorm:
     def __init__(self, weight: Tensor, eps: float) -> None:
         """`weight` `[width]`, kept."""
         self._weight = weight.contiguous()
-        self._call = Call(_compile(len(weight), _BITS[weight.dtype]), _NUM_ARGUMENTS)
+        self._call = Call(_compile(len(weight), BITS[weight.dtype]), _NUM_ARGUMENTS)
         self._call.arguments[_WEIGHT] = self._weight.data_ptr()
-        self._call.arguments[_EPS] = struct.unpack("<i", struct.pack("<f", eps))[0]
+        self._call.arguments[_EPS] = float_bits(eps)
 
     def __call__(self, x: Tensor) -> Tensor:
         """`x` `[..., width]`; returns the same shape."""

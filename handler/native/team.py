@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 @functools.cache
@@ -32,6 +34,27 @@ def barrier_address() -> int:
     """Address of the C function at which the threads of a team wait for each other; 0 if there is one thread."""
     library = _openmp()
     return 0 if library is None else ctypes.cast(library.GOMP_barrier, ctypes.c_void_p).value or 0
+
+
+def float_bits(number: float) -> int:
+    """`number` as an argument of a kernel, which reads it by `memory.float_argument`."""
+    return int(struct.unpack("<i", struct.pack("<f", number))[0])
+
+
+def scratch(width: int) -> Tensor:
+    """Float32 `[num_threads(), width]` or more, the same for all kernels: one thread of the engine calls them."""
+    found, threads = _SCRATCH.held, num_threads()
+    if found.shape[0] < threads or found.shape[1] < width:
+        found = _SCRATCH.held = torch.empty(threads, max(width, _LEAST_SCRATCH, found.shape[1]))
+    return found
+
+
+class _Scratch:
+    held = torch.empty(0, 0)
+
+
+_SCRATCH = _Scratch()
+_LEAST_SCRATCH = 1 << 12
 
 
 class Call:

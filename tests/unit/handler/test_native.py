@@ -16,7 +16,7 @@ from handler.native.compiler import compile_kernel, multiplies_bfloat16, usable
 from handler.native.memory import BITS_BFLOAT16, BITS_FLOAT32, elements, load, store
 from handler.native.row_attention import RowAttention, row_attention
 from handler.native.row_norm import RowNorm
-from handler.native.team import Call
+from handler.native.team import Call, scratch
 
 DTYPES = [torch.bfloat16, torch.float32]
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
@@ -88,14 +88,13 @@ def test_attention_is_that_of_torch(dtype: torch.dtype, shape: tuple[int, int, i
 
 def test_more_threads_get_more_scratch() -> None:
     """One thread over long slots, then two over short ones, whose scratch together would fit into the first."""
-    kernel = RowAttention(9, 3, 64, torch.float32)
     before = torch.get_num_threads()
     try:
         for num_threads, max_len in ((1, 4096), (2, 64), (1, 64)):
             torch.set_num_threads(num_threads)
-            kernel._reserve(max_len)
-            assert kernel._scratch.shape[0] >= num_threads
-            assert kernel._scratch.shape[1] >= max_len
+            found = scratch(max_len)
+            assert found.shape[0] >= num_threads
+            assert found.shape[1] >= max_len
     finally:
         torch.set_num_threads(before)
 
