@@ -25,7 +25,7 @@ class BlockLinear(PackedLinear):
     def __init__(
         self, bits: int, packed: Tensor, scales_and_zeros: Tensor, bias: Tensor | None, dense: Tensor | None
     ) -> None:
-        from handler.native.block_product import BlockProduct
+        from handler.native.product import BlockProduct
 
         super().__init__(bits, packed, scales_and_zeros, bias, dense)
         self._kernel = BlockProduct(packed, scales_and_zeros, bias)
@@ -62,7 +62,7 @@ class BlockLinear(PackedLinear):
         return self._kernel.plus(x, other)
 
     def _unpack(self) -> Tensor:
-        from handler.native.block_product import BlockProduct
+        from handler.native.product import BlockProduct
 
         identity = torch.eye(self.in_features, dtype=torch.bfloat16)
         return BlockProduct(self.packed, self.scales_and_zeros, None)(identity).T.contiguous()
@@ -77,7 +77,7 @@ def packed_for(blocks: WeightBlocks, dtype: torch.dtype) -> tuple[Tensor, Tensor
     """`packed` and `scales_and_zeros` for the best layer this machine has for `blocks`; `packed_linear` makes it."""
     if not computes_blocks(dtype) or blocks.codes.shape[0] % _OUTPUTS:
         return pack_blocks(blocks, dtype)
-    from handler.native.block_product import packed_codes, packed_scales
+    from handler.native.block_layout import packed_codes, packed_scales
 
     if not (_fits_half(blocks.scale) and _fits_half(blocks.minimum)):
         return pack_blocks(blocks, dtype)

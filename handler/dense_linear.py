@@ -7,11 +7,21 @@ operation that follows, so that its operand is never written out.
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor, nn
 
 # Rows the layout is chosen for. No other choice from 1 to 256 was found to be faster for any number of rows.
 _TYPICAL_ROWS = 16
+
+
+def keep_rows_apart() -> None:
+    """Keep oneDNN, if it has not run yet, from the matrix unit (AMX): there a row's sums depend on other rows.
+
+    What the environment says already stays. `handler.matrix_linear` uses the unit for the shapes that matter.
+    """
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
 
 class DenseLinear(nn.Module):
@@ -64,38 +74,3 @@ class DenseLinear(nn.Module):
 
 def _twice(row: Tensor) -> Tensor:
     return row.reshape(1, -1).repeat(2, 1)
-
-
-def can_lay_out(device: torch.device, dtype: torch.dtype) -> bool:
-    """True if `DenseLinear` runs here: torch is built with oneDNN, and the processor multiplies `dtype` natively."""
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    return dtype is torch.float32 or (dtype is torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
-
-
-def lay_out_linears(model: nn.Module) -> list[tuple[nn.Module, str]]:
-    """Replace every plain `nn.Linear` inside `model`, one by one, so that only one weight exists twice at a time.
-
-    Returns the places, as parent and name, for `restore_linears`.
-    """
-    places = [
-        (parent, name)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if type(child) is nn.Linear
-    ]
-    for parent, name in places:
-        linear = getattr(parent, name)
-        setattr(parent, name, DenseLinear(linear.weight, linear.bias))
-    return places
-
-
-def restore_linears(places: list[tuple[nn.Module, str]]) -> None:
-    """Put plain linears with the same weights back where `lay_out_linears` took them from."""
-    for parent, name in places:
-        laid_out: DenseLinear = getattr(parent, name)
-        linear = nn.Linear(laid_out.in_features, laid_out.out_features, laid_out.bias is not None, device="meta")
-        linear.weight = nn.Parameter(laid_out.weight, requires_grad=False)
-        if laid_out.bias is not None:
-            linear.bias = nn.Parameter(laid_out.bias, requires_grad=False)
-        setattr(parent, name, linear.eval())

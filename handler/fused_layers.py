@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from handler.attention import attend, attend_rows
 from handler.dense_linear import DenseLinear
+from handler.laid_out import laid_out
 from handler.linears import PackedLinear, fuse
 from handler.native.compiler import usable
 
@@ -136,7 +137,7 @@ def _laid_out(linear: nn.Module) -> DenseLinear | PackedLinear:
         linear.lay_out()
         return linear
     assert isinstance(linear, nn.Linear)
-    return DenseLinear(linear.weight, linear.bias)
+    return laid_out(linear.weight, linear.bias)
 
 
 def fuse_layers(model: Any, run: Callable[[nn.Module], Tensor], tolerance: float) -> int:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from handler.dense_linear import DenseLinear
+from handler.laid_out import laid_out
 from handler.weight_blocks import BLOCK, WeightBlocks
 
 # Rows up to which packed weights are quicker than dense ones, by bits a weight. Constants, not measured at start:
@@ -115,7 +116,7 @@ class PackedLinear(nn.Module):
     def lay_out(self) -> None:
         """Have oneDNN lay the dense copy out, if there is one; see `DenseLinear`."""
         if self.dense is not None:
-            self._laid_out, self.dense = (DenseLinear(self.dense, self.bias),), None
+            self._laid_out, self.dense = (laid_out(self.dense, self.bias),), None
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., K]` -> `[..., N]`."""

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from handler.attention import ATTENTION_NAME, STEP, StepContext, UnsupportedAttention, layer_windows
-from handler.dense_linear import can_lay_out, lay_out_linears, restore_linears
 from handler.errors import UnsupportedModel
 from handler.fused_layers import fuse_layers
 from handler.kv_cache import SlotCache
 from handler.kv_manager import KVManager, SlotKV
+from handler.laid_out import can_lay_out, lay_out_linears, restore_linears
 from handler.linears import PackedLinear
 from handler.memory import Limits
 from handler.model_input import ModelInput, bucket, build_model_input

@@ -10,6 +10,7 @@ import torch
 
 from handler.config import EngineConfig
 from handler.custody import Custody
+from handler.dense_linear import keep_rows_apart
 from handler.engine import EngineCore
 from handler.grammar import GrammarCompiler
 from handler.ipc import EngineSocket
@@ -42,6 +43,7 @@ def start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, ModelCa
         board.beat()
         logger.info("%s", text)
 
+    keep_rows_apart()
     torch.set_num_threads(config.num_threads or os.cpu_count() or 1)
     KERNEL.kernel = Kernel.DENSE if config.deterministic else Kernel.BY_ROWS
     keep_in(Path(config.cache_dir))

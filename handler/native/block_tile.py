@@ -18,13 +18,15 @@ from handler.native.vectors import BFLOATS, BYTES, FLOATS, HALVES, INTS, LANES, 
 BLOCK = 32
 
 
-class _Emitter:
+class BlockEmitter:
     """Writes one tile: `rows` rows of activations by `groups` groups of 16 outputs, over all blocks."""
 
     def __init__(self, builder, rows: int, groups: int, bits: int, pointers) -> None:
         self.b = builder
         self.bits = bits
         self.rows = rows
+        # Rows whose sums of a block lie side by side.
+        self.sums_width = rows
         self.groups = groups
         self.codes, self.scales, self.x, self.sums, self.blocks = pointers
 
@@ -35,8 +37,8 @@ class _Emitter:
             total = self.b.add(total, self.b.mul(one, other))
         return total
 
-    def tile(self):
-        """The totals, `[rows][groups]` vectors of 16 outputs."""
+    def tile(self, first=None):
+        """The totals, `[rows][groups]` vectors of 16 outputs, added to `first` if given."""
         b = self.b
         zero = ir.Constant(FLOATS, [0.0] * LANES)
         before = b.block
@@ -50,11 +52,11 @@ class _Emitter:
         offsets = self.offsets(block)
         following: list[list[Any]] = []
         for r, row in enumerate(totals):
-            place = b.add(b.mul(block, index(self.rows)), index(r))
+            place = b.add(b.mul(block, index(self.sums_width)), index(r))
             total_of = splat(b, b.load(b.gep(self.sums, [place])), FLOATS)
             following.append([])
             for g, old in enumerate(row):
-                old.add_incoming(zero, before)
+                old.add_incoming(zero if first is None else first[r][g], before)
                 scale, offset = offsets[g]
                 new = self.multiply_add(total_of, offset, old)
                 following[r].append(self.multiply_add(found[r][g], scale, new))
@@ -147,7 +149,7 @@ def block_tile(_context, rows, groups, bits, codes, scales, x, sums, blocks, out
     def generate(_context, builder, _signature, arguments):
         codes, scales, x, sums, blocks, out = arguments[3:]
         scales = builder.bitcast(scales, ir.HalfType().as_pointer())
-        emitter = _Emitter(builder, num_rows, num_groups, num_bits, (codes, scales, x, sums, blocks))
+        emitter = BlockEmitter(builder, num_rows, num_groups, num_bits, (codes, scales, x, sums, blocks))
         for r, row in enumerate(emitter.tile()):
             for g, vector in enumerate(row):
                 place = builder.gep(out, [index((r * num_groups + g) * LANES)])

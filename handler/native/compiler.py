@@ -53,6 +53,16 @@ def multiplies_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
+@functools.cache
+def multiplies_matrices() -> bool:
+    """True if the processor multiplies matrices of bfloat16 (AMX) and the kernel lets this process do so."""
+    if not (multiplies_bfloat16() and torch.cpu._is_amx_tile_supported()):
+        return False
+    from llvmlite import binding
+
+    return bool(binding.get_host_cpu_features().get("amx-bf16")) and bool(torch.cpu._init_amx())
+
+
 def keep_in(cache_dir: Path) -> None:
     """Where compiled kernels are kept from now on."""
     _PLACE.directory = cache_dir / "kernels"

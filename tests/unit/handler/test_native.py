@@ -189,7 +189,8 @@ for dtype in (torch.float32, torch.bfloat16):
     heads = torch.ones(1, 2, 32, dtype=dtype)
     print(row_attention(1, 1, 32, dtype)(heads, heads[:, 1:], ones, ones, cache, place, place, 1.0, 0).tolist())
 if multiplies_bfloat16():
-    from handler.native.block_product import BlockProduct, packed_codes, packed_scales
+    from handler.native.block_layout import packed_codes, packed_scales
+    from handler.native.product import BlockProduct
     one = torch.ones(64, 1)
     for bits in (4, 8):
         codes = packed_codes(torch.ones(64, 32, dtype=torch.uint8), bits)

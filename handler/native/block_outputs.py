@@ -1,0 +1,44 @@
+"""Arguments of the two kernels that multiply by blocks, and how their products become a layer's output."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from handler.native.memory import called, exp_of_negative, load, store
+from handler.native.vectors import LANES, write_rounded
+
+NONE, SILU, TIMES, PLUS = range(4)
+
+# What changes from call to call, then what does not.
+THREAD, TICKET, NUM_ROWS, X, OTHER, OPERATION, OUT, SCRATCH, SCRATCH_STRIDE, TILES = range(10)
+NUM_GROUPS, NUM_BLOCKS, CODES, SCALES, BIAS = range(10, 15)
+NUM_ARGUMENTS = 15
+
+# Groups of 16 outputs that a thread takes at a time.
+GROUPS = 4
+
+
+@called
+def write_outputs(
+    products, num_rows, num_groups, row, group, width, has_bias, bias, operation, other, out
+):  # pragma: no cover
+    """From `products`, which are changed, to the output, rounded once."""
+    count, first = num_groups * LANES, group * LANES
+    for r in range(num_rows):
+        to = (row + r) * width + first
+        at = r * count
+        if has_bias:
+            for n in range(count):
+                store(products, at + n, load(products, at + n) + load(bias, first + n))
+        if operation == SILU:
+            for n in range(count):
+                y = load(products, at + n)
+                e = exp_of_negative(-abs(y))
+                store(products, at + n, y * (np.float32(1) if y >= 0 else e) / (np.float32(1) + e))
+        elif operation == TIMES:
+            for n in range(count):
+                store(products, at + n, load(products, at + n) * load(other, to + n))
+        elif operation == PLUS:
+            for n in range(count):
+                store(products, at + n, load(products, at + n) + load(other, to + n))
+        write_rounded(products, at, num_groups, out, to)
