@@ -13,13 +13,15 @@ from numba.extending import intrinsic
 
 from handler.native.block_outputs import GROUPS
 from handler.native.block_tile import BLOCK, BlockEmitter
-from handler.native.tiles import LINE, LONG, TILE_BYTES, TILE_ROWS, bytes_behind, tile_call
+from handler.native.tiles import LINE, LONG, TILE_BYTES, TILE_ROWS, bytes_behind, fetch, tile_call
 from handler.native.vectors import FLOATS, INTS, LANES, index, vector_at
 
 # Products of one block after the other go to places of their own, so that none waits for the one before to be read.
 RING = 4
 # Weights are unpacked so many blocks before they are loaded as a tile: a load waits for the stores it takes from.
 AHEAD = 4
+# And fetched from memory so many blocks before they are unpacked.
+FETCHED = 10
 
 # The tiles' numbers. Where there are two, one has 16 rows and one as many as are left.
 _PRODUCTS, _SUMS, _ACTIVATIONS, _WEIGHTS, ONES = (0, 3), (1, 4), (2, 5), 6, 7
@@ -75,8 +77,13 @@ class _MatrixEmitter(BlockEmitter):
         self.unpacks, self.which = unpacks, which
 
     def unpack(self, block) -> None:
-        """Write a block's weights as a tile, int32 `[16, 16]`."""
+        """Write a block's weights as a tile, int32 `[16, 16]`, and have those of a later one brought near."""
         b = self.b
+        size = BLOCK * LANES * self.bits // 8
+        later = b.mul(b.add(block, index(FETCHED)), index(size))
+        for line in range(0, size, LINE):
+            fetch(b, bytes_behind(b, self.codes, b.add(later, index(line))))
+        fetch(b, bytes_behind(b, self.scales, b.mul(b.add(block, index(FETCHED)), index(LINE))))
         for pair, (weight,) in enumerate(self.weights(block)):
             place = b.add(b.mul(block, index(BLOCK // 2 * LANES)), index(pair * LANES))
             to = b.bitcast(b.gep(self.unpacked, [place]), INTS.as_pointer())
