@@ -28,7 +28,7 @@ class BlockLinear(PackedLinear):
         from handler.native.product import BlockProduct
 
         super().__init__(bits, packed, scales_and_zeros, bias, dense)
-        self._kernel = BlockProduct(packed, scales_and_zeros, bias)
+        self.product = BlockProduct(packed, scales_and_zeros, bias)
 
     @staticmethod
     def _shape(bits: int, packed: Tensor) -> tuple[int, int]:
@@ -47,19 +47,19 @@ class BlockLinear(PackedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., K]` bfloat16 -> `[..., N]`."""
-        return self._kernel(x)
+        return self.product(x)
 
     def silu(self, x: Tensor) -> Tensor:
         """`silu(y)`."""
-        return self._kernel.silu(x)
+        return self.product.silu(x)
 
     def times(self, x: Tensor, other: Tensor) -> Tensor:
         """`y * other`, `other` `[..., N]`."""
-        return self._kernel.times(x, other)
+        return self.product.times(x, other)
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """`y + other`, `other` `[..., N]`."""
-        return self._kernel.plus(x, other)
+        return self.product.plus(x, other)
 
     def _unpack(self) -> Tensor:
         from handler.native.product import BlockProduct

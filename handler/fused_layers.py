@@ -38,14 +38,15 @@ class FusedDecoderLayer(nn.Module):
         """`layer` is a stock layer of the shape, `qkv_proj` its query, key and value projections joined."""
         super().__init__()
         # A plain attribute: looking up a submodule costs half a microsecond, a call through it one.
-        self._forward = _Layer(layer, qkv_proj).forward
+        self.parts = LayerParts(layer, qkv_proj)
+        self._forward = self.parts.forward
 
     def forward(self, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any) -> Tensor:
         """`hidden` `[1, T, width]`; cosines and sines `[1, T, head_dim]`. Returns `[1, T, width]`."""
         return self._forward(hidden, *position_embeddings)
 
 
-class _Layer:
+class LayerParts:
     """What a fused layer holds and does."""
 
     def __init__(self, layer: Any, qkv_proj: nn.Module) -> None:
@@ -65,8 +66,8 @@ class _Layer:
         self.mlp_norm = _norm(layer.post_attention_layernorm)
         self.query_norm = _norm(attention.q_norm) if hasattr(attention, "q_norm") else None
         self.key_norm = _norm(attention.k_norm) if hasattr(attention, "k_norm") else None
-        dtype = layer.input_layernorm.weight.dtype
-        self.kernel = _row_attention(self.num_heads, self.num_kv_heads, self.head_dim, dtype)
+        self.dtype = layer.input_layernorm.weight.dtype
+        self.kernel = _row_attention(self.num_heads, self.num_kv_heads, self.head_dim, self.dtype)
 
     def forward(self, hidden: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         num_rows = hidden.shape[1]

@@ -26,30 +26,30 @@ class MatrixLinear(DenseLinear):
         nn.Module.__init__(self)
         self.out_features, self.in_features = weight.shape
         self.bias = None if bias is None else bias.detach()
-        self._kernel = DenseProduct(weight.detach(), self.bias)
+        self.product = DenseProduct(weight.detach(), self.bias)
 
     @property
     def weight(self) -> Tensor:
         """The weight as it was, bit for bit, in a new tensor."""
         from handler.native.tiles import untiled
 
-        return untiled(self._kernel.tiles)
+        return untiled(self.product.tiles)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., N]`."""
-        return self._kernel(x)
+        return self.product(x)
 
     def silu(self, x: Tensor) -> Tensor:
         """`silu(x W^T + b)`."""
-        return self._kernel.silu(x)
+        return self.product.silu(x)
 
     def times(self, x: Tensor, other: Tensor) -> Tensor:
         """`(x W^T + b) * other`, `other` `[..., N]`."""
-        return self._kernel.times(x, other)
+        return self.product.times(x, other)
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """`x W^T + b + other`, `other` `[..., N]`."""
-        return self._kernel.plus(x, other)
+        return self.product.plus(x, other)
 
 
 def has_shape(weight: Tensor) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from handler.attention import ATTENTION_NAME, STEP, StepContext, UnsupportedAttention, layer_windows
 from handler.errors import UnsupportedModel
 from handler.fused_layers import fuse_layers
+from handler.fused_stack import stack_layers
 from handler.kv_cache import SlotCache
 from handler.kv_manager import KVManager, SlotKV
 from handler.laid_out import can_lay_out, lay_out_linears, restore_linears
@@ -138,14 +139,17 @@ class ModelRunner:
             return
         prompts = self._probe_prompts()
         expected = self._probe_steps(prompts)
-        num_fused = fuse_layers(model, self._layer_trial(), TOLERANCE[dtype])
+        trial = self._layer_trial()
+        num_fused = fuse_layers(model, trial, TOLERANCE[dtype])
+        num_stacked = stack_layers(model, trial)
         places = lay_out_linears(model)
         for module in model.modules():
             if isinstance(module, PackedLinear):
                 module.lay_out()
         gap = _largest_gap(expected, self._probe_steps(prompts))
         if gap <= TOLERANCE[dtype]:
-            logger.info("weights are laid out for this processor; %d layers are fused", num_fused)
+            told = "weights are laid out for this processor; %d layers are fused, %d of them run in one go"
+            logger.info(told, num_fused, num_stacked)
         else:
             restore_linears(places)
             logger.warning("weights stay as they are: laid out for this processor they change logits by %.2g", gap)

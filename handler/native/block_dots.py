@@ -12,15 +12,10 @@ from handler.native.block_outputs import (
     GROUPS,
     NUM_BLOCKS,
     NUM_GROUPS,
-    NUM_ROWS,
     OPERATION,
     OTHER,
     OUT,
     SCALES,
-    SCRATCH,
-    SCRATCH_STRIDE,
-    THREAD,
-    TICKET,
     X,
     write_outputs,
 )
@@ -37,6 +32,7 @@ from handler.native.memory import (
     store,
     take_ticket,
 )
+from handler.native.team import NUM_ROWS, SCRATCH, SCRATCH_STRIDE, THREAD, TICKET
 from handler.native.vectors import LANES
 
 # Rows that go through a group together.

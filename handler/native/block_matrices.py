@@ -14,16 +14,10 @@ from handler.native.block_outputs import (
     GROUPS,
     NUM_BLOCKS,
     NUM_GROUPS,
-    NUM_ROWS,
     OPERATION,
     OTHER,
     OUT,
     SCALES,
-    SCRATCH,
-    SCRATCH_STRIDE,
-    THREAD,
-    TICKET,
-    TILES,
     X,
     write_outputs,
 )
@@ -39,6 +33,7 @@ from handler.native.matrix_tile import (
     matrix_tile,
 )
 from handler.native.memory import BITS_BFLOAT16, BITS_FLOAT32, bytes_at, called, elements, store, take_ticket
+from handler.native.team import NUM_ROWS, SCRATCH, SCRATCH_STRIDE, THREAD, TICKET, TILES
 from handler.native.tiles import (
     LINE,
     TILE_BYTES,

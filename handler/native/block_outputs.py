@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from handler.native.memory import called, exp_of_negative, load, store
+from handler.native.team import NUM_COMMON
 from handler.native.vectors import LANES, write_rounded
 
 NONE, SILU, TIMES, PLUS = range(4)
 
-# What changes from call to call, then what does not.
-THREAD, TICKET, NUM_ROWS, X, OTHER, OPERATION, OUT, SCRATCH, SCRATCH_STRIDE, TILES = range(10)
-NUM_GROUPS, NUM_BLOCKS, CODES, SCALES, BIAS = range(10, 15)
-NUM_ARGUMENTS = 15
+# Behind what all kernels have: what changes from call to call, then what does not.
+X, OTHER, OPERATION, OUT = range(NUM_COMMON, NUM_COMMON + 4)
+NUM_GROUPS, NUM_BLOCKS, CODES, SCALES, BIAS = range(NUM_COMMON + 4, NUM_COMMON + 9)
+NUM_ARGUMENTS = NUM_COMMON + 9
 
 # Groups of 16 outputs that a thread takes at a time.
 GROUPS = 4

@@ -13,21 +13,16 @@ from handler.native.block_outputs import (
     GROUPS,
     NUM_BLOCKS,
     NUM_GROUPS,
-    NUM_ROWS,
     OPERATION,
     OTHER,
     OUT,
-    SCRATCH,
-    SCRATCH_STRIDE,
-    THREAD,
-    TICKET,
-    TILES,
     X,
     write_outputs,
 )
 from handler.native.compiler import compile_kernel
 from handler.native.dense_tile import DENSE_ROWS, HALVES, PAIR, dense_tile
 from handler.native.memory import BITS_BFLOAT16, BITS_FLOAT32, elements, take_ticket
+from handler.native.team import NUM_ROWS, SCRATCH, SCRATCH_STRIDE, THREAD, TICKET, TILES
 from handler.native.tiles import LINE, TILE_BYTES, TILE_ROWS, configure_tiles, release_tiles, tile_shapes
 from handler.native.vectors import LANES
 

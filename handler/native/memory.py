@@ -139,6 +139,18 @@ def wait_for_all(_context, barrier):  # pragma: no cover
 
 
 @intrinsic
+def call_function(_context, function, argument):  # pragma: no cover
+    """Call the C function at an address with another address, as a kernel is called."""
+
+    def generate(_context, builder, _signature, arguments):
+        kind = ir.FunctionType(ir.VoidType(), [_I64.as_pointer()]).as_pointer()
+        where = builder.inttoptr(arguments[1], _I64.as_pointer())
+        builder.call(builder.inttoptr(arguments[0], kind), [where])
+
+    return types.void(types.int64, types.int64), generate
+
+
+@intrinsic
 def _float_of(_context, bits):  # pragma: no cover
     def generate(_context, builder, _signature, arguments):
         return builder.bitcast(arguments[0], ir.FloatType())

@@ -5,6 +5,7 @@ A row's sums are taken in one order whatever other rows there are.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,14 +21,17 @@ from handler.native.block_outputs import (
     NUM_ARGUMENTS,
     NUM_BLOCKS,
     NUM_GROUPS,
+    OUT,
     PLUS,
     SCALES,
     SILU,
     TIMES,
+    X,
 )
 from handler.native.block_tile import BLOCK
 from handler.native.compiler import multiplies_matrices
 from handler.native.dense_matrices import compile_dense, dense_scratch, dense_shapes
+from handler.native.program import Step, nothing
 from handler.native.team import Call, scratch
 from handler.native.tiles import weight_tiles
 from handler.native.vectors import LANES
@@ -74,6 +78,13 @@ class _Product:
         """`y + other`, `other` bfloat16 `[..., N]`."""
         return self._run(x, PLUS, other)
 
+    def step(self, x: int, out: int, operation: int = NONE, other: int = 0) -> Step:
+        """The product as part of a program; `x`, `out` and `other` are addresses of `[rows, width]`."""
+        arguments = self._call.arguments.copy()
+        arguments[X : OUT + 1] = (x, other, operation, out)
+        scratch_of, shapes_of = self._kernel.scratch_of, self._kernel.shapes_of
+        return Step(self._call.kernel, arguments, _of_rows(scratch_of, self._blocks), shapes_of)
+
     def _run(self, x: Tensor, operation: int, other: Tensor | None = None) -> Tensor:
         x = x.contiguous()
         num_rows = x.numel() // self.in_features
@@ -85,7 +96,7 @@ class _Product:
         room = scratch(self._kernel.scratch_of(num_rows, self._blocks))
         where = (room.data_ptr(), room.stride(0) * 4, self._kernel.shapes_of(num_rows))
         beside = 0 if other is None else other.data_ptr()
-        self._call.set(0, 0, num_rows, x.data_ptr(), beside, operation, out.data_ptr(), *where)
+        self._call.set(0, 0, 0, num_rows, *where, x.data_ptr(), beside, operation, out.data_ptr())
         self._call.run()
         return out
 
@@ -102,7 +113,7 @@ class BlockProduct(_Product):
         if matrices and multiplies_matrices():
             kernel = _Kernel(compile_matrices(bits), matrices_scratch, matrices_shapes)
         else:
-            kernel = _Kernel(compile_dots(bits), dots_scratch, _no_tiles)
+            kernel = _Kernel(compile_dots(bits), dots_scratch, nothing)
         super().__init__(kernel, codes, scales, bias)
 
 
@@ -115,5 +126,7 @@ class DenseProduct(_Product):
         super().__init__(_Kernel(compile_dense(), dense_scratch, dense_shapes), self.tiles, None, bias)
 
 
-def _no_tiles(_num_rows: int) -> int:
-    return 0
+@functools.cache
+def _of_rows(scratch_of: Callable[[int, int], int], blocks: int) -> Callable[[int], int]:
+    """The same function for the same blocks, so that a program asks it once."""
+    return lambda num_rows: scratch_of(num_rows, blocks)

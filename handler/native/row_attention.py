@@ -10,6 +10,7 @@ import functools
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from handler.native.attention_tile import KEYS, score_keys, weigh_values
@@ -29,19 +30,34 @@ from handler.native.memory import (
     take_ticket,
     wait_for_all,
 )
-from handler.native.team import Call, barrier_address, float_bits, scratch
+from handler.native.program import Step, nothing
+from handler.native.team import (
+    NUM_COMMON,
+    NUM_ROWS,
+    SCRATCH,
+    SCRATCH_STRIDE,
+    SECOND_TICKET,
+    THREAD,
+    TICKET,
+    Call,
+    barrier_address,
+    float_bits,
+    scratch,
+)
 
 # Bytes of a cache line, and how many keys ahead of the one in work are fetched.
 _LINE = 64
 _AHEAD = 16
+# Rows from which on each is one thread's work.
+_MANY_ROWS = 8
 # Sums that are kept in vector registers, of which there are 32 of 16 numbers.
 _MOST_SUMS = 384
 
 # Places in the block of arguments.
-_THREAD, _STORED, _ATTENDED, _NUM_ROWS, _WINDOW, _SCALE, _BARRIER = range(7)
-_HEADS, _HEADS_STRIDE, _VALUES, _VALUES_STRIDE, _COSINES, _SINES = range(7, 13)
-_KEYS, _CACHED_VALUES, _FLAT_INDEX, _POSITIONS, _OUT, _SCRATCH, _SCRATCH_STRIDE = range(13, 20)
-_NUM_ARGUMENTS = 20
+_HEADS, _HEADS_STRIDE, _VALUES, _VALUES_STRIDE, _OUT = range(NUM_COMMON, NUM_COMMON + 5)
+_COSINES, _SINES, _FLAT_INDEX, _POSITIONS = range(NUM_COMMON + 5, NUM_COMMON + 9)
+_KEYS, _CACHED_VALUES, _WINDOW, _SCALE, _BARRIER = range(NUM_COMMON + 9, NUM_COMMON + 14)
+_NUM_ARGUMENTS = NUM_COMMON + 14
 
 
 @inlined
@@ -119,11 +135,16 @@ def _weigh(scratch, scores, cached, base, num_keys, token, head_dim, group):  # 
 
 
 @inlined
-def _score_by_16(scratch, scores, query, keys, cached, base, padded, token, head_dim, group, scale):  # pragma: no cover
-    """As `_score`, 16 keys at a time: `padded` are whole sixteens, whose last scores mean nothing."""
+def _score_by_16(
+    scratch, scores, query, keys, cached, base, padded, token, head_dim, group, scale, near
+):  # pragma: no cover
+    """As `_score`, 16 keys at a time: `padded` are whole sixteens, whose last scores mean nothing.
+
+    `near` numbers of each key are fetched ahead.
+    """
     for j in range(0, padded, KEYS):
         for ahead in range(KEYS):
-            for d in range(0, head_dim, _LINE // 2):
+            for d in range(0, near, _LINE // 2):
                 prefetch(keys, base + (j + KEYS + ahead) * token + d)
                 prefetch(cached, base + (j + ahead) * token + d)
         for g in range(group):
@@ -140,17 +161,17 @@ def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int)
     sums, scores = group * head_dim, 2 * group * head_dim
 
     def kernel(arguments):  # pragma: no cover
-        num_rows, stride, window = arguments[_NUM_ROWS], arguments[_HEADS_STRIDE], arguments[_WINDOW]
+        num_rows, stride, window = arguments[NUM_ROWS], arguments[_HEADS_STRIDE], arguments[_WINDOW]
         heads, values = elements(arguments[_HEADS], bits), elements(arguments[_VALUES], bits)
         cosines, sines = elements(arguments[_COSINES], bits), elements(arguments[_SINES], bits)
         keys, cached = elements(arguments[_KEYS], bits), elements(arguments[_CACHED_VALUES], bits)
         flat_index, positions = integers(arguments[_FLAT_INDEX]), integers(arguments[_POSITIONS])
         out = elements(arguments[_OUT], bits)
-        thread = take_ticket(arguments, _THREAD)
-        scratch_address = arguments[_SCRATCH] + thread * arguments[_SCRATCH_STRIDE]
+        thread = take_ticket(arguments, THREAD)
+        scratch_address = arguments[SCRATCH] + thread * arguments[SCRATCH_STRIDE]
         scratch = elements(scratch_address, BITS_FLOAT32)
 
-        row = take_ticket(arguments, _STORED)
+        row = take_ticket(arguments, TICKET)
         while row < num_rows:
             target = flat_index[row] * token
             for h in range(num_kv_heads):
@@ -158,43 +179,51 @@ def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int)
                 _embed(heads, at, cosines, sines, row * head_dim, keys, target + h * head_dim, np.float32(1), half)
             for d in range(token):
                 store(cached, target + d, load(values, row * arguments[_VALUES_STRIDE] + d))
-            row = take_ticket(arguments, _STORED)
+            row = take_ticket(arguments, TICKET)
 
         # Rows of a prompt look at keys that other threads have just written.
         if arguments[_BARRIER] != 0:
             wait_for_all(arguments[_BARRIER])
 
-        item = take_ticket(arguments, _ATTENDED)
-        while item < num_rows * num_kv_heads:
-            row, h = item // num_kv_heads, item % num_kv_heads
-            first = max(0, positions[row] + 1 - window) if window > 0 else 0
-            num_keys = positions[row] + 1 - first
-            base = (flat_index[row] - num_keys + 1) * token + h * head_dim
-            scale, at = float_argument(arguments, _SCALE), row * stride + h * group * head_dim
-            if dots:
-                # Sixteen keys from a multiple of sixteen on: the last ones may be nobody's, but lie in the slot.
-                skipped = first % KEYS
-                padded = (skipped + num_keys + KEYS - 1) // KEYS * KEYS
-                query = elements(scratch_address, bits)
-                for g in range(0, group * head_dim, head_dim):
-                    _embed(heads, at + g, cosines, sines, row * head_dim, query, g, np.float32(1), half)
-                start = base - skipped * token
-                _score_by_16(scratch, scores, query, keys, cached, start, padded, token, head_dim, group, scale)
-                for g in range(group):
-                    _softmax(scratch, scores + g * padded + skipped, num_keys)
-                for g in range(0, group, together):
-                    weights, to = shifted(scratch, scores + g * padded + skipped), shifted(scratch, sums + g * head_dim)
-                    weigh_values(head_dim, together, weights, padded, shifted(cached, base), token, num_keys, to)
-            else:
-                for g in range(0, group * head_dim, head_dim):
-                    _embed(heads, at + g, cosines, sines, row * head_dim, scratch, g, scale, half)
-                _score(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line)
-                for g in range(group):
-                    _softmax(scratch, scores + g * num_keys, num_keys)
-                _weigh(scratch, scores, cached, base, num_keys, token, head_dim, group)
-            for d in range(group * head_dim):
-                store(out, item * group * head_dim + d, load(scratch, sums + d))
-            item = take_ticket(arguments, _ATTENDED)
+        # Heads of a row one after the other, so that its keys come as one stream; one row is shared out.
+        at_once = num_kv_heads if num_rows >= _MANY_ROWS else 1
+        turn = take_ticket(arguments, SECOND_TICKET) * at_once
+        while turn < num_rows * num_kv_heads:
+            for item in range(turn, turn + at_once):
+                row, h = item // num_kv_heads, item % num_kv_heads
+                first = max(0, positions[row] + 1 - window) if window > 0 else 0
+                num_keys = positions[row] + 1 - first
+                base = (flat_index[row] - num_keys + 1) * token + h * head_dim
+                scale, at = float_argument(arguments, _SCALE), row * stride + h * group * head_dim
+                if dots:
+                    # Sixteen keys from a multiple of sixteen on: the last ones may be nobody's, but lie in the slot.
+                    skipped = first % KEYS
+                    padded = (skipped + num_keys + KEYS - 1) // KEYS * KEYS
+                    query = elements(scratch_address, bits)
+                    for g in range(0, group * head_dim, head_dim):
+                        _embed(heads, at + g, cosines, sines, row * head_dim, query, g, np.float32(1), half)
+                    start, near = base - skipped * token, at_once * head_dim if item == turn else 0
+                    _score_by_16(
+                        scratch, scores, query, keys, cached, start, padded, token, head_dim, group, scale, near
+                    )
+                    for g in range(group):
+                        _softmax(scratch, scores + g * padded + skipped, num_keys)
+                    for g in range(0, group, together):
+                        weights, to = (
+                            shifted(scratch, scores + g * padded + skipped),
+                            shifted(scratch, sums + g * head_dim),
+                        )
+                        weigh_values(head_dim, together, weights, padded, shifted(cached, base), token, num_keys, to)
+                else:
+                    for g in range(0, group * head_dim, head_dim):
+                        _embed(heads, at + g, cosines, sines, row * head_dim, scratch, g, scale, half)
+                    _score(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line)
+                    for g in range(group):
+                        _softmax(scratch, scores + g * num_keys, num_keys)
+                    _weigh(scratch, scores, cached, base, num_keys, token, head_dim, group)
+                for d in range(group * head_dim):
+                    store(out, item * group * head_dim + d, load(scratch, sums + d))
+            turn = take_ticket(arguments, SECOND_TICKET) * at_once
 
     return compile_kernel(kernel)
 
@@ -204,11 +233,29 @@ class RowAttention:
 
     def __init__(self, num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
         self._group = num_heads // num_kv_heads
+        self._num_heads = num_heads
         self._width = num_heads * head_dim
         self._head_dim = head_dim
         dots = dtype is torch.bfloat16 and head_dim % 32 == 0 and multiplies_bfloat16()
         self._call = Call(_compile(num_kv_heads, self._group, head_dim, BITS[dtype], int(dots)), _NUM_ARGUMENTS)
         self._call.arguments[_BARRIER] = barrier_address()
+
+    def step(self, qkv: int, out: int, cache: tuple[Tensor, Tensor], scale: float, window: int) -> Step:
+        """The same as part of a program; `qkv` is the address of `[rows, heads, head_dim]`: queries, keys, values.
+
+        `place_rows` writes into the program's table which rows they are.
+        """
+        num_kv_heads = self._num_heads // self._group
+        stride = (self._num_heads + 2 * num_kv_heads) * self._head_dim
+        values = qkv + (self._num_heads + num_kv_heads) * self._head_dim * cache[0].itemsize
+        arguments = self._call.arguments.copy()
+        arguments[_HEADS : _OUT + 1] = (qkv, stride, values, stride, out)
+        arguments[_KEYS : _SCALE + 1] = (cache[0].data_ptr(), cache[1].data_ptr(), window, float_bits(scale))
+        numbers = self._scratch_for(cache[0])
+        return Step(self._call.kernel, arguments, lambda _num_rows: numbers, nothing)
+
+    def _scratch_for(self, keys: Tensor) -> int:
+        return self._group * (2 * self._head_dim + keys.shape[1] + KEYS)
 
     def __call__(
         self,
@@ -231,17 +278,20 @@ class RowAttention:
         """
         num_rows = len(heads)
         out = heads.new_empty(num_rows, self._width)
-        room = scratch(self._group * (2 * self._head_dim + cache[0].shape[1] + KEYS))
-        arguments = self._call.arguments
-        arguments[:_BARRIER] = (0, 0, 0, num_rows, window, float_bits(scale))
-        arguments[_HEADS:] = (
-            *(heads.data_ptr(), heads.stride(0), values.data_ptr(), values.stride(0)),
-            *(cosines.data_ptr(), sines.data_ptr(), cache[0].data_ptr(), cache[1].data_ptr()),
-            *(flat_index.data_ptr(), positions.data_ptr(), out.data_ptr()),
-            *(room.data_ptr(), room.stride(0) * 4),
+        room = scratch(self._scratch_for(cache[0]))
+        self._call.set(
+            *(0, 0, 0, num_rows, room.data_ptr(), room.stride(0) * 4, 0),
+            *(heads.data_ptr(), heads.stride(0), values.data_ptr(), values.stride(0), out.data_ptr()),
+            *(cosines.data_ptr(), sines.data_ptr(), flat_index.data_ptr(), positions.data_ptr()),
+            *(cache[0].data_ptr(), cache[1].data_ptr(), window, float_bits(scale)),
         )
         self._call.run()
         return out
+
+
+def place_rows(table: NDArray[np.int64], cosines: Tensor, sines: Tensor, flat_index: Tensor, positions: Tensor) -> None:
+    """Write into the arguments of steps, `table` `[steps, ...]`, what `RowAttention` takes of the rows."""
+    table[:, _COSINES : _POSITIONS + 1] = [one.data_ptr() for one in (cosines, sines, flat_index, positions)]
 
 
 @functools.cache

@@ -17,10 +17,11 @@ from handler.native.memory import (
     store,
     take_ticket,
 )
-from handler.native.team import Call, float_bits
+from handler.native.program import Step, nothing
+from handler.native.team import NUM_COMMON, NUM_ROWS, TICKET, Call, float_bits
 
-_TICKET, _NUM_ROWS, _ROWS, _WEIGHT, _EPS, _OUT = range(6)
-_NUM_ARGUMENTS = 6
+_ROWS, _OUT, _WEIGHT, _EPS = range(NUM_COMMON, NUM_COMMON + 4)
+_NUM_ARGUMENTS = NUM_COMMON + 4
 # Fewer numbers than this are done before the other threads have woken up.
 _WORTH_A_TEAM = 1 << 16
 
@@ -33,8 +34,8 @@ def _compile(width: int, bits: int) -> int:
         out = elements(arguments[_OUT], bits)
         eps = float_argument(arguments, _EPS)
         while True:
-            row = take_ticket(arguments, _TICKET)
-            if row >= arguments[_NUM_ROWS]:
+            row = take_ticket(arguments, TICKET)
+            if row >= arguments[NUM_ROWS]:
                 break
             squares = np.float32(0)
             for d in range(width):
@@ -53,18 +54,21 @@ class RowNorm:
     def __init__(self, weight: Tensor, eps: float) -> None:
         """`weight` `[width]`, kept."""
         self._weight = weight.contiguous()
+        self._width = len(weight)
         self._call = Call(_compile(len(weight), BITS[weight.dtype]), _NUM_ARGUMENTS)
         self._call.arguments[_WEIGHT] = self._weight.data_ptr()
         self._call.arguments[_EPS] = float_bits(eps)
+
+    def step(self, x: int, out: int) -> Step:
+        """The norm as part of a program; `x` and `out` are addresses of `[rows, width]`."""
+        arguments = self._call.arguments.copy()
+        arguments[_ROWS : _OUT + 1] = (x, out)
+        return Step(self._call.kernel, arguments, nothing, nothing)
 
     def __call__(self, x: Tensor) -> Tensor:
         """`x` `[..., width]`; returns the same shape."""
         x = x.contiguous()
         out = torch.empty_like(x)
-        arguments = self._call.arguments
-        arguments[_TICKET] = 0
-        arguments[_NUM_ROWS] = x.numel() // len(self._weight)
-        arguments[_ROWS] = x.data_ptr()
-        arguments[_OUT] = out.data_ptr()
+        self._call.set(0, 0, 0, x.numel() // self._width, 0, 0, 0, x.data_ptr(), out.data_ptr())
         self._call.run(parallel=x.numel() >= _WORTH_A_TEAM)
         return out

@@ -63,13 +63,18 @@ def _packer(count: int) -> Callable[..., None]:
     return struct.Struct(f"={count}q").pack_into
 
 
+# What every kernel's arguments begin with: tickets, rows of this call, a thread's scratch, shapes of tiles.
+THREAD, TICKET, SECOND_TICKET, NUM_ROWS, SCRATCH, SCRATCH_STRIDE, TILES = range(7)
+NUM_COMMON = 7
+
+
 class Call:
     """A kernel and its block of arguments, `arguments` int64 `[num_arguments]`."""
 
     def __init__(self, kernel: int, num_arguments: int) -> None:
         """`kernel` is the address of a C function, from `compile_kernel`."""
         self.arguments = np.zeros(num_arguments, np.int64)
-        self._kernel = kernel
+        self.kernel = kernel
         self._function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(kernel)
         self._address = self.arguments.ctypes.data
 
@@ -83,4 +88,4 @@ class Call:
         if library is None:
             self._function(self._address)
         else:
-            library.GOMP_parallel(self._kernel, self._address, torch.get_num_threads(), 0)
+            library.GOMP_parallel(self.kernel, self._address, torch.get_num_threads(), 0)

@@ -1,0 +1,94 @@
+"""Layers that run in one go answer as they do one by one, to the last bit; those that cannot stay as they are."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch import Tensor
+
+from handler.block_linear import computes_blocks
+from handler.fused_layers import FusedDecoderLayer
+from handler.fused_stack import FusedStack
+from handler.model_runner import ModelRunner
+from handler.native.program import Program
+from handler.packed_model import quantise_and_pack
+from handler.protocol import GenerateRequest, SamplingParams
+from handler.scheduler import ScheduledBatch, ScheduledSequence
+from handler.sequence import Sequence
+from tests.support import tiny_models
+from tests.support.local_engine import loaded
+
+pytestmark = pytest.mark.skipif(not computes_blocks(torch.bfloat16), reason="the kernels want AVX-512 with bfloat16")
+
+SIZES = {
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+}
+
+
+def runner_of(bits: int = 4, family: str = "llama", **sizes: int) -> ModelRunner:
+    model = tiny_models.build(family, **(SIZES | sizes)).to(torch.bfloat16)
+    if bits:
+        assert quantise_and_pack(model, bits, keep_dense=False)
+    runner = ModelRunner(loaded(model), num_slots=4, max_len=256)
+    runner.probe()
+    runner.speed_up()
+    return runner
+
+
+def layers_of(runner: ModelRunner) -> list[type]:
+    return [type(layer) for layer in runner.loaded.model.model.layers]
+
+
+def answers(runner: ModelRunner) -> list[Tensor]:
+    """Logits of two prompts, one in chunks beside the tokens of the other; more rows than there is room for at first."""
+    rng = random.Random(1)
+    lives = []
+    for slot, length in enumerate((70, 150)):
+        ids = [rng.randrange(tiny_models.VOCAB_SIZE) for _ in range(length)]
+        request = GenerateRequest(str(slot), ids, SamplingParams(max_tokens=9, seed=0), 1.0)
+        lives.append(Sequence(request, b"", 0.0, 1.0, slot=slot))
+    found = []
+    for chunks in ((70, 10), (1, 130), (1, 10), (1, 1), (1, 1)):
+        items = [ScheduledSequence(life, life.num_computed, n) for life, n in zip(lives, chunks, strict=True)]
+        step = runner.run(ScheduledBatch(items))
+        for item in items:
+            item.seq.num_computed = item.start + item.num_tokens
+        for item, logits in zip(step.samples, step.logits, strict=True):
+            item.seq.token_ids.append(int(logits.argmax()))
+            found.append(logits.clone())
+    assert len(found) == 8
+    return found
+
+
+def one_by_one(monkeypatch: pytest.MonkeyPatch, **sizes: int) -> ModelRunner:
+    with monkeypatch.context() as patch:
+        patch.setattr("handler.fused_stack.can_stack", lambda _layer: False)
+        return runner_of(**sizes)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_stack_answers_as_its_layers(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    apart, stacked = one_by_one(monkeypatch, bits=bits), runner_of(bits)
+    assert set(layers_of(apart)) == {FusedDecoderLayer}
+    assert layers_of(stacked) == [FusedStack]
+    assert stacked.num_attention_calls == apart.num_attention_calls > 1
+    assert all(torch.equal(one, other) for one, other in zip(answers(stacked), answers(apart), strict=True))
+
+
+def test_a_stack_that_answers_otherwise_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    apart = one_by_one(monkeypatch)
+    monkeypatch.setattr(Program, "run", lambda _program, _num_rows: None)
+    runner = runner_of()
+    assert set(layers_of(runner)) == {FusedDecoderLayer}
+    assert all(torch.equal(one, other) for one, other in zip(answers(runner), answers(apart), strict=True))
+
+
+def test_layers_with_other_parts_stay_apart() -> None:
+    assert set(layers_of(runner_of(intermediate_size=224))) == {FusedDecoderLayer}
+    assert FusedStack not in layers_of(runner_of(family="qwen3"))
