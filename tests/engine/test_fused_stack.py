@@ -46,7 +46,7 @@ def layers_of(runner: ModelRunner) -> list[type]:
 
 
 def answers(runner: ModelRunner) -> list[Tensor]:
-    """Logits of two prompts, one in chunks beside the tokens of the other; more rows than there is room for at first."""
+    """Logits of two prompts, one in chunks beside the tokens of the other; more rows than there is room for first."""
     rng = random.Random(1)
     lives = []
     for slot, length in enumerate((70, 150)):
