@@ -6,7 +6,19 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from handler.native.vectors import BFLOATS, FLOATS, INTS, LANES, call, index, splat, vector_at
+from handler.native.vectors import (
+    BFLOATS,
+    FLOATS,
+    INTS,
+    LANES,
+    LONGS,
+    call,
+    call_max,
+    exp_of_negatives,
+    index,
+    splat,
+    vector_at,
+)
 
 # Keys whose scores are taken at once: one for each lane.
 KEYS = LANES
@@ -52,6 +64,79 @@ def _sum_each(builder, vectors):
         ]
         half //= 2
     return vectors[0]
+
+
+@intrinsic
+def softmax_keys(_context, scores, first, end, padded):  # pragma: no cover
+    """Turn scores `[first:end]` of `[padded]`, a multiple of 16, into weights whose sum is 1; the others lose meaning.
+
+    A score that is no number makes all weights none.
+    """
+
+    def generate(_context, builder, _signature, arguments):
+        scores, first, end, padded = arguments
+        lowest = ir.Constant(FLOATS, [float("-inf")] * LANES)
+        _hide_others(builder, scores, first, end, padded, lowest)
+        top = _folded(builder, scores, padded, lowest, lambda _, old, new: call_max(builder, old, new))
+        largest = splat(builder, _reduced(builder, "fmax", top), FLOATS)
+
+        def weigh(place, old, new):
+            weight = exp_of_negatives(builder, builder.fsub(new, largest))
+            builder.store(weight, place, align=4)
+            return builder.fadd(old, weight)
+
+        total = _reduced(builder, "fadd", _folded(builder, scores, padded, ir.Constant(FLOATS, [0.0] * LANES), weigh))
+        share = splat(builder, builder.fdiv(ir.Constant(ir.FloatType(), 1.0), total), FLOATS)
+
+        def scale(place, old, new):
+            builder.store(builder.fmul(new, share), place, align=4)
+            return old
+
+        _folded(builder, scores, padded, lowest, scale)
+
+    return types.void(scores, types.int64, types.int64, types.int64), generate
+
+
+def _hide_others(builder, scores, first, end, padded, lowest) -> None:
+    """Write `lowest` over scores before `first`, in the first vector, and from `end` on, in the last."""
+    lanes = ir.Constant(LONGS, list(range(LANES)))
+    for start in (index(0), builder.sub(padded, index(LANES))):
+        places = builder.add(lanes, splat(builder, start, LONGS))
+        within = builder.and_(
+            builder.icmp_signed(">=", places, splat(builder, first, LONGS)),
+            builder.icmp_signed("<", places, splat(builder, end, LONGS)),
+        )
+        place = builder.bitcast(builder.gep(scores, [start]), FLOATS.as_pointer())
+        builder.store(builder.select(within, builder.load(place, align=4), lowest), place, align=4)
+
+
+def _folded(builder, scores, padded, start, step):
+    """`step(place, so_far, vector)` over all vectors, from `start`; returns the last `so_far`."""
+    before = builder.block
+    head, after = builder.append_basic_block("fold"), builder.append_basic_block("folded")
+    builder.branch(head)
+    builder.position_at_end(head)
+    j, so_far = builder.phi(ir.IntType(64)), builder.phi(FLOATS)
+    j.add_incoming(index(0), before)
+    so_far.add_incoming(start, before)
+    place = builder.bitcast(builder.gep(scores, [j]), FLOATS.as_pointer())
+    following, next_j = step(place, so_far, builder.load(place, align=4)), builder.add(j, index(LANES))
+    j.add_incoming(next_j, builder.block)
+    so_far.add_incoming(following, builder.block)
+    builder.cbranch(builder.icmp_signed("<", next_j, padded), head, after)
+    builder.position_at_end(after)
+    return following
+
+
+def _reduced(builder, operation: str, vector):
+    """The largest lane (`fmax`), or the sum of all (`fadd`), halves at a time."""
+    half = LANES // 2
+    while half:
+        mask = ir.Constant(INTS, [lane + half if lane < half else lane for lane in range(LANES)])
+        other = builder.shuffle_vector(vector, vector, mask)
+        vector = call_max(builder, vector, other) if operation == "fmax" else builder.fadd(vector, other)
+        half //= 2
+    return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
 
 
 @intrinsic(prefer_literal=True)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from handler.native.attention_tile import KEYS, score_keys, weigh_values
+from handler.native.attention_tile import KEYS, score_keys, softmax_keys, weigh_values
 from handler.native.compiler import compile_kernel, multiplies_bfloat16
 from handler.native.memory import (
     BITS,
@@ -207,7 +207,7 @@ def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int)
                         scratch, scores, query, keys, cached, start, padded, token, head_dim, group, scale, near
                     )
                     for g in range(group):
-                        _softmax(scratch, scores + g * padded + skipped, num_keys)
+                        softmax_keys(shifted(scratch, scores + g * padded), skipped, skipped + num_keys, padded)
                     for g in range(0, group, together):
                         weights, to = (
                             shifted(scratch, scores + g * padded + skipped),

@@ -25,8 +25,11 @@ class _BFloat(ir.Type):  # type: ignore[misc]
 
 FLOATS = ir.VectorType(ir.FloatType(), LANES)
 INTS = ir.VectorType(ir.IntType(32), LANES)
+LONGS = ir.VectorType(ir.IntType(64), LANES)
 BYTES = ir.VectorType(ir.IntType(8), LANES)
 HALVES = ir.VectorType(ir.HalfType(), LANES)
+# Cephes' polynomial for e^x, the highest power first.
+_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 # Two in each lane.
 BFLOATS = ir.VectorType(_BFloat(), 2 * LANES)
 _ROUNDED = ir.VectorType(_BFloat(), LANES)
@@ -52,6 +55,34 @@ def call(builder, name: str, result, arguments):
     """Call one of LLVM's own functions."""
     kinds = [argument.type for argument in arguments]
     return builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, kinds), name), arguments)
+
+
+def call_max(builder, one, other):
+    """The larger of each lane; of a number and none, the number."""
+    return call(builder, "llvm.maxnum.v16f32", FLOATS, [one, other])
+
+
+def exp_of_negatives(builder, x):
+    """e^x of each lane for x <= 0: as `memory.exp_of_negative`, whose sums these are."""
+
+    def floats(number: float):
+        return ir.Constant(FLOATS, [number] * LANES)
+
+    def multiply_add(one, other, third):
+        return call(builder, "llvm.fma.v16f32", FLOATS, [one, other, third])
+
+    # The comparison is false for NaN, which stays.
+    x = builder.select(builder.fcmp_ordered("<", x, floats(-87.0)), floats(-87.0), x)
+    whole = call(builder, "llvm.floor.v16f32", FLOATS, [multiply_add(x, floats(1.4426950408889634), floats(0.5))])
+    rest = multiply_add(whole, floats(-0.693359375), x)
+    rest = multiply_add(whole, floats(2.12194440e-4), rest)
+    y = floats(_EXP[0])
+    for factor in _EXP[1:]:
+        y = multiply_add(y, rest, floats(factor))
+    y = builder.fadd(multiply_add(builder.fmul(y, rest), rest, rest), floats(1.0))
+    power = builder.add(builder.fptosi(whole, INTS), ir.Constant(INTS, [127] * LANES))
+    shift = ir.Constant(INTS, [23] * LANES)
+    return builder.fmul(y, builder.bitcast(builder.shl(power, shift), FLOATS))
 
 
 @intrinsic
