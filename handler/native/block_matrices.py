@@ -47,14 +47,15 @@ from handler.native.vectors import LANES
 
 # Bytes of two inputs.
 _PAIR = 4
-# Blocks whose weights are unpacked for all rows before the next ones: they stay in the first cache.
-_SEGMENT = 20
+# Blocks of weights that are kept unpacked: they and 16 rows of activations stay in the first cache. For more rows
+# than 16 they are shared out among groups, so that the activations that have come serve all groups.
+_UNPACKED = int(__import__("os").environ.get("UNP", "24"))
 
 
 def matrices_scratch(num_rows: int, blocks: int) -> int:
     """Numbers of scratch that a thread needs: weights, products, and the sums of the rows' blocks."""
     rows = -(-num_rows // TILE_ROWS) * TILE_ROWS
-    return LINE // 4 + (RING + _SEGMENT) * TILE_BYTES // 4 + rows * (blocks + GROUPS * LANES)
+    return LINE // 4 + (RING + _UNPACKED) * TILE_BYTES // 4 + rows * (blocks + GROUPS * LANES)
 
 
 def matrices_shapes(num_rows: int) -> int:
@@ -69,33 +70,29 @@ def _shapes(rest: int) -> Tensor:
 
 
 @called
-def _segment(codes, scales, x, stride, num_rows, sums, sums_stride, blocks, weights, ring, totals):  # pragma: no cover
-    """Add the products of some blocks of one group for all rows to `totals`; the first rows unpack the weights."""
-    for row in range(0, num_rows, TILE_ROWS):
-        rows, chunk = min(TILE_ROWS, num_rows - row), row // TILE_ROWS
-        given, at = bytes_at(x + row * stride), elements(totals + row * (GROUPS * LANES * 4), BITS_FLOAT32)
-        totals_of = elements(sums + chunk * sums_stride, BITS_FLOAT32)
-        if row == 0:
-            if rows == 16:
-                matrix_tile(16, 0, 1, codes, scales, given, stride, totals_of, blocks, weights, ring, at)
-            elif rows > 8:
-                matrix_tile(16, 1, 1, codes, scales, given, stride, totals_of, blocks, weights, ring, at)
-            elif rows > 4:
-                matrix_tile(8, 1, 1, codes, scales, given, stride, totals_of, blocks, weights, ring, at)
-            elif rows > 1:
-                matrix_tile(4, 1, 1, codes, scales, given, stride, totals_of, blocks, weights, ring, at)
-            else:
-                matrix_tile(1, 1, 1, codes, scales, given, stride, totals_of, blocks, weights, ring, at)
-        elif rows == 16:
-            matrix_tile(16, 0, 0, codes, scales, given, stride, totals_of, blocks, weights, ring, at)
+def _chunk(rows, unpacks, codes, scales, x, stride, sums, blocks, weights, ring, totals):  # pragma: no cover
+    """Add the products of up to 16 rows with some blocks of one group to `totals`, maybe unpacking the weights."""
+    if unpacks:
+        if rows == 16:
+            matrix_tile(16, 0, 1, codes, scales, x, stride, sums, blocks, weights, ring, totals)
         elif rows > 8:
-            matrix_tile(16, 1, 0, codes, scales, given, stride, totals_of, blocks, weights, ring, at)
+            matrix_tile(16, 1, 1, codes, scales, x, stride, sums, blocks, weights, ring, totals)
         elif rows > 4:
-            matrix_tile(8, 1, 0, codes, scales, given, stride, totals_of, blocks, weights, ring, at)
+            matrix_tile(8, 1, 1, codes, scales, x, stride, sums, blocks, weights, ring, totals)
         elif rows > 1:
-            matrix_tile(4, 1, 0, codes, scales, given, stride, totals_of, blocks, weights, ring, at)
+            matrix_tile(4, 1, 1, codes, scales, x, stride, sums, blocks, weights, ring, totals)
         else:
-            matrix_tile(1, 1, 0, codes, scales, given, stride, totals_of, blocks, weights, ring, at)
+            matrix_tile(1, 1, 1, codes, scales, x, stride, sums, blocks, weights, ring, totals)
+    elif rows == 16:
+        matrix_tile(16, 0, 0, codes, scales, x, stride, sums, blocks, weights, ring, totals)
+    elif rows > 8:
+        matrix_tile(16, 1, 0, codes, scales, x, stride, sums, blocks, weights, ring, totals)
+    elif rows > 4:
+        matrix_tile(8, 1, 0, codes, scales, x, stride, sums, blocks, weights, ring, totals)
+    elif rows > 1:
+        matrix_tile(4, 1, 0, codes, scales, x, stride, sums, blocks, weights, ring, totals)
+    else:
+        matrix_tile(1, 1, 0, codes, scales, x, stride, sums, blocks, weights, ring, totals)
 
 
 @functools.cache
@@ -110,11 +107,13 @@ def compile_matrices(bits: int) -> int:
         # Tiles that cross cache lines load at half the speed.
         address = arguments[SCRATCH] + take_ticket(arguments, THREAD) * arguments[SCRATCH_STRIDE] + LINE - 1
         address -= address % LINE
-        ring, weights = bytes_at(address), bytes_at(address + RING * TILE_BYTES)
-        sums_at = address + (RING + _SEGMENT) * TILE_BYTES
+        ring, weights_at = bytes_at(address), address + RING * TILE_BYTES
+        sums_at = weights_at + _UNPACKED * TILE_BYTES
         totals_at = sums_at + -(-num_rows // TILE_ROWS) * TILE_ROWS * blocks * 4
         totals = elements(totals_at, BITS_FLOAT32)
-        segment = -(-blocks // -(-blocks // _SEGMENT))
+        segment = _UNPACKED // GROUPS if num_rows > TILE_ROWS else _UNPACKED
+        segment = -(-blocks // -(-blocks // segment))
+        apart = segment * TILE_BYTES if num_rows > TILE_ROWS else 0
         stride = blocks * (BLOCK * 2)
         configure_tiles(arguments[TILES])
         load_tile(ONES, arguments[TILES] + LINE, _PAIR)
@@ -128,24 +127,20 @@ def compile_matrices(bits: int) -> int:
         while item * GROUPS < num_groups:
             for i in range(num_rows * GROUPS * LANES):
                 store(totals, i, np.float32(0))
-            for group in range(item * GROUPS, item * GROUPS + GROUPS):
-                for first in range(0, blocks, segment):
-                    block = group * blocks + first
-                    codes = codes_at(arguments[CODES] + block * (BLOCK * LANES * bits // 8), bits)
-                    scales = bytes_at(arguments[SCALES] + block * (LANES * 4))
-                    _segment(
-                        codes,
-                        scales,
-                        arguments[X] + first * (BLOCK * 2),
-                        stride,
-                        num_rows,
-                        sums_at + first * (TILE_ROWS * 4),
-                        blocks * (TILE_ROWS * 4),
-                        min(segment, blocks - first),
-                        weights,
-                        ring,
-                        totals_at + (group - item * GROUPS) * (LANES * 4),
-                    )
+            for first in range(0, blocks, segment):
+                for row in range(0, num_rows, TILE_ROWS):
+                    x = bytes_at(arguments[X] + row * stride + first * (BLOCK * 2))
+                    sums = elements(sums_at + (row * blocks + first * TILE_ROWS) * 4, BITS_FLOAT32)
+                    for group in range(GROUPS):
+                        block = (item * GROUPS + group) * blocks + first
+                        codes = codes_at(arguments[CODES] + block * (BLOCK * LANES * bits // 8), bits)
+                        scales = bytes_at(arguments[SCALES] + block * (LANES * 4))
+                        weights = bytes_at(weights_at + group * apart)
+                        found = elements(totals_at + (row * GROUPS + group) * (LANES * 4), BITS_FLOAT32)
+                        _chunk(
+                            *(min(TILE_ROWS, num_rows - row), row == 0, codes, scales, x, stride, sums),
+                            *(min(segment, blocks - first), weights, ring, found),
+                        )
             write_outputs(totals, num_rows, GROUPS, 0, item * GROUPS, width, has_bias, bias, operation, other, out)
             item = take_ticket(arguments, TICKET)
         release_tiles()
