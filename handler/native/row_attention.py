@@ -13,8 +13,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from handler.native.attention_rows import (
+    BARRIER,
+    CACHED_KEYS,
+    CACHED_VALUES,
+    COSINES,
+    FLAT_INDEX,
+    HEADS,
+    HEADS_STRIDE,
+    NUM_ARGUMENTS,
+    OUT,
+    POSITIONS,
+    SCALE,
+    SINES,
+    WINDOW,
+    embed,
+    store_rows,
+)
 from handler.native.attention_tile import KEYS, score_keys, softmax_keys, weigh_values
 from handler.native.compiler import compile_kernel, multiplies_bfloat16
+from handler.native.matrix_attention import (
+    attends_by_matrices,
+    attention_scratch,
+    attention_shapes,
+    compile_matrix_attention,
+)
 from handler.native.memory import (
     BITS,
     BITS_FLOAT32,
@@ -28,17 +51,14 @@ from handler.native.memory import (
     shifted,
     store,
     take_ticket,
-    wait_for_all,
 )
 from handler.native.program import Step, nothing
 from handler.native.team import (
-    NUM_COMMON,
     NUM_ROWS,
     SCRATCH,
     SCRATCH_STRIDE,
     SECOND_TICKET,
     THREAD,
-    TICKET,
     Call,
     barrier_address,
     float_bits,
@@ -52,23 +72,6 @@ _AHEAD = 16
 _MANY_ROWS = 8
 # Sums that are kept in vector registers, of which there are 32 of 16 numbers.
 _MOST_SUMS = 384
-
-# Places in the block of arguments.
-_HEADS, _HEADS_STRIDE, _VALUES, _VALUES_STRIDE, _OUT = range(NUM_COMMON, NUM_COMMON + 5)
-_COSINES, _SINES, _FLAT_INDEX, _POSITIONS = range(NUM_COMMON + 5, NUM_COMMON + 9)
-_KEYS, _CACHED_VALUES, _WINDOW, _SCALE, _BARRIER = range(NUM_COMMON + 9, NUM_COMMON + 14)
-_NUM_ARGUMENTS = NUM_COMMON + 14
-
-
-@inlined
-def _embed(source, at, cosines, sines, angles, target, to, scale, half):  # pragma: no cover
-    """Rotary embedding of one head, times `scale`."""
-    for d in range(half):
-        one, other = load(source, at + d), load(source, at + half + d)
-        turned = one * load(cosines, angles + d) - other * load(sines, angles + d)
-        store(target, to + d, turned * scale)
-        turned = other * load(cosines, angles + half + d) + one * load(sines, angles + half + d)
-        store(target, to + half + d, turned * scale)
 
 
 @inlined
@@ -161,29 +164,17 @@ def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int)
     sums, scores = group * head_dim, 2 * group * head_dim
 
     def kernel(arguments):  # pragma: no cover
-        num_rows, stride, window = arguments[NUM_ROWS], arguments[_HEADS_STRIDE], arguments[_WINDOW]
-        heads, values = elements(arguments[_HEADS], bits), elements(arguments[_VALUES], bits)
-        cosines, sines = elements(arguments[_COSINES], bits), elements(arguments[_SINES], bits)
-        keys, cached = elements(arguments[_KEYS], bits), elements(arguments[_CACHED_VALUES], bits)
-        flat_index, positions = integers(arguments[_FLAT_INDEX]), integers(arguments[_POSITIONS])
-        out = elements(arguments[_OUT], bits)
+        num_rows, stride, window = arguments[NUM_ROWS], arguments[HEADS_STRIDE], arguments[WINDOW]
+        heads = elements(arguments[HEADS], bits)
+        cosines, sines = elements(arguments[COSINES], bits), elements(arguments[SINES], bits)
+        keys, cached = elements(arguments[CACHED_KEYS], bits), elements(arguments[CACHED_VALUES], bits)
+        flat_index, positions = integers(arguments[FLAT_INDEX]), integers(arguments[POSITIONS])
+        out = elements(arguments[OUT], bits)
         thread = take_ticket(arguments, THREAD)
         scratch_address = arguments[SCRATCH] + thread * arguments[SCRATCH_STRIDE]
         scratch = elements(scratch_address, BITS_FLOAT32)
 
-        row = take_ticket(arguments, TICKET)
-        while row < num_rows:
-            target = flat_index[row] * token
-            for h in range(num_kv_heads):
-                at = row * stride + (num_kv_heads * group + h) * head_dim
-                _embed(heads, at, cosines, sines, row * head_dim, keys, target + h * head_dim, np.float32(1), half)
-            for d in range(token):
-                store(cached, target + d, load(values, row * arguments[_VALUES_STRIDE] + d))
-            row = take_ticket(arguments, TICKET)
-
-        # Rows of a prompt look at keys that other threads have just written.
-        if arguments[_BARRIER] != 0:
-            wait_for_all(arguments[_BARRIER])
+        store_rows(arguments, num_kv_heads, group, head_dim, bits)
 
         # Heads of a row one after the other, so that its keys come as one stream; one row is shared out.
         at_once = num_kv_heads if num_rows >= _MANY_ROWS else 1
@@ -194,14 +185,14 @@ def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int)
                 first = max(0, positions[row] + 1 - window) if window > 0 else 0
                 num_keys = positions[row] + 1 - first
                 base = (flat_index[row] - num_keys + 1) * token + h * head_dim
-                scale, at = float_argument(arguments, _SCALE), row * stride + h * group * head_dim
+                scale, at = float_argument(arguments, SCALE), row * stride + h * group * head_dim
                 if dots:
                     # Sixteen keys from a multiple of sixteen on: the last ones may be nobody's, but lie in the slot.
                     skipped = first % KEYS
                     padded = (skipped + num_keys + KEYS - 1) // KEYS * KEYS
                     query = elements(scratch_address, bits)
                     for g in range(0, group * head_dim, head_dim):
-                        _embed(heads, at + g, cosines, sines, row * head_dim, query, g, np.float32(1), half)
+                        embed(heads, at + g, cosines, sines, row * head_dim, query, g, np.float32(1), half)
                     start, near = base - skipped * token, at_once * head_dim if item == turn else 0
                     _score_by_16(
                         scratch, scores, query, keys, cached, start, padded, token, head_dim, group, scale, near
@@ -216,7 +207,7 @@ def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int)
                         weigh_values(head_dim, together, weights, padded, shifted(cached, base), token, num_keys, to)
                 else:
                     for g in range(0, group * head_dim, head_dim):
-                        _embed(heads, at + g, cosines, sines, row * head_dim, scratch, g, scale, half)
+                        embed(heads, at + g, cosines, sines, row * head_dim, scratch, g, scale, half)
                     _score(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line)
                     for g in range(group):
                         _softmax(scratch, scores + g * num_keys, num_keys)
@@ -236,9 +227,15 @@ class RowAttention:
         self._num_heads = num_heads
         self._width = num_heads * head_dim
         self._head_dim = head_dim
-        dots = dtype is torch.bfloat16 and head_dim % 32 == 0 and multiplies_bfloat16()
-        self._call = Call(_compile(num_kv_heads, self._group, head_dim, BITS[dtype], int(dots)), _NUM_ARGUMENTS)
-        self._call.arguments[_BARRIER] = barrier_address()
+        self._matrices = attends_by_matrices(self._group, head_dim, dtype)
+        if self._matrices:
+            kernel = compile_matrix_attention(num_kv_heads, self._group, head_dim)
+        else:
+            dots = dtype is torch.bfloat16 and head_dim % 32 == 0 and multiplies_bfloat16()
+            kernel = _compile(num_kv_heads, self._group, head_dim, BITS[dtype], int(dots))
+        self._shapes_of = attention_shapes if self._matrices else nothing
+        self._call = Call(kernel, NUM_ARGUMENTS)
+        self._call.arguments[BARRIER] = barrier_address()
 
     def step(self, qkv: int, out: int, cache: tuple[Tensor, Tensor], scale: float, window: int) -> Step:
         """The same as part of a program; `qkv` is the address of `[rows, heads, head_dim]`: queries, keys, values.
@@ -249,12 +246,14 @@ class RowAttention:
         stride = (self._num_heads + 2 * num_kv_heads) * self._head_dim
         values = qkv + (self._num_heads + num_kv_heads) * self._head_dim * cache[0].itemsize
         arguments = self._call.arguments.copy()
-        arguments[_HEADS : _OUT + 1] = (qkv, stride, values, stride, out)
-        arguments[_KEYS : _SCALE + 1] = (cache[0].data_ptr(), cache[1].data_ptr(), window, float_bits(scale))
+        arguments[HEADS : OUT + 1] = (qkv, stride, values, stride, out)
+        arguments[CACHED_KEYS : SCALE + 1] = (cache[0].data_ptr(), cache[1].data_ptr(), window, float_bits(scale))
         numbers = self._scratch_for(cache[0])
-        return Step(self._call.kernel, arguments, lambda _num_rows: numbers, nothing)
+        return Step(self._call.kernel, arguments, lambda _num_rows: numbers, self._shapes_of)
 
     def _scratch_for(self, keys: Tensor) -> int:
+        if self._matrices:
+            return attention_scratch(self._head_dim, keys.shape[1])
         return self._group * (2 * self._head_dim + keys.shape[1] + KEYS)
 
     def __call__(
@@ -280,7 +279,7 @@ class RowAttention:
         out = heads.new_empty(num_rows, self._width)
         room = scratch(self._scratch_for(cache[0]))
         self._call.set(
-            *(0, 0, 0, num_rows, room.data_ptr(), room.stride(0) * 4, 0),
+            *(0, 0, 0, num_rows, room.data_ptr(), room.stride(0) * 4, self._shapes_of(num_rows)),
             *(heads.data_ptr(), heads.stride(0), values.data_ptr(), values.stride(0), out.data_ptr()),
             *(cosines.data_ptr(), sines.data_ptr(), flat_index.data_ptr(), positions.data_ptr()),
             *(cache[0].data_ptr(), cache[1].data_ptr(), window, float_bits(scale)),
@@ -291,7 +290,7 @@ class RowAttention:
 
 def place_rows(table: NDArray[np.int64], cosines: Tensor, sines: Tensor, flat_index: Tensor, positions: Tensor) -> None:
     """Write into the arguments of steps, `table` `[steps, ...]`, what `RowAttention` takes of the rows."""
-    table[:, _COSINES : _POSITIONS + 1] = [one.data_ptr() for one in (cosines, sines, flat_index, positions)]
+    table[:, COSINES : POSITIONS + 1] = [one.data_ptr() for one in (cosines, sines, flat_index, positions)]
 
 
 @functools.cache

@@ -28,11 +28,13 @@ INTS = ir.VectorType(ir.IntType(32), LANES)
 LONGS = ir.VectorType(ir.IntType(64), LANES)
 BYTES = ir.VectorType(ir.IntType(8), LANES)
 HALVES = ir.VectorType(ir.HalfType(), LANES)
+_ROUND_AS_SET = 4
 # Cephes' polynomial for e^x, the highest power first.
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 # Two in each lane.
 BFLOATS = ir.VectorType(_BFloat(), 2 * LANES)
-_ROUNDED = ir.VectorType(_BFloat(), LANES)
+SHORTS = ir.VectorType(ir.IntType(16), 2 * LANES)
+ROUNDED = ir.VectorType(_BFloat(), LANES)
 
 
 def index(number: int):
@@ -64,6 +66,13 @@ def call_max(builder, one, other):
 
 def exp_of_negatives(builder, x):
     """e^x of each lane for x <= 0: as `memory.exp_of_negative`, whose sums these are."""
+    least = ir.Constant(FLOATS, [-87.0] * LANES)
+    # The comparison is false for NaN, which stays.
+    return exp_of_finite(builder, builder.select(builder.fcmp_ordered("<", x, least), least, x))
+
+
+def exp_of_finite(builder, x):
+    """The same for x that are finite. Of -inf it makes none; NaN stays."""
 
     def floats(number: float):
         return ir.Constant(FLOATS, [number] * LANES)
@@ -71,8 +80,6 @@ def exp_of_negatives(builder, x):
     def multiply_add(one, other, third):
         return call(builder, "llvm.fma.v16f32", FLOATS, [one, other, third])
 
-    # The comparison is false for NaN, which stays.
-    x = builder.select(builder.fcmp_ordered("<", x, floats(-87.0)), floats(-87.0), x)
     whole = call(builder, "llvm.floor.v16f32", FLOATS, [multiply_add(x, floats(1.4426950408889634), floats(0.5))])
     rest = multiply_add(whole, floats(-0.693359375), x)
     rest = multiply_add(whole, floats(2.12194440e-4), rest)
@@ -80,9 +87,36 @@ def exp_of_negatives(builder, x):
     for factor in _EXP[1:]:
         y = multiply_add(y, rest, floats(factor))
     y = builder.fadd(multiply_add(builder.fmul(y, rest), rest, rest), floats(1.0))
-    power = builder.add(builder.fptosi(whole, INTS), ir.Constant(INTS, [127] * LANES))
-    shift = ir.Constant(INTS, [23] * LANES)
-    return builder.fmul(y, builder.bitcast(builder.shl(power, shift), FLOATS))
+    arguments = [y, whole, floats(0.0), ir.Constant(ir.IntType(16), -1), ir.Constant(ir.IntType(32), _ROUND_AS_SET)]
+    return call(builder, "llvm.x86.avx512.mask.scalef.ps.512", FLOATS, arguments)
+
+
+def interleaved_halves(builder, one, other):
+    """Numbers of two vectors of 32 side by side: of each eight the first four, in one vector, and the last, in another.
+
+    What the processor's unpacking does in one instruction.
+    """
+    out = []
+    for half in range(2):
+        lanes = [8 * eight + 4 * half + i for eight in range(4) for i in range(4)]
+        mask = [lane + 2 * LANES * which for lane in lanes for which in range(2)]
+        out.append(builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(ir.IntType(32), 2 * LANES), mask)))
+    return out
+
+
+def transposed(builder, rows):
+    """16 vectors of 16 as their columns: blocks of half the size change places, four times over."""
+    rows, size = list(rows), LANES // 2
+    while size:
+        for i in range(LANES):
+            if not i & size:
+                one, other = rows[i], rows[i + size]
+                upper = [LANES + lane - size if lane & size else lane for lane in range(LANES)]
+                lower = [LANES + lane if lane & size else lane + size for lane in range(LANES)]
+                rows[i] = builder.shuffle_vector(one, other, ir.Constant(INTS, upper))
+                rows[i + size] = builder.shuffle_vector(one, other, ir.Constant(INTS, lower))
+        size //= 2
+    return rows
 
 
 @intrinsic
@@ -94,8 +128,8 @@ def write_rounded(_context, source, start, count, target, at):  # pragma: no cov
         with cgutils.for_range(builder, count, intp=ir.IntType(64)) as loop:
             passed = builder.mul(loop.index, index(LANES))
             numbers = vector_at(builder, source, builder.add(start, passed), FLOATS, 4)
-            rounded = call(builder, "llvm.x86.avx512bf16.cvtneps2bf16.512", _ROUNDED, [numbers])
+            rounded = call(builder, "llvm.x86.avx512bf16.cvtneps2bf16.512", ROUNDED, [numbers])
             place = builder.gep(target, [builder.add(at, passed)])
-            builder.store(rounded, builder.bitcast(place, _ROUNDED.as_pointer()), align=2)
+            builder.store(rounded, builder.bitcast(place, ROUNDED.as_pointer()), align=2)
 
     return types.void(source, start, count, target, at), generate
