@@ -24,7 +24,8 @@ from tests.contract.seam.test_hostile_input import BODIES, FIELDS, LEAKS, PARAME
 from tests.contract.seam.web import CHAT, PROMPT, TEXT, WebServer
 from tests.fakes.engine import LONG, Act, FakeEngine, Script, output
 from tests.faults.conftest import Scoreboard
-from tests.support.attackers import Attackers, Listener, non_readers, slow_bodies, slow_heads
+from tests.support.attackers import Attackers, non_readers, slow_bodies, slow_heads
+from tests.support.elsewhere import Elsewhere
 from tests.support.figures import Sampler, ms, quantile, timed
 from tests.support.frames import CASES, GOOD
 
@@ -152,7 +153,7 @@ def test_slow_clients(web: WebServer, scoreboard: Scoreboard) -> None:
         return statistics.median(found)
 
     alone = asked(5)
-    with Listener() as listener, Attackers(listener.port, KINDS):
+    with Elsewhere() as elsewhere, Attackers(elsewhere.port, KINDS):
         beside = asked(20)
     with Attackers(web.port, KINDS) as attackers, Sampler(web.ping, 1.0) as pings:
         under = asked(60)

@@ -80,38 +80,6 @@ class Attackers:
         self.suffered = {name: Suffered(**found) for name, found in json.loads(said).items()}
 
 
-class Listener:
-    """A port that answers nobody and cuts everybody after 10 s, in a process of its own; a context."""
-
-    _CODE = """
-import asyncio
-
-class Deaf(asyncio.Protocol):
-    def connection_made(self, transport):
-        asyncio.get_running_loop().call_later(10, transport.abort)
-
-async def main():
-    server = await asyncio.get_running_loop().create_server(Deaf, "127.0.0.1", 0, backlog=2048)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.to_thread(input)
-
-try:
-    asyncio.run(main())
-except EOFError:
-    pass
-"""
-
-    def __enter__(self) -> Listener:
-        command = [sys.executable, "-c", self._CODE]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate(timeout=30)
-
-
 @dataclass
 class _Attack:
     """All clients of one kind."""
