@@ -138,7 +138,7 @@ def endless(engine: FakeEngine) -> Script:
     return play
 
 
-@pytest.mark.row(4, bug="")
+@pytest.mark.row(4, bug="the port without SO_SNDBUF: readers are never cut")
 def test_slow_clients(web: WebServer, scoreboard: Scoreboard) -> None:
     """Good requests are compared with those made while the same clients attack a port that belongs to nobody."""
     web.engine.reset()
@@ -248,7 +248,7 @@ def oversize(web: WebServer) -> Iterator[tuple[str, int, bytes, int]]:
     yield "gzip bomb", 415, bomb_head + bomb, 0
 
 
-@pytest.mark.row(6, bug="")
+@pytest.mark.row(6, bug="container/web_worker.py: a body nobody wants is read without a bound")
 def test_oversize(web: WebServer, scoreboard: Scoreboard) -> None:
     limit, before, found, most, right = 2_000_000, memory(web), [], 0, True
     for name, status, start, more in oversize(web):
