@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     for line in ignored:
         logger.warning("%s", line)
     try:
-        listener = _listen(settings.host, settings.port)
+        listener = listen(settings.host, settings.port)
     except OSError as exc:
         logger.error("port %d on %s cannot be opened: %s", settings.port, settings.host, exc.strerror)
         return EXIT_PORT
@@ -66,7 +66,8 @@ def main(arguments: list[str]) -> int:
         shutil.rmtree(run_dir, ignore_errors=True)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """The container's one listening socket; the web workers inherit it. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

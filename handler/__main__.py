@@ -27,6 +27,10 @@ from handler.status import Phase, StatusBoard
 
 logger = logging.getLogger("handler")
 
+# Of torch's and oneDNN's caches of compiled matrix products, 1024 by default: one for each weight's shape and number of
+# rows, 0.3 to 1.8 MB each (docs/decisions/0045).
+_MAX_COMPILED = "256"
+
 
 def main() -> int:
     """Run the engine until SIGTERM."""
@@ -55,6 +59,7 @@ def _serve(config: EngineConfig, board: StatusBoard) -> int:
     gc.disable()
     # transformers imports scipy, if it finds it, for the loss of object detectors: 0.4 s for nothing here.
     sys.modules.setdefault("scipy", None)  # type: ignore[arg-type]
+    bound_compiled()
     # Heavy imports come after the board says why nothing answers yet.
     from handler.startup import start
 
@@ -76,6 +81,12 @@ def _serve(config: EngineConfig, board: StatusBoard) -> int:
     core.run()
     core.shut_down()
     return 0
+
+
+def bound_compiled() -> None:
+    """Bound what this process keeps compiled for the processor, unless the environment does. Before torch is loaded."""
+    for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        os.environ.setdefault(name, _MAX_COMPILED)
 
 
 def _publish_card(card: ModelCard, path: Path) -> None:

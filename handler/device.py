@@ -31,7 +31,8 @@ def choose_device(wanted: str) -> torch.device:
 def _cuda_usable() -> tuple[bool, str]:
     """Whether torch can use CUDA, and what it complains of: a driver that is too old is no error to it."""
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+        # No other: the filters of its last warning are Python's while it ends, and libraries leave files open.
+        warnings.filterwarnings("always", message=".*CUDA initialization")
         usable = torch.cuda.is_available()
     said = [str(each.message) for each in caught if "CUDA initialization" in str(each.message)]
     if usable or not said:

@@ -37,6 +37,8 @@ CHATML = (
 )
 SPECIAL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 MERGES = [("l", "l"), ("o", "Ġ"), ("ll", "oĠ"), ("S", "T"), ("O", "P"), ("ST", "OP"), ("STOP", "!")]
+# One token that is 16 kB of answer.
+LONG = "x" * 16_384
 CONTEXT = 4096
 
 # What a script yields: a message to send, bytes to send as they are, or an event to wait for.
@@ -205,6 +207,7 @@ def write_model(directory: Path, card_path: Path) -> Tokenizer:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL])
+    backend.add_tokens([AddedToken(LONG, special=False, normalized=False)])
     backend.save(str(directory / "tokenizer.json"))
     config = {"bos_token": SPECIAL[0], "eos_token": SPECIAL[1], "chat_template": CHATML}
     (directory / "tokenizer_config.json").write_text(json.dumps(config))

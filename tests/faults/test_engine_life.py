@@ -55,7 +55,7 @@ def metric(server: Server, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
 
-@pytest.mark.row(9, bug="")
+@pytest.mark.row(9, bug="container/engine_process.py: a death is not written on the board, the restart waits 2 s")
 def test_engine_killed_idle(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server()
     server.engine().kill()
@@ -203,7 +203,7 @@ def test_a_request_that_kills_the_engine(scoreboard: Scoreboard, make_server: Ma
     scoreboard(13, "killed twice by one prompt, beside 4 innocent ones", "", text, ok)
 
 
-@pytest.mark.row(14, bug="")
+@pytest.mark.row(14, bug="container/engine_process.py: 30 deaths instead of 3")
 def test_crash_loop(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server()
     server.kill_engines(3)
@@ -273,7 +273,7 @@ def test_gunicorn_killed(scoreboard: Scoreboard, make_server: MakeServer) -> Non
     scoreboard(17, "8 streams", "", text, not alive and code == 70)
 
 
-@pytest.mark.row(17, bug="")
+@pytest.mark.row(17, bug="container/gunicorn_conf.py: gunicorn does not ask to die with PID 1")
 def test_pid_1_killed(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server()
     tree = psutil.Process(server.process.pid).children(recursive=True)

@@ -11,7 +11,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ from typing import Any
 import psutil
 import pytest
 
+from handler.protocol import GenerateRequest
 from tests.contract.seam.test_hostile_input import BODIES, FIELDS, LEAKS, PARAMETERS, POSTS
 from tests.contract.seam.web import CHAT, PROMPT, TEXT, WebServer
-from tests.fakes.engine import output
+from tests.fakes.engine import LONG, Act, FakeEngine, Script, output
 from tests.faults.conftest import Scoreboard
-from tests.support.attackers import Attackers, non_reader, slow_body, slow_head
+from tests.support.attackers import Attackers, non_readers, slow_bodies, slow_heads
+from tests.support.elsewhere import Elsewhere
 from tests.support.figures import Sampler, ms, quantile, timed
 from tests.support.frames import CASES, GOOD
 
@@ -114,49 +116,60 @@ def test_frames(web: WebServer, scoreboard: Scoreboard) -> None:
     scoreboard(3, f"{len(CASES)} cases", "", seen, not (wrong or still_open or second or web.engine.requests))
 
 
-@pytest.mark.row(4, bug="")
+# 40 tokens of 16 kB: more than the kernel holds for a client that does not read.
+NUM_TOKENS = 40
+KINDS = {
+    "heads": slow_heads(500),
+    "bodies": slow_bodies(500),
+    "readers": non_readers(200, "/generate_stream", {"inputs": "hi", "parameters": {"max_new_tokens": NUM_TOKENS}}),
+}
+
+
+def endless(engine: FakeEngine) -> Script:
+    """Readers get long tokens, others "hello"."""
+    token = engine.tokenizer.token_to_id(LONG)
+    hello = engine.says("hello")
+
+    def play(request: GenerateRequest) -> Iterable[Act]:
+        if request.sampling.max_tokens != NUM_TOKENS:
+            return hello(request)
+        return (output(request, [token]) for _ in range(NUM_TOKENS))
+
+    return play
+
+
+@pytest.mark.row(4, bug="the port without SO_SNDBUF: readers are never cut")
 def test_slow_clients(web: WebServer, scoreboard: Scoreboard) -> None:
-    engine = web.engine
-    engine.reset()
-    engine.script = engine.says("hello")
+    """Good requests are compared with those made while the same clients attack a port that belongs to nobody."""
+    web.engine.reset()
+    web.engine.script = endless(web.engine)
 
-    def ask() -> float:
-        return timed(lambda: web.post("/generate", TEXT))[0]
-
-    calm = [ask() for _ in range(40)]
-    # Together more than the kernel holds for a client that does not read.
-    token = engine.token_ids("x" * 3000)
-
-    def endless(request: Any) -> Any:
-        if request.sampling.max_tokens == 999:  # a client that will not read
-            return (output(request, token) for _ in range(100))
-        return engine.says("hello")(request)
-
-    engine.script = endless
-    greedy = non_reader({"inputs": "hi", "parameters": {"max_new_tokens": 999}})
-    with (
-        Attackers(web.port, slow_head, 500) as heads,
-        Attackers(web.port, slow_body, 500) as bodies,
-        Attackers(web.port, greedy, 200) as readers,
-        Sampler(web.ping, 1.0) as pings,
-    ):
-        harried = []
-        until = time.monotonic() + 60
+    def asked(seconds: float) -> float:
+        """The median of requests that are made meanwhile."""
+        found, until = [], time.monotonic() + seconds
         while time.monotonic() < until:
-            harried.append(ask())
-            time.sleep(0.5)
+            found.append(timed(lambda: web.post("/generate", TEXT))[0])
+            time.sleep(0.2)
+        return statistics.median(found)
+
+    alone = asked(5)
+    with Elsewhere() as elsewhere, Attackers(elsewhere.port, KINDS):
+        beside = asked(20)
+    with Attackers(web.port, KINDS) as attackers, Sampler(web.ping, 1.0) as pings:
+        under = asked(60)
     good = sum(status == 200 and seconds < 0.25 for seconds, status in pings.seen)
-    slower = statistics.median(harried) / statistics.median(calm) - 1
-    longest = {name: max(kind.held_s, default=60.0) for name, kind in
-               (("heads", heads), ("bodies", bodies), ("readers", readers))}  # fmt: skip
     seen = f"{good} of {len(pings.seen)} pings 200 and < 250 ms, max {ms(max(pings.seconds))}"
     scoreboard(4, "pings", "all < 250 ms", seen, good == len(pings.seen))
-    seen = f"median {ms(statistics.median(calm))} before, {ms(statistics.median(harried))} under attack ({slower:+.0%})"
-    scoreboard(4, "good requests", "< 20 % slower", seen, slower < 0.2)
-    cuts = f"{len(heads.held_s)} heads, {len(bodies.held_s)} bodies, {len(readers.held_s)} readers"
-    seen = f"cut: {cuts}; longest held " + ", ".join(f"{name} {held:.1f} s" for name, held in longest.items())
-    # The clocks of 1,200 clients on the same cores run late; 2 s are theirs, and a reader fills its buffers first.
-    scoreboard(4, "attackers", "cut after 10 s", seen, max(longest.values()) <= 12.5 and min(longest.values()) > 0)
+    slower = under / beside - 1
+    seen = f"median {ms(under)} under attack, {ms(beside)} beside an attack on another port ({slower:+.0%}), "
+    seen += f"{ms(alone)} alone"
+    scoreboard(4, "good requests", "< 20 % slower than beside an attack on another port", seen, slower < 0.2)
+    found = attackers.suffered
+    seen = "; ".join(f"{name}: {each.num_cut} cut, longest {each.longest_s:.1f} s" for name, each in found.items())
+    # The attackers' clock begins before the server's and is late by what their process waits for a core; a reader's
+    # answer fills the buffers first.
+    ok = all(each.num_cut and each.longest_s <= 12 for each in found.values())
+    scoreboard(4, "attackers", "cut after 10 s", seen, ok)
 
 
 def open_idle(server: WebServer, count: int) -> list[socket.socket]:
@@ -235,7 +248,7 @@ def oversize(web: WebServer) -> Iterator[tuple[str, int, bytes, int]]:
     yield "gzip bomb", 415, bomb_head + bomb, 0
 
 
-@pytest.mark.row(6, bug="")
+@pytest.mark.row(6, bug="container/web_worker.py: a body nobody wants is read without a bound")
 def test_oversize(web: WebServer, scoreboard: Scoreboard) -> None:
     limit, before, found, most, right = 2_000_000, memory(web), [], 0, True
     for name, status, start, more in oversize(web):

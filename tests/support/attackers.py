@@ -1,105 +1,180 @@
-"""Clients that mean ill, a few hundred at once in one thread: slow heads, slow bodies, readers that do not read.
+"""Clients that mean ill, hundreds at once in a process of their own: slow heads, slow bodies, readers that do not read.
 
-Each comes back as soon as it is cut, until `stop`; `held_s` says how long each connection was suffered.
+Each comes back as soon as it is cut. Their process is nice to all others: true attackers have machines of their own.
+Run as `python -m tests.support.attackers PORT KINDS`; it ends when its standard input does.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
+import os
 import select
 import socket
-import threading
+import subprocess
+import sys
 import time
-from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-Attack = Callable[[int, "Attackers"], Awaitable[None]]
+from tests.support.server import ROOT
+
+_POST = "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+# How often a client that does not read looks whether it was cut.
+_LOOK_S = 0.1
+
+
+@dataclass(frozen=True)
+class Kind:
+    """`num` clients that send `begins`, then `drops` each second. Without drops they never read."""
+
+    num: int
+    begins: str
+    drops: str = ""
+
+
+def slow_heads(num: int) -> Kind:
+    """A header that never ends."""
+    return Kind(num, "POST /generate HTTP/1.1\r\nHost: x\r\nX-A: ", "a")
+
+
+def slow_bodies(num: int) -> Kind:
+    """A body of which a byte comes each second."""
+    return Kind(num, _POST.format(path="/generate", length=1000) + '{"inputs":"', "a")
+
+
+def non_readers(num: int, path: str, body: dict[str, Any]) -> Kind:
+    """Clients that ask for a stream and never read it."""
+    raw = json.dumps(body)
+    return Kind(num, _POST.format(path=path, length=len(raw)) + raw)
+
+
+@dataclass
+class Suffered:
+    """How many connections of a kind the server ended, and the seconds it suffered the longest, ended or not."""
+
+    num_cut: int = 0
+    longest_s: float = 0.0
 
 
 class Attackers:
-    """`num` clients of one kind against a port of this machine; a context."""
+    """Attackers of some kinds against a port of this machine; a context. `suffered` is known after it."""
 
-    def __init__(self, port: int, attack: Attack, num: int) -> None:
-        self.port = port
-        self.held_s: list[float] = []
-        self.stop = threading.Event()
-        self.num_open = 0
-        self._attack = attack
-        self._num = num
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+    def __init__(self, port: int, kinds: dict[str, Kind]) -> None:
+        self.suffered: dict[str, Suffered] = {}
+        self._command = [sys.executable, "-m", "tests.support.attackers", str(port)]
+        self._kinds = json.dumps({name: vars(kind) for name, kind in kinds.items()})
 
     def __enter__(self) -> Attackers:
-        self._thread.start()
+        self._process = subprocess.Popen(
+            [*self._command, self._kinds], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self._thread.join(30)
+        try:
+            said, _error = self._process.communicate(timeout=30)
+        finally:
+            self._process.kill()
+            self._process.wait()
+        self.suffered = {name: Suffered(**found) for name, found in json.loads(said).items()}
 
-    async def _run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for i in range(self._num):
-                group.create_task(self._come_back(i))
 
-    async def _come_back(self, number: int) -> None:
-        while not self.stop.is_set():
-            began = time.monotonic()
-            self.num_open += 1
-            with contextlib.suppress(OSError):
-                await self._attack(self.port, self)
-            self.num_open -= 1
-            if not self.stop.is_set():
-                self.held_s.append(time.monotonic() - began)
+@dataclass
+class _Attack:
+    """All clients of one kind."""
+
+    port: int
+    kind: Kind
+    suffered: Suffered = field(default_factory=Suffered)
+    began_s: dict[object, float] = field(default_factory=dict)
+
+    def came(self, client: object) -> None:
+        self.began_s[client] = time.monotonic()
+
+    def was_cut(self, client: object) -> None:
+        self.suffered.num_cut += 1
+        self._suffer(self.began_s.pop(client))
+
+    def end(self) -> None:
+        for began_s in self.began_s.values():
+            self._suffer(began_s)
+
+    def _suffer(self, began_s: float) -> None:
+        self.suffered.longest_s = max(self.suffered.longest_s, time.monotonic() - began_s)
+
+    async def come(self, number: int) -> None:
+        """Client `number`, again and again."""
+        loop = asyncio.get_running_loop()
+        while True:
+            client = socket.socket()
+            client.setblocking(False)
+            if not self.kind.drops:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            try:
+                await loop.sock_connect(client, ("127.0.0.1", self.port))
+                cut = loop.create_future()
+                await loop.create_connection(lambda cut=cut: _Client(self, cut), sock=client)
+                await cut
+            except OSError:
+                client.close()
             await asyncio.sleep(0.05 + number % 10 / 100)
 
-    async def wait(self, seconds: float) -> None:
-        """Sleep, but not past the end."""
-        until = time.monotonic() + seconds
-        while not self.stop.is_set() and time.monotonic() < until:
-            await asyncio.sleep(0.25)
+
+class _Client(asyncio.Protocol):
+    """One connection, until `cut` is set."""
+
+    def __init__(self, attack: _Attack, cut: asyncio.Future[None]) -> None:
+        self._attack = attack
+        self._cut = cut
+        self._loop = asyncio.get_running_loop()
+        self._poller = select.poll()
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self._attack.came(self)
+        transport.write(self._attack.kind.begins.encode())
+        if self._attack.kind.drops:
+            self._loop.call_later(1.0, self._drip)
+        else:
+            transport.pause_reading()
+            self._poller.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+            self._loop.call_later(_LOOK_S, self._look)
+
+    def _drip(self) -> None:
+        if not self._cut.done():
+            self._transport.write(self._attack.kind.drops.encode())
+            self._loop.call_later(1.0, self._drip)
+
+    def _look(self) -> None:
+        if self._poller.poll(0):
+            self._transport.abort()
+        else:
+            self._loop.call_later(_LOOK_S, self._look)
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        if not self._cut.done():
+            self._attack.was_cut(self)
+            self._cut.set_result(None)
 
 
-async def _drip(port: int, attackers: Attackers, head: bytes, drop: bytes) -> None:
-    """Send `head`, then `drop` each second until the server closes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(head)
-        closed = asyncio.create_task(reader.read())
-        while not closed.done() and not attackers.stop.is_set():
-            await asyncio.wait({closed}, timeout=1)
-            writer.write(drop)
-        closed.cancel()
-    finally:
-        writer.transport.abort()
+async def _attack(port: int, kinds: dict[str, Kind]) -> dict[str, Suffered]:
+    attacks = {name: _Attack(port, kind) for name, kind in kinds.items()}
+    tasks = [asyncio.create_task(each.come(i)) for each in attacks.values() for i in range(each.kind.num)]
+    await asyncio.to_thread(sys.stdin.read)
+    for each in attacks.values():
+        each.end()
+    for task in tasks:
+        task.cancel()
+    return {name: each.suffered for name, each in attacks.items()}
 
 
-async def slow_head(port: int, attackers: Attackers) -> None:
-    """A header that never ends."""
-    await _drip(port, attackers, b"POST /generate HTTP/1.1\r\nHost: x\r\nX-A: ", b"a")
+def main(port: str, kinds: str) -> None:
+    os.nice(10)
+    wanted = {name: Kind(**kind) for name, kind in json.loads(kinds).items()}
+    found = asyncio.run(_attack(int(port), wanted))
+    print(json.dumps({name: vars(each) for name, each in found.items()}))
 
 
-async def slow_body(port: int, attackers: Attackers) -> None:
-    """A body of which a byte comes each second."""
-    head = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
-    await _drip(port, attackers, head + b'{"inputs":"', b"a")
-
-
-def non_reader(body: dict[str, Any], path: str = "/generate_stream") -> Attack:
-    """Asks for a stream and never reads it."""
-    raw = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}\r\n\r\n"
-
-    async def attack(port: int, attackers: Attackers) -> None:
-        with socket.socket() as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            client.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", port))
-            await asyncio.get_running_loop().sock_sendall(client, head.encode() + raw)
-            poller = select.poll()
-            poller.register(client, select.POLLRDHUP)
-            while not attackers.stop.is_set() and not poller.poll(0):
-                await attackers.wait(0.5)
-
-    return attack
+if __name__ == "__main__":
+    main(*sys.argv[1:])

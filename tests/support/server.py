@@ -40,6 +40,21 @@ class Answer:
         return json.loads(self.body)
 
 
+def request(port: int, method: str, path: str, body: Any = None, timeout: float = 60, **headers: str) -> Answer:
+    """Ask a port of this machine over a connection of its own."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    raw = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+    sent = {"Content-Type": "application/json"} | {k.replace("_", "-"): v for k, v in headers.items()}
+    try:
+        # A body that is too large is answered before it has been sent.
+        with contextlib.suppress(BrokenPipeError):
+            connection.request(method, path, raw, sent)
+        response = connection.getresponse()
+        return Answer(response.status, dict(response.headers), response.read())
+    finally:
+        connection.close()
+
+
 @dataclass
 class Server:
     """A started container. `stop()` sends SIGTERM and returns the exit code."""
@@ -61,17 +76,7 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def request(self, method: str, path: str, body: Any = None, timeout: float = 60, **headers: str) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
-        raw = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        sent = {"Content-Type": "application/json"} | {k.replace("_", "-"): v for k, v in headers.items()}
-        try:
-            # A body that is too large is answered before it has been sent.
-            with contextlib.suppress(BrokenPipeError):
-                connection.request(method, path, raw, sent)
-            response = connection.getresponse()
-            return Answer(response.status, dict(response.headers), response.read())
-        finally:
-            connection.close()
+        return request(self.port, method, path, body, timeout, **headers)
 
     def ping(self) -> int:
         try:

@@ -15,6 +15,7 @@ from unittest import mock
 import psutil
 
 from container.run_dir import RunDir
+from container.serve import listen
 from container.settings import Settings
 from container.supervisor import Supervisor
 from tests.fakes.engine import FakeEngine
@@ -50,7 +51,7 @@ class WebServer(Server):
         self.environ = environ
         self.num_provoked_faults = 0
         settings = Settings.from_environ(environ)
-        with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+        with listen("127.0.0.1", 0) as listener:
             self.port = listener.getsockname()[1]
             supervisor = Supervisor(settings, RunDir(directory), listener.fileno())
             self.engine = FakeEngine(directory)

@@ -94,3 +94,27 @@ def test_an_evicted_connection_reads_its_end(pair: Pair) -> None:
     client.evict()
     assert client.recv(10) == b""
     assert not idle
+
+
+def test_those_who_run_out_of_time_together_let_others_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_socket, "HEAD_S", 0.1)
+    pairs = [socket.socketpair() for _ in range(50)]
+    turns: list[str] = []
+
+    def wait(ours: socket.socket) -> None:
+        with pytest.raises(ClientTooSlow):
+            ClientSocket(ours, 60.0, {}).recv(100)
+        turns.append("cut")
+
+    def other() -> None:
+        while turns.count("cut") < len(pairs):
+            turns.append("other")
+            gevent.sleep(0)
+
+    began = [gevent.spawn(wait, ours) for ours, _ in pairs]
+    gevent.sleep(0.05)
+    gevent.joinall([*began, gevent.spawn(other)])
+    assert "cut cut cut" not in " ".join(turns)
+    for ours, theirs in pairs:
+        ours.close()
+        theirs.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -34,6 +36,24 @@ def test_a_driver_that_is_too_old(wanted: str) -> None:
         "CUDA cannot be used: The NVIDIA driver on your system is too old (found version 11040). Please update your "
         "GPU driver; DEVICE=cpu serves without it"
     )
+
+
+def test_an_engine_that_ends_of_it_says_nothing_else() -> None:
+    """Its counters are files that are open when Python ends, which is no complaint of ours."""
+    program = f"""
+import os, sys, types, warnings, torch
+from handler.device import choose_device
+from handler.errors import BadConfiguration
+torch.cuda.is_available = lambda: warnings.warn({TOO_OLD!r})
+sys.modules["counters"] = types.ModuleType("counters")
+sys.modules["counters"].file = open(os.devnull)
+try:
+    choose_device("auto")
+except BadConfiguration:
+    pass
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not ended.stderr
 
 
 @pytest.mark.usefixtures("old_driver")
