@@ -34,6 +34,11 @@ class BlockManager:
         self._refs = [0] * (self.num_pages + 1)
 
     @property
+    def prefix_page_size(self) -> int:
+        """Tokens that prefixes are shared in."""
+        return self.page_size
+
+    @property
     def used_tokens(self) -> int:
         """Tokens' worth of memory that is lent; idle pages are not."""
         return (self.num_pages - self._num_available) * self.page_size
@@ -65,8 +70,7 @@ class BlockManager:
 
     def _match(self, seq: Sequence) -> list[int]:
         """Cached pages for the start of `seq`, never up to its last token: that one's logits are wanted."""
-        scores_prompt = seq.sampling.num_prompt_logprobs is not None and seq.num_output_tokens == 0
-        if not seq.request.reuse_prefix or scores_prompt:
+        if not seq.request.reuse_prefix or seq.scores_prompt:
             return []
         return self._index.match(seq.token_ids[:-1], seq.request.cache_salt)
 

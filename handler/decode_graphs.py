@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,8 +13,6 @@ from handler.sync_guard import host_sync
 
 logger = logging.getLogger(__name__)
 
-# transformers recomputes the frequencies of these from the largest position, on the host or for the whole batch.
-_UNSTABLE_ROPES = {"dynamic", "longrope"}
 _WARM_UP_RUNS = 2
 
 
@@ -42,12 +40,15 @@ class DecodeGraphs:
         self._graphs.clear()
         self._logits.clear()
 
-    def capture(self, forward: Callable[[int], Tensor], sizes: list[int], config: Any, device: torch.device) -> None:
-        """Capture `forward(size)`, logits `[size, vocab]` of static buffers, for each size. Never raises.
+    def capture(
+        self, forward: Callable[[int], Tensor], sizes: list[int], ropes: set[str], device: torch.device
+    ) -> None:
+        """Capture `forward(size)`, logits `[size, vocab]` of static buffers, for each size; with none if that fails.
 
-        The buffers must hold padding rows. The largest is captured first, and all share its memory pool.
+        The buffers must hold padding rows. The largest is captured first, and all share its memory pool. `ropes` are
+        rope types whose frequencies follow the batch (handler/rotary.py).
         """
-        self.drop(obstacle(forward, sizes[0], config, device) or "")
+        self.drop(obstacle(forward, sizes[0], ropes, device) or "")
         if self.reason:
             return
         try:
@@ -77,22 +78,11 @@ class DecodeGraphs:
         return self._logits[size]
 
 
-def obstacle(forward: Callable[[int], Tensor], size: int, config: Any, device: torch.device) -> str | None:
+def obstacle(forward: Callable[[int], Tensor], size: int, ropes: set[str], device: torch.device) -> str | None:
     """Why this model's decode step cannot be captured on `device`, or None."""
     if device.type != "cuda":
         return f"the device is {device.type}"
-    ropes = rope_types(config) & _UNSTABLE_ROPES
     if ropes:
         return f"rope type {', '.join(sorted(ropes))} depends on the batch"
     synced = host_sync(lambda: forward(size))
     return f"the model waits for the host: {synced}" if synced else None
-
-
-def rope_types(config: Any) -> set[str]:
-    """Every `rope_type` a text config names, for all layers or for each kind of layer."""
-    found: set[str] = set()
-    for name in ("rope_parameters", "rope_scaling"):
-        parameters = getattr(config, name, None) or {}
-        for part in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):
-            found |= {str(part[key]) for key in ("rope_type", "type") if part.get(key)}
-    return found

@@ -151,7 +151,8 @@ class EngineCore:
         """Why the engine does not take the request."""
         if request.request_id in self._sequences:
             return Rejected(request.request_id, ErrorCode.INVALID, "request id is in use")
-        if not self.scheduler.has_room(len(request.prompt_token_ids)):
+        # Those whose grammar is being compiled join the queue without being asked again.
+        if not self.scheduler.has_room(len(request.prompt_token_ids), self.admission.waiting()):
             return Rejected(request.request_id, ErrorCode.OVERLOADED, "Model is overloaded")
         return self.admission.refusal(request) or self.custody.refusal(request)
 

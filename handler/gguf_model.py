@@ -25,6 +25,9 @@ _FORMAT = 2
 # llama.cpp splits digits one by one for exactly these values of tokenizer.ggml.pre (llama-vocab.cpp).
 _DIGIT_SPLITTING = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva"}
 
+# The quantised matrices as the GGUF file holds them, beside the dense weights that transformers makes of them. In a
+# folder of their own: a checkpoint's own folder is measured by its safetensors files.
+BLOCKS_FILE = "packed/blocks.safetensors"
 # Where an image keeps what was converted when it was built; read, never written.
 SHIPPED = Path(sys.prefix, "share", "tgi-heir")
 
@@ -86,7 +89,7 @@ def _convert(gguf: Path, target: Path, progress: Progress) -> None:
 
     from handler.device import choose_device, choose_dtype
     from handler.gguf_blocks import read_blocks
-    from handler.packed_file import BLOCKS_FILE, file_name, write_packed
+    from handler.packed_file import file_name, write_packed
     from handler.weight_blocks import save_blocks
 
     progress(150, "reading the tokenizer")

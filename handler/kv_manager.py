@@ -36,6 +36,10 @@ class KVManager(Protocol):
         """Tokens' worth of memory that is lent."""
 
     @property
+    def prefix_page_size(self) -> int:
+        """Tokens that prefixes are shared in; 0 if they are not."""
+
+    @property
     def prefix_query_tokens(self) -> int:
         """Prompt tokens looked up in the prefix cache so far."""
 
@@ -78,6 +82,11 @@ class SlotKV:
     def used_tokens(self) -> int:
         """Tokens' worth of memory that is lent."""
         return self._used_pages * self.page_size
+
+    @property
+    def prefix_page_size(self) -> int:
+        """Tokens that prefixes are shared in; 0 if they are not."""
+        return 0 if self._prefixes is None else self._prefixes.page_size
 
     @property
     def prefix_query_tokens(self) -> int:

@@ -16,9 +16,10 @@ from handler.block_linear import computes_blocks
 from handler.config import EngineConfig, Quantize
 from handler.device import choose_device, choose_dtype
 from handler.errors import BadConfiguration, BadModel
+from handler.gguf_model import BLOCKS_FILE
 from handler.kv_cache import kv_bytes_per_token
 from handler.machine_memory import available_memory_bytes
-from handler.packed_file import BLOCKS_FILE, packed_weights
+from handler.packed_file import packed_weights
 from handler.packed_model import dense_bytes, pack, quantise_and_pack
 from handler.placement import Devices, choose_devices, free_gpu_bytes, memory_limits, weight_bytes
 from handler.quantize import (

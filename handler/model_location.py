@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from handler.config import EngineConfig
 from handler.errors import BadModel
-from handler.gguf_model import BUNDLED_MODEL_ID, bundled_gguf, converted
+from handler.gguf_model import BLOCKS_FILE, BUNDLED_MODEL_ID, bundled_gguf, converted
 
 # SageMaker mounts model data at the first, Inference Endpoints at the second (sagemaker.md sections 1.2 and 5).
 _MOUNTS = (Path("/opt/ml/model"), Path("/repository"))
@@ -89,7 +89,7 @@ def _check_weights(directory: Path) -> None:
         missing = sorted(name for name in set(map(str, shards.values())) if not (directory / name).is_file())
         if missing:
             raise BadModel(f"{directory} lacks {missing[0]}, which {index.name} names ({len(missing)} missing)")
-    for file in sorted(directory.glob("*.safetensors")):
+    for file in sorted((*directory.glob("*.safetensors"), *directory.glob(BLOCKS_FILE))):
         try:
             with safe_open(file, framework="numpy"):
                 pass

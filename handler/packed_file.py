@@ -11,14 +11,11 @@ import torch
 from torch import Tensor
 
 from handler.block_linear import computes_blocks, packed_for
+from handler.gguf_model import BLOCKS_FILE
 from handler.weight_blocks import load_blocks
 from handler.whole_file import written_whole
 
 logger = logging.getLogger(__name__)
-
-# The quantised matrices as the GGUF file holds them, beside the dense weights that transformers makes of them. In a
-# folder of their own: a checkpoint's own folder is measured by its safetensors files.
-BLOCKS_FILE = "packed/blocks.safetensors"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,12 +52,13 @@ def write_packed(directory: Path, target: Path, dtype: torch.dtype) -> None:
 def packed_weights(directory: Path, cache_dir: Path, dtype: torch.dtype) -> Iterator[PackedWeight]:
     """The packed matrices of a converted model: from beside it, or from the cache, where they are made if absent.
 
-    They are views of the mapped file. A cache that cannot be written costs each start the time to pack.
+    They are views of the mapped file. A damaged file is made anew, in the cache. A cache that cannot be written costs
+    each start the time to pack.
     """
     name = file_name(dtype)
     cached = cache_dir / "packed" / f"{directory.name}-{name}"
     for path in (directory / "packed" / name, cached):
-        if path.is_file():
+        if path.is_file() and _is_sound(path):
             yield from _read(path)
             return
     try:
@@ -71,6 +69,18 @@ def packed_weights(directory: Path, cache_dir: Path, dtype: torch.dtype) -> Iter
             yield PackedWeight(module, blocks.bits, *packed_for(blocks, dtype))
         return
     yield from _read(cached)
+
+
+def _is_sound(path: Path) -> bool:
+    """True if the file's header can be read and fits its length; else the log says what is wrong."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt"):
+            return True
+    except (OSError, SafetensorError) as exc:
+        logger.warning("%s is damaged or cut short, and is made anew: %s", path, exc)
+        return False
 
 
 def _read(path: Path) -> Iterator[PackedWeight]:

@@ -17,6 +17,7 @@ from handler.model_loader import LoadedModel
 from handler.paged_attention import PAGED_ATTENTION_NAME, PAGED_STEP, PagedStep
 from handler.paged_cache import PagedCache
 from handler.paged_input import DecodeBuffers, PagedInput, build_paged_input
+from handler.rotary import changing_ropes
 from handler.runner import StepLogits
 from handler.scheduler import ScheduledBatch, ScheduledSequence
 from handler.self_test import Script, Verdict, compare, expected_logits, play
@@ -153,7 +154,7 @@ class PagedRunner:
         self.graphs.capture(
             lambda size: self._forward(self._buffers.view(size)),
             self._buffers.sizes,
-            self.loaded.text_config,
+            changing_ropes(self.loaded.model),
             self.loaded.device,
         )
 

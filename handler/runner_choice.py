@@ -15,6 +15,7 @@ from handler.memory import Limits, bytes_per_token, derive_limits
 from handler.model_loader import LoadedModel, not_finite
 from handler.model_runner import ModelRunner
 from handler.paged_start import start_paged
+from handler.rotary import settle_rotary
 from handler.runner import Runner
 from handler.self_test import Verdict
 from handler.status import StatusBoard
@@ -26,6 +27,7 @@ def choose_runner(config: EngineConfig, loaded: LoadedModel, board: StatusBoard)
     """Pages, else slots, else transformers' cache. Raises UnsupportedModel with every reason if none is right, and
     BadModel if the weights are the reason."""
     own_attention = _attention_of(loaded)
+    settle_rotary(loaded.model, derive_limits(config, loaded).max_model_len)
     paged = start_paged(config, loaded, board)
     if paged is not None:
         return paged

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from handler.kv_manager import KVManager
 from handler.protocol import FinishReason
 from handler.sequence import Sequence, SequenceStatus
+from handler.siblings import worth_waiting
 from handler.stopping import finish_reason
 
 
@@ -38,8 +39,7 @@ class ScheduledSequence:
     @property
     def scores_prompt(self) -> bool:
         """True if the request wants log-probabilities of prompt tokens that this chunk predicts."""
-        wanted = self.seq.sampling.num_prompt_logprobs is not None
-        return wanted and self.seq.num_output_tokens == 0 and self.start < self.seq.num_prompt_tokens - 1
+        return self.seq.scores_prompt and self.start < self.seq.num_prompt_tokens - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +90,15 @@ class Scheduler:
         """Tokens of the sequences in the queue, all of which have to be run."""
         return sum(len(seq.token_ids) for seq in self.waiting)
 
-    def has_room(self, num_tokens: int) -> bool:
-        """Whether a prompt of `num_tokens` may join the queue. An empty queue takes any prompt."""
-        if len(self.waiting) >= self.limits.max_waiting:
+    def has_room(self, num_tokens: int, coming: Collection[Sequence] = ()) -> bool:
+        """Whether a prompt of `num_tokens` may join the queue, as `coming` will. An empty queue takes any prompt."""
+        num_waiting = len(self.waiting) + len(coming)
+        if num_waiting >= self.limits.max_waiting:
             return False
         limit = self.limits.max_waiting_tokens
-        return not limit or not self.waiting or self.waiting_tokens + num_tokens <= limit
+        if not limit or not num_waiting:
+            return True
+        return self.waiting_tokens + sum(len(seq.token_ids) for seq in coming) + num_tokens <= limit
 
     def add(self, seq: Sequence) -> None:
         """Queue a sequence. The caller has asked `has_room` and checked the prompt's length."""
@@ -148,7 +151,7 @@ class Scheduler:
         items: list[ScheduledSequence] = []
         while self.waiting and budget > 0 and len(self.running) < self.limits.max_num_seqs:
             seq = self.waiting[0]
-            if not self.kv.admit(seq):
+            if worth_waiting(seq, self.running, self.kv.prefix_page_size) or not self.kv.admit(seq):
                 break
             self.waiting.popleft()
             seq.status = SequenceStatus.RUNNING

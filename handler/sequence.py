@@ -82,6 +82,11 @@ class Sequence:
         return len(self.token_ids) - len(self.request.prompt_token_ids)
 
     @property
+    def scores_prompt(self) -> bool:
+        """True if log-probabilities of its prompt are still wanted, so that all of it must be computed."""
+        return self.sampling.num_prompt_logprobs is not None and self.num_output_tokens == 0
+
+    @property
     def num_uncomputed(self) -> int:
         """Tokens that still have to go through the model before the next one can be sampled."""
         return len(self.token_ids) - self.num_computed

@@ -43,8 +43,7 @@ class SlotPrefixes:
         The last token is never restored: its logits are wanted. Nor is a prompt whose log-probabilities are wanted.
         """
         chain: list[int] = []
-        scores_prompt = seq.sampling.num_prompt_logprobs is not None and seq.num_output_tokens == 0
-        if seq.request.reuse_prefix and not scores_prompt:
+        if seq.request.reuse_prefix and not seq.scores_prompt:
             chain = self._index.match(seq.token_ids[:-1], seq.request.cache_salt)
         try:
             if chain:

@@ -32,7 +32,9 @@ def make_engine(tmp_path: Path) -> Iterator[Callable[..., LocalEngine]]:
         directory.mkdir()
         bounds = limits(**changes)
         # A copy: the runner rebuilds the model's layers.
-        runner = ModelRunner(loaded(copy.deepcopy(model), eos), bounds.max_num_seqs, bounds.max_model_len)
+        stored = (bounds.num_stored_pages, bounds.page_size)
+        found = loaded(copy.deepcopy(model), eos)
+        runner = ModelRunner(found, bounds.max_num_seqs, bounds.max_model_len, *stored)
         runner.probe()
         runner.speed_up()
         engines.append(LocalEngine(runner, bounds, directory, max_waiting))

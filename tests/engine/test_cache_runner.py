@@ -203,9 +203,12 @@ def test_states_count_against_memory(tmp_path: Path) -> None:
     assert bounds.capacity_tokens == 128
 
 
-def test_a_checkpoint_without_a_longest_sequence_starts(tmp_path: Path) -> None:
-    """mamba's configuration names neither positions nor heads."""
-    directory = tiny_models.save("mamba", tmp_path / "model")
+@pytest.mark.parametrize(("family", "runner", "longest"), [("mamba", "cache", 4096), ("gemma4_text", "packed", 512)])
+def test_a_checkpoint_with_an_unusual_configuration_starts(
+    family: str, runner: str, longest: int, tmp_path: Path
+) -> None:
+    """mamba's names neither positions nor heads; Gemma 4's layers differ in their heads. Nothing is set by the user."""
+    directory = tiny_models.save(family, tmp_path / "model")
     config = EngineConfig(
         model=str(directory), cache_dir=str(tmp_path), socket_path=str(tmp_path / "e.sock"), num_threads=1
     )
@@ -213,4 +216,4 @@ def test_a_checkpoint_without_a_longest_sequence_starts(tmp_path: Path) -> None:
     core, card = start_up(config, StatusBoard(tmp_path / "status", create=True))
     torch.set_num_threads(num_threads)
     core.shut_down()
-    assert (card.runner, card.max_model_len, card.model_type) == ("cache", 4096, "mamba")
+    assert (card.runner, card.max_model_len, card.model_type) == (runner, longest, family)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from handler.cache_runner import CacheRunner
+from handler.memory import bytes_per_token
+from handler.model_runner import ModelRunner
 from tests.support import models_table, stock, tiny_models
 from tests.support.local_engine import LocalEngine, Outcome
 
@@ -42,6 +44,10 @@ def test_alone_batched_and_joining(family: str, start_engine: Callable[..., Loca
         assert model.config._attn_implementation == own_attention
         assert runner.continues == (family not in tiny_models.IN_ONE_PIECE)
         assert runner.merges == (family not in tiny_models.ONE_BY_ONE)
+    counted = bytes_per_token(runner.loaded)
+    if isinstance(runner, ModelRunner):
+        taken = sum(each[0, 0].nbytes for layer in runner.cache._layers.values() for each in layer)
+        assert taken <= counted, "the budget of tokens must not be more than memory holds"
 
     alone = []
     for prompt in PROMPTS:

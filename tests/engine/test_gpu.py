@@ -17,14 +17,14 @@ from torch import Tensor
 from handler.block_manager import TRASH_PAGE
 from handler.config import EngineConfig
 from handler.memory import derive_limits
-from handler.model_loader import LoadedModel, Quantize
+from handler.model_loader import LoadedModel
 from handler.paged_runner import PagedRunner
 from handler.paged_start import start_paged
 from handler.self_test import Script, Verdict, compare, expected_logits, play
 from handler.status import StatusBoard
 from handler.sync_guard import host_sync
 from handler.varlen import CUDA_PAGE_SIZE, torch_varlen, varlen_attn_cpu
-from tests.support.local_engine import LocalEngine, limits
+from tests.support.local_engine import LocalEngine, limits, loaded
 from tests.support.tiny_models import build
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -34,16 +34,7 @@ PROMPTS = [[(11 * i + 5) % 250 for i in range(n)] for n in (1, 7, 90, 250, 300)]
 
 
 def on_gpu(family: str) -> LoadedModel:
-    model = build(family).to("cuda", torch.bfloat16)
-    return LoadedModel(
-        model=model,
-        text_config=model.config,
-        eos_token_ids=frozenset(),
-        dtype=torch.bfloat16,
-        device=torch.device("cuda"),
-        quantize=Quantize.NONE,
-        max_position_embeddings=512,
-    )
+    return loaded(build(family).to("cuda", torch.bfloat16))
 
 
 def runner_for(family: str, **changes: int) -> PagedRunner:

@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from handler import packed_model
+from handler import model_loader, packed_model
 from handler.config import EngineConfig, Quantize
 from handler.errors import BadConfiguration, BadModel
 from handler.linears import KERNEL, Kernel, PackedLinear
 from handler.model_loader import LoadedModel, load
 from handler.model_runner import ModelRunner
+from handler.placement import Devices
 from handler.quantize import WeightSizes, least_lossy, resolve
 from handler.weight_blocks import WeightBlocks
 from tests.support import tiny_models
@@ -237,6 +238,28 @@ def test_auto_takes_the_least_lossy_that_leaves_room_for_keys(
         assert least_lossy(sizes, torch.bfloat16, 200, room) == chosen
     assert len(caplog.records) == 1
     assert f"HF_MODEL_QUANTIZE=auto: {chosen}, " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("free", "chosen", "has_config"),
+    [(361_600, Quantize.NONE, False), (361_598, Quantize.INT8, True), (268_210, Quantize.NF4, True)],
+)
+def test_auto_on_a_gpu_weighs_the_model_without_loading_it(
+    free: int, chosen: Quantize, has_config: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two devices, whose memory adds up; the driver's answer is the far side of the seam."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free // 2, free))
+    monkeypatch.setattr(model_loader, "_CUDA_FRACTION", 1.0)
+    model_config = tiny_models.build("llama").config
+    devices = Devices(tuple(torch.device("cuda", index) for index in range(2)))
+    found, made = model_loader._plan(
+        EngineConfig(max_model_len=64), model_config, torch.bfloat16, devices, Quantize.AUTO
+    )
+    assert found is chosen
+    assert (made is not None) == has_config
+    if made is not None:
+        assert made.load_in_8bit == (chosen is Quantize.INT8)
+        assert "lm_head" in made.llm_int8_skip_modules
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -21,6 +21,7 @@ PURE = [
     "sequence",
     "scheduler",
     "kv_manager",
+    "siblings",
     "slot_prefixes",
     "prefix_index",
     "block_manager",

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import zmq
 
 from handler.config import EngineConfig
@@ -131,7 +130,7 @@ def loaded(model: Any, eos_token_ids: frozenset[int] = frozenset()) -> LoadedMod
         text_config=text,
         eos_token_ids=eos_token_ids,
         dtype=model.dtype,
-        device=torch.device("cpu"),
+        device=model.device,
         quantize=Quantize.NONE,
         max_position_embeddings=getattr(text, "max_position_embeddings", 512),
         num_parameters=model.num_parameters(),

@@ -51,6 +51,8 @@ _FOOT = """
 - *in chunks*: a long prompt is spread over several steps, so running streams go on meanwhile. *in one piece*: the
   family's code starts a second chunk from an empty state (transformers 5.23), so it all runs in the prompt's last step.
 - *in batches*: rows of different lengths share one pass. *one by one*: the family's cache cannot be joined.
+- Rope type `longrope` (Phi-3, Phi-4-mini): the long factors for every sequence if `MAX_TOTAL_TOKENS` is beyond the
+  original context, else the short ones ([decision 0070](decisions/0070-one-set-of-rotary-frequencies.md)).
 - Refused, with a sentence: families that keep their state outside transformers' cache (`recurrent_gemma`, `rwkv`,
   `xlstm`) or in a cache class of their own (`minimax`).
 """

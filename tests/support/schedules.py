@@ -8,11 +8,26 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from tests.support.local_engine import LocalEngine, Outcome
+from handler.model_runner import ModelRunner
+from handler.paged_runner import PagedRunner
+from handler.runner import Runner
+from tests.support import tiny_models
+from tests.support.local_engine import LocalEngine, Outcome, limits, loaded
 
 _VOCAB = 250
+_SHORT = {"capacity_tokens": 128, "max_model_len": 128}
+# Every kind of memory, with room and without. Pages of 8: prompts that share 20 or 40 tokens share some.
+CROWDS: dict[str, dict[str, int]] = {
+    "roomy": {},
+    "preempting": _SHORT,
+    "reusing": {"num_stored_pages": 24, "page_size": 8},
+    "reusing, preempting": {"num_stored_pages": 24, "page_size": 8} | _SHORT,
+    "paged": {"page_size": 8},
+    "paged, preempting": {"page_size": 8} | _SHORT,
+}
 
 
 @dataclass
@@ -25,6 +40,22 @@ class Wish:
     leaves: int | None
     salt: str
     outcome: Outcome | None = None
+
+
+def engine(directory: Path, kind: str) -> LocalEngine:
+    """An engine over a tiny model with the memory of `CROWDS[kind]`."""
+    directory.mkdir()
+    bounds, found = limits(**CROWDS[kind]), loaded(tiny_models.build("llama"))
+    runner: Runner
+    if kind.startswith("paged"):
+        runner = PagedRunner(found, bounds)
+        runner.probe()
+    else:
+        stored = (bounds.num_stored_pages, bounds.page_size)
+        runner = ModelRunner(found, bounds.max_num_seqs, bounds.max_model_len, *stored)
+        runner.probe()
+        runner.speed_up()
+    return LocalEngine(runner, bounds, directory)
 
 
 def draw(seed: int, num: int = 6) -> list[Wish]:

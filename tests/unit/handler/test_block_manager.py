@@ -15,19 +15,10 @@ from hypothesis import strategies as st
 
 from handler.block_manager import TRASH_PAGE, BlockManager
 from handler.prefix_index import Digest, chain_digest
-from handler.protocol import FinishReason, GenerateRequest, SamplingParams
+from handler.protocol import FinishReason
 from handler.scheduler import ScheduledBatch, Scheduler, SchedulerLimits
 from handler.sequence import Sequence, SequenceStatus
-
-MAX_LEN = 64
-
-
-def sequence(
-    name: str, ids: list[int], max_tokens: int, salt: str = "", reuse: bool = True, scored: bool = False
-) -> Sequence:
-    params = SamplingParams(max_tokens=max_tokens, seed=0, num_prompt_logprobs=0 if scored else None)
-    request = GenerateRequest(name, ids, params, 60.0, cache_salt=salt, reuse_prefix=reuse)
-    return Sequence(request, b"w", 0.0, 60.0)
+from tests.support.arrivals import MAX_LEN, Arrival, arrivals, colliding_digest, history, sequence
 
 
 def make(
@@ -63,13 +54,13 @@ class PretendedModel:
             seq = item.seq
             for position in range(item.start, item.start + item.num_tokens):
                 at = (seq.block_table[position // size], position % size)
-                self.memory[at] = (seq.request.cache_salt, tuple(seq.token_ids[: position + 1]))
+                self.memory[at] = history(seq, position)
                 self.owners[at] = seq
         for item in batch.items:
             seq = item.seq
             for position in range(item.start + item.num_tokens):
                 at = (seq.block_table[position // size], position % size)
-                assert self.memory[at] == (seq.request.cache_salt, tuple(seq.token_ids[: position + 1]))
+                assert self.memory[at] == history(seq, position)
                 assert seq.request.reuse_prefix or self.owners[at] is seq
                 assert self.owners[at].request.reuse_prefix or self.owners[at] is seq
         for item in batch.items:
@@ -88,39 +79,6 @@ class PretendedModel:
         while not self.scheduler.idle:
             self.play(self.scheduler.schedule())
             self.scheduler.check_integrity()
-
-
-@dataclass
-class Arrival:
-    """A request, when it comes, and when and how it is torn away, if it is."""
-
-    at: int
-    seq: Sequence
-    end: int | None
-    distrusted: bool
-
-
-@st.composite
-def arrivals(draw: st.DrawFn) -> list[Arrival]:
-    """Prompts over few tokens and with common beginnings, so that prefixes are shared."""
-    stems = draw(st.lists(st.lists(st.integers(0, 1), max_size=40), min_size=1, max_size=3))
-    found = []
-    for i in range(draw(st.integers(1, 12))):
-        ids = (draw(st.sampled_from(stems)) + draw(st.lists(st.integers(0, 2), min_size=1, max_size=12)))[: MAX_LEN - 1]
-        seq = sequence(
-            str(i),
-            ids,
-            draw(st.integers(1, 40)),
-            draw(st.sampled_from(["", "", "tenant"])),
-            draw(st.sampled_from([True, True, True, False])),
-            draw(st.sampled_from([False, False, False, True])),
-        )
-        found.append(Arrival(draw(st.integers(0, 25)), seq, draw(st.none() | st.integers(0, 40)), draw(st.booleans())))
-    return found
-
-
-def colliding_digest(parent: bytes, tokens: bytes) -> bytes:
-    return bytes([chain_digest(parent, tokens)[0] & 3])
 
 
 @settings(max_examples=100, deadline=None)
@@ -210,7 +168,8 @@ def test_what_is_not_shared(first: Sequence, second: Sequence, model: PretendedM
 
 
 def test_equal_prompts_that_run_at_once_end_up_on_the_same_pages(model: PretendedModel) -> None:
-    twins = [sequence(str(i), PROMPT, 4) for i in range(3)]
+    # Prompts that are scored are computed each, whatever the cache holds.
+    twins = [sequence(str(i), PROMPT, 4, scored=True) for i in range(3)]
     for seq in twins:
         model.scheduler.add(seq)
     model.play(model.scheduler.schedule())
