@@ -106,9 +106,14 @@ def _milliseconds(model: Any, ids: list[int]) -> float:
 
 
 def _weight_bytes(model: Any) -> int:
-    """Memory behind parameters and buffers, what they share counted once."""
+    """Memory behind parameters, buffers and packed weights, what they share counted once."""
+    from handler.linears import PackedLinear
+
+    held = [layer for layer in model.modules() if isinstance(layer, PackedLinear)]
+    parts = [part for layer in held for part in (layer.packed, layer.scales_and_zeros, layer.dense)]
+    packed = [part for part in parts if part is not None]
     storages = {}
-    for tensor in [*model.parameters(), *model.buffers()]:
+    for tensor in [*model.parameters(), *model.buffers(), *packed]:
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
