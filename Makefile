@@ -11,6 +11,9 @@ export CACHE_DIR ?= $(HOME)/.cache/tgi-heir
 # A stamp is as new as the last install; it is redone only when a requirement changes.
 RUN_STAMP  := $(VENV)/.run-installed
 TEST_STAMP := $(VENV)/.test-installed
+# Tests run in so many processes, which share out what is left whenever one has run dry.
+WORKERS ?= 2
+IN_PARALLEL := -n $(WORKERS) --dist worksteal
 # Tests that need the SageMaker SDK run beside it and start the container from the main environment.
 SDK_TEST   := CONTAINER_PYTHON=$(BIN)/python
 
@@ -28,7 +31,7 @@ install: $(TEST_STAMP)  ## install everything for development
 
 test: $(TEST_STAMP)  ## install, then run all tests
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 fuzz: $(TEST_STAMP)  ## the long tests: 500 requests for each operation of the document, 200 random schemas
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
@@ -48,7 +51,7 @@ soak: $(TEST_STAMP)  ## mixed load for MINUTES (5): memory, descriptors, threads
 
 check: $(TEST_STAMP) lint types  ## format check, lint, strict types, tests, coverage floor
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
-	$(BIN)/python -m pytest --cov --cov-fail-under=80
+	$(BIN)/python -m pytest $(IN_PARALLEL) --cov --cov-fail-under=80
 
 format: $(TEST_STAMP)  ## rewrite the code in the house format
 	$(BIN)/ruff check --fix --quiet .

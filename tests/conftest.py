@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,8 +13,31 @@ import pytest
 from tests.support import audit
 from tests.support.server import PYTHON, ROOT, Server
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores. Threads that spin while they wait for one another take three times the processor's time;
+    # torch reads this when it is imported. Tests of threads ask for two of them themselves.
+    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "ENGINE_THREADS": "1"}
+
 # On a machine that does other things too, an engine that is kept waiting is not hung.
 PATIENT = {"ENGINE_STALL_TIMEOUT_S": "600"}
+
+
+@pytest.fixture(scope="module")
+def several_threads() -> Iterator[None]:
+    """Two at least, for what threads could spoil: a worker has one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(2, before))
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CACHE_DIR of this run, whose kernels each process finds that needs what another one has compiled."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "kept"
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +72,7 @@ def tiny_server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(scope="session")
 def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The real container over the bundled chat model, as `make run` starts it."""
-    server = Server(tmp_path_factory.mktemp("chat") / "log", PATIENT)
+    server = Server(tmp_path_factory.mktemp("chat") / "log", PATIENT | {"ENGINE_THREADS": ""})
     try:
         server.wait(lambda: server.ping() == 200, seconds=170)
         yield server

@@ -14,6 +14,7 @@ from huggingface_hub import constants
 from handler.config import EngineConfig
 from handler.dense_linear import keep_rows_apart
 from handler.model_runner import ModelRunner
+from handler.native import compiler
 from handler.runner_choice import choose_runner
 from handler.status import StatusBoard
 from tests.support import tiny_models
@@ -21,6 +22,11 @@ from tests.support.local_engine import LocalEngine, limits, loaded
 
 # As the engine does before anything else.
 keep_rows_apart()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kernels(kept: Path) -> None:
+    compiler.keep_in(kept)
 
 
 @pytest.fixture
@@ -76,7 +82,9 @@ def llama() -> Any:
 
 
 @pytest.fixture(autouse=True)
-def hub_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine that starts in this process shuts the hub out; clients tested after it want theirs."""
+def as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that starts in this process keeps its kernels elsewhere, and shuts the hub out; clients tested after
+    it want theirs."""
+    monkeypatch.setattr(compiler._PLACE, "directory", compiler._PLACE.directory)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)

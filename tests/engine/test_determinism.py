@@ -24,6 +24,8 @@ from handler.weight_blocks import quantise
 from tests.support import tiny_models
 from tests.support.local_engine import loaded
 
+pytestmark = pytest.mark.usefixtures("several_threads")
+
 LENGTHS = [1, 2, 3, 5, 17, 33, 34, 40, 64, 100, 130]
 NUM_STEPS = 6
 

@@ -10,6 +10,8 @@ import pytest
 from tests.support import stock, tiny_models
 from tests.support.local_engine import LocalEngine
 
+pytestmark = pytest.mark.usefixtures("several_threads")
+
 MakeEngine = Callable[..., LocalEngine]
 
 PROMPTS = [

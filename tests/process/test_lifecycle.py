@@ -20,11 +20,11 @@ CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}], "tem
 
 
 @pytest.fixture
-def make_server(tmp_path: Path, tiny_llama: Path) -> Iterator[MakeServer]:
+def make_server(tmp_path: Path, tiny_llama: Path, kept: Path) -> Iterator[MakeServer]:
     servers: list[Server] = []
 
     def make(port: int | None = None, **environ: str) -> Server:
-        values = {"HF_MODEL_ID": str(tiny_llama), "CACHE_DIR": str(tmp_path / "cache")} | environ
+        values = {"HF_MODEL_ID": str(tiny_llama), "CACHE_DIR": str(kept)} | environ
         servers.append(Server(tmp_path / f"log{len(servers)}", values, port or free_port()))
         return servers[-1]
 
@@ -38,8 +38,8 @@ def lives(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
-def test_ping_tells_the_phase_until_a_token_was_generated(make_server: MakeServer) -> None:
-    server = make_server()
+def test_ping_tells_the_phase_until_a_token_was_generated(make_server: MakeServer, tmp_path: Path) -> None:
+    server = make_server(CACHE_DIR=str(tmp_path / "nothing kept"))
     phases: list[str] = []
 
     def ready() -> bool:

@@ -38,8 +38,9 @@ def metric(server: Server, name: str) -> float:
 
 
 @pytest.fixture
-def server(tmp_path: Path, tiny_llama: Path) -> Iterator[Server]:
-    environ = {"HF_MODEL_ID": str(tiny_llama), "CACHE_DIR": str(tmp_path / "cache"), "ENGINE_REPLICAS": "2"}
+def server(tmp_path: Path, tiny_llama: Path, kept: Path) -> Iterator[Server]:
+    environ = {"HF_MODEL_ID": str(tiny_llama), "CACHE_DIR": str(kept), "ENGINE_REPLICAS": "2"}
+    environ |= {"ENGINE_THREADS": ""}  # its share of the cores
     found = Server(tmp_path / "log", environ)
     try:
         yield found

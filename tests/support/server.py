@@ -80,7 +80,7 @@ class Server:
 
     def ping(self) -> int:
         try:
-            return self.request("GET", "/ping", timeout=5).status
+            return self.request("GET", "/ping", timeout=30).status
         except OSError:
             return 0
 

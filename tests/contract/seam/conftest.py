@@ -40,8 +40,8 @@ def guarded() -> Iterator[WebServer]:
 
 @pytest.fixture
 def impatient() -> Iterator[WebServer]:
-    """gunicorn kills a worker that has not shown life for a second."""
-    yield from _serve(GUNICORN_CMD_ARGS="--timeout 1")
+    """gunicorn kills a worker that has not shown life for 3 s; less would be too little where cores are shared."""
+    yield from _serve(GUNICORN_CMD_ARGS="--timeout 3")
 
 
 @pytest.fixture

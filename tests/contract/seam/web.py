@@ -65,7 +65,18 @@ class WebServer(Server):
         """Every worker answers when this returns: each loads the tokenizer for itself."""
         self.wait(lambda: len(self.workers()) == int(self.environ["WEB_WORKERS"]))
         self.engine.start()
-        self.wait(lambda: all(self.ping() == 200 for _ in range(20)))
+        self.wait(lambda: all(self._answers(worker) for worker in self.workers()))
+
+    def _answers(self, worker: int) -> bool:
+        """Ask this one alone: where cores are shared, one may still be starting while another answers."""
+        others = [psutil.Process(pid) for pid in self.workers() - {worker}]
+        for other in others:
+            other.suspend()
+        try:
+            return self.ping() == 200
+        finally:
+            for other in others:
+                other.resume()
 
     def post(self, path: str, body: Any, **headers: str) -> Any:
         return self.request("POST", path, body, timeout=30, **headers)

@@ -14,7 +14,10 @@ from handler.linears import PackedLinear, fuse
 from handler.native.compiler import multiplies_matrices
 from handler.weight_blocks import BLOCK, WeightBlocks, quantise
 
-pytestmark = pytest.mark.skipif(not computes_blocks(torch.bfloat16), reason="the kernel wants AVX-512 with bfloat16")
+pytestmark = [
+    pytest.mark.usefixtures("several_threads"),
+    pytest.mark.skipif(not computes_blocks(torch.bfloat16), reason="the kernel wants AVX-512 with bfloat16"),
+]
 
 
 # By the matrix unit, where there is one, and by vectors.

@@ -12,9 +12,12 @@ from handler.laid_out import laid_out, lay_out_linears, restore_linears
 from handler.matrix_linear import MatrixLinear
 from handler.native.compiler import multiplies_matrices, usable
 
-pytestmark = pytest.mark.skipif(
-    not (usable(torch.bfloat16) and multiplies_matrices()), reason="this processor has no matrix unit"
-)
+pytestmark = [
+    pytest.mark.usefixtures("several_threads"),
+    pytest.mark.skipif(
+        not (usable(torch.bfloat16) and multiplies_matrices()), reason="this processor has no matrix unit"
+    ),
+]
 
 SHAPES = [(64, 32), (192, 576), (128, 1536)]
 

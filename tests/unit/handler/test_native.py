@@ -18,6 +18,8 @@ from handler.native.row_attention import RowAttention, row_attention
 from handler.native.row_norm import RowNorm
 from handler.native.team import Call, scratch
 
+pytestmark = pytest.mark.usefixtures("several_threads")
+
 DTYPES = [torch.bfloat16, torch.float32]
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
 # By the matrix unit, where there is one, and by vectors.
