@@ -22,6 +22,7 @@ from handler.config import EngineConfig, load_config
 from handler.errors import StartupError
 from handler.lifeline import die_with_parent
 from handler.logs import configure_logging
+from handler.model_location import locate
 from handler.protocol import ModelCard
 from handler.status import Phase, StatusBoard
 
@@ -54,6 +55,9 @@ def main() -> int:
 
 def _serve(config: EngineConfig, board: StatusBoard) -> int:
     started = time.monotonic()
+    board.enter(Phase.PREPARING, "looking for the model")
+    # Before torch is loaded, which takes seconds: what is not there is said at once.
+    located = locate(config, board.advance)
     board.enter(Phase.PREPARING, "importing torch and transformers")
     # A million objects come to stay; walking them again and again takes a tenth of the start-up time.
     gc.disable()
@@ -63,7 +67,7 @@ def _serve(config: EngineConfig, board: StatusBoard) -> int:
     # Heavy imports come after the board says why nothing answers yet.
     from handler.startup import start
 
-    core, card = start(config, board)
+    core, card = start(config, board, located)
     _publish_card(card, Path(config.card_path))
 
     def stop(_signum: int, _frame: FrameType | None) -> None:

@@ -34,28 +34,23 @@ logger = logging.getLogger(__name__)
 _WAITING_PER_KV = 4
 
 
-def start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, ModelCard]:
-    """Load, probe and warm up. Raises StartupError with one sentence."""
-
-    def progress(permille: int, text: str) -> None:
-        board.enter(board.phase, text)
-        board["progress_permille"] = permille
-        board.beat()
-        logger.info("%s", text)
-
+def start(
+    config: EngineConfig, board: StatusBoard, located: tuple[Path, str] | None = None
+) -> tuple[EngineCore, ModelCard]:
+    """Load, probe and warm up. `located` is what `locate` found, if asked. Raises StartupError with one sentence."""
     keep_rows_apart()
-    torch.set_num_threads(config.num_threads or os.cpu_count() or 1)
+    torch.set_num_threads(config.num_threads or len(os.sched_getaffinity(0)))
     KERNEL.kernel = Kernel.DENSE if config.deterministic else Kernel.BY_ROWS
     keep_in(Path(config.cache_dir))
-    directory, model_id = locate(config, progress)
+    directory, model_id = located or locate(config, board.advance)
     board.enter(Phase.LOADING, f"loading {model_id}")
     devices = place(config, directory)
     board["devices_per_engine"] = len(devices.own)
     # PID 1 starts the other engines meanwhile.
     board["engines_wanted"] = devices.num_engines
     tokens_dir = tokenizer_dir(directory, Path(config.cache_dir), config.trust_remote_code)
-    loaded = load(config, directory, progress, devices)
-    progress(700, "comparing the engine's attention with the model's own")
+    loaded = load(config, directory, board.advance, devices)
+    board.advance(700, "comparing the engine's attention with the model's own")
     runner, limits = choose_runner(config, loaded, board)
     board.enter(Phase.WARMING, "generating the first token")
     grammars = GrammarCompiler(tokens_dir / "tokenizer.json", runner.vocab_size, loaded.eos_token_ids)

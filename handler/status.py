@@ -8,10 +8,13 @@ reader sees the old or the new value of a field, never a mixture.
 from __future__ import annotations
 
 import enum
+import logging
 import mmap
 import struct
 import time
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 _NUMBERS = (
     "epoch",  # counts engine starts; 0 before the first
@@ -100,6 +103,13 @@ class StatusBoard:
         if phase != self["phase"]:
             self["phase_since_ns"] = time.monotonic_ns()
         self["phase"] = phase
+
+    def advance(self, permille: int, text: str) -> None:
+        """Show how far the phase has come, and what is being done, here and in the log."""
+        self.enter(self.phase, text)
+        self["progress_permille"] = permille
+        self.beat()
+        logger.info("%s", text)
 
     def beat(self) -> None:
         """Say that the engine's loop is alive."""
