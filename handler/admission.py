@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from itertools import chain
 
 from handler.grammar import GrammarCompiler, GrammarError, TokenConstraint
 from handler.protocol import ErrorCode, GenerateRequest, Rejected
@@ -34,9 +35,13 @@ class Admission:
             )
         if min(ids) < 0 or max(ids) >= self._vocab_size:
             return _invalid(request, f"prompt token ids must be in [0, {self._vocab_size})")
-        named = (*request.sampling.logit_bias, *request.sampling.stop_token_ids)
+        wanted = request.sampling
+        if not all(wanted.bad_words):
+            return _invalid(request, "bad_words must have at least one token each")
+        named = (*wanted.logit_bias, *wanted.stop_token_ids, *chain.from_iterable(wanted.bad_words))
         if named and not 0 <= min(named) <= max(named) < self._vocab_size:
-            return _invalid(request, f"token ids of logit_bias and stop_token_ids must be in [0, {self._vocab_size})")
+            fields = "logit_bias, stop_token_ids and bad_words"
+            return _invalid(request, f"token ids of {fields} must be in [0, {self._vocab_size})")
         if request.sampling.grammar is not None and self._grammars is None:
             return _invalid(request, "grammar is not supported by this model's tokenizer")
         return None

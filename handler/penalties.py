@@ -26,11 +26,12 @@ def needs_penalties(seq: Sequence) -> bool:
         or params.logit_bias
         or params.watermark is not None
         or seq.num_output_tokens < params.min_tokens
+        or _banned_ids(seq)
     )
 
 
 def apply_penalties(row: Tensor, seq: Sequence, eos_token_ids: Collection[int]) -> None:
-    """All that `seq` asks for, in TGI's order: watermark, repetition, frequency, presence; then bias and EOS ban."""
+    """All that `seq` asks for, in TGI's order: watermark, repetition, frequency, presence; then bias and bans."""
     params = seq.sampling
     if params.watermark is not None:
         _watermark(row, seq.token_ids[-1], *params.watermark)
@@ -46,6 +47,19 @@ def apply_penalties(row: Tensor, seq: Sequence, eos_token_ids: Collection[int]) 
         row[ids] += torch.tensor(list(params.logit_bias.values()), device=row.device, dtype=row.dtype)
     if seq.num_output_tokens < params.min_tokens and (eos_token_ids or params.stop_token_ids):
         row[torch.tensor(sorted({*eos_token_ids, *params.stop_token_ids}), device=row.device)] = float("-inf")
+    banned = _banned_ids(seq)
+    if banned:
+        row[torch.tensor(banned, device=row.device)] = float("-inf")
+
+
+def _banned_ids(seq: Sequence) -> list[int]:
+    """The last token of each bad word whose other tokens are the newest of the output."""
+    found = []
+    for *before, last in seq.sampling.bad_words:
+        count = len(before)
+        if not count or (count <= seq.num_output_tokens and seq.token_ids[-count:] == before):
+            found.append(last)
+    return found
 
 
 def _watermark(row: Tensor, previous_token_id: int, share: float, added: float) -> None:

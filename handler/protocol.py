@@ -59,6 +59,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
     neighbours in the batch. `num_logprobs` None reports nothing, 0 the chosen token, n also the n most likely.
     `warped_logprobs` reports log-probabilities after penalties and warping (TGI) instead of the raw ones (OpenAI).
     `watermark` is the share of green tokens (0 to 1) and what is added to their logits.
+    The last token of a sequence in `bad_words` may not follow the others of it, in the output alone.
     `length_penalised_frequency` divides the frequency penalty by the sequence length, as TGI does.
     """
 
@@ -77,6 +78,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
     min_tokens: int = 0
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
     num_logprobs: int | None = None
     num_prompt_logprobs: int | None = None
     warped_logprobs: bool = False

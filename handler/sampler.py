@@ -32,7 +32,7 @@ class Sampled:
 
 _NOT_FINITE = Sampled(None, error=ErrorCode.NUMERICS, message="the model's output for this request is not a number")
 _NOTHING_ALLOWED = Sampled(
-    None, error=ErrorCode.INTERNAL, message="grammar, bias and penalties together leave no token to choose"
+    None, error=ErrorCode.INTERNAL, message="grammar, bias, bad words and penalties together leave no token to choose"
 )
 
 

@@ -86,6 +86,7 @@ def _sampling(rng: random.Random) -> dict[str, Any]:
         "logit_bias": {rng.randrange(_VOCAB): rng.uniform(-100, 100) for _ in range(3)},
         "stop_token_ids": tuple(rng.randrange(_VOCAB) for _ in range(20)),
         "min_tokens": rng.randrange(3),
+        "bad_words": tuple(tuple(rng.randrange(_VOCAB) for _ in range(1 + i % 3)) for i in range(30)),
         "num_logprobs": rng.randrange(4),
         "num_prompt_logprobs": rng.randrange(3),
         "warped_logprobs": True,

@@ -11,6 +11,7 @@ from flask import Response, g, request
 
 from container import sse
 from container.answer_headers import add_compute_time, add_stream_headers, add_whole_headers
+from container.api.openai.bad_words import banned_sequences
 from container.api.openai.call_grammar import answer_or_calls, forced_calls, text_with_calls
 from container.api.openai.chat_prompt import ChatPrompt, chat_prompt, control_token
 from container.api.openai.chat_request import Chat, parse_chat
@@ -61,7 +62,13 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt) -> Prompt:
     max_tokens = served.check_length(len(token_ids), chat.request.limit)
     return Prompt(
         token_ids=token_ids,
-        sampling=sampling_params(chat.request, max_tokens, num_logprobs=chat.request.num_logprobs, grammar=grammar),
+        sampling=sampling_params(
+            chat.request,
+            max_tokens,
+            num_logprobs=chat.request.num_logprobs,
+            grammar=grammar,
+            bad_words=banned_sequences(chat.request.bad_words, served.tokenizer),
+        ),
         stop=chat.request.stop_strings,
         show_special=_reads_control_tokens(chat, served, rendered.traits),
         timeout_s=service().timeout_s(bool(chat.request.stream)),

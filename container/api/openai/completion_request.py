@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from container.api.bounds import shown, within
+from container.api.openai.bad_words import banned_sequences
 from container.api.openai.sampling import STREAM_RULE, SamplingFields, check_sampling, check_token_ids, refuse_known
 from container.api.validation import check, convert
 from container.errors import InvalidRequest
@@ -55,13 +56,14 @@ class CompletionRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknow
 
 class Completion(msgspec.Struct, frozen=True):
     """A checked request and its prompts as token ids; `num_candidates` are generated for each prompt. `num_chars` are
-    those of the prompts that came as text.
+    those of the prompts that came as text. `bad_words` are banned, as token ids.
     """
 
     request: CompletionRequest
     prompts: list[list[int]]
     num_candidates: int
     num_chars: int
+    bad_words: tuple[tuple[int, ...], ...]
 
     @property
     def max_tokens(self) -> int:
@@ -89,7 +91,8 @@ def parse_completion(
     admit(len(parts) * candidates)
     with timed("tokenise"):
         ids = [_token_ids(part, served) for part in parts]
-    return Completion(request, ids, candidates, sum(len(part) for part in parts if isinstance(part, str)))
+    num_chars = sum(len(part) for part in parts if isinstance(part, str))
+    return Completion(request, ids, candidates, num_chars, banned_sequences(request.bad_words, served.tokenizer))
 
 
 def _token_ids(part: str | list[int], served: ServedModel) -> list[int]:

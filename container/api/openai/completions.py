@@ -66,6 +66,7 @@ def _prompt(completion: Completion, served: ServedModel, token_ids: list[int]) -
             max_tokens,
             num_logprobs=num_logprobs,
             num_prompt_logprobs=wanted.logprobs if wanted.echo else None,
+            bad_words=completion.bad_words,
         ),
         stop=wanted.stop_strings,
         timeout_s=service().timeout_s(bool(wanted.stream)),

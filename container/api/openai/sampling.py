@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from container.api.bounds import check_bounds, shown, within
+from container.api.openai.bad_words import MAX_CHARS, MAX_WORDS, check_bad_words
 from container.api.validation import check, show
 from container.errors import InvalidRequest
 from container.fan_out import derived_seed
@@ -18,6 +19,7 @@ from handler.protocol import Grammar, SamplingParams
 _MAX_SEED = 2**63 - 1
 _MAX_COUNT = 2**31 - 1
 _Text = Annotated[str, shown(minLength=1)]
+_Word = Annotated[str, shown(minLength=1, maxLength=MAX_CHARS)]
 # The vocabulary's end is written into the document when the model is known.
 TokenId = Annotated[int, shown(minimum=0, maximum=_MAX_COUNT)]
 _IN_DIGITS = r"^[0-9]{1,10}$"
@@ -62,6 +64,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     min_tokens: Annotated[int | None, within(0, _MAX_COUNT)] = None
     ignore_eos: bool | None = None
     stop_token_ids: list[TokenId] | None = None
+    bad_words: Annotated[list[_Word], shown(maxItems=MAX_WORDS)] | None = None
     cache_salt: _Text | None = None
     cache_prompt: bool | None = None
     user: str | None = None
@@ -107,6 +110,7 @@ def check_sampling(request: SamplingFields, settings: Settings) -> None:
     check("n", f"from 1 to {settings.max_choices}", request.n, 1 <= request.num_choices <= settings.max_choices)
     check_bounds(request)
     _check_stop(request, settings.max_stop_sequences)
+    check_bad_words(request.bad_words)
     for key, value in (request.logit_bias or {}).items():
         if re.fullmatch(_IN_DIGITS, key) is None or key.endswith("\n"):
             raise InvalidRequest(f"`logit_bias` must have token ids as keys. Given: {show(key)}", param="logit_bias")
@@ -139,6 +143,7 @@ def sampling_params(
     num_logprobs: int | None,
     num_prompt_logprobs: int | None = None,
     grammar: Grammar | None = None,
+    bad_words: tuple[tuple[int, ...], ...] = (),
 ) -> SamplingParams:
     """OpenAI's defaults: temperature 1, top-p 1, everything else off. A request without a seed gets a random one."""
     return SamplingParams(
@@ -159,6 +164,7 @@ def sampling_params(
         num_logprobs=num_logprobs,
         num_prompt_logprobs=num_prompt_logprobs,
         grammar=grammar,
+        bad_words=bad_words,
     )
 
 

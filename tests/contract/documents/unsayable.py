@@ -101,6 +101,10 @@ def best_of_is_at_least_n(body: dict[str, Any]) -> bool:
     return best_of is None or (best_of >= n and (best_of == n or not body.get("stream")))
 
 
+def bad_words_have_few_tokens(body: dict[str, Any]) -> bool:
+    return all(len(word.encode()) < 64 for word in body.get("bad_words") or ())
+
+
 RULES = (
     answers_fit_the_context,
     tools_have_different_names,
@@ -110,4 +114,5 @@ RULES = (
     schemas_in_strings_are_json,
     a_prompt_has_a_token,
     best_of_is_at_least_n,
+    bad_words_have_few_tokens,
 )

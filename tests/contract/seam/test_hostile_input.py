@@ -44,7 +44,7 @@ FIELDS = (
     "frequency_penalty", "presence_penalty", "repetition_penalty", "min_tokens", "ignore_eos", "chat_template_kwargs",
     "add_generation_prompt", "continue_final_message", "user", "metadata", "model", "stop_token_ids",
     "reasoning_effort",
-    "parallel_tool_calls", "tool_prompt", "modalities", "audio", "functions", "function_call", "guideline",
+    "bad_words", "parallel_tool_calls", "tool_prompt", "modalities", "audio", "functions", "function_call", "guideline",
 )  # fmt: skip
 PARAMETERS = (
     "temperature", "top_p", "top_k", "typical_p", "best_of", "stop", "seed", "max_new_tokens", "truncate", "details",
