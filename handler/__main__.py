@@ -56,14 +56,14 @@ def main() -> int:
 def _serve(config: EngineConfig, board: StatusBoard) -> int:
     started = time.monotonic()
     board.enter(Phase.PREPARING, "looking for the model")
-    # Before torch is loaded, which takes seconds: what is not there is said at once.
-    located = locate(config, board.advance)
-    board.enter(Phase.PREPARING, "importing torch and transformers")
     # A million objects come to stay; walking them again and again takes a tenth of the start-up time.
     gc.disable()
     # transformers imports scipy, if it finds it, for the loss of object detectors: 0.4 s for nothing here.
     sys.modules.setdefault("scipy", None)  # type: ignore[arg-type]
     bound_compiled()
+    # Before torch is loaded, which takes seconds: what is not there is said at once.
+    located = locate(config, board.advance)
+    board.enter(Phase.PREPARING, "importing torch and transformers")
     # Heavy imports come after the board says why nothing answers yet.
     from handler.startup import start
 

@@ -69,7 +69,8 @@ def test_wrong_books_end_the_engine_when_work_runs_out(make_engine: MakeEngine, 
     """They would give one request's keys to another. PID 1 starts an engine anew."""
     engine = make_engine(llama)
     engine.submit(PROMPT, max_tokens=3)
-    engine.step()
+    while not engine.core.scheduler.running:
+        engine.step()
     kv: Any = engine.core.scheduler.kv
     kv._used_pages += 1
 
