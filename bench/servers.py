@@ -21,6 +21,10 @@ _START_S = 600.0
 _STOP_S = 40.0
 
 
+class DidNotStart(Exception):
+    """A server ended, or took too long, before it answered; the message has the end of its log."""
+
+
 @dataclass(frozen=True)
 class Contender:
     """One server. `command` gets the port; `options` go into every body; `ended_by_length` as the server spells it.
@@ -54,7 +58,7 @@ def ours() -> Contender:
 
 @contextmanager
 def started(contender: Contender, log: Path) -> Iterator[Running]:
-    """Run it until the block ends. Raises SystemExit with the end of its log if it does not answer in time."""
+    """Run it until the block ends. Raises DidNotStart if it does not answer in time."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -67,7 +71,7 @@ def started(contender: Contender, log: Path) -> Iterator[Running]:
     try:
         while not _answers(port, contender.options):
             if process.poll() is not None or time.perf_counter() - began > _START_S:
-                raise SystemExit(f"{contender.name} did not start; its log ends with:\n{log.read_text()[-2000:]}")
+                raise DidNotStart(f"{contender.name} did not start; its log ends with:\n{log.read_text()[-2000:]}")
             time.sleep(0.2)
         yield Running(f"http://127.0.0.1:{port}", time.perf_counter() - began)
     finally:

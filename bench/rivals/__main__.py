@@ -17,7 +17,7 @@ import aiohttp
 from bench.load import measure, measure_repeat
 from bench.rivals.contenders import rivals
 from bench.rivals.install import HOME
-from bench.servers import Contender, Running, ours, started
+from bench.servers import Contender, DidNotStart, Running, ours, started
 
 # Words of filler that make a prompt of this many tokens, near enough; the table tells what the server counted.
 _LONG_WORDS = 430
@@ -44,7 +44,11 @@ def main() -> int:
     for number in range(arguments.rounds):
         for contender in contenders:
             sys.stderr.write(f"round {number + 1}: {contender.name}\n")
-            _measure(contender, tables[contender.name], number, smoke=arguments.smoke)
+            try:
+                _measure(contender, tables[contender.name], number, smoke=arguments.smoke)
+            except DidNotStart as exc:
+                sys.stderr.write(f"{exc}\n")
+                tables[contender.name]["failed requests"].append(1)
             # An hour's work is not to be lost to what comes after it.
             sys.stderr.write(f"{_medians(tables[contender.name])}\n")
     print(_report({name: _medians(table) for name, table in tables.items()}))

@@ -25,6 +25,7 @@ _VLLM_VERSION = "0.32.0"
 _UNWANTED_BY_VLLM = ("torchvision", "torchaudio", "torchcodec")
 _LLAMA_CPP = "llama-cpp-python==0.3.36"
 _LLAMA_OFF = ("LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_APP", "LLAMA_BUILD_UI", "LLAMA_USE_PREBUILT_UI")
+_AVX512 = ("AVX512", "AVX512_VBMI", "AVX512_VNNI", "AVX512_BF16")
 _SERVE = ("torch==2.13.0", "transformers[serving]==5.23.0", "accelerate==1.15.0")
 
 
@@ -75,6 +76,9 @@ def _install_llama_cpp() -> None:
     (llama_cpp,) = source.glob("*/vendor/llama.cpp")
     build = LLAMA_SERVER.parent.parent
     options = [f"-D{name}=OFF" for name in (*_LLAMA_OFF, "LLAMA_OPENSSL", "BUILD_SHARED_LIBS")]
+    if "amx_tile" in Path("/proc/cpuinfo").read_text():
+        # Built for the matrix unit it ends with a general protection fault when it loads the model.
+        options += ["-DGGML_NATIVE=OFF", *(f"-DGGML_{name}=ON" for name in _AVX512)]
     _run("cmake", "-S", llama_cpp, "-B", build, "-DCMAKE_BUILD_TYPE=Release", *options)
     _run("cmake", "--build", build, "--target", "llama-server", "--parallel", "2")
 
