@@ -71,7 +71,7 @@ def gauges(server: Server) -> dict[str, float]:
 
 
 @pytest.mark.timeout(7200)
-@pytest.mark.row(32, bug="handler/__main__.py: 1024 compiled products are kept, not 256")
+@pytest.mark.row(32, bug="")
 def test_soak(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
     seconds = 60 * float(os.environ.get("SOAK_MINUTES", "1.5"))
     environ = {
