@@ -35,7 +35,8 @@ FROM packages AS model
 WORKDIR /app
 COPY handler/__init__.py handler/block_linear.py handler/dense_linear.py handler/device.py handler/errors.py \
      handler/gguf_blocks.py handler/gguf_model.py handler/laid_out.py handler/linears.py handler/matrix_linear.py \
-     handler/packed_file.py handler/prepare.py handler/weight_blocks.py handler/whole_file.py handler/
+     handler/packed_file.py handler/prepare.py handler/product_layer.py handler/weight_blocks.py \
+     handler/whole_file.py handler/
 COPY handler/native/__init__.py handler/native/block_dots.py handler/native/block_layout.py \
      handler/native/block_matrices.py handler/native/block_outputs.py handler/native/block_tile.py \
      handler/native/compiler.py handler/native/dense_matrices.py handler/native/dense_tile.py \

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from handler.linears import PackedLinear, fuse_bias, pack_blocks
 from handler.native.compiler import multiplies_bfloat16, usable
+from handler.product_layer import ProductLayer
 from handler.weight_blocks import BLOCK, WeightBlocks
 
 # Outputs that the kernel computes at a time.
 _OUTPUTS = 64
 
 
-class BlockLinear(PackedLinear):
+class BlockLinear(ProductLayer, PackedLinear):
     """`packed` and `scales_and_zeros` as `packed_for` makes them for it; activations are bfloat16."""
 
     def __init__(
@@ -44,22 +45,6 @@ class BlockLinear(PackedLinear):
 
     def lay_out(self) -> None:
         """Nothing to do: the weights lie as the kernel wants them."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[..., K]` bfloat16 -> `[..., N]`."""
-        return self.product(x)
-
-    def silu(self, x: Tensor) -> Tensor:
-        """`silu(y)`."""
-        return self.product.silu(x)
-
-    def times(self, x: Tensor, other: Tensor) -> Tensor:
-        """`y * other`, `other` `[..., N]`."""
-        return self.product.times(x, other)
-
-    def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        """`y + other`, `other` `[..., N]`."""
-        return self.product.plus(x, other)
 
     def _unpack(self) -> Tensor:
         from handler.native.product import BlockProduct

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from handler.attention import STEP, StepContext
-from handler.block_linear import BlockLinear
 from handler.fused_layers import FusedDecoderLayer, LayerParts
-from handler.matrix_linear import MatrixLinear
+from handler.product_layer import ProductLayer
 
 if TYPE_CHECKING:  # loaded where it is used: it takes 0.3 s
     from handler.native.product import BlockProduct, DenseProduct
@@ -124,7 +123,7 @@ def _kernels(parts: LayerParts) -> _Kernels | None:
 
     norms = [one for one in (parts.input_norm, parts.mlp_norm) if isinstance(one, RowNorm)]
     linears = (parts.qkv_proj, parts.o_proj, parts.gate_proj, parts.up_proj, parts.down_proj)
-    products = [one.product for one in linears if isinstance(one, BlockLinear | MatrixLinear)]
+    products = [one.product for one in linears if isinstance(one, ProductLayer)]
     if len(norms) < 2 or len(products) < len(linears):
         return None
     return _Kernels(norms[0], products[0], parts.kernel, products[1], norms[1], *products[2:])

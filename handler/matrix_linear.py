@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from handler.dense_linear import DenseLinear
 from handler.native.compiler import multiplies_matrices, usable
+from handler.product_layer import ProductLayer
 
 # Outputs and inputs that the kernel takes at a time.
 _OUTPUTS, _INPUTS = 64, 32
 
 
-class MatrixLinear(DenseLinear):
+class MatrixLinear(ProductLayer, DenseLinear):
     """As its base, bfloat16, for shapes that `has_shape` takes."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -26,30 +27,15 @@ class MatrixLinear(DenseLinear):
         nn.Module.__init__(self)
         self.out_features, self.in_features = weight.shape
         self.bias = None if bias is None else bias.detach()
-        self.product = DenseProduct(weight.detach(), self.bias)
+        product = DenseProduct(weight.detach(), self.bias)
+        self.product, self._tiles = product, product.tiles
 
     @property
     def weight(self) -> Tensor:
         """The weight as it was, bit for bit, in a new tensor."""
         from handler.native.tiles import untiled
 
-        return untiled(self.product.tiles)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[..., N]`."""
-        return self.product(x)
-
-    def silu(self, x: Tensor) -> Tensor:
-        """`silu(x W^T + b)`."""
-        return self.product.silu(x)
-
-    def times(self, x: Tensor, other: Tensor) -> Tensor:
-        """`(x W^T + b) * other`, `other` `[..., N]`."""
-        return self.product.times(x, other)
-
-    def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        """`x W^T + b + other`, `other` `[..., N]`."""
-        return self.product.plus(x, other)
+        return untiled(self._tiles)
 
 
 def has_shape(weight: Tensor) -> bool:

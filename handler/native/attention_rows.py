@@ -14,6 +14,10 @@ CACHED_KEYS, CACHED_VALUES, WINDOW, SCALE, BARRIER = range(NUM_COMMON + 9, NUM_C
 NUM_ARGUMENTS = NUM_COMMON + 14
 
 
+# Rows from which on each is one thread's work.
+MANY_ROWS = 8
+
+
 @inlined
 def embed(source, at, cosines, sines, angles, target, to, scale, half):  # pragma: no cover
     """Rotary embedding of one head, times `scale`."""

@@ -49,7 +49,7 @@ from handler.native.vectors import LANES
 _PAIR = 4
 # Blocks of weights that are kept unpacked: they and 16 rows of activations stay in the first cache. For more rows
 # than 16 they are shared out among groups, so that the activations that have come serve all groups.
-_UNPACKED = int(__import__("os").environ.get("UNP", "24"))
+_UNPACKED = 24
 
 
 def matrices_scratch(num_rows: int, blocks: int) -> int:
@@ -71,7 +71,10 @@ def _shapes(rest: int) -> Tensor:
 
 @called
 def _chunk(rows, unpacks, codes, scales, x, stride, sums, blocks, weights, ring, totals):  # pragma: no cover
-    """Add the products of up to 16 rows with some blocks of one group to `totals`, maybe unpacking the weights."""
+    """Add the products of up to 16 rows with some blocks of one group to `totals`, maybe unpacking the weights.
+
+    Whether it does is literal in each call, so that the inner loop does not ask.
+    """
     if unpacks:
         if rows == 16:
             matrix_tile(16, 0, 1, codes, scales, x, stride, sums, blocks, weights, ring, totals)

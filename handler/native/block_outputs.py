@@ -1,4 +1,4 @@
-"""Arguments of the two kernels that multiply by blocks, and how their products become a layer's output."""
+"""Arguments of the kernels that multiply by weights, and how their products become a layer's output."""
 
 from __future__ import annotations
 

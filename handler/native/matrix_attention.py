@@ -18,6 +18,7 @@ from handler.native.attention_rows import (
     FLAT_INDEX,
     HEADS,
     HEADS_STRIDE,
+    MANY_ROWS,
     OUT,
     POSITIONS,
     SCALE,
@@ -51,8 +52,6 @@ from handler.native.tiles import LINE, TILE_BYTES, TILE_ROWS, configure_tiles, r
 
 _COLUMNS = 16
 _HEAD_DIMS = (32, 64, 128)
-# Rows from which on each is one thread's work.
-_MANY_ROWS = 8
 
 
 def attends_by_matrices(group: int, head_dim: int, dtype: torch.dtype) -> bool:
@@ -123,7 +122,7 @@ def compile_matrix_attention(num_kv_heads: int, group: int, head_dim: int) -> in
         store_rows(arguments, num_kv_heads, group, head_dim, BITS_BFLOAT16)
 
         configure_tiles(arguments[TILES])
-        at_once = num_kv_heads if num_rows >= _MANY_ROWS else 1
+        at_once = num_kv_heads if num_rows >= MANY_ROWS else 1
         turns = num_kv_heads // at_once
         turn, block, row = take_ticket(arguments, SECOND_TICKET), 0, 0
         while row < num_rows:

@@ -11,20 +11,21 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from handler.native.tiles import BYTE, LINE, LONG, TILE_BYTES, TILE_ROWS, bytes_behind, fetch, tile_call
+from handler.native.tiles import BYTE, LINE, LONG, TILE_BYTES, TILE_ROWS, bytes_behind, tile_call
 from handler.native.vectors import (
     BFLOATS,
     FLOATS,
     INTS,
     LANES,
-    ROUNDED,
     SHORTS,
     call,
     call_max,
     exp_of_finite,
+    fetch,
     index,
     interleaved_halves,
     splat,
+    store_rounded,
     transposed,
     vector_at,
 )
@@ -230,9 +231,8 @@ def write_column(_context, dims, sums, shares, column, out, at):  # pragma: no c
             for i in range(2):
                 picked = _dims_in_order(i)
                 numbers = builder.fmul(builder.shuffle_vector(low, high, ir.Constant(INTS, picked)), share)
-                rounded = call(builder, "llvm.x86.avx512bf16.cvtneps2bf16.512", ROUNDED, [numbers])
                 place = builder.gep(out, [builder.add(at, index((2 * half + i) * LANES))])
-                builder.store(rounded, builder.bitcast(place, ROUNDED.as_pointer()), align=2)
+                store_rounded(builder, numbers, place)
 
     return types.void(dims, types.int64, shares, types.int64, out, types.int64), generate
 

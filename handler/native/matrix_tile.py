@@ -13,8 +13,8 @@ from numba.extending import intrinsic
 
 from handler.native.block_outputs import GROUPS
 from handler.native.block_tile import BLOCK, BlockEmitter
-from handler.native.tiles import LINE, LONG, TILE_BYTES, TILE_ROWS, bytes_behind, fetch, tile_call
-from handler.native.vectors import FLOATS, INTS, LANES, index, vector_at
+from handler.native.tiles import LINE, LONG, TILE_BYTES, TILE_ROWS, bytes_behind, tile_call
+from handler.native.vectors import FLOATS, INTS, LANES, fetch, index, vector_at
 
 # Products of one block after the other go to places of their own, so that none waits for the one before to be read.
 RING = 4
@@ -123,6 +123,7 @@ def matrix_tile(
     """Add up to `rows` x 16 float32 products to `totals`, whose rows are `GROUPS * 16` numbers apart.
 
     `rows`, `rest` and `unpacks` are literal.
+
     `rest` 0: by tiles of 16 rows; 1: by tiles of as many rows as are left, at most `rows`, and what is written behind
     them means nothing. `codes` from `codes_at`, and `scales`, as `block_tile` takes them, of one group; `x` bfloat16,
     rows `stride` bytes apart; `sums` float32 `[blocks, 16]`; `weights` int32 `[blocks, 16, 16]`, which a call with

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
+
+from handler.native.vectors import fetch
 
 BITS_BFLOAT16 = 16
 BITS_FLOAT32 = 32
@@ -106,12 +107,8 @@ def prefetch(_context, pointer, index):  # pragma: no cover
     """Have the number at `index` brought near; any index will do, also one beyond the end of the memory."""
 
     def generate(_context, builder, _signature, arguments):
-        address = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), ir.IntType(8).as_pointer())
-        kinds = [ir.IntType(8).as_pointer(), _I32, _I32, _I32]
-        name = "llvm.prefetch.p0"
-        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), kinds), name)
-        read, near, data = (ir.Constant(_I32, number) for number in (0, 3, 1))
-        builder.call(function, [address, read, near, data])
+        pointer, index = arguments
+        fetch(builder, builder.bitcast(builder.gep(pointer, [index]), ir.IntType(8).as_pointer()))
 
     return types.void(pointer, types.int64), generate
 

@@ -21,6 +21,7 @@ from handler.native.attention_rows import (
     FLAT_INDEX,
     HEADS,
     HEADS_STRIDE,
+    MANY_ROWS,
     NUM_ARGUMENTS,
     OUT,
     POSITIONS,
@@ -68,8 +69,6 @@ from handler.native.team import (
 # Bytes of a cache line, and how many keys ahead of the one in work are fetched.
 _LINE = 64
 _AHEAD = 16
-# Rows from which on each is one thread's work.
-_MANY_ROWS = 8
 # Sums that are kept in vector registers, of which there are 32 of 16 numbers.
 _MOST_SUMS = 384
 
@@ -177,7 +176,7 @@ def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int)
         store_rows(arguments, num_kv_heads, group, head_dim, bits)
 
         # Heads of a row one after the other, so that its keys come as one stream; one row is shared out.
-        at_once = num_kv_heads if num_rows >= _MANY_ROWS else 1
+        at_once = num_kv_heads if num_rows >= MANY_ROWS else 1
         turn = take_ticket(arguments, SECOND_TICKET) * at_once
         while turn < num_rows * num_kv_heads:
             for item in range(turn, turn + at_once):

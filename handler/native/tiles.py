@@ -15,8 +15,6 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from handler.native.vectors import call
-
 TILE_ROWS = 16
 # Bytes of a row, which is a line of the cache, and of a tile.
 LINE = 64
@@ -36,12 +34,6 @@ def tile_call(builder, name: str, *arguments: Any) -> None:
 def bytes_behind(builder, pointer, offset):
     """The address `offset` bytes behind `pointer`."""
     return builder.gep(builder.bitcast(pointer, BYTE.as_pointer()), [offset])
-
-
-def fetch(builder, address) -> None:
-    """Have a line brought near; any address will do."""
-    numbers = [ir.Constant(ir.IntType(32), number) for number in (0, 3, 1)]
-    call(builder, "llvm.prefetch.p0", ir.VoidType(), [address, *numbers])
 
 
 @intrinsic

@@ -34,7 +34,7 @@ _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.66
 # Two in each lane.
 BFLOATS = ir.VectorType(_BFloat(), 2 * LANES)
 SHORTS = ir.VectorType(ir.IntType(16), 2 * LANES)
-ROUNDED = ir.VectorType(_BFloat(), LANES)
+_ROUNDED = ir.VectorType(_BFloat(), LANES)
 
 
 def index(number: int):
@@ -57,6 +57,18 @@ def call(builder, name: str, result, arguments):
     """Call one of LLVM's own functions."""
     kinds = [argument.type for argument in arguments]
     return builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, kinds), name), arguments)
+
+
+def fetch(builder, address) -> None:
+    """Have the line at an address brought near; any address will do, also one behind the end of the memory."""
+    numbers = [ir.Constant(ir.IntType(32), number) for number in (0, 3, 1)]
+    call(builder, "llvm.prefetch.p0", ir.VoidType(), [address, *numbers])
+
+
+def store_rounded(builder, numbers, place) -> None:
+    """Round a vector of float32 to bfloat16 at an address. Needs AVX-512 with bfloat16."""
+    rounded = call(builder, "llvm.x86.avx512bf16.cvtneps2bf16.512", _ROUNDED, [numbers])
+    builder.store(rounded, builder.bitcast(place, _ROUNDED.as_pointer()), align=2)
 
 
 def call_max(builder, one, other):
@@ -128,8 +140,6 @@ def write_rounded(_context, source, start, count, target, at):  # pragma: no cov
         with cgutils.for_range(builder, count, intp=ir.IntType(64)) as loop:
             passed = builder.mul(loop.index, index(LANES))
             numbers = vector_at(builder, source, builder.add(start, passed), FLOATS, 4)
-            rounded = call(builder, "llvm.x86.avx512bf16.cvtneps2bf16.512", ROUNDED, [numbers])
-            place = builder.gep(target, [builder.add(at, passed)])
-            builder.store(rounded, builder.bitcast(place, ROUNDED.as_pointer()), align=2)
+            store_rounded(builder, numbers, builder.gep(target, [builder.add(at, passed)]))
 
     return types.void(source, start, count, target, at), generate
