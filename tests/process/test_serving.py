@@ -191,7 +191,9 @@ def test_metrics_count_what_happened(tiny_server: Server) -> None:
     refused = metric(tiny_server, "tgi_request_failure")
     tiny_server.request("POST", "/generate", {"inputs": "hello", "parameters": {"max_new_tokens": 7}})
     tiny_server.request("POST", "/generate", {"inputs": "hello", "parameters": {"max_new_tokens": 0}})
-    after = [metric(tiny_server, name) for name in names]
+    # A request is counted when its answer has been sent: the client may ask another worker sooner.
+    tiny_server.wait(lambda: metric(tiny_server, "tgi_request_count") >= before[0] + 2)
+    after = settled(tiny_server, names)
     assert [b - a for a, b in zip(before, after, strict=True)] == [2, 1, 7]
     assert metric(tiny_server, "tgi_request_failure") == refused + 1
 
