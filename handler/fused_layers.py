@@ -62,10 +62,10 @@ class LayerParts:
         self.qkv_proj = _laid_out(qkv_proj)
         self.o_proj = _laid_out(attention.o_proj)
         self.gate_proj, self.up_proj, self.down_proj = map(_laid_out, (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
-        self.input_norm = _norm(layer.input_layernorm)
-        self.mlp_norm = _norm(layer.post_attention_layernorm)
-        self.query_norm = _norm(attention.q_norm) if hasattr(attention, "q_norm") else None
-        self.key_norm = _norm(attention.k_norm) if hasattr(attention, "k_norm") else None
+        self.input_norm = rms_norm(layer.input_layernorm)
+        self.mlp_norm = rms_norm(layer.post_attention_layernorm)
+        self.query_norm = rms_norm(attention.q_norm) if hasattr(attention, "q_norm") else None
+        self.key_norm = rms_norm(attention.k_norm) if hasattr(attention, "k_norm") else None
         self.dtype = layer.input_layernorm.weight.dtype
         self.kernel = _row_attention(self.num_heads, self.num_kv_heads, self.head_dim, self.dtype)
 
@@ -116,7 +116,8 @@ class _Norm:
         return torch.rms_norm(x, self.shape, self.weight, self.eps)
 
 
-def _norm(norm: Any) -> Callable[[Tensor], Tensor]:
+def rms_norm(norm: Any) -> Callable[[Tensor], Tensor]:
+    """What computes a root-mean-square norm with the weight and epsilon of `norm`."""
     weight = norm.weight.detach()
     if not usable(weight.dtype):
         return _Norm(norm)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from handler.attention import ATTENTION_NAME, STEP, StepContext, UnsupportedAttention, layer_windows
 from handler.errors import UnsupportedModel
+from handler.fused_ends import fuse_ends
 from handler.fused_layers import fuse_layers
 from handler.fused_stack import stack_layers
 from handler.kv_cache import SlotCache
@@ -142,6 +143,8 @@ class ModelRunner:
         trial = self._layer_trial()
         num_fused = fuse_layers(model, trial, TOLERANCE[dtype])
         num_stacked = stack_layers(model, trial)
+        if num_fused == int(self.loaded.text_config.num_hidden_layers):
+            fuse_ends(model, self.cache.max_len, TOLERANCE[dtype])
         places = lay_out_linears(model)
         for module in model.modules():
             if isinstance(module, PackedLinear):

@@ -1,0 +1,78 @@
+"""What a model computes before its fused layers and after them, with fewer operations. CPU, where each operation costs.
+
+Rotary angles depend on a token's position alone (`handler.rotary` sees to that), so they are computed once.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from handler.fused_layers import rms_norm
+from handler.rotary import changing_ropes
+
+logger = logging.getLogger(__name__)
+
+# The norms of the models whose layers `handler.fused_layers` replaces.
+_NORMS = frozenset({"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"})
+
+
+class FusedNorm(nn.Module):
+    """Takes the place of a root-mean-square norm."""
+
+    def __init__(self, norm: Any) -> None:
+        """`norm` has a `weight` `[width]` and `variance_epsilon`."""
+        super().__init__()
+        self._norm = rms_norm(norm)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """`[..., width]`, both ways."""
+        return self._norm(hidden)
+
+
+class RotaryTable(nn.Module):
+    """Takes the place of a rotary embedding: cosines and sines of every position, looked up."""
+
+    def __init__(self, rotary: nn.Module, num_positions: int, like: Tensor) -> None:
+        """`like` has the dtype and device of the hidden states."""
+        super().__init__()
+        # One position after the other is how a sequence that decodes asks for them.
+        positions = torch.arange(num_positions, device=like.device)
+        cosines, sines = rotary(like, position_ids=positions[None])
+        self._cosines, self._sines = cosines[0], sines[0]
+
+    def forward(self, _hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """`position_ids` `[1, T]`, each less than `num_positions` -> two of `[1, T, head_dim]`."""
+        places = position_ids[0]
+        return self._cosines.index_select(0, places)[None], self._sines.index_select(0, places)[None]
+
+
+@torch.inference_mode()
+def fuse_ends(model: Any, num_positions: int, tolerance: float) -> list[str]:
+    """Replace the rotary embedding and the last norm of `model`, all of whose layers are fused; returns their names.
+
+    A replacement that answers otherwise, the norm by more than `tolerance`, relative, and rotary embedding at all, is
+    not made.
+    """
+    inner = model.model
+    generator = torch.Generator().manual_seed(0)
+    embedding = inner.embed_tokens.weight
+    rows = torch.randn(1, 3, embedding.shape[1], generator=generator).to(embedding.dtype)
+    replaced: list[str] = []
+    if type(inner.norm).__name__ in _NORMS:
+        norm = FusedNorm(inner.norm).eval()
+        expected, got = inner.norm(rows).float(), norm(rows).float()
+        if float((expected - got).abs().max() / expected.abs().max().clamp(min=1.0)) <= tolerance:
+            inner.norm = norm
+            replaced.append("norm")
+    if isinstance(getattr(inner.rotary_emb, "rope_type", None), str) and not changing_ropes(model):
+        table = RotaryTable(inner.rotary_emb, num_positions, rows)
+        places = torch.randint(num_positions, (1, 64), generator=generator)
+        pairs = zip(inner.rotary_emb(rows, position_ids=places), table(rows, places), strict=True)
+        if all(torch.equal(*pair) for pair in pairs):
+            inner.rotary_emb = table.eval()
+            replaced.append("rotary embedding")
+    return replaced

@@ -1,0 +1,71 @@
+"""What stands before and after fused layers answers as what it replaces, and stays where it would not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from handler.fused_ends import FusedNorm, RotaryTable, fuse_ends
+from handler.model_runner import ModelRunner
+from handler.rotary import settle_rotary
+from tests.support import tiny_models
+from tests.support.local_engine import loaded
+
+LINEAR = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+
+
+def model_of(family: str = "llama", **sizes: Any) -> Any:
+    return tiny_models.build(family, **sizes).to(torch.bfloat16).eval()
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_the_ends_of_models_with_fused_layers_are_replaced(family: str) -> None:
+    runner = ModelRunner(loaded(model_of(family)), num_slots=2, max_len=64)
+    runner.probe()
+    runner.speed_up()
+    inner = runner.loaded.model.model
+    assert (type(inner.norm), type(inner.rotary_emb)) == (FusedNorm, RotaryTable)
+
+
+def test_models_whose_layers_stay_keep_their_ends() -> None:
+    runner = ModelRunner(loaded(model_of("gemma3_text")), num_slots=2, max_len=64)
+    runner.probe()
+    runner.speed_up()
+    assert "Gemma3" in type(runner.loaded.model.model.norm).__name__
+
+
+@torch.inference_mode()
+def test_angles_are_those_of_the_embedding_for_every_position() -> None:
+    model = model_of(rope_parameters=LINEAR)
+    rotary, hidden = model.model.rotary_emb, torch.zeros(1, 1, 8).bfloat16()
+    places = torch.randperm(100)[None]
+    expected = rotary(hidden, position_ids=places)
+    assert fuse_ends(model, 100, 1e-2) == ["norm", "rotary embedding"]
+    for one, other in zip(expected, model.model.rotary_emb(hidden, places), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_frequencies_that_change_are_not_tabulated() -> None:
+    model = model_of(rope_parameters=DYNAMIC)
+    assert fuse_ends(model, 100, 1e-2) == ["norm"]
+    settle_rotary(model, 100)
+    assert fuse_ends(model, 100, 1e-2) == ["rotary embedding"]
+
+
+def test_a_norm_that_answers_otherwise_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of()
+    monkeypatch.setattr(FusedNorm, "forward", lambda _self, hidden: hidden * 2)
+    assert fuse_ends(model, 100, 1e-2) == ["rotary embedding"]
+
+
+def test_an_embedding_that_depends_on_more_than_the_position_stays() -> None:
+    model = model_of()
+    rotary = model.model.rotary_emb
+    plain = rotary.forward
+    rotary.forward = lambda hidden, position_ids: tuple(
+        one * position_ids.shape[1] for one in plain(hidden, position_ids)
+    )
+    assert fuse_ends(model, 100, 1e-2) == ["norm"]
