@@ -81,7 +81,7 @@ class _Room:
 
     def _steps(self, layer: LayerParts, step: StepContext) -> list[Step]:
         """As `LayerParts.forward`; sums and products go where one of their operands was."""
-        from handler.native.block_outputs import PLUS, SILU, TIMES
+        from handler.native.product_outputs import PLUS, SILU, TIMES
 
         kernels = _kernels(layer)
         assert kernels is not None

@@ -6,19 +6,6 @@ import functools
 
 import numpy as np
 
-from handler.native.block_outputs import (
-    BIAS,
-    CODES,
-    GROUPS,
-    NUM_BLOCKS,
-    NUM_GROUPS,
-    OPERATION,
-    OTHER,
-    OUT,
-    SCALES,
-    X,
-    write_outputs,
-)
 from handler.native.block_tile import BLOCK, block_tile, interleave_eight
 from handler.native.compiler import compile_kernel
 from handler.native.memory import (
@@ -31,6 +18,19 @@ from handler.native.memory import (
     shifted,
     store,
     take_ticket,
+)
+from handler.native.product_outputs import (
+    BIAS,
+    CODES,
+    GROUPS,
+    NUM_BLOCKS,
+    NUM_GROUPS,
+    OPERATION,
+    OTHER,
+    OUT,
+    SCALES,
+    X,
+    write_outputs,
 )
 from handler.native.team import NUM_ROWS, SCRATCH, SCRATCH_STRIDE, THREAD, TICKET
 from handler.native.vectors import LANES
@@ -75,9 +75,8 @@ def compile_dots(bits: int) -> int:
     def kernel(arguments):  # pragma: no cover
         num_rows, num_groups = arguments[NUM_ROWS], arguments[NUM_GROUPS]
         blocks = arguments[NUM_BLOCKS]
-        out = elements(arguments[OUT], BITS_BFLOAT16)
-        bias, other = elements(arguments[BIAS], BITS_BFLOAT16), elements(arguments[OTHER], BITS_BFLOAT16)
-        has_bias, operation, width = arguments[BIAS] != 0, arguments[OPERATION], num_groups * LANES
+        bias, other, out = arguments[BIAS], arguments[OTHER], arguments[OUT]
+        operation, width = arguments[OPERATION], num_groups * LANES
         address = arguments[SCRATCH] + take_ticket(arguments, THREAD) * arguments[SCRATCH_STRIDE]
         found, sums_at = elements(address, BITS_FLOAT32), address + _PRODUCTS * 4
         pairs_at = sums_at + num_rows * blocks * 4
@@ -116,7 +115,7 @@ def compile_dots(bits: int) -> int:
                     else:
                         groups = 4
                         block_tile(1, 4, bits, codes, scales, x, sums, blocks, found)
-                    write_outputs(found, rows, groups, row, group, width, has_bias, bias, operation, other, out)
+                    write_outputs(found, rows, groups, row, group, width, bias, operation, other, out)
                     group += groups
                 row += rows
             item = take_ticket(arguments, TICKET)

@@ -8,7 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from handler.native.block_outputs import (
+from handler.native.block_tile import BLOCK
+from handler.native.compiler import compile_kernel
+from handler.native.matrix_tile import (
+    NARROW_TILES,
+    ONES,
+    RING,
+    TILES_OF_THE_REST,
+    block_sums,
+    codes_at,
+    matrix_tile,
+)
+from handler.native.memory import BITS_FLOAT32, bytes_at, called, elements, store, take_ticket
+from handler.native.product_outputs import (
     BIAS,
     CODES,
     GROUPS,
@@ -21,18 +33,6 @@ from handler.native.block_outputs import (
     X,
     write_outputs,
 )
-from handler.native.block_tile import BLOCK
-from handler.native.compiler import compile_kernel
-from handler.native.matrix_tile import (
-    NARROW_TILES,
-    ONES,
-    RING,
-    TILES_OF_THE_REST,
-    block_sums,
-    codes_at,
-    matrix_tile,
-)
-from handler.native.memory import BITS_BFLOAT16, BITS_FLOAT32, bytes_at, called, elements, store, take_ticket
 from handler.native.team import NUM_ROWS, SCRATCH, SCRATCH_STRIDE, THREAD, TICKET, TILES
 from handler.native.tiles import (
     LINE,
@@ -47,9 +47,8 @@ from handler.native.vectors import LANES
 
 # Bytes of two inputs.
 _PAIR = 4
-# Blocks of weights that are kept unpacked: they and 16 rows of activations stay in the first cache. For more rows
-# than 16 they are shared out among groups, so that the activations that have come serve all groups.
-_UNPACKED = 24
+# Blocks of weights that are kept unpacked for all rows: they and 16 rows of activations stay in the first cache.
+_UNPACKED = 12
 
 
 def matrices_scratch(num_rows: int, blocks: int) -> int:
@@ -104,19 +103,16 @@ def compile_matrices(bits: int) -> int:
 
     def kernel(arguments):  # pragma: no cover
         num_rows, num_groups, blocks = arguments[NUM_ROWS], arguments[NUM_GROUPS], arguments[NUM_BLOCKS]
-        out = elements(arguments[OUT], BITS_BFLOAT16)
-        bias, other = elements(arguments[BIAS], BITS_BFLOAT16), elements(arguments[OTHER], BITS_BFLOAT16)
-        has_bias, operation, width = arguments[BIAS] != 0, arguments[OPERATION], num_groups * LANES
+        bias, other, out = arguments[BIAS], arguments[OTHER], arguments[OUT]
+        operation, width = arguments[OPERATION], num_groups * LANES
         # Tiles that cross cache lines load at half the speed.
         address = arguments[SCRATCH] + take_ticket(arguments, THREAD) * arguments[SCRATCH_STRIDE] + LINE - 1
         address -= address % LINE
-        ring, weights_at = bytes_at(address), address + RING * TILE_BYTES
-        sums_at = weights_at + _UNPACKED * TILE_BYTES
+        ring, weights = bytes_at(address), bytes_at(address + RING * TILE_BYTES)
+        sums_at = address + (RING + _UNPACKED) * TILE_BYTES
         totals_at = sums_at + -(-num_rows // TILE_ROWS) * TILE_ROWS * blocks * 4
         totals = elements(totals_at, BITS_FLOAT32)
-        segment = _UNPACKED // GROUPS if num_rows > TILE_ROWS else _UNPACKED
-        segment = -(-blocks // -(-blocks // segment))
-        apart = segment * TILE_BYTES if num_rows > TILE_ROWS else 0
+        segment = -(-blocks // -(-blocks // _UNPACKED))
         stride = blocks * (BLOCK * 2)
         configure_tiles(arguments[TILES])
         load_tile(ONES, arguments[TILES] + LINE, _PAIR)
@@ -130,21 +126,20 @@ def compile_matrices(bits: int) -> int:
         while item * GROUPS < num_groups:
             for i in range(num_rows * GROUPS * LANES):
                 store(totals, i, np.float32(0))
-            for first in range(0, blocks, segment):
-                for row in range(0, num_rows, TILE_ROWS):
-                    x = bytes_at(arguments[X] + row * stride + first * (BLOCK * 2))
-                    sums = elements(sums_at + (row * blocks + first * TILE_ROWS) * 4, BITS_FLOAT32)
-                    for group in range(GROUPS):
-                        block = (item * GROUPS + group) * blocks + first
-                        codes = codes_at(arguments[CODES] + block * (BLOCK * LANES * bits // 8), bits)
-                        scales = bytes_at(arguments[SCALES] + block * (LANES * 4))
-                        weights = bytes_at(weights_at + group * apart)
+            for group in range(GROUPS):
+                for first in range(0, blocks, segment):
+                    block = (item * GROUPS + group) * blocks + first
+                    codes = codes_at(arguments[CODES] + block * (BLOCK * LANES * bits // 8), bits)
+                    scales = bytes_at(arguments[SCALES] + block * (LANES * 4))
+                    for row in range(0, num_rows, TILE_ROWS):
+                        x = bytes_at(arguments[X] + row * stride + first * (BLOCK * 2))
+                        sums = elements(sums_at + (row * blocks + first * TILE_ROWS) * 4, BITS_FLOAT32)
                         found = elements(totals_at + (row * GROUPS + group) * (LANES * 4), BITS_FLOAT32)
                         _chunk(
                             *(min(TILE_ROWS, num_rows - row), row == 0, codes, scales, x, stride, sums),
                             *(min(segment, blocks - first), weights, ring, found),
                         )
-            write_outputs(totals, num_rows, GROUPS, 0, item * GROUPS, width, has_bias, bias, operation, other, out)
+            write_outputs(totals, num_rows, GROUPS, 0, item * GROUPS, width, bias, operation, other, out)
             item = take_ticket(arguments, TICKET)
         release_tiles()
 

@@ -7,7 +7,10 @@ import functools
 import torch
 from torch import Tensor
 
-from handler.native.block_outputs import (
+from handler.native.compiler import compile_kernel
+from handler.native.dense_tile import DENSE_ROWS, HALVES, PAIR, dense_tile
+from handler.native.memory import BITS_FLOAT32, elements, take_ticket
+from handler.native.product_outputs import (
     BIAS,
     CODES,
     GROUPS,
@@ -19,9 +22,6 @@ from handler.native.block_outputs import (
     X,
     write_outputs,
 )
-from handler.native.compiler import compile_kernel
-from handler.native.dense_tile import DENSE_ROWS, HALVES, PAIR, dense_tile
-from handler.native.memory import BITS_BFLOAT16, BITS_FLOAT32, elements, take_ticket
 from handler.native.team import NUM_ROWS, SCRATCH, SCRATCH_STRIDE, THREAD, TICKET, TILES
 from handler.native.tiles import LINE, TILE_BYTES, TILE_ROWS, configure_tiles, release_tiles, tile_shapes
 from handler.native.vectors import LANES
@@ -50,9 +50,8 @@ def compile_dense() -> int:
 
     def kernel(arguments):  # pragma: no cover
         num_rows, num_groups, blocks = arguments[NUM_ROWS], arguments[NUM_GROUPS], arguments[NUM_BLOCKS]
-        out = elements(arguments[OUT], BITS_BFLOAT16)
-        bias, other = elements(arguments[BIAS], BITS_BFLOAT16), elements(arguments[OTHER], BITS_BFLOAT16)
-        has_bias, operation, width = arguments[BIAS] != 0, arguments[OPERATION], num_groups * LANES
+        bias, other, out = arguments[BIAS], arguments[OTHER], arguments[OUT]
+        operation, width = arguments[OPERATION], num_groups * LANES
         found_at = arguments[SCRATCH] + take_ticket(arguments, THREAD) * arguments[SCRATCH_STRIDE]
         found, stride = elements(found_at, BITS_FLOAT32), blocks * LINE
         item = take_ticket(arguments, TICKET)
@@ -66,7 +65,7 @@ def compile_dense() -> int:
                         dense_tile(2, x, stride, weights, blocks, found_at + group * LANES * 4)
                     else:
                         dense_tile(1, x, stride, weights, blocks, found_at + group * LANES * 4)
-                write_outputs(found, rows, GROUPS, row, item * GROUPS, width, has_bias, bias, operation, other, out)
+                write_outputs(found, rows, GROUPS, row, item * GROUPS, width, bias, operation, other, out)
             item = take_ticket(arguments, TICKET)
         release_tiles()
 

@@ -7,7 +7,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from handler.native.block_outputs import GROUPS
+from handler.native.product_outputs import GROUPS
 from handler.native.tiles import BYTE, LINE, LONG, TILE_BYTES, TILE_ROWS, bytes_behind, tile_call
 from handler.native.vectors import LANES, index
 

@@ -11,14 +11,14 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from handler.native.block_outputs import GROUPS
 from handler.native.block_tile import BLOCK, BlockEmitter
+from handler.native.product_outputs import GROUPS
 from handler.native.tiles import LINE, LONG, TILE_BYTES, TILE_ROWS, bytes_behind, tile_call
 from handler.native.vectors import FLOATS, INTS, LANES, fetch, index, vector_at
 
-# Products of one block after the other go to places of their own, so that none waits for the one before to be read.
-RING = 4
-# Weights are unpacked so many blocks before they are loaded as a tile: a load waits for the stores it takes from.
+# Products are read so many blocks after they were written, and weights loaded as tiles so many after they were
+# unpacked: a load waits for the stores it takes from. So products of one block after the other have their own places.
+LATER, RING = 2, 4
 AHEAD = 4
 # And fetched from memory so many blocks before they are unpacked.
 FETCHED = 10
@@ -89,26 +89,41 @@ class _MatrixEmitter(BlockEmitter):
             to = b.bitcast(b.gep(self.unpacked, [place]), INTS.as_pointer())
             b.store(b.bitcast(weight, INTS), to, align=64)
 
-    def unpack_first(self) -> None:
-        """The blocks that `block` finds unpacked before it comes to them."""
-        with cgutils.for_range(self.b, _at_most(self.b, self.blocks, AHEAD), intp=LONG) as loop:
-            self.unpack(loop.index)
-
-    def block(self, block):
-        b, products, activations = self.b, _PRODUCTS[self.which], _ACTIVATIONS[self.which]
+    def start(self) -> None:
+        """What `block` finds done before it comes to it."""
+        b, blocks = self.b, self.blocks
         if self.unpacks:
-            ahead = b.add(block, index(AHEAD))
-            with b.if_then(b.icmp_signed("<", ahead, self.blocks)):
-                self.unpack(ahead)
+            with cgutils.for_range(b, _at_most(b, blocks, LATER + AHEAD), intp=LONG) as loop:
+                self.unpack(loop.index)
+        with cgutils.for_range(b, _at_most(b, blocks, LATER), intp=LONG) as loop:
+            self.multiply(loop.index)
+
+    def multiply(self, block) -> None:
+        """Write one block's sums of products to its place in the ring."""
+        b, products, activations = self.b, _PRODUCTS[self.which], _ACTIVATIONS[self.which]
         tile_call(b, "tilezero", products)
         x = bytes_behind(b, self.x, b.mul(block, index(BLOCK * 2)))
         tile_call(b, "tileloadd64", activations, x, self.stride)
         unpacked = bytes_behind(b, self.unpacked, b.mul(block, index(TILE_BYTES)))
         tile_call(b, "tileloadd64", _WEIGHTS, unpacked, _LINE)
         tile_call(b, "tdpbf16ps", products, activations, _WEIGHTS)
-        place = bytes_behind(b, self.ring, b.mul(b.and_(block, index(RING - 1)), index(TILE_BYTES)))
-        tile_call(b, "tilestored64", products, place, _LINE)
-        found = b.bitcast(place, ir.FloatType().as_pointer())
+        tile_call(b, "tilestored64", products, self.place(block), _LINE)
+
+    def place(self, block):
+        """Where in the ring a block's products are."""
+        b = self.b
+        return bytes_behind(b, self.ring, b.mul(b.and_(block, index(RING - 1)), index(TILE_BYTES)))
+
+    def block(self, block):
+        b = self.b
+        later = b.add(block, index(LATER))
+        with b.if_then(b.icmp_signed("<", later, self.blocks)):
+            self.multiply(later)
+        if self.unpacks:
+            ahead = b.add(later, index(AHEAD))
+            with b.if_then(b.icmp_signed("<", ahead, self.blocks)):
+                self.unpack(ahead)
+        found = b.bitcast(self.place(block), ir.FloatType().as_pointer())
         return [[vector_at(b, found, index(r * LANES), FLOATS, 64)] for r in range(self.rows)]
 
 
@@ -138,8 +153,7 @@ def matrix_tile(
         emitter = _MatrixEmitter(
             builder, num_rows, bits, unpacks_too, which, (codes, scales, x, stride, sums, blocks, weights, ring)
         )
-        if emitter.unpacks:
-            emitter.unpack_first()
+        emitter.start()
         places = [
             builder.bitcast(builder.gep(totals, [index(r * GROUPS * LANES)]), FLOATS.as_pointer())
             for r in range(emitter.rows)

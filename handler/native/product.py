@@ -14,7 +14,10 @@ from torch import Tensor
 
 from handler.native.block_dots import compile_dots, dots_scratch
 from handler.native.block_matrices import compile_matrices, matrices_scratch, matrices_shapes
-from handler.native.block_outputs import (
+from handler.native.block_tile import BLOCK
+from handler.native.compiler import multiplies_matrices
+from handler.native.dense_matrices import compile_dense, dense_scratch, dense_shapes
+from handler.native.product_outputs import (
     BIAS,
     CODES,
     NONE,
@@ -28,9 +31,6 @@ from handler.native.block_outputs import (
     TIMES,
     X,
 )
-from handler.native.block_tile import BLOCK
-from handler.native.compiler import multiplies_matrices
-from handler.native.dense_matrices import compile_dense, dense_scratch, dense_shapes
 from handler.native.program import Step, nothing
 from handler.native.team import Call, scratch
 from handler.native.tiles import weight_tiles

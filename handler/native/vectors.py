@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from llvmlite import ir
-from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 LANES = 16
 
@@ -35,6 +33,7 @@ _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.66
 BFLOATS = ir.VectorType(_BFloat(), 2 * LANES)
 SHORTS = ir.VectorType(ir.IntType(16), 2 * LANES)
 _ROUNDED = ir.VectorType(_BFloat(), LANES)
+_HALVED = ir.VectorType(ir.IntType(16), LANES)
 
 
 def index(number: int):
@@ -69,6 +68,12 @@ def store_rounded(builder, numbers, place) -> None:
     """Round a vector of float32 to bfloat16 at an address. Needs AVX-512 with bfloat16."""
     rounded = call(builder, "llvm.x86.avx512bf16.cvtneps2bf16.512", _ROUNDED, [numbers])
     builder.store(rounded, builder.bitcast(place, _ROUNDED.as_pointer()), align=2)
+
+
+def load_rounded(builder, place):
+    """16 numbers of bfloat16 at an address, as float32."""
+    found = builder.load(builder.bitcast(place, _HALVED.as_pointer()), align=2)
+    return builder.bitcast(builder.shl(builder.zext(found, INTS), ir.Constant(INTS, [16] * LANES)), FLOATS)
 
 
 def call_max(builder, one, other):
@@ -129,17 +134,3 @@ def transposed(builder, rows):
                 rows[i + size] = builder.shuffle_vector(one, other, ir.Constant(INTS, lower))
         size //= 2
     return rows
-
-
-@intrinsic
-def write_rounded(_context, source, start, count, target, at):  # pragma: no cover
-    """Round `count` vectors of float32 at `start` to bfloat16 at `at`. Needs AVX-512 with bfloat16."""
-
-    def generate(_context, builder, _signature, arguments):
-        source, start, count, target, at = arguments
-        with cgutils.for_range(builder, count, intp=ir.IntType(64)) as loop:
-            passed = builder.mul(loop.index, index(LANES))
-            numbers = vector_at(builder, source, builder.add(start, passed), FLOATS, 4)
-            store_rounded(builder, numbers, builder.gep(target, [builder.add(at, passed)]))
-
-    return types.void(source, start, count, target, at), generate
