@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import audit
 from tests.support.server import PYTHON, ROOT, Server
@@ -17,6 +18,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores. Threads that spin while they wait for one another take three times the processor's time;
     # torch reads this when it is imported. Tests of threads ask for two of them themselves.
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "ENGINE_THREADS": "1"}
+
+# Each run meets the same examples, however long they take: what fails here fails everywhere. `make fuzz` draws others.
+_PATIENTLY = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    "print_blob": True,
+}
+settings.register_profile("steady", derandomize=True, database=None, **_PATIENTLY)
+settings.register_profile("random", **_PATIENTLY)
+settings.load_profile("steady")
 
 # On a machine that does other things too, an engine that is kept waiting is not hung.
 PATIENT = {"ENGINE_STALL_TIMEOUT_S": "600"}

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.server import Answer, Server
@@ -99,7 +99,7 @@ FIELDS = ("messages", "inputs", "prompt", "parameters", "stream", "temperature",
 FIELDS += ("max_tokens", "logprobs", "logit_bias", "response_format", "stream_options", "tool_choice", "requestType")
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120)
 @given(route=st.sampled_from(ROUTES), extra=st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5))
 def test_random_fields_never_break_the_server(tiny_server: Server, route: str, extra: dict[str, Any]) -> None:
     base = {"messages": CHAT["messages"], "inputs": "hello", "prompt": "hello", "max_tokens": 2}

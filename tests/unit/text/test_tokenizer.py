@@ -143,7 +143,7 @@ def test_spans_are_byte_slices_of_the_text(model, sentencepiece):
     assert bos == TokenSpan(id=1, text="", start=0, stop=0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(max_size=30))
 def test_spans_cover_any_text(byte_level, text):
     spans = byte_level.spans(text, add_special_tokens=False)
