@@ -85,7 +85,7 @@ def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The real container over the bundled chat model, as `make run` starts it."""
     server = Server(tmp_path_factory.mktemp("chat") / "log", PATIENT | {"ENGINE_THREADS": ""})
     try:
-        server.wait(lambda: server.ping() == 200, seconds=170)
+        server.wait_ready()
         yield server
         assert server.stop() == 0
     finally:

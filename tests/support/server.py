@@ -114,14 +114,14 @@ class Server:
         except OSError:
             return 0
 
-    def wait(self, condition: Callable[[], bool], seconds: float = 120) -> None:
+    def wait(self, condition: Callable[[], bool], seconds: float = 300) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline or self.process.poll() is not None:
                 raise AssertionError(f"not in time; the log says:\n{self.log.read_text()[-3000:]}")
             time.sleep(0.05)
 
-    def wait_ready(self, seconds: float = 120) -> None:
+    def wait_ready(self, seconds: float = 300) -> None:
         self.wait(lambda: self.ping() == 200, seconds)
 
     def metric(self, name: str) -> float:

@@ -34,7 +34,7 @@ def line_of(server: WebServer, request_id: str | None) -> dict[str, Any]:
         every = [line for line in lines(server) if line["target"] == "container.requests"]
         return [line for line in every if request_id in {line["request_id"], line.get("client_request_id")}]
 
-    server.wait(lambda: bool(of_request()), seconds=30)
+    server.wait(lambda: bool(of_request()))
     (found,) = of_request()
     return found
 
