@@ -92,23 +92,12 @@ def test_other_encodings_and_media_types_are_refused(tiny_server: Server, header
     assert tiny_server.request("POST", "/v1/chat/completions", CHAT, **headers).status == 415
 
 
-def test_a_chunked_body_over_the_limit_is_refused(tiny_server: Server) -> None:
-    with socket.create_connection(("127.0.0.1", tiny_server.port)) as client:
-        head = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        client.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n")
-        try:
-            for _ in range(50):
-                client.sendall(b"10000\r\n" + b"a" * 0x10000 + b"\r\n")
-        except (BrokenPipeError, ConnectionResetError):
-            return
-        assert b" 413 " in client.recv(4096).split(b"\r\n")[0] + b" "
-
-
 def test_a_hundred_streams_get_their_own_tokens(tiny_server: Server) -> None:
     def ask(i: int) -> str:
         body = {"inputs": f"question {i}", "parameters": {"max_new_tokens": 12}}
         return str(tiny_server.request("POST", "/generate", body).json["generated_text"])
 
+    tiny_server.settle_idle()  # the places of clients that have left are free
     alone = [ask(i) for i in range(100)]
     assert len(set(alone)) > 20
     with concurrent.futures.ThreadPoolExecutor(100) as threads:

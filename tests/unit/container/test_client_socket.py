@@ -10,20 +10,11 @@ from gevent import socket
 
 from container import client_socket
 from container.client_socket import BODY_S, HEAD_S, SLOWEST_BYTES_PER_S, ClientSocket, ClientTooSlow
+from tests.support.clock import Clock
 
 KEEPALIVE_S = 60.0
 
 Pair = tuple[ClientSocket, socket.socket, dict[ClientSocket, None]]
-
-
-class Clock:
-    """Stands for `time` in the module under test."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture
