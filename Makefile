@@ -33,9 +33,10 @@ test: $(TEST_STAMP)  ## install, then run all tests
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
 	$(BIN)/python -m pytest $(IN_PARALLEL)
 
-fuzz: $(TEST_STAMP)  ## the long tests: 500 requests for each operation of the document, 200 random schemas
+fuzz: $(TEST_STAMP)  ## the long tests: 500 requests for each operation of the document, 200 random schemas, new examples
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
 	SCHEMATHESIS_CASES=500 GRAMMAR_CASES=200 $(BIN)/python -m pytest tests/contract/documents/test_schemathesis.py tests/contract/grammars
+	$(BIN)/python -m pytest --hypothesis-profile random tests/unit tests/contract/seam tests/process/test_serving.py
 
 test-deploy: $(TEST_STAMP) .venv-sdk2/.installed .venv-sdk3/.installed  ## test the deploy helper beside both SageMaker SDKs
 	$(SDK_TEST) .venv-sdk2/bin/python -m pytest tests/deploy

@@ -26,6 +26,7 @@ from container.generation import Generation, Prompt
 from container.places import Places
 from container.queue_time import QueueTime
 from container.request_record import RequestRecord
+from container.responses import when_made
 from container.run_dir import RunDir
 from container.served_model import ServedModel
 from container.settings import Settings
@@ -102,7 +103,8 @@ class Service:
         return model
 
     def admit(self, num_sequences: int) -> ServedModel:
-        """The model, and places for so many sequences until the answer is over.
+        """The model, and places for so many sequences until the last of the answer has been made: how long a client
+        takes to read it is nobody else's matter, and one that has it all can ask again.
 
         An idle server takes any number a request may have. Raises NotReady or Overloaded before any work is done.
         """
@@ -111,7 +113,7 @@ class Service:
             raise self._overloaded()
 
         def give_back(response: Response) -> Response:
-            response.call_on_close(lambda: self._places.give_back(num_sequences))
+            when_made(response, lambda: self._places.give_back(num_sequences))
             return response
 
         after_this_request(give_back)

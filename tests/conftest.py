@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import audit
 from tests.support.server import PYTHON, ROOT, Server
@@ -17,6 +18,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores. Threads that spin while they wait for one another take three times the processor's time;
     # torch reads this when it is imported. Tests of threads ask for two of them themselves.
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "ENGINE_THREADS": "1"}
+
+# Each run meets the same examples, however long they take: what fails here fails everywhere. `make fuzz` draws others.
+_PATIENTLY = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    "print_blob": True,
+}
+settings.register_profile("steady", derandomize=True, database=None, **_PATIENTLY)
+settings.register_profile("random", **_PATIENTLY)
+settings.load_profile("steady")
 
 # On a machine that does other things too, an engine that is kept waiting is not hung.
 PATIENT = {"ENGINE_STALL_TIMEOUT_S": "600"}
@@ -29,6 +40,17 @@ def several_threads() -> Iterator[None]:
 
     before = torch.get_num_threads()
     torch.set_num_threads(max(2, before))
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """What is tiny gains nothing from more, and loses much where the cores are shared."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
@@ -74,7 +96,7 @@ def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The real container over the bundled chat model, as `make run` starts it."""
     server = Server(tmp_path_factory.mktemp("chat") / "log", PATIENT | {"ENGINE_THREADS": ""})
     try:
-        server.wait(lambda: server.ping() == 200, seconds=170)
+        server.wait_ready()
         yield server
         assert server.stop() == 0
     finally:

@@ -18,7 +18,7 @@ from huggingface_hub import InferenceClient
 from tests.fakes.sagemaker_runtime import FakeSageMakerRuntime
 from tests.support.server import Server
 
-pytestmark = [pytest.mark.bundled, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.bundled
 
 SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
 QUESTION = {"role": "user", "content": "What is deep learning?"}

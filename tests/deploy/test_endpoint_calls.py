@@ -117,7 +117,7 @@ def test_a_slow_container_is_asked_once_and_the_reason_given(stand_in_url: str, 
 
 def test_an_answer_that_does_not_come_is_not_asked_for_again(stand_in_url: str, boto_session: Any) -> None:
     """botocore's own default sends a call whose read timed out three times."""
-    config = RUNTIME_CONFIG.merge(Config(read_timeout=0.5))
+    config = RUNTIME_CONFIG.merge(Config(read_timeout=2))
     with FakeSageMakerRuntime(stand_in_url) as runtime:
         client = boto_session.client("sagemaker-runtime", endpoint_url=runtime.url, config=config)
         endpoint = EndpointClient("llm", Clients(boto_session, overrides={"sagemaker-runtime": client}))

@@ -17,7 +17,7 @@ CHAT = {"messages": [{"role": "user", "content": "hé"}], "max_tokens": 8}
 
 
 def client(runtime: FakeSageMakerRuntime) -> Any:
-    config = Config(retries={"max_attempts": 0}, read_timeout=10)
+    config = Config(retries={"max_attempts": 0}, read_timeout=60)
     return boto3.client("sagemaker-runtime", endpoint_url=runtime.url, config=config)
 
 

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sagemaker_deploy.fit import Load, check_fit, fit_warnings, recommend
@@ -78,7 +78,6 @@ def test_gpus_the_container_may_not_use_do_not_help() -> None:
     assert (best.instance.name, best.quantize) == ("ml.p5.4xlarge", "bitsandbytes-nf4")
 
 
-@settings(deadline=None)  # the first example imports torch
 @given(
     gpus_full=st.floats(0.01, 9), instance=st.sampled_from(INSTANCES), max_gpus=st.sampled_from([None, 1, 2, 3, 4, 8])
 )

@@ -16,11 +16,14 @@ from tests.deploy.stubs import ARN, NOW, Script
 ENDPOINT_GROUP, COMPONENT_GROUP = log_groups("llm")
 
 
+# One for all streams, whose lines are put in order.
+NOW_MS = int(time.time() * 1000)
+
+
 def write(logs: Any, group: str, stream: str, *lines: tuple[int, str]) -> None:
-    """`lines` are (seconds from now, text)."""
+    """`lines` are (seconds from NOW_MS, text)."""
     logs.create_log_stream(logGroupName=group, logStreamName=stream)
-    now_ms = int(time.time() * 1000)
-    events = [{"timestamp": now_ms + 1000 * age, "message": text} for age, text in lines]
+    events = [{"timestamp": NOW_MS + 1000 * age, "message": text} for age, text in lines]
     logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=events)
 
 

@@ -31,6 +31,8 @@ from tests.support.local_engine import LocalEngine, limits, loaded
 from tests.support.stock import greedy
 from tests.support.tiny_models import build
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MakePaged = Callable[..., LocalEngine]
 PAGE = 16
 PROMPTS = [
@@ -42,14 +44,6 @@ PROMPTS = [
 ]
 NUM_TOKENS = 12
 FAMILIES = ["llama", "qwen3", "gemma3_text", "gpt2", "mixtral", "stablelm", "deepseek_v3"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class HostileRunner(PagedRunner):

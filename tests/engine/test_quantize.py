@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,12 @@ from handler.weight_blocks import WeightBlocks
 from tests.support import tiny_models
 from tests.support.local_engine import LocalEngine, limits
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 AT_LOAD = [Quantize.INT8, Quantize.NF4, Quantize.FP4, Quantize.INT8_BLOCKS, Quantize.INT4_BLOCKS]
 # Root mean square of what rounding does to normally distributed weights, relative to theirs.
 ROUNDING = {"bitsandbytes": 0.01, "bitsandbytes-nf4": 0.1, "bitsandbytes-fp4": 0.13, "int8": 0.007, "int4": 0.1}
 PROMPTS = [[5, 9, 17, 33, 41, 50, 7], [8, 3, 22], [(11 * i + 5) % 250 for i in range(40)]]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The tiny models gain nothing from more, and lose much where the cores are shared."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 def open_model(directory: Path, quantize: Quantize, cache: Path | None = None) -> LoadedModel:

@@ -102,6 +102,7 @@ class FakeEngine:
         self.script = self.says("hello")
         self.heeds_aborts = True
         self.board["draining"] = self.board["running"] = self.board["waiting"] = 0
+        self.board["waiting_tokens"] = 0
         self.die()
         self.requests.clear()
         self.aborts.clear()

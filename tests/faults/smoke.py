@@ -37,7 +37,7 @@ def main(model: str, log: str) -> list[str]:
     server = Server(Path(log), {"HF_MODEL_ID": model} if model else {})
     wrong = []
     try:
-        server.wait_ready(150)
+        server.wait_ready()
         for path, body in ASKED.items():
             answer = server.request("POST", path, body)
             if answer.status != 200:

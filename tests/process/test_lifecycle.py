@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support.server import Server, free_port
+from tests.support.server import Server, free_port, lives
 
 MakeServer = Callable[..., Server]
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}], "temperature": 0, "max_tokens": 8}
@@ -33,9 +34,12 @@ def make_server(tmp_path: Path, tiny_llama: Path, kept: Path) -> Iterator[MakeSe
         server.kill()
 
 
-def lives(process: psutil.Process) -> bool:
-    """An orphan that ended is a zombie until this machine's init, which is not ours here, collects it."""
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+def all_end(processes: list[psutil.Process]) -> None:
+    """Those nobody waits for end a moment after PID 1."""
+    deadline = time.monotonic() + 60
+    while alive := [process for process in processes if lives(process)]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.05)
 
 
 def test_ping_tells_the_phase_until_a_token_was_generated(make_server: MakeServer, tmp_path: Path) -> None:
@@ -44,7 +48,7 @@ def test_ping_tells_the_phase_until_a_token_was_generated(make_server: MakeServe
 
     def ready() -> bool:
         try:
-            answer = server.request("GET", "/ping", timeout=5)
+            answer = server.request("GET", "/ping")
         except ConnectionRefusedError:
             return False
         if answer.status == 503:
@@ -62,7 +66,7 @@ def test_ping_tells_the_phase_until_a_token_was_generated(make_server: MakeServe
     assert server.request("POST", "/v1/chat/completions", CHAT).status == 200
     children = psutil.Process(server.process.pid).children(recursive=True)
     assert server.stop() == 0
-    assert not [child for child in children if lives(child)]
+    all_end(children)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -73,40 +77,21 @@ def test_a_signal_while_loading_stops_cleanly(make_server: MakeServer, number: i
 
 
 def test_sigterm_lets_streams_finish_and_refuses_new_work(make_server: MakeServer) -> None:
-    server = make_server()
+    server = make_server(ENGINE_STALL_TIMEOUT_S="600")
     server.wait_ready()
-    events: list[bytes] = []
-    started = threading.Event()
-
-    def stream() -> None:
-        body = CHAT | {"stream": True, "max_tokens": 100, "ignore_eos": True}
-        with socket.create_connection(("127.0.0.1", server.port)) as client:
-            raw = json.dumps(body).encode()
-            head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-            client.sendall(f"{head}Content-Length: {len(raw)}\r\n\r\n".encode() + raw)
-            while part := client.recv(65536):
-                events.append(part)
-                started.set()
-                if b"[DONE]" in part:
-                    return
-
-    reader = threading.Thread(target=stream)
-    reader.start()
-    assert started.wait(30)
-    server.process.send_signal(signal.SIGTERM)
-    answers = []
-    while server.process.poll() is None:
-        try:
-            answer = server.request("GET", "/ping", timeout=5)
-            answers.append((answer.status, answer.json.get("phase") if answer.body else None))
-        except (OSError, ValueError):
-            break
-    reader.join(30)
-    text = b"".join(events)
+    body = CHAT | {"stream": True, "max_tokens": 480, "ignore_eos": True}
+    with server.caught("/v1/chat/completions", body) as client:
+        server.process.send_signal(signal.SIGTERM)
+        server.wait(lambda: server.ping() == 503)
+        assert server.request("GET", "/ping").json["phase"] == "draining"
+        refused = server.request("POST", "/v1/chat/completions", CHAT)
+        assert (refused.status, refused.json["error"]["code"]) == (503, "not_ready")
+        reading = client.dup()  # outlives the block
+    with reading:
+        text = b"".join(iter(lambda: reading.recv(65536), b""))
     assert text.count(b'"finish_reason":"length"') == 1
     assert b"[DONE]" in text
     assert server.stop() == 0
-    assert (503, "draining") in answers
 
 
 def test_a_dead_engine_is_restarted_and_open_requests_end(make_server: MakeServer) -> None:
@@ -123,7 +108,7 @@ def test_a_dead_engine_is_restarted_and_open_requests_end(make_server: MakeServe
     server.wait(lambda: server.request("GET", "/health").status == 200)
     server.engine().kill()
     server.wait(lambda: server.ping() == 503)
-    asking.join(20)
+    asking.join(60)
     assert not asking.is_alive()
     assert outcome[0].status in {200, 503}, "it ended before the kill or with a clear error"
     server.wait_ready()
@@ -135,7 +120,7 @@ def test_a_dead_engine_is_restarted_and_open_requests_end(make_server: MakeServe
 def test_an_engine_that_keeps_dying_ends_the_container(make_server: MakeServer) -> None:
     server = make_server()
     server.kill_engines(3)
-    assert server.process.wait(60) == 70
+    assert server.process.wait(120) == 70
     assert "giving up" in server.log.read_text()
 
 
@@ -146,8 +131,7 @@ def test_killing_pid_1_leaves_no_process(make_server: MakeServer) -> None:
     assert len(children) >= 3
     server.process.kill()
     server.process.wait()
-    _, alive = psutil.wait_procs(children, timeout=20)
-    assert not alive
+    all_end(children)
 
 
 def last_line(server: Server) -> str:
@@ -155,7 +139,7 @@ def last_line(server: Server) -> str:
 
 
 def fails(server: Server, code: int, sentence: str) -> None:
-    assert server.process.wait(150) == code
+    assert server.process.wait(300) == code
     log = server.log.read_text()
     assert sentence in log
     assert "Traceback" not in log
@@ -201,8 +185,6 @@ def test_a_missing_model(make_server: MakeServer) -> None:
 def test_damaged_models(
     make_server: MakeServer, tiny_llama: Path, tmp_path: Path, file: str, content: bytes, sentence: str
 ) -> None:
-    import shutil
-
     broken = tmp_path / "broken"
     shutil.copytree(tiny_llama, broken)
     (broken / file).write_bytes(content)

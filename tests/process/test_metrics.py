@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
-import json
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.support.exposition import Scrape, scrape
@@ -44,13 +43,15 @@ GENERATE: dict[str, Any] = {"inputs": "hello world", "parameters": {"max_new_tok
 
 
 class Change:
-    """What moved between two scrapes."""
+    """What moved between two scrapes, when all has been counted that was answered before them."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        server.settle_idle()
         self._before = scrape(server)
 
     def __call__(self, name: str, **labels: str) -> float:
+        self._server.settle()
         return scrape(self._server)(name, **labels) - _or_zero(self._before, name, **labels)
 
 
@@ -140,17 +141,20 @@ def test_only_what_asks_for_text_is_counted_as_a_request(tiny_server: Server) ->
     assert change("heir_http_responses_total", route="none", method="other") == 2
 
 
-def test_a_client_that_goes_away_is_counted_and_gives_memory_back(tiny_server: Server) -> None:
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_is_counted_and_gives_memory_back(tiny_server: Server, stream: bool) -> None:
     change = Change(tiny_server)
-    body = json.dumps(GENERATE | {"parameters": {"max_new_tokens": 400}, "ignore_eos": True}).encode()
-    head = f"POST /generate_stream HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
-    with socket.create_connection(("127.0.0.1", tiny_server.port)) as client:
-        client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
-        assert client.recv(1000)
-    tiny_server.wait(lambda: change("tgi_request_failure", err="dropped") == 1)
+    body = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 480, "ignore_eos": True, "stream": stream}
+    with tiny_server.caught("/v1/chat/completions", body) as client:
+        # Zero linger sends a reset, as a crashed client does.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        # It is missed although the engine says nothing.
+        tiny_server.wait(lambda: change("tgi_request_failure", err="dropped") == 1)
+        assert scrape(tiny_server)("tgi_batch_current_max_tokens") > 0
     tiny_server.wait(lambda: change("heir_aborts_total") == 1)
-    tiny_server.wait(lambda: scrape(tiny_server)("heir_kv_use_ratio") == 0)
-    assert scrape(tiny_server)("tgi_batch_current_max_tokens") == 0
+    tiny_server.wait(lambda: scrape(tiny_server)("tgi_batch_current_max_tokens") == 0)
+    assert scrape(tiny_server)("heir_kv_use_ratio") == 0
 
 
 def test_a_prompt_asked_twice_is_found_in_the_prefix_cache(tiny_server: Server) -> None:
@@ -199,8 +203,9 @@ def test_preemptions_are_counted(small_server: Server) -> None:
 def test_counts_outlive_workers_and_engines(small_server: Server) -> None:
     names = ("tgi_request_count", "tgi_request_generated_tokens_sum", "heir_inter_token_seconds_count")
     names += ("tgi_batch_inference_count", "heir_generated_tokens_total", "heir_preemptions_total")
+    small_server.settle_idle()
     before = scrape(small_server)
-    (web,) = [each for each in psutil.Process(small_server.process.pid).children() if "gunicorn" in each.cmdline()]
+    web = small_server.gunicorn()
     victim = web.children()[0]
     victim.kill()
     small_server.wait(lambda: victim.pid not in {each.pid for each in web.children()} and len(web.children()) == 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from handler.protocol import (
     Abort,
     Failed,
     FinishReason,
+    FromEngine,
     GenerateRequest,
     Rejected,
     SamplingParams,
     StepOutput,
+    ToEngine,
     TokenLogprob,
     decode_from_engine,
     encode,
@@ -30,6 +33,16 @@ from handler.protocol import (
 from handler.runner import Runner
 from handler.startup import build_core
 from handler.status import StatusBoard
+
+_WORKER = b"worker"
+# For frames between two sockets of this process, on a machine that does other things too.
+_PATIENCE_S = 60
+# An engine with nothing to run waits so long for a grammar that is being compiled.
+_IDLE_WAIT_S = 0.002
+
+
+def _key(message: ToEngine) -> tuple[type, str]:
+    return type(message), message.request_id
 
 
 @dataclass
@@ -63,17 +76,40 @@ class LocalEngine:
         self.core: EngineCore = build_core(
             config, runner, limits, StatusBoard(directory / "board", create=True), grammars
         )
+        self._receive, self._send = self.core.socket.receive, self.core.socket.send
+        socket: Any = self.core.socket
+        socket.receive, socket.send = self._receive_all, self._send_counting
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.IDENTITY, _WORKER)
         self._socket.connect(f"ipc://{directory / 'e.sock'}")
         self._ids = itertools.count()
         self.outcomes: dict[str, Outcome] = {}
+        self._on_their_way: set[tuple[type, str]] = set()
+        self._num_to_read = 0
+
+    def _receive_all(self, timeout_s: float) -> Iterator[tuple[bytes, list[ToEngine]]]:
+        """A step sees all that was sent before it: else the machine's load would say in which step a request comes."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            for worker, messages in self._receive(timeout_s):
+                self._on_their_way -= {_key(message) for message in messages}
+                yield worker, messages
+            if not self._on_their_way:
+                return
+            assert time.monotonic() < deadline, "a frame did not arrive"
+            timeout_s = 0.1
+
+    def _send_counting(self, worker: bytes, messages: list[FromEngine]) -> bool:
+        sent = self._send(worker, messages)
+        self._num_to_read += sent and worker == _WORKER
+        return sent
 
     def submit(
         self,
         token_ids: list[int],
-        timeout_s: float = 60.0,
+        timeout_s: float = 600.0,
         cache_salt: str = "",
         reuse_prefix: bool = True,
         **sampling: Any,
@@ -82,18 +118,26 @@ class LocalEngine:
         params = SamplingParams(**({"max_tokens": 8, "seed": 0, "temperature": 0.0} | sampling))
         outcome = self.outcomes[request_id] = Outcome()
         request = GenerateRequest(request_id, token_ids, params, timeout_s, cache_salt, reuse_prefix)
+        self.expect(request)
         self._socket.send(encode([request]))
         return outcome
 
     def abort(self, outcome: Outcome) -> None:
         request_id = next(key for key, value in self.outcomes.items() if value is outcome)
+        self.expect(Abort(request_id))
         self._socket.send(encode([Abort(request_id)]))
 
+    def expect(self, message: ToEngine) -> None:
+        """It is being sent, here or by another worker: the next step waits for it."""
+        self._on_their_way.add(_key(message))
+
     def step(self) -> None:
-        time.sleep(0.002)  # lets the frames of this process's other end arrive
-        self.core.step(0.0)
+        """One step of the engine, and all it has said."""
+        self.core.step(_IDLE_WAIT_S)
         self.core.scheduler.check_integrity()
-        while self._socket.poll(2):
+        while self._num_to_read:
+            assert self._socket.poll(_PATIENCE_S * 1000), "a frame did not arrive"
+            self._num_to_read -= 1
             for message in decode_from_engine(self._socket.recv()):
                 self._take(message)
 
@@ -109,13 +153,12 @@ class LocalEngine:
         else:
             outcome.error = message
 
-    def run(self, max_steps: int = 2000) -> None:
+    def run(self) -> None:
         """Step until every request has ended."""
-        for _ in range(max_steps):
-            if all(outcome.done for outcome in self.outcomes.values()):
-                return
+        deadline = time.monotonic() + 2 * _PATIENCE_S
+        while not all(outcome.done for outcome in self.outcomes.values()):
+            assert time.monotonic() < deadline, "requests did not end"
             self.step()
-        raise AssertionError("requests did not end")
 
     def close(self) -> None:
         self._socket.close()

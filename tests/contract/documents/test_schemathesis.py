@@ -23,7 +23,7 @@ def test_schemathesis(quick_server: QuickServer, tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "schemathesis.cli", "run", f"{quick_server.url}/api-doc/openapi.json",
         "--checks", "all", "--max-examples", CASES, "--phases", "examples,coverage,fuzzing", "--workers", "1",
-        "--seed", "1", "--generation-database", "none", "--max-response-time", "10",
+        "--seed", "1", "--generation-database", "none", "--max-response-time", "60",
     ]  # fmt: skip
     environ = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.contract.documents.unsayable", "PYTHONPATH": str(ROOT)}
     run = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)

@@ -106,7 +106,7 @@ def test_a_stream_that_is_left_ends_all_its_choices(qwen: ScriptedServer, client
     stream.close()
     sent = {request.request_id for request in qwen.engine.requests}
     assert len(sent) == 3
-    qwen.wait(lambda: set(qwen.engine.aborted) == sent, seconds=20)
+    qwen.wait(lambda: set(qwen.engine.aborted) == sent)
 
 
 def test_huggingface_hub(qwen: ScriptedServer) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from tests.contract.openai.scripted import ScriptedServer
 
-# A machine that is very busy may keep one ping waiting by itself, hardly three times in a row.
-ATTEMPTS = 3
+# A machine that is very busy may keep one ping waiting by itself, hardly so often in a row.
+ATTEMPTS = 10
 
 
 def share_of_the_longest_ping(server: ScriptedServer, work: Callable[[], Any]) -> tuple[float, Any]:

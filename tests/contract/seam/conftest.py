@@ -40,15 +40,22 @@ def guarded() -> Iterator[WebServer]:
 
 @pytest.fixture
 def impatient() -> Iterator[WebServer]:
-    """gunicorn kills a worker that has not shown life for 3 s; less would be too little where cores are shared."""
-    yield from _serve(GUNICORN_CMD_ARGS="--timeout 3")
+    """gunicorn kills a worker that has not shown life for 10 s; less would be too little where cores are shared."""
+    yield from _serve(GUNICORN_CMD_ARGS="--timeout 10")
+
+
+@pytest.fixture
+def one_place() -> Iterator[WebServer]:
+    """For one sequence at a time."""
+    yield from _serve(MAX_CONCURRENT_REQUESTS="1")
 
 
 @pytest.fixture
 def web(two_workers: WebServer) -> Iterator[WebServer]:
     """The server with a fresh engine; no worker may have died when the test is over."""
+    two_workers.settle()  # what was sent to the last engine has come there
     two_workers.engine.reset()
-    two_workers.wait(lambda: all(two_workers.ping() == 200 for _ in range(8)))
+    two_workers.wait(lambda: two_workers.places_taken() == 0)
     before = two_workers.workers()
     yield two_workers
     assert two_workers.workers() == before

@@ -57,7 +57,7 @@ def refuses_chats(server: WebServer, sentence: str) -> None:
 )
 def test_a_template_that_cannot_run_is_told_once_at_load(template: str, sentence: str) -> None:
     with serving(template) as server:
-        server.wait(lambda: FAULT in server.log.read_text(), seconds=30)
+        server.wait(lambda: FAULT in server.log.read_text())
         reason = server.post("/chat_tokenize", CHAT).json["error"].removeprefix("Template error: ")
         assert reason.startswith(sentence)
         refuses_chats(server, reason)
@@ -72,7 +72,7 @@ def test_of_two_templates_either_may_be_the_one() -> None:
         {"name": "tool_use", "template": "{{ messages | no_such_filter }}"},
     ]
     with serving(named) as server:
-        server.wait(lambda: FAULT in server.log.read_text(), seconds=30)
+        server.wait(lambda: FAULT in server.log.read_text())
         assert server.post("/chat_tokenize", CHAT).json["templated_text"] == "hi"
 
 

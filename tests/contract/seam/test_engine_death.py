@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -65,35 +64,51 @@ def test_the_next_engine_is_found(web: WebServer, engine: FakeEngine) -> None:
         assert web.post("/v1/chat/completions", CHAT).status == 200
 
 
+UNUSABLE = "the model's card cannot be used"
+
+
+def shows(web: WebServer, model: bytes) -> bool:
+    """Whether every worker has read the card of that model."""
+    for worker in web.workers():
+        with web.alone(worker):
+            if model not in web.request("GET", "/info").body:
+                return False
+    return True
+
+
 def test_the_next_engines_card_is_read_also_after_one_that_cannot_be(web: WebServer, engine: FakeEngine) -> None:
-    good = engine.run_dir.card.read_bytes()
+    good, unusable = engine.run_dir.card.read_bytes(), web.log.read_text().count(UNUSABLE)
     try:
-        for card in (good[:-20], b"", good.replace(b"fake/model", b"next/model")):
+        for number, card in ((1, good[:-20]), (2, b""), (2, good.replace(b"fake/model", b"next/model"))):
             engine.die()
             engine.run_dir.card.write_bytes(card)
             engine.start()
             assert web.post("/generate", TEXT).status in {200, 503}
-            time.sleep(0.2)  # longer than a worker takes to look at the board
-        web.wait(lambda: all(b"next/model" in web.request("GET", "/info").body for _ in range(10)))
+            web.wait(lambda: web.log.read_text().count(UNUSABLE) >= unusable + 2 * number)  # noqa: B023
+        web.wait(lambda: shows(web, b"next/model"))
     finally:
+        engine.die()
         engine.run_dir.card.write_bytes(good)
+        engine.start()
+        web.wait(lambda: shows(web, b"fake/model"))
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_engine_that_is_replaced_within_a_blink(web: WebServer, engine: FakeEngine, stream: bool) -> None:
     """New requests bring a worker to the new engine before it has looked whether the old one lives."""
     engine.script = begin_and_hang(engine)
-    with ThreadPoolExecutor(8) as threads:
-        answers = [threads.submit(web.post, "/", TEXT | {"stream": stream}) for _ in range(8)]
-        web.wait(lambda: len(engine.requests) == 8)
-        engine.die(silently=True)
-        engine.script = engine.says("new")
-        engine.start()
-        for _ in range(8):
-            assert web.post("/generate", TEXT).json == {"generated_text": "new"}
-        for answer in answers:
-            assert answer.result().status == (200 if stream else 503)
-            assert b'"error_type":"unhealthy"' in answer.result().body
+    answers = [web.open("/", TEXT | {"stream": stream}) for _ in range(8)]
+    web.wait(lambda: len(engine.requests) == 8)
+    if stream:
+        assert all(answer.event() for answer in answers)
+    engine.die(silently=True)
+    engine.script = engine.says("new")
+    engine.start()
+    for _ in range(8):
+        assert web.post("/generate", TEXT).json == {"generated_text": "new"}
+    for answer in answers:
+        assert answer.response.status == (200 if stream else 503)
+        assert b'"error_type":"unhealthy"' in answer.response.read()
 
 
 def test_an_old_engine_that_wakes_up_reaches_nobody(web: WebServer, engine: FakeEngine) -> None:

@@ -70,3 +70,4 @@ def test_health_never_waits_for_generations(web: WebServer, engine: FakeEngine) 
     assert all(web.ping() == 200 for _ in range(20))
     for each in waiting:
         each.close()
+    web.wait(lambda: len(engine.aborts) == 32)

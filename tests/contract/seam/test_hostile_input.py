@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.contract.seam.web import CHAT, GENERATES, PROMPT, TEXT, WebServer
@@ -17,7 +17,7 @@ from tests.support.server import Answer
 LEAKS = re.compile(rb"0x[0-9a-f]{6,}|Traceback|\.py\b|site-packages|/work/|/tmp/")
 POSTS = (*GENERATES, "/generate_stream", "/predict", "/tokenize", "/chat_tokenize", "/vertex", "/ping")
 RIGHT = {"Authorization": "Bearer Secret"}
-FUZZ = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=80)
 
 LEAVES = (
     st.none()

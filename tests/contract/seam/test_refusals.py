@@ -11,7 +11,7 @@ import pytest
 
 from handler.protocol import ErrorCode, Failed, FinishReason, Rejected
 from tests.contract.seam.web import CHAT, GENERATES, STREAMS, TEXT, WebServer, events
-from tests.fakes.engine import CONTEXT, FakeEngine, output
+from tests.fakes.engine import CONTEXT, LONG, FakeEngine, output
 
 # Status at OpenAI's routes, status and error type at TGI's.
 MEANINGS = {
@@ -105,6 +105,16 @@ def test_places_are_counted_over_all_workers_and_come_back(web: WebServer, engin
     web.wait(lambda: len(engine.aborts) == 128)
     engine.script = engine.says("hello")
     web.wait(lambda: web.post("/generate", TEXT).status == 200)
+
+
+def test_a_client_that_reads_slowly_holds_no_place(one_place: WebServer) -> None:
+    """Its answer has been made; nothing runs for it any more."""
+    engine = one_place.engine
+    engine.script = engine.says([engine.tokenizer.token_to_id(LONG)] * 100)
+    with one_place.send("/generate", TEXT) as client:
+        assert client.recv(8).startswith(b"HTTP/1.1")
+        engine.script = engine.says("hello")
+        assert one_place.post("/generate", TEXT).json == {"generated_text": "hello"}
 
 
 def test_an_engine_that_forgets_a_request_does_not_keep_its_client(guarded: WebServer) -> None:

@@ -6,14 +6,14 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handler.protocol import FinishReason
 from tests.contract.seam.web import CHAT, PROMPT, TEXT, WebServer, events
 from tests.fakes.engine import FakeEngine
 
-FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FAST = settings(max_examples=60)
 # Texts of one to four bytes a character and joiners between them, bytes that are no text, tokens of several letters.
 TEXTS = st.text(st.sampled_from('aß€😀‍👩é́ \n"\\<STOP!l o'), max_size=12).map(lambda text: text.encode())
 BYTES = st.binary(max_size=6)

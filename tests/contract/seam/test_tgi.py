@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
 import pytest
 
 from handler.protocol import ErrorCode, Failed, FinishReason, Rejected, StepOutput, TokenLogprob
-from tests.contract.seam.web import TEXT, WebServer, events
+from tests.contract.seam.web import TEXT, WebServer
 from tests.fakes.engine import CONTEXT, FakeEngine, output
 
 
@@ -133,11 +134,8 @@ def test_a_silent_stream_is_kept_alive(web: WebServer, engine: FakeEngine) -> No
     wakes = threading.Event()
     engine.script = lambda request: [output(request, engine.token_ids("a")), wakes, output(request, [engine.eos_id],
                                                                                          FinishReason.EOS)]  # fmt: skip
-    timer = threading.Timer(16.5, wakes.set)
-    timer.start()
-    try:
-        body = web.post("/generate_stream", TEXT).body
-    finally:
-        timer.cancel()
-    assert body.count(b"\n\n:\n\ndata: ") == 1
-    assert len(events(body.replace(b":\n\n", b""))) == 2
+    stream = web.open("/generate_stream", TEXT)
+    assert stream.event()
+    assert [stream.response.readline() for _ in range(3)] == [b"\n", b":\n", b"\n"]
+    wakes.set()
+    assert [json.loads(event)["generated_text"] for event in stream.rest()] == ["a"]

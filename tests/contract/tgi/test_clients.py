@@ -58,7 +58,7 @@ class TestTextGeneration:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import text_generation
-        return text_generation.Client(server.url)
+        return text_generation.Client(server.url, timeout=60)
 
     def test_generate(self, client: object) -> None:
         found = client.generate("hello", max_new_tokens=1, decoder_input_details=True)  # type: ignore[attr-defined]

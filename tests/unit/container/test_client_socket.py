@@ -1,8 +1,7 @@
-"""A connection's patience, over real sockets, with less of it than in service."""
+"""A connection's patience, over real sockets and a clock of its own."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import gevent
@@ -10,82 +9,93 @@ import pytest
 from gevent import socket
 
 from container import client_socket
-from container.client_socket import ClientSocket, ClientTooSlow
+from container.client_socket import BODY_S, HEAD_S, SLOWEST_BYTES_PER_S, ClientSocket, ClientTooSlow
+from tests.support.clock import Clock
+
+KEEPALIVE_S = 60.0
 
 Pair = tuple[ClientSocket, socket.socket, dict[ClientSocket, None]]
 
 
 @pytest.fixture
-def pair(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
-    for name in ("HEAD_S", "BODY_S", "WRITE_S"):
-        monkeypatch.setattr(client_socket, name, 0.5)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(client_socket, "time", found)
+    return found
+
+
+@pytest.fixture
+def pair(clock: Clock) -> Iterator[Pair]:
     ours, theirs = socket.socketpair()
     idle: dict[ClientSocket, None] = {}
-    client = ClientSocket(ours, 60.0, idle)
+    client = ClientSocket(ours, KEEPALIVE_S, idle)
     yield client, theirs, idle
     client.close()
     theirs.close()
 
 
-def drip(theirs: socket.socket) -> gevent.Greenlet:
-    def run() -> None:
-        for _ in range(100):
-            theirs.sendall(b"a")
-            gevent.sleep(0.05)
-
-    return gevent.spawn(run)
-
-
-def read_for_ever(client: ClientSocket) -> None:
-    while client.recv(100):
-        pass
-
-
-@pytest.mark.parametrize("phase", ["head", "body"])
-def test_bytes_that_drip_do_not_buy_time(pair: Pair, phase: str) -> None:
-    client, theirs, _ = pair
-    if phase == "body":
-        theirs.sendall(b"head")
-        client.recv(100)
-        client.expect_body()
-    dripping = drip(theirs)
-    began = time.monotonic()
-    with pytest.raises(ClientTooSlow), gevent.Timeout(30):
-        read_for_ever(client)
-    assert time.monotonic() - began >= 0.4
-    dripping.kill()
-
-
-def test_a_large_body_has_the_time_its_length_needs(pair: Pair) -> None:
-    client, theirs, _ = pair
+def send_head(client: ClientSocket, theirs: socket.socket) -> None:
     theirs.sendall(b"head")
-    client.recv(100)
+    assert client.recv(100) == b"head"
+
+
+@pytest.mark.parametrize(("in_body", "limit_s"), [(False, HEAD_S), (True, BODY_S)])
+def test_bytes_that_drip_do_not_buy_time(pair: Pair, clock: Clock, in_body: bool, limit_s: float) -> None:
+    client, theirs, _ = pair
+    send_head(client, theirs)
+    if in_body:
+        client.expect_body()
+    for _ in range(10):
+        theirs.sendall(b"a")
+        assert client.recv(100) == b"a"
+        clock.now += limit_s / 10.01
+    clock.now += 1.0
+    theirs.sendall(b"a")
+    with pytest.raises(ClientTooSlow):
+        client.recv(100)
+
+
+def test_a_large_body_has_the_time_its_length_needs(pair: Pair, clock: Clock) -> None:
+    client, theirs, _ = pair
+    send_head(client, theirs)
     client.expect_body()
-    theirs.sendall(b"a" * 65_536)
-    while client.num_body_bytes < 65_536:
+    theirs.sendall(b"a" * SLOWEST_BYTES_PER_S)
+    while client.num_body_bytes < SLOWEST_BYTES_PER_S:
         client.recv(8192)
-    gevent.sleep(0.7)
-    theirs.sendall(b"b")
-    assert client.recv(10) == b"b", "64 kB are worth another second"
+    theirs.sendall(b"bc")
+    clock.now += BODY_S + 0.9
+    assert client.recv(1) == b"b"
+    clock.now += 0.2
+    with pytest.raises(ClientTooSlow):
+        client.recv(1)
 
 
-def test_between_requests_there_is_the_keepalive(pair: Pair) -> None:
+def test_between_requests_there_is_the_keepalive(pair: Pair, clock: Clock) -> None:
     client, theirs, idle = pair
     assert client in idle
-    theirs.sendall(b"head")
-    client.recv(100)
+    send_head(client, theirs)
     assert client not in idle
     client.expect_body()
     client.expect_request()
     assert client in idle
-    gevent.sleep(0.7)
-    theirs.sendall(b"x")
-    assert client.recv(10) == b"x"
+    theirs.sendall(b"xy")
+    clock.now += KEEPALIVE_S - 1
+    assert client.recv(1) == b"x"
+    assert client.recv(1) == b"y"
 
 
-def test_an_answer_nobody_reads_ends(pair: Pair) -> None:
+def test_silence_ends(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, theirs, _ = pair
+    monkeypatch.setattr(client_socket, "HEAD_S", 0.05)
+    send_head(client, theirs)
+    with pytest.raises(ClientTooSlow), gevent.Timeout(60):
+        client.recv(100)
+
+
+def test_an_answer_nobody_reads_ends(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     client, _theirs, _ = pair
-    with pytest.raises(ClientTooSlow), gevent.Timeout(30):
+    monkeypatch.setattr(client_socket, "WRITE_S", 0.05)
+    with pytest.raises(ClientTooSlow), gevent.Timeout(60):
         client.sendall(b"x" * 20_000_000)
 
 
@@ -100,20 +110,23 @@ def test_those_who_run_out_of_time_together_let_others_in_between(monkeypatch: p
     monkeypatch.setattr(client_socket, "HEAD_S", 0.1)
     pairs = [socket.socketpair() for _ in range(50)]
     turns: list[str] = []
-
-    def wait(ours: socket.socket) -> None:
-        with pytest.raises(ClientTooSlow):
-            ClientSocket(ours, 60.0, {}).recv(100)
-        turns.append("cut")
+    left = len(pairs)
 
     def other() -> None:
-        while turns.count("cut") < len(pairs):
-            turns.append("other")
+        while left:
+            if turns[-1:] != ["other"]:
+                turns.append("other")
             gevent.sleep(0)
 
-    began = [gevent.spawn(wait, ours) for ours, _ in pairs]
-    gevent.sleep(0.05)
-    gevent.joinall([*began, gevent.spawn(other)])
+    def wait(ours: socket.socket) -> None:
+        nonlocal left
+        with pytest.raises(ClientTooSlow):
+            ClientSocket(ours, KEEPALIVE_S, {}).recv(100)
+        turns.append("cut")
+        left -= 1
+
+    gevent.joinall([gevent.spawn(other), *(gevent.spawn(wait, ours) for ours, _ in pairs)])
+    assert turns.count("cut") == 50
     assert "cut cut cut" not in " ".join(turns)
     for ours, theirs in pairs:
         ours.close()

@@ -14,6 +14,7 @@ import pytest
 
 from container import stall
 from container.stall import StallWatch
+from tests.support.clock import Clock
 
 
 @pytest.fixture
@@ -43,16 +44,6 @@ def wait_for(pid: int, state: str) -> None:
     while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != state:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-class Clock:
-    """Stands for `time` in the module under test."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ class PretendedModel:
             self.scheduler.check_integrity()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     load=arrivals(),
     num_seqs=st.integers(1, 6),

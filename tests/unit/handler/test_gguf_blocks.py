@@ -79,7 +79,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("gguf")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(kind=st.sampled_from(KEPT), rows=st.integers(1, 5), blocks=st.integers(1, 4), seed=st.integers(0, 10**6))
 @pytest.mark.parametrize("scales", [None, EXTREMES], ids=["ordinary", "extreme"])
 def test_blocks_are_what_the_format_says(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,16 +10,9 @@ from torch import Tensor, nn
 from handler.linears import KERNEL, Kernel, PackedLinear, fits, fuse
 from handler.weight_blocks import quantise
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPES = [(16, 32), (48, 96), (192, 576), (576, 1536), (1000, 64)]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """More threads are slower where the cores are shared."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 def packed(

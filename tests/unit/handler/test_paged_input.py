@@ -40,7 +40,7 @@ def decode_batches(draw: st.DrawFn) -> list[list[ScheduledSequence]]:
     return batches
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(batches=decode_batches())
 def test_buffers_hold_the_batch_and_harmless_padding(batches: list[list[ScheduledSequence]]) -> None:
     buffers = DecodeBuffers(10, MAX_LEN, PAGE, CPU)

@@ -51,7 +51,7 @@ def publish(index: PrefixIndex, contents: Contents, ids: list[int], salt: str, n
     return next_page
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     actions=st.lists(
         st.tuples(

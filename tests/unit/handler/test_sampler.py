@@ -92,7 +92,7 @@ def test_truncation_by_hand() -> None:
     assert distribution(row, params(min_p=0.29)).tolist() == pytest.approx([0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(KNOBS), min_size=1, max_size=6), st.integers(0, 5), st.integers(0, 2**32))
 def test_a_row_does_not_see_its_neighbours(batch: list[dict[str, Any]], place: int, seed: int) -> None:
     place %= len(batch)

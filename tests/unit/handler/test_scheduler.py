@@ -64,7 +64,7 @@ def workloads(draw: st.DrawFn) -> list[tuple[int, int, int, int | None]]:
     return draw(st.lists(one, min_size=1, max_size=14))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     load=workloads(),
     num_seqs=st.integers(1, 6),

@@ -142,7 +142,7 @@ machines = st.builds(
 
 
 @pytest.mark.parametrize("books", BOOKS.values(), ids=BOOKS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(load=loads, machine=machines)
 def test_order_progress_budget_and_answers(books: Books, load: list[Load], machine: Machine) -> None:
     watched = Watched(make(books, machine))

@@ -97,7 +97,7 @@ def make(
     return PretendedModel(Scheduler(limits, kv), memory)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     load=arrivals(),
     num_seqs=st.integers(1, 6),

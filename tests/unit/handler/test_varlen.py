@@ -66,7 +66,7 @@ def paged(lengths: list[tuple[int, int]], hq: int, hkv: int, seed: int) -> dict[
     }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lengths=st.lists(
         st.integers(1, 11).flatmap(lambda k: st.tuples(st.integers(1, k), st.just(k))), min_size=1, max_size=4

@@ -214,7 +214,7 @@ ALPHABET = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(Family), st.lists(st.sampled_from(ALPHABET), max_size=20), st.data())
 def test_parts_do_not_depend_on_the_cuts(family: Family, words: list[str], data: st.DataObject) -> None:
     text = "".join(words)
@@ -223,7 +223,7 @@ def test_parts_do_not_depend_on_the_cuts(family: Family, words: list[str], data:
     assert read(family, pieces) == read(family, [text])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(Family), st.lists(st.sampled_from(ALPHABET), max_size=20))
 def test_without_tools_to_call_all_is_content(family: Family, words: list[str]) -> None:
     text = "".join(words)

@@ -113,7 +113,7 @@ def expected_text(tokenizer: Tokenizer, ids: list[int], *, skip: bool) -> str:
 ids_lists = st.lists(st.integers(-2, 700), max_size=40)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(ids=ids_lists, sizes=st.lists(st.integers(0, 5), max_size=10), skip=st.booleans())
 @pytest.mark.parametrize("name", sorted(set(BACKENDS) - {"sentencepiece"}))
 def test_the_pieces_are_the_decoded_text(opened, name, ids, sizes, skip):
@@ -122,7 +122,7 @@ def test_the_pieces_are_the_decoded_text(opened, name, ids, sizes, skip):
     assert text == tokenizer.decode(ids, skip_special_tokens=skip)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ids=ids_lists, sizes=st.lists(st.integers(0, 5), max_size=10), skip=st.booleans())
 @example(ids=[3 + 0xE2, 3 + 0x82, 3 + 0xAC, 3 + 0x80], sizes=[], skip=True)
 def test_byte_fallback_keeps_the_valid_characters(opened, ids, sizes, skip):
@@ -140,7 +140,7 @@ def split_bytes(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(max_size=20), data=st.data())
 def test_byte_fallback_of_any_text_equals_decode(opened, text, data):
     tokenizer = opened["sentencepiece"]
@@ -149,7 +149,7 @@ def test_byte_fallback_of_any_text_equals_decode(opened, text, data):
     assert streamed(tokenizer, ids, sizes) == tokenizer.decode(ids, skip_special_tokens=True) == "a" + text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ids=ids_lists)
 @example(ids=[169, 94])  # the first two bytes of a surrogate
 @example(ids=[169, 94, 94])
@@ -234,7 +234,7 @@ def test_the_prompt_decides_about_the_leading_space(opened, name):
     assert shown.push([the]) == " the"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(prompt=st.lists(st.integers(0, 600), min_size=1, max_size=6), ids=ids_lists)
 def test_after_a_prompt_the_text_is_what_the_ids_add(opened, prompt, ids):
     tokenizer = opened["byte level"]

@@ -218,7 +218,7 @@ WORDS = ["<|im_end|>", "<|im_start|>", "<|", "im_end", "|>", "<", ">", " ", "\n"
 TOKENS = ["<|im_end|>", "<|im_start|>", "<s>", "s><", "<<s>>", "aa", "x"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.sampled_from(WORDS), max_size=12).map("".join))
 @example("<<s>><s><s>>")
 @example("aaaa")
@@ -232,7 +232,7 @@ def test_no_piece_holds_a_token(text):
     assert not any(token in piece for piece in value.split(mark) for token in TOKENS if len(token) > 1)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.sampled_from(WORDS), max_size=6), st.data())
 def test_no_token_starts_in_one_text_and_ends_in_the_next(words, data):
     text = "".join(words)

@@ -40,7 +40,7 @@ def pushed(text: str, stops: list[str], sizes: list[int], *, keep: bool) -> tupl
     return [*pieces, checker.push("".join(rest)), checker.flush()], checker
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(text=texts, stops=stop_lists, sizes=cuts, keep=st.booleans())
 @example(text="aab", stops=["ab", "aab"], sizes=[1, 1, 1], keep=False)
 @example(text="aaab", stops=["aab"], sizes=[2, 1], keep=False)
@@ -49,7 +49,7 @@ def test_any_split_gives_the_defined_result(text, stops, sizes, keep):
     assert ("".join(pieces), checker.matched) == expected(text, stops, keep=keep)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(text=texts, stops=stop_lists)
 def test_no_character_waits_without_reason(text, stops):
     """What is held back is the longest end of the text that a stop string begins with, no more and no
