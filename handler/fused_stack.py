@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # loaded where it is used: it takes 0.3 s
 
 # Rows that there is room for at first; doubled as needed.
 _FIRST_ROWS = 64
-# Steps of one layer, and which of them is attention.
+# Steps of one layer, and which of them is attention, without norms of heads.
 _STEPS_OF_LAYER, _ATTENTION = 8, 2
 
 
@@ -35,9 +35,11 @@ class FusedStack(nn.Module):
     """Takes the place of several `FusedDecoderLayer`; called by the model as one of them."""
 
     def __init__(self, layers: Sequence[FusedDecoderLayer]) -> None:
-        """`layers` each pass `can_stack`."""
+        """`layers` each pass `can_stack`, and all normalise heads or none does."""
         super().__init__()
         self._layers = [layer.parts for layer in layers]
+        more = _num_head_norms(layers[0])
+        self._attention = slice(_ATTENTION + more, None, _STEPS_OF_LAYER + more)
         self._room: _Room | None = None
 
     def forward(self, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any) -> Tensor:
@@ -57,9 +59,7 @@ class FusedStack(nn.Module):
         out.copy_(hidden[0])
         cosines, sines = (one.contiguous() for one in position_embeddings)
         found = step.model_input
-        place_rows(
-            room.program.table[_ATTENTION::_STEPS_OF_LAYER], cosines, sines, found.flat_index, found.position_ids
-        )
+        place_rows(room.program.table[self._attention], cosines, sines, found.flat_index, found.position_ids)
         room.program.run(num_rows)
         return out[None]
 
@@ -93,12 +93,24 @@ class _Room:
         return [
             kernels.input_norm.step(hidden, normed),
             kernels.qkv.step(normed, qkv),
+            *self._head_norms(layer, kernels, qkv),
             kernels.attention.step(qkv, attended, cache, layer.scaling, window),
             kernels.output.step(attended, hidden, PLUS, hidden),
             kernels.mlp_norm.step(hidden, normed),
             kernels.gate.step(normed, gated, SILU),
             kernels.up.step(normed, gated, TIMES, gated),
             kernels.down.step(gated, hidden, PLUS, hidden),
+        ]
+
+    def _head_norms(self, layer: LayerParts, kernels: _Kernels, qkv: int) -> list[Step]:
+        """In place, of each row's queries and then of its keys."""
+        if kernels.query_norm is None or kernels.key_norm is None:
+            return []
+        keys = qkv + layer.num_heads * layer.head_dim * self.qkv.element_size()
+        width = self.qkv.shape[1]
+        return [
+            kernels.query_norm.step_of_parts(qkv, layer.num_heads, width),
+            kernels.key_norm.step_of_parts(keys, layer.num_kv_heads, width),
         ]
 
 
@@ -113,25 +125,38 @@ class _Kernels(NamedTuple):
     gate: _Product
     up: _Product
     down: _Product
+    query_norm: RowNorm | None
+    key_norm: RowNorm | None
 
 
 def _kernels(parts: LayerParts) -> _Kernels | None:
     """The layer's kernels if each of its parts is one of ours."""
-    if parts.kernel is None or parts.query_norm is not None or parts.key_norm is not None:
+    if parts.kernel is None:
         return None
     from handler.native.row_norm import RowNorm
 
     norms = [one for one in (parts.input_norm, parts.mlp_norm) if isinstance(one, RowNorm)]
+    of_heads = [one for one in (parts.query_norm, parts.key_norm) if one is None or isinstance(one, RowNorm)]
     linears = (parts.qkv_proj, parts.o_proj, parts.gate_proj, parts.up_proj, parts.down_proj)
     products = [one.product for one in linears if isinstance(one, ProductLayer)]
-    if len(norms) < 2 or len(products) < len(linears):
+    if len(norms) < 2 or len(of_heads) < 2 or len(products) < len(linears):
         return None
-    return _Kernels(norms[0], products[0], parts.kernel, products[1], norms[1], *products[2:])
+    gate, up, down = products[2:]
+    return _Kernels(norms[0], products[0], parts.kernel, products[1], norms[1], gate, up, down, *of_heads)
 
 
 def can_stack(layer: nn.Module) -> bool:
     """True if each of the layer's parts is a kernel of ours."""
     return isinstance(layer, FusedDecoderLayer) and _kernels(layer.parts) is not None
+
+
+def _num_head_norms(layer: FusedDecoderLayer) -> int:
+    return 0 if layer.parts.query_norm is None else 2
+
+
+def _kind(layer: nn.Module) -> int | None:
+    """The same for layers that one stack may have; None for one that stays apart."""
+    return _num_head_norms(layer) if isinstance(layer, FusedDecoderLayer) and can_stack(layer) else None
 
 
 def stack_layers(model: Any, run: Callable[[nn.Module], Tensor]) -> int:
@@ -144,9 +169,10 @@ def stack_layers(model: Any, run: Callable[[nn.Module], Tensor]) -> int:
         return 0
     num_stacked = 0
     following: list[nn.Module] = []
-    for stackable, group in groupby(layers, can_stack):
+    for kind, group in groupby(layers, _kind):
         members = list(group)
-        stack = FusedStack([one for one in members if isinstance(one, FusedDecoderLayer)]) if stackable else None
+        fused = [one for one in members if isinstance(one, FusedDecoderLayer)]
+        stack = None if kind is None else FusedStack(fused)
         if stack is not None and torch.equal(run(_OneByOne(members)), run(stack)):
             following.append(stack)
             num_stacked += len(members)

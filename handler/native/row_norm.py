@@ -20,8 +20,8 @@ from handler.native.memory import (
 from handler.native.program import Step, nothing
 from handler.native.team import NUM_COMMON, NUM_ROWS, TICKET, Call, float_bits
 
-_ROWS, _OUT, _WEIGHT, _EPS = range(NUM_COMMON, NUM_COMMON + 4)
-_NUM_ARGUMENTS = NUM_COMMON + 4
+_ROWS, _OUT, _WEIGHT, _EPS, _PARTS, _STRIDE = range(NUM_COMMON, NUM_COMMON + 6)
+_NUM_ARGUMENTS = NUM_COMMON + 6
 # Fewer numbers than this are done before the other threads have woken up.
 _WORTH_A_TEAM = 1 << 16
 
@@ -32,18 +32,19 @@ def _compile(width: int, bits: int) -> int:
         rows = elements(arguments[_ROWS], bits)
         weight = elements(arguments[_WEIGHT], bits)
         out = elements(arguments[_OUT], bits)
-        eps = float_argument(arguments, _EPS)
+        eps, parts = float_argument(arguments, _EPS), arguments[_PARTS]
         while True:
-            row = take_ticket(arguments, TICKET)
-            if row >= arguments[NUM_ROWS]:
+            number = take_ticket(arguments, TICKET)
+            if number >= arguments[NUM_ROWS] * parts:
                 break
+            at = number // parts * arguments[_STRIDE] + number % parts * width
             squares = np.float32(0)
             for d in range(width):
-                x = load(rows, row * width + d)
+                x = load(rows, at + d)
                 squares += x * x
             scale = np.float32(1) / np.sqrt(squares / np.float32(width) + eps)
             for d in range(width):
-                store(out, row * width + d, load(rows, row * width + d) * scale * load(weight, d))
+                store(out, at + d, load(rows, at + d) * scale * load(weight, d))
 
     return compile_kernel(kernel)
 
@@ -58,12 +59,19 @@ class RowNorm:
         self._call = Call(_compile(len(weight), BITS[weight.dtype]), _NUM_ARGUMENTS)
         self._call.arguments[_WEIGHT] = self._weight.data_ptr()
         self._call.arguments[_EPS] = float_bits(eps)
+        self._call.arguments[_PARTS:] = (1, self._width)
 
     def step(self, x: int, out: int) -> Step:
         """The norm as part of a program; `x` and `out` are addresses of `[rows, width]`."""
         arguments = self._call.arguments.copy()
         arguments[_ROWS : _OUT + 1] = (x, out)
         return Step(self._call.kernel, arguments, nothing, nothing)
+
+    def step_of_parts(self, x: int, num_parts: int, stride: int) -> Step:
+        """The norm of the first `num_parts` parts of rows at address `x`, in place; rows are `stride` numbers apart."""
+        step = self.step(x, x)
+        step.arguments[_PARTS:] = (num_parts, stride)
+        return step
 
     def __call__(self, x: Tensor) -> Tensor:
         """`x` `[..., width]`; returns the same shape."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -66,15 +67,16 @@ def answers(runner: ModelRunner) -> list[Tensor]:
     return found
 
 
-def one_by_one(monkeypatch: pytest.MonkeyPatch, **sizes: int) -> ModelRunner:
+def one_by_one(monkeypatch: pytest.MonkeyPatch, **sizes: Any) -> ModelRunner:
     with monkeypatch.context() as patch:
         patch.setattr("handler.fused_stack.can_stack", lambda _layer: False)
         return runner_of(**sizes)
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_a_stack_answers_as_its_layers(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    apart, stacked = one_by_one(monkeypatch, bits=bits), runner_of(bits)
+def test_a_stack_answers_as_its_layers(bits: int, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    apart, stacked = one_by_one(monkeypatch, bits=bits, family=family), runner_of(bits, family)
     assert set(layers_of(apart)) == {FusedDecoderLayer}
     assert layers_of(stacked) == [FusedStack]
     assert stacked.num_attention_calls == apart.num_attention_calls > 1
@@ -91,4 +93,3 @@ def test_a_stack_that_answers_otherwise_is_not_made(monkeypatch: pytest.MonkeyPa
 
 def test_layers_with_other_parts_stay_apart() -> None:
     assert set(layers_of(runner_of(intermediate_size=224))) == {FusedDecoderLayer}
-    assert FusedStack not in layers_of(runner_of(family="qwen3"))
