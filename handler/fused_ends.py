@@ -36,17 +36,26 @@ class FusedNorm(nn.Module):
 class RotaryTable(nn.Module):
     """Takes the place of a rotary embedding: cosines and sines of every position, looked up."""
 
+    # What `handler.rotary` looks for: nothing here changes.
+    rope_type = "default"
+
     def __init__(self, rotary: nn.Module, num_positions: int, like: Tensor) -> None:
-        """`like` has the dtype and device of the hidden states."""
+        """`num_positions` at first; `like` has the dtype and device of the hidden states."""
         super().__init__()
-        # One position after the other is how a sequence that decodes asks for them.
-        positions = torch.arange(num_positions, device=like.device)
-        cosines, sines = rotary(like, position_ids=positions[None])
-        self._cosines, self._sines = cosines[0], sines[0]
+        self._rotary, self._like = rotary, like
+        self._cosines, self._sines = self._angles(num_positions)
+
+    def _angles(self, num_positions: int) -> tuple[Tensor, Tensor]:
+        positions = torch.arange(num_positions, device=self._like.device)
+        cosines, sines = self._rotary(self._like, position_ids=positions[None])
+        return cosines[0], sines[0]
 
     def forward(self, _hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """`position_ids` `[1, T]`, each less than `num_positions` -> two of `[1, T, head_dim]`."""
+        """`position_ids` `[1, T]` -> two of `[1, T, head_dim]`."""
         places = position_ids[0]
+        num_positions = int(places.max()) + 1
+        if num_positions > len(self._cosines):
+            self._cosines, self._sines = self._angles(2 * num_positions)
         return self._cosines.index_select(0, places)[None], self._sines.index_select(0, places)[None]
 
 
@@ -68,10 +77,12 @@ def fuse_ends(model: Any, num_positions: int, tolerance: float) -> list[str]:
         if float((expected - got).abs().max() / expected.abs().max().clamp(min=1.0)) <= tolerance:
             inner.norm = norm
             replaced.append("norm")
-    if isinstance(getattr(inner.rotary_emb, "rope_type", None), str) and not changing_ropes(model):
-        table = RotaryTable(inner.rotary_emb, num_positions, rows)
+    rotary = inner.rotary_emb
+    known = isinstance(getattr(rotary, "rope_type", None), str) and not isinstance(rotary, RotaryTable)
+    if known and not changing_ropes(model):
+        table = RotaryTable(rotary, num_positions, rows)
         places = torch.randint(num_positions, (1, 64), generator=generator)
-        pairs = zip(inner.rotary_emb(rows, position_ids=places), table(rows, places), strict=True)
+        pairs = zip(rotary(rows, position_ids=places), table(rows, places), strict=True)
         if all(torch.equal(*pair) for pair in pairs):
             inner.rotary_emb = table.eval()
             replaced.append("rotary embedding")

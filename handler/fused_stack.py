@@ -182,6 +182,13 @@ def stack_layers(model: Any, run: Callable[[nn.Module], Tensor]) -> int:
     return num_stacked
 
 
+def all_fused(model: Any) -> bool:
+    """True if every decoder layer of `model` is a fused one."""
+    layers = getattr(getattr(model, "model", None), "layers", None)
+    fused = FusedDecoderLayer | FusedStack
+    return isinstance(layers, nn.ModuleList) and all(isinstance(layer, fused) for layer in layers)
+
+
 class _OneByOne(nn.Module):
     """The layers of a stack as the model calls them."""
 

@@ -13,7 +13,7 @@ from handler.attention import ATTENTION_NAME, STEP, StepContext, UnsupportedAtte
 from handler.errors import UnsupportedModel
 from handler.fused_ends import fuse_ends
 from handler.fused_layers import fuse_layers
-from handler.fused_stack import stack_layers
+from handler.fused_stack import all_fused, stack_layers
 from handler.kv_cache import SlotCache
 from handler.kv_manager import KVManager, SlotKV
 from handler.laid_out import can_lay_out, lay_out_linears, restore_linears
@@ -143,7 +143,7 @@ class ModelRunner:
         trial = self._layer_trial()
         num_fused = fuse_layers(model, trial, TOLERANCE[dtype])
         num_stacked = stack_layers(model, trial)
-        if num_fused == int(self.loaded.text_config.num_hidden_layers):
+        if all_fused(model):
             fuse_ends(model, self.cache.max_len, TOLERANCE[dtype])
         places = lay_out_linears(model)
         for module in model.modules():

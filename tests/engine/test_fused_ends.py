@@ -69,3 +69,11 @@ def test_an_embedding_that_depends_on_more_than_the_position_stays() -> None:
         one * position_ids.shape[1] for one in plain(hidden, position_ids)
     )
     assert fuse_ends(model, 100, 1e-2) == ["norm"]
+
+
+def test_positions_beyond_the_table_are_added() -> None:
+    rotary, hidden = model_of().model.rotary_emb, torch.zeros(1, 1, 8).bfloat16()
+    table = RotaryTable(rotary, 10, hidden)
+    for places in (torch.tensor([[3, 11]]), torch.tensor([[200, 9]])):
+        pairs = zip(rotary(hidden, position_ids=places), table(hidden, places), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs)
