@@ -22,6 +22,7 @@ _UNSPECIFIC = frozenset({"", content_types.ANY, content_types.OCTET_STREAM, "bin
 # Below this every whole float is exactly one integer.
 _EXACT = 2**53
 _SYNTAX = "Failed to parse the request body as JSON"
+_CUT = "the request body is not as long as its headers or chunk sizes say"
 
 
 def read_json(request: Request, limit_bytes: int, *, any_media_type: bool = False) -> dict[str, Any]:
@@ -107,6 +108,9 @@ def _read(request: Request, limit_bytes: int) -> bytes:
         if size > limit_bytes:
             raise PayloadTooLarge(message)
         parts.append(part)
+    if request.content_length is not None and size < request.content_length:
+        # To gunicorn the end of the connection is the end of such a body.
+        raise MalformedBody(_CUT)
     return b"".join(parts)
 
 
@@ -120,4 +124,4 @@ def _read_part(request: Request) -> bytes:
         # werkzeug hides what ended a body of known length.
         if isinstance(exc.__context__, ClientTooSlow):
             raise RequestTimeout from exc
-        raise MalformedBody("the request body is not as long as its headers or chunk sizes say") from exc
+        raise MalformedBody(_CUT) from exc

@@ -88,7 +88,7 @@ def undisturbed(server: Server, count: int) -> dict[str, list[int]]:
     return {client.prompt: client.token_ids for client in clients}
 
 
-@pytest.mark.row(10, bug="")
+@pytest.mark.row(10, bug="container/engine_client.py: requests of a dead engine are forgotten, not failed: 48 hung")
 def test_engine_killed_under_load(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server(MAX_BATCH_SIZE="32")
     expected = undisturbed(server, 48)
@@ -175,7 +175,9 @@ def test_starved_of_processor_time(scoreboard: Scoreboard, make_server: MakeServ
     scoreboard(11, "the whole container frozen for 12 s", "0 restarts", f"{restarts:.0f} restarts", restarts == 0)
 
 
-@pytest.mark.row(13, bug="")
+@pytest.mark.row(
+    13, bug="handler/suspects.py: the seed counts, which is new for each try: the engine dies a third time"
+)
 def test_a_request_that_kills_the_engine(scoreboard: Scoreboard, make_server: MakeServer, tiny_llama: Path) -> None:
     server = faulty(make_server, tiny_llama, "segv")
     deadly = {"inputs": f"deadly {POISON}", "parameters": {"max_new_tokens": 8}}
@@ -196,7 +198,7 @@ def test_a_request_that_kills_the_engine(scoreboard: Scoreboard, make_server: Ma
     again = streams.start(server, 4, 100)
     streams.join(again)
     served = sum(client.token_ids == expected[client.prompt].token_ids for client in again)
-    lives = server.engine().pid == pid
+    lives = psutil.pid_exists(pid)
     text = f"{third.status} after {1000 * took:.0f} ms; engine {'lives' if lives else 'DIED'}; "
     text += f"{served} of 4 innocent served"
     ok = third.status == 424 and took <= 0.05 and lives and served == 4
@@ -217,7 +219,7 @@ def gunicorn(server: Server) -> psutil.Process:
     return next(c for c in psutil.Process(server.process.pid).children() if "gunicorn" in " ".join(c.cmdline()))
 
 
-@pytest.mark.row(16, bug="")
+@pytest.mark.row(16, bug="handler/ipc.py: ROUTER_MANDATORY 0: 12 in the engine after 2 s for 4 left")
 def test_web_worker_killed(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server(MAX_BATCH_SIZE="8")
     before = alone_gap(server)
@@ -257,7 +259,9 @@ def alone_gap(server: Server) -> float:
     return gaps[len(gaps) // 2]
 
 
-@pytest.mark.row(17, bug="")
+@pytest.mark.row(
+    17, bug="container/supervisor.py: the end of the web server is logged and no more: PID 1 is still there after 10 s"
+)
 def test_gunicorn_killed(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server()
     clients = streams.start(server, 8)

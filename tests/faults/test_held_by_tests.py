@@ -18,11 +18,11 @@ from tools.scoreboard.rows import BY_NUMBER
 # Row, which of its tests by name, environment, what was broken once.
 HELD = [
     (2, "", {"SCHEMATHESIS_CASES": os.environ.get("SCHEMATHESIS_CASES", "200")}, ""),
-    (27, "", {}, ""),
-    (28, "seed", {}, ""),
-    (29, "preemption", {}, ""),
-    (30, "", {}, ""),
-    (31, "", {}, ""),
+    (27, "", {}, "handler/model_input.py: logits by slot, their sequences by arrival: 5 of 8 tests fail"),
+    (28, "seed", {}, "handler/sampler.py: draws of one generator for all: both tests fail"),
+    (29, "preemption", {}, "handler/scheduler.py: a preempted sequence begins again after its prompt: the test fails"),
+    (30, "", {}, "container/text/detokenizer.py: each token's bytes decoded by themselves: 22 of 43 tests fail"),
+    (31, "", {}, "container/text/stop_strings.py: the beginning of a stop string is shown at once: 6 of 11 tests fail"),
 ]
 
 

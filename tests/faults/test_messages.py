@@ -6,6 +6,7 @@ import random
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -19,7 +20,7 @@ from tests.contract.seam.web import WebServer
 from tests.fakes.engine import Act, output
 from tests.faults.conftest import MakeServer, Scoreboard
 from tests.support.figures import Sampler, ms
-from tests.support.server import Server
+from tests.support.server import Answer, Server
 
 NUM_FRAMES = 50_000
 
@@ -68,12 +69,15 @@ def test_frames_to_the_engine(scoreboard: Scoreboard, make_server: MakeServer) -
     expected = server.request("POST", "/generate", asked).json["generated_text"]
     stranger = zmq.Context.instance().socket(zmq.DEALER)
     stranger.setsockopt(zmq.LINGER, 60_000)
+    # An engine that has died reads nothing.
+    stranger.setsockopt(zmq.SNDTIMEO, 10_000)
     stranger.connect(f"ipc://{where.socket(epoch)}")
     with Sampler(lambda: server.request("POST", "/generate", asked), 0.1) as good:
-        for parts in frames(1, samples):
-            stranger.send_multipart(parts)
+        with suppress(zmq.Again):
+            for parts in frames(1, samples):
+                stranger.send_multipart(parts)
         stranger.close()
-    same = server.engine().pid == pid
+    same = psutil.pid_exists(pid)
     right = sum(answer.status == 200 and answer.json["generated_text"] == expected for answer in good.found)
     text = f"{NUM_FRAMES} frames: engine {'the same' if same else 'ANOTHER'}; beside them {right} of "
     text += f"{len(good.found)} requests answered as alone, slowest {ms(max(good.seconds))}"
@@ -106,8 +110,12 @@ def test_frames_to_the_web_workers(scoreboard: Scoreboard) -> None:
                     yield output(request, [token_id], FinishReason.LENGTH if i == len(ids) - 1 else None)
 
             web.engine.script = noisy
-            answers = [web.post("/generate", {"inputs": "question of ten", "parameters": {}}) for _ in range(80)]
-            right = sum(a.status == 200 and a.json["generated_text"] == "question of ten" for a in answers)
+            answers: list[Answer] = []
+            right = 0
+            # A worker that hears nothing any more answers each only at its deadline: one of those is enough.
+            while len(answers) == right < 80:
+                answers.append(web.post("/generate", {"inputs": "question of ten", "parameters": {}}))
+                right += answers[-1].status == 200 and answers[-1].json["generated_text"] == "question of ten"
             died, ping = pids - web.workers(), web.ping()
         finally:
             web.kill()

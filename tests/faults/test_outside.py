@@ -58,7 +58,7 @@ def test_nothing_goes_out(tiny_llama: Path, tmp_path: Path, scoreboard: Scoreboa
             assert time.monotonic() < deadline, "the device must count"
         time.sleep(5)  # the last search for the neighbour that it was addressed to
         before = out()
-        server = Server(Path({str(tmp_path / "log")!r}), {{"HF_MODEL_ID": {str(tiny_llama)!r}}})
+        server = Server(Path({str(tmp_path / "log")!r}), {{"HF_MODEL_ID": {str(tiny_llama)!r}, "HF_HUB_OFFLINE": "0"}})
         statuses = []
         try:
             server.wait_ready()
@@ -227,7 +227,7 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.row(36, bug="")
+@pytest.mark.row(36, bug="handler/model_location.py, handler/model_loader.py: `auto_map` is followed: 3 of 29 executed")
 def test_models_that_want_to_run_code(tiny_llama: Path, tmp_path: Path, scoreboard: Scoreboard) -> None:
     canary = tmp_path / "canary"
     environ = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "HOME": str(tmp_path)}

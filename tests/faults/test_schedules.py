@@ -14,7 +14,9 @@ NUM_SCHEDULES = 500
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.row(21, bug="")
+@pytest.mark.row(
+    21, bug="handler/sampler.py: the distributions of drawn rows in reverse order: 181 of 360 requests differ"
+)
 def test_schedules(scoreboard: Scoreboard, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     solo = engine(tmp_path / "solo", "roomy")

@@ -91,7 +91,7 @@ def open_model(tiny_llama: Path) -> Iterator[Path]:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare")
-@pytest.mark.row(38, bug="container/serve.py: TMPDIR is not named where there is no /tmp")
+@pytest.mark.row(38, bug="container/directories.py: the run directory is always below /tmp: 3 of 7 fail")
 def test_users_and_file_systems(scoreboard: Scoreboard, open_model: Path) -> None:
     wrong = {name: faults for name, case in CASES.items() if (faults := run_in(case, open_model))}
     text = f"{len(CASES) - len(wrong)} of {len(CASES)}: {', '.join(CASES)}"
@@ -104,7 +104,9 @@ def limit(pid: int, what: int, value: int) -> None:
     resource.prlimit(pid, what, (value, resource.prlimit(pid, what)[1]))
 
 
-@pytest.mark.row(5, bug="")
+@pytest.mark.row(
+    5, bug="container/client_socket.py: a client's descriptor is doubled and never closed: no recovery in 30 s"
+)
 def test_descriptors_run_out(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
     """F20: each web worker may open 64 descriptors, and 300 clients come."""
     import socket
@@ -148,20 +150,24 @@ def test_the_disk_is_full(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Pa
         clients = streams.start(server, 16, 50)
         streams.join(clients)
         finished = sum(client.finished for client in clients)
+        # Longer than what libraries keep in memory of a body.
+        long_text = server.request("POST", "/tokenize", {"inputs": "word " * 200_000}).status
         ping = server.ping()
         code = server.stop()
     finally:
         server.kill()
-    text = f"{finished} of 16 streams, /ping {ping}, exit code {code}"
-    scoreboard(38, "F10: RLIMIT_FSIZE 0", "serves normally", text, (finished, ping, code) == (16, 200, 0))
+    text = f"{finished} of 16 streams, a text of 1 MB {long_text}, /ping {ping}, exit code {code}"
+    ok = (finished, long_text, ping, code) == (16, 200, 200, 0)
+    scoreboard(38, "F10: RLIMIT_FSIZE 0", "serves normally", text, ok)
 
 
-@pytest.mark.row(23, bug="")
+@pytest.mark.row(23, bug="handler/engine.py: a socket that was deleted is not bound again: not served after 60 s")
 def test_the_socket_is_deleted(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
     """F23: what is connected stays connected, and workers that come later find the engine."""
     scratch = Path("/dev/shm") / f"f23-{os.getpid()}"
     scratch.mkdir()
     environ = {"HF_MODEL_ID": str(tiny_llama), "CACHE_DIR": str(tmp_path / "cache"), "TMPDIR": str(scratch)}
+    environ["REQUEST_TIMEOUT_S"] = "10"
     server = Server(tmp_path / "log", environ)
     try:
         server.wait_ready(300)

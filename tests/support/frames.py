@@ -1,4 +1,5 @@
-"""Sixty requests that two servers in a row might end at different bytes. Whatever follows one must never be run."""
+"""Requests that two servers in a row might end at different bytes, and bodies that are cut. What follows one must never
+be run, and what was cut must never be answered as if it were whole."""
 
 from __future__ import annotations
 
@@ -24,6 +25,9 @@ def _post(
 _TE = "Transfer-Encoding: chunked"
 _CL = f"Content-Length: {len(_BODY)}"
 _CHUNK = b"%x\r\n%s\r\n" % (len(_BODY), _BODY)
+# As long as what is read at a time: whoever asks for more has all of it, and then meets what is broken.
+_FULL = _BODY.ljust(65_536)
+_FULL_CHUNK = b"%x\r\n%s\r\n" % (len(_FULL), _FULL)
 _END = b"0\r\n\r\n"
 
 _LENGTHS = (
@@ -47,6 +51,37 @@ _CHUNKS: dict[str, bytes] = {
     "bare CR in an extension": b"5;a\rb\r\n" + _BODY[:5] + b"\r\n" + _END,
     "NUL in the size": b"5\0\r\n" + _BODY[:5] + b"\r\n" + _END,
     "space before the size": b" 5\r\n" + _BODY[:5] + b"\r\n" + _END,
+}
+# Behind a chunk that is a good body by itself: whoever takes what is broken for the end answers it.
+_AFTER: dict[str, bytes] = {
+    "no size": b"\r\n" + _END,
+    "size that is no number": b"zz\r\n" + _BODY + b"\r\n" + _END,
+    "negative size": b"-1\r\n" + _END,
+    "size with a space behind": b"0 \r\n\r\n",
+    "size in fullwidth digits": "\uff10".encode() + b"\r\n\r\n",
+    "size of 20,000 digits": b"0" * 20_000 + b"\r\n\r\n",
+    "bare LF after the size": b"0\n\n",
+    "bare CR after the size": b"0\r\r",
+    "no end of a chunk": b"1\r\n  " + _END,
+    "LF as the end of a chunk": b"1\r\n \n" + _END,
+    "CR as the end of a chunk": b"1\r\n \r" + _END,
+    "more in a chunk than its size": b"1\r\n    \r\n" + _END,
+    "extension without a name": b"0;=a\r\n\r\n",
+    "extension without a value": b"0;a=\r\n\r\n",
+    "extension with a space in it": b"0;a b\r\n\r\n",
+    "extension with an open quote": b'0;a="b\r\n\r\n',
+    "extension with NUL": b"0;a=\0\r\n\r\n",
+    "extension with LF": b"0;a=b\nc\r\n\r\n",
+    "extension with bare CR": b"0;a=b\rc\r\n\r\n",
+    "extension of 20,000 characters": b"0;" + b"a" * 20_000 + b"\r\n\r\n",
+    "trailer without a colon": b"0\r\nX-A\r\n\r\n",
+    "trailer without a name": b"0\r\n: a\r\n\r\n",
+    "trailer with a space before the colon": b"0\r\nX-A : a\r\n\r\n",
+    "trailer with a space first": b"0\r\n X-A: a\r\n\r\n",
+    "trailer with NUL": b"0\r\nX-A: \0\r\n\r\n",
+    "trailer with bare LF": b"0\r\nX-A: a\nX-B: b\r\n\r\n",
+    "trailer with bare CR": b"0\r\nX-A: a\rX-B: b\r\n\r\n",
+    "trailers that do not end": b"0\r\n" + b"X-A: a\r\n" * 50_000,
 }
 _HEADS: dict[str, bytes] = {
     "length and chunks": _post(_TE, _CL, body=_END),
@@ -75,5 +110,20 @@ CASES: dict[str, bytes] = {
     **{f"length {value!r}": _post(f"Content-Length: {value}".encode(), body=_BODY) for value in _LENGTHS},
     **{f"coding {value!r}": _post(f"Transfer-Encoding: {value}".encode(), body=_CHUNK + _END) for value in _CODINGS},
     **{name: _post(_TE, body=body) for name, body in _CHUNKS.items()},
+    **{f"after a chunk: {name}": _post(_TE, body=_FULL_CHUNK + body) for name, body in _AFTER.items()},
     **_HEADS,
+}
+
+# The client sends no more, and what it has sent is a good body, if it were the whole.
+CUT: dict[str, bytes] = {
+    "below the length": _post(f"Content-Length: {len(_FULL) + 1}", body=_FULL),
+    "inside a chunk": _post(_TE, body=b"%x\r\n%s" % (len(_FULL) + 1, _FULL)),
+    "before the end of a chunk": _post(_TE, body=_FULL_CHUNK[:-2]),
+    "inside the end of a chunk": _post(_TE, body=_FULL_CHUNK[:-1]),
+    "before a size": _post(_TE, body=_FULL_CHUNK),
+    "inside a size": _post(_TE, body=_FULL_CHUNK + b"0"),
+    "inside the end of a size": _post(_TE, body=_FULL_CHUNK + b"0\r"),
+    "before the trailers": _post(_TE, body=_FULL_CHUNK + b"0\r\n"),
+    "inside the trailers": _post(_TE, body=_FULL_CHUNK + b"0\r\nX-A: a\r\n"),
+    "inside the last line": _post(_TE, body=_FULL_CHUNK + b"0\r\n\r"),
 }

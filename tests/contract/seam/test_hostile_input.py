@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.contract.seam.web import CHAT, GENERATES, PROMPT, TEXT, WebServer
 from tests.fakes.engine import FakeEngine
+from tests.support.frames import CUT
 from tests.support.server import Answer
 
 LEAKS = re.compile(rb"0x[0-9a-f]{6,}|Traceback|\.py\b|site-packages|/work/|/tmp/")
@@ -180,6 +181,12 @@ def test_a_second_request_behind_a_broken_one_is_never_run(web: WebServer, engin
     for name, broken in FRAMES.items():
         if name not in {"another method", "compressed"}:  # these are refused, not broken
             assert web.raw(broken + hidden, ends=True).count(b"HTTP/1.1 ") <= 1, name
+    assert not engine.requests
+
+
+@pytest.mark.parametrize("sent", CUT.values(), ids=CUT)
+def test_a_body_that_is_cut_is_not_taken_for_the_whole(web: WebServer, engine: FakeEngine, sent: bytes) -> None:
+    assert web.raw(sent, ends=True).startswith(b"HTTP/1.1 400 ")
     assert not engine.requests
 
 

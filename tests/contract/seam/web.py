@@ -84,8 +84,9 @@ class WebServer(Server):
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)
 
-    def raw(self, sent: bytes, *, ends: bool = False) -> bytes:
-        """Everything that comes back until the server closes; with `ends` the client says that it sends no more."""
+    def raw(self, sent: bytes, then: bytes = b"", *, ends: bool = False) -> bytes:
+        """Everything that comes back until the server closes. `then` is sent once something has come; with `ends` the
+        client says that it sends no more."""
         with self.connect() as client:
             with suppress(BrokenPipeError, ConnectionResetError):  # the server may have answered and closed by now
                 client.sendall(sent)
@@ -96,7 +97,10 @@ class WebServer(Server):
             try:
                 while part := client.recv(65536):
                     parts.append(part)
-            except ConnectionResetError:
+                    if then:
+                        client.sendall(then)
+                        then = b""
+            except (ConnectionResetError, BrokenPipeError):
                 pass
             return b"".join(parts)
 
