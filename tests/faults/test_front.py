@@ -191,7 +191,7 @@ def open_idle(server: WebServer, count: int) -> list[socket.socket]:
     return clients
 
 
-@pytest.mark.row(5, bug="")
+@pytest.mark.row(5, bug="container/gunicorn_conf.py: 1,000 connections a worker, gunicorn's default: 1,870 kept")
 def test_ten_thousand_idle_connections(web: WebServer, scoreboard: Scoreboard) -> None:
     before, clients = memory(web), []
     try:
