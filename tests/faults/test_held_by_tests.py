@@ -17,7 +17,12 @@ from tools.scoreboard.rows import BY_NUMBER
 
 # Row, which of its tests by name, environment, what was broken once.
 HELD = [
-    (2, "", {"SCHEMATHESIS_CASES": os.environ.get("SCHEMATHESIS_CASES", "200")}, ""),
+    (
+        2,
+        "",
+        {"SCHEMATHESIS_CASES": os.environ.get("SCHEMATHESIS_CASES", "200")},
+        "container/api/tgi/token_routes.py: /tokenize leaves out `stop`, which the document requires",
+    ),
     (27, "", {}, "handler/model_input.py: logits by slot, their sequences by arrival: 5 of 8 tests fail"),
     (28, "seed", {}, "handler/sampler.py: draws of one generator for all: both tests fail"),
     (29, "preemption", {}, "handler/scheduler.py: a preempted sequence begins again after its prompt: the test fails"),

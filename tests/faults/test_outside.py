@@ -38,7 +38,7 @@ def in_a_namespace(program: str, timeout_s: float) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.row(26, bug="")
+@pytest.mark.row(26, bug="container/api/openai/messages.py: an image's URL is fetched: 3 packets")
 def test_nothing_goes_out(tiny_llama: Path, tmp_path: Path, scoreboard: Scoreboard) -> None:
     found = in_a_namespace(
         f"""

@@ -71,7 +71,9 @@ def gauges(server: Server) -> dict[str, float]:
 
 
 @pytest.mark.timeout(7200)
-@pytest.mark.row(32, bug="")
+@pytest.mark.row(
+    32, bug="container/engine_client.py: replies are never forgotten: worker +12.1 % in a minute, +0.3 % without"
+)
 def test_soak(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
     seconds = 60 * float(os.environ.get("SOAK_MINUTES", "1.5"))
     environ = {
