@@ -5,16 +5,13 @@ Rotary angles depend on a token's position alone (`handler.rotary` sees to that)
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from handler.fused_layers import rms_norm
+from handler.fused_layers import relative_gap, rms_norm
 from handler.rotary import changing_ropes
-
-logger = logging.getLogger(__name__)
 
 # The norms of the models whose layers `handler.fused_layers` replaces.
 _NORMS = frozenset({"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"})
@@ -73,8 +70,7 @@ def fuse_ends(model: Any, num_positions: int, tolerance: float) -> list[str]:
     replaced: list[str] = []
     if type(inner.norm).__name__ in _NORMS:
         norm = FusedNorm(inner.norm).eval()
-        expected, got = inner.norm(rows).float(), norm(rows).float()
-        if float((expected - got).abs().max() / expected.abs().max().clamp(min=1.0)) <= tolerance:
+        if relative_gap(inner.norm(rows).float(), norm(rows).float()) <= tolerance:
             inner.norm = norm
             replaced.append("norm")
     rotary = inner.rotary_emb

@@ -142,14 +142,25 @@ def _laid_out(linear: nn.Module) -> DenseLinear | PackedLinear:
     return laid_out(linear.weight, linear.bias)
 
 
+def decoder_layers(model: Any) -> nn.ModuleList | None:
+    """The layers of a model that has them where Llama has."""
+    layers = getattr(getattr(model, "model", None), "layers", None)
+    return layers if isinstance(layers, nn.ModuleList) else None
+
+
+def relative_gap(expected: Tensor, got: Tensor) -> Tensor:
+    """The largest difference relative to the largest number expected, at least 1; a scalar, NaN if there is one."""
+    return (expected - got).abs().max() / expected.abs().max().clamp(min=1.0)
+
+
 def fuse_layers(model: Any, run: Callable[[nn.Module], Tensor], tolerance: float) -> int:
     """Replace the decoder layers of `model` that have the shape, one by one; returns how many.
 
     `run` calls a layer on some input. A layer whose replacement answers differently, by more than `tolerance` of the
     largest value, stays as it is.
     """
-    layers = getattr(getattr(model, "model", None), "layers", None)
-    if not isinstance(layers, nn.ModuleList):
+    layers = decoder_layers(model)
+    if layers is None:
         return 0
     num_fused = 0
     for i, layer in enumerate(layers):
@@ -157,8 +168,7 @@ def fuse_layers(model: Any, run: Callable[[nn.Module], Tensor], tolerance: float
         if qkv_proj is None:
             continue
         fused = FusedDecoderLayer(layer, qkv_proj).eval()
-        expected, got = run(layer).float(), run(fused).float()
-        gap = float((expected - got).abs().max() / expected.abs().max().clamp(min=1.0))
+        gap = float(relative_gap(run(layer).float(), run(fused).float()))
         if not gap <= tolerance:
             logger.warning("decoder layer %d is not replaced: the answers differ by %.2g, relative", i, gap)
             continue

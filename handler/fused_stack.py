@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from handler.attention import STEP, StepContext
-from handler.fused_layers import FusedDecoderLayer, LayerParts
+from handler.fused_layers import FusedDecoderLayer, LayerParts, decoder_layers
 from handler.product_layer import ProductLayer
 
 if TYPE_CHECKING:  # loaded where it is used: it takes 0.3 s
@@ -164,8 +164,8 @@ def stack_layers(model: Any, run: Callable[[nn.Module], Tensor]) -> int:
 
     `run` calls a layer on some input. A stack that does not answer as its layers do, to the last bit, is not made.
     """
-    layers = getattr(getattr(model, "model", None), "layers", None)
-    if not isinstance(layers, nn.ModuleList):
+    layers = decoder_layers(model)
+    if layers is None:
         return 0
     num_stacked = 0
     following: list[nn.Module] = []
@@ -184,9 +184,8 @@ def stack_layers(model: Any, run: Callable[[nn.Module], Tensor]) -> int:
 
 def all_fused(model: Any) -> bool:
     """True if every decoder layer of `model` is a fused one."""
-    layers = getattr(getattr(model, "model", None), "layers", None)
-    fused = FusedDecoderLayer | FusedStack
-    return isinstance(layers, nn.ModuleList) and all(isinstance(layer, fused) for layer in layers)
+    layers = decoder_layers(model)
+    return layers is not None and all(isinstance(layer, FusedDecoderLayer | FusedStack) for layer in layers)
 
 
 class _OneByOne(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from handler.attention import ATTENTION_NAME, STEP, StepContext, UnsupportedAttention, layer_windows
 from handler.errors import UnsupportedModel
 from handler.fused_ends import fuse_ends
-from handler.fused_layers import fuse_layers
+from handler.fused_layers import fuse_layers, relative_gap
 from handler.fused_stack import all_fused, stack_layers
 from handler.kv_cache import SlotCache
 from handler.kv_manager import KVManager, SlotKV
@@ -213,7 +213,5 @@ class ModelRunner:
 
 def _largest_gap(expected: list[Tensor], got: list[Tensor]) -> float:
     """The largest difference relative to the largest logit of its row; NaN if there is one."""
-    gaps = [
-        (one - other).abs().max() / one.abs().max().clamp(min=1.0) for one, other in zip(expected, got, strict=True)
-    ]
+    gaps = [relative_gap(one, other) for one, other in zip(expected, got, strict=True)]
     return float(torch.stack(gaps).max())

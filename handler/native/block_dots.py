@@ -20,14 +20,10 @@ from handler.native.memory import (
     take_ticket,
 )
 from handler.native.product_outputs import (
-    BIAS,
     CODES,
     GROUPS,
     NUM_BLOCKS,
     NUM_GROUPS,
-    OPERATION,
-    OTHER,
-    OUT,
     SCALES,
     X,
     write_outputs,
@@ -75,8 +71,6 @@ def compile_dots(bits: int) -> int:
     def kernel(arguments):  # pragma: no cover
         num_rows, num_groups = arguments[NUM_ROWS], arguments[NUM_GROUPS]
         blocks = arguments[NUM_BLOCKS]
-        bias, other, out = arguments[BIAS], arguments[OTHER], arguments[OUT]
-        operation, width = arguments[OPERATION], num_groups * LANES
         address = arguments[SCRATCH] + take_ticket(arguments, THREAD) * arguments[SCRATCH_STRIDE]
         found, sums_at = elements(address, BITS_FLOAT32), address + _PRODUCTS * 4
         pairs_at = sums_at + num_rows * blocks * 4
@@ -115,7 +109,7 @@ def compile_dots(bits: int) -> int:
                     else:
                         groups = 4
                         block_tile(1, 4, bits, codes, scales, x, sums, blocks, found)
-                    write_outputs(found, rows, groups, row, group, width, bias, operation, other, out)
+                    write_outputs(arguments, found, rows, groups, row, group)
                     group += groups
                 row += rows
             item = take_ticket(arguments, TICKET)

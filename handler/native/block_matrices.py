@@ -21,14 +21,10 @@ from handler.native.matrix_tile import (
 )
 from handler.native.memory import BITS_FLOAT32, bytes_at, called, elements, store, take_ticket
 from handler.native.product_outputs import (
-    BIAS,
     CODES,
     GROUPS,
     NUM_BLOCKS,
     NUM_GROUPS,
-    OPERATION,
-    OTHER,
-    OUT,
     SCALES,
     X,
     write_outputs,
@@ -103,8 +99,6 @@ def compile_matrices(bits: int) -> int:
 
     def kernel(arguments):  # pragma: no cover
         num_rows, num_groups, blocks = arguments[NUM_ROWS], arguments[NUM_GROUPS], arguments[NUM_BLOCKS]
-        bias, other, out = arguments[BIAS], arguments[OTHER], arguments[OUT]
-        operation, width = arguments[OPERATION], num_groups * LANES
         # Tiles that cross cache lines load at half the speed.
         address = arguments[SCRATCH] + take_ticket(arguments, THREAD) * arguments[SCRATCH_STRIDE] + LINE - 1
         address -= address % LINE
@@ -139,7 +133,7 @@ def compile_matrices(bits: int) -> int:
                             *(min(TILE_ROWS, num_rows - row), row == 0, codes, scales, x, stride, sums),
                             *(min(segment, blocks - first), weights, ring, found),
                         )
-            write_outputs(totals, num_rows, GROUPS, 0, item * GROUPS, width, bias, operation, other, out)
+            write_outputs(arguments, totals, num_rows, GROUPS, 0, item * GROUPS)
             item = take_ticket(arguments, TICKET)
         release_tiles()
 

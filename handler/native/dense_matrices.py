@@ -11,14 +11,10 @@ from handler.native.compiler import compile_kernel
 from handler.native.dense_tile import DENSE_ROWS, HALVES, PAIR, dense_tile
 from handler.native.memory import BITS_FLOAT32, elements, take_ticket
 from handler.native.product_outputs import (
-    BIAS,
     CODES,
     GROUPS,
     NUM_BLOCKS,
     NUM_GROUPS,
-    OPERATION,
-    OTHER,
-    OUT,
     X,
     write_outputs,
 )
@@ -50,8 +46,6 @@ def compile_dense() -> int:
 
     def kernel(arguments):  # pragma: no cover
         num_rows, num_groups, blocks = arguments[NUM_ROWS], arguments[NUM_GROUPS], arguments[NUM_BLOCKS]
-        bias, other, out = arguments[BIAS], arguments[OTHER], arguments[OUT]
-        operation, width = arguments[OPERATION], num_groups * LANES
         found_at = arguments[SCRATCH] + take_ticket(arguments, THREAD) * arguments[SCRATCH_STRIDE]
         found, stride = elements(found_at, BITS_FLOAT32), blocks * LINE
         item = take_ticket(arguments, TICKET)
@@ -65,7 +59,7 @@ def compile_dense() -> int:
                         dense_tile(2, x, stride, weights, blocks, found_at + group * LANES * 4)
                     else:
                         dense_tile(1, x, stride, weights, blocks, found_at + group * LANES * 4)
-                write_outputs(found, rows, GROUPS, row, item * GROUPS, width, bias, operation, other, out)
+                write_outputs(arguments, found, rows, GROUPS, row, item * GROUPS)
             item = take_ticket(arguments, TICKET)
         release_tiles()
 

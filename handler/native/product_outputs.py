@@ -22,7 +22,8 @@ from handler.native.vectors import (
 
 NONE, SILU, TIMES, PLUS = range(4)
 
-# Behind what all kernels have: what changes from call to call, then what does not.
+# Behind what all kernels have: what changes from call to call, then what does not. `X`, `OTHER`, `OUT` and `BIAS` are
+# addresses of bfloat16, the last 0 if there is none.
 X, OTHER, OPERATION, OUT = range(NUM_COMMON, NUM_COMMON + 4)
 NUM_GROUPS, NUM_BLOCKS, CODES, SCALES, BIAS = range(NUM_COMMON + 4, NUM_COMMON + 9)
 NUM_ARGUMENTS = NUM_COMMON + 9
@@ -35,20 +36,25 @@ _ROUNDED_BYTES = 2 * LANES
 
 
 @intrinsic
-def write_outputs(
-    _context, products, num_rows, num_groups, row, group, width, bias, operation, other, out
-):  # pragma: no cover
-    """From `products`, float32 `[num_rows, num_groups * 16]`, to rows and groups of the output, rounded once.
+def write_outputs(_context, arguments, products, num_rows, num_groups, row, group):  # pragma: no cover
+    """From `products`, float32 `[num_rows, num_groups * 16]`, to the output from `row` and `group` on, rounded once.
 
-    `bias`, `other` and `out` are addresses of bfloat16, `bias` 0 if there is none; rows are `width` numbers long.
+    `arguments` are the kernel's.
     """
 
-    def generate(_context, builder, _signature, arguments):
-        products, num_rows, num_groups, row, group, width, bias, operation, other, out = arguments
+    def generate(_context, builder, _signature, values):
+        arguments, products, num_rows, num_groups, row, group = values
+
+        def argument(place: int):
+            return builder.load(builder.gep(arguments, [index(place)]))
+
+        bias, other, out = argument(BIAS), argument(OTHER), argument(OUT)
+        width = builder.mul(argument(NUM_GROUPS), index(LANES))
         first = builder.add(builder.mul(row, width), builder.mul(group, index(LANES)))
         rows = _Rows(builder, products, num_rows, num_groups, first, width)
         has_bias = builder.icmp_signed("!=", bias, index(0))
         start = builder.add(bias, builder.mul(group, index(_ROUNDED_BYTES)))
+        operation = argument(OPERATION)
         for kind, compute in _COMPUTED.items():
             chosen = builder.icmp_signed("==", operation, index(kind))
             with builder.if_then(chosen), builder.if_else(has_bias) as (then, otherwise):
@@ -57,8 +63,7 @@ def write_outputs(
                 with otherwise:
                     rows.write(compute, None, other, out)
 
-    kinds = (products, num_rows, num_groups, row, group, width, bias, operation, other, out)
-    return types.void(*kinds), generate
+    return types.void(arguments, products, num_rows, num_groups, row, group), generate
 
 
 class _Rows:

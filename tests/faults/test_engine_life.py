@@ -50,11 +50,6 @@ def load_s(server: Server) -> float:
     return float(lines[-1].split("ready in ")[1].split()[0])
 
 
-def metric(server: Server, name: str) -> float:
-    lines = server.request("GET", "/metrics").body.decode().splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
-
-
 @pytest.mark.row(9, bug="container/engine_process.py: a death is not written on the board, the restart waits 2 s")
 def test_engine_killed_idle(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server()
@@ -160,7 +155,7 @@ def test_starved_of_processor_time(scoreboard: Scoreboard, make_server: MakeServ
         for hog in hogs:
             hog.kill()
             hog.wait()
-    restarts = metric(server, "heir_engine_restarts_total")
+    restarts = server.metric("heir_engine_restarts_total")
     text = f"{restarts:.0f} restarts, slowest /ping {max(pings):.2f} s"
     scoreboard(11, "F22: 45 s without processor time", "0 restarts, /ping < 2 s", text, not restarts and max(pings) < 2)
     tree = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
@@ -177,7 +172,7 @@ def test_starved_of_processor_time(scoreboard: Scoreboard, make_server: MakeServ
         process.resume()
     until(lambda: server.ping() == 200, 10)
     time.sleep(1)
-    restarts = metric(server, "heir_engine_restarts_total")
+    restarts = server.metric("heir_engine_restarts_total")
     scoreboard(11, "the whole container frozen for 12 s", "0 restarts", f"{restarts:.0f} restarts", restarts == 0)
 
 
@@ -243,7 +238,7 @@ def test_web_worker_killed(scoreboard: Scoreboard, make_server: MakeServer) -> N
     time.sleep(max(0.0, killed + 2 - time.monotonic()))
     lost = [client for client in clients if client.broken]
     left = [client for client in clients if client not in lost and client.is_alive()]
-    in_engine = metric(server, "tgi_queue_size") + metric(server, "tgi_batch_current_size")
+    in_engine = server.metric("tgi_queue_size") + server.metric("tgi_batch_current_size")
     freed = in_engine <= len(left) + 1
     streams.join(clients, 300)
     gaps = sorted(gap for client in left for gap in client.gaps if client.times and client.times[-1] > killed)
