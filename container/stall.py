@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 # A look that comes later than this counts as this much: whoever kept us from looking kept the engine from moving.
 _LONGEST_GAP_S = 0.5
-# An engine that is runnable and got less than this share of one processor is starved, not hung...
+# Time in which a runnable engine gets less than this share of one processor is time it was starved...
 _STARVED_SHARE = 0.25
-# ...but not for ever.
+# ...and counts as so much less; but not as nothing, since an engine can hang and be starved.
 _STARVED_FACTOR = 6.0
 # Silence after which the processor time that it takes is watched.
 _WATCHED_S = 1.0
@@ -37,30 +37,28 @@ class StallWatch:
         self._before: _Threads | None = None
 
     def hung_for_s(self, pid: int, heartbeat_ns: int, step_limit_s: float) -> float | None:
-        """Seconds that the engine has not moved if that means it hangs, else None.
+        """Seconds that the engine could have moved and did not if that means it hangs, else None.
 
         `step_limit_s`: what the step under way may take, as the engine itself says.
         """
         now = time.monotonic()
-        gap, self._looked_s = now - self._looked_s, now
+        gap_s, self._looked_s = now - self._looked_s, now
         if heartbeat_ns != self._heartbeat_ns:
             self._heartbeat_ns, self._silent_s, self._before = heartbeat_ns, 0.0, None
             return None
-        self._silent_s += min(gap, _LONGEST_GAP_S)
-        if self._before is None and self._silent_s >= _WATCHED_S:
-            self._before = _threads(pid)
-        limit_s = max(self._limit_s, step_limit_s)
-        if self._silent_s < limit_s:
-            return None
-        if self._silent_s < limit_s * _STARVED_FACTOR and self._starved(pid):
-            return None
-        return self._silent_s
+        self._silent_s += min(gap_s, _LONGEST_GAP_S) / (_STARVED_FACTOR if self._starved(pid, gap_s) else 1.0)
+        return self._silent_s if self._silent_s >= max(self._limit_s, step_limit_s) else None
 
-    def _starved(self, pid: int) -> bool:
+    def _starved(self, pid: int, gap_s: float) -> bool:
+        """Whether it wanted to run since the last look and could not. Each look is judged by itself: what starved
+        an engine may end, and the engine hang or be frozen from then on."""
+        if self._silent_s < _WATCHED_S:
+            return False
         before, after = self._before, _threads(pid)
+        self._before = after
         if before is None or after is None:
             return False
-        return after.runnable and after.cpu_s - before.cpu_s < _STARVED_SHARE * (self._silent_s - _WATCHED_S)
+        return after.runnable and after.cpu_s - before.cpu_s < _STARVED_SHARE * gap_s
 
 
 def _threads(pid: int) -> _Threads | None:

@@ -16,7 +16,6 @@ from typing import Any
 import psutil
 import pytest
 
-from container.run_dir import RUN_DIR_VARIABLE, RunDir
 from handler.status import StatusBoard
 from tests.faults.conftest import Scoreboard
 from tests.support.elsewhere import Elsewhere
@@ -51,11 +50,7 @@ def server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def board(server: Server) -> StatusBoard:
-    for child in psutil.Process(server.process.pid).children():
-        run_dir = child.environ().get(RUN_DIR_VARIABLE)
-        if run_dir:
-            return StatusBoard(RunDir(Path(run_dir)).board)
-    raise AssertionError("no web server runs")
+    return server.board()
 
 
 def ask(server: Server | Elsewhere, num_tokens: int, **more: Any) -> Answer:
@@ -243,17 +238,10 @@ def test_a_thousand_clients_leave(server: Server, board: StatusBoard, scoreboard
     with ThreadPoolExecutor(24) as threads:
         list(threads.map(lambda draw: leave(server, draw), draws))
     settled, _ = timed(lambda: server.wait(lambda: board["running"] + board["waiting"] == 0, seconds=30))
-    places = Path(_run_dir(server)) / "places"
+    places = server.run_dir().places
     server.wait(lambda: not any(struct.unpack("64q", places.read_bytes())), seconds=10)
     left = {name: board[name] for name in ("running", "waiting", "waiting_tokens", "kv_used_tokens")}
     answer = ask(server, 8)
     seen = f"empty {settled:.2f} s after the last had left; {left}; places 0; {board['aborts']} aborts"
     ok = settled < 1.0 and not any(left.values()) and answer.status == 200
     scoreboard(19, "whole container, everything back", "", seen, ok)
-
-
-def _run_dir(server: Server) -> str:
-    for child in psutil.Process(server.process.pid).children():
-        if RUN_DIR_VARIABLE in child.environ():
-            return child.environ()[RUN_DIR_VARIABLE]
-    raise AssertionError("no web server runs")

@@ -13,14 +13,13 @@ import psutil
 import pytest
 import zmq
 
-from container.run_dir import RUN_DIR_VARIABLE, EngineDir
 from handler.protocol import Abort, FinishReason, GenerateRequest, SamplingParams, StepOutput, encode
 from handler.status import StatusBoard
 from tests.contract.seam.web import WebServer
 from tests.fakes.engine import Act, output
 from tests.faults.conftest import MakeServer, Scoreboard
 from tests.support.figures import Sampler, ms
-from tests.support.server import Answer, Server
+from tests.support.server import Answer
 
 NUM_FRAMES = 50_000
 
@@ -45,20 +44,12 @@ def frames(seed: int, samples: list[bytes]) -> Iterator[list[bytes]]:
             yield [bytes(good)]
 
 
-def engine_dir(server: Server) -> EngineDir:
-    for child in psutil.Process(server.process.pid).children():
-        found = child.environ().get(RUN_DIR_VARIABLE)
-        if found:
-            return EngineDir(Path(found))
-    raise AssertionError("no web server runs")
-
-
 @pytest.mark.row(
     37, bug="handler/ipc.py: frames of other than two parts are not caught: another engine, 2 of 71 answered"
 )
 def test_frames_to_the_engine(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server(MAX_CONCURRENT_REQUESTS="100000", LOG_LEVEL="error")
-    where = engine_dir(server)
+    where = server.run_dir()
     pid, epoch = server.engine().pid, StatusBoard(where.board)["epoch"]
     sampled = SamplingParams(max_tokens=2, seed=1, temperature=0.5, top_k=3)
     biased = SamplingParams(max_tokens=4, seed=2, logit_bias={3: 1.0}, num_logprobs=2)

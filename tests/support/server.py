@@ -20,6 +20,9 @@ from typing import Any
 
 import psutil
 
+from container.run_dir import RUN_DIR_VARIABLE, RunDir
+from handler.status import StatusBoard
+
 ROOT = Path(__file__).resolve().parents[2]
 # The container's interpreter, where the tests run in an environment that has no torch.
 PYTHON = os.environ.get("CONTAINER_PYTHON", sys.executable)
@@ -128,6 +131,14 @@ class Server:
         """A number of /metrics, added up over its labels."""
         lines = self.request("GET", "/metrics").body.decode().splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}[{{ ]", line))
+
+    def run_dir(self) -> RunDir:
+        """Where its processes find each other."""
+        return RunDir(Path(self.gunicorn().environ()[RUN_DIR_VARIABLE]))
+
+    def board(self) -> StatusBoard:
+        """The engine's status, opened anew."""
+        return StatusBoard(self.run_dir().board)
 
     def engines(self) -> list[psutil.Process]:
         """The engines that run now."""

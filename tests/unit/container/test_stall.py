@@ -105,6 +105,17 @@ def test_a_runnable_process_without_processor_time_is_starved_but_not_for_ever(
     assert watch(found, clock, spinner.pid, 15.0) is not None
 
 
+def test_a_starved_process_that_is_frozen_has_the_rest_of_its_time(
+    clock: Clock, spinner: subprocess.Popen[bytes]
+) -> None:
+    found = StallWatch(5.0)
+    watch(found, clock, spinner.pid, 20.0)
+    os.kill(spinner.pid, signal.SIGSTOP)
+    wait_for(spinner.pid, "T")
+    assert watch(found, clock, spinner.pid, 0.6) is None
+    assert watch(found, clock, spinner.pid, 1.0) is not None
+
+
 def test_a_process_that_is_gone_hangs(clock: Clock, sleeper: subprocess.Popen[bytes]) -> None:
     sleeper.kill()
     sleeper.wait()
