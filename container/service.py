@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import os
@@ -160,6 +161,7 @@ class Service:
     def _read_card(self, client: EngineClient, epoch: int) -> None:
         found = gevent.get_hub().threadpool.apply(_load, (client.engine_dir.card, self.settings, self._renderer))
         if isinstance(found, ServedModel):
+            _settle_garbage()
             self._model = found
             self._model_read.set()
             gevent.spawn(self._check_template, found)
@@ -195,6 +197,15 @@ def _load(card_path: Path, settings: Settings, renderer: Renderer) -> ServedMode
         return ServedModel.load(card_path, settings, renderer)
     except (OSError, ValueError, TokenizerError, TemplateError) as exc:
         return exc
+
+
+def _settle_garbage() -> None:
+    """Take what is alive for everlasting: to walk it all again and again would cost 50 ms each time, in which nobody
+    is answered. Unfrozen first, so that a model that has been replaced can go.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def service() -> Service:

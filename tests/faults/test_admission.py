@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import socket
+import statistics
 import struct
 import threading
 import time
@@ -149,37 +151,45 @@ REFUSAL = "HTTP/1.1 429 TOO MANY REQUESTS\r\nRetry-After: 1\r\nContent-Length: 0
 def test_overload(server: Server, board: StatusBoard, scoreboard: Scoreboard) -> None:
     with Clients(server, CAPACITY, LONG):
         time.sleep(2)
-        alone, _ = speed(server, board, 10)
-        rate = 10 * alone / LONG
-        # What is compared is what refusing costs the server: to ask and to be told so takes its part of two cores too.
-        with Elsewhere(REFUSAL) as elsewhere, Arrivals(elsewhere, rate, LONG):
-            time.sleep(2)
-            peak, calm = speed(server, board, 15)
+        rate = 10 * speed(server, board, 5)[0] / LONG
     longest_queue = 0
 
     def look() -> None:
         nonlocal longest_queue
         longest_queue = max(longest_queue, board["waiting"] + board["running"])
 
-    with Sampler(look, 0.05), Arrivals(server, rate, LONG) as clients:
-        time.sleep(5)
-        goodput, harried = speed(server, board, 55)
-    refused = [(seconds, answer) for seconds, answer in clients.answers if answer.status == 429]
-    taken = [seconds for seconds, answer in clients.answers if answer.status == 200]
-    others = {answer.status for _, answer in clients.answers} - {200, 429}
+    # The client's own pauses are not the server's.
+    gc.collect()
+    gc.freeze()
+    answers: list[tuple[float, Answer]] = []
+    peaks, goodputs = [], []
+    # One right after the other, since the machine's speed drifts: ten seconds of overload six times.
+    for _ in range(6):
+        # What is compared is what refusing costs the server: to ask and to be told so takes its part of two cores too.
+        with Clients(server, CAPACITY, LONG), Elsewhere(REFUSAL) as elsewhere, Arrivals(elsewhere, rate, LONG):
+            time.sleep(1)
+            peaks.append(speed(server, board, 5))
+        with Sampler(look, 0.05), Arrivals(server, rate, LONG) as clients:
+            time.sleep(2)
+            goodputs.append(speed(server, board, 8))
+        answers += clients.answers
+    refused = [(seconds, answer) for seconds, answer in answers if answer.status == 429]
+    taken = [seconds for seconds, answer in answers if answer.status == 200]
+    others = {answer.status for _, answer in answers} - {200, 429}
     told = sum(answer.headers.get("Retry-After", "").isdecimal() for _, answer in refused)
     took = [seconds for seconds, _ in refused] or [0.0]
     quick = sum(seconds < 0.05 for seconds in took)
-    text = (
-        f"{len(refused)} of {len(clients.answers)} refused, {told} with Retry-After; median {ms(quantile(took, 0.5))}, "
-    )
+    text = f"{len(refused)} of {len(answers)} refused, {told} with Retry-After; median {ms(quantile(took, 0.5))}, "
     text += f"p99 {ms(quantile(took, 0.99))}, {quick} < 50 ms"
     scoreboard(18, "excess", "429 and Retry-After in < 50 ms", text,
                told == quick == len(refused) > 0)  # fmt: skip
-    text = f"{goodput / peak:.0%}: {goodput:.0f} tokens/s at {rate:.0f} requests/s ({harried}), "
-    text += f"{peak:.0f} with {CAPACITY} clients while the others were refused elsewhere ({calm}), {alone:.0f} without"
+    ratios = [goodput / peak for (peak, _), (goodput, _) in zip(peaks, goodputs, strict=True)]
+    ratio = statistics.median(ratios)
+    (peak, calm), (goodput, harried) = peaks[-1], goodputs[-1]
+    text = f"{ratio:.0%}, median of 6 ({min(ratios):.0%} to {max(ratios):.0%}) at {rate:.0f} requests/s; the last: "
+    text += f"{goodput:.0f} tokens/s ({harried}), {peak:.0f} with {CAPACITY} clients, the others refused elsewhere "
     reach = ">= 95 % of peak while the excess is refused by another port"
-    scoreboard(18, "goodput, answers of 400 tokens", reach, text, goodput >= 0.95 * peak)
+    scoreboard(18, "goodput, answers of 400 tokens", reach, text + f"({calm})", ratio >= 0.95)
     text = f"p99 {quantile(taken, 0.99):.1f} s of 20 s; other statuses: {sorted(others) or 'none'}"
     scoreboard(18, "accepted", "within the deadline", text, quantile(taken, 0.99) < 20 and not others)
     text = f"at most {longest_queue} sequences in the engine; limit {2 * CAPACITY} and one for each web worker"
