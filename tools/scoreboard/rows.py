@@ -124,7 +124,7 @@ ROWS: tuple[Row, ...] = (
         ("tests/unit/text/test_injection.py",),
     ),
     Row(25, "prefix cache timing across tenants, 200 + 200 probes", "AUC <= 0.55"),
-    Row(26, "outbound connects while serving", "0"),
+    Row(26, "outbound connects while serving", "0", ("tests/unit/handler/test_model_location.py",)),
     Row(27, "greedy alone and in batches of 2 to 32", "tokens and logprobs equal", ("tests/engine/test_greedy.py",)),
     Row(28, "seeded sampling alone and in a batch", "identical", ("tests/engine/test_requests.py",)),
     Row(29, "preemption forced every k steps", "text identical", ("tests/engine/test_requests.py",)),

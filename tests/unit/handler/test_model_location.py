@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,16 @@ def test_the_order_of_the_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_the_mounts_are_those_of_the_platforms() -> None:
     assert [str(path) for path in model_location._MOUNTS] == ["/opt/ml/model", "/repository"]
+
+
+def test_nothing_is_looked_up_once_the_model_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the hub may be asked for the model, no library asks it for anything afterwards."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    found(EngineConfig(model=str(model(tmp_path))))
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    with pytest.raises(OfflineModeIsEnabled):
+        HfApi(endpoint="http://127.0.0.1:9").model_info("owner/name")
