@@ -105,6 +105,20 @@ def _place_columns(arguments, row, rows, h, group, head_dim, start, query_at, qu
         limits[_COLUMNS + column] = np.int32(end - start)
 
 
+@called
+def _rows_together(flat_index, positions, row, num_rows, most):  # pragma: no cover
+    """How many rows from `row` on follow each other in one sequence, `most` at most."""
+    rows = 1
+    while (
+        rows < most
+        and row + rows < num_rows
+        and flat_index[row + rows] == flat_index[row] + rows
+        and positions[row + rows] == positions[row] + rows
+    ):
+        rows += 1
+    return rows
+
+
 @functools.cache
 def compile_matrix_attention(num_kv_heads: int, group: int, head_dim: int) -> int:
     """The address of the kernel; arguments as `row_attention`'s."""
@@ -126,14 +140,7 @@ def compile_matrix_attention(num_kv_heads: int, group: int, head_dim: int) -> in
         turns = num_kv_heads // at_once
         turn, block, row = take_ticket(arguments, SECOND_TICKET), 0, 0
         while row < num_rows:
-            rows = 1
-            while (
-                rows < most
-                and row + rows < num_rows
-                and flat_index[row + rows] == flat_index[row] + rows
-                and positions[row + rows] == positions[row] + rows
-            ):
-                rows += 1
+            rows = _rows_together(flat_index, positions, row, num_rows, most)
             first = max(0, positions[row] + 1 - window) if window > 0 else 0
             start = first - first % KEYS_TOGETHER
             seen = positions[row] + rows - start

@@ -154,6 +154,35 @@ def _score_by_16(
             score_keys(head_dim, shifted(query, g * head_dim), there, token, scale, out)
 
 
+@inlined
+def _attend(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line):  # pragma: no cover
+    """From the queries at the beginning of `scratch`, scaled, to the sums behind them. `line` numbers are one line."""
+    _score(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line)
+    for g in range(group):
+        _softmax(scratch, scores + g * num_keys, num_keys)
+    _weigh(scratch, scores, cached, base, num_keys, token, head_dim, group)
+
+
+@inlined
+def _attend_by_16(
+    scratch, scores, query, keys, cached, base, skipped, num_keys, token, head_dim, group, together, scale, near
+):  # pragma: no cover
+    """As `_attend`, from queries of bfloat16, `together` of them at once.
+
+    `base` is where the first key is that is seen; the sixteens begin `skipped` keys before it. The last keys of them
+    may be nobody's, but lie in the slot.
+    """
+    padded = (skipped + num_keys + KEYS - 1) // KEYS * KEYS
+    _score_by_16(
+        scratch, scores, query, keys, cached, base - skipped * token, padded, token, head_dim, group, scale, near
+    )
+    for g in range(group):
+        softmax_keys(shifted(scratch, scores + g * padded), skipped, skipped + num_keys, padded)
+    for g in range(0, group, together):
+        weights, to = shifted(scratch, scores + g * padded + skipped), shifted(scratch, (group + g) * head_dim)
+        weigh_values(head_dim, together, weights, padded, shifted(cached, base), token, num_keys, to)
+
+
 def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int) -> int:
     # Only numbers are taken from here into the kernel: functions would make each start compile it anew.
     token, half = num_kv_heads * head_dim, head_dim // 2
@@ -186,31 +215,18 @@ def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int)
                 base = (flat_index[row] - num_keys + 1) * token + h * head_dim
                 scale, at = float_argument(arguments, SCALE), row * stride + h * group * head_dim
                 if dots:
-                    # Sixteen keys from a multiple of sixteen on: the last ones may be nobody's, but lie in the slot.
-                    skipped = first % KEYS
-                    padded = (skipped + num_keys + KEYS - 1) // KEYS * KEYS
-                    query = elements(scratch_address, bits)
+                    query, near = elements(scratch_address, bits), at_once * head_dim if item == turn else 0
                     for g in range(0, group * head_dim, head_dim):
                         embed(heads, at + g, cosines, sines, row * head_dim, query, g, np.float32(1), half)
-                    start, near = base - skipped * token, at_once * head_dim if item == turn else 0
-                    _score_by_16(
-                        scratch, scores, query, keys, cached, start, padded, token, head_dim, group, scale, near
-                    )
-                    for g in range(group):
-                        softmax_keys(shifted(scratch, scores + g * padded), skipped, skipped + num_keys, padded)
-                    for g in range(0, group, together):
-                        weights, to = (
-                            shifted(scratch, scores + g * padded + skipped),
-                            shifted(scratch, sums + g * head_dim),
-                        )
-                        weigh_values(head_dim, together, weights, padded, shifted(cached, base), token, num_keys, to)
+                    skipped = first % KEYS
+                    _attend_by_16(
+                        scratch, scores, query, keys, cached, base, skipped, num_keys,
+                        token, head_dim, group, together, scale, near,
+                    )  # fmt: skip
                 else:
                     for g in range(0, group * head_dim, head_dim):
                         embed(heads, at + g, cosines, sines, row * head_dim, scratch, g, scale, half)
-                    _score(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line)
-                    for g in range(group):
-                        _softmax(scratch, scores + g * num_keys, num_keys)
-                    _weigh(scratch, scores, cached, base, num_keys, token, head_dim, group)
+                    _attend(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line)
                 for d in range(group * head_dim):
                     store(out, item * group * head_dim + d, load(scratch, sums + d))
             turn = take_ticket(arguments, SECOND_TICKET) * at_once
