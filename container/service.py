@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import hashlib
 import logging
@@ -62,6 +63,8 @@ class Service:
         self._read_epochs: dict[EngineClient, int] = {}
         self._model_read = Event()
         self._renderer = RenderProcess()
+        # What is frozen would outlive the modules that it needs to go.
+        atexit.register(gc.unfreeze)
         gevent.spawn(self._load_model)
 
     @property
@@ -161,8 +164,8 @@ class Service:
     def _read_card(self, client: EngineClient, epoch: int) -> None:
         found = gevent.get_hub().threadpool.apply(_load, (client.engine_dir.card, self.settings, self._renderer))
         if isinstance(found, ServedModel):
-            _settle_garbage()
             self._model = found
+            _settle_garbage()
             self._model_read.set()
             gevent.spawn(self._check_template, found)
         elif not self._refused(found):

@@ -67,6 +67,7 @@ def test_ping_tells_the_phase_until_a_token_was_generated(make_server: MakeServe
     children = psutil.Process(server.process.pid).children(recursive=True)
     assert server.stop() == 0
     all_end(children)
+    assert "Traceback" not in server.log.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
