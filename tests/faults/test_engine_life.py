@@ -249,10 +249,6 @@ def test_crash_loop(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     scoreboard(14, "killed three times", "", f"exit code {code}, {said} line: {text}", code == 70 and said == 1)
 
 
-def gunicorn(server: Server) -> psutil.Process:
-    return next(c for c in psutil.Process(server.process.pid).children() if "gunicorn" in " ".join(c.cmdline()))
-
-
 @pytest.mark.row(16, bug="handler/ipc.py: ROUTER_MANDATORY 0: 12 in the engine after 2 s for 4 left")
 def test_web_worker_killed(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server(MAX_BATCH_SIZE="8")
@@ -260,14 +256,14 @@ def test_web_worker_killed(scoreboard: Scoreboard, make_server: MakeServer) -> N
     # 8 run and 16 wait; each worker has some of both.
     clients = streams.start(server, 24, 480)
     streams.wait_running(clients[:8], 1)
-    workers = gunicorn(server).children()
+    workers = server.gunicorn().children()
     known = {worker.pid for worker in workers}
     victim = max(workers, key=lambda worker: len(worker.net_connections()))
     killed = time.monotonic()
     victim.kill()
     streams.join([c for c in clients if c.broken], 1)
     until(lambda: any(client.broken for client in clients), 5)
-    respawned = until(lambda: len({w.pid for w in gunicorn(server).children()} - known) == 1, 30)
+    respawned = until(lambda: len({w.pid for w in server.gunicorn().children()} - known) == 1, 30)
     time.sleep(max(0.0, killed + 2 - time.monotonic()))
     lost = [client for client in clients if client.broken]
     left = [client for client in clients if client not in lost and client.is_alive()]
@@ -301,7 +297,7 @@ def test_gunicorn_killed(scoreboard: Scoreboard, make_server: MakeServer) -> Non
     clients = streams.start(server, 8)
     streams.wait_running(clients)
     tree = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
-    gunicorn(server).kill()
+    server.gunicorn().kill()
     _, alive = psutil.wait_procs(tree[1:], timeout=5)
     code = server.process.wait(10)
     with socket.socket() as probe:

@@ -14,7 +14,6 @@ import pytest
 import zmq
 
 from handler.protocol import Abort, FinishReason, GenerateRequest, SamplingParams, StepOutput, encode
-from handler.status import StatusBoard
 from tests.contract.seam.web import WebServer
 from tests.fakes.engine import Act, output
 from tests.faults.conftest import MakeServer, Scoreboard
@@ -50,7 +49,7 @@ def frames(seed: int, samples: list[bytes]) -> Iterator[list[bytes]]:
 def test_frames_to_the_engine(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server(MAX_CONCURRENT_REQUESTS="100000", LOG_LEVEL="error")
     where = server.run_dir()
-    pid, epoch = server.engine().pid, StatusBoard(where.board)["epoch"]
+    pid, epoch = server.engine().pid, server.board()["epoch"]
     sampled = SamplingParams(max_tokens=2, seed=1, temperature=0.5, top_k=3)
     biased = SamplingParams(max_tokens=4, seed=2, logit_bias={3: 1.0}, num_logprobs=2)
     samples = [
