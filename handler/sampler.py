@@ -6,6 +6,7 @@ alone: no operation here mixes rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ from handler.randomness import uniform
 from handler.scheduler import ScheduledSequence
 from handler.sequence import Sequence
 from handler.warping import Candidates, Whole, candidates
+
+# Numbers of a row that are looked through together for the largest, and how few of them are not worth it.
+_TOGETHER, _WORTH_IT = 256, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +42,16 @@ _NOTHING_ALLOWED = Sampled(
 
 def sample(logits: Tensor, seqs: list[Sequence], eos_token_ids: Collection[int]) -> list[Sampled]:
     """Choose a token for each row of `logits` `[len(seqs), vocab]`, any float dtype."""
-    raw = logits.float()
-    best = raw.max(-1)
-    finite = best.values.isfinite().tolist()
-    greedy_ids = best.indices.tolist()
-    rows = _penalised(raw, seqs, finite, eos_token_ids)
+    largest, places = _largest(logits)
+    finite, greedy_ids = largest.isfinite().tolist(), places.tolist()
+    rows = _penalised(logits, seqs, finite, eos_token_ids)
     failed = {i: _NOT_FINITE for i, ok in enumerate(finite) if not ok}
     failed |= {i: _NOTHING_ALLOWED for i, row in rows.items() if not row.max().isfinite()}
     drawn = [i for i, seq in enumerate(seqs) if i not in failed and not seq.sampling.greedy]
     choices: dict[int, Candidates | Whole] = {}
     if drawn:
-        warped = candidates(torch.stack([rows.get(i, raw[i]) for i in drawn]), [seqs[i].sampling for i in drawn])
+        given = torch.stack([rows[i] if i in rows else logits[i].float() for i in drawn])
+        warped = candidates(given, [seqs[i].sampling for i in drawn])
         choices = dict(zip(drawn, warped, strict=True))
     result: list[Sampled] = []
     for i, seq in enumerate(seqs):
@@ -59,21 +62,34 @@ def sample(logits: Tensor, seqs: list[Sequence], eos_token_ids: Collection[int])
             token_id = choices[i].draw(uniform(seq.sampling.seed, seq.num_output_tokens))
         else:
             token_id = int(rows[i].argmax()) if i in rows else greedy_ids[i]
-        result.append(Sampled(token_id, _logprob(raw[i], rows.get(i), choices.get(i), seq, token_id)))
+        result.append(Sampled(token_id, _logprob(logits[i], rows.get(i), choices.get(i), seq, token_id)))
     return result
 
 
+def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest of each row of `[N, vocab]`, NaN if there is one, and where it is: the first place of several."""
+    width = math.gcd(logits.shape[1], _TOGETHER)
+    if logits.device.type != "cpu" or width < _WORTH_IT:
+        found = logits.max(-1)
+        return found.values, found.indices
+    # torch finds the largest in vectors, but not its place: that is looked for where the largest is.
+    parts = logits.unflatten(-1, (-1, width))
+    largest, part = parts.amax(-1).max(-1)
+    within = parts.gather(1, part[:, None, None].expand(-1, -1, width))[:, 0].max(-1).indices
+    return largest, part * width + within
+
+
 def _penalised(
-    raw: Tensor, seqs: list[Sequence], finite: list[bool], eos_token_ids: Collection[int]
+    logits: Tensor, seqs: list[Sequence], finite: list[bool], eos_token_ids: Collection[int]
 ) -> dict[int, Tensor]:
-    """Copies of the rows that penalties and grammars change; `raw` stays as the model made it."""
+    """Copies, float32, of the rows that penalties and grammars change; `logits` stay as the model made them."""
     rows: dict[int, Tensor] = {}
     for i, seq in enumerate(seqs):
         if finite[i] and (needs_penalties(seq) or seq.constraint is not None):
-            rows[i] = raw[i].clone()
+            rows[i] = logits[i].to(torch.float32, copy=True)
             apply_penalties(rows[i], seq, eos_token_ids)
             if seq.constraint is not None:
-                allowed = seq.constraint.mask().to(raw.device)
+                allowed = seq.constraint.mask().to(logits.device)
                 rows[i].masked_fill_(~allowed, float("-inf"))
     return rows
 
@@ -91,16 +107,16 @@ def score_prompt(rows: Tensor, item: ScheduledSequence) -> None:
 
 
 def _logprob(
-    raw: Tensor, penalised: Tensor | None, choice: Candidates | Whole | None, seq: Sequence, token_id: int
+    logits: Tensor, penalised: Tensor | None, choice: Candidates | Whole | None, seq: Sequence, token_id: int
 ) -> TokenLogprob | None:
     """What the request wants to know of the draw: raw log-softmax, or that of the warped distribution (TGI)."""
     num_top = seq.sampling.num_logprobs
     if num_top is None:
         return None
     if not seq.sampling.warped_logprobs:
-        return _report(raw.log_softmax(-1), None, token_id, num_top)
+        return _report(logits.float().log_softmax(-1), None, token_id, num_top)
     if choice is None:
-        return _report((raw if penalised is None else penalised).log_softmax(-1), None, token_id, num_top)
+        return _report((logits.float() if penalised is None else penalised).log_softmax(-1), None, token_id, num_top)
     return _report(choice.probs.log(), choice.token_ids, token_id, num_top)
 
 
