@@ -38,9 +38,10 @@ COPY handler/__init__.py handler/block_linear.py handler/dense_linear.py handler
      handler/packed_file.py handler/prepare.py handler/product_layer.py handler/weight_blocks.py \
      handler/whole_file.py handler/
 COPY handler/native/__init__.py handler/native/block_dots.py handler/native/block_layout.py \
-     handler/native/block_matrices.py handler/native/block_tile.py handler/native/compiler.py \
-     handler/native/dense_matrices.py handler/native/dense_tile.py handler/native/matrix_tile.py \
-     handler/native/memory.py handler/native/product.py handler/native/product_outputs.py handler/native/program.py \
+     handler/native/block_tile.py handler/native/compiler.py handler/native/matrix_products.py \
+     handler/native/memory.py handler/native/product.py handler/native/product_outputs.py \
+     handler/native/product_tile.py handler/native/program.py handler/native/tile_layout.py \
+     handler/native/unpacked_tile.py \
      handler/native/team.py handler/native/tiles.py handler/native/vectors.py handler/native/
 RUN /opt/venv/bin/python -m handler.prepare /opt/heir
 

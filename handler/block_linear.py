@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from handler.linears import PackedLinear, fuse_bias, pack_blocks
-from handler.native.compiler import multiplies_bfloat16, usable
+from handler.native.compiler import multiplies_bfloat16, multiplies_matrices, usable
 from handler.product_layer import ProductLayer
 from handler.weight_blocks import BLOCK, WeightBlocks
 
-# Outputs that the kernel computes at a time.
-_OUTPUTS = 64
+# Outputs that the kernel computes at a time, and that lie together.
+_OUTPUTS, _GROUP = 64, 16
 
 
 class BlockLinear(ProductLayer, PackedLinear):
@@ -33,7 +33,7 @@ class BlockLinear(ProductLayer, PackedLinear):
 
     @staticmethod
     def _shape(bits: int, packed: Tensor) -> tuple[int, int]:
-        return packed.shape[0] * packed.shape[3], packed.shape[1] * BLOCK
+        return packed.shape[0] * _GROUP, packed.shape[1] * BLOCK
 
     @classmethod
     def join(cls, parts: Sequence[PackedLinear]) -> PackedLinear:
@@ -63,10 +63,12 @@ def packed_for(blocks: WeightBlocks, dtype: torch.dtype) -> tuple[Tensor, Tensor
     if not computes_blocks(dtype) or blocks.codes.shape[0] % _OUTPUTS:
         return pack_blocks(blocks, dtype)
     from handler.native.block_layout import packed_codes, packed_scales
+    from handler.native.tile_layout import tiled_codes
 
     if not (_fits_half(blocks.scale) and _fits_half(blocks.minimum)):
         return pack_blocks(blocks, dtype)
-    return packed_codes(blocks.codes, blocks.bits), packed_scales(blocks.scale, blocks.minimum)
+    lay_out = tiled_codes if multiplies_matrices() else packed_codes
+    return lay_out(blocks.codes, blocks.bits), packed_scales(blocks.scale, blocks.minimum)
 
 
 def packed_linear(

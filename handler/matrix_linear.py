@@ -33,7 +33,7 @@ class MatrixLinear(ProductLayer, DenseLinear):
     @property
     def weight(self) -> Tensor:
         """The weight as it was, bit for bit, in a new tensor."""
-        from handler.native.tiles import untiled
+        from handler.native.tile_layout import untiled
 
         return untiled(self._tiles)
 

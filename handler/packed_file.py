@@ -12,6 +12,7 @@ from torch import Tensor
 
 from handler.block_linear import computes_blocks, packed_for
 from handler.gguf_model import BLOCKS_FILE
+from handler.native.compiler import multiplies_matrices
 from handler.weight_blocks import load_blocks
 from handler.whole_file import written_whole
 
@@ -29,9 +30,9 @@ class PackedWeight:
 
 
 def file_name(dtype: torch.dtype) -> str:
-    """The layout depends on the processor's vectors and perhaps on torch; scales are of the activations' `dtype`."""
+    """The layout depends on the processor, and perhaps on torch; scales are of the activations' `dtype`."""
     if computes_blocks(dtype):
-        return "blocks-by-16.safetensors"
+        return "tiles.safetensors" if multiplies_matrices() else "blocks-by-16.safetensors"
     capability = torch.backends.cpu.get_cpu_capability().lower()
     return f"{capability}-{torch.__version__}-{str(dtype).removeprefix('torch.')}.safetensors"
 

@@ -25,8 +25,6 @@ class BlockEmitter:
         self.b = builder
         self.bits = bits
         self.rows = rows
-        # Rows whose sums of a block lie side by side.
-        self.sums_width = rows
         self.groups = groups
         self.codes, self.scales, self.x, self.sums, self.blocks = pointers
 
@@ -37,8 +35,8 @@ class BlockEmitter:
             total = self.b.add(total, self.b.mul(one, other))
         return total
 
-    def tile(self, first=None):
-        """The totals, `[rows][groups]` vectors of 16 outputs, added to `first` if given."""
+    def tile(self):
+        """The totals, `[rows][groups]` vectors of 16 outputs."""
         b = self.b
         zero = ir.Constant(FLOATS, [0.0] * LANES)
         before = b.block
@@ -52,11 +50,11 @@ class BlockEmitter:
         offsets = self.offsets(block)
         following: list[list[Any]] = []
         for r, row in enumerate(totals):
-            place = b.add(b.mul(block, index(self.sums_width)), index(r))
+            place = b.add(b.mul(block, index(self.rows)), index(r))
             total_of = splat(b, b.load(b.gep(self.sums, [place])), FLOATS)
             following.append([])
             for g, old in enumerate(row):
-                old.add_incoming(zero if first is None else first[r][g], before)
+                old.add_incoming(zero, before)
                 scale, offset = offsets[g]
                 new = self.multiply_add(total_of, offset, old)
                 following[r].append(self.multiply_add(found[r][g], scale, new))

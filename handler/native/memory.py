@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from handler.native.vectors import fetch
@@ -113,6 +114,23 @@ def prefetch(_context, pointer, index):  # pragma: no cover
     return types.void(pointer, types.int64), generate
 
 
+@intrinsic(prefer_literal=True)
+def fetch_lines(_context, address, count, stride, to_write):  # pragma: no cover
+    """Have `count` lines `stride` bytes apart brought near, to be written if `to_write`, which is literal.
+
+    Those to be read come to the second cache, which waits for more of them at a time.
+    """
+    writes = bool(to_write.literal_value)
+
+    def generate(_context, builder, _signature, arguments):
+        address, count, stride, _ = arguments
+        with cgutils.for_range(builder, count, intp=_I64) as loop:
+            place = builder.add(address, builder.mul(stride, loop.index))
+            fetch(builder, builder.inttoptr(place, ir.IntType(8).as_pointer()), 3 if writes else 2, writes)
+
+    return types.void(types.int64, types.int64, types.int64, to_write), generate
+
+
 @intrinsic
 def take_ticket(_context, arguments, index):  # pragma: no cover
     """Add one to an argument and return what it was; every thread of the team gets another number."""
@@ -133,6 +151,26 @@ def wait_for_all(_context, barrier):  # pragma: no cover
         builder.call(builder.inttoptr(arguments[0], function), ())
 
     return types.void(types.int64), generate
+
+
+@intrinsic
+def team_size(_context, function):  # pragma: no cover
+    """How many threads the team has, by the address of OpenMP's function; 1 if that is 0."""
+
+    def generate(_context, builder, _signature, arguments):
+        with builder.if_else(builder.icmp_signed("==", arguments[0], ir.Constant(_I64, 0))) as (alone, team):
+            with alone:
+                before = builder.block
+            with team:
+                function = ir.FunctionType(_I32, ()).as_pointer()
+                found = builder.sext(builder.call(builder.inttoptr(arguments[0], function), ()), _I64)
+                asked = builder.block
+        size = builder.phi(_I64)
+        size.add_incoming(ir.Constant(_I64, 1), before)
+        size.add_incoming(found, asked)
+        return size
+
+    return types.int64(types.int64), generate
 
 
 @intrinsic

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 
 from handler.native.block_dots import compile_dots, dots_scratch
-from handler.native.block_matrices import compile_matrices, matrices_scratch, matrices_shapes
 from handler.native.block_tile import BLOCK
-from handler.native.compiler import multiplies_matrices
-from handler.native.dense_matrices import compile_dense, dense_scratch, dense_shapes
+from handler.native.matrix_products import compile_matrix_products, matrix_scratch, matrix_shapes
 from handler.native.product_outputs import (
     BIAS,
     CODES,
@@ -24,6 +22,7 @@ from handler.native.product_outputs import (
     NUM_ARGUMENTS,
     NUM_BLOCKS,
     NUM_GROUPS,
+    OTHER,
     OUT,
     PLUS,
     SCALES,
@@ -31,18 +30,27 @@ from handler.native.product_outputs import (
     TIMES,
     X,
 )
+from handler.native.product_tile import DENSE
 from handler.native.program import Step, nothing
 from handler.native.team import Call, scratch
-from handler.native.tiles import weight_tiles
+from handler.native.tile_layout import are_tiles, tiled_weights
 from handler.native.vectors import LANES
+
+# Measured on the matrix unit. By bits a weight.
+_LEAST_ROWS = {4: 20, 8: 24, DENSE: 64}
+_BFLOAT_BYTES = 2
 
 
 class _Kernel(NamedTuple):
-    """Address of the C function; scratch of a thread for some rows and blocks; address of tiles' shapes, or 0."""
+    """Address of the C function; scratch of a thread for some rows and blocks; address of tiles' shapes, or 0.
+
+    `least_rows` as `Step` has it: if each thread takes rows of its own, each reads all weights.
+    """
 
     address: int
     scratch_of: Callable[[int, int], int]
     shapes_of: Callable[[int], int]
+    least_rows: int
 
 
 class _Product:
@@ -82,8 +90,10 @@ class _Product:
         """The product as part of a program; `x`, `out` and `other` are addresses of `[rows, width]`."""
         arguments = self._call.arguments.copy()
         arguments[X : OUT + 1] = (x, other, operation, out)
-        scratch_of, shapes_of = self._kernel.scratch_of, self._kernel.shapes_of
-        return Step(self._call.kernel, arguments, _of_rows(scratch_of, self._blocks), shapes_of)
+        scratch_of, kernel = _of_rows(self._kernel.scratch_of, self._blocks), self._kernel
+        into, onto = self.in_features * _BFLOAT_BYTES, self.out_features * _BFLOAT_BYTES
+        row_bytes = {X: into, OTHER: onto, OUT: onto}
+        return Step(kernel.address, arguments, scratch_of, kernel.shapes_of, row_bytes, kernel.least_rows)
 
     def _run(self, x: Tensor, operation: int, other: Tensor | None = None) -> Tensor:
         x = x.contiguous()
@@ -104,17 +114,12 @@ class _Product:
 class BlockProduct(_Product):
     """Over weights of 4 or 8 bits: `w = scale * code + minimum` for each block of 32."""
 
-    def __init__(self, codes: Tensor, scales: Tensor, bias: Tensor | None, matrices: bool = True) -> None:
-        """`codes` and `scales` as `packed_codes` and `packed_scales` make them; N is a multiple of 64. `bias` `[N]`.
-
-        `matrices`: by the processor's matrix unit (AMX), if it has one.
+    def __init__(self, codes: Tensor, scales: Tensor, bias: Tensor | None) -> None:
+        """`codes` as `packed_codes` makes them, or for the matrix unit (AMX) as `tiled_codes` does; `scales` as
+        `packed_scales`. N is a multiple of 64. `bias` `[N]`.
         """
-        bits = 4 if codes.dtype is torch.int32 else 8
-        if matrices and multiplies_matrices():
-            kernel = _Kernel(compile_matrices(bits), matrices_scratch, matrices_shapes)
-        else:
-            kernel = _Kernel(compile_dots(bits), dots_scratch, nothing)
-        super().__init__(kernel, codes, scales, bias)
+        bits = 8 if codes.dtype is torch.uint8 else 4
+        super().__init__(_matrix_kernel(bits) if are_tiles(codes) else _dots_kernel(bits), codes, scales, bias)
 
 
 class DenseProduct(_Product):
@@ -122,8 +127,16 @@ class DenseProduct(_Product):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         """`weight` bfloat16 `[N, K]`, N a multiple of 64 and K of 32, copied; `bias` `[N]`."""
-        self.tiles = weight_tiles(weight)
-        super().__init__(_Kernel(compile_dense(), dense_scratch, dense_shapes), self.tiles, None, bias)
+        self.tiles = tiled_weights(weight)
+        super().__init__(_matrix_kernel(DENSE), self.tiles, None, bias)
+
+
+def _matrix_kernel(bits: int) -> _Kernel:
+    return _Kernel(compile_matrix_products(bits), matrix_scratch, matrix_shapes, _LEAST_ROWS[bits])
+
+
+def _dots_kernel(bits: int) -> _Kernel:
+    return _Kernel(compile_dots(bits), dots_scratch, nothing, _LEAST_ROWS[bits])
 
 
 @functools.cache

@@ -65,13 +65,14 @@ class RowNorm:
         """The norm as part of a program; `x` and `out` are addresses of `[rows, width]`."""
         arguments = self._call.arguments.copy()
         arguments[_ROWS : _OUT + 1] = (x, out)
-        return Step(self._call.kernel, arguments, nothing, nothing)
+        row = self._width * self._weight.element_size()
+        return Step(self._call.kernel, arguments, nothing, nothing, {_ROWS: row, _OUT: row})
 
     def step_of_parts(self, x: int, num_parts: int, stride: int) -> Step:
         """The norm of the first `num_parts` parts of rows at address `x`, in place; rows are `stride` numbers apart."""
-        step = self.step(x, x)
+        step, row = self.step(x, x), stride * self._weight.element_size()
         step.arguments[_PARTS:] = (num_parts, stride)
-        return step
+        return step._replace(row_bytes={_ROWS: row, _OUT: row})
 
     def __call__(self, x: Tensor) -> Tensor:
         """`x` `[..., width]`; returns the same shape."""

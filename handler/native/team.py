@@ -37,6 +37,12 @@ def barrier_address() -> int:
     return 0 if library is None else ctypes.cast(library.GOMP_barrier, ctypes.c_void_p).value or 0
 
 
+def team_size_address() -> int:
+    """Address of the C function that says how many threads the team has; 0 if there is one thread."""
+    library = _openmp()
+    return 0 if library is None else ctypes.cast(library.omp_get_num_threads, ctypes.c_void_p).value or 0
+
+
 def float_bits(number: float) -> int:
     """`number` as an argument of a kernel, which reads it by `memory.float_argument`."""
     return int(struct.unpack("<i", struct.pack("<f", number))[0])

@@ -46,18 +46,6 @@ def configure_tiles(_context, shapes):  # pragma: no cover
     return types.void(types.int64), generate
 
 
-@intrinsic(prefer_literal=True)
-def load_tile(_context, tile, address, stride):  # pragma: no cover
-    """Load the tile of a literal number from rows `stride` bytes apart."""
-    number = tile.literal_value
-
-    def generate(_context, builder, _signature, arguments):
-        source = builder.inttoptr(arguments[1], BYTE.as_pointer())
-        tile_call(builder, "tileloadd64", number, source, arguments[2])
-
-    return types.void(tile, types.int64, types.int64), generate
-
-
 @intrinsic
 def release_tiles(_context):  # pragma: no cover
     """Back to no tiles, which is what the operating system saves fastest."""
@@ -77,17 +65,3 @@ def tile_shapes(rows: Mapping[int, int], widths: Mapping[int, int]) -> Tensor:
         shapes[16 + 2 * tile] = widths.get(tile, LINE)
         shapes[48 + tile] = rows.get(tile, TILE_ROWS)
     return shapes
-
-
-def weight_tiles(weight: Tensor) -> Tensor:
-    """`weight` bfloat16 `[N, K]` as tiles: int32 `[N / 16, K / 32, 16, 16]`, pairs of inputs by outputs."""
-    num_outputs, num_inputs = weight.shape
-    pairs = weight.contiguous().view(torch.int32)
-    return pairs.view(num_outputs // 16, 16, num_inputs // 32, 16).permute(0, 2, 3, 1).contiguous()
-
-
-def untiled(tiles: Tensor) -> Tensor:
-    """The weight that `weight_tiles` was given."""
-    groups, blocks = tiles.shape[:2]
-    pairs = tiles.permute(0, 3, 1, 2).contiguous().view(groups * 16, blocks * 16)
-    return pairs.view(torch.bfloat16)

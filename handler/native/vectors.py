@@ -58,9 +58,12 @@ def call(builder, name: str, result, arguments):
     return builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, kinds), name), arguments)
 
 
-def fetch(builder, address) -> None:
-    """Have the line at an address brought near; any address will do, also one behind the end of the memory."""
-    numbers = [ir.Constant(ir.IntType(32), number) for number in (0, 3, 1)]
+def fetch(builder, address, near: int = 3, to_write: bool = False) -> None:
+    """Have the line at an address brought near; any address will do, also one behind the end of the memory.
+
+    `near` 3: to the first cache; 2: to the second, which waits for more lines at a time.
+    """
+    numbers = [ir.Constant(ir.IntType(32), number) for number in (int(to_write), near, 1)]
     call(builder, "llvm.prefetch.p0", ir.VoidType(), [address, *numbers])
 
 
