@@ -16,6 +16,7 @@ from handler.native.vectors import (
     call_max,
     exp_of_negatives,
     index,
+    reduced,
     splat,
     vector_at,
 )
@@ -78,14 +79,14 @@ def softmax_keys(_context, scores, first, end, padded):  # pragma: no cover
         lowest = ir.Constant(FLOATS, [float("-inf")] * LANES)
         _hide_others(builder, scores, first, end, padded, lowest)
         top = _folded(builder, scores, padded, lowest, lambda _, old, new: call_max(builder, old, new))
-        largest = splat(builder, _reduced(builder, "fmax", top), FLOATS)
+        largest = splat(builder, reduced(builder, "fmax", top), FLOATS)
 
         def weigh(place, old, new):
             weight = exp_of_negatives(builder, builder.fsub(new, largest))
             builder.store(weight, place, align=4)
             return builder.fadd(old, weight)
 
-        total = _reduced(builder, "fadd", _folded(builder, scores, padded, ir.Constant(FLOATS, [0.0] * LANES), weigh))
+        total = reduced(builder, "fadd", _folded(builder, scores, padded, ir.Constant(FLOATS, [0.0] * LANES), weigh))
         share = splat(builder, builder.fdiv(ir.Constant(ir.FloatType(), 1.0), total), FLOATS)
 
         def scale(place, old, new):
@@ -126,17 +127,6 @@ def _folded(builder, scores, padded, start, step):
     builder.cbranch(builder.icmp_signed("<", next_j, padded), head, after)
     builder.position_at_end(after)
     return following
-
-
-def _reduced(builder, operation: str, vector):
-    """The largest lane (`fmax`), or the sum of all (`fadd`), halves at a time."""
-    half = LANES // 2
-    while half:
-        mask = ir.Constant(INTS, [lane + half if lane < half else lane for lane in range(LANES)])
-        other = builder.shuffle_vector(vector, vector, mask)
-        vector = call_max(builder, vector, other) if operation == "fmax" else builder.fadd(vector, other)
-        half //= 2
-    return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
 
 
 @intrinsic(prefer_literal=True)

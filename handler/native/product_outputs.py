@@ -16,6 +16,7 @@ from handler.native.vectors import (
     exp_of_negatives,
     index,
     load_rounded,
+    reciprocal,
     store_rounded,
     vector_at,
 )
@@ -100,7 +101,7 @@ def _silu(builder, y, _other):
     one = ir.Constant(FLOATS, [1.0] * LANES)
     positive = builder.fcmp_ordered(">=", y, ir.Constant(FLOATS, [0.0] * LANES))
     e = exp_of_negatives(builder, builder.select(positive, builder.fneg(y), y))
-    return builder.fdiv(builder.fmul(y, builder.select(positive, one, e)), builder.fadd(one, e))
+    return builder.fmul(builder.fmul(y, builder.select(positive, one, e)), reciprocal(builder, builder.fadd(one, e)))
 
 
 _COMPUTED: dict[int, Any] = {

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from handler.native.compiler import compile_kernel
+from handler.native.compiler import compile_kernel, multiplies_bfloat16
 from handler.native.memory import (
     BITS,
     elements,
@@ -17,8 +17,10 @@ from handler.native.memory import (
     store,
     take_ticket,
 )
+from handler.native.norm_tile import norm_row
 from handler.native.program import Step, nothing
 from handler.native.team import NUM_COMMON, NUM_ROWS, TICKET, Call, float_bits
+from handler.native.vectors import LANES
 
 _ROWS, _OUT, _WEIGHT, _EPS, _PARTS, _STRIDE = range(NUM_COMMON, NUM_COMMON + 6)
 _NUM_ARGUMENTS = NUM_COMMON + 6
@@ -27,7 +29,7 @@ _WORTH_A_TEAM = 1 << 16
 
 
 @functools.cache
-def _compile(width: int, bits: int) -> int:
+def _compile(width: int, bits: int, in_vectors: int) -> int:
     def kernel(arguments):  # pragma: no cover
         rows = elements(arguments[_ROWS], bits)
         weight = elements(arguments[_WEIGHT], bits)
@@ -38,6 +40,9 @@ def _compile(width: int, bits: int) -> int:
             if number >= arguments[NUM_ROWS] * parts:
                 break
             at = number // parts * arguments[_STRIDE] + number % parts * width
+            if in_vectors:
+                norm_row(width, arguments[_ROWS] + 2 * at, arguments[_WEIGHT], arguments[_OUT] + 2 * at, eps)
+                continue
             squares = np.float32(0)
             for d in range(width):
                 x = load(rows, at + d)
@@ -56,7 +61,8 @@ class RowNorm:
         """`weight` `[width]`, kept."""
         self._weight = weight.contiguous()
         self._width = len(weight)
-        self._call = Call(_compile(len(weight), BITS[weight.dtype]), _NUM_ARGUMENTS)
+        in_vectors = weight.dtype is torch.bfloat16 and len(weight) % LANES == 0 and multiplies_bfloat16()
+        self._call = Call(_compile(len(weight), BITS[weight.dtype], int(in_vectors)), _NUM_ARGUMENTS)
         self._call.arguments[_WEIGHT] = self._weight.data_ptr()
         self._call.arguments[_EPS] = float_bits(eps)
         self._call.arguments[_PARTS:] = (1, self._width)
