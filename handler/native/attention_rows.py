@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from handler.native.memory import elements, inlined, integers, load, store, take_ticket, wait_for_all
-from handler.native.team import NUM_COMMON, NUM_ROWS, TICKET
+from handler.native.memory import elements, inlined, integers, load, share_of, store, wait_for_all
+from handler.native.team import NUM_COMMON, NUM_ROWS
 
 # Places in the block of arguments.
 HEADS, HEADS_STRIDE, VALUES, VALUES_STRIDE, OUT = range(NUM_COMMON, NUM_COMMON + 5)
@@ -37,8 +37,8 @@ def store_rows(arguments, num_kv_heads, group, head_dim, bits):  # pragma: no co
     cosines, sines = elements(arguments[COSINES], bits), elements(arguments[SINES], bits)
     keys, cached = elements(arguments[CACHED_KEYS], bits), elements(arguments[CACHED_VALUES], bits)
     flat_index = integers(arguments[FLAT_INDEX])
-    row = take_ticket(arguments, TICKET)
-    while row < num_rows:
+    first, end = share_of(arguments, num_rows)
+    for row in range(first, end):
         target = flat_index[row] * token
         for h in range(num_kv_heads):
             at = row * arguments[HEADS_STRIDE] + (num_kv_heads * group + h) * head_dim
@@ -46,7 +46,6 @@ def store_rows(arguments, num_kv_heads, group, head_dim, bits):  # pragma: no co
             embed(heads, at, cosines, sines, row * head_dim, keys, to, np.float32(1), head_dim // 2)
         for d in range(token):
             store(cached, target + d, load(values, row * arguments[VALUES_STRIDE] + d))
-        row = take_ticket(arguments, TICKET)
     # Rows of a prompt look at keys that other threads have just written.
     if arguments[BARRIER] != 0:
         wait_for_all(arguments[BARRIER])

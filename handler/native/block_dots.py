@@ -15,9 +15,10 @@ from handler.native.memory import (
     called,
     elements,
     load,
+    share_of,
     shifted,
     store,
-    take_ticket,
+    thread_number,
 )
 from handler.native.product_outputs import (
     CODES,
@@ -28,7 +29,7 @@ from handler.native.product_outputs import (
     X,
     write_outputs,
 )
-from handler.native.team import NUM_ROWS, SCRATCH, SCRATCH_STRIDE, THREAD, TICKET
+from handler.native.team import NUM_ROWS, SCRATCH, SCRATCH_STRIDE
 from handler.native.vectors import LANES
 
 # Rows that go through a group together.
@@ -71,12 +72,12 @@ def compile_dots(bits: int) -> int:
     def kernel(arguments):  # pragma: no cover
         num_rows, num_groups = arguments[NUM_ROWS], arguments[NUM_GROUPS]
         blocks = arguments[NUM_BLOCKS]
-        address = arguments[SCRATCH] + take_ticket(arguments, THREAD) * arguments[SCRATCH_STRIDE]
+        address = arguments[SCRATCH] + thread_number(arguments) * arguments[SCRATCH_STRIDE]
         found, sums_at = elements(address, BITS_FLOAT32), address + _PRODUCTS * 4
         pairs_at = sums_at + num_rows * blocks * 4
         _interleave(arguments[X], num_rows, blocks, bytes_at(pairs_at), elements(sums_at, BITS_FLOAT32))
-        item = take_ticket(arguments, TICKET)
-        while item * GROUPS < num_groups:
+        first, end = share_of(arguments, num_groups // GROUPS)
+        for item in range(first, end):
             row = 0
             while row < num_rows:
                 rows = min(_ROWS, num_rows - row)
@@ -112,6 +113,5 @@ def compile_dots(bits: int) -> int:
                     write_outputs(arguments, found, rows, groups, row, group)
                     group += groups
                 row += rows
-            item = take_ticket(arguments, TICKET)
 
     return compile_kernel(kernel)

@@ -46,8 +46,9 @@ from handler.native.memory import (
     integers,
     store,
     take_ticket,
+    thread_number,
 )
-from handler.native.team import NUM_ROWS, SCRATCH, SCRATCH_STRIDE, SECOND_TICKET, THREAD, TILES
+from handler.native.team import NUM_ROWS, SCRATCH, SCRATCH_STRIDE, TICKET, TILES
 from handler.native.tiles import LINE, TILE_BYTES, TILE_ROWS, configure_tiles, release_tiles, tile_shapes
 
 _COLUMNS = 16
@@ -129,7 +130,7 @@ def compile_matrix_attention(num_kv_heads: int, group: int, head_dim: int) -> in
         num_rows, window = arguments[NUM_ROWS], arguments[WINDOW]
         flat_index, positions = integers(arguments[FLAT_INDEX]), integers(arguments[POSITIONS])
         out, scale = elements(arguments[OUT], BITS_BFLOAT16), float_argument(arguments, SCALE)
-        address = arguments[SCRATCH] + take_ticket(arguments, THREAD) * arguments[SCRATCH_STRIDE] + LINE - 1
+        address = arguments[SCRATCH] + thread_number(arguments) * arguments[SCRATCH_STRIDE] + LINE - 1
         address -= address % LINE
         limits, shares = bytes_at(address + limits_place), elements(address + limits_place + 2 * LINE, BITS_FLOAT32)
         scores = elements(address + scores_place, BITS_FLOAT32)
@@ -138,7 +139,7 @@ def compile_matrix_attention(num_kv_heads: int, group: int, head_dim: int) -> in
         configure_tiles(arguments[TILES])
         at_once = num_kv_heads if num_rows >= MANY_ROWS else 1
         turns = num_kv_heads // at_once
-        turn, block, row = take_ticket(arguments, SECOND_TICKET), 0, 0
+        turn, block, row = take_ticket(arguments, TICKET), 0, 0
         while row < num_rows:
             rows = _rows_together(flat_index, positions, row, num_rows, most)
             first = max(0, positions[row] + 1 - window) if window > 0 else 0
@@ -165,7 +166,7 @@ def compile_matrix_attention(num_kv_heads: int, group: int, head_dim: int) -> in
                             r, g = column // group, column % group
                             at = (((row + r) * num_kv_heads + h) * group + g) * head_dim + d
                             write_column(dims, sums, shares, column, out, at)
-                turn = take_ticket(arguments, SECOND_TICKET)
+                turn = take_ticket(arguments, TICKET)
             block += 1
             row += rows
         release_tiles()

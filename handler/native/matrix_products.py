@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from handler.native.compiler import compile_kernel
-from handler.native.memory import BITS_FLOAT32, called, elements, fetch_lines, integers, take_ticket
+from handler.native.memory import BITS_FLOAT32, called, elements, fetch_lines, integers, share_of, thread_number
 from handler.native.product_outputs import CODES, NUM_BLOCKS, NUM_GROUPS, OUT, SCALES, X, write_outputs
 from handler.native.product_tile import (
     BLOCKS,
@@ -34,7 +34,7 @@ from handler.native.product_tile import (
     multiply_tiles,
     turn_tile,
 )
-from handler.native.team import NUM_ROWS, SCRATCH, SCRATCH_STRIDE, THREAD, TICKET, TILES
+from handler.native.team import NUM_ROWS, SCRATCH, SCRATCH_STRIDE, TILES
 from handler.native.tiles import LINE, TILE_BYTES, TILE_ROWS, configure_tiles, release_tiles, tile_shapes
 from handler.native.unpacked_tile import SCALES_BYTES, codes_bytes
 from handler.native.vectors import LANES
@@ -110,23 +110,21 @@ def compile_matrix_products(bits: int) -> int:
 
     def kernel(arguments):  # pragma: no cover
         num_rows, num_pairs, blocks = arguments[NUM_ROWS], arguments[NUM_GROUPS] // PAIR, arguments[NUM_BLOCKS]
-        address = arguments[SCRATCH] + take_ticket(arguments, THREAD) * arguments[SCRATCH_STRIDE] + LINE - 1
+        address = arguments[SCRATCH] + thread_number(arguments) * arguments[SCRATCH_STRIDE] + LINE - 1
         plan_at = address - address % LINE
         plan, found_at = integers(plan_at), plan_at + _PLAN_BYTES
         found, x = elements(found_at, BITS_FLOAT32), _plan_memory(plan, found_at, num_rows, blocks, arguments[X])
         out, out_stride, turned = arguments[OUT], num_pairs * LINE, -1
         configure_tiles(arguments[TILES])
-        item = take_ticket(arguments, TICKET)
         most = min(max(_MOST_BLOCKS // blocks // _TOGETHER * _TOGETHER, _TOGETHER), _MOST_ROWS)
-        total = num_pairs * -(-num_rows // most)
-        while item < total:
+        begin, end = share_of(arguments, num_pairs * -(-num_rows // most))
+        for item in range(begin, end):
             first, pair = item // num_pairs * most, item % num_pairs
             here = min(num_rows - first, most)
             if num_rows > 1 and turned != first:
                 _turn_rows(arguments[X] + first * blocks * LINE, here, blocks, x)
                 turned = first
-            following = take_ticket(arguments, TICKET)
-            after = following % num_pairs if following < total else pair
+            after = (item + 1) % num_pairs
             plan[WEIGHTS] = arguments[CODES] + pair * PAIR * blocks * size
             plan[WEIGHT_SCALES] = arguments[SCALES] + pair * PAIR * blocks * SCALES_BYTES
             plan[NEXT_WEIGHTS] = arguments[CODES] + after * PAIR * blocks * size
@@ -146,7 +144,6 @@ def compile_matrix_products(bits: int) -> int:
                 if num_rows > 1:
                     _turn_products(plan[TO_TILES], rows, found_at)
                 write_outputs(arguments, found, rows, PAIR, first + row, pair * PAIR)
-            item = following
         release_tiles()
 
     return compile_kernel(kernel)

@@ -13,6 +13,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from handler.native.team import TEAM_SIZE, THREAD_NUMBER
 from handler.native.vectors import fetch
 
 BITS_BFLOAT16 = 16
@@ -154,23 +155,24 @@ def wait_for_all(_context, barrier):  # pragma: no cover
 
 
 @intrinsic
-def team_size(_context, function):  # pragma: no cover
-    """How many threads the team has, by the address of OpenMP's function; 1 if that is 0."""
+def _ask_team(_context, function, alone):  # pragma: no cover
+    """What OpenMP's function at an address answers, or `alone` if the address is 0."""
 
     def generate(_context, builder, _signature, arguments):
-        with builder.if_else(builder.icmp_signed("==", arguments[0], ir.Constant(_I64, 0))) as (alone, team):
-            with alone:
+        function, alone = arguments
+        with builder.if_else(builder.icmp_signed("==", function, ir.Constant(_I64, 0))) as (nobody, team):
+            with nobody:
                 before = builder.block
             with team:
-                function = ir.FunctionType(_I32, ()).as_pointer()
-                found = builder.sext(builder.call(builder.inttoptr(arguments[0], function), ()), _I64)
+                kind = ir.FunctionType(_I32, ()).as_pointer()
+                found = builder.sext(builder.call(builder.inttoptr(function, kind), ()), _I64)
                 asked = builder.block
-        size = builder.phi(_I64)
-        size.add_incoming(ir.Constant(_I64, 1), before)
-        size.add_incoming(found, asked)
-        return size
+        answer = builder.phi(_I64)
+        answer.add_incoming(alone, before)
+        answer.add_incoming(found, asked)
+        return answer
 
-    return types.int64(types.int64), generate
+    return types.int64(types.int64, types.int64), generate
 
 
 @intrinsic
@@ -208,6 +210,29 @@ def float_argument(_context, arguments, index):  # pragma: no cover
 inlined = njit(inline="always", fastmath=FAST_MATH, error_model="numpy")
 # One that may stay apart.
 called = njit(fastmath=FAST_MATH, error_model="numpy")
+
+
+@called
+def thread_number(arguments):  # pragma: no cover
+    """Which thread of the team this is; `arguments` as every kernel has them."""
+    return _ask_team(arguments[THREAD_NUMBER], 0)
+
+
+@called
+def team_size(arguments):  # pragma: no cover
+    """How many threads the team has, which may be fewer than it was asked for."""
+    return _ask_team(arguments[TEAM_SIZE], 1)
+
+
+@called
+def share_of(arguments, count):  # pragma: no cover
+    """This thread's share of `count` things: the first, and the one behind the last.
+
+    The same thread has the same share each time. Tickets would wait for each other, and take what one thread has in its
+    cache to another.
+    """
+    thread, size = thread_number(arguments), team_size(arguments)
+    return count * thread // size, count * (thread + 1) // size
 
 
 @inlined

@@ -32,7 +32,7 @@ from handler.native.product_outputs import (
 )
 from handler.native.product_tile import DENSE
 from handler.native.program import Step, nothing
-from handler.native.team import Call, scratch
+from handler.native.team import Call, scratch, team_functions
 from handler.native.tile_layout import are_tiles, tiled_weights
 from handler.native.vectors import LANES
 
@@ -106,7 +106,7 @@ class _Product:
         room = scratch(self._kernel.scratch_of(num_rows, self._blocks))
         where = (room.data_ptr(), room.stride(0) * 4, self._kernel.shapes_of(num_rows))
         beside = 0 if other is None else other.data_ptr()
-        self._call.set(0, 0, 0, num_rows, *where, x.data_ptr(), beside, operation, out.data_ptr())
+        self._call.set(0, *team_functions(), num_rows, *where, x.data_ptr(), beside, operation, out.data_ptr())
         self._call.run()
         return out
 

@@ -15,18 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handler.native.compiler import compile_kernel
-from handler.native.memory import call_function, integers, take_ticket, team_size, wait_for_all
+from handler.native.memory import call_function, integers, team_size, thread_number, wait_for_all
 from handler.native.team import (
+    NUM_COMMON,
+    TEAM_SIZE,
+    THREAD_NUMBER,
     TILES,
     Call,
     barrier_address,
     num_threads,
     scratch,
-    team_size_address,
+    team_functions,
 )
 
-_THREAD, _COUNT, _BARRIER, _TEAM_SIZE, _KERNELS, _TOGETHER, _TABLE, _WIDTH, _PARTS, _PART_TABLES = range(10)
-_NUM_ARGUMENTS = 10
+# Behind what every kernel has, of which the team's functions count.
+_COUNT, _BARRIER, _KERNELS, _TOGETHER, _TABLE, _WIDTH, _PARTS, _PART_TABLES = range(NUM_COMMON, NUM_COMMON + 8)
+_NUM_ARGUMENTS = NUM_COMMON + 8
+
+
+# A team's functions for a kernel that is run by one thread, whatever the others do.
+_ALONE = (0, 0)
 
 
 class Step(NamedTuple):
@@ -72,8 +80,9 @@ class Program:
         self._kernels = np.array([step.kernel for step in steps], np.int64)
         self._together = np.array([not step.row_bytes for step in steps], np.int64)
         self._call = Call(_compile(), _NUM_ARGUMENTS)
+        self._call.arguments[THREAD_NUMBER : TEAM_SIZE + 1] = team_functions()
         self._call.arguments[_COUNT:_PARTS] = (
-            *(len(steps), barrier_address(), team_size_address(), self._kernels.ctypes.data),
+            *(len(steps), barrier_address(), self._kernels.ctypes.data),
             *(self._together.ctypes.data, self.table.ctypes.data, width),
         )
 
@@ -81,18 +90,18 @@ class Program:
         """Take all steps for `num_rows` rows, at least one."""
         room = scratch(max(scratch_of(num_rows) for scratch_of in self._scratch_of))
         width = room.stride(0) * room.element_size()
-        self._set(self.table, num_rows, room.data_ptr(), width)
+        self._set(self.table, team_functions(), num_rows, room.data_ptr(), width)
         parts = num_threads()
         # More threads than two would unpack the same weights, each for itself.
         if parts == 1 or 2 * num_rows < self._least_rows * parts * parts:
             parts = 1
         else:
             self._set_parts(parts, num_rows, room.data_ptr(), width)
-        self._call.arguments[[_THREAD, _PARTS, _PART_TABLES]] = (0, parts, self._part_tables.ctypes.data)
+        self._call.arguments[_PARTS:] = (parts, self._part_tables.ctypes.data)
         self._call.run()
 
-    def _set(self, table: NDArray[np.int64], num_rows: int, room: int, width: int) -> None:
-        table[:, :TILES] = (0, 0, 0, num_rows, room, width)
+    def _set(self, table: NDArray[np.int64], functions: tuple[int, int], num_rows: int, room: int, width: int) -> None:
+        table[:, :TILES] = (0, *functions, num_rows, room, width)
         for shapes_of, steps in self._tiles.items():
             table[steps, TILES] = shapes_of(num_rows)
 
@@ -103,7 +112,7 @@ class Program:
         firsts = [num_rows * part // parts for part in range(parts + 1)]
         for part, table in enumerate(self._part_tables):
             table[:] = self.table + firsts[part] * self._row_bytes
-            self._set(table, firsts[part + 1] - firsts[part], room + part * width, width)
+            self._set(table, _ALONE, firsts[part + 1] - firsts[part], room + part * width, width)
 
 
 @functools.cache
@@ -111,14 +120,14 @@ def _compile() -> int:
     def kernel(arguments):  # pragma: no cover
         count, barrier, parts = arguments[_COUNT], arguments[_BARRIER], arguments[_PARTS]
         kernels, together = integers(arguments[_KERNELS]), integers(arguments[_TOGETHER])
-        row, thread = arguments[_WIDTH] * 8, take_ticket(arguments, _THREAD)
+        row, thread, size = arguments[_WIDTH] * 8, thread_number(arguments), team_size(arguments)
         for i in range(count):
             apart = parts > 1 and together[i] == 0
             if i > 0 and barrier != 0 and not (apart and together[i - 1] == 0):
                 wait_for_all(barrier)
             if apart:
                 # The team may have fewer threads than it was asked for.
-                for part in range(thread, parts, team_size(arguments[_TEAM_SIZE])):
+                for part in range(thread, parts, size):
                     call_function(kernels[i], arguments[_PART_TABLES] + (part * count + i) * row)
             else:
                 call_function(kernels[i], arguments[_TABLE] + i * row)

@@ -52,18 +52,19 @@ from handler.native.memory import (
     shifted,
     store,
     take_ticket,
+    thread_number,
 )
 from handler.native.program import Step, nothing
 from handler.native.team import (
     NUM_ROWS,
     SCRATCH,
     SCRATCH_STRIDE,
-    SECOND_TICKET,
-    THREAD,
+    TICKET,
     Call,
     barrier_address,
     float_bits,
     scratch,
+    team_functions,
 )
 
 # Bytes of a cache line, and how many keys ahead of the one in work are fetched.
@@ -198,7 +199,7 @@ def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int)
         keys, cached = elements(arguments[CACHED_KEYS], bits), elements(arguments[CACHED_VALUES], bits)
         flat_index, positions = integers(arguments[FLAT_INDEX]), integers(arguments[POSITIONS])
         out = elements(arguments[OUT], bits)
-        thread = take_ticket(arguments, THREAD)
+        thread = thread_number(arguments)
         scratch_address = arguments[SCRATCH] + thread * arguments[SCRATCH_STRIDE]
         scratch = elements(scratch_address, BITS_FLOAT32)
 
@@ -206,7 +207,7 @@ def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int)
 
         # Heads of a row one after the other, so that its keys come as one stream; one row is shared out.
         at_once = num_kv_heads if num_rows >= MANY_ROWS else 1
-        turn = take_ticket(arguments, SECOND_TICKET) * at_once
+        turn = take_ticket(arguments, TICKET) * at_once
         while turn < num_rows * num_kv_heads:
             for item in range(turn, turn + at_once):
                 row, h = item // num_kv_heads, item % num_kv_heads
@@ -229,7 +230,7 @@ def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int)
                     _attend(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line)
                 for d in range(group * head_dim):
                     store(out, item * group * head_dim + d, load(scratch, sums + d))
-            turn = take_ticket(arguments, SECOND_TICKET) * at_once
+            turn = take_ticket(arguments, TICKET) * at_once
 
     return compile_kernel(kernel)
 
@@ -294,7 +295,7 @@ class RowAttention:
         out = heads.new_empty(num_rows, self._width)
         room = scratch(self._scratch_for(cache[0]))
         self._call.set(
-            *(0, 0, 0, num_rows, room.data_ptr(), room.stride(0) * 4, self._shapes_of(num_rows)),
+            *(0, *team_functions(), num_rows, room.data_ptr(), room.stride(0) * 4, self._shapes_of(num_rows)),
             *(heads.data_ptr(), heads.stride(0), values.data_ptr(), values.stride(0), out.data_ptr()),
             *(cosines.data_ptr(), sines.data_ptr(), flat_index.data_ptr(), positions.data_ptr()),
             *(cache[0].data_ptr(), cache[1].data_ptr(), window, float_bits(scale)),

@@ -14,12 +14,12 @@ from handler.native.memory import (
     elements,
     float_argument,
     load,
+    share_of,
     store,
-    take_ticket,
 )
 from handler.native.norm_tile import norm_row
 from handler.native.program import Step, nothing
-from handler.native.team import NUM_COMMON, NUM_ROWS, TICKET, Call, float_bits
+from handler.native.team import NUM_COMMON, NUM_ROWS, Call, float_bits, team_functions
 from handler.native.vectors import LANES
 
 _ROWS, _OUT, _WEIGHT, _EPS, _PARTS, _STRIDE = range(NUM_COMMON, NUM_COMMON + 6)
@@ -35,10 +35,8 @@ def _compile(width: int, bits: int, in_vectors: int) -> int:
         weight = elements(arguments[_WEIGHT], bits)
         out = elements(arguments[_OUT], bits)
         eps, parts = float_argument(arguments, _EPS), arguments[_PARTS]
-        while True:
-            number = take_ticket(arguments, TICKET)
-            if number >= arguments[NUM_ROWS] * parts:
-                break
+        first, end = share_of(arguments, arguments[NUM_ROWS] * parts)
+        for number in range(first, end):
             at = number // parts * arguments[_STRIDE] + number % parts * width
             if in_vectors:
                 norm_row(width, arguments[_ROWS] + 2 * at, arguments[_WEIGHT], arguments[_OUT] + 2 * at, eps)
@@ -84,6 +82,6 @@ class RowNorm:
         """`x` `[..., width]`; returns the same shape."""
         x = x.contiguous()
         out = torch.empty_like(x)
-        self._call.set(0, 0, 0, x.numel() // self._width, 0, 0, 0, x.data_ptr(), out.data_ptr())
+        self._call.set(0, *team_functions(), x.numel() // self._width, 0, 0, 0, x.data_ptr(), out.data_ptr())
         self._call.run(parallel=x.numel() >= _WORTH_A_TEAM)
         return out

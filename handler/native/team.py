@@ -37,10 +37,15 @@ def barrier_address() -> int:
     return 0 if library is None else ctypes.cast(library.GOMP_barrier, ctypes.c_void_p).value or 0
 
 
-def team_size_address() -> int:
-    """Address of the C function that says how many threads the team has; 0 if there is one thread."""
+@functools.cache
+def team_functions() -> tuple[int, int]:
+    """Addresses of C functions for `THREAD_NUMBER` and `TEAM_SIZE`; 0 if there is one thread."""
     library = _openmp()
-    return 0 if library is None else ctypes.cast(library.omp_get_num_threads, ctypes.c_void_p).value or 0
+    if library is None:
+        return 0, 0
+    functions = (library.omp_get_thread_num, library.omp_get_num_threads)
+    number, size = (ctypes.cast(one, ctypes.c_void_p).value or 0 for one in functions)
+    return number, size
 
 
 def float_bits(number: float) -> int:
@@ -69,8 +74,9 @@ def _packer(count: int) -> Callable[..., None]:
     return struct.Struct(f"={count}q").pack_into
 
 
-# What every kernel's arguments begin with: tickets, rows of this call, a thread's scratch, shapes of tiles.
-THREAD, TICKET, SECOND_TICKET, NUM_ROWS, SCRATCH, SCRATCH_STRIDE, TILES = range(7)
+# What every kernel's arguments begin with: a ticket, the functions that say which thread of how many runs it (0: it is
+# alone), rows of this call, a thread's scratch, shapes of tiles.
+TICKET, THREAD_NUMBER, TEAM_SIZE, NUM_ROWS, SCRATCH, SCRATCH_STRIDE, TILES = range(7)
 NUM_COMMON = 7
 
 
