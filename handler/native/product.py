@@ -37,7 +37,7 @@ from handler.native.tile_layout import are_tiles, tiled_weights
 from handler.native.vectors import LANES
 
 # Measured on the matrix unit. By bits a weight.
-_LEAST_ROWS = {4: 20, 8: 24, DENSE: 64}
+_LEAST_ROWS = {4: 28, 8: 32, DENSE: 64}
 _BFLOAT_BYTES = 2
 
 
