@@ -7,7 +7,6 @@ values. An impossible value raises `SettingsError` with one sentence that names 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -98,11 +97,6 @@ def _setting(default: Any, parse: Callable[[str], Any], help_text: str, *names: 
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
-
-
-def _web_workers() -> int:
-    """Two, so that one may fail; one where the engine needs every core: docs/decisions/0072."""
-    return 1 if len(os.sched_getaffinity(0)) <= 2 else 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,11 +207,7 @@ class Settings:
         "*", _text, "Origins, split by commas, that may call from a browser.", "CORS_ALLOW_ORIGIN"
     )
     web_workers: int = _setting(
-        _web_workers,
-        _count(1, 64),
-        "Web worker processes. Default: 1 on a machine of two cores, else 2.",
-        "WEB_WORKERS",
-        parameters.MODEL_SERVER_WORKERS_ENV,
+        2, _count(1, 64), "Web worker processes.", "WEB_WORKERS", parameters.MODEL_SERVER_WORKERS_ENV
     )
     engine_threads: int = _setting(
         0,
