@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 
-import torch
 from torch import Tensor
 
 from handler.native.compiler import compile_kernel
@@ -65,7 +64,7 @@ def matrix_shapes(num_rows: int) -> int:
 
 @functools.cache
 def _shapes(one_row: bool) -> Tensor:
-    return torch.as_tensor(tile_shapes({}, dict.fromkeys(BY_ROWS, _NARROW) if one_row else {}))
+    return tile_shapes({}, dict.fromkeys(BY_ROWS, _NARROW) if one_row else {})
 
 
 @called

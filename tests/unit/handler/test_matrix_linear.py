@@ -65,6 +65,15 @@ def test_a_row_has_the_same_bits_among_any_number_and_on_any_number_of_threads()
             torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize(("shape", "count"), [((64, 64), 600), ((64, 32768), 70)], ids=str)
+def test_more_rows_than_the_cache_has_room_for(shape: tuple[int, int], count: int) -> None:
+    made, x = laid_out(weight_of(shape)), rows(count, shape[1])
+    got = made(x)
+    torch.testing.assert_close(got.float(), x.float() @ weight_of(shape).float().T, atol=1e-2, rtol=1e-2)
+    for i in (0, 31, 32, 69, count - 1):
+        assert torch.equal(made(x[:, i : i + 1])[0, 0], got[0, i])
+
+
 def test_nan_and_infinity_stay_in_their_rows() -> None:
     made = laid_out(weight_of((64, 64)))
     x = rows(34, 64)
