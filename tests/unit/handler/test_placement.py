@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from handler.config import EngineConfig, Quantize
 from handler.errors import BadConfiguration
 from handler.kv_cache import SlotCache
+from handler.model_loader import _check_spread
 from handler.paged_cache import PagedCache
 from handler.paged_input import PagedInput
-from handler.placement import choose_devices, memory_limits, weight_bytes
+from handler.placement import Devices, choose_devices, memory_limits, weight_bytes
 
 GIB = 2**30
 CUDA = torch.device("cuda")
@@ -131,3 +133,16 @@ def test_a_step_is_moved_to_the_device_of_a_layer() -> None:
     names = ("slot_mapping", "cu_seq_q", "cu_seq_k", "seqused_k", "block_table")
     assert {getattr(moved, name).device for name in names} == {ELSEWHERE}
     assert moved.input_ids is ids
+
+
+def test_a_model_whose_parts_did_not_all_find_room_on_the_gpus_is_refused(tiny_llama: Path) -> None:
+    """Transformers puts them on the CPU or the disk without a word."""
+    gpus = Devices((torch.device("cuda", 0), torch.device("cuda", 1)))
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, device_map={"": "cpu"})
+    with pytest.raises(BadConfiguration, match="2 GPUs have too little memory"):
+        _check_spread(model, gpus)
+    model.hf_device_map = {"model.embed_tokens": 0, "model.layers": 0, "lm_head": 1}
+    _check_spread(model, gpus)
+    model.hf_device_map["model.norm"] = "disk"
+    with pytest.raises(BadConfiguration):
+        _check_spread(model, gpus)
