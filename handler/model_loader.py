@@ -193,7 +193,8 @@ def _pack(model: PreTrainedModel, directory: Path, cache_dir: Path, quantize: Qu
 
 def _check_spread(model: PreTrainedModel, devices: Devices) -> None:
     """Raises BadConfiguration if a part found no room on the GPUs."""
-    parts: dict[str, object] = vars(model)["hf_device_map"]
+    # Transformers says where the parts are only if they are in several places.
+    parts: dict[str, object] = vars(model).get("hf_device_map", {"": model.device.type})
     elsewhere = {str(part) for part in parts.values()} & {"cpu", "disk"}
     if elsewhere:
         raise BadConfiguration(f"{len(devices.own)} GPUs have too little memory for the weights")
