@@ -15,7 +15,9 @@ from handler.native.vectors import (
     call,
     call_max,
     exp_of_negatives,
+    folded,
     index,
+    multiply_add,
     reduced,
     splat,
     vector_at,
@@ -78,7 +80,7 @@ def softmax_keys(_context, scores, first, end, padded):  # pragma: no cover
         scores, first, end, padded = arguments
         lowest = ir.Constant(FLOATS, [float("-inf")] * LANES)
         _hide_others(builder, scores, first, end, padded, lowest)
-        top = _folded(builder, scores, padded, lowest, lambda _, old, new: call_max(builder, old, new))
+        top = _over_vectors(builder, scores, padded, lowest, lambda _, old, new: call_max(builder, old, new))
         largest = splat(builder, reduced(builder, "fmax", top), FLOATS)
 
         def weigh(place, old, new):
@@ -86,14 +88,16 @@ def softmax_keys(_context, scores, first, end, padded):  # pragma: no cover
             builder.store(weight, place, align=4)
             return builder.fadd(old, weight)
 
-        total = reduced(builder, "fadd", _folded(builder, scores, padded, ir.Constant(FLOATS, [0.0] * LANES), weigh))
+        total = reduced(
+            builder, "fadd", _over_vectors(builder, scores, padded, ir.Constant(FLOATS, [0.0] * LANES), weigh)
+        )
         share = splat(builder, builder.fdiv(ir.Constant(ir.FloatType(), 1.0), total), FLOATS)
 
         def scale(place, old, new):
             builder.store(builder.fmul(new, share), place, align=4)
             return old
 
-        _folded(builder, scores, padded, lowest, scale)
+        _over_vectors(builder, scores, padded, lowest, scale)
 
     return types.void(scores, types.int64, types.int64, types.int64), generate
 
@@ -111,22 +115,14 @@ def _hide_others(builder, scores, first, end, padded, lowest) -> None:
         builder.store(builder.select(within, builder.load(place, align=4), lowest), place, align=4)
 
 
-def _folded(builder, scores, padded, start, step):
+def _over_vectors(builder, scores, padded, start, step):
     """`step(place, so_far, vector)` over all vectors, from `start`; returns the last `so_far`."""
-    before = builder.block
-    head, after = builder.append_basic_block("fold"), builder.append_basic_block("folded")
-    builder.branch(head)
-    builder.position_at_end(head)
-    j, so_far = builder.phi(ir.IntType(64)), builder.phi(FLOATS)
-    j.add_incoming(index(0), before)
-    so_far.add_incoming(start, before)
-    place = builder.bitcast(builder.gep(scores, [j]), FLOATS.as_pointer())
-    following, next_j = step(place, so_far, builder.load(place, align=4)), builder.add(j, index(LANES))
-    j.add_incoming(next_j, builder.block)
-    so_far.add_incoming(following, builder.block)
-    builder.cbranch(builder.icmp_signed("<", next_j, padded), head, after)
-    builder.position_at_end(after)
-    return following
+
+    def one(i, so_far):
+        place = builder.bitcast(builder.gep(scores, [builder.mul(i, index(LANES))]), FLOATS.as_pointer())
+        return [step(place, so_far[0], builder.load(place, align=4))]
+
+    return folded(builder, builder.udiv(padded, index(LANES)), [start], one)[0]
 
 
 @intrinsic(prefer_literal=True)
@@ -141,36 +137,27 @@ def weigh_values(_context, head_dim, group, weights, weights_stride, values, str
 
     def generate(_context, builder, _signature, arguments):
         weights, weights_stride, values, stride, num_keys, out = arguments[2:]
-        before = builder.block
-        head, after = builder.append_basic_block("keys"), builder.append_basic_block("weighed")
-        builder.branch(head)
-        builder.position_at_end(head)
-        j = builder.phi(ir.IntType(64))
-        j.add_incoming(index(0), before)
-        totals = [builder.phi(FLOATS) for _ in range(heads * per_head)]
-        start = builder.mul(j, stride)
-        pieces = []
-        for d in range(0, width, 2 * LANES):
-            pieces += _even_and_odd(builder, vector_at(builder, values, builder.add(start, index(d)), INTS))
-        following = []
-        for g in range(heads):
-            place = builder.add(builder.mul(weights_stride, index(g)), j)
-            weight = splat(builder, builder.load(builder.gep(weights, [place])), FLOATS)
-            for piece, old in zip(pieces, totals[g * per_head : (g + 1) * per_head], strict=True):
-                old.add_incoming(ir.Constant(FLOATS, [0.0] * LANES), before)
-                following.append(call(builder, "llvm.fma.v16f32", FLOATS, [weight, piece, old]))
-        next_j = builder.add(j, index(1))
-        j.add_incoming(next_j, builder.block)
-        for old, new in zip(totals, following, strict=True):
-            old.add_incoming(new, builder.block)
-        builder.cbranch(builder.icmp_signed("<", next_j, num_keys), head, after)
-        builder.position_at_end(after)
+
+        def add_key(j, totals):
+            start = builder.mul(j, stride)
+            pieces, following = [], []
+            for d in range(0, width, 2 * LANES):
+                pieces += _even_and_odd(builder, vector_at(builder, values, builder.add(start, index(d)), INTS))
+            for g in range(heads):
+                place = builder.add(builder.mul(weights_stride, index(g)), j)
+                weight = splat(builder, builder.load(builder.gep(weights, [place])), FLOATS)
+                for piece, old in zip(pieces, totals[g * per_head : (g + 1) * per_head], strict=True):
+                    following.append(multiply_add(builder, weight, piece, old))
+            return following
+
+        zeros = [ir.Constant(FLOATS, [0.0] * LANES)] * (heads * per_head)
+        totals = folded(builder, num_keys, zeros, add_key)
         low = ir.Constant(INTS, [lane // 2 + LANES * (lane % 2) for lane in range(LANES)])
         high = ir.Constant(INTS, [LANES // 2 + lane // 2 + LANES * (lane % 2) for lane in range(LANES)])
         for i in range(0, heads * per_head, 2):
             for part, mask in enumerate((low, high)):
                 place = builder.bitcast(builder.gep(out, [index((i + part) * LANES)]), FLOATS.as_pointer())
-                builder.store(builder.shuffle_vector(following[i], following[i + 1], mask), place, align=4)
+                builder.store(builder.shuffle_vector(totals[i], totals[i + 1], mask), place, align=4)
 
     kinds = (head_dim, group, weights, weights_stride, values, stride, num_keys, out)
     return types.void(*kinds), generate

@@ -6,14 +6,25 @@ fills. So a product is one with 128 + code, and 128 times the sum of the block's
 
 from __future__ import annotations
 
-from typing import Any
-
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from handler.native.vectors import BFLOATS, BYTES, FLOATS, HALVES, INTS, LANES, call, index, splat, vector_at
+from handler.native.vectors import (
+    BFLOATS,
+    BYTES,
+    FLOATS,
+    HALVES,
+    INTS,
+    LANES,
+    call,
+    folded,
+    index,
+    multiply_add,
+    splat,
+    vector_at,
+)
 
 BLOCK = 32
 
@@ -37,38 +48,21 @@ class BlockEmitter:
 
     def tile(self):
         """The totals, `[rows][groups]` vectors of 16 outputs."""
-        b = self.b
-        zero = ir.Constant(FLOATS, [0.0] * LANES)
-        before = b.block
-        head, after = b.append_basic_block("blocks"), b.append_basic_block("totals")
-        b.branch(head)
-        b.position_at_end(head)
-        block = b.phi(ir.IntType(64))
-        block.add_incoming(ir.Constant(ir.IntType(64), 0), before)
-        totals = [[b.phi(FLOATS) for _ in range(self.groups)] for _ in range(self.rows)]
-        found = self.block(block)
-        offsets = self.offsets(block)
-        following: list[list[Any]] = []
-        for r, row in enumerate(totals):
+        zeros = [ir.Constant(FLOATS, [0.0] * LANES)] * (self.rows * self.groups)
+        totals = folded(self.b, self.blocks, zeros, self.add_block)
+        return [totals[r * self.groups : (r + 1) * self.groups] for r in range(self.rows)]
+
+    def add_block(self, block, totals):
+        """The totals, one row's groups after the other's, with one block's products."""
+        b, following = self.b, []
+        found, offsets = self.block(block), self.offsets(block)
+        for r in range(self.rows):
             place = b.add(b.mul(block, index(self.rows)), index(r))
             total_of = splat(b, b.load(b.gep(self.sums, [place])), FLOATS)
-            following.append([])
-            for g, old in enumerate(row):
-                old.add_incoming(zero, before)
-                scale, offset = offsets[g]
-                new = self.multiply_add(total_of, offset, old)
-                following[r].append(self.multiply_add(found[r][g], scale, new))
-        next_block = b.add(block, index(1))
-        block.add_incoming(next_block, b.block)
-        for row, new_row in zip(totals, following, strict=True):
-            for old, new in zip(row, new_row, strict=True):
-                old.add_incoming(new, b.block)
-        b.cbranch(b.icmp_signed("<", next_block, self.blocks), head, after)
-        b.position_at_end(after)
+            for g, (scale, offset) in enumerate(offsets):
+                new = multiply_add(b, total_of, offset, totals[r * self.groups + g])
+                following.append(multiply_add(b, found[r][g], scale, new))
         return following
-
-    def multiply_add(self, one, other, total):
-        return call(self.b, "llvm.fma.v16f32", FLOATS, [one, other, total])
 
     def offsets(self, block):
         """For each group the block's scales, and its minima less what codes are too large by."""
@@ -78,7 +72,7 @@ class BlockEmitter:
             scale = b.fpext(vector_at(b, self.scales, start, HALVES), FLOATS)
             minimum = b.fpext(vector_at(b, self.scales, b.add(start, index(LANES)), HALVES), FLOATS)
             if self.bits == 4:
-                minimum = self.multiply_add(scale, ir.Constant(FLOATS, [-128.0] * LANES), minimum)
+                minimum = multiply_add(b, scale, ir.Constant(FLOATS, [-128.0] * LANES), minimum)
             out.append((scale, minimum))
         return out
 

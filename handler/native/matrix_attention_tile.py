@@ -22,6 +22,7 @@ from handler.native.vectors import (
     call_max,
     exp_of_finite,
     fetch,
+    folded,
     index,
     interleaved_halves,
     splat,
@@ -119,20 +120,12 @@ def weigh_columns(_context, scores, scale, limits, num_keys, shares):  # pragma:
 
 def _over_keys(builder, scores, num_keys, start, step):
     """`step(j, place, so_far)` for each key; returns the last `so_far`."""
-    before = builder.block
-    head, after = builder.append_basic_block("keys"), builder.append_basic_block("done")
-    builder.branch(head)
-    builder.position_at_end(head)
-    j, so_far = builder.phi(LONG), builder.phi(FLOATS)
-    j.add_incoming(index(0), before)
-    so_far.add_incoming(start, before)
-    place = builder.gep(scores, [builder.mul(j, index(LANES))])
-    following, next_j = step(j, builder.bitcast(place, FLOATS.as_pointer()), so_far), builder.add(j, index(1))
-    j.add_incoming(next_j, builder.block)
-    so_far.add_incoming(following, builder.block)
-    builder.cbranch(builder.icmp_signed("<", next_j, num_keys), head, after)
-    builder.position_at_end(after)
-    return following
+
+    def one(j, so_far):
+        place = builder.gep(scores, [builder.mul(j, index(LANES))])
+        return [step(j, builder.bitcast(place, FLOATS.as_pointer()), so_far[0])]
+
+    return folded(builder, num_keys, [start], one)[0]
 
 
 @intrinsic(prefer_literal=True)

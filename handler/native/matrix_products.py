@@ -10,7 +10,7 @@ import functools
 from torch import Tensor
 
 from handler.native.compiler import compile_kernel
-from handler.native.memory import BITS_FLOAT32, called, elements, fetch_lines, integers, share_of, thread_number
+from handler.native.memory import BITS_FLOAT32, called, elements, fetch_to_write, integers, share_of, thread_number
 from handler.native.product_outputs import CODES, NUM_BLOCKS, NUM_GROUPS, OUT, SCALES, X, write_outputs
 from handler.native.product_tile import (
     BLOCKS,
@@ -130,7 +130,7 @@ def compile_matrix_products(bits: int) -> int:
             plan[NEXT_SCALES] = arguments[SCALES] + after * PAIR * blocks * SCALES_BYTES
             for row in range(0, here, _TOGETHER):
                 rows = min(here - row, _TOGETHER)
-                fetch_lines(out + (first + row) * out_stride + pair * LINE, rows, out_stride, 1)
+                fetch_to_write(out + (first + row) * out_stride + pair * LINE, rows, out_stride)
                 plan[FROM_TILES] = x + row // TILE_ROWS * blocks * TILE_BYTES
                 if row == 0 and rows > TILE_ROWS:
                     multiply_tiles(bits, 2, 1, plan)

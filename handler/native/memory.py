@@ -115,21 +115,17 @@ def prefetch(_context, pointer, index):  # pragma: no cover
     return types.void(pointer, types.int64), generate
 
 
-@intrinsic(prefer_literal=True)
-def fetch_lines(_context, address, count, stride, to_write):  # pragma: no cover
-    """Have `count` lines `stride` bytes apart brought near, to be written if `to_write`, which is literal.
-
-    Those to be read come to the second cache, which waits for more of them at a time.
-    """
-    writes = bool(to_write.literal_value)
+@intrinsic
+def fetch_to_write(_context, address, count, stride):  # pragma: no cover
+    """Have `count` lines `stride` bytes apart brought near, to be written."""
 
     def generate(_context, builder, _signature, arguments):
-        address, count, stride, _ = arguments
+        address, count, stride = arguments
         with cgutils.for_range(builder, count, intp=_I64) as loop:
             place = builder.add(address, builder.mul(stride, loop.index))
-            fetch(builder, builder.inttoptr(place, ir.IntType(8).as_pointer()), 3 if writes else 2, writes)
+            fetch(builder, builder.inttoptr(place, ir.IntType(8).as_pointer()), to_write=True)
 
-    return types.void(types.int64, types.int64, types.int64, to_write), generate
+    return types.void(types.int64, types.int64, types.int64), generate
 
 
 @intrinsic

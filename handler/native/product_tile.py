@@ -15,8 +15,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from handler.native.tiles import BYTE, LINE, LONG, TILE_BYTES, TILE_ROWS, bytes_behind, tile_call
-from handler.native.unpacked_tile import SCALES_BYTES, WIDE_SCALES_BYTES, Unpacker, codes_bytes
-from handler.native.vectors import INTS, fetch, index, transposed
+from handler.native.unpacked_tile import SCALES_BYTES, WIDE_SCALES_BYTES, Unpacker, codes_bytes, fetch_block
+from handler.native.vectors import INTS, index, transposed
 
 # Groups of 16 outputs, and of 16 rows, that go together.
 PAIR = 2
@@ -50,29 +50,32 @@ class _Multiplier:
         self.b, self.bits, self.halves = builder, bits, halves
         self.unpacks, self.fetches = first and bits != DENSE, first and bits == DENSE
         addresses = [builder.inttoptr(one, BYTE.as_pointer()) for one in plan[:BLOCKS]]
-        codes, scales, codes_after, scales_after, self.x, self.room, self.out = addresses
+        self.here, self.following = addresses[:2], addresses[2:4]
+        self.x, self.room, self.out = addresses[4:]
         self.blocks, self.mask, self.room_blocks, self.step, self.line = plan[BLOCKS:]
         # Weights that need no unpacking are multiplied where they are.
-        self.weights = codes if bits == DENSE else bytes_behind(builder, self.room, index(PAIR * WIDE_SCALES_BYTES))
+        self.weights = self.here[0] if bits == DENSE else bytes_behind(builder, self.room, index(ROOM_BYTES))
         self.distance = self.blocks if bits == DENSE else self.room_blocks
-        self.following = codes_after
-        groups = range(PAIR) if self.unpacks else ()
-        self.unpackers = [self._unpacker(codes, scales, codes_after, scales_after, group) for group in groups]
+        self.unpackers = [self._unpacker(group) for group in range(PAIR)] if self.unpacks else []
 
-    def _unpacker(self, codes, scales, codes_after, scales_after, group: int) -> Unpacker:
-        def of_group(address, size: int):
-            return bytes_behind(self.b, address, self.b.mul(self.blocks, index(group * size)))
-
-        size = codes_bytes(self.bits)
-        following = of_group(codes_after, size), of_group(scales_after, SCALES_BYTES)
+    def _unpacker(self, group: int) -> Unpacker:
+        sizes = (codes_bytes(self.bits), SCALES_BYTES)
+        here, following = (
+            [self._of_group(group, one, size) for one, size in zip(both, sizes, strict=True)]
+            for both in (self.here, self.following)
+        )
         wide = bytes_behind(self.b, self.room, index(group * WIDE_SCALES_BYTES))
-        here = of_group(codes, size), of_group(scales, SCALES_BYTES)
-        return Unpacker(self.b, self.bits, self.blocks, *here, following, wide)
+        return Unpacker(self.b, self.bits, self.blocks, here, following, wide)
+
+    def _of_group(self, group: int, address, size: int):
+        """Where a group begins whose blocks have `size` bytes, and the first group of which is at an address."""
+        return bytes_behind(self.b, address, self.b.mul(self.blocks, index(group * size)))
 
     def run(self) -> None:
         b = self.b
-        for tile in self._product_tiles():
-            tile_call(b, "tilezero", tile)
+        for half in range(self.halves):
+            for group in range(PAIR):
+                tile_call(b, "tilezero", _PRODUCTS[group][half])
         rest = index(0)
         if self.unpacks:
             few = b.icmp_signed("<", self.blocks, index(AHEAD))
@@ -89,9 +92,6 @@ class _Multiplier:
             for group in range(PAIR):
                 place = b.mul(self.step, index(half * PAIR + group))
                 tile_call(b, "tilestored64", _PRODUCTS[group][half], bytes_behind(b, self.out, place), self.line)
-
-    def _product_tiles(self):
-        return [_PRODUCTS[group][half] for group in range(PAIR) for half in range(self.halves)]
 
     def _both(self, block) -> None:
         """Multiply by one block while a later one is unpacked: instructions of both stand side by side."""
@@ -125,18 +125,9 @@ class _Multiplier:
     def _load_weights(self, group: int, block) -> None:
         b, place = self.b, self._tile(group, block)
         if self.fetches:
-            self._fetch_weights(group, b.add(block, index(_FETCHED)))
+            here, there = (self._of_group(group, one, TILE_BYTES) for one in (self.here[0], self.following[0]))
+            fetch_block(b, b.add(block, index(_FETCHED)), self.blocks, here, there, TILE_BYTES)
         tile_call(b, "tileloadd64", _WEIGHTS[group], place, index(LINE))
-
-    def _fetch_weights(self, group: int, block) -> None:
-        """Have a tile of dense weights brought near, which may be one of the next two groups."""
-        b = self.b
-        is_here = b.icmp_signed("<", block, self.blocks)
-        passed = b.add(b.select(is_here, block, b.sub(block, self.blocks)), b.mul(self.blocks, index(group)))
-        base = b.select(is_here, self.weights, self.following)
-        place = bytes_behind(b, base, b.mul(passed, index(TILE_BYTES)))
-        for line in range(TILE_ROWS):
-            fetch(b, bytes_behind(b, place, index(line * LINE)))
 
     def _load_activations(self, half: int, block) -> None:
         b = self.b

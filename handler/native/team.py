@@ -31,21 +31,21 @@ def num_threads() -> int:
     return torch.get_num_threads() if _openmp() is not None else 1
 
 
+def _address(function: str) -> int:
+    """Of one of OpenMP's functions; 0 if there is one thread."""
+    library = _openmp()
+    return 0 if library is None else ctypes.cast(getattr(library, function), ctypes.c_void_p).value or 0
+
+
 def barrier_address() -> int:
     """Address of the C function at which the threads of a team wait for each other; 0 if there is one thread."""
-    library = _openmp()
-    return 0 if library is None else ctypes.cast(library.GOMP_barrier, ctypes.c_void_p).value or 0
+    return _address("GOMP_barrier")
 
 
 @functools.cache
 def team_functions() -> tuple[int, int]:
     """Addresses of C functions for `THREAD_NUMBER` and `TEAM_SIZE`; 0 if there is one thread."""
-    library = _openmp()
-    if library is None:
-        return 0, 0
-    functions = (library.omp_get_thread_num, library.omp_get_num_threads)
-    number, size = (ctypes.cast(one, ctypes.c_void_p).value or 0 for one in functions)
-    return number, size
+    return _address("omp_get_thread_num"), _address("omp_get_num_threads")
 
 
 def float_bits(number: float) -> int:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from handler.native.block_tile import BLOCK
 from handler.native.tiles import TILE_ROWS
 
-# Inputs of a tile, which are those that share a scale.
-BLOCK = 32
 # Codes of four bits in an integer of 64: of each of four outputs as many inputs.
 _FOUR = 4
 

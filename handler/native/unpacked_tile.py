@@ -11,9 +11,22 @@ from functools import partial
 
 from llvmlite import ir
 
-from handler.native.tile_layout import BLOCK
+from handler.native.block_tile import BLOCK
 from handler.native.tiles import LINE, TILE_ROWS, bytes_behind
-from handler.native.vectors import BFLOATS, BYTES, FLOATS, HALVES, INTS, LANES, call, fetch, index, splat, vector_at
+from handler.native.vectors import (
+    BFLOATS,
+    BYTES,
+    FLOATS,
+    HALVES,
+    INTS,
+    LANES,
+    call,
+    fetch,
+    index,
+    multiply_add,
+    splat,
+    vector_at,
+)
 
 # Of a block of 16 outputs: scales and minima in float16, and in float32 as scratch.
 SCALES_BYTES = 2 * LANES * 2
@@ -38,18 +51,27 @@ def codes_bytes(bits: int) -> int:
     return TILE_ROWS * BLOCK * bits // 8
 
 
+def fetch_block(builder, block, blocks, here, there, size: int) -> None:
+    """Have a block of `size` bytes brought near, of those from `here` on, or from `there` if it is behind the last."""
+    is_here = builder.icmp_signed("<", block, blocks)
+    number = builder.select(is_here, block, builder.sub(block, blocks))
+    place = bytes_behind(builder, builder.select(is_here, here, there), builder.mul(number, index(size)))
+    for line in range(0, size, LINE):
+        fetch(builder, bytes_behind(builder, place, index(line)))
+
+
 class Unpacker:
     """Writes one tile, bfloat16 `[16, 32]`."""
 
-    def __init__(self, builder, bits: int, blocks, codes, scales, following, wide) -> None:
-        """`codes` as `tiled_codes` makes them and `scales` as `packed_scales`, of one group of 16 outputs.
+    def __init__(self, builder, bits: int, blocks, here, following, wide) -> None:
+        """`here`: codes as `tiled_codes` makes them and scales as `packed_scales`, of one group of 16 outputs.
 
         `following`: both, of the group that this thread unpacks after this one. `wide` has room for
         `WIDE_SCALES_BYTES`. Addresses.
         """
         self.b = builder
-        self.bits, self.blocks, self.codes, self.scales = bits, blocks, codes, scales
-        self.following, self.wide = following, wide
+        self.bits, self.blocks, self.here, self.following, self.wide = bits, blocks, here, following, wide
+        self.codes, self.scales = here
 
     def parts(self, block, to) -> Iterator[Callable[[], None]]:
         """What to do for the tile of `block` at `to`, in parts, so that others' instructions may stand between them."""
@@ -60,15 +82,9 @@ class Unpacker:
 
     def _start(self, block) -> None:
         """Have a later block brought near, and this one's scales widened."""
-        b = self.b
-        later = b.add(block, index(_FETCHED))
-        is_here = b.icmp_signed("<", later, self.blocks)
-        later = b.select(is_here, later, b.sub(later, self.blocks))
-        sizes = (codes_bytes(self.bits), SCALES_BYTES)
-        for here, there, size in zip((self.codes, self.scales), self.following, sizes, strict=True):
-            place = bytes_behind(b, b.select(is_here, here, there), b.mul(later, index(size)))
-            for line in range(0, size, LINE):
-                fetch(b, bytes_behind(b, place, index(line)))
+        b, later = self.b, self.b.add(block, index(_FETCHED))
+        for here, there, size in zip(self.here, self.following, (codes_bytes(self.bits), SCALES_BYTES), strict=True):
+            fetch_block(b, later, self.blocks, here, there, size)
         scales = bytes_behind(b, self.scales, b.mul(block, index(SCALES_BYTES)))
         for half in range(2):
             found = vector_at(b, b.bitcast(scales, ir.HalfType().as_pointer()), index(half * LANES), HALVES)
@@ -85,7 +101,7 @@ class Unpacker:
 
     def _weights(self, output: int, codes):
         """`scale * code + minimum` for 16 codes."""
-        return call(self.b, "llvm.fma.v16f32", FLOATS, [codes, self._number(output, 0), self._number(output, 1)])
+        return multiply_add(self.b, codes, self._number(output, 0), self._number(output, 1))
 
     def _write(self, to, output: int, row) -> None:
         place = bytes_behind(self.b, to, index(output * LINE))

@@ -58,12 +58,32 @@ def call(builder, name: str, result, arguments):
     return builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, kinds), name), arguments)
 
 
-def fetch(builder, address, near: int = 3, to_write: bool = False) -> None:
-    """Have the line at an address brought near; any address will do, also one behind the end of the memory.
+def multiply_add(builder, one, other, third):
+    """`one * other + third`, rounded once."""
+    return call(builder, "llvm.fma.v16f32", FLOATS, [one, other, third])
 
-    `near` 3: to the first cache; 2: to the second, which waits for more lines at a time.
-    """
-    numbers = [ir.Constant(ir.IntType(32), number) for number in (int(to_write), near, 1)]
+
+def folded(builder, count, start, step):
+    """`step(i, so_far)` for each i below `count`, at least one, over vectors, from `start` on; returns the last."""
+    before = builder.block
+    head, after = builder.append_basic_block("fold"), builder.append_basic_block("folded")
+    builder.branch(head)
+    builder.position_at_end(head)
+    i, so_far = builder.phi(ir.IntType(64)), [builder.phi(FLOATS) for _ in start]
+    i.add_incoming(index(0), before)
+    following, next_i = step(i, so_far), builder.add(i, index(1))
+    i.add_incoming(next_i, builder.block)
+    for one, first, new in zip(so_far, start, following, strict=True):
+        one.add_incoming(first, before)
+        one.add_incoming(new, builder.block)
+    builder.cbranch(builder.icmp_signed("<", next_i, count), head, after)
+    builder.position_at_end(after)
+    return following
+
+
+def fetch(builder, address, to_write: bool = False) -> None:
+    """Have the line at an address brought near; any address will do, also one behind the end of the memory."""
+    numbers = [ir.Constant(ir.IntType(32), number) for number in (int(to_write), 3, 1)]
     call(builder, "llvm.prefetch.p0", ir.VoidType(), [address, *numbers])
 
 
@@ -97,16 +117,15 @@ def exp_of_finite(builder, x):
     def floats(number: float):
         return ir.Constant(FLOATS, [number] * LANES)
 
-    def multiply_add(one, other, third):
-        return call(builder, "llvm.fma.v16f32", FLOATS, [one, other, third])
-
-    whole = call(builder, "llvm.floor.v16f32", FLOATS, [multiply_add(x, floats(1.4426950408889634), floats(0.5))])
-    rest = multiply_add(whole, floats(-0.693359375), x)
-    rest = multiply_add(whole, floats(2.12194440e-4), rest)
+    whole = call(
+        builder, "llvm.floor.v16f32", FLOATS, [multiply_add(builder, x, floats(1.4426950408889634), floats(0.5))]
+    )
+    rest = multiply_add(builder, whole, floats(-0.693359375), x)
+    rest = multiply_add(builder, whole, floats(2.12194440e-4), rest)
     y = floats(_EXP[0])
     for factor in _EXP[1:]:
-        y = multiply_add(y, rest, floats(factor))
-    y = builder.fadd(multiply_add(builder.fmul(y, rest), rest, rest), floats(1.0))
+        y = multiply_add(builder, y, rest, floats(factor))
+    y = builder.fadd(multiply_add(builder, builder.fmul(y, rest), rest, rest), floats(1.0))
     arguments = [y, whole, floats(0.0), ir.Constant(ir.IntType(16), -1), ir.Constant(ir.IntType(32), _ROUND_AS_SET)]
     return call(builder, "llvm.x86.avx512.mask.scalef.ps.512", FLOATS, arguments)
 
@@ -114,8 +133,8 @@ def exp_of_finite(builder, x):
 def reciprocal(builder, x):
     """1 / x of each lane for x from 1 to 2, within float32's last bit or two: a sixth of a division's time."""
     guess = call(builder, "llvm.x86.avx512.rcp14.ps.512", FLOATS, [x, x, ir.Constant(ir.IntType(16), -1)])
-    rest = call(builder, "llvm.fma.v16f32", FLOATS, [builder.fneg(x), guess, ir.Constant(FLOATS, [1.0] * LANES)])
-    return call(builder, "llvm.fma.v16f32", FLOATS, [guess, rest, guess])
+    rest = multiply_add(builder, builder.fneg(x), guess, ir.Constant(FLOATS, [1.0] * LANES))
+    return multiply_add(builder, guess, rest, guess)
 
 
 def reduced(builder, operation: str, vector):
