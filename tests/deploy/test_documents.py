@@ -21,6 +21,7 @@ from sagemaker_deploy.cli import build_parser
 from sagemaker_deploy.requests import model_data_source
 from sagemaker_deploy.sdk_v2 import sdk_major
 from tests.deploy.conftest import IMAGE, REGION, ROLE, needs_sdk_2
+from tests.fakes.sagemaker_runtime import FakeSageMakerRuntime
 
 ROOT = Path(__file__).resolve().parents[2]
 TERRAFORM = ROOT / "examples/terraform/main.tf"
@@ -64,16 +65,30 @@ def body_of(operation: str, calls: list[tuple[str, Any]]) -> Any:
     return json.loads(body)
 
 
+def answers(runtime: FakeSageMakerRuntime) -> list[str]:
+    """The texts of the container's chat answers so far: it samples, so an empty one is possible."""
+    texts = []
+    for call in runtime.calls:
+        streamed = call.headers.get_content_type() == "text/event-stream"
+        events = re.findall(rb"^data: (\{.*)$", call.received, re.MULTILINE) if streamed else [call.received]
+        choices = [choice for event in events for choice in json.loads(event)["choices"]]
+        texts.append("".join(choice["delta" if streamed else "message"].get("content") or "" for choice in choices))
+    return texts
+
+
 def sdk_example(index: int) -> str:
     return [block for block in blocks("docs/deploy.md") if "HuggingFaceModel" in block][index]
 
 
 @needs_sdk_2
 @pytest.mark.usefixtures("everything_offline")
-def test_the_seed_example_with_the_sdk(calls: list[tuple[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_seed_example_with_the_sdk(
+    calls: list[tuple[str, Any]], runtime: FakeSageMakerRuntime, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As printed: an answer from the container, nothing asked of S3 or STS, nothing left."""
     exec(compile(sdk_example(0), "docs/deploy.md", "exec"), {})
-    assert capsys.readouterr().out.strip()
+    (answer,) = answers(runtime)
+    assert capsys.readouterr().out.endswith(f"{answer}\n")
     assert [name for name, _ in calls] == [
         *("CreateModel", "CreateEndpointConfig", "CreateEndpoint", "DescribeEndpoint", "InvokeEndpoint"),
         *("DescribeEndpoint", "DescribeEndpointConfig", "DeleteModel", "DeleteEndpointConfig", "DeleteEndpoint"),
@@ -101,10 +116,13 @@ def test_what_the_seed_example_says_of_code_location(calls: list[tuple[str, Any]
 
 @needs_sdk_2
 @pytest.mark.usefixtures("everything_offline")
-def test_the_example_with_weights_from_s3(calls: list[tuple[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_with_weights_from_s3(
+    calls: list[tuple[str, Any]], runtime: FakeSageMakerRuntime, capsys: pytest.CaptureFixture[str]
+) -> None:
     space: dict[str, Any] = {}
     exec(compile(sdk_example(1), "docs/deploy.md", "exec"), space)
-    assert capsys.readouterr().out.strip()
+    (answer,) = answers(runtime)
+    assert capsys.readouterr().out.endswith(f"{answer}\n")
     model = body_of("CreateModel", calls)
     assert model["EnableNetworkIsolation"] is True
     assert model["PrimaryContainer"]["ModelDataSource"] == model_data_source("s3://my-weights/qwen3-8b/")
@@ -128,11 +146,12 @@ def test_the_commands_are_commands(line: str) -> None:
 
 
 @pytest.mark.usefixtures("everything_offline", "no_registry")
-def test_the_example_with_the_library(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_with_the_library(runtime: FakeSageMakerRuntime, capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = [block for block in blocks("docs/deploy.md") if "import Clients" in block]
     space: dict[str, Any] = {}
     exec(compile(code, "docs/deploy.md", "exec"), space)
-    assert capsys.readouterr().out.strip()
+    answer, streamed = answers(runtime)
+    assert capsys.readouterr().out == f"{answer}\n{streamed}"
     kind = type(space["endpoint"].predictor).__name__
     assert kind == ("HuggingFacePredictor" if sdk_major() == 2 else "EndpointClient")
     assert left_behind() == []
@@ -151,14 +170,13 @@ def test_the_notebooks_cells() -> None:
 
 
 @pytest.mark.usefixtures("everything_offline", "no_registry")
-def test_the_script_and_that_it_cleans_up(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_script_and_that_it_cleans_up(runtime: FakeSageMakerRuntime, capsys: pytest.CaptureFixture[str]) -> None:
     space: dict[str, Any] = {"__name__": "example"}
     exec(compile((ROOT / "examples/deploy.py").read_text(), "examples/deploy.py", "exec"), space)
     arguments = ["--image", IMAGE, "--role", ROLE]
     assert space["main"](arguments) == 0
-    before, _, streamed = capsys.readouterr().out.partition("\n---\n")
-    assert before
-    assert streamed.strip()
+    answer, streamed = answers(runtime)
+    assert capsys.readouterr().out == f"{answer}\n---\n{streamed}\n"
     space["QUESTION"]["messages"] = "no list"
     with pytest.raises(Exception, match="messages"):
         space["main"](arguments)

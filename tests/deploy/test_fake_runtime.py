@@ -29,7 +29,10 @@ def test_invoke_returns_the_containers_body_and_attributes(runtime: FakeSageMake
     reply = client(runtime).invoke_endpoint(
         EndpointName="ep", Body=json.dumps(CHAT), ContentType="application/json", CustomAttributes="trace=1"
     )
-    assert json.loads(reply["Body"].read())["choices"][0]["message"]["content"]
+    (call,) = runtime.calls
+    body = reply["Body"].read()
+    assert body == call.received
+    assert json.loads(body)["choices"][0]["message"]["role"] == "assistant"
     assert reply["InvokedProductionVariant"] == "AllTraffic"
     assert reply["ContentType"].startswith("application/json")
 

@@ -20,7 +20,7 @@ class ContainerCall:
     """An open request; `status` and `headers` are set once the container has begun to answer.
 
     Raises `CallOverran` when `limit_s` has passed since the start, `CallBroken` when the connection fails;
-    both may come from the constructor or, later, from `chunks`.
+    both may come from the constructor or, later, from `chunks`. `received` is the body as far as it has come.
     """
 
     def __init__(
@@ -28,6 +28,7 @@ class ContainerCall:
     ) -> None:
         self._deadline = time.monotonic() + limit_s
         self._response: http.client.HTTPResponse | None = None
+        self.received = b""
         host = urllib.parse.urlsplit(url).netloc
         self._connection = http.client.HTTPConnection(host, timeout=connect_s)
         try:
@@ -54,6 +55,7 @@ class ContainerCall:
                 if not data:
                     self._check_complete()
                     return
+                self.received += data
                 yield data
         except TimeoutError as exc:
             raise CallOverran from exc

@@ -48,7 +48,7 @@ class FakeSageMakerRuntime:
     keeps the container's reads whole. The limits default to the platform's and may be scaled down. Async
     calls need `s3_url`, an S3 service that checks no signatures (moto's server does), and write
     below `s3_output`. `forwarded` collects the headers (lower case) of every request that was sent on to the
-    container.
+    container, `calls` those that it began to answer.
     """
 
     container_url: str
@@ -62,6 +62,7 @@ class FakeSageMakerRuntime:
     s3_url: str = ""
     s3_output: str = "s3://fake-runtime/output"
     forwarded: list[dict[str, str]] = field(default_factory=list)
+    calls: list[ContainerCall] = field(default_factory=list)
 
     def start(self) -> Self:
         """Listen on a free loopback port; `url` is valid from here on."""
@@ -92,7 +93,9 @@ class FakeSageMakerRuntime:
     def call(self, path: str, body: bytes, headers: dict[str, str], limit_s: float) -> ContainerCall:
         """Send a request on to the container; raises as `ContainerCall` does."""
         self.forwarded.append(headers)
-        return ContainerCall(self.container_url, path, body, headers, limit_s, self.connect_timeout_s)
+        call = ContainerCall(self.container_url, path, body, headers, limit_s, self.connect_timeout_s)
+        self.calls.append(call)
+        return call
 
     def cut(self, data: bytes) -> Iterator[bytes]:
         """Yield `data` in pieces; where they end says nothing about the container's writes."""
