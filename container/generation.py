@@ -19,8 +19,6 @@ from container.text.stop_strings import StopStrings
 from container.text.tokenizer import Tokenizer
 from handler.protocol import FinishReason, GenerateRequest, SamplingParams, StepOutput, TokenLogprob
 
-# How often a waiting request looks whether its client is still there.
-_TICK_S = 0.1
 KEEPALIVE_S = 15.0
 # Prompt tokens the detokeniser sees, so that it knows it does not start a text: sentencepiece drops a first space.
 _TAIL = 8
@@ -172,7 +170,7 @@ class Generation:
         """What the engine sends, None after each `KEEPALIVE_S` of silence. Raises as `deltas` does."""
         silent_since = time.monotonic()
         deadline = silent_since + self.prompt.timeout_s + _DEADLINE_GRACE_S
-        for message in reply.messages(_TICK_S):
+        for message in reply.messages():
             now = time.monotonic()
             if not self._connected():
                 raise ClientDisconnected

@@ -57,7 +57,7 @@ def test_streams_with_a_backlog_take_turns() -> None:
         reply = Reply("r", lambda _reply: None)
         for i in range(50):
             reply.inbox.put(StepOutput("r", [i], finish_reason=FinishReason.LENGTH if i == 49 else None))
-        for _ in reply.messages(1.0):
+        for _ in reply.messages():
             turns.append(number)
 
     gevent.joinall([gevent.spawn(read, number) for number in range(3)])
