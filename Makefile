@@ -48,7 +48,7 @@ faults: $(TEST_STAMP)  ## faults and attacks in full, into docs/reliability.md; 
 
 soak: $(TEST_STAMP)  ## mixed load for MINUTES (5): memory, descriptors, threads, KV books, latency; into docs/reliability.md
 	SOAK_MINUTES=$(or $(MINUTES),5) $(BIN)/python -m pytest --override-ini addopts="-ra -s --import-mode=importlib" \
-		--timeout $$(( $(or $(MINUTES),5) * 60 + 600 )) --rows 32 tests/faults
+		--rows 32 tests/faults
 
 check: $(TEST_STAMP) lint types  ## format check, lint, strict types, tests, coverage floor
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)

@@ -6,6 +6,7 @@ import os
 import statistics
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -21,12 +22,13 @@ WARM_UP = 0.3
 
 
 class Sampler(threading.Thread):
-    """Memory of every process, once a second."""
+    """Memory of every process and how quick the machine is, once a second."""
 
     def __init__(self, processes: dict[str, psutil.Process]) -> None:
         super().__init__(daemon=True)
         self.processes = processes
         self.rss: dict[str, list[int]] = {name: [] for name in processes}
+        self.work_s: list[float] = []
         self.stopped = threading.Event()
         self.start()
 
@@ -34,13 +36,21 @@ class Sampler(threading.Thread):
         while not self.stopped.wait(1.0):
             for name, process in self.processes.items():
                 self.rss[name].append(process.memory_info().rss)
+            self.work_s.append(min(timed_work() for _ in range(5)))
 
-    def drift(self, name: str) -> float:
-        """Growth from the first to the last tenth after the warm-up, as a share of what there was."""
-        samples = self.rss[name][int(len(self.rss[name]) * WARM_UP) :]
-        tenth = max(1, len(samples) // 10)
-        first, last = statistics.median(samples[:tenth]), statistics.median(samples[-tenth:])
-        return last / first - 1
+
+def timed_work() -> float:
+    """Processor time of some work that is always the same."""
+    began_s = time.thread_time()
+    sum(range(20_000))
+    return time.thread_time() - began_s
+
+
+def drift(samples: Sequence[float]) -> float:
+    """Growth from the first to the last tenth after the warm-up, as a share of what there was."""
+    samples = samples[int(len(samples) * WARM_UP) :]
+    tenth = max(1, len(samples) // 10)
+    return statistics.median(samples[-tenth:]) / statistics.median(samples[:tenth]) - 1
 
 
 def named(server: Server) -> dict[str, psutil.Process]:
@@ -72,7 +82,10 @@ def gauges(server: Server) -> dict[str, float]:
 
 @pytest.mark.timeout(7200)
 @pytest.mark.row(
-    32, bug="container/engine_client.py: replies are never forgotten: worker +12.1 % in a minute, +0.3 % without"
+    32,
+    bug="container/engine_client.py: replies are never forgotten: worker +12.1 % in a minute, +0.3 % without; "
+    "handler/scheduler.py: each step looks through all sequences there ever were: p99 0.260, then 0.295 s in two "
+    "minutes while the machine grew 7 % quicker",
 )
 def test_soak(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
     seconds = 60 * float(os.environ.get("SOAK_MINUTES", "1.5"))
@@ -100,18 +113,22 @@ def test_soak(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
         code = server.stop()
     finally:
         server.kill()
-    drifts = {name: sampler.drift(name) for name in processes}
+    drifts = {name: drift(sampler.rss[name]) for name in processes}
+    slower = drift(sampler.work_s)
     grown = {name: (before[name], after[name]) for name in processes if after[name] > before[name]}
     total = sum(tally.counts.values())
     latency = p99(tally, seconds * WARM_UP, seconds * (WARM_UP + 0.1)), p99(tally, seconds * 0.9, seconds)
     worst = max(drifts, key=lambda name: drifts[name])
     text = f"{total} requests ({tally.counts}), worst drift {worst} {drifts[worst]:+.1%}; "
     text += f"descriptors and threads {grown or '+0'}; left in the engine {left or 'nothing'}; "
-    text += f"p99 {latency[0]:.2f} s, last tenth {latency[1]:.2f} s; "
+    text += f"p99 {latency[0]:.3f} s, last tenth {latency[1]:.3f} s (the machine {slower:+.1%}); "
     text += f"{len(tally.surprises)} surprises {tally.surprises[:2] or ''}"
     print("\n" + text, drifts, f"exit code {code}", sep="\n")
-    ok = drifts[worst] < (0.02 if total >= 20_000 else 0.05) and not (grown or left or tally.surprises or code)
-    scoreboard(32, f"{seconds / 60:.1f} minutes, {NUM_CLIENTS} clients", "< 5 % below 20,000 requests", text, ok)
+    memory_limit, latency_limit = (0.02, 1.05) if total >= 20_000 else (0.05, 1.1)
+    ok = drifts[worst] < memory_limit and latency[1] <= latency[0] * latency_limit * (1 + slower)
+    ok = ok and not (grown or left or tally.surprises or code)
+    limits = "p99 at most 5 % more in the last tenth than in the first; below 20,000 requests: memory < 5 %, p99 10 %"
+    scoreboard(32, f"{seconds / 60:.1f} minutes, {NUM_CLIENTS} clients", limits, text, ok)
 
 
 def load(server: Server, seconds: float, tally: Tally, seed: int) -> None:
