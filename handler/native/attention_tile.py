@@ -18,6 +18,7 @@ from handler.native.vectors import (
     folded,
     index,
     multiply_add,
+    over_vectors,
     reduced,
     splat,
     vector_at,
@@ -80,24 +81,27 @@ def softmax_keys(_context, scores, first, end, padded):  # pragma: no cover
         scores, first, end, padded = arguments
         lowest = ir.Constant(FLOATS, [float("-inf")] * LANES)
         _hide_others(builder, scores, first, end, padded, lowest)
-        top = _over_vectors(builder, scores, padded, lowest, lambda _, old, new: call_max(builder, old, new))
-        largest = splat(builder, reduced(builder, "fmax", top), FLOATS)
+        count, zero = builder.udiv(padded, index(LANES)), ir.Constant(FLOATS, [0.0] * LANES)
 
-        def weigh(place, old, new):
-            weight = exp_of_negatives(builder, builder.fsub(new, largest))
+        def find_largest(_, place, so_far):
+            return call_max(builder, so_far, builder.load(place, align=4))
+
+        largest = reduced(builder, "fmax", over_vectors(builder, scores, count, lowest, find_largest))
+        largest = splat(builder, largest, FLOATS)
+
+        def weigh(_, place, so_far):
+            weight = exp_of_negatives(builder, builder.fsub(builder.load(place, align=4), largest))
             builder.store(weight, place, align=4)
-            return builder.fadd(old, weight)
+            return builder.fadd(so_far, weight)
 
-        total = reduced(
-            builder, "fadd", _over_vectors(builder, scores, padded, ir.Constant(FLOATS, [0.0] * LANES), weigh)
-        )
+        total = reduced(builder, "fadd", over_vectors(builder, scores, count, zero, weigh))
         share = splat(builder, builder.fdiv(ir.Constant(ir.FloatType(), 1.0), total), FLOATS)
 
-        def scale(place, old, new):
-            builder.store(builder.fmul(new, share), place, align=4)
-            return old
+        def scale(_, place, so_far):
+            builder.store(builder.fmul(builder.load(place, align=4), share), place, align=4)
+            return so_far
 
-        _over_vectors(builder, scores, padded, lowest, scale)
+        over_vectors(builder, scores, count, zero, scale)
 
     return types.void(scores, types.int64, types.int64, types.int64), generate
 
@@ -113,16 +117,6 @@ def _hide_others(builder, scores, first, end, padded, lowest) -> None:
         )
         place = builder.bitcast(builder.gep(scores, [start]), FLOATS.as_pointer())
         builder.store(builder.select(within, builder.load(place, align=4), lowest), place, align=4)
-
-
-def _over_vectors(builder, scores, padded, start, step):
-    """`step(place, so_far, vector)` over all vectors, from `start`; returns the last `so_far`."""
-
-    def one(i, so_far):
-        place = builder.bitcast(builder.gep(scores, [builder.mul(i, index(LANES))]), FLOATS.as_pointer())
-        return [step(place, so_far[0], builder.load(place, align=4))]
-
-    return folded(builder, builder.udiv(padded, index(LANES)), [start], one)[0]
 
 
 @intrinsic(prefer_literal=True)

@@ -22,9 +22,9 @@ from handler.native.vectors import (
     call_max,
     exp_of_finite,
     fetch,
-    folded,
     index,
     interleaved_halves,
+    over_vectors,
     splat,
     store_rounded,
     transposed,
@@ -102,7 +102,7 @@ def weigh_columns(_context, scores, scale, limits, num_keys, shares):  # pragma:
             builder.store(score, place, align=64)
             return call_max(builder, so_far, score)
 
-        top = _over_keys(builder, scores, num_keys, lowest, largest)
+        top = over_vectors(builder, scores, num_keys, lowest, largest)
 
         def weigh(_, place, so_far):
             score = builder.load(place, align=64)
@@ -111,21 +111,11 @@ def weigh_columns(_context, scores, scale, limits, num_keys, shares):  # pragma:
             builder.store(weight, place, align=64)
             return builder.fadd(so_far, weight)
 
-        total = _over_keys(builder, scores, num_keys, zero, weigh)
+        total = over_vectors(builder, scores, num_keys, zero, weigh)
         share = builder.fdiv(ir.Constant(FLOATS, [1.0] * LANES), total)
         builder.store(share, builder.bitcast(shares, FLOATS.as_pointer()), align=64)
 
     return types.void(scores, types.float32, limits, types.int64, shares), generate
-
-
-def _over_keys(builder, scores, num_keys, start, step):
-    """`step(j, place, so_far)` for each key; returns the last `so_far`."""
-
-    def one(j, so_far):
-        place = builder.gep(scores, [builder.mul(j, index(LANES))])
-        return [step(j, builder.bitcast(place, FLOATS.as_pointer()), so_far[0])]
-
-    return folded(builder, num_keys, [start], one)[0]
 
 
 @intrinsic(prefer_literal=True)

@@ -81,6 +81,16 @@ def folded(builder, count, start, step):
     return following
 
 
+def over_vectors(builder, numbers, count, start, step):
+    """`step(i, place, so_far)` for each of `count` vectors one behind the other, at least one; returns the last."""
+
+    def one(i, so_far):
+        place = builder.gep(numbers, [builder.mul(i, index(LANES))])
+        return [step(i, builder.bitcast(place, FLOATS.as_pointer()), so_far[0])]
+
+    return folded(builder, count, [start], one)[0]
+
+
 def fetch(builder, address, to_write: bool = False) -> None:
     """Have the line at an address brought near; any address will do, also one behind the end of the memory."""
     numbers = [ir.Constant(ir.IntType(32), number) for number in (int(to_write), 3, 1)]
