@@ -33,16 +33,11 @@ RUN python -m venv /opt/venv \
 # Apart from the code, so that an edit changes neither this layer nor the large one above.
 FROM packages AS model
 WORKDIR /app
-COPY handler/__init__.py handler/block_linear.py handler/dense_linear.py handler/device.py handler/errors.py \
-     handler/gguf_blocks.py handler/gguf_model.py handler/laid_out.py handler/linears.py handler/matrix_linear.py \
-     handler/packed_file.py handler/prepare.py handler/product_layer.py handler/weight_blocks.py \
-     handler/whole_file.py handler/
-COPY handler/native/__init__.py handler/native/block_dots.py handler/native/block_layout.py \
-     handler/native/block_tile.py handler/native/compiler.py handler/native/matrix_products.py \
-     handler/native/memory.py handler/native/product.py handler/native/product_outputs.py \
-     handler/native/product_tile.py handler/native/program.py handler/native/tile_layout.py \
-     handler/native/unpacked_tile.py \
-     handler/native/team.py handler/native/tiles.py handler/native/vectors.py handler/native/
+COPY handler/__init__.py handler/prepare.py handler/
+COPY handler/seam handler/seam
+COPY handler/kernels handler/kernels
+COPY handler/linears handler/linears
+COPY handler/model handler/model
 RUN /opt/venv/bin/python -m handler.prepare /opt/heir
 
 FROM ${PYTHON_IMAGE} AS app

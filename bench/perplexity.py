@@ -56,10 +56,10 @@ def _measure(form: str, dtype: str, threads: int) -> dict[str, Any]:
     import torch
     from tokenizers import Tokenizer
 
-    from handler.config import EngineConfig, Quantize
-    from handler.gguf_model import bundled_gguf, converted
-    from handler.linears import KERNEL, Kernel
-    from handler.model_loader import load
+    from handler.linears.packed_linear import KERNEL, Kernel
+    from handler.model.gguf_model import bundled_gguf, converted
+    from handler.model.loader import load
+    from handler.seam.config import EngineConfig, Quantize
 
     torch.set_num_threads(threads)
     cache = os.environ.get("CACHE_DIR", tempfile.gettempdir())
@@ -107,7 +107,7 @@ def _milliseconds(model: Any, ids: list[int]) -> float:
 
 def _weight_bytes(model: Any) -> int:
     """Memory behind parameters, buffers and packed weights, what they share counted once."""
-    from handler.linears import PackedLinear
+    from handler.linears.packed_linear import PackedLinear
 
     held = [layer for layer in model.modules() if isinstance(layer, PackedLinear)]
     parts = [part for layer in held for part in (layer.packed, layer.scales_and_zeros, layer.dense)]

@@ -12,10 +12,10 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
-from container import health, metrics_page, request_record
 from container.api import documents
 from container.api.dialect import all_dialects, speaking
-from container.api.operation import operation_of
+from container.api.operation import Operation, operation_of
+from container.api.server import health, metrics_page
 from container.errors import (
     InternalError,
     InvalidRequest,
@@ -24,10 +24,11 @@ from container.errors import (
     ServiceError,
     Unauthorized,
 )
-from container.generation import ClientDisconnected
-from container.request_record import DROPPED, RequestRecord, current_record
+from container.generation.generation import ClientDisconnected
+from container.monitoring import request_record
+from container.monitoring.request_record import DROPPED, RequestRecord, current_record
 from container.run_dir import RunDir
-from container.service import Service
+from container.serving.service import Service
 from container.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -44,12 +45,22 @@ def create_app(settings: Settings, run_dir: RunDir) -> Flask:
     spoken = (dialect.blueprint for dialect in dialects)
     for blueprint in (health.blueprint, metrics_page.blueprint, *spoken, documents.blueprint, documents.pages):
         app.register_blueprint(blueprint)
-    request_record.register(app)
+    request_record.register(app, _generates)
     app.register_error_handler(Exception, _on_error)
     app.before_request(_start_clock)
     app.before_request(_ApiKey(settings.api_key))
     app.after_request(_Cors(settings.cors_allow_origin))
     return app
+
+
+def _operation() -> Operation | None:
+    """What the route of the current request does, None where it leads nowhere."""
+    return operation_of(current_app.view_functions.get(request.endpoint or ""))
+
+
+def _generates() -> bool:
+    operation = _operation()
+    return operation is not None and operation.generates
 
 
 def _start_clock() -> None:
@@ -66,7 +77,7 @@ class _ApiKey:
     def __call__(self) -> None:
         if not self._digests or request.method == "OPTIONS":
             return
-        operation = operation_of(current_app.view_functions.get(request.endpoint or ""))
+        operation = _operation()
         if operation is not None and not operation.keyed:
             return
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")

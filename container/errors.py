@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from handler.protocol import ErrorCode, Failed, Rejected
+from handler.seam.protocol import ErrorCode, Failed, Rejected
 
 
 class ServiceError(Exception):

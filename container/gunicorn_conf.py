@@ -16,15 +16,15 @@ from prometheus_client import multiprocess
 from container.app import create_app
 from container.run_dir import LISTEN_FD_VARIABLE, RUN_DIR_VARIABLE, WORKERS_VARIABLE, RunDir
 from container.settings import Settings
-from handler.lifeline import die_with_parent
-from handler.logs import configure_logging
+from handler.seam.lifeline import die_with_parent
+from handler.seam.logs import configure_logging
 
 if TYPE_CHECKING:
     from flask import Flask
 
 # The socket is open before gunicorn starts, so the port never refuses a connection while it loads.
 bind = f"fd://{os.environ.get(LISTEN_FD_VARIABLE, '0')}"
-worker_class = "container.web_worker.Worker"
+worker_class = "container.web.worker.Worker"
 workers = int(os.environ.get(WORKERS_VARIABLE, "2"))
 
 

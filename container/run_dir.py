@@ -31,7 +31,7 @@ class EngineDir:
 
     @property
     def hazards(self) -> Path:
-        """What the engine has in hand (handler.suspects)."""
+        """What the engine has in hand (handler.seam.suspects)."""
         return self.path / "hazards"
 
     @property

@@ -16,12 +16,12 @@ import socket
 import sys
 from pathlib import Path
 
-from container import tgi_environment
 from container.directories import NotWritable, check_writable, make_run_dir, name_temporary_directory
 from container.run_dir import RunDir
 from container.settings import Settings, SettingsError
-from container.supervisor import Supervisor
-from handler.logs import configure_logging
+from container.supervisor import launcher
+from container.supervisor.supervisor import Supervisor
+from handler.seam.logs import configure_logging
 
 logger = logging.getLogger("container")
 
@@ -36,9 +36,9 @@ def main(arguments: list[str]) -> int:
     configure_logging("main", level=logging.INFO)
     try:
         # Into the environment, where the web workers read their settings too.
-        os.environ.update(tgi_environment.read_arguments(arguments))
-        os.environ.update(tgi_environment.translate(os.environ))
-        ignored = tgi_environment.check(os.environ)
+        os.environ.update(launcher.read_arguments(arguments))
+        os.environ.update(launcher.translate(os.environ))
+        ignored = launcher.check(os.environ)
         settings = Settings.from_environ(os.environ)
     except SettingsError as exc:
         logger.error("%s", exc)

@@ -14,7 +14,7 @@ from typing import Any
 from sagemaker_inference import parameters
 
 from container.directories import default_cache_dir
-from handler.config import KVLayout, Quantize
+from handler.seam.config import KVLayout, Quantize
 
 
 class SettingsError(Exception):

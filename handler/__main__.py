@@ -1,6 +1,6 @@
 """The engine process: load the model, prove that it is computed correctly, bind the socket, run.
 
-Started by PID 1 as `python -m handler CONFIG.json`. Exit codes: 0 after SIGTERM, those of handler.errors if it
+Started by PID 1 as `python -m handler CONFIG.json`. Exit codes: 0 after SIGTERM, those of handler.seam.errors if it
 cannot start, 70 if it breaks while running.
 """
 
@@ -18,13 +18,13 @@ from types import FrameType
 
 import msgspec
 
-from handler.config import EngineConfig, load_config
-from handler.errors import StartupError
-from handler.lifeline import die_with_parent
-from handler.logs import configure_logging
-from handler.model_location import locate
-from handler.protocol import ModelCard
-from handler.status import Phase, StatusBoard
+from handler.model.location import locate
+from handler.seam.config import EngineConfig, load_config
+from handler.seam.errors import StartupError
+from handler.seam.lifeline import die_with_parent
+from handler.seam.logs import configure_logging
+from handler.seam.protocol import ModelCard
+from handler.seam.status import Phase, StatusBoard
 
 logger = logging.getLogger("handler")
 

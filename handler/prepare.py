@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from handler.errors import StartupError
-from handler.gguf_model import bundled_gguf, converted
+from handler.model.gguf_model import bundled_gguf, converted
+from handler.seam.errors import StartupError
 
 
 def main(cache_dir: Path) -> int:

@@ -8,25 +8,25 @@ from pathlib import Path
 
 import torch
 
-from handler.config import EngineConfig
-from handler.custody import Custody
-from handler.dense_linear import keep_rows_apart
-from handler.engine import EngineCore
-from handler.grammar import GrammarCompiler
-from handler.ipc import EngineSocket
-from handler.linears import KERNEL, Kernel
-from handler.memory import Limits
-from handler.model_loader import load, place
-from handler.model_location import locate
-from handler.native.compiler import keep_in
-from handler.protocol import ModelCard
-from handler.runner import Runner
-from handler.runner_choice import choose_runner
-from handler.scheduler import Scheduler, SchedulerLimits
-from handler.status import Phase, StatusBoard
-from handler.suspects import Hazards, Suspects
-from handler.tokenizer_files import tokenizer_dir
-from handler.warm_up import warm_up_sequence
+from handler.engine.core import EngineCore
+from handler.engine.in_flight import Custody
+from handler.engine.ipc import EngineSocket
+from handler.engine.warm_up import warm_up_sequence
+from handler.kernels.compiler import keep_in
+from handler.linears.onednn_linear import keep_rows_apart
+from handler.linears.packed_linear import KERNEL, Kernel
+from handler.model.loader import load, place
+from handler.model.location import locate
+from handler.model.tokenizer_files import tokenizer_dir
+from handler.runners.choice import choose_runner
+from handler.runners.limits import Limits
+from handler.runners.runner import Runner
+from handler.sampling.grammar import GrammarCompiler
+from handler.scheduling.scheduler import Scheduler, SchedulerLimits
+from handler.seam.config import EngineConfig
+from handler.seam.protocol import ModelCard
+from handler.seam.status import Phase, StatusBoard
+from handler.seam.suspects import Hazards, Suspects
 
 logger = logging.getLogger(__name__)
 

@@ -1,5 +1,5 @@
 """`python -m sagemaker_deploy`."""
 
-from sagemaker_deploy.cli import run
+from sagemaker_deploy.cli.main import run
 
 run()

@@ -9,21 +9,21 @@ from typing import Any, Literal
 
 from botocore.exceptions import ClientError
 
-from sagemaker_deploy.clients import Clients
-from sagemaker_deploy.control_plane import ControlPlane, explained
-from sagemaker_deploy.endpoint_client import EndpointClient
-from sagemaker_deploy.environment import environment_warnings
+from sagemaker_deploy.aws.clients import Clients
+from sagemaker_deploy.aws.control_plane import ControlPlane, explained
+from sagemaker_deploy.aws.logs import last_lines
+from sagemaker_deploy.aws.removal import delete, is_ours, tagged_names
+from sagemaker_deploy.aws.rollback import UpdateOptions, deployment_config, rollback_alarm
+from sagemaker_deploy.aws.waiting import Description, Waiter, describe_component, describe_endpoint
+from sagemaker_deploy.calling.endpoint_client import EndpointClient
 from sagemaker_deploy.errors import DeployError, EndpointFailed, PreflightError, RolledBack, SpecError
 from sagemaker_deploy.failures import explain
-from sagemaker_deploy.logs import last_lines
 from sagemaker_deploy.preflight import resolve
 from sagemaker_deploy.progress import Clock, Progress, Silent
-from sagemaker_deploy.removal import delete, is_ours, tagged_names
-from sagemaker_deploy.requests import Requests, build_requests
-from sagemaker_deploy.rollback import UpdateOptions, deployment_config, rollback_alarm
+from sagemaker_deploy.request.environment import environment_warnings
+from sagemaker_deploy.request.requests import Requests, build_requests
+from sagemaker_deploy.request.spec import DeploySpec
 from sagemaker_deploy.sdk_v2 import create_through_sdk, sdk_can_express, sdk_major, sdk_predictor
-from sagemaker_deploy.spec import DeploySpec
-from sagemaker_deploy.waiting import Description, Waiter, describe_component, describe_endpoint
 
 DEFAULT_WAIT_S = 2 * 3600.0
 LOG_LINES = 40

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sagemaker_deploy.clients import Clients
-from sagemaker_deploy.environment import environment_warnings, redacted
-from sagemaker_deploy.fit import Fit, Load, check_fit, fit_warnings, recommend
-from sagemaker_deploy.iam import Needs, caller_policy, execution_policy
-from sagemaker_deploy.image import ImageName
-from sagemaker_deploy.instances import find_instance
-from sagemaker_deploy.model_shape import ModelShape
-from sagemaker_deploy.quota import endpoint_quota, quota_warning
-from sagemaker_deploy.requests import Requests, build_requests
-from sagemaker_deploy.spec import DeploySpec
+from sagemaker_deploy.aws.clients import Clients
+from sagemaker_deploy.aws.iam import Needs, caller_policy, execution_policy
+from sagemaker_deploy.aws.image import ImageName
+from sagemaker_deploy.aws.quota import endpoint_quota, quota_warning
+from sagemaker_deploy.request.environment import environment_warnings, redacted
+from sagemaker_deploy.request.instances import find_instance
+from sagemaker_deploy.request.requests import Requests, build_requests
+from sagemaker_deploy.request.spec import DeploySpec
+from sagemaker_deploy.sizing.fit import Fit, Load, check_fit, fit_warnings, recommend
+from sagemaker_deploy.sizing.model_shape import ModelShape
 
 # What the fit knows only from the specification's own fields.
 _FIT_VARIABLES = {"HF_MODEL_QUANTIZE", "QUANTIZE", "SM_NUM_GPUS", "NUM_SHARD", "ENGINE_REPLICAS", "DEVICE"}

@@ -7,13 +7,13 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from sagemaker_deploy.clients import Clients
+from sagemaker_deploy.aws.clients import Clients
+from sagemaker_deploy.aws.image import inspect_image
+from sagemaker_deploy.aws.quota import endpoint_quota, quota_warning
 from sagemaker_deploy.errors import DeployError, PreflightError
-from sagemaker_deploy.image import inspect_image
-from sagemaker_deploy.model_source import load_shape
 from sagemaker_deploy.progress import Progress
-from sagemaker_deploy.quota import endpoint_quota, quota_warning
-from sagemaker_deploy.spec import DeploySpec
+from sagemaker_deploy.request.spec import DeploySpec
+from sagemaker_deploy.sizing.model_source import load_shape
 
 
 def resolve(spec: DeploySpec, clients: Clients, progress: Progress) -> DeploySpec:

@@ -15,9 +15,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sagemaker_deploy.clients import Clients
-from sagemaker_deploy.requests import Requests
-from sagemaker_deploy.spec import AsyncOptions, DeploySpec
+from sagemaker_deploy.aws.clients import Clients
+from sagemaker_deploy.request.requests import Requests
+from sagemaker_deploy.request.spec import AsyncOptions, DeploySpec
 
 _EVENT = "provide-client-params.sagemaker"
 

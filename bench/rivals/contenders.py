@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.rivals.install import LLAMA_SERVER, TRANSFORMERS, VLLM, installed
 from bench.servers import Contender
-from handler.gguf_model import bundled_gguf, converted
+from handler.model.gguf_model import bundled_gguf, converted
 
 # Room for 32 prompts of 1,000 tokens with their answers; llama.cpp divides its context among its slots.
 _LLAMA_SLOTS = 32

@@ -1,1 +1,1 @@
-"""The dialects: one folder each, from JSON to a `Prompt` and from deltas to JSON. No dialect knows another."""
+"""Routes and dialects: one folder each. No dialect imports another, but `sagemaker`, which tells bodies apart."""

@@ -12,7 +12,7 @@ from flask import Blueprint, Response
 
 from container import api
 from container.errors import ServiceError
-from container.served_model import ServedModel
+from container.serving.served_model import ServedModel
 from container.settings import Settings
 
 WriteLimits = Callable[[dict[str, Any], Settings, ServedModel], None]

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from container.body import json_type
 from container.errors import InvalidRequest
+from container.web.body import json_type
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from container.text.template_sandbox import CompiledTemplate, TemplateError
-from handler.lifeline import die_with_parent
+from handler.seam.lifeline import die_with_parent
 
 # A conversation of 25 MB needs about 350 MB for its JSON, its text and the pieces of it.
 MAX_MEMORY_BYTES = 512 << 20

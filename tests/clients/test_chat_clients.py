@@ -200,7 +200,7 @@ def stock_model() -> Any:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from container.settings import Settings
-    from handler.gguf_model import bundled_gguf, converted
+    from handler.model.gguf_model import bundled_gguf, converted
 
     cache_dir = Path(Settings.from_environ(os.environ).cache_dir)
     directory = converted(bundled_gguf(), cache_dir, lambda *_: None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sagemaker_deploy.spec import AsyncOptions, ComponentOptions, DeploySpec, VpcOptions
+from sagemaker_deploy.request.spec import AsyncOptions, ComponentOptions, DeploySpec, VpcOptions
 from tests.deploy.conftest import make_spec
 
 CASES: dict[str, DeploySpec] = {

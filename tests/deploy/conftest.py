@@ -11,10 +11,10 @@ from typing import Any
 import boto3
 import pytest
 
-from sagemaker_deploy.clients import Clients
+from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.progress import Clock, Transcript
+from sagemaker_deploy.request.spec import DeploySpec
 from sagemaker_deploy.sdk_v2 import sdk_major
-from sagemaker_deploy.spec import DeploySpec
 from tests.deploy.stand_in import StandInContainer
 from tests.fakes.sagemaker_runtime import FakeSageMakerRuntime
 from tests.support.server import Server

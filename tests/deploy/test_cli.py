@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sagemaker_deploy.cli import main
-from sagemaker_deploy.clients import Clients
-from sagemaker_deploy.console import Output
+from sagemaker_deploy.aws.clients import Clients
+from sagemaker_deploy.cli.console import Output
+from sagemaker_deploy.cli.main import main
 from tests.deploy.conftest import IMAGE, ROLE
 from tests.deploy.stubs import Script
 

@@ -17,8 +17,8 @@ import boto3
 import pytest
 
 from sagemaker_deploy import deployment
-from sagemaker_deploy.cli import build_parser
-from sagemaker_deploy.requests import model_data_source
+from sagemaker_deploy.cli.main import build_parser
+from sagemaker_deploy.request.requests import model_data_source
 from sagemaker_deploy.sdk_v2 import sdk_major
 from tests.deploy.conftest import IMAGE, REGION, ROLE, needs_sdk_2
 from tests.fakes.sagemaker_runtime import FakeSageMakerRuntime

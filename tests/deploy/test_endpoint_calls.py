@@ -11,9 +11,9 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from sagemaker_deploy.bearer import MAX_LIFETIME_S, bearer_token, openai_base_url
-from sagemaker_deploy.clients import RUNTIME_CONFIG, Clients
-from sagemaker_deploy.endpoint_client import EndpointClient
+from sagemaker_deploy.aws.clients import RUNTIME_CONFIG, Clients
+from sagemaker_deploy.calling.bearer import MAX_LIFETIME_S, bearer_token, openai_base_url
+from sagemaker_deploy.calling.endpoint_client import EndpointClient
 from sagemaker_deploy.errors import ContainerError, InvokeError, SpecError, StreamBroken, WaitExpired
 from tests.deploy.conftest import REGION, FastClock
 from tests.deploy.stand_in import DROP, EARLY, HANG, INSIDE
@@ -156,7 +156,7 @@ def test_an_asynchronous_refusal_is_raised(endpoint: EndpointClient, bucket: str
 
 
 def test_patience_for_an_asynchronous_answer_ends(endpoint: EndpointClient, served: Clients, clock: FastClock) -> None:
-    from sagemaker_deploy.endpoint_client import AsyncCall
+    from sagemaker_deploy.calling.endpoint_client import AsyncCall
 
     served["s3"].create_bucket(Bucket="empty")
     with pytest.raises(WaitExpired, match="no answer at s3://empty/a after 10 s"):

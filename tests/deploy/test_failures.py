@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sagemaker_deploy.checking.local_run import LocalOptions, docker_arguments
 from sagemaker_deploy.failures import KNOWN_FAILURES, explain
-from sagemaker_deploy.local_run import LocalOptions, docker_arguments
 from tests.support.server import PYTHON
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,7 +92,7 @@ def test_pytest_finds_each_test_that_the_document_names(faults: bool) -> None:
 
 
 def test_the_remedies_name_commands_that_exist() -> None:
-    from sagemaker_deploy.cli import build_parser
+    from sagemaker_deploy.cli.main import build_parser
 
     commands = re.findall(r"\{([^}]*)\}", build_parser().format_usage()) or [build_parser().format_help()]
     for failure in KNOWN_FAILURES:

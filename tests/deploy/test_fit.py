@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sagemaker_deploy.clients import Clients
+from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.errors import PreflightError, SpecError
-from sagemaker_deploy.fit import BYTES_PER_PARAM, Load, check_fit, fit_warnings, recommend, weights_bytes
-from sagemaker_deploy.instances import INSTANCES, find_instance
-from sagemaker_deploy.model_shape import ModelShape, shape_from_config
-from sagemaker_deploy.model_source import load_shape
-from sagemaker_deploy.spec import CPU_QUANTIZATIONS, QUANTIZATIONS, STORED_QUANTIZATIONS
+from sagemaker_deploy.request.instances import INSTANCES, find_instance
+from sagemaker_deploy.request.spec import CPU_QUANTIZATIONS, QUANTIZATIONS, STORED_QUANTIZATIONS
+from sagemaker_deploy.sizing.fit import BYTES_PER_PARAM, Load, check_fit, fit_warnings, recommend, weights_bytes
+from sagemaker_deploy.sizing.model_shape import ModelShape, shape_from_config
+from sagemaker_deploy.sizing.model_source import load_shape
 from tests.deploy.conftest import make_spec
 from tests.deploy.shapes import GPT2, LLAMA_70B, MIXTRAL, QWEN3_8B
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sagemaker_deploy.fit import Load, check_fit, fit_warnings, recommend
-from sagemaker_deploy.instances import INSTANCES, Instance, find_instance
-from sagemaker_deploy.model_shape import ModelShape, shape_from_config
 from sagemaker_deploy.plan import make_plan
-from sagemaker_deploy.spec import ComponentOptions
+from sagemaker_deploy.request.instances import INSTANCES, Instance, find_instance
+from sagemaker_deploy.request.spec import ComponentOptions
+from sagemaker_deploy.sizing.fit import Load, check_fit, fit_warnings, recommend
+from sagemaker_deploy.sizing.model_shape import ModelShape, shape_from_config
 from tests.deploy.conftest import REGION, make_spec
 from tests.deploy.shapes import LLAMA_70B, QWEN3_8B
 
@@ -86,8 +86,8 @@ def test_gpus_are_shared_as_the_container_shares_them(
 ) -> None:
     """Against the container's own rule, where its packages are installed; weights that fill so many GPUs."""
     torch = pytest.importorskip("torch")
-    from handler.config import EngineConfig
-    from handler.placement import choose_devices
+    from handler.model.placement import choose_devices
+    from handler.seam.config import EngineConfig
 
     if max_gpus is not None and max_gpus > instance.num_gpus:
         return

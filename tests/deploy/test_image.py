@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from sagemaker_deploy.clients import Clients
+from sagemaker_deploy.aws.clients import Clients
+from sagemaker_deploy.aws.image import BIND_LABEL, DOCKER_MANIFEST, TORCH_LABEL, build_commands, inspect_image
 from sagemaker_deploy.errors import PreflightError, SpecError
-from sagemaker_deploy.hosting import NEWEST_AMI
-from sagemaker_deploy.image import BIND_LABEL, DOCKER_MANIFEST, TORCH_LABEL, build_commands, inspect_image
 from sagemaker_deploy.preflight import resolve
 from sagemaker_deploy.progress import Transcript
-from sagemaker_deploy.requests import build_requests
+from sagemaker_deploy.request.hosting import NEWEST_AMI
+from sagemaker_deploy.request.requests import build_requests
 from tests.deploy.conftest import IMAGE, REGION, make_spec
 from tests.deploy.stubs import Script
 

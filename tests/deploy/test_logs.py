@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from sagemaker_deploy.clients import Clients
+from sagemaker_deploy.aws.clients import Clients
+from sagemaker_deploy.aws.logs import last_lines, log_groups
+from sagemaker_deploy.aws.status import endpoint_status
 from sagemaker_deploy.errors import PreflightError
-from sagemaker_deploy.logs import last_lines, log_groups
-from sagemaker_deploy.status import endpoint_status
 from tests.deploy.stubs import ARN, NOW, Script
 
 ENDPOINT_GROUP, COMPONENT_GROUP = log_groups("llm")

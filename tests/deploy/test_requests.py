@@ -13,14 +13,14 @@ from typing import Any
 import boto3
 import pytest
 
-from sagemaker_deploy.clients import Clients
-from sagemaker_deploy.control_plane import ControlPlane
-from sagemaker_deploy.hosting import download_timeout_s, health_check_timeout_s, host_ami_version
-from sagemaker_deploy.instances import INSTANCES
+from sagemaker_deploy.aws.clients import Clients
+from sagemaker_deploy.aws.control_plane import ControlPlane
+from sagemaker_deploy.aws.removal import delete
 from sagemaker_deploy.progress import Silent
-from sagemaker_deploy.removal import delete
-from sagemaker_deploy.requests import build_requests
-from sagemaker_deploy.service_model import violations
+from sagemaker_deploy.request.hosting import download_timeout_s, health_check_timeout_s, host_ami_version
+from sagemaker_deploy.request.instances import INSTANCES
+from sagemaker_deploy.request.requests import build_requests
+from sagemaker_deploy.request.service_model import violations
 from tests.deploy.cases import CASES
 from tests.deploy.conftest import REGION, make_spec, needs_sdk_2
 from tests.deploy.stubs import recorder

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sagemaker_deploy.autoscaling import (
+from sagemaker_deploy.aws.autoscaling import (
     ScalingOptions,
     ScalingTarget,
     autoscale,
@@ -15,12 +15,12 @@ from sagemaker_deploy.autoscaling import (
     wake_alarm,
     wake_policy,
 )
-from sagemaker_deploy.clients import Clients
+from sagemaker_deploy.aws.clients import Clients
+from sagemaker_deploy.aws.removal import delete
 from sagemaker_deploy.deployment import DeployOptions, deploy
 from sagemaker_deploy.errors import SpecError
 from sagemaker_deploy.progress import Silent
-from sagemaker_deploy.removal import delete
-from sagemaker_deploy.service_model import violations
+from sagemaker_deploy.request.service_model import violations
 from tests.deploy.cases import CASES
 from tests.deploy.conftest import make_spec
 from tests.deploy.stubs import Script

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sagemaker_deploy.clients import Clients
+from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.deployment import DeployOptions, deploy
 from sagemaker_deploy.sdk_v2 import sdk_major, sdk_session
 from tests.deploy.conftest import NEEDS_SDK_2, make_spec

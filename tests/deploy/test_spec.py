@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sagemaker_deploy.environment import container_environment, environment_warnings, redacted
 from sagemaker_deploy.errors import SpecError
-from sagemaker_deploy.spec import AsyncOptions, ComponentOptions
+from sagemaker_deploy.request.environment import container_environment, environment_warnings, redacted
+from sagemaker_deploy.request.spec import AsyncOptions, ComponentOptions
 from tests.deploy.conftest import REGION, make_spec
 
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from handler.config import EngineConfig
-from handler.dense_linear import keep_rows_apart
-from handler.model_runner import ModelRunner
-from handler.native import compiler
-from handler.runner_choice import choose_runner
-from handler.status import StatusBoard
+from handler.kernels import compiler
+from handler.linears.onednn_linear import keep_rows_apart
+from handler.runners.choice import choose_runner
+from handler.runners.slots.runner import ModelRunner
+from handler.seam.config import EngineConfig
+from handler.seam.status import StatusBoard
 from tests.support import tiny_models
 from tests.support.local_engine import LocalEngine, limits, loaded
 

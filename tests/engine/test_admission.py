@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from handler.grammar import GrammarCompiler, TokenConstraint
-from handler.model_runner import ModelRunner
-from handler.protocol import ErrorCode, Grammar, GrammarKind
+from handler.runners.slots.runner import ModelRunner
+from handler.sampling.grammar import GrammarCompiler, TokenConstraint
+from handler.seam.protocol import ErrorCode, Grammar, GrammarKind
 from tests.support import tiny_models
 from tests.support.local_engine import LocalEngine, limits, loaded
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from handler.penalties import needs_penalties
-from handler.protocol import ErrorCode, GenerateRequest, SamplingParams
-from handler.sequence import Sequence
+from handler.sampling.penalties import needs_penalties
+from handler.scheduling.sequence import Sequence
+from handler.seam.protocol import ErrorCode, GenerateRequest, SamplingParams
 from tests.support import tiny_models
 from tests.support.local_engine import LocalEngine, Outcome
 

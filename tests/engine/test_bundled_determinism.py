@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from handler.block_linear import computes_blocks
-from handler.config import EngineConfig
-from handler.gguf_model import bundled_gguf, converted
-from handler.linears import KERNEL, Kernel
-from handler.memory import Limits
-from handler.model_loader import LoadedModel, load
-from handler.model_runner import ModelRunner
+from handler.linears.kernel_linear import computes_blocks
+from handler.linears.packed_linear import KERNEL, Kernel
+from handler.model.gguf_model import bundled_gguf, converted
+from handler.model.loader import LoadedModel, load
+from handler.runners.limits import Limits
+from handler.runners.slots.runner import ModelRunner
+from handler.seam.config import EngineConfig
 from tests.support.local_engine import LocalEngine, Outcome, limits
 
 CACHE = Path(os.environ.get("CACHE_DIR") or Path.home() / ".cache" / "tgi-heir")
@@ -45,7 +45,7 @@ def bundled() -> LoadedModel:
 @pytest.fixture(scope="module")
 def served(bundled: LoadedModel) -> Iterator[LoadedModel]:
     """The same, probed and sped up, as at a start; with DETERMINISTIC where two kernels would alternate."""
-    from handler.native.compiler import keep_in
+    from handler.kernels.compiler import keep_in
 
     keep_in(CACHE)
     with KERNEL.using(Kernel.BY_ROWS if computes_blocks(bundled.dtype) else Kernel.DENSE):

@@ -11,17 +11,17 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from handler.cache_runner import CacheRunner
-from handler.config import EngineConfig
-from handler.errors import UnsupportedModel
-from handler.memory import bytes_per_token
-from handler.model_runner import ModelRunner
-from handler.protocol import ErrorCode, GenerateRequest, SamplingParams
-from handler.runner_choice import choose_runner
-from handler.scheduler import ScheduledSequence
-from handler.sequence import Sequence
+from handler.runners.choice import choose_runner
+from handler.runners.dynamic_cache.runner import CacheRunner
+from handler.runners.limits import bytes_per_token
+from handler.runners.slots.runner import ModelRunner
+from handler.scheduling.scheduler import ScheduledSequence
+from handler.scheduling.sequence import Sequence
+from handler.seam.config import EngineConfig
+from handler.seam.errors import UnsupportedModel
+from handler.seam.protocol import ErrorCode, GenerateRequest, SamplingParams
+from handler.seam.status import StatusBoard
 from handler.startup import start as start_up
-from handler.status import StatusBoard
 from tests.support import stock, tiny_models
 from tests.support.local_engine import LocalEngine, limits, loaded
 

@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from handler.linears import KERNEL, Kernel, PackedLinear, fits
-from handler.model_runner import ModelRunner
-from handler.packed_model import quantise_and_pack
-from handler.protocol import GenerateRequest, SamplingParams
-from handler.scheduler import ScheduledBatch, ScheduledSequence
-from handler.sequence import Sequence
-from handler.weight_blocks import quantise
+from handler.linears.packed_linear import KERNEL, Kernel, PackedLinear, fits
+from handler.linears.packed_model import quantise_and_pack
+from handler.linears.weight_blocks import quantise
+from handler.runners.slots.runner import ModelRunner
+from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
+from handler.scheduling.sequence import Sequence
+from handler.seam.protocol import GenerateRequest, SamplingParams
 from tests.support import tiny_models
 from tests.support.local_engine import loaded
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from handler.cache_runner import CacheRunner
-from handler.memory import bytes_per_token
-from handler.model_runner import ModelRunner
+from handler.runners.dynamic_cache.runner import CacheRunner
+from handler.runners.limits import bytes_per_token
+from handler.runners.slots.runner import ModelRunner
 from tests.support import models_table, stock, tiny_models
 from tests.support.local_engine import LocalEngine, Outcome
 

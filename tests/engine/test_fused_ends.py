@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from handler.fused_ends import FusedNorm, RotaryTable, fuse_ends
-from handler.model_runner import ModelRunner
-from handler.rotary import settle_rotary
+from handler.runners.rotary import settle_rotary
+from handler.runners.slots.fused_ends import FusedNorm, RotaryTable, fuse_ends
+from handler.runners.slots.runner import ModelRunner
 from tests.support import tiny_models
 from tests.support.local_engine import loaded
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from handler.block_linear import computes_blocks
-from handler.fused_layers import FusedDecoderLayer
-from handler.fused_stack import FusedStack
-from handler.model_runner import ModelRunner
-from handler.native.program import Program
-from handler.packed_model import quantise_and_pack
-from handler.protocol import GenerateRequest, SamplingParams
-from handler.scheduler import ScheduledBatch, ScheduledSequence
-from handler.sequence import Sequence
+from handler.kernels.program import Program
+from handler.linears.kernel_linear import computes_blocks
+from handler.linears.packed_model import quantise_and_pack
+from handler.runners.slots.fused_layers import FusedDecoderLayer
+from handler.runners.slots.fused_stack import FusedStack
+from handler.runners.slots.runner import ModelRunner
+from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
+from handler.scheduling.sequence import Sequence
+from handler.seam.protocol import GenerateRequest, SamplingParams
 from tests.support import tiny_models
 from tests.support.local_engine import loaded
 
@@ -69,7 +69,7 @@ def answers(runner: ModelRunner) -> list[Tensor]:
 
 def one_by_one(monkeypatch: pytest.MonkeyPatch, **sizes: Any) -> ModelRunner:
     with monkeypatch.context() as patch:
-        patch.setattr("handler.fused_stack.can_stack", lambda _layer: False)
+        patch.setattr("handler.runners.slots.fused_stack.can_stack", lambda _layer: False)
         return runner_of(**sizes)
 
 

@@ -14,16 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from handler.block_manager import TRASH_PAGE
-from handler.config import EngineConfig
-from handler.memory import derive_limits
-from handler.model_loader import LoadedModel
-from handler.paged_runner import PagedRunner
-from handler.paged_start import start_paged
-from handler.self_test import Script, Verdict, compare, expected_logits, play
-from handler.status import StatusBoard
-from handler.sync_guard import host_sync
-from handler.varlen import CUDA_PAGE_SIZE, torch_varlen, varlen_attn_cpu
+from handler.model.loader import LoadedModel
+from handler.runners.limits import CUDA_PAGE_SIZE, derive_limits
+from handler.runners.paged.runner import PagedRunner
+from handler.runners.paged.self_test import Script, Verdict, compare, expected_logits, play
+from handler.runners.paged.start import start_paged
+from handler.runners.paged.sync_guard import host_sync
+from handler.runners.paged.varlen import torch_varlen, varlen_attn_cpu
+from handler.scheduling.block_manager import TRASH_PAGE
+from handler.seam.config import EngineConfig
+from handler.seam.status import StatusBoard
 from tests.support.local_engine import LocalEngine, limits, loaded
 from tests.support.tiny_models import build
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from handler.grammar import GrammarCompiler
-from handler.model_runner import ModelRunner
-from handler.protocol import ErrorCode, FinishReason, Grammar, GrammarKind
+from handler.runners.slots.runner import ModelRunner
+from handler.sampling.grammar import GrammarCompiler
+from handler.seam.protocol import ErrorCode, FinishReason, Grammar, GrammarKind
 from tests.support import tiny_models
 from tests.support.local_engine import LocalEngine, limits, loaded
 
@@ -149,7 +149,7 @@ class PanicException(BaseException):
 def test_a_panic_of_the_library_is_the_requests_own(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch, place: str, error: BaseException
 ) -> None:
-    from handler import grammar
+    from handler.sampling import grammar
 
     class Panics:
         grammar_from_regex = staticmethod(grammar.LLMatcher.grammar_from_regex)

@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 import torch
 
-from handler import engine, sampler, scheduler, step
-from handler.config import EngineConfig
-from handler.errors import BadModel, EngineBroken
-from handler.forward_thread import ForwardThread
-from handler.grammar import GrammarCompiler
-from handler.protocol import ErrorCode, FinishReason, Grammar, GrammarKind
-from handler.runner import Runner, StepLogits
-from handler.runner_choice import choose_runner
-from handler.scheduler import ScheduledBatch
-from handler.sequence import Sequence
-from handler.status import StatusBoard
+from handler.engine import core as engine
+from handler.engine import step
+from handler.engine.forward_thread import ForwardThread
+from handler.runners.choice import choose_runner
+from handler.runners.runner import Runner, StepLogits
+from handler.sampling import sampler
+from handler.sampling.grammar import GrammarCompiler
+from handler.scheduling import scheduler
+from handler.scheduling.scheduler import ScheduledBatch
+from handler.scheduling.sequence import Sequence
+from handler.seam.config import EngineConfig
+from handler.seam.errors import BadModel, EngineBroken
+from handler.seam.protocol import ErrorCode, FinishReason, Grammar, GrammarKind
+from handler.seam.status import StatusBoard
 from tests.support import tiny_models
 from tests.support.local_engine import LocalEngine, Outcome, limits, loaded
 
@@ -69,9 +72,9 @@ def start(tmp_path: Path, tiny_llama: Path) -> Iterator[StartEngine]:
 
 
 def make_runner(kind: str, model: Any) -> Runner:
-    from handler.cache_runner import CacheRunner
-    from handler.model_runner import ModelRunner
-    from handler.paged_runner import PagedRunner
+    from handler.runners.dynamic_cache.runner import CacheRunner
+    from handler.runners.paged.runner import PagedRunner
+    from handler.runners.slots.runner import ModelRunner
 
     bounds = limits(max_num_seqs=16, max_model_len=128)
     if kind == "cache":
@@ -172,7 +175,7 @@ def test_an_exception_at_a_place_of_one_request(
 def test_an_exception_in_the_grammar(
     start: StartEngine, monkeypatch: pytest.MonkeyPatch, solo: list[list[int]], place: str
 ) -> None:
-    from handler.grammar import TokenConstraint
+    from handler.sampling.grammar import TokenConstraint
 
     def explode(*_: Any) -> Any:
         raise ValueError("a secret of the implementation")

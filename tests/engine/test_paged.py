@@ -15,18 +15,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from handler.block_manager import TRASH_PAGE, BlockManager
-from handler.config import EngineConfig, KVLayout
-from handler.decode_graphs import DecodeGraphs
-from handler.errors import UnsupportedModel
-from handler.memory import bytes_per_token
-from handler.paged_runner import PagedRunner
-from handler.paged_start import start_paged
-from handler.protocol import ErrorCode
-from handler.scheduler import ScheduledBatch
-from handler.self_test import Script, Verdict, compare, play
-from handler.status import StatusBoard
-from handler.sync_guard import SyncGuard, host_sync
+from handler.runners.limits import bytes_per_token
+from handler.runners.paged.decode_graphs import DecodeGraphs
+from handler.runners.paged.runner import PagedRunner
+from handler.runners.paged.self_test import Script, Verdict, compare, play
+from handler.runners.paged.start import start_paged
+from handler.runners.paged.sync_guard import SyncGuard, host_sync
+from handler.scheduling.block_manager import TRASH_PAGE, BlockManager
+from handler.scheduling.scheduler import ScheduledBatch
+from handler.seam.config import EngineConfig, KVLayout
+from handler.seam.errors import UnsupportedModel
+from handler.seam.protocol import ErrorCode
+from handler.seam.status import StatusBoard
 from tests.support.local_engine import LocalEngine, limits, loaded
 from tests.support.stock import greedy
 from tests.support.tiny_models import build
@@ -383,7 +383,7 @@ def test_graphs_that_cannot_be_captured_are_done_without(llama: Any, monkeypatch
     """Whatever the capture raises, here that there is no CUDA: the reason is told, and the answers are the same."""
     expected = [greedy(llama, prompt, NUM_TOKENS) for prompt in PROMPTS[:2]]
     runner = PagedRunner(loaded(build("llama")), limits(page_size=PAGE))
-    monkeypatch.setattr("handler.decode_graphs.obstacle", lambda *_: None)
+    monkeypatch.setattr("handler.runners.paged.decode_graphs.obstacle", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _device: None)
     runner.probe()
     assert not runner.graphs

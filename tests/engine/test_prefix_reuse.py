@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from handler.model_runner import ModelRunner
-from handler.protocol import ErrorCode
+from handler.runners.slots.runner import ModelRunner
+from handler.seam.protocol import ErrorCode
 from tests.support import tiny_models
 from tests.support.local_engine import LocalEngine, limits, loaded
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from handler import model_loader, packed_model
-from handler.config import EngineConfig, Quantize
-from handler.errors import BadConfiguration, BadModel
-from handler.linears import KERNEL, Kernel, PackedLinear
-from handler.model_loader import LoadedModel, load
-from handler.model_runner import ModelRunner
-from handler.placement import Devices
-from handler.quantize import WeightSizes, least_lossy, resolve
-from handler.weight_blocks import WeightBlocks
+from handler.linears.packed_linear import KERNEL, Kernel, PackedLinear, packed_model
+from handler.linears.weight_blocks import WeightBlocks
+from handler.model import loader as model_loader
+from handler.model.loader import LoadedModel, load
+from handler.model.placement import Devices
+from handler.model.quantize import WeightSizes, least_lossy, resolve
+from handler.runners.slots.runner import ModelRunner
+from handler.seam.config import EngineConfig, Quantize
+from handler.seam.errors import BadConfiguration, BadModel
 from tests.support import tiny_models
 from tests.support.local_engine import LocalEngine, limits
 
@@ -121,7 +121,7 @@ def test_both_kernels_of_a_packed_model_run_the_same_weights(tiny_llama: Path) -
 
 
 def test_without_memory_to_spare_no_dense_weights_are_kept(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("handler.model_loader.available_memory_bytes", lambda: 1000)
+    monkeypatch.setattr("handler.model.loader.available_memory_bytes", lambda: 1000)
     loaded = open_model(tiny_llama, Quantize.INT4_BLOCKS)
     layers = [m for m in loaded.model.modules() if isinstance(m, PackedLinear)]
     assert layers

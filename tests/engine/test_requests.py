@@ -11,7 +11,7 @@ import pytest
 import torch
 import zmq
 
-from handler.protocol import (
+from handler.seam.protocol import (
     ErrorCode,
     FinishReason,
     GenerateRequest,
@@ -273,8 +273,8 @@ def test_a_model_with_another_attention_is_refused() -> None:
     """Alibi models never call the engine's attention; serving them would be silently wrong."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from handler.errors import UnsupportedModel
-    from handler.model_runner import ModelRunner
+    from handler.runners.slots.runner import ModelRunner
+    from handler.seam.errors import UnsupportedModel
     from tests.support.local_engine import loaded
 
     config = AutoConfig.for_model("bloom", vocab_size=128, hidden_size=64, n_layer=3, n_head=4)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from handler.config import KVLayout
-from handler.rotary import changing_ropes, rope_types, settle_rotary
+from handler.runners.rotary import changing_ropes, rope_types, settle_rotary
+from handler.seam.config import KVLayout
 from tests.support import stock, tiny_models
 from tests.support.local_engine import LocalEngine
 

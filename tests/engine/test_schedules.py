@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from handler.scheduler import Scheduler
+from handler.scheduling.scheduler import Scheduler
 from tests.support.schedules import CROWDS, alone, differs, draw, engine, play
 
 

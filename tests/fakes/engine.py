@@ -18,7 +18,7 @@ import zmq
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from container.run_dir import RunDir
-from handler.protocol import (
+from handler.seam.protocol import (
     Abort,
     FinishReason,
     FromEngine,
@@ -29,7 +29,7 @@ from handler.protocol import (
     decode_to_engine,
     encode,
 )
-from handler.status import Phase, StatusBoard
+from handler.seam.status import Phase, StatusBoard
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

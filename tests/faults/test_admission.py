@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from handler.status import StatusBoard
+from handler.seam.status import StatusBoard
 from tests.faults.conftest import Scoreboard
 from tests.support.elsewhere import Elsewhere
 from tests.support.figures import Sampler, ms, quantile, timed
@@ -147,7 +147,8 @@ REFUSAL = "HTTP/1.1 429 TOO MANY REQUESTS\r\nRetry-After: 1\r\nContent-Length: 0
 
 @pytest.mark.row(
     18,
-    bug="container/places.py: each worker counts only its own places: 48 sequences in the engine, limit 34; "
+    bug="container/serving/concurrency.py: each worker counts only its own places: 48 sequences in the "
+    "engine, limit 34; "
     "a refusal that takes 3 ms more: goodput 91 %",
 )
 def test_overload(server: Server, board: StatusBoard, scoreboard: Scoreboard) -> None:
@@ -194,7 +195,7 @@ def test_overload(server: Server, board: StatusBoard, scoreboard: Scoreboard) ->
     scoreboard(18, "queue", "bounded", text, max(in_engine) <= 2 * CAPACITY + 2)
 
 
-@pytest.mark.row(7, bug="container/text_work.py: long texts are tokenized on the event loop: p99 1.5 s, max 3.7 s")
+@pytest.mark.row(7, bug="container/text/offload.py: long texts are tokenized on the event loop: p99 1.5 s, max 3.7 s")
 def test_ping_while_saturated(server: Server, scoreboard: Scoreboard) -> None:
     long_text = {"inputs": "Hello world, this is a text. " * 60_000}
     with Clients(server, 4 * CAPACITY, 64), Sampler(server.ping, 0.05) as pings:
@@ -209,7 +210,9 @@ def test_ping_while_saturated(server: Server, scoreboard: Scoreboard) -> None:
     scoreboard(7, text, "", seen, p50 < 0.005 and p99 < 0.05 and longest < 1 and not bad)
 
 
-@pytest.mark.row(20, bug="container/service.py: a whole answer has the time of a stream: clients still wait after 60 s")
+@pytest.mark.row(
+    20, bug="container/serving/service.py: a whole answer has the time of a stream: clients still wait after 60 s"
+)
 def test_deadlines(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
     environ = {"HF_MODEL_ID": str(tiny_llama), "REQUEST_TIMEOUT_S": "1.0", "MAX_CONCURRENT_REQUESTS": "400"}
     server = Server(tmp_path / "log", environ | {"MAX_BATCH_SIZE": "4"})
@@ -240,7 +243,7 @@ def leave(server: Server, draw: random.Random) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-@pytest.mark.row(19, bug="handler/engine.py: an abort ends only what runs: empty after 8.3 s")
+@pytest.mark.row(19, bug="handler/engine/core.py: an abort ends only what runs: empty after 8.3 s")
 def test_a_thousand_clients_leave(server: Server, board: StatusBoard, scoreboard: Scoreboard) -> None:
     draws = [random.Random(i) for i in range(1000)]
     with ThreadPoolExecutor(24) as threads:

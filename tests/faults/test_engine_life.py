@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from handler.status import StatusBoard
+from handler.seam.status import StatusBoard
 from tests.faults import streams
 from tests.faults.conftest import MakeServer, Scoreboard
 from tests.faults.streams import Client
@@ -54,7 +54,9 @@ def load_s(server: Server) -> float:
     return float(lines[-1].split("ready in ")[1].split()[0])
 
 
-@pytest.mark.row(9, bug="container/engine_process.py: a death is not written on the board, the restart waits 2 s")
+@pytest.mark.row(
+    9, bug="container/supervisor/engine_process.py: a death is not written on the board, the restart waits 2 s"
+)
 def test_engine_killed_idle(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server()
     server.engine().kill()
@@ -87,7 +89,9 @@ def undisturbed(server: Server, count: int) -> dict[str, list[int]]:
     return {client.prompt: client.token_ids for client in clients}
 
 
-@pytest.mark.row(10, bug="container/engine_client.py: requests of a dead engine are forgotten, not failed: 48 hung")
+@pytest.mark.row(
+    10, bug="container/generation/engine_client.py: requests of a dead engine are forgotten, not failed: 48 hung"
+)
 def test_engine_killed_under_load(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server(MAX_BATCH_SIZE="32")
     expected = undisturbed(server, 48)
@@ -103,7 +107,9 @@ def test_engine_killed_under_load(scoreboard: Scoreboard, make_server: MakeServe
     scoreboard(10, "throughput after", ">= 95 % of before", f"{after / before:.0%}", after >= 0.95 * before)
 
 
-@pytest.mark.row(11, bug="container/engine_process.py: nobody looks whether the engine moves: never detected, 31 hung")
+@pytest.mark.row(
+    11, bug="container/supervisor/engine_process.py: nobody looks whether the engine moves: never detected, 31 hung"
+)
 def test_engine_stopped_under_load(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server(MAX_BATCH_SIZE="32")
     expected = undisturbed(server, 32)
@@ -119,7 +125,9 @@ def test_engine_stopped_under_load(scoreboard: Scoreboard, make_server: MakeServ
     assert not engine.is_running()
 
 
-@pytest.mark.row(11, bug="container/engine_process.py: an engine that hangs is killed unasked: no stacks in the log")
+@pytest.mark.row(
+    11, bug="container/supervisor/engine_process.py: an engine that hangs is killed unasked: no stacks in the log"
+)
 def test_engine_hangs_in_a_step(scoreboard: Scoreboard, make_server: MakeServer, tiny_llama: Path) -> None:
     server = faulty(make_server, tiny_llama, "hang")
     clients = streams.start(server, 8)
@@ -168,7 +176,9 @@ def freeze(server: Server, seconds: float) -> None:
         process.resume()
 
 
-@pytest.mark.row(11, bug="container/stall.py: starved time counts in full: 1 restart after a silence of 42 s")
+@pytest.mark.row(
+    11, bug="container/supervisor/stall.py: starved time counts in full: 1 restart after a silence of 42 s"
+)
 def test_starved(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     """An engine that hardly gets any processor time is slow, but it does not hang."""
     server = make_server()
@@ -188,7 +198,7 @@ def test_starved(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     scoreboard(11, "F22: 45 s without processor time", reach, text, not restarts and max(pings) < 2)
 
 
-@pytest.mark.row(11, bug="container/stall.py: starvation is judged when the limit is reached: 1 restart")
+@pytest.mark.row(11, bug="container/supervisor/stall.py: starvation is judged when the limit is reached: 1 restart")
 def test_frozen(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     """The whole container, when the engine has not moved for as long as starving makes it."""
     server = make_server()
@@ -210,7 +220,7 @@ def _silence_s(board: StatusBoard) -> float:
 
 
 @pytest.mark.row(
-    13, bug="handler/suspects.py: the seed counts, which is new for each try: the engine dies a third time"
+    13, bug="handler/seam/suspects.py: the seed counts, which is new for each try: the engine dies a third time"
 )
 def test_a_request_that_kills_the_engine(scoreboard: Scoreboard, make_server: MakeServer, tiny_llama: Path) -> None:
     server = faulty(make_server, tiny_llama, "segv")
@@ -239,7 +249,7 @@ def test_a_request_that_kills_the_engine(scoreboard: Scoreboard, make_server: Ma
     scoreboard(13, "killed twice by one prompt, beside 4 innocent ones", "", text, ok)
 
 
-@pytest.mark.row(14, bug="container/engine_process.py: 30 deaths instead of 3")
+@pytest.mark.row(14, bug="container/supervisor/engine_process.py: 30 deaths instead of 3")
 def test_crash_loop(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server()
     server.kill_engines(3)
@@ -249,7 +259,7 @@ def test_crash_loop(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     scoreboard(14, "killed three times", "", f"exit code {code}, {said} line: {text}", code == 70 and said == 1)
 
 
-@pytest.mark.row(16, bug="handler/ipc.py: ROUTER_MANDATORY 0: 12 in the engine after 2 s for 4 left")
+@pytest.mark.row(16, bug="handler/engine/ipc.py: ROUTER_MANDATORY 0: 12 in the engine after 2 s for 4 left")
 def test_web_worker_killed(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server(MAX_BATCH_SIZE="8")
     before = alone_gap(server)
@@ -290,7 +300,9 @@ def alone_gap(server: Server) -> float:
 
 
 @pytest.mark.row(
-    17, bug="container/supervisor.py: the end of the web server is logged and no more: PID 1 is still there after 10 s"
+    17,
+    bug="container/supervisor/supervisor.py: the end of the web server is logged and no more: PID 1 is "
+    "still there after 10 s",
 )
 def test_gunicorn_killed(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server()

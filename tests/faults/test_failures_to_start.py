@@ -158,7 +158,7 @@ def taken_port() -> Iterator[int]:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.row(
-    35, bug="handler/model_location.py: damaged safetensors are not caught: 6 of 26 end with 70 after three tries"
+    35, bug="handler/model/location.py: damaged safetensors are not caught: 6 of 26 end with 70 after three tries"
 )
 def test_failures_to_start(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path, taken_port: int) -> None:
     slowest = 0.0

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from handler.protocol import GenerateRequest
+from handler.seam.protocol import GenerateRequest
 from tests.contract.seam.test_hostile_input import BODIES, FIELDS, LEAKS, PARAMETERS, POSTS
 from tests.contract.seam.web import CHAT, PROMPT, TEXT, WebServer
 from tests.fakes.engine import LONG, Act, FakeEngine, Script, output
@@ -76,7 +76,7 @@ def malformed(count: int) -> Iterator[tuple[str, bytes]]:
         yield path, json.dumps(base | fields).encode()
 
 
-@pytest.mark.row(1, bug="container/body.py: what is nested too deeply is not caught: 303 of 10,000 are 500")
+@pytest.mark.row(1, bug="container/web/body.py: what is nested too deeply is not caught: 303 of 10,000 are 500")
 def test_malformed_bodies(web: WebServer, scoreboard: Scoreboard) -> None:
     before, statuses, slow, leaks = web.workers(), [], [], 0
 
@@ -95,7 +95,7 @@ def test_malformed_bodies(web: WebServer, scoreboard: Scoreboard) -> None:
     scoreboard(1, "10,000 bodies, 11 routes", "", seen, not (faults or died or over or leaks))
 
 
-@pytest.mark.row(3, bug="container/body.py: a broken chunk ends the body: 62 requests run")
+@pytest.mark.row(3, bug="container/web/body.py: a broken chunk ends the body: 62 requests run")
 def test_frames(web: WebServer, scoreboard: Scoreboard) -> None:
     """Each with a good request behind it in one piece, and with one that follows the answer."""
     web.engine.reset()
@@ -146,7 +146,7 @@ def endless(engine: FakeEngine) -> Script:
     return play
 
 
-@pytest.mark.row(4, bug="container/client_socket.py: every byte gives the head 10 s more: 0 of the slow heads cut")
+@pytest.mark.row(4, bug="container/web/client_socket.py: every byte gives the head 10 s more: 0 of the slow heads cut")
 def test_slow_clients(web: WebServer, scoreboard: Scoreboard) -> None:
     """Good requests are compared with those made while the same clients attack a port that belongs to nobody."""
     web.engine.reset()
@@ -221,7 +221,7 @@ def is_open(client: socket.socket) -> bool:
         return False
 
 
-@pytest.mark.row(40, bug="container/client_socket.py: a buffer of 64 kB for each connection: 80.8 kB, 72.9 kB")
+@pytest.mark.row(40, bug="container/web/client_socket.py: a buffer of 64 kB for each connection: 80.8 kB, 72.9 kB")
 def test_memory_of_a_connection_and_of_a_request(fresh_web: WebServer, scoreboard: Scoreboard) -> None:
     web, engine = fresh_web, fresh_web.engine
     before = memory(web)
@@ -257,7 +257,7 @@ def oversize(web: WebServer) -> Iterator[tuple[str, int, bytes, int]]:
     yield "gzip bomb", 415, bomb_head + bomb, 0
 
 
-@pytest.mark.row(6, bug="container/web_worker.py: a body nobody wants is read without a bound")
+@pytest.mark.row(6, bug="container/web/worker.py: a body nobody wants is read without a bound")
 def test_oversize(web: WebServer, scoreboard: Scoreboard) -> None:
     limit, before, found, most, right = 2_000_000, memory(web), [], 0, True
     for name, status, start, more in oversize(web):

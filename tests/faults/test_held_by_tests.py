@@ -23,9 +23,14 @@ HELD = [
         {"SCHEMATHESIS_CASES": os.environ.get("SCHEMATHESIS_CASES", "200")},
         "container/api/tgi/token_routes.py: /tokenize leaves out `stop`, which the document requires",
     ),
-    (27, "", {}, "handler/model_input.py: logits by slot, their sequences by arrival: 5 of 8 tests fail"),
-    (28, "seed", {}, "handler/sampler.py: draws of one generator for all: both tests fail"),
-    (29, "preemption", {}, "handler/scheduler.py: a preempted sequence begins again after its prompt: the test fails"),
+    (27, "", {}, "handler/runners/slots/input.py: logits by slot, their sequences by arrival: 5 of 8 tests fail"),
+    (28, "seed", {}, "handler/sampling/sampler.py: draws of one generator for all: both tests fail"),
+    (
+        29,
+        "preemption",
+        {},
+        "handler/scheduling/scheduler.py: a preempted sequence begins again after its prompt: the test fails",
+    ),
     (30, "", {}, "container/text/detokenizer.py: each token's bytes decoded by themselves: 22 of 43 tests fail"),
     (31, "", {}, "container/text/stop_strings.py: the beginning of a stop string is shown at once: 6 of 11 tests fail"),
 ]

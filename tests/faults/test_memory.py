@@ -37,7 +37,9 @@ def save(directory: Path, change: Callable[[Any], None] = lambda _model: None, *
     return directory
 
 
-@pytest.mark.row(12, bug="handler/sampler.py: one row that is not finite fails the batch: 0 of 150 others as alone")
+@pytest.mark.row(
+    12, bug="handler/sampling/sampler.py: one row that is not finite fails the batch: 0 of 150 others as alone"
+)
 def test_a_poisoned_request(scoreboard: Scoreboard, make_server: MakeServer, tmp_path: Path) -> None:
     """A character whose embedding is NaN, in the middle of 15 streams; then in every slot, one after the other."""
     from tokenizers import Tokenizer
@@ -107,7 +109,7 @@ def test_memory_runs_out(scoreboard: Scoreboard, make_server: MakeServer, tmp_pa
     scoreboard(34, "RLIMIT_AS lowered under 6 streams, 20 times", "20 of 20", text, ok)
 
 
-@pytest.mark.row(33, bug="handler/grammar.py: compiled grammars are kept without a bound: +855 MB")
+@pytest.mark.row(33, bug="handler/sampling/grammar.py: compiled grammars are kept without a bound: +855 MB")
 def test_grammars_without_end(
     scoreboard: Scoreboard, make_server: MakeServer, tiny_llama: Path, tmp_path: Path
 ) -> None:

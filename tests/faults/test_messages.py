@@ -13,7 +13,7 @@ import psutil
 import pytest
 import zmq
 
-from handler.protocol import Abort, FinishReason, GenerateRequest, SamplingParams, StepOutput, encode
+from handler.seam.protocol import Abort, FinishReason, GenerateRequest, SamplingParams, StepOutput, encode
 from tests.contract.seam.web import WebServer
 from tests.fakes.engine import Act, output
 from tests.faults.conftest import MakeServer, Scoreboard
@@ -44,7 +44,7 @@ def frames(seed: int, samples: list[bytes]) -> Iterator[list[bytes]]:
 
 
 @pytest.mark.row(
-    37, bug="handler/ipc.py: frames of other than two parts are not caught: another engine, 2 of 71 answered"
+    37, bug="handler/engine/ipc.py: frames of other than two parts are not caught: another engine, 2 of 71 answered"
 )
 def test_frames_to_the_engine(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server(MAX_CONCURRENT_REQUESTS="100000", LOG_LEVEL="error")
@@ -78,7 +78,7 @@ def test_frames_to_the_engine(scoreboard: Scoreboard, make_server: MakeServer) -
 
 
 @pytest.mark.row(
-    37, bug="container/engine_client.py: text that is not UTF-8 is not caught: the worker hears nothing more"
+    37, bug="container/generation/engine_client.py: text that is not UTF-8 is not caught: the worker hears nothing more"
 )
 def test_frames_to_the_web_workers(scoreboard: Scoreboard) -> None:
     samples = [

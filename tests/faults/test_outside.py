@@ -17,7 +17,7 @@ import pytest
 from container.app import create_app
 from container.run_dir import RunDir
 from container.settings import Settings
-from handler.status import StatusBoard
+from handler.seam.status import StatusBoard
 from tests.faults.conftest import Scoreboard
 from tests.support.server import ROOT, Server
 
@@ -197,9 +197,9 @@ import json, os, sys, signal
 sys.path.insert(0, '.')
 from pathlib import Path
 import handler.startup
-from handler.config import EngineConfig
-from handler.errors import StartupError
-from handler.status import StatusBoard
+from handler.seam.config import EngineConfig
+from handler.seam.errors import StartupError
+from handler.seam.status import StatusBoard
 from container.text.tokenizer import Tokenizer, TokenizerError
 from container.text.chat_template import ChatTemplate, TemplateError
 for line in sys.stdin:
@@ -227,7 +227,7 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.row(36, bug="handler/model_location.py, handler/model_loader.py: `auto_map` is followed: 3 of 29 executed")
+@pytest.mark.row(36, bug="handler/model/location.py, handler/model/loader.py: `auto_map` is followed: 3 of 29 executed")
 def test_models_that_want_to_run_code(tiny_llama: Path, tmp_path: Path, scoreboard: Scoreboard) -> None:
     canary = tmp_path / "canary"
     environ = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "HOME": str(tmp_path)}

@@ -15,7 +15,7 @@ NUM_SCHEDULES = 500
 
 @pytest.mark.timeout(3600)
 @pytest.mark.row(
-    21, bug="handler/sampler.py: the distributions of drawn rows in reverse order: 181 of 360 requests differ"
+    21, bug="handler/sampling/sampler.py: the distributions of drawn rows in reverse order: 181 of 360 requests differ"
 )
 def test_schedules(scoreboard: Scoreboard, tmp_path: Path) -> None:
     torch.set_num_threads(1)

@@ -83,8 +83,10 @@ def gauges(server: Server) -> dict[str, float]:
 @pytest.mark.timeout(7200)
 @pytest.mark.row(
     32,
-    bug="container/engine_client.py: replies are never forgotten: worker +12.1 % in a minute, +0.3 % without; "
-    "handler/scheduler.py: each step looks through all sequences there ever were: p99 0.260, then 0.295 s in two "
+    bug="container/generation/engine_client.py: replies are never forgotten: worker +12.1 % in a minute, "
+    "+0.3 % without; "
+    "handler/scheduling/scheduler.py: each step looks through all sequences there ever were: p99 0.260, "
+    "then 0.295 s in two "
     "minutes while the machine grew 7 % quicker",
 )
 def test_soak(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:

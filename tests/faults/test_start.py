@@ -12,7 +12,7 @@ from tests.faults.conftest import Scoreboard
 from tests.support.server import Server
 
 
-@pytest.mark.row(8, bug="container/health.py: /ping is 200 while the model loads")
+@pytest.mark.row(8, bug="container/api/server/health.py: /ping is 200 while the model loads")
 def test_cold_start(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
     """The engine logs when it is ready, which is after it has generated a token; /ping must not be quicker."""
     started = time.monotonic()

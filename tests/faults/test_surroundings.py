@@ -105,7 +105,7 @@ def limit(pid: int, what: int, value: int) -> None:
 
 
 @pytest.mark.row(
-    5, bug="container/client_socket.py: a client's descriptor is doubled and never closed: no recovery in 30 s"
+    5, bug="container/web/client_socket.py: a client's descriptor is doubled and never closed: no recovery in 30 s"
 )
 def test_descriptors_run_out(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
     """F20: each web worker may open 64 descriptors, and 300 clients come."""
@@ -136,7 +136,7 @@ def test_descriptors_run_out(scoreboard: Scoreboard, tiny_llama: Path, tmp_path:
     scoreboard(5, "F20: 64 descriptors a worker, 300 clients", "recovers, no process dies", text, same)
 
 
-@pytest.mark.row(38, bug="container/body.py: a body of more than 500 kB goes through a file: 500")
+@pytest.mark.row(38, bug="container/web/body.py: a body of more than 500 kB goes through a file: 500")
 def test_the_disk_is_full(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
     """F10: no process may write another byte to a file."""
     server = Server(
@@ -161,7 +161,7 @@ def test_the_disk_is_full(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Pa
     scoreboard(38, "F10: RLIMIT_FSIZE 0", "serves normally", text, ok)
 
 
-@pytest.mark.row(23, bug="handler/engine.py: a socket that was deleted is not bound again: not served after 60 s")
+@pytest.mark.row(23, bug="handler/engine/core.py: a socket that was deleted is not bound again: not served after 60 s")
 def test_the_socket_is_deleted(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
     """F23: what is connected stays connected, and workers that come later find the engine."""
     scratch = Path("/dev/shm") / f"f23-{os.getpid()}"

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from handler.protocol import ErrorCode, Failed, FinishReason, GenerateRequest, StepOutput, encode
+from handler.seam.protocol import ErrorCode, Failed, FinishReason, GenerateRequest, StepOutput, encode
 from tests.contract.seam.web import GENERATES, STREAMS, TEXT, WebServer
 from tests.fakes.engine import Act, output
 from tests.faults.conftest import Scoreboard
@@ -46,7 +46,7 @@ def web() -> Iterator[WebServer]:
             server.engine.close()
 
 
-@pytest.mark.row(19, bug="container/generation.py: a client is looked after once a second: p99 1.03 s")
+@pytest.mark.row(19, bug="container/generation/generation.py: a client is looked after once a second: p99 1.03 s")
 def test_aborts_are_heard_at_once(web: WebServer, scoreboard: Scoreboard) -> None:
     engine = web.engine
     engine.reset()
@@ -69,7 +69,7 @@ def test_aborts_are_heard_at_once(web: WebServer, scoreboard: Scoreboard) -> Non
 
 
 @pytest.mark.row(
-    22, bug="container/request_record.py: the engine's key is the client's X-Request-Id: 14 of 100 correct"
+    22, bug="container/monitoring/request_record.py: the engine's key is the client's X-Request-Id: 14 of 100 correct"
 )
 def test_one_client_id_a_hundred_times(web: WebServer, scoreboard: Scoreboard) -> None:
     engine = web.engine
@@ -99,7 +99,8 @@ def strays(web: WebServer) -> float:
 
 
 @pytest.mark.row(
-    23, bug="container/engine_client.py: tokens that were there already are taken again: 0 of 100 answers right"
+    23,
+    bug="container/generation/engine_client.py: tokens that were there already are taken again: 0 of 100 answers right",
 )
 def test_late_double_and_reordered_frames(web: WebServer, scoreboard: Scoreboard) -> None:
     engine = web.engine
@@ -157,7 +158,7 @@ TEMPLATE = """\
 @pytest.fixture
 def writes_everything(tmp_path: Path) -> Iterator[Server]:
     """A tiny model with the bundled model's tokenizer and `TEMPLATE`."""
-    from handler.gguf_model import bundled_gguf, converted
+    from handler.model.gguf_model import bundled_gguf, converted
 
     cache = Path(os.environ.get("CACHE_DIR") or Path.home() / ".cache" / "tgi-heir")
     bundled = converted(bundled_gguf(), cache, lambda *_: None)
@@ -232,7 +233,9 @@ def auc(low: list[float], high: list[float]) -> float:
     return wins / (len(low) * len(high))
 
 
-@pytest.mark.row(25, bug="container/service.py: the tenant of a request is its `cache_salt` alone, without the key")
+@pytest.mark.row(
+    25, bug="container/serving/service.py: the tenant of a request is its `cache_salt` alone, without the key"
+)
 def test_the_cache_tells_nothing_about_other_tenants(tmp_path: Path, scoreboard: Scoreboard) -> None:
     """Of 400 + 400 probes chance alone moves the AUC by 0.05 once in 80 runs; of the row's 200 + 200, once in 12."""
     model = tmp_path / "model"

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from handler.status import StatusBoard
+from handler.seam.status import StatusBoard
 from tests.support.server import Server
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}], "temperature": 0, "max_tokens": 16}

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from container.client_socket import HEAD_S
+from container.web.client_socket import HEAD_S
 from tests.support.server import Answer, Server
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}], "temperature": 0, "max_tokens": 8}

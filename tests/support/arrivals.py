@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from handler.prefix_index import chain_digest
-from handler.protocol import GenerateRequest, SamplingParams
-from handler.sequence import Sequence
+from handler.scheduling.prefix_index import chain_digest
+from handler.scheduling.sequence import Sequence
+from handler.seam.protocol import GenerateRequest, SamplingParams
 
 MAX_LEN = 64
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import zmq
 
-from handler.config import EngineConfig
-from handler.engine import EngineCore
-from handler.grammar import GrammarCompiler
-from handler.memory import Limits
-from handler.model_loader import LoadedModel, Quantize
-from handler.protocol import (
+from handler.engine.core import EngineCore
+from handler.model.loader import LoadedModel, Quantize
+from handler.runners.limits import Limits
+from handler.runners.runner import Runner
+from handler.sampling.grammar import GrammarCompiler
+from handler.seam.config import EngineConfig
+from handler.seam.protocol import (
     Abort,
     Failed,
     FinishReason,
@@ -30,9 +31,8 @@ from handler.protocol import (
     decode_from_engine,
     encode,
 )
-from handler.runner import Runner
+from handler.seam.status import StatusBoard
 from handler.startup import build_core
-from handler.status import StatusBoard
 
 _WORKER = b"worker"
 # For frames between two sockets of this process, on a machine that does other things too.

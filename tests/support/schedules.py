@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from handler.model_runner import ModelRunner
-from handler.paged_runner import PagedRunner
-from handler.runner import Runner
+from handler.runners.paged.runner import PagedRunner
+from handler.runners.runner import Runner
+from handler.runners.slots.runner import ModelRunner
 from tests.support import tiny_models
 from tests.support.local_engine import LocalEngine, Outcome, limits, loaded
 

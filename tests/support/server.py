@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from container.run_dir import RUN_DIR_VARIABLE, RunDir
-from handler.status import StatusBoard
+from handler.seam.status import StatusBoard
 
 ROOT = Path(__file__).resolve().parents[2]
 # The container's interpreter, where the tests run in an environment that has no torch.

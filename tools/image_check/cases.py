@@ -18,7 +18,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sagemaker_deploy.http_probe import Probe
+from sagemaker_deploy.checking.http_probe import Probe
 from tools.image_check import contract
 from tools.image_check.contract import Broken
 from tools.image_check.enter import Entry

@@ -1,4 +1,4 @@
-"""What a container started by this check has to do beside `sagemaker_deploy.contract`, whose rules any URL is asked:
+"""What a container started by this check must do beside the rules of `sagemaker_deploy.checking.contract`:
 come up in the right order, and answer TGI's body.
 """
 
@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sagemaker_deploy.contract import INVOCATION_LIMIT_S, PING_LIMIT_S, check_contract
-from sagemaker_deploy.http_probe import Probe, Reply, Unreachable
+from sagemaker_deploy.checking.contract import INVOCATION_LIMIT_S, PING_LIMIT_S, check_contract
+from sagemaker_deploy.checking.http_probe import Probe, Reply, Unreachable
 
 
 class Broken(Exception):

@@ -9,8 +9,8 @@ from flask_swagger_ui import get_swaggerui_blueprint
 
 from container.api.documents.openapi import build
 from container.api.operation import Operation, describe
-from container.responses import json_response
-from container.service import service
+from container.serving.service import service
+from container.web.responses import json_response
 
 DOCUMENT = "/api-doc/openapi.json"
 

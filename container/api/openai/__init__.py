@@ -7,7 +7,7 @@ from container.api.openai.completions import answer_completion
 from container.api.openai.document_limits import write_limits
 from container.api.openai.routes import CHAT_FORM, COMPLETION_FORM, blueprint
 from container.errors import ServiceError
-from container.responses import json_response
+from container.web.responses import json_response
 
 dialect = Dialect(
     blueprint=blueprint,

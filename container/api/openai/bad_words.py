@@ -6,9 +6,9 @@ from functools import partial
 
 from container.api.validation import check
 from container.errors import InvalidRequest
-from container.request_record import timed
+from container.monitoring.request_record import timed
+from container.text.offload import aside
 from container.text.tokenizer import Tokenizer
-from container.text_work import aside
 
 MAX_WORDS = 128
 MAX_CHARS = 256

@@ -23,7 +23,7 @@ from container.api.openai.tool_parsers import xml_calls as xml
 from container.api.openai.tool_parsers.family import HERMES_TAGS, PHI_TAGS, PYTHON_TAG
 from container.api.openai.tool_parsers.mistral import ARGUMENTS, MARKER
 from container.api.openai.tools import Function, ToolUse
-from handler.protocol import Grammar, GrammarKind
+from handler.seam.protocol import Grammar, GrammarKind
 
 # A model that is held to its form but not to an end would call for ever.
 _MAX_CALLS = 16

@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 from flask import Response, g, request
 
-from container import sse
-from container.answer_headers import add_compute_time, add_stream_headers, add_whole_headers
+from container.api.answer_headers import add_compute_time, add_stream_headers, add_whole_headers
 from container.api.openai.bad_words import banned_sequences
 from container.api.openai.call_grammar import answer_or_calls, forced_calls, text_with_calls
 from container.api.openai.chat_prompt import ChatPrompt, chat_prompt, control_token
@@ -22,11 +21,12 @@ from container.api.openai.sampling import of_choice, sampling_params
 from container.api.openai.template_traits import TemplateTraits
 from container.api.openai.tool_parsers import Family, parser_of
 from container.errors import InvalidRequest, ServiceError
-from container.generation import Prompt
-from container.responses import json_response
-from container.served_model import ServedModel
-from container.service import service
-from handler.protocol import Grammar, GrammarKind
+from container.generation.generation import Prompt
+from container.serving.served_model import ServedModel
+from container.serving.service import service
+from container.web import sse
+from container.web.responses import json_response
+from handler.seam.protocol import Grammar, GrammarKind
 
 
 def answer_chat(body: dict[str, Any]) -> Response:

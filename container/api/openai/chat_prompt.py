@@ -11,10 +11,10 @@ from container.api.openai.conversation import conversation
 from container.api.openai.reasoning import OPEN
 from container.api.openai.template_traits import TemplateTraits, traits_of
 from container.errors import TemplateFailed
-from container.request_record import timed
-from container.served_model import ServedModel
+from container.monitoring.request_record import timed
+from container.serving.served_model import ServedModel
 from container.text.chat_template import TemplateError
-from container.text_work import encode_prompt
+from container.text.offload import encode_prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from container.api.openai.tools import ToolChoiceField, Tools, ToolUse, tool_use
 from container.api.validation import convert
 from container.errors import InvalidRequest
 from container.settings import Settings
-from handler.protocol import Grammar
+from handler.seam.protocol import Grammar
 
 _MAX_TOP_LOGPROBS = 20
 # What OpenAI has and this server has not; null is as good as absent.

@@ -8,7 +8,6 @@ from typing import Any
 
 from msgspec import UNSET, UnsetType
 
-from container import sse
 from container.api.openai.answer_types import (
     ChatChoiceAnswer,
     ChatChunk,
@@ -24,10 +23,11 @@ from container.api.openai.answer_types import (
 from container.api.openai.chat_request import ChatRequest
 from container.api.openai.choice import Choice
 from container.api.openai.logprobs import ChatLogprobs
-from container.fan_out import fan_out
-from container.generation import Generation, Token
-from container.served_model import ServedModel
+from container.generation.fan_out import fan_out
+from container.generation.generation import Generation, Token
+from container.serving.served_model import ServedModel
 from container.version import FINGERPRINT
+from container.web import sse
 
 
 class ChatAnswer:

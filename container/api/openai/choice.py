@@ -19,8 +19,8 @@ from container.api.openai.answer_types import (
 from container.api.openai.parts import CallArguments, CallStart, Content, Part, Reasoning, joined
 from container.api.openai.reasoning import ReasoningSplitter
 from container.api.openai.tool_parsers import ToolParser
-from container.generation import Delta, Token
-from handler.protocol import FinishReason
+from container.generation.generation import Delta, Token
+from handler.seam.protocol import FinishReason
 
 _FINISH: dict[FinishReason, ChatFinish] = {
     FinishReason.EOS: "stop",

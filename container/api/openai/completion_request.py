@@ -12,10 +12,10 @@ from container.api.openai.bad_words import banned_sequences
 from container.api.openai.sampling import STREAM_RULE, SamplingFields, check_sampling, check_token_ids, refuse_known
 from container.api.validation import check, convert
 from container.errors import InvalidRequest
-from container.request_record import timed
-from container.served_model import ServedModel
+from container.monitoring.request_record import timed
+from container.serving.served_model import ServedModel
 from container.settings import Settings
-from container.text_work import encode
+from container.text.offload import encode
 
 _DEFAULT_MAX_TOKENS = 16
 _MAX_LOGPROBS = 5

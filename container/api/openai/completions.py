@@ -10,21 +10,21 @@ from typing import Any
 from flask import Response, g, request
 from msgspec import UNSET, UnsetType
 
-from container import sse
-from container.answer_headers import add_stream_headers, add_whole_headers
+from container.api.answer_headers import add_stream_headers, add_whole_headers
 from container.api.openai.answer_types import TextChoice, TextCompletion, TextFinish, Usage
 from container.api.openai.chat_response import usage_of
 from container.api.openai.completion_request import Completion, parse_completion
 from container.api.openai.logprobs import CompletionLogprobs, Scored
 from container.api.openai.sampling import of_choice, sampling_params
 from container.errors import InvalidRequest, ServiceError
-from container.fan_out import fan_out
-from container.generation import Delta, Generation, Prompt
-from container.responses import json_response
-from container.served_model import ServedModel
-from container.service import service
+from container.generation.fan_out import fan_out
+from container.generation.generation import Delta, Generation, Prompt
+from container.serving.served_model import ServedModel
+from container.serving.service import service
 from container.version import FINGERPRINT
-from handler.protocol import FinishReason
+from container.web import sse
+from container.web.responses import json_response
+from handler.seam.protocol import FinishReason
 
 _FINISH: dict[FinishReason, TextFinish] = {FinishReason.LENGTH: "length"}
 

@@ -6,9 +6,9 @@ import codecs
 from collections.abc import Sequence
 
 from container.api.openai.answer_types import ScoredToken, TextLogprobs, TokenEntry
-from container.generation import Token
+from container.generation.generation import Token
 from container.text.tokenizer import Tokenizer
-from handler.protocol import TokenLogprob
+from handler.seam.protocol import TokenLogprob
 
 # JSON has no minus infinity; OpenAI sends this for tokens that could not come.
 _FLOOR = -9999.0

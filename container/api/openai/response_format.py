@@ -11,7 +11,7 @@ from container.api.bounds import shown
 from container.api.closed_schema import closed
 from container.api.validation import show
 from container.errors import InvalidRequest
-from handler.protocol import Grammar, GrammarKind
+from handler.seam.protocol import Grammar, GrammarKind
 
 _FIELD = "response_format"
 ALLOWED = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, g, request
 
-from container import sse
 from container.api.openai import chat_request, completion_request
 from container.api.openai.answer_types import (
     ChatChunk,
@@ -19,11 +18,12 @@ from container.api.openai.chat_request import ChatRequest
 from container.api.openai.completion_request import CompletionRequest
 from container.api.openai.completions import answer_completion
 from container.api.operation import Form, Operation, describe
-from container.body import read_json
 from container.errors import NotFound
-from container.responses import json_response
-from container.served_model import ServedModel
-from container.service import service
+from container.serving.served_model import ServedModel
+from container.serving.service import service
+from container.web import sse
+from container.web.body import read_json
+from container.web.responses import json_response
 
 blueprint = Blueprint("openai", __name__)
 

@@ -12,9 +12,9 @@ from container.api.bounds import check_bounds, shown, within
 from container.api.openai.bad_words import MAX_CHARS, MAX_WORDS, check_bad_words
 from container.api.validation import check, show
 from container.errors import InvalidRequest
-from container.fan_out import derived_seed
+from container.generation.fan_out import derived_seed
 from container.settings import Settings
-from handler.protocol import Grammar, SamplingParams
+from handler.seam.protocol import Grammar, SamplingParams
 
 _MAX_SEED = 2**63 - 1
 _MAX_COUNT = 2**31 - 1

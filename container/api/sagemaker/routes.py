@@ -7,15 +7,15 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from container import sse
 from container.api import openai, tgi
 from container.api.operation import Form, Operation, describe
 from container.api.sagemaker.custom_attributes import ATTRIBUTES, route_of
 from container.api.sagemaker.session_headers import in_session
 from container.api.sagemaker.session_table import SessionTable
-from container.body import read_json
 from container.errors import InvalidRequest, WrongShape
-from container.service import service
+from container.serving.service import service
+from container.web import sse
+from container.web.body import read_json
 
 blueprint = Blueprint("sagemaker", __name__)
 

@@ -9,7 +9,7 @@ from flask import Response, request
 
 from container.api.sagemaker.session_table import SessionTable
 from container.errors import InvalidRequest
-from container.responses import json_response
+from container.web.responses import json_response
 
 SESSION_ID = "X-Amzn-SageMaker-Session-Id"
 NEW_SESSION_ID = "X-Amzn-SageMaker-New-Session-Id"

@@ -6,7 +6,7 @@ from container.api.tgi.answer_types import ErrorAnswer, GenerateAnswer, StreamEv
 from container.api.tgi.blueprint import blueprint
 from container.api.tgi.document_limits import write_limits
 from container.api.tgi.error_response import error_response
-from container.api.tgi.generate_request import CompatGenerateBody
+from container.api.tgi.request.generate_request import CompatGenerateBody
 from container.api.tgi.routes import answer_compat_generate, answer_generate
 from container.api.tgi.token_routes import answer_chat_tokenize, answer_tokenize
 

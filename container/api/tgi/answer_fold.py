@@ -6,9 +6,9 @@ from msgspec import UNSET
 
 from container.api.tgi.answer_types import AnswerToken, BestOfSequence, Details, FinishName, PrefillToken, StreamDetails
 from container.errors import IncompleteGeneration
-from container.generation import Delta, Generation, Token
+from container.generation.generation import Delta, Generation, Token
 from container.text.tokenizer import Tokenizer
-from handler.protocol import FinishReason
+from handler.seam.protocol import FinishReason
 
 _FINISH: dict[FinishReason, FinishName] = {
     FinishReason.EOS: "eos_token",

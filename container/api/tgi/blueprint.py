@@ -6,8 +6,8 @@ from typing import Any
 
 from flask import Blueprint, g, request
 
-from container.body import read_json
-from container.service import service
+from container.serving.service import service
+from container.web.body import read_json
 
 blueprint = Blueprint("tgi", __name__)
 

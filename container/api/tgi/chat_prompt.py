@@ -8,10 +8,10 @@ import msgspec
 from msgspec import Meta
 
 from container.api.tgi.answer_types import SimpleToken
-from container.api.tgi.parameters import USize
+from container.api.tgi.request.parameters import USize
 from container.errors import TemplateFailed
-from container.request_record import timed
-from container.served_model import ServedModel
+from container.monitoring.request_record import timed
+from container.serving.served_model import ServedModel
 from container.text.chat_template import RenderedPrompt, TemplateError
 from container.text.tokenizer import Tokenizer, TokenSpan
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from container.served_model import ServedModel
+from container.serving.served_model import ServedModel
 from container.settings import Settings
 
 

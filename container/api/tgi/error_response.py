@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Response
 
 from container.errors import ServiceError
-from container.responses import json_response
+from container.web.responses import json_response
 
 
 def error_response(error: ServiceError) -> Response:

@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from flask import request
 from msgspec import UNSET
 
-from container import sse
 from container.api.tgi.answer_fold import AnswerFold
 from container.api.tgi.answer_types import AnswerToken, GenerateAnswer, StreamEvent
-from container.api.tgi.generate_request import sampling_params
-from container.api.tgi.parameter_checks import (
+from container.api.tgi.request.generate_request import sampling_params
+from container.api.tgi.request.parameter_checks import (
     check_grammar_support,
     check_inputs,
     check_lengths,
     check_parameters,
 )
-from container.api.tgi.parameters import GenerateParameters
+from container.api.tgi.request.parameters import GenerateParameters
 from container.errors import IncompleteGeneration
-from container.fan_out import fan_out
-from container.generation import Prompt
-from container.request_record import timed
-from container.served_model import ServedModel
-from container.service import service
-from container.text_work import encode
+from container.generation.fan_out import fan_out
+from container.generation.generation import Prompt
+from container.monitoring.request_record import timed
+from container.serving.served_model import ServedModel
+from container.serving.service import service
+from container.text.offload import encode
+from container.web import sse
 
 
 @dataclass(frozen=True, slots=True)

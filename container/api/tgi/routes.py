@@ -7,23 +7,23 @@ from typing import Any
 
 from flask import Response, g
 
-from container import sse
-from container.answer_headers import add_compute_time, add_stream_headers, add_whole_headers
+from container.api.answer_headers import add_compute_time, add_stream_headers, add_whole_headers
 from container.api.operation import Form, Operation, describe
 from container.api.tgi import document_rules
 from container.api.tgi.answer_types import ErrorAnswer, GenerateAnswer, Info, StreamEvent
 from container.api.tgi.blueprint import GENERATE_ERRORS, SHAPE_ERRORS, blueprint, read_body
-from container.api.tgi.generate_request import (
+from container.api.tgi.generating import start, whole_answer
+from container.api.tgi.request.generate_request import (
     CompatGenerateBody,
     GenerateBody,
     parse_compat_generate,
     parse_generate,
 )
-from container.api.tgi.generating import start, whole_answer
-from container.api.tgi.parameter_checks import check_before_admission
-from container.responses import json_response
-from container.service import service
+from container.api.tgi.request.parameter_checks import check_before_admission
+from container.serving.service import service
 from container.version import VERSION
+from container.web import sse
+from container.web.responses import json_response
 
 _EXAMPLE: dict[str, Any] = {"inputs": "What is deep learning?", "parameters": {"max_new_tokens": 20}}
 

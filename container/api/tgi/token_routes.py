@@ -10,11 +10,11 @@ from flask import Response, g
 from container.api.operation import Form, Operation, describe
 from container.api.tgi.answer_types import ChatTokenizeAnswer, ErrorAnswer, SimpleToken
 from container.api.tgi.blueprint import READ_ERRORS, SHAPE_ERRORS, blueprint, read_body
-from container.api.tgi.body_shape import shaped
 from container.api.tgi.chat_prompt import ChatBody, render, spans
-from container.responses import json_response
-from container.service import service
-from container.text_work import aside
+from container.api.tgi.request.body_shape import shaped
+from container.serving.service import service
+from container.text.offload import aside
+from container.web.responses import json_response
 
 
 class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,18 +11,18 @@ from msgspec import Meta
 from container.api.operation import Form, Operation, describe
 from container.api.tgi.answer_types import ErrorAnswer, VertexAnswer
 from container.api.tgi.blueprint import GENERATE_ERRORS, SHAPE_ERRORS, blueprint, read_body
-from container.api.tgi.body_shape import shaped
 from container.api.tgi.chat_prompt import ChatBody, render
-from container.api.tgi.generate_request import Inputs
 from container.api.tgi.generating import Generating, collect, start, start_tokens
-from container.api.tgi.parameter_checks import check_lengths, check_parameters
-from container.api.tgi.parameters import U32, GenerateParameters, USize
+from container.api.tgi.request.body_shape import shaped
+from container.api.tgi.request.generate_request import Inputs
+from container.api.tgi.request.parameter_checks import check_lengths, check_parameters
+from container.api.tgi.request.parameters import U32, GenerateParameters, USize
 from container.errors import EmptyInstances
-from container.request_record import timed
-from container.responses import json_response
-from container.served_model import ServedModel
-from container.service import service
-from container.text_work import encode_prompt
+from container.monitoring.request_record import timed
+from container.serving.served_model import ServedModel
+from container.serving.service import service
+from container.text.offload import encode_prompt
+from container.web.responses import json_response
 
 _INSTANCE = {"anyOf": [{"$ref": "#/components/schemas/VertexInputs"}, {"$ref": "#/components/schemas/ChatBody"}]}
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from container.run_dir import LISTEN_FD_VARIABLE, RUN_DIR_VARIABLE, WORKERS_VARIABLE, RunDir
-from handler.ipc import EngineSocket
-from handler.protocol import FinishReason, FromEngine, GenerateRequest, StepOutput, TokenLogprob
-from handler.status import Phase, StatusBoard
+from handler.engine.ipc import EngineSocket
+from handler.seam.protocol import FinishReason, FromEngine, GenerateRequest, StepOutput, TokenLogprob
+from handler.seam.status import Phase, StatusBoard
 from tests.support.server import ROOT, Server
 from tests.support.tiny_models import EOS_ID, write_tokenizer
 

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 
 from container.run_dir import RunDir
 from container.settings import Settings
-from handler.status import StatusBoard
+from handler.seam.status import StatusBoard
 
 PACKAGE = """
 from flask import Blueprint, Response, g

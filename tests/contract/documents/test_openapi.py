@@ -21,9 +21,9 @@ def document(tiny_server: Server) -> Any:
 def test_every_route_is_in_it(document: Any) -> None:
     from flask import Flask
 
-    from container import health, metrics_page
     from container.api import documents
     from container.api.dialect import all_dialects
+    from container.api.server import health, metrics_page
 
     app = Flask("routes", static_folder=None)
     modules = (health, metrics_page, *all_dialects(), documents)
@@ -41,7 +41,7 @@ def test_every_reference_leads_somewhere(document: Any) -> None:
 
 
 def test_parameters_are_those_that_are_read(document: Any) -> None:
-    from container.api.tgi.parameters import GenerateParameters
+    from container.api.tgi.request.parameters import GenerateParameters
 
     properties = document["components"]["schemas"]["GenerateParameters"]["properties"]
     assert tuple(properties) == GenerateParameters.__struct_fields__

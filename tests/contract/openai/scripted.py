@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from container.run_dir import RunDir
-from handler.ipc import EngineSocket
-from handler.protocol import (
+from handler.engine.ipc import EngineSocket
+from handler.seam.protocol import (
     Abort,
     ErrorCode,
     FinishReason,
@@ -20,7 +20,7 @@ from handler.protocol import (
     StepOutput,
     TokenLogprob,
 )
-from handler.status import Phase, StatusBoard
+from handler.seam.status import Phase, StatusBoard
 from tests.contract.documents.conftest import QuickServer, write_card
 from tests.support.tiny_models import EOS_ID
 

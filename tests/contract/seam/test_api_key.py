@@ -10,7 +10,7 @@ from flask import Flask
 from container.app import create_app
 from container.run_dir import RunDir
 from container.settings import Settings
-from handler.status import StatusBoard
+from handler.seam.status import StatusBoard
 from tests.contract.seam.web import CHAT, TEXT, WebServer
 
 OPEN = {("GET", "/"), ("GET", "/ping"), ("POST", "/ping"), ("GET", "/health"), ("GET", "/metrics")}

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from handler.protocol import FinishReason
+from handler.seam.protocol import FinishReason
 from tests.contract.seam.web import CHAT, GENERATES, STREAMS, TEXT, WebServer
 from tests.fakes.engine import FakeEngine, output
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from handler.protocol import ErrorCode, Failed, FinishReason, GenerateRequest, Rejected, StepOutput, encode
-from handler.status import Phase
+from handler.seam.protocol import ErrorCode, Failed, FinishReason, GenerateRequest, Rejected, StepOutput, encode
+from handler.seam.status import Phase
 from tests.contract.seam.web import CHAT, GENERATES, STREAMS, TEXT, WebServer, events
 from tests.fakes.engine import FakeEngine, output
 

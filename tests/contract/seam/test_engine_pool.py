@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from handler.protocol import FinishReason
+from handler.seam.protocol import FinishReason
 from tests.contract.seam.web import STREAMS, TEXT, OpenStream, WebServer
 from tests.fakes.engine import FakeEngine, output
 

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import gevent
 
-from container.engine_client import Reply
-from handler.protocol import FinishReason, StepOutput
+from container.generation.engine_client import Reply
+from handler.seam.protocol import FinishReason, StepOutput
 from tests.contract.seam.web import CHAT, STREAMS, TEXT, WebServer
 from tests.fakes.engine import FakeEngine, output
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from handler.status import Phase
+from handler.seam.status import Phase
 from tests.contract.seam.web import GENERATES, STREAMS, WebServer
 from tests.fakes.engine import FakeEngine, output
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from handler.protocol import FinishReason, GenerateRequest, StepOutput, encode
+from handler.seam.protocol import FinishReason, GenerateRequest, StepOutput, encode
 from tests.contract.seam.web import CHAT, WebServer, events
 from tests.fakes.engine import Act, FakeEngine, output
 

@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from handler.protocol import ErrorCode, Failed, FinishReason, Rejected
+from handler.seam.protocol import ErrorCode, Failed, FinishReason, Rejected
 from tests.contract.seam.web import CHAT, GENERATES, STREAMS, TEXT, WebServer, events
 from tests.fakes.engine import CONTEXT, LONG, FakeEngine, output
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from handler.protocol import ErrorCode, Failed, FinishReason, Rejected, TokenLogprob
+from handler.seam.protocol import ErrorCode, Failed, FinishReason, Rejected, TokenLogprob
 from tests.contract.seam.web import CHAT, GENERATES, STREAMS, TEXT, WebServer
 from tests.fakes.engine import FakeEngine, output
 

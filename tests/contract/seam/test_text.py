@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handler.protocol import FinishReason
+from handler.seam.protocol import FinishReason
 from tests.contract.seam.web import CHAT, PROMPT, TEXT, WebServer, events
 from tests.fakes.engine import FakeEngine
 

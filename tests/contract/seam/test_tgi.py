@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from handler.protocol import ErrorCode, Failed, FinishReason, Rejected, StepOutput, TokenLogprob
+from handler.seam.protocol import ErrorCode, Failed, FinishReason, Rejected, StepOutput, TokenLogprob
 from tests.contract.seam.web import TEXT, WebServer
 from tests.fakes.engine import CONTEXT, FakeEngine, output
 

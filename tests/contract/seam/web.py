@@ -19,7 +19,7 @@ import psutil
 from container.run_dir import RunDir
 from container.serve import listen
 from container.settings import Settings
-from container.supervisor import Supervisor
+from container.supervisor.supervisor import Supervisor
 from tests.fakes.engine import FakeEngine
 from tests.support.server import ROOT, Server
 

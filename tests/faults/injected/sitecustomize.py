@@ -16,7 +16,7 @@ import warnings
 from types import ModuleType
 from typing import Any
 
-_TARGET = "handler.runner_choice"
+_TARGET = "handler.runners.choice"
 _DRIVER = (
     "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040). Please update your GPU "
     "driver by downloading and installing a new version (Triggered internally at CUDAFunctions.cpp:119.)"

@@ -8,8 +8,8 @@ import gevent
 import pytest
 from gevent import socket
 
-from container import client_socket
-from container.client_socket import BODY_S, HEAD_S, SLOWEST_BYTES_PER_S, ClientSocket, ClientTooSlow
+from container.web import client_socket
+from container.web.client_socket import BODY_S, HEAD_S, SLOWEST_BYTES_PER_S, ClientSocket, ClientTooSlow
 from tests.support.clock import Clock
 
 KEEPALIVE_S = 60.0

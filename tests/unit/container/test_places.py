@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from container.places import Places
+from container.serving.concurrency import Places
 
 
 def in_a_process(work: Callable[[], object]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from flask import Response
 
-from container.responses import json_response, when_made
+from container.web.responses import json_response, when_made
 
 
 def test_a_whole_answer_is_made_before_it_is_sent() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from handler.dense_linear import keep_rows_apart
-from handler.native.compiler import keep_in
+from handler.kernels.compiler import keep_in
+from handler.linears.onednn_linear import keep_rows_apart
 
 keep_rows_apart()
 

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from handler.block_linear import BlockLinear, computes_blocks, packed_for, packed_linear
-from handler.linears import PackedLinear, fuse
-from handler.native.compiler import multiplies_matrices
-from handler.native.tile_layout import are_tiles
-from handler.weight_blocks import BLOCK, WeightBlocks, quantise
+from handler.kernels.compiler import multiplies_matrices
+from handler.kernels.product.tile_layout import are_tiles
+from handler.linears.kernel_linear import BlockLinear, computes_blocks, packed_for, packed_linear
+from handler.linears.packed_linear import PackedLinear, fuse
+from handler.linears.weight_blocks import BLOCK, WeightBlocks, quantise
 
 if TYPE_CHECKING:
-    from handler.native.product import BlockProduct
+    from handler.kernels.product.product import BlockProduct
 
 pytestmark = [
     pytest.mark.usefixtures("several_threads"),
@@ -34,7 +34,7 @@ UNITS = [False, True] if computes_blocks(torch.bfloat16) and multiplies_matrices
 def unit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel that layers use."""
     if not request.param:
-        monkeypatch.setattr("handler.block_linear.multiplies_matrices", lambda: False)
+        monkeypatch.setattr("handler.linears.kernel_linear.multiplies_matrices", lambda: False)
 
 
 def halved(blocks: WeightBlocks) -> WeightBlocks:
@@ -112,12 +112,12 @@ def test_extreme_codes_are_exact(bits: int) -> None:
 @pytest.mark.parametrize("num_rows", [5, 40, 131])
 def test_rows_apart_have_the_bits_of_rows_together(num_rows: int, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the team has fewer threads than parts, as it may if OpenMP is told to limit them."""
-    from handler.native.product_outputs import PLUS
-    from handler.native.program import Program
-    from handler.native.row_norm import RowNorm
+    from handler.kernels.norm.row_norm import RowNorm
+    from handler.kernels.product.product_outputs import PLUS
+    from handler.kernels.program import Program
 
-    monkeypatch.setattr("handler.native.program.num_threads", lambda: parts)
-    monkeypatch.setattr("handler.native.team.num_threads", lambda: 4)
+    monkeypatch.setattr("handler.kernels.program.num_threads", lambda: parts)
+    monkeypatch.setattr("handler.kernels.team.num_threads", lambda: 4)
     up, down = layer(4, 192, 64, bias=True)[0].product, layer(8, 64, 192)[0].product
     norm = RowNorm(torch.rand(64).bfloat16(), 1e-5)
     x = rows(num_rows, 64)[0]

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handler.block_manager import TRASH_PAGE, BlockManager
-from handler.prefix_index import Digest, chain_digest
-from handler.protocol import FinishReason
-from handler.scheduler import ScheduledBatch, Scheduler, SchedulerLimits
-from handler.sequence import Sequence, SequenceStatus
+from handler.scheduling.block_manager import TRASH_PAGE, BlockManager
+from handler.scheduling.prefix_index import Digest, chain_digest
+from handler.scheduling.scheduler import ScheduledBatch, Scheduler, SchedulerLimits
+from handler.scheduling.sequence import Sequence, SequenceStatus
+from handler.seam.protocol import FinishReason
 from tests.support.arrivals import MAX_LEN, Arrival, arrivals, colliding_digest, history, sequence
 
 

@@ -9,8 +9,8 @@ import warnings
 import pytest
 import torch
 
-from handler.device import choose_device
-from handler.errors import BadConfiguration
+from handler.model.device import choose_device
+from handler.seam.errors import BadConfiguration
 
 TOO_OLD = (
     "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040). Please update your GPU "
@@ -42,8 +42,8 @@ def test_an_engine_that_ends_of_it_says_nothing_else() -> None:
     """Its counters are files that are open when Python ends, which is no complaint of ours."""
     program = f"""
 import os, sys, types, warnings, torch
-from handler.device import choose_device
-from handler.errors import BadConfiguration
+from handler.model.device import choose_device
+from handler.seam.errors import BadConfiguration
 torch.cuda.is_available = lambda: warnings.warn({TOO_OLD!r})
 sys.modules["counters"] = types.ModuleType("counters")
 sys.modules["counters"].file = open(os.devnull)

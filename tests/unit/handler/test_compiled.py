@@ -9,7 +9,7 @@ _PROGRAM = """
 from handler.__main__ import bound_compiled
 bound_compiled()
 import random, psutil, torch
-from handler.dense_linear import DenseLinear
+from handler.linears.onednn_linear import DenseLinear
 torch.set_num_threads(1)
 linears = [DenseLinear(torch.randn(n, k)) for n, k in ((64, 64), (96, 64), (128, 64), (64, 128))]
 cases = [(linear, rows) for linear in linears for rows in range(2, 258)]

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from handler.gguf_blocks import _decode, read_blocks
-from handler.weight_blocks import BLOCK, WeightBlocks, load_blocks, save_blocks
+from handler.linears.weight_blocks import BLOCK, WeightBlocks, load_blocks, save_blocks
+from handler.model.gguf_blocks import _decode, read_blocks
 
 Kind = GGMLQuantizationType
 KEPT = [Kind.Q4_0, Kind.Q4_1, Kind.Q8_0]
@@ -155,8 +155,8 @@ def test_numbers_that_the_file_cannot_hold_are_an_error(tmp_path: Path) -> None:
 
 
 def test_a_file_cut_short_is_one_sentence(tmp_path: Path) -> None:
-    from handler.errors import BadModel
-    from handler.gguf_model import converted
+    from handler.model.gguf_model import converted
+    from handler.seam.errors import BadModel
 
     path = tmp_path / "m.gguf"
     write(path, llama({}))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from handler import gguf_model
+from handler.model import gguf_model
 
 SECOND_NS = 1_700_000_000 * 10**9
 

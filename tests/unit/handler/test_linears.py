@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handler.linears import KERNEL, Kernel, PackedLinear, fits, fuse
-from handler.weight_blocks import quantise
+from handler.linears.packed_linear import KERNEL, Kernel, PackedLinear, fits, fuse
+from handler.linears.weight_blocks import quantise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,7 +42,7 @@ def test_blocks_are_within_half_a_level_of_the_weights(bits: int) -> None:
 def test_large_weights_are_quantised_in_pieces_to_the_same_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = torch.randn(37, 64)
     whole = quantise(weight, 4)
-    monkeypatch.setattr("handler.weight_blocks._PIECE", 64 * 5)
+    monkeypatch.setattr("handler.linears.weight_blocks._PIECE", 64 * 5)
     assert torch.equal(quantise(weight, 4).dequantise(torch.float32), whole.dequantise(torch.float32))
 
 

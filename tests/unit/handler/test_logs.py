@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handler.logs import JsonFormatter, TextFormatter
+from handler.seam.logs import JsonFormatter, TextFormatter
 
 FORGED = "a\r\n2026-01-01 00:00:00 ERROR main: forged\x1b[2J\x9b\x85\u2028\u202e\ud800"
 

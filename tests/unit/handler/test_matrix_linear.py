@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handler.dense_linear import DenseLinear
-from handler.laid_out import laid_out, lay_out_linears, restore_linears
-from handler.matrix_linear import MatrixLinear
-from handler.native.compiler import multiplies_matrices, usable
+from handler.kernels.compiler import multiplies_matrices, usable
+from handler.linears.choice import laid_out, lay_out_linears, restore_linears
+from handler.linears.matrix_linear import MatrixLinear
+from handler.linears.onednn_linear import DenseLinear
 
 pytestmark = [
     pytest.mark.usefixtures("several_threads"),

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from handler.errors import BadModel
-from handler.model_location import check_files
+from handler.model.location import check_files
+from handler.seam.errors import BadModel
 
 Damage = Callable[[bytes], bytes]
 

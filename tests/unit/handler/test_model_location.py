@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from handler import model_location
-from handler.config import EngineConfig
-from handler.model_location import locate
+from handler.model import location as model_location
+from handler.model.location import locate
+from handler.seam.config import EngineConfig
 
 
 def model(directory: Path) -> Path:

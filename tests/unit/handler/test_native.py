@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from handler.native import compiler
-from handler.native.compiler import compile_kernel, multiplies_bfloat16, multiplies_matrices, usable
-from handler.native.memory import BITS_BFLOAT16, BITS_FLOAT32, elements, load, store
-from handler.native.row_attention import RowAttention, row_attention
-from handler.native.row_norm import RowNorm
-from handler.native.team import Call, scratch
+from handler.kernels import compiler
+from handler.kernels.attention.row_attention import RowAttention, row_attention
+from handler.kernels.compiler import compile_kernel, multiplies_bfloat16, multiplies_matrices, usable
+from handler.kernels.norm.row_norm import RowNorm
+from handler.kernels.primitives import BITS_BFLOAT16, BITS_FLOAT32, elements, load, store
+from handler.kernels.team import Call, scratch
 
 pytestmark = pytest.mark.usefixtures("several_threads")
 
@@ -32,7 +32,7 @@ def unit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     """What attention multiplies by."""
     row_attention.cache_clear()
     if not request.param:
-        monkeypatch.setattr("handler.native.row_attention.attends_by_matrices", lambda *_: False)
+        monkeypatch.setattr("handler.kernels.attention.row_attention.attends_by_matrices", lambda *_: False)
 
 
 class Layer:
@@ -200,10 +200,10 @@ def test_bfloat16_is_rounded_to_nearest_even_and_nan_stays_nan() -> None:
 # Each kernel does something and says what, in an interpreter of its own.
 PROGRAM = """
 import pathlib, sys, torch
-from handler.native.compiler import keep_in, multiplies_bfloat16
+from handler.kernels.compiler import keep_in, multiplies_bfloat16
 keep_in(pathlib.Path(sys.argv[1]))
-from handler.native.row_norm import RowNorm
-from handler.native.row_attention import row_attention
+from handler.kernels.norm.row_norm import RowNorm
+from handler.kernels.attention.row_attention import row_attention
 for dtype in (torch.float32, torch.bfloat16):
     print(RowNorm(torch.ones(4, dtype=dtype), 0.0)(torch.ones(1, 4, dtype=dtype)).tolist())
     cache = torch.zeros(1, 16, 1, 32, dtype=dtype), torch.zeros(1, 16, 1, 32, dtype=dtype)
@@ -211,8 +211,8 @@ for dtype in (torch.float32, torch.bfloat16):
     heads = torch.ones(1, 2, 32, dtype=dtype)
     print(row_attention(1, 1, 32, dtype)(heads, heads[:, 1:], ones, ones, cache, place, place, 1.0, 0).tolist())
 if multiplies_bfloat16():
-    from handler.native.block_layout import packed_codes, packed_scales
-    from handler.native.product import BlockProduct
+    from handler.kernels.product.block_layout import packed_codes, packed_scales
+    from handler.kernels.product.product import BlockProduct
     one = torch.ones(64, 1)
     for bits in (4, 8):
         codes = packed_codes(torch.ones(64, 32, dtype=torch.uint8), bits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from handler.pace import FACTOR, StepPace
+from handler.engine.hang_limit import FACTOR, StepPace
 
 
 def test_nothing_known_limits_nothing() -> None:

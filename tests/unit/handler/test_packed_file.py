@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from handler.block_linear import computes_blocks, packed_linear
-from handler.errors import BadModel
-from handler.gguf_model import BLOCKS_FILE
-from handler.model_location import check_files
-from handler.native.compiler import multiplies_matrices
-from handler.packed_file import PackedWeight, file_name, packed_weights, write_packed
-from handler.weight_blocks import WeightBlocks, quantise, save_blocks
+from handler.kernels.compiler import multiplies_matrices
+from handler.linears.kernel_linear import computes_blocks, packed_linear
+from handler.linears.packed_file import PackedWeight, file_name, packed_weights, write_packed
+from handler.linears.weight_blocks import BLOCKS_FILE, WeightBlocks, quantise, save_blocks
+from handler.model.location import check_files
+from handler.seam.errors import BadModel
 
 Damage = Callable[[bytes], bytes]
 DAMAGES: dict[str, Damage] = {

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handler.block_manager import TRASH_PAGE
-from handler.paged_input import DecodeBuffers, batch_sizes, build_paged_input
-from handler.protocol import GenerateRequest, SamplingParams
-from handler.scheduler import ScheduledBatch, ScheduledSequence
-from handler.sequence import Sequence
+from handler.runners.paged.input import DecodeBuffers, batch_sizes, build_paged_input
+from handler.scheduling.block_manager import TRASH_PAGE
+from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
+from handler.scheduling.sequence import Sequence
+from handler.seam.protocol import GenerateRequest, SamplingParams
 
 CPU = torch.device("cpu")
 PAGE = 4

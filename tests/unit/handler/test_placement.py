@@ -10,13 +10,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from handler.config import EngineConfig, Quantize
-from handler.errors import BadConfiguration
-from handler.kv_cache import SlotCache
-from handler.model_loader import _check_spread
-from handler.paged_cache import PagedCache
-from handler.paged_input import PagedInput
-from handler.placement import Devices, choose_devices, memory_limits, weight_bytes
+from handler.model.loader import _check_spread
+from handler.model.placement import Devices, choose_devices, memory_limits, weight_bytes
+from handler.runners.paged.cache import PagedCache
+from handler.runners.paged.input import PagedInput
+from handler.runners.slots.cache import SlotCache
+from handler.seam.config import EngineConfig, Quantize
+from handler.seam.errors import BadConfiguration
 
 GIB = 2**30
 CUDA = torch.device("cuda")

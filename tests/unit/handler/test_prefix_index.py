@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handler.prefix_index import Digest, PrefixIndex, chain_digest
+from handler.scheduling.prefix_index import Digest, PrefixIndex, chain_digest
 
 PAGE = 2
 

@@ -19,12 +19,12 @@ from transformers.generation.logits_process import (
     TypicalLogitsWarper,
 )
 
-from handler.penalties import apply_penalties
-from handler.protocol import GenerateRequest, SamplingParams
-from handler.randomness import uniform
-from handler.sampler import sample
-from handler.sequence import Sequence
-from handler.warping import candidates
+from handler.sampling.penalties import apply_penalties
+from handler.sampling.randomness import uniform
+from handler.sampling.sampler import sample
+from handler.sampling.warping import candidates
+from handler.scheduling.sequence import Sequence
+from handler.seam.protocol import GenerateRequest, SamplingParams
 
 VOCAB = 700
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handler.kv_manager import SlotKV
-from handler.protocol import FinishReason, GenerateRequest, SamplingParams
-from handler.scheduler import ScheduledBatch, Scheduler, SchedulerLimits
-from handler.sequence import Sequence, SequenceStatus
+from handler.scheduling.kv_manager import SlotKV
+from handler.scheduling.scheduler import ScheduledBatch, Scheduler, SchedulerLimits
+from handler.scheduling.sequence import Sequence, SequenceStatus
+from handler.seam.protocol import FinishReason, GenerateRequest, SamplingParams
 
 MAX_LEN = 64
 EOS = 1

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handler.block_manager import BlockManager
-from handler.kv_manager import KVManager, SlotKV
-from handler.protocol import FinishReason, GenerateRequest, SamplingParams
-from handler.scheduler import Scheduler, SchedulerLimits
-from handler.sequence import Sequence, SequenceStatus
+from handler.scheduling.block_manager import BlockManager
+from handler.scheduling.kv_manager import KVManager, SlotKV
+from handler.scheduling.scheduler import Scheduler, SchedulerLimits
+from handler.scheduling.sequence import Sequence, SequenceStatus
+from handler.seam.protocol import FinishReason, GenerateRequest, SamplingParams
 
 MAX_LEN = 64
 Books = Callable[[int, int, int], KVManager]

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from handler.block_manager import BlockManager
-from handler.kv_manager import KVManager, SlotKV
-from handler.scheduler import Scheduler, SchedulerLimits
-from handler.sequence import Sequence
-from handler.slot_prefixes import SlotPrefixes
+from handler.scheduling.block_manager import BlockManager
+from handler.scheduling.kv_manager import KVManager, SlotKV
+from handler.scheduling.scheduler import Scheduler, SchedulerLimits
+from handler.scheduling.sequence import Sequence
+from handler.scheduling.slot_prefixes import SlotPrefixes
 from tests.support.arrivals import MAX_LEN, sequence
 
 PAGE = 4

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handler.kv_manager import SlotKV
-from handler.prefix_index import Digest, PrefixIndex, chain_digest
-from handler.protocol import FinishReason
-from handler.scheduler import ScheduledBatch, Scheduler, SchedulerLimits
-from handler.sequence import Sequence, SequenceStatus
-from handler.slot_prefixes import SlotPrefixes
+from handler.scheduling.kv_manager import SlotKV
+from handler.scheduling.prefix_index import Digest, PrefixIndex, chain_digest
+from handler.scheduling.scheduler import ScheduledBatch, Scheduler, SchedulerLimits
+from handler.scheduling.sequence import Sequence, SequenceStatus
+from handler.scheduling.slot_prefixes import SlotPrefixes
+from handler.seam.protocol import FinishReason
 from tests.support.arrivals import MAX_LEN, Arrival, arrivals, colliding_digest, history, sequence
 
 # The history of a token, and who computed it.

@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from handler.custody import Custody
-from handler.protocol import ErrorCode, GenerateRequest, SamplingParams
-from handler.scheduler import ScheduledBatch, ScheduledSequence
-from handler.sequence import Sequence
-from handler.status import StatusBoard
-from handler.suspects import Hazards, Suspects, fingerprint
+from handler.engine.in_flight import Custody
+from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
+from handler.scheduling.sequence import Sequence
+from handler.seam.protocol import ErrorCode, GenerateRequest, SamplingParams
+from handler.seam.status import StatusBoard
+from handler.seam.suspects import Hazards, Suspects, fingerprint
 
 
 def request(*token_ids: int, seed: int = 0, request_id: str = "a", **sampling: object) -> GenerateRequest:

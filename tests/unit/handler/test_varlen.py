@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from handler.attention import UnsupportedAttention
-from handler.varlen import torch_varlen, varlen_attention, varlen_attn_cpu
+from handler.runners.attention import UnsupportedAttention
+from handler.runners.paged.varlen import torch_varlen, varlen_attention, varlen_attn_cpu
 
 PAGE = 4
 DIM = 8

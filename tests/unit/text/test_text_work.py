@@ -8,8 +8,8 @@ import gevent
 import pytest
 
 from container.errors import InvalidRequest
+from container.text.offload import aside
 from container.text.tokenizer import TokenizerError
-from container.text_work import aside
 
 
 @pytest.mark.parametrize(("num_chars", "in_thread"), [(10, False), (1_000_000, True)])

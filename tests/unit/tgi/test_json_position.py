@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from container.api.tgi.json_position import Step, position
+from container.api.tgi.request.json_position import Step, position
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,95 @@
+"""GET /metrics: the counts of all processes together, and the engine's state from the status board."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+from flask import Blueprint, Response
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from container.api.operation import Operation, describe
+from container.run_dir import METRICS_DIR_VARIABLE
+from container.serving.service import Service, service
+from container.version import VERSION
+from handler.seam.status import Phase
+
+blueprint = Blueprint("metrics", __name__)
+
+# The client library ends every counter in _total; TGI's do not, and dashboards ask for TGI's.
+_TGI_COUNTER = re.compile(rb"^((?:# (?:HELP|TYPE) )?tgi_\w+?)_total\b", re.MULTILINE)
+
+
+class _Engines(Collector):
+    """The engines' state, read from the status boards at each scrape and added up."""
+
+    def __init__(self, owner: Service) -> None:
+        self._service = owner
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        """Gauges and counters."""
+        boards = [client.board for client in self._service.engines.clients]
+        snapshots = [board.numbers() for board in boards]
+        numbers = {name: sum(each[name] for each in snapshots) for name in snapshots[0]}
+        num_ready = sum(board.phase is Phase.READY for board in boards)
+        # What is not a count: whether any serves, whether PID 1 drains, the worst verdict.
+        numbers |= {"engines": len(boards), "engines_ready": num_ready, "ready": int(num_ready > 0)}
+        numbers |= {name: max(each[name] for each in snapshots) for name in ("draining", "self_test")}
+        for name, source, text in _GAUGES:
+            yield GaugeMetricFamily(name, text, value=numbers[source])
+        for name, source, text in _COUNTERS:
+            yield CounterMetricFamily(name, text, value=numbers[source])
+        used, capacity = numbers["kv_used_tokens"], numbers["kv_capacity_tokens"]
+        yield GaugeMetricFamily("heir_kv_use_ratio", "KV memory in use, 0 to 1.", value=used / max(1, capacity))
+        yield self._build()
+
+    def _build(self) -> GaugeMetricFamily:
+        labels = ["version", "model", "dtype", "device", "quantize", "runner"]
+        info = GaugeMetricFamily("heir_build_info", "What is served; always 1.", labels=labels)
+        if self._service.ready:
+            card = self._service.model.card
+            info.add_metric([VERSION, card.model_id, card.dtype, card.device, card.quantize, card.runner], 1)
+        return info
+
+
+_GAUGES = (
+    ("tgi_queue_size", "waiting", "Requests in the engine's queue."),
+    ("tgi_batch_current_size", "running", "Sequences that run."),
+    ("tgi_batch_current_max_tokens", "kv_used_tokens", "KV memory in use, in tokens."),
+    ("tgi_batch_max_total_tokens", "kv_capacity_tokens", "KV memory, in tokens."),
+    ("heir_ready", "ready", "1 if an engine serves."),
+    ("heir_engines", "engines", "Engines that there are."),
+    ("heir_engines_ready", "engines_ready", "Engines that serve."),
+    ("heir_draining", "draining", "1 if the server is shutting down."),
+    ("heir_self_test", "self_test", "Verdict of the start-up self-test: 0 not run, 1 passed, 2 fell back."),
+)
+_COUNTERS = (
+    ("heir_steps", "steps", "Forward passes."),
+    ("heir_prompt_tokens", "prompt_tokens", "Prompt tokens computed."),
+    ("heir_generated_tokens", "generated_tokens", "Tokens generated."),
+    ("heir_preemptions", "preemptions", "Sequences that gave their memory back to be run again."),
+    ("heir_aborts", "aborts", "Requests whose client went away or that met a stop string."),
+    ("heir_engine_failures", "failures", "Requests that failed in the engine."),
+    ("heir_engine_restarts", "restarts", "Engines that died and were restarted."),
+    ("heir_prefix_query_tokens", "prefix_query_tokens", "Prompt tokens looked up in the prefix cache."),
+    ("heir_prefix_hit_tokens", "prefix_hit_tokens", "Prompt tokens found there."),
+)
+
+
+@blueprint.get("/metrics")
+@describe(
+    Operation(tag="Server", summary="Numbers for Prometheus", answer=str, answer_media_type="text/plain", keyed=False)
+)
+def metrics() -> Response:
+    """Prometheus text format 0.0.4."""
+    registry = CollectorRegistry()
+    if os.environ.get(METRICS_DIR_VARIABLE):
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    registry.register(_Engines(service()))
+    text = _TGI_COUNTER.sub(rb"\1", generate_latest(registry))
+    return Response(text, content_type=CONTENT_TYPE_PLAIN_0_0_4)

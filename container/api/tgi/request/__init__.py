@@ -1,0 +1,1 @@
+"""TGI's body, checked in TGI's order and in its words."""

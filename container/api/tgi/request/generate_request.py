@@ -1,0 +1,71 @@
+"""TGI's GenerateRequest and CompatGenerateRequest, and what their parameters mean to the engine (v3.3.7)."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from container.api.tgi.request.body_shape import shaped
+from container.api.tgi.request.grammar_parameter import grammar
+from container.api.tgi.request.parameters import ABSENT_PARAMETERS, GenerateParameters
+from container.settings import Settings
+from handler.seam.protocol import SamplingParams
+
+Inputs = Annotated[str, Meta(extra_json_schema={"minLength": 1})]
+
+
+class GenerateBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of /generate and /generate_stream; the route decides about streaming."""
+
+    inputs: Inputs
+    parameters: GenerateParameters = ABSENT_PARAMETERS
+
+    @property
+    def stream(self) -> bool:
+        """A `stream` key is none of this body's."""
+        return False
+
+
+class CompatGenerateBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of /, /predict and /invocations; `stream` decides about streaming."""
+
+    inputs: Inputs
+    parameters: GenerateParameters = ABSENT_PARAMETERS
+    stream: bool = False
+
+
+def parse_generate(body: dict[str, Any]) -> GenerateBody:
+    """Raises WrongShape in TGI's words."""
+    return shaped(body, GenerateBody)
+
+
+def parse_compat_generate(body: dict[str, Any]) -> CompatGenerateBody:
+    """Raises WrongShape in TGI's words."""
+    return shaped(body, CompatGenerateBody)
+
+
+def sampling_params(parameters: GenerateParameters, max_tokens: int, settings: Settings) -> SamplingParams:
+    """Greedy unless TGI would sample; log-probabilities are those of the warped distribution. A seed that was not
+    given is drawn anew by each call.
+    """
+    p = parameters
+    temperature = (p.temperature or 1.0) if p.samples else 0.0
+    return SamplingParams(
+        max_tokens=max_tokens,
+        seed=secrets.randbits(63) if p.seed is None else p.seed,
+        temperature=temperature,
+        top_k=p.top_k or 0,
+        top_p=p.top_p or 1.0,
+        typical_p=p.typical_p or 1.0,
+        repetition_penalty=p.repetition_penalty or 1.0,
+        frequency_penalty=p.frequency_penalty or 0.0,
+        length_penalised_frequency=bool(p.frequency_penalty),
+        num_logprobs=p.top_n_tokens or 0,
+        num_prompt_logprobs=0 if p.decoder_input_details else None,
+        warped_logprobs=True,
+        watermark=(settings.watermark_gamma, settings.watermark_delta) if p.watermark else None,
+        grammar=grammar(p.grammar),
+    )

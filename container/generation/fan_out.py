@@ -1,0 +1,61 @@
+"""Several generations at once for one request: `n`, `best_of`, a list of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import gevent
+from gevent.queue import SimpleQueue
+
+from container.generation.generation import Delta, Generation
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_SEEDS = 2**64
+
+
+def derived_seed(seed: int, index: int) -> int:
+    """The seed of choice `index` of a request with `seed`: the seed itself for the first, another for each other."""
+    return (seed + index * _GOLDEN) % _SEEDS
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    error: Exception | None
+
+
+def fan_out(generations: Sequence[Generation]) -> Generator[tuple[int, Delta | None], None, None]:
+    """Run all at once; yield (index, delta) in the order of arrival, (index, None) after a while of silence.
+
+    Each index ends with one delta that has a `finish_reason`. The first that fails ends the iteration with its
+    ServiceError or ClientDisconnected. Whatever still runs is aborted when the iteration ends or is closed.
+    """
+    if len(generations) == 1:
+        for delta in generations[0].deltas():
+            yield 0, delta
+        return
+    queue: SimpleQueue[tuple[int, Delta | _Ended | None]] = SimpleQueue()
+    tasks = [gevent.spawn(_drain, index, generation, queue) for index, generation in enumerate(generations)]
+    running = len(tasks)
+    try:
+        while running:
+            index, found = queue.get()
+            if not isinstance(found, _Ended):
+                yield index, found
+                continue
+            if found.error is not None:
+                raise found.error
+            running -= 1
+    finally:
+        gevent.killall(tasks)
+
+
+def _drain(index: int, generation: Generation, queue: SimpleQueue[tuple[int, Delta | _Ended | None]]) -> None:
+    """Put every delta, or what ended them, into the queue. A greenlet that is killed closes its generation."""
+    try:
+        for delta in generation.deltas():
+            queue.put((index, delta))
+    except Exception as exc:  # noqa: BLE001 - raised again where the deltas are read
+        queue.put((index, _Ended(exc)))
+    else:
+        queue.put((index, _Ended(None)))

@@ -1,0 +1,222 @@
+"""Token ids in, text out: submit a request, detokenise what comes back, find stop strings, abort when it is over.
+
+This is the middle of the web side. Dialects build a `Generation` and fold or stream its deltas; nothing here knows
+JSON or HTTP.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from container.errors import DeadlineExceeded, ServiceError, from_engine
+from container.generation.engine_client import Reply
+from container.generation.engine_pool import EnginePool
+from container.text.detokenizer import IncrementalDetokenizer
+from container.text.stop_strings import StopStrings
+from container.text.tokenizer import Tokenizer
+from handler.seam.protocol import FinishReason, GenerateRequest, SamplingParams, StepOutput, TokenLogprob
+
+KEEPALIVE_S = 15.0
+# Prompt tokens the detokeniser sees, so that it knows it does not start a text: sentencepiece drops a first space.
+_TAIL = 8
+# The engine ends what is overdue between two steps; during a long one, and for a request it has lost, it is ended here.
+_DEADLINE_GRACE_S = 0.05
+
+
+class ClientDisconnected(Exception):
+    """The client closed its connection; nobody is left to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token. `text` is what it adds to the text with special tokens shown, "" while incomplete."""
+
+    id: int
+    text: str
+    special: bool
+    logprob: TokenLogprob | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New text and tokens; the last one has a `finish_reason`."""
+
+    text: str
+    tokens: list[Token]
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(slots=True)
+class Timings:
+    """Times of one generation in seconds, filled in as they become known; moments are on `time.monotonic`.
+
+    `started_s`, `submitted_s` and `first_token_at_s` are moments: made, sent to the engine, first token received.
+    `queue_s` was spent in the engine's queue, `inference_s` in the model, of which `prefill_s` to the first token.
+    """
+
+    started_s: float = field(default_factory=time.monotonic)
+    submitted_s: float | None = None
+    first_token_at_s: float | None = None
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    inference_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What to generate from and how: one choice of one request.
+
+    `keep_stop` leaves a stop string that ends the text in it (TGI); `show_tokens` asks for the text of each token;
+    `show_special` leaves control tokens in the text. `cache_salt` and `reuse_prefix` as in `GenerateRequest`.
+    """
+
+    token_ids: list[int]
+    sampling: SamplingParams
+    stop: tuple[str, ...] = ()
+    keep_stop: bool = False
+    show_tokens: bool = False
+    show_special: bool = False
+    timeout_s: float = 55.0
+    cache_salt: str = ""
+    reuse_prefix: bool = True
+
+    def with_sampling(self, sampling: SamplingParams) -> Prompt:
+        """The same prompt, to be sampled otherwise."""
+        return replace(self, sampling=sampling)
+
+
+class Observer(Protocol):
+    """Who is told how generations go."""
+
+    def gap(self, seconds: float) -> None:
+        """So long after a token the next one came."""
+
+    def end(self, generation: Generation, error_type: str | None) -> None:
+        """Once: None for a finished answer, else TGI's error type or "dropped"."""
+
+
+class Generation:
+    """One running choice. Iterate `deltas()`; leaving the iteration early aborts it in the engine."""
+
+    def __init__(
+        self,
+        engines: EnginePool,
+        tokenizer: Tokenizer,
+        prompt: Prompt,
+        connected: Callable[[], bool],
+        observer: Observer,
+        request_id: str,
+        eos_token_ids: Collection[int] = (),
+    ) -> None:
+        """`request_id` is the engine's key: unique, and not chosen by a client."""
+        self.prompt = prompt
+        self.request_id = request_id
+        self.finish_reason: FinishReason | None = None
+        self.timings = Timings()
+        self.num_tokens = 0
+        self.num_cached_tokens = 0
+        self._last_output_s = 0.0
+        self.prompt_logprobs: list[TokenLogprob] | None = None
+        self._engines = engines
+        self._connected = connected
+        self._observer = observer
+        self._tokenizer = tokenizer
+        # These end the text and are no part of it. A grammar that is complete ends with a token that is.
+        self._end_token_ids = {*eos_token_ids, *prompt.sampling.stop_token_ids}
+        tail = prompt.token_ids[-_TAIL:]
+        self._text = IncrementalDetokenizer(tokenizer, tail, skip_special_tokens=not prompt.show_special)
+        self._raw = IncrementalDetokenizer(tokenizer, tail, skip_special_tokens=False) if prompt.show_tokens else None
+        self._stop = StopStrings(prompt.stop, keep=prompt.keep_stop)
+
+    def deltas(self) -> Iterator[Delta | None]:
+        """The answer piece by piece; None after each `KEEPALIVE_S` of silence.
+
+        Raises ServiceError if the engine refuses or fails, ClientDisconnected if the client has gone.
+        """
+        request = GenerateRequest(
+            self.request_id,
+            self.prompt.token_ids,
+            self.prompt.sampling,
+            self.prompt.timeout_s,
+            self.prompt.cache_salt,
+            self.prompt.reuse_prefix,
+        )
+        self.timings.submitted_s = time.monotonic()
+        reply = self._engines.submit(request)
+        error_type: str | None = "dropped"
+        try:
+            for output in self._outputs(reply):
+                if output is None:
+                    yield None
+                    continue
+                delta = self._take(output)
+                self.finish_reason = delta.finish_reason
+                if delta.finish_reason is not None:
+                    error_type = None
+                yield delta
+                if delta.finish_reason is not None:
+                    return
+        except ServiceError as exc:
+            error_type = exc.tgi_type
+            raise
+        finally:
+            reply.close()
+            self._observer.end(self, error_type)
+
+    def _outputs(self, reply: Reply) -> Iterator[StepOutput | None]:
+        """What the engine sends, None after each `KEEPALIVE_S` of silence. Raises as `deltas` does."""
+        silent_since = time.monotonic()
+        deadline = silent_since + self.prompt.timeout_s + _DEADLINE_GRACE_S
+        for message in reply.messages():
+            now = time.monotonic()
+            if not self._connected():
+                raise ClientDisconnected
+            if isinstance(message, StepOutput):
+                silent_since = now
+                yield message
+            elif message is not None:
+                raise from_engine(message)
+            if now >= deadline:
+                raise DeadlineExceeded("the request's time was used up before it finished")
+            if now - silent_since >= KEEPALIVE_S:
+                silent_since = now
+                yield None
+
+    def _take(self, output: StepOutput) -> Delta:
+        """Turn the tokens of one step into text, up to a stop string."""
+        now_s = time.monotonic()
+        if self.timings.first_token_at_s is None:
+            self.timings.first_token_at_s = now_s
+            self.timings.prefill_s = output.inference_time_s
+            self.num_cached_tokens = output.num_cached_tokens
+        else:
+            self._observer.gap(now_s - self._last_output_s)
+        self._last_output_s = now_s
+        if output.prompt_logprobs is not None:
+            self.prompt_logprobs = output.prompt_logprobs
+        self.timings.queue_s = output.queue_time_s
+        self.timings.inference_s = output.inference_time_s
+        pieces: list[str] = []
+        tokens: list[Token] = []
+        reason = output.finish_reason
+        for i, token_id in enumerate(output.token_ids):
+            last = i == len(output.token_ids) - 1
+            self.num_tokens += 1
+            tokens.append(self._token(token_id, output.logprobs[i] if output.logprobs else None))
+            if not (last and reason in {FinishReason.EOS, FinishReason.STOP_TOKEN} and token_id in self._end_token_ids):
+                pieces.append(self._stop.push(self._text.push([token_id])))
+            if self._stop.matched is not None:
+                return Delta("".join(pieces), tokens, FinishReason.STOP_STRING)
+        if reason is not None:
+            pieces.append(self._stop.push(self._text.finish()))
+            pieces.append(self._stop.flush())
+            if self._stop.matched is not None:
+                reason = FinishReason.STOP_STRING
+        return Delta("".join(pieces), tokens, reason)
+
+    def _token(self, token_id: int, logprob: TokenLogprob | None) -> Token:
+        text = "" if self._raw is None else self._raw.push([token_id])
+        return Token(token_id, text, self._tokenizer.is_special(token_id), logprob)

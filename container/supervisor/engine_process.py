@@ -1,0 +1,233 @@
+"""One engine as PID 1 sees it: its process, its board, its deaths.
+
+It is restarted in place when it dies, because replacing a SageMaker instance takes many minutes and reloading takes
+seconds; after three deaths in ten minutes it is given up. What that means for the container is the supervisor's matter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from container.run_dir import RunDir
+from container.settings import Settings
+from container.supervisor.stall import StallWatch
+from handler.seam.config import EngineConfig, KVLayout, Quantize
+from handler.seam.status import Phase, StatusBoard
+from handler.seam.suspects import Hazards, Suspects
+
+logger = logging.getLogger(__name__)
+
+EXIT_CRASHED = 70
+EXIT_MODEL = 3
+# Exit codes of an engine that can never start like this: handler.seam.errors.
+PERMANENT = frozenset({2, EXIT_MODEL})
+_CRASH_WINDOW_S = 600.0
+_MAX_CRASHES = 3
+_BACKOFF_S = (0.0, 2.0, 10.0)
+# Together with the drain (supervisor.py) and the web server's end this stays below 28 s.
+_STOP_S = 1.5
+# What an engine that hangs is given to write down where, and a child to go after a second signal.
+_DUMP_S = 0.5
+_HURRY_S = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which of the engines it is, how many there are, and how many GPUs each takes (0: the first engine decides)."""
+
+    index: int
+    num_engines: int = 1
+    devices: int = 0
+
+
+class EngineProcess:
+    """Starts one engine, watches it and starts it again. `check()` is to be called a few times a second."""
+
+    def __init__(self, settings: Settings, run_dir: RunDir, place: Place) -> None:
+        """Nothing is started; the board exists when this returns."""
+        self._run_dir = run_dir
+        self._engine_dir = run_dir.engine(place.index)
+        self._engine_dir.path.mkdir(mode=0o700, exist_ok=True)
+        self.board = StatusBoard(self._engine_dir.board, create=True)
+        self.exit_code: int | None = None
+        self._settings = settings
+        self.place = place
+        self._process: subprocess.Popen[bytes] | None = None
+        self._due_s: float | None = time.monotonic()
+        self._crashes: deque[float] = deque()
+        self._draining = False
+        self._hazards = Hazards(self._engine_dir.hazards, create=True)
+        # Of all engines: what killed one is not to be tried on each of the others.
+        self._suspects = Suspects(run_dir.suspects, create=place.index == 0)
+        self._watch = StallWatch(settings.engine_stall_timeout_s)
+        self._kill_due_s: float | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process that runs now."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def _name(self) -> str:
+        """What the log calls it."""
+        return "the engine" if self.place.num_engines == 1 else f"engine {self.place.index}"
+
+    @property
+    def idle(self) -> bool:
+        """True if nothing is in flight."""
+        return self.board["running"] + self.board["waiting"] == 0
+
+    def check(self) -> None:
+        """Start it if it is due, see whether it died or hangs. Sets `exit_code` once it can never go on."""
+        if self._process is None:
+            if self._due_s is not None and time.monotonic() >= self._due_s and not self._draining:
+                self._start()
+            return
+        code = self._process.poll()
+        if code is None:
+            self._check_stalled()
+            return
+        self._process = None
+        self._due_s = None
+        self.exit_code = 0 if self._draining else self._on_death(code)
+
+    def drain(self) -> None:
+        """Take nothing new; a death is the end."""
+        self._draining = True
+        self.board["draining"] = 1
+        if self._process is None:
+            self.exit_code = 0
+
+    def terminate(self) -> None:
+        """Ask it to go: it ends what is left with an error message. `close` waits for it."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def close(self, hurried: Callable[[], bool] = lambda: False) -> None:
+        """Stop the process: politely first, so that it ends what is left with an error message."""
+        stop(self._process, _STOP_S, hurried)
+        for each in (self.board, self._hazards, self._suspects):
+            each.close()
+
+    def _on_death(self, code: int) -> int | None:
+        """Restart after a back-off, or give up."""
+        detail = self.board.detail if self.board.phase is Phase.FAILED else f"{self._name} ended with code {code}"
+        if code in PERMANENT:
+            logger.error("cannot start: %s", detail)
+            return code
+        now = time.monotonic()
+        self._kill_due_s = None
+        self._suspects.blame(self._hazards.take())
+        self._crashes.append(now)
+        while self._crashes[0] < now - _CRASH_WINDOW_S:
+            self._crashes.popleft()
+        self.board["running"] = self.board["waiting"] = 0
+        self.board["restarts"] += 1
+        self.board.enter(Phase.RESTARTING, f"{self._name} died and is restarted")
+        logger.error("%s (crash %d of %d in 10 minutes)", detail, len(self._crashes), _MAX_CRASHES)
+        if len(self._crashes) >= _MAX_CRASHES:
+            logger.error("giving up: %s crashed %d times in 10 minutes", self._name, len(self._crashes))
+            self.board.enter(Phase.FAILED, f"{self._name} crashed too often")
+            return EXIT_CRASHED
+        self._due_s = now + _BACKOFF_S[len(self._crashes) - 1]
+        return None
+
+    def _check_stalled(self) -> None:
+        """Tell the web workers at once when it hangs, have it write down where, then kill it."""
+        if self._process is None:
+            return
+        if self._kill_due_s is not None:
+            if time.monotonic() >= self._kill_due_s:
+                self._process.kill()
+            return
+        if self.board.phase is not Phase.READY:
+            return
+        limit_s = self.board["step_limit_ms"] / 1000
+        silent_s = self._watch.hung_for_s(self._process.pid, self.board["heartbeat_ns"], limit_s)
+        if silent_s is not None:
+            logger.error("%s has not moved for %.0f s; its stacks follow, then it is killed", self._name, silent_s)
+            self.board.enter(Phase.RESTARTING, f"{self._name} hangs and is restarted")
+            self._process.send_signal(signal.SIGUSR1)
+            self._kill_due_s = time.monotonic() + _DUMP_S
+
+    def _start(self) -> None:
+        epoch = self.board["epoch"] + 1
+        path = self._engine_dir.engine_config
+        path.write_bytes(msgspec.json.encode(self._config(epoch)))
+        self.board.enter(Phase.STARTING, f"starting {self._name}")
+        self.board["epoch"] = epoch
+        command = [sys.executable, "-m", "handler", str(path)]
+        environ = {**os.environ, **self._run_dir.metrics_environ()}
+        self._process = subprocess.Popen(command, env=environ, start_new_session=True)  # noqa: S603 - our own module
+
+    def _config(self, epoch: int) -> EngineConfig:
+        s = self._settings
+        return EngineConfig(
+            model=s.model,
+            revision=s.revision,
+            served_model_id=s.served_model_name,
+            quantize=Quantize(s.quantize),
+            dtype=s.dtype,
+            device=s.device,
+            trust_remote_code=s.trust_remote_code,
+            cache_dir=s.cache_dir,
+            max_model_len=s.max_total_tokens,
+            max_num_seqs=s.max_batch_size,
+            max_num_batched_tokens=s.max_batch_prefill_tokens,
+            max_waiting=s.max_concurrent_requests,
+            max_waiting_tokens=s.max_queued_tokens,
+            kv_capacity_tokens=s.max_batch_total_tokens,
+            kv_layout=KVLayout(s.kv_layout),
+            deterministic=s.deterministic,
+            num_threads=s.engine_threads or self._share_of_cores(),
+            index=self.place.index,
+            num_engines=self.place.num_engines,
+            num_devices=s.num_gpus,
+            devices_per_engine=self.place.devices,
+            socket_path=str(self._engine_dir.socket(epoch)),
+            board_path=str(self._engine_dir.board),
+            card_path=str(self._engine_dir.card),
+            hazards_path=str(self._engine_dir.hazards),
+            suspects_path=str(self._run_dir.suspects),
+            log_level=s.log_level,
+            log_json=s.json_output,
+            epoch=epoch,
+        )
+
+    def _share_of_cores(self) -> int:
+        """Threads, when engines share the processor; 0 for one engine, which takes what it finds."""
+        if self.place.num_engines == 1:
+            return 0
+        return max(1, len(os.sched_getaffinity(0)) // self.place.num_engines)
+
+
+def stop(
+    process: subprocess.Popen[bytes] | None, patience_s: float, hurried: Callable[[], bool] = lambda: False
+) -> None:
+    """Terminate a child that leads its own session; kill it, and whatever it leaves behind, after `patience_s` seconds.
+
+    `hurried` shortens that while it waits.
+    """
+    if process is None:
+        return
+    if process.poll() is None:
+        process.terminate()
+    started = time.monotonic()
+    while process.poll() is None:
+        if time.monotonic() - started >= (_HURRY_S if hurried() else patience_s):
+            break
+        time.sleep(0.02)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

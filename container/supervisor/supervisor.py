@@ -1,0 +1,211 @@
+"""Starts, watches and stops the children of PID 1: gunicorn and the engines.
+
+One engine's death is its own matter while another serves. The container ends when no engine can go on, and when one
+says at the start that it never will, since all have the same settings and model.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+from container.run_dir import LISTEN_FD_VARIABLE, RUN_DIR_VARIABLE, WORKERS_VARIABLE, RunDir
+from container.settings import Settings
+from container.supervisor.engine_process import EXIT_CRASHED, EXIT_MODEL, PERMANENT, EngineProcess, Place, stop
+
+logger = logging.getLogger(__name__)
+
+# SageMaker kills 30 s after SIGTERM; the rest, below 28 s, is for the processes to go.
+DRAIN_S = 23.5
+_STOP_WEB_S = 2.5
+# Nothing in flight for so long: a request that was being read when the signal came has reached the engine by now.
+_QUIET_S = 0.5
+
+
+class Supervisor:
+    """Owns all child processes. `run()` returns the container's exit code."""
+
+    def __init__(self, settings: Settings, run_dir: RunDir, listen_fd: int) -> None:
+        self._settings = settings
+        self._run_dir = run_dir
+        self._listen_fd = listen_fd
+        self._engines: list[EngineProcess] = []
+        self._add_engines(settings.engine_replicas or 1, 0)
+        self._web: subprocess.Popen[bytes] | None = None
+        self._num_signals = 0
+        self._drain_until_s: float | None = None
+        self._busy_s = 0.0
+        self._announced = False
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+
+    def run(self) -> int:
+        """Serve until a signal, a permanent failure or too many crashes."""
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        try:
+            self._web = self._start_web()
+            while True:
+                code = self._tick()
+                if code is not None:
+                    return code
+        finally:
+            self._stop_children()
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        self._num_signals += 1
+
+    def _tick(self) -> int | None:
+        """Look after everything once, then sleep until a child or a signal says something, 0.1 s at most."""
+        for check in (self._check_signals, self._check_web, self._check_refusal, self._check_engines):
+            code = check()
+            if code is not None:
+                return code
+        self._announce()
+        self._reap_orphans()
+        ready, _, _ = select.select([self._wake_read], [], [], 0.1)
+        if ready:
+            os.read(self._wake_read, 4096)
+        return None
+
+    def _check_signals(self) -> int | None:
+        """First signal: drain. Second: leave at once. The exit code is 0 either way: it was asked for."""
+        if not self._num_signals:
+            return None
+        now = time.monotonic()
+        if self._drain_until_s is None:
+            for engine in self._engines:
+                engine.drain()
+            self._drain_until_s = now + DRAIN_S
+            self._busy_s = now
+            logger.info("draining: finishing what is in flight, taking nothing new")
+        if not all(engine.idle for engine in self._engines):
+            self._busy_s = now
+        return 0 if self._quiet or now >= self._drain_until_s or self._hurried() else None
+
+    @property
+    def _quiet(self) -> bool:
+        """True if all that was in flight has ended."""
+        return self._drain_until_s is not None and time.monotonic() - self._busy_s >= _QUIET_S
+
+    def _hurried(self) -> bool:
+        return self._num_signals > 1
+
+    def _check_refusal(self) -> int | None:
+        """A web worker cannot use the model's text files; so the others cannot, nor will they later."""
+        try:
+            reason = self._run_dir.refusal.read_text("utf-8")
+        except FileNotFoundError:
+            return None
+        logger.error("cannot start: %s", reason)
+        return EXIT_MODEL
+
+    def _check_web(self) -> int | None:
+        if self._web is not None and self._web.poll() is not None:
+            logger.error("the web server ended with code %s", self._web.returncode)
+            return EXIT_CRASHED
+        return None
+
+    def _check_engines(self) -> int | None:
+        first = self._engines[0].board
+        if not self._settings.engine_replicas and first["engines_wanted"] > len(self._engines):
+            self._add_engines(first["engines_wanted"], first["devices_per_engine"])
+        for engine in self._engines:
+            engine.check()
+        codes = [engine.exit_code for engine in self._engines if engine.exit_code is not None]
+        serving = any(engine.board.ready for engine in self._engines)
+        if codes and (len(codes) == len(self._engines) or (codes[-1] in PERMANENT and not serving)):
+            return codes[-1]
+        return None
+
+    def _add_engines(self, number: int, devices: int) -> None:
+        """So many in all, `devices` GPUs each. The web workers look for them once the first board tells of them."""
+        places = [Place(index, number, devices) for index in range(number)]
+        for engine, place in zip(self._engines, places, strict=False):
+            engine.place = place
+        for place in places[len(self._engines) :]:
+            self._engines.append(EngineProcess(self._settings, self._run_dir, place))
+        self._engines[0].board["num_engines"] = number
+
+    def _start_web(self) -> subprocess.Popen[bytes]:
+        environ = {
+            **os.environ,
+            LISTEN_FD_VARIABLE: str(self._listen_fd),
+            RUN_DIR_VARIABLE: str(self._run_dir.path),
+            WORKERS_VARIABLE: str(self._settings.web_workers),
+            **self._run_dir.metrics_environ(),
+        }
+        command = [sys.executable, "-m", "gunicorn", "--config", "python:container.gunicorn_conf"]
+        return subprocess.Popen(  # noqa: S603 - our own module
+            [*command, "container.gunicorn_conf:application()"],
+            env=environ,
+            pass_fds=(self._listen_fd,),
+            start_new_session=True,
+        )
+
+    def _announce(self) -> None:
+        """Say once, with a command to paste, that requests are answered."""
+        ready = next((engine.board for engine in self._engines if engine.board.ready), None)
+        if self._announced or ready is None:
+            return
+        if _ping(self._settings.port):
+            self._announced = True
+            logger.info("ready: %s on port %d", ready.detail, self._settings.port)
+            if sys.stdout.isatty():
+                sys.stdout.write(_ready_text(self._settings.port, ready.detail))
+                sys.stdout.flush()
+
+    def _reap_orphans(self) -> None:
+        """As PID 1, collect grandchildren nobody else waits for."""
+        if os.getpid() != 1:
+            return
+        ours = {engine.pid for engine in self._engines} | {None if self._web is None else self._web.pid}
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None or found.si_pid in ours:
+                return
+            os.waitpid(found.si_pid, 0)
+
+    def _stop_children(self) -> None:
+        """When all has ended, the web server first: what it is still reading finds an engine. Else the engines first:
+        they end what is left with an error message, which the web server still passes on."""
+        if self._quiet:
+            stop(self._web, _STOP_WEB_S, self._hurried)
+        for engine in self._engines:
+            engine.terminate()
+        for engine in self._engines:
+            engine.close(self._hurried)
+        stop(self._web, _STOP_WEB_S, self._hurried)
+
+
+def _ping(port: int) -> bool:
+    import http.client
+
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+    try:
+        connection.request("GET", "/ping")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _ready_text(port: int, detail: str) -> str:
+    return f"""
+Ready: {detail} on http://localhost:{port} - try
+
+  curl http://localhost:{port}/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{{"messages":[{{"role":"user","content":"What is deep learning?"}}],"stream":true,"max_tokens":60}}'
+
+"""

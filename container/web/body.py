@@ -1,0 +1,127 @@
+"""A request's body, from bytes to plain JSON values: limits, media type, syntax. Types come later, per dialect."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import msgspec
+from flask import Request, g
+from gunicorn.http.errors import NoMoreData, ParseException
+from sagemaker_inference import content_types
+from werkzeug.exceptions import ClientDisconnected
+
+from container.errors import MalformedBody, PayloadTooLarge, RequestTimeout, UnsupportedMediaType, WrongShape
+from container.monitoring.request_record import timed
+from container.web.client_socket import ClientTooSlow
+
+_READ_BYTES = 65_536
+# The last is what S3 gives to an object that was stored without one.
+_UNSPECIFIC = frozenset({"", content_types.ANY, content_types.OCTET_STREAM, "binary/octet-stream"})
+# Below this every whole float is exactly one integer.
+_EXACT = 2**53
+_SYNTAX = "Failed to parse the request body as JSON"
+_CUT = "the request body is not as long as its headers or chunk sizes say"
+
+
+def read_json(request: Request, limit_bytes: int, *, any_media_type: bool = False) -> dict[str, Any]:
+    """The JSON object in the body.
+
+    Raises PayloadTooLarge, UnsupportedMediaType, RequestTimeout, MalformedBody or WrongShape. The bytes stay in
+    `g.raw_body` for a dialect whose errors quote lines and columns. With `any_media_type` a Content-Type that is
+    missing or says nothing counts as JSON: SageMaker's asynchronous inference hands on that of the object in S3. Of a
+    key that is there more than once the last one counts, as in Python's `json`.
+    """
+    _check_media_type(request, any_media_type)
+    with timed("read"):
+        raw = g.raw_body = _read(request, limit_bytes)
+    if not raw.strip():
+        raise MalformedBody(f"{_SYNTAX}: the body is empty: EOF while parsing a value at line 1 column 0")
+    try:
+        found = _decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise MalformedBody(f"{_SYNTAX}: {_with_line(str(exc), raw)}") from exc
+    except RecursionError as exc:
+        raise MalformedBody(f"{_SYNTAX}: recursion limit exceeded: the body is nested too deeply") from exc
+    if not isinstance(found, dict):
+        raise WrongShape(f"the request body must be a JSON object. Given: {json_type(found)}")
+    return found
+
+
+def _with_line(reason: str, raw: bytes) -> str:
+    """msgspec's "(byte N)" as a line and a column, which is how people find a place in a text."""
+    found = re.search(r" \(byte (\d+)\)$", reason)
+    if found is not None:
+        before, reason = raw[: int(found[1])], reason[: found.start()]
+    elif reason == "Input data was truncated":
+        before, reason = raw, "EOF while parsing a value"
+    else:
+        return reason
+    column = len(before) - (before.rfind(b"\n") + 1)
+    line = before.count(b"\n") + 1
+    return f"{reason} at line {line} column {column}"
+
+
+def _number(text: str) -> int | float:
+    """A number with a decimal point; JSON Schema counts 5.0 among the integers."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise msgspec.DecodeError("number out of range")
+    return int(value) if value.is_integer() and abs(value) < _EXACT else value
+
+
+_decoder = msgspec.json.Decoder(float_hook=_number)
+
+
+def json_type(value: Any) -> str:
+    """JSON's name for the type of a decoded value."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "number"
+    return {"str": "string", "list": "array", "dict": "object"}.get(type(value).__name__, "value")
+
+
+def _check_media_type(request: Request, any_media_type: bool) -> None:
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("Content-Encoding is not supported; send the body uncompressed")
+    kind = request.mimetype
+    if kind == content_types.JSON or (kind.startswith("application/") and kind.endswith("+json")):
+        return
+    if any_media_type and kind in _UNSPECIFIC:
+        return
+    raise UnsupportedMediaType("Expected request with `Content-Type: application/json`")
+
+
+def _read(request: Request, limit_bytes: int) -> bytes:
+    """At most the limit and one read of it; a chunked body has no length to look at first."""
+    message = f"the request body must be at most {limit_bytes} bytes"
+    if request.content_length is not None and request.content_length > limit_bytes:
+        raise PayloadTooLarge(f"{message}. Given: {request.content_length}")
+    parts: list[bytes] = []
+    size = 0
+    while part := _read_part(request):
+        size += len(part)
+        if size > limit_bytes:
+            raise PayloadTooLarge(message)
+        parts.append(part)
+    if request.content_length is not None and size < request.content_length:
+        # To gunicorn the end of the connection is the end of such a body.
+        raise MalformedBody(_CUT)
+    return b"".join(parts)
+
+
+def _read_part(request: Request) -> bytes:
+    """The next bytes, none at the end. Chunk sizes and ends are looked at here, long after the head was accepted."""
+    try:
+        return request.stream.read(_READ_BYTES)
+    except ClientTooSlow as exc:
+        raise RequestTimeout from exc
+    except (ParseException, NoMoreData, ClientDisconnected) as exc:
+        # werkzeug hides what ended a body of known length.
+        if isinstance(exc.__context__, ClientTooSlow):
+            raise RequestTimeout from exc
+        raise MalformedBody(_CUT) from exc

@@ -1,0 +1,297 @@
+"""`EngineCore`: the one loop that owns the model. Receive, schedule, run, sample, publish."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+from handler.engine.admission import Admission
+from handler.engine.in_flight import Custody
+from handler.engine.ipc import EngineSocket
+from handler.engine.step import Ran, prove_alive, run_step
+from handler.engine.step_metrics import measured_step
+from handler.runners.runner import Runner
+from handler.sampling.grammar import GrammarCompiler, GrammarError
+from handler.sampling.sampler import Sampled, sample
+from handler.scheduling.scheduler import ScheduledBatch, Scheduler
+from handler.scheduling.sequence import Sequence, SequenceStatus
+from handler.seam.errors import BadModel
+from handler.seam.protocol import (
+    Abort,
+    ErrorCode,
+    Failed,
+    FinishReason,
+    FromEngine,
+    GenerateRequest,
+    Rejected,
+    StepOutput,
+    ToEngine,
+)
+from handler.seam.status import StatusBoard
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_IDLE_WAIT_S = 0.1
+_GRAMMAR_WAIT_S = 0.002
+_ROLL_S = 0.5
+_TOTALS = ("preemptions", "prefix_query_tokens", "prefix_hit_tokens")
+
+
+class EngineCore:
+    """Batches every request, token by token, over one `Runner`."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        socket: EngineSocket,
+        board: StatusBoard,
+        grammars: GrammarCompiler | None = None,
+        custody: Custody | None = None,
+    ) -> None:
+        self.runner = runner
+        self.scheduler = scheduler
+        self.socket = socket
+        self.board = board
+        self.admission = Admission(scheduler.limits, runner.vocab_size, grammars)
+        self.custody = custody or Custody(board)
+        self._sequences: dict[str, Sequence] = {}
+        self._inherited = [board[name] for name in _TOTALS]
+        self._outbox: defaultdict[bytes, list[FromEngine]] = defaultdict(list)
+        self._roll_due_s = 0.0
+        self.stopping = False
+
+    def run(self) -> None:
+        """Step until `stopping`."""
+        while not self.stopping:
+            self.step(_IDLE_WAIT_S)
+
+    def shut_down(self) -> None:
+        """End what is still open with an error, and unbind."""
+        for seq in list(self._sequences.values()):
+            self._fail(seq, ErrorCode.DRAINING, "the server is shutting down")
+        self._publish()
+        self.socket.close()
+
+    def step(self, idle_wait_s: float = 0.0) -> None:
+        """One pass: at most one forward pass, whose tokens are sent before it returns."""
+        self._receive(self._wait_s(idle_wait_s))
+        self._admit()
+        self._expire()
+        batch = self.scheduler.schedule()
+        if batch.items:
+            with measured_step(batch):
+                self._execute(batch)
+        self._call_roll()
+        self._publish()
+        self._report()
+        self.scheduler.audit()
+
+    def generate_for_warm_up(self, seq: Sequence) -> None:
+        """Run `seq` to its end before anyone listens. Raises what a step raises."""
+        self.scheduler.add(seq)
+        while seq.status is not SequenceStatus.FINISHED:
+            batch = self.scheduler.schedule()
+            with self.custody.running(batch):
+                found = self.runner.run(batch)
+            for item in batch.items:
+                self.scheduler.advance(item)
+            for outcome in sample(found.logits, [seq], ()) if found.samples else ():
+                if outcome.token_id is None:
+                    raise BadModel("the model's first token is not a number; its weights may be damaged")
+                self.scheduler.append_token(seq, outcome.token_id)
+
+    def _wait_s(self, idle_wait_s: float) -> float:
+        """How long the step may wait for a frame: not at all while there is work, briefly for a grammar."""
+        if not self.scheduler.idle:
+            return 0.0
+        return min(idle_wait_s, _GRAMMAR_WAIT_S) if self.admission.pending else idle_wait_s
+
+    def _receive(self, wait_s: float) -> None:
+        for worker, messages in self.socket.receive(wait_s):
+            for message in messages:
+                self._accept(worker, message)
+
+    def _accept(self, worker: bytes, message: ToEngine) -> None:
+        if isinstance(message, Abort):
+            self._abort(message.request_id, worker)
+            return
+        refusal = self._refusal(message)
+        if refusal is not None:
+            self._outbox[worker].append(refusal)
+            return
+        now = time.monotonic()
+        seq = Sequence(message, worker, now, now + message.timeout_s)
+        self._sequences[seq.request_id] = seq
+        self._guard(seq, self._enqueue, seq)
+
+    def _enqueue(self, seq: Sequence) -> None:
+        self.custody.take(seq)
+        if not self.admission.needs_grammar(seq, partial(self.custody.compiling, seq)):
+            self.scheduler.add(seq)
+
+    def _admit(self) -> None:
+        """Queue the sequences whose grammar has been compiled."""
+        for found in self.admission.ready():
+            if isinstance(found, Sequence):
+                self.scheduler.add(found)
+            else:
+                seq = self._sequences.pop(found.request_id)
+                seq.status = SequenceStatus.FINISHED
+                self._outbox[seq.worker].append(found)
+
+    def _refusal(self, request: GenerateRequest) -> Rejected | None:
+        """Why the engine does not take the request."""
+        if request.request_id in self._sequences:
+            return Rejected(request.request_id, ErrorCode.INVALID, "request id is in use")
+        # Those whose grammar is being compiled join the queue without being asked again.
+        if not self.scheduler.has_room(len(request.prompt_token_ids), self.admission.waiting()):
+            return Rejected(request.request_id, ErrorCode.OVERLOADED, "Model is overloaded")
+        return self.admission.refusal(request) or self.custody.refusal(request)
+
+    def _abort(self, request_id: str, worker: bytes) -> None:
+        seq = self._sequences.get(request_id)
+        if seq is not None and seq.worker == worker:
+            self._end(seq, FinishReason.ABORTED)
+            self.board["aborts"] += 1
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        late = [seq for seq in self.admission.waiting() if seq.deadline_s <= now]
+        for seq in (*late, *self.scheduler.expired(now)):
+            self._fail(seq, ErrorCode.DEADLINE, "the request's time was used up before it finished")
+
+    def _execute(self, batch: ScheduledBatch) -> None:
+        """Run, sample and record one batch. Whatever one sequence raises ends that sequence and no other."""
+        now = time.monotonic()
+        for item in batch.items:
+            if item.seq.first_scheduled_s is None:
+                item.seq.first_scheduled_s = now
+        ran: list[Ran] = []
+        for part in self.custody.parts(batch):
+            with self.custody.running(part):
+                ran += run_step(self.runner, part, self.scheduler.limits.eos_token_ids)
+        for each in ran:
+            self._guard(each.item.seq, self._settle, each)
+        self._count(batch, sum(each.sampled is not None and not each.failed for each in ran))
+        if all(each.failed for each in ran):
+            prove_alive(self.runner, self.scheduler)
+
+    def _guard(self, seq: Sequence, action: Callable[[T], None], subject: T) -> None:
+        """The boundary around what is done for one request."""
+        try:
+            action(subject)
+        except torch.AcceleratorError:
+            raise  # the CUDA context is unusable; PID 1 restarts the engine
+        except Exception:
+            logger.exception("a request failed")
+            self._fail(seq, ErrorCode.INTERNAL, "generation failed")
+
+    def _settle(self, ran: Ran) -> None:
+        """Record that the item's tokens are in the cache, and what was sampled after them."""
+        seq, sampled = ran.item.seq, ran.sampled
+        if sampled is not None and sampled.token_id is None:
+            self._fail(seq, sampled.error or ErrorCode.INTERNAL, sampled.message)
+            return
+        self.scheduler.advance(ran.item)
+        if sampled is not None:
+            self._record(seq, sampled)
+
+    def _record(self, seq: Sequence, outcome: Sampled) -> None:
+        """Add the sampled token to its sequence and tell the worker."""
+        assert outcome.token_id is not None
+        complete = False
+        if seq.constraint is not None:
+            try:
+                complete = seq.constraint.accept(outcome.token_id)
+            except GrammarError as exc:
+                self._fail(seq, ErrorCode.INTERNAL, str(exc))
+                return
+        reason = self.scheduler.append_token(seq, outcome.token_id)
+        if complete and reason is None:
+            reason = FinishReason.EOS
+            self.scheduler.finish(seq, reason)
+        if reason is not None:
+            del self._sequences[seq.request_id]
+            self.custody.acquit(seq)
+        self._outbox[seq.worker].append(_step_output(seq, outcome, reason))
+
+    def _fail(self, seq: Sequence, code: ErrorCode, message: str) -> None:
+        if code is ErrorCode.NUMERICS:
+            self.scheduler.kv.distrust(seq)
+        self._end(seq, FinishReason.ABORTED)
+        self._outbox[seq.worker].append(Failed(seq.request_id, code, message))
+        self.board["failures"] += 1
+
+    def _end(self, seq: Sequence, reason: FinishReason) -> None:
+        if seq in self.admission.waiting():
+            self.admission.forget(seq)
+        elif seq.status is not SequenceStatus.FINISHED:
+            self.scheduler.finish(seq, reason)
+        self._sequences.pop(seq.request_id, None)
+
+    def _call_roll(self) -> None:
+        """Twice a second send something to every worker, so that one that is gone is missed, even if all it has here
+        are requests that wait; and make sure that new ones find us."""
+        now = time.monotonic()
+        if now >= self._roll_due_s:
+            self._roll_due_s = now + _ROLL_S
+            self.socket.restore()
+            for seq in self._sequences.values():
+                self._outbox[seq.worker] += []
+
+    def _publish(self) -> None:
+        """One frame for each worker; the requests of a worker that cannot be reached are dropped."""
+        outbox, self._outbox = self._outbox, defaultdict(list)
+        for worker, messages in outbox.items():
+            if not self.socket.send(worker, messages):
+                lost = [seq for seq in self._sequences.values() if seq.worker == worker]
+                logger.warning("a web worker is gone; %d of its requests end", len(lost))
+                for seq in lost:
+                    self._end(seq, FinishReason.ABORTED)
+                    self.board["aborts"] += 1
+
+    def _count(self, batch: ScheduledBatch, num_sampled: int) -> None:
+        self.board["steps"] += 1
+        self.board["generated_tokens"] += num_sampled
+        self.board["prompt_tokens"] += sum(item.num_prompt_tokens for item in batch.items)
+
+    def _report(self) -> None:
+        self.board.beat()
+        self.board["running"] = len(self.scheduler.running)
+        self.board["waiting"] = len(self.scheduler.waiting)
+        self.board["waiting_tokens"] = self.scheduler.waiting_tokens
+        self.board["kv_used_tokens"] = self.scheduler.kv.used_tokens
+        for name, before, count in self._totals():
+            self.board[name] = before + count
+
+    def _totals(self) -> Iterator[tuple[str, int, int]]:
+        """What this engine counts itself goes on from where its predecessor died."""
+        kv = self.scheduler.kv
+        counts = (self.scheduler.num_preemptions, kv.prefix_query_tokens, kv.prefix_hit_tokens)
+        yield from zip(_TOTALS, self._inherited, counts, strict=True)
+
+
+def _step_output(seq: Sequence, outcome: Sampled, reason: FinishReason | None) -> StepOutput:
+    """The message for one sampled token; the first one carries the prompt's log-probabilities."""
+    assert outcome.token_id is not None
+    started = seq.first_scheduled_s or seq.arrival_s
+    first = seq.num_output_tokens == 1 and seq.sampling.num_prompt_logprobs is not None
+    return StepOutput(
+        seq.request_id,
+        [outcome.token_id],
+        None if outcome.logprob is None else [outcome.logprob],
+        prompt_logprobs=seq.prompt_logprobs if first else None,
+        finish_reason=reason,
+        num_cached_tokens=seq.num_cached,
+        queue_time_s=started - seq.arrival_s,
+        inference_time_s=time.monotonic() - started,
+        start=seq.num_output_tokens - 1,
+    )

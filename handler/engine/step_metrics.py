@@ -1,0 +1,61 @@
+"""How long the engine's steps take, under TGI's names; `/metrics` merges them with the web workers' counts.
+
+A step here may hold prompt chunks beside decoding sequences: one that holds any is a `prefill`, others are `decode`.
+PID 1 sets PROMETHEUS_MULTIPROC_DIR, and a successor of this process goes on counting where it left off.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from handler.scheduling.scheduler import ScheduledBatch
+
+# TGI's: 35 steps from 0.15 ms, each half as long again; sizes double (tgi-http-api.md section 6).
+_SECONDS = [0.00015 * 1.5**i for i in range(35)]
+_SIZES = [2**i for i in range(11)]
+
+_registry = CollectorRegistry()
+_count = Counter("tgi_batch_inference_count", "Steps begun.", ["method"], registry=_registry)
+_success = Counter("tgi_batch_inference_success", "Steps that ran to their end.", ["method"], registry=_registry)
+_failure = Counter("tgi_batch_inference_failure", "Steps that did not.", ["method"], registry=_registry)
+_duration = Histogram("tgi_batch_inference_duration", "A whole step.", ["method"], buckets=_SECONDS, registry=_registry)
+_forward = Histogram(
+    "tgi_batch_forward_duration", "The model's part of a step.", ["method"], buckets=_SECONDS, registry=_registry
+)
+_size = Histogram("tgi_batch_next_size", "Sequences of a step.", buckets=_SIZES, registry=_registry)
+for _metric in (_count, _success, _failure, _duration, _forward):
+    for _name in ("prefill", "decode"):
+        _metric.labels(_name)  # there from the start
+
+
+def method_of(batch: ScheduledBatch) -> str:
+    """TGI's label for the step."""
+    return "prefill" if any(item.num_prompt_tokens for item in batch.items) else "decode"
+
+
+@contextmanager
+def measured_step(batch: ScheduledBatch) -> Iterator[None]:
+    """Counts the block as the step of `batch`."""
+    method = method_of(batch)
+    started_s = time.perf_counter()
+    _count.labels(method).inc()
+    _size.observe(len(batch.items))
+    try:
+        yield
+    except BaseException:
+        _failure.labels(method).inc()
+        raise
+    _success.labels(method).inc()
+    _duration.labels(method).observe(time.perf_counter() - started_s)
+
+
+@contextmanager
+def measured_forward(batch: ScheduledBatch) -> Iterator[None]:
+    """Counts the block as the model's part of a step. On CUDA that is the launch: nothing waits for the device."""
+    started_s = time.perf_counter()
+    yield
+    _forward.labels(method_of(batch)).observe(time.perf_counter() - started_s)

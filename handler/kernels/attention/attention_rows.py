@@ -1,0 +1,51 @@
+"""What attention's kernels share: their arguments, rotary embedding, new keys and values on their way to the cache."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from handler.kernels.primitives import elements, inlined, integers, load, share_of, store, wait_for_all
+from handler.kernels.team import NUM_COMMON, NUM_ROWS
+
+# Places in the block of arguments.
+HEADS, HEADS_STRIDE, VALUES, VALUES_STRIDE, OUT = range(NUM_COMMON, NUM_COMMON + 5)
+COSINES, SINES, FLAT_INDEX, POSITIONS = range(NUM_COMMON + 5, NUM_COMMON + 9)
+CACHED_KEYS, CACHED_VALUES, WINDOW, SCALE, BARRIER = range(NUM_COMMON + 9, NUM_COMMON + 14)
+NUM_ARGUMENTS = NUM_COMMON + 14
+
+
+# Rows from which on each is one thread's work.
+MANY_ROWS = 8
+
+
+@inlined
+def embed(source, at, cosines, sines, angles, target, to, scale, half):  # pragma: no cover
+    """Rotary embedding of one head, times `scale`."""
+    for d in range(half):
+        one, other = load(source, at + d), load(source, at + half + d)
+        turned = one * load(cosines, angles + d) - other * load(sines, angles + d)
+        store(target, to + d, turned * scale)
+        turned = other * load(cosines, angles + half + d) + one * load(sines, angles + half + d)
+        store(target, to + half + d, turned * scale)
+
+
+@inlined
+def store_rows(arguments, num_kv_heads, group, head_dim, bits):  # pragma: no cover
+    """Each row's keys, embedded, and values to where they belong; all threads have done theirs when it returns."""
+    num_rows, token = arguments[NUM_ROWS], num_kv_heads * head_dim
+    heads, values = elements(arguments[HEADS], bits), elements(arguments[VALUES], bits)
+    cosines, sines = elements(arguments[COSINES], bits), elements(arguments[SINES], bits)
+    keys, cached = elements(arguments[CACHED_KEYS], bits), elements(arguments[CACHED_VALUES], bits)
+    flat_index = integers(arguments[FLAT_INDEX])
+    first, end = share_of(arguments, num_rows)
+    for row in range(first, end):
+        target = flat_index[row] * token
+        for h in range(num_kv_heads):
+            at = row * arguments[HEADS_STRIDE] + (num_kv_heads * group + h) * head_dim
+            to = target + h * head_dim
+            embed(heads, at, cosines, sines, row * head_dim, keys, to, np.float32(1), head_dim // 2)
+        for d in range(token):
+            store(cached, target + d, load(values, row * arguments[VALUES_STRIDE] + d))
+    # Rows of a prompt look at keys that other threads have just written.
+    if arguments[BARRIER] != 0:
+        wait_for_all(arguments[BARRIER])

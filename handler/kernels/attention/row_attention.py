@@ -1,0 +1,315 @@
+"""Rotary embedding, KV cache and attention of one layer in one call, row by row.
+
+Each new token is a row, whether it decodes or is part of a prompt; its result depends on its sequence alone, to the
+last bit. Numbers are read as float32 and rounded once, at the end.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from handler.kernels.attention.attention_rows import (
+    BARRIER,
+    CACHED_KEYS,
+    CACHED_VALUES,
+    COSINES,
+    FLAT_INDEX,
+    HEADS,
+    HEADS_STRIDE,
+    MANY_ROWS,
+    NUM_ARGUMENTS,
+    OUT,
+    POSITIONS,
+    SCALE,
+    SINES,
+    WINDOW,
+    embed,
+    store_rows,
+)
+from handler.kernels.attention.attention_tile import KEYS, score_keys, softmax_keys, weigh_values
+from handler.kernels.attention.matrix_attention import (
+    attends_by_matrices,
+    attention_scratch,
+    attention_shapes,
+    compile_matrix_attention,
+)
+from handler.kernels.compiler import compile_kernel, multiplies_bfloat16
+from handler.kernels.primitives import (
+    BITS,
+    BITS_FLOAT32,
+    elements,
+    exp_of_negative,
+    float_argument,
+    inlined,
+    integers,
+    load,
+    prefetch,
+    shifted,
+    store,
+    take_ticket,
+    thread_number,
+)
+from handler.kernels.program import Step, nothing
+from handler.kernels.team import (
+    NUM_ROWS,
+    SCRATCH,
+    SCRATCH_STRIDE,
+    TICKET,
+    Call,
+    barrier_address,
+    float_bits,
+    scratch,
+    team_functions,
+)
+
+# Bytes of a cache line, and how many keys ahead of the one in work are fetched.
+_LINE = 64
+_AHEAD = 16
+# Sums that are kept in vector registers, of which there are 32 of 16 numbers.
+_MOST_SUMS = 384
+
+
+@inlined
+def _score(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line):  # pragma: no cover
+    for j in range(num_keys):
+        for d in range(0, head_dim, line):
+            prefetch(keys, base + (j + _AHEAD) * token + d)
+            prefetch(cached, base + j * token + d)
+        for g in range(group):
+            found = np.float32(0)
+            for d in range(head_dim):
+                found += load(scratch, g * head_dim + d) * load(keys, base + j * token + d)
+            store(scratch, scores + g * num_keys + j, found)
+
+
+@inlined
+def _softmax(scratch, at, num_keys):  # pragma: no cover
+    largest = load(scratch, at)
+    for j in range(num_keys):
+        largest = max(largest, load(scratch, at + j))
+    total = np.float32(0)
+    for j in range(num_keys):
+        weight = exp_of_negative(load(scratch, at + j) - largest)
+        store(scratch, at + j, weight)
+        total += weight
+    share = np.float32(1) / total
+    for j in range(num_keys):
+        store(scratch, at + j, load(scratch, at + j) * share)
+
+
+@inlined
+def _add_four(scratch, to, weights, cached, at, token, head_dim):  # pragma: no cover
+    """Four keys at once, so that the sums are read and written a quarter as often."""
+    one, two = load(scratch, weights), load(scratch, weights + 1)
+    three, four = load(scratch, weights + 2), load(scratch, weights + 3)
+    for d in range(head_dim):
+        total = load(scratch, to + d)
+        total += one * load(cached, at + d)
+        total += two * load(cached, at + token + d)
+        total += three * load(cached, at + 2 * token + d)
+        total += four * load(cached, at + 3 * token + d)
+        store(scratch, to + d, total)
+
+
+@inlined
+def _add_one(scratch, to, weights, cached, at, head_dim):  # pragma: no cover
+    weight = load(scratch, weights)
+    for d in range(head_dim):
+        store(scratch, to + d, load(scratch, to + d) + weight * load(cached, at + d))
+
+
+@inlined
+def _weigh(scratch, scores, cached, base, num_keys, token, head_dim, group):  # pragma: no cover
+    sums = group * head_dim
+    for d in range(group * head_dim):
+        store(scratch, sums + d, np.float32(0))
+    for j in range(0, num_keys - 3, 4):
+        for g in range(group):
+            weights = scores + g * num_keys + j
+            _add_four(scratch, sums + g * head_dim, weights, cached, base + j * token, token, head_dim)
+    for j in range(num_keys - num_keys % 4, num_keys):
+        for g in range(group):
+            _add_one(scratch, sums + g * head_dim, scores + g * num_keys + j, cached, base + j * token, head_dim)
+
+
+@inlined
+def _score_by_16(
+    scratch, scores, query, keys, cached, base, padded, token, head_dim, group, scale, near
+):  # pragma: no cover
+    """As `_score`, 16 keys at a time: `padded` are whole sixteens, whose last scores mean nothing.
+
+    `near` numbers of each key are fetched ahead.
+    """
+    for j in range(0, padded, KEYS):
+        for ahead in range(KEYS):
+            for d in range(0, near, _LINE // 2):
+                prefetch(keys, base + (j + KEYS + ahead) * token + d)
+                prefetch(cached, base + (j + ahead) * token + d)
+        for g in range(group):
+            there, out = shifted(keys, base + j * token), shifted(scratch, scores + g * padded + j)
+            score_keys(head_dim, shifted(query, g * head_dim), there, token, scale, out)
+
+
+@inlined
+def _attend(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line):  # pragma: no cover
+    """From the queries at the beginning of `scratch`, scaled, to the sums behind them. `line` numbers are one line."""
+    _score(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line)
+    for g in range(group):
+        _softmax(scratch, scores + g * num_keys, num_keys)
+    _weigh(scratch, scores, cached, base, num_keys, token, head_dim, group)
+
+
+@inlined
+def _attend_by_16(
+    scratch, scores, query, keys, cached, base, skipped, num_keys, token, head_dim, group, together, scale, near
+):  # pragma: no cover
+    """As `_attend`, from queries of bfloat16, `together` of them at once.
+
+    `base` is where the first key is that is seen; the sixteens begin `skipped` keys before it. The last keys of them
+    may be nobody's, but lie in the slot.
+    """
+    padded = (skipped + num_keys + KEYS - 1) // KEYS * KEYS
+    _score_by_16(
+        scratch, scores, query, keys, cached, base - skipped * token, padded, token, head_dim, group, scale, near
+    )
+    for g in range(group):
+        softmax_keys(shifted(scratch, scores + g * padded), skipped, skipped + num_keys, padded)
+    for g in range(0, group, together):
+        weights, to = shifted(scratch, scores + g * padded + skipped), shifted(scratch, (group + g) * head_dim)
+        weigh_values(head_dim, together, weights, padded, shifted(cached, base), token, num_keys, to)
+
+
+def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int) -> int:
+    # Only numbers are taken from here into the kernel: functions would make each start compile it anew.
+    token, half = num_kv_heads * head_dim, head_dim // 2
+    line = _LINE * 8 // bits
+    together = group if group * head_dim <= _MOST_SUMS else 1
+    # A thread's scratch, float32: `group` queries, as many sums, then one row of scores for each.
+    sums, scores = group * head_dim, 2 * group * head_dim
+
+    def kernel(arguments):  # pragma: no cover
+        num_rows, stride, window = arguments[NUM_ROWS], arguments[HEADS_STRIDE], arguments[WINDOW]
+        heads = elements(arguments[HEADS], bits)
+        cosines, sines = elements(arguments[COSINES], bits), elements(arguments[SINES], bits)
+        keys, cached = elements(arguments[CACHED_KEYS], bits), elements(arguments[CACHED_VALUES], bits)
+        flat_index, positions = integers(arguments[FLAT_INDEX]), integers(arguments[POSITIONS])
+        out = elements(arguments[OUT], bits)
+        thread = thread_number(arguments)
+        scratch_address = arguments[SCRATCH] + thread * arguments[SCRATCH_STRIDE]
+        scratch = elements(scratch_address, BITS_FLOAT32)
+
+        store_rows(arguments, num_kv_heads, group, head_dim, bits)
+
+        # Heads of a row one after the other, so that its keys come as one stream; one row is shared out.
+        at_once = num_kv_heads if num_rows >= MANY_ROWS else 1
+        turn = take_ticket(arguments, TICKET) * at_once
+        while turn < num_rows * num_kv_heads:
+            for item in range(turn, turn + at_once):
+                row, h = item // num_kv_heads, item % num_kv_heads
+                first = max(0, positions[row] + 1 - window) if window > 0 else 0
+                num_keys = positions[row] + 1 - first
+                base = (flat_index[row] - num_keys + 1) * token + h * head_dim
+                scale, at = float_argument(arguments, SCALE), row * stride + h * group * head_dim
+                if dots:
+                    query, near = elements(scratch_address, bits), at_once * head_dim if item == turn else 0
+                    for g in range(0, group * head_dim, head_dim):
+                        embed(heads, at + g, cosines, sines, row * head_dim, query, g, np.float32(1), half)
+                    skipped = first % KEYS
+                    _attend_by_16(
+                        scratch, scores, query, keys, cached, base, skipped, num_keys,
+                        token, head_dim, group, together, scale, near,
+                    )  # fmt: skip
+                else:
+                    for g in range(0, group * head_dim, head_dim):
+                        embed(heads, at + g, cosines, sines, row * head_dim, scratch, g, scale, half)
+                    _attend(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line)
+                for d in range(group * head_dim):
+                    store(out, item * group * head_dim + d, load(scratch, sums + d))
+            turn = take_ticket(arguments, TICKET) * at_once
+
+    return compile_kernel(kernel)
+
+
+class RowAttention:
+    """The kernel for layers of one shape. Not for use by two threads at once."""
+
+    def __init__(self, num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
+        self._group = num_heads // num_kv_heads
+        self._num_heads = num_heads
+        self._width = num_heads * head_dim
+        self._head_dim = head_dim
+        self._matrices = attends_by_matrices(self._group, head_dim, dtype)
+        if self._matrices:
+            kernel = compile_matrix_attention(num_kv_heads, self._group, head_dim)
+        else:
+            dots = dtype is torch.bfloat16 and head_dim % 32 == 0 and multiplies_bfloat16()
+            kernel = _compile(num_kv_heads, self._group, head_dim, BITS[dtype], int(dots))
+        self._shapes_of = attention_shapes if self._matrices else nothing
+        self._call = Call(kernel, NUM_ARGUMENTS)
+        self._call.arguments[BARRIER] = barrier_address()
+
+    def step(self, qkv: int, out: int, cache: tuple[Tensor, Tensor], scale: float, window: int) -> Step:
+        """The same as part of a program; `qkv` is the address of `[rows, heads, head_dim]`: queries, keys, values.
+
+        `place_rows` writes into the program's table which rows they are.
+        """
+        num_kv_heads = self._num_heads // self._group
+        stride = (self._num_heads + 2 * num_kv_heads) * self._head_dim
+        values = qkv + (self._num_heads + num_kv_heads) * self._head_dim * cache[0].itemsize
+        arguments = self._call.arguments.copy()
+        arguments[HEADS : OUT + 1] = (qkv, stride, values, stride, out)
+        arguments[CACHED_KEYS : SCALE + 1] = (cache[0].data_ptr(), cache[1].data_ptr(), window, float_bits(scale))
+        numbers = self._scratch_for(cache[0])
+        return Step(self._call.kernel, arguments, lambda _num_rows: numbers, self._shapes_of)
+
+    def _scratch_for(self, keys: Tensor) -> int:
+        if self._matrices:
+            return attention_scratch(self._head_dim, keys.shape[1])
+        return self._group * (2 * self._head_dim + keys.shape[1] + KEYS)
+
+    def __call__(
+        self,
+        heads: Tensor,
+        values: Tensor,
+        cosines: Tensor,
+        sines: Tensor,
+        cache: tuple[Tensor, Tensor],
+        flat_index: Tensor,
+        positions: Tensor,
+        scale: float,
+        window: int,
+    ) -> Tensor:
+        """Embed, store, attend; returns `[T, num_heads * head_dim]`.
+
+        `heads` `[T, num_heads + num_kv_heads, head_dim]`, queries then keys before rotary embedding, `values`
+        `[T, num_kv_heads, head_dim]`, each contiguous within a token; `cosines`, `sines` `[T, head_dim]`; `cache` the
+        layer's keys and values `[num_slots, max_len, num_kv_heads, head_dim]`, `flat_index` and `positions` int64
+        `[T]`, where each token's key goes among all slots and in its own. `window` 0 is unlimited.
+        """
+        num_rows = len(heads)
+        out = heads.new_empty(num_rows, self._width)
+        room = scratch(self._scratch_for(cache[0]))
+        self._call.set(
+            *(0, *team_functions(), num_rows, room.data_ptr(), room.stride(0) * 4, self._shapes_of(num_rows)),
+            *(heads.data_ptr(), heads.stride(0), values.data_ptr(), values.stride(0), out.data_ptr()),
+            *(cosines.data_ptr(), sines.data_ptr(), flat_index.data_ptr(), positions.data_ptr()),
+            *(cache[0].data_ptr(), cache[1].data_ptr(), window, float_bits(scale)),
+        )
+        self._call.run()
+        return out
+
+
+def place_rows(table: NDArray[np.int64], cosines: Tensor, sines: Tensor, flat_index: Tensor, positions: Tensor) -> None:
+    """Write into the arguments of steps, `table` `[steps, ...]`, what `RowAttention` takes of the rows."""
+    table[:, COSINES : POSITIONS + 1] = [one.data_ptr() for one in (cosines, sines, flat_index, positions)]
+
+
+@functools.cache
+def row_attention(num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> RowAttention:
+    """The kernel for this shape, compiled once."""
+    return RowAttention(num_heads, num_kv_heads, head_dim, dtype)

@@ -1,0 +1,1 @@
+"""The kernel of RMS norm, with and without the residual sum."""

@@ -1,0 +1,117 @@
+"""Products with weights of 4 and 8 bits by AVX-512's bfloat16 dot products: 8 rows at a time."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from handler.kernels.compiler import compile_kernel
+from handler.kernels.primitives import (
+    BITS_BFLOAT16,
+    BITS_FLOAT32,
+    bytes_at,
+    called,
+    elements,
+    load,
+    share_of,
+    shifted,
+    store,
+    thread_number,
+)
+from handler.kernels.product.block_tile import BLOCK, block_tile, interleave_eight
+from handler.kernels.product.product_outputs import (
+    CODES,
+    GROUPS,
+    NUM_BLOCKS,
+    NUM_GROUPS,
+    SCALES,
+    X,
+    write_outputs,
+)
+from handler.kernels.team import NUM_ROWS, SCRATCH, SCRATCH_STRIDE
+from handler.kernels.vectors import LANES
+
+# Rows that go through a group together.
+_ROWS = 8
+
+# Products of a tile, before what follows them.
+_PRODUCTS = _ROWS * GROUPS * LANES
+
+
+def dots_scratch(num_rows: int, blocks: int) -> int:
+    """Numbers of scratch that a thread needs."""
+    return _PRODUCTS + num_rows * blocks * (1 + BLOCK // 2)
+
+
+@called
+def _interleave(x, num_rows, blocks, pairs, sums):  # pragma: no cover
+    """Rows as `block_tile` takes them, 8 at a time and then the rest; `x` `[num_rows, blocks * 32]`."""
+    width = blocks * (BLOCK // 2)
+    for first in range(0, num_rows, _ROWS):
+        rows = min(_ROWS, num_rows - first)
+        if rows == _ROWS:
+            interleave_eight(bytes_at(x + first * width * 4), width, width, shifted(pairs, first * width))
+        for r in range(rows):
+            numbers = elements(x + (first + r) * width * 4, BITS_BFLOAT16)
+            if rows < _ROWS:
+                source = bytes_at(x + (first + r) * width * 4)
+                for i in range(width):
+                    pairs[first * width + i * rows + r] = source[i]
+            for b in range(blocks):
+                total = np.float32(0)
+                for k in range(BLOCK):
+                    total += load(numbers, b * BLOCK + k)
+                store(sums, first * blocks + b * rows + r, total)
+
+
+@functools.cache
+def compile_dots(bits: int) -> int:
+    """The address of the kernel for weights of `bits`; `BlockProduct` calls it."""
+
+    def kernel(arguments):  # pragma: no cover
+        num_rows, num_groups = arguments[NUM_ROWS], arguments[NUM_GROUPS]
+        blocks = arguments[NUM_BLOCKS]
+        address = arguments[SCRATCH] + thread_number(arguments) * arguments[SCRATCH_STRIDE]
+        found, sums_at = elements(address, BITS_FLOAT32), address + _PRODUCTS * 4
+        pairs_at = sums_at + num_rows * blocks * 4
+        _interleave(arguments[X], num_rows, blocks, bytes_at(pairs_at), elements(sums_at, BITS_FLOAT32))
+        first, end = share_of(arguments, num_groups // GROUPS)
+        for item in range(first, end):
+            row = 0
+            while row < num_rows:
+                rows = min(_ROWS, num_rows - row)
+                x = bytes_at(pairs_at + row * blocks * (BLOCK // 2) * 4)
+                sums = elements(sums_at + row * blocks * 4, BITS_FLOAT32)
+                group = item * GROUPS
+                last = group + GROUPS
+                while group < last:
+                    codes = bytes_at(arguments[CODES] + group * blocks * (BLOCK * LANES * bits // 8))
+                    scales = bytes_at(arguments[SCALES] + group * blocks * (LANES * 4))
+                    # Fewer rows go with more groups, so that as many sums are under way at a time.
+                    groups = 1
+                    if rows == 8:
+                        block_tile(8, 1, bits, codes, scales, x, sums, blocks, found)
+                    elif rows == 7:
+                        block_tile(7, 1, bits, codes, scales, x, sums, blocks, found)
+                    elif rows == 6:
+                        block_tile(6, 1, bits, codes, scales, x, sums, blocks, found)
+                    elif rows == 5:
+                        block_tile(5, 1, bits, codes, scales, x, sums, blocks, found)
+                    elif rows == 4:
+                        groups = 2
+                        block_tile(4, 2, bits, codes, scales, x, sums, blocks, found)
+                    elif rows == 3:
+                        groups = 2
+                        block_tile(3, 2, bits, codes, scales, x, sums, blocks, found)
+                    elif rows == 2:
+                        groups = 4
+                        block_tile(2, 4, bits, codes, scales, x, sums, blocks, found)
+                    else:
+                        groups = 4
+                        block_tile(1, 4, bits, codes, scales, x, sums, blocks, found)
+                    write_outputs(arguments, found, rows, groups, row, group)
+                    group += groups
+                row += rows
+
+    return compile_kernel(kernel)

@@ -1,0 +1,48 @@
+"""How weights lie in memory for the matrix unit: a tile is 16 outputs by 32 inputs, an output's inputs side by side."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from handler.kernels.product.block_tile import BLOCK
+from handler.kernels.tiles import TILE_ROWS
+
+# Codes of four bits in an integer of 64: of each of four outputs as many inputs.
+_FOUR = 4
+
+
+def tiled_codes(codes: Tensor, bits: int) -> Tensor:
+    """`codes` uint8 `[N, K]`: of 8 bits as they are, `[N / 16, K / 32, 16, 32]`; of 4 int64 `[N / 16, K / 32, 4, 8]`.
+
+    Integer `[.., v, q]` has input 4q + i of output 4v + j in bits 16j + 4i to 16j + 4i + 3: from one register, four
+    outputs are had by one instruction each.
+    """
+    num_outputs, num_inputs = codes.shape
+    groups, blocks = num_outputs // TILE_ROWS, num_inputs // BLOCK
+    if bits == 8:
+        return codes.view(groups, TILE_ROWS, blocks, BLOCK).transpose(1, 2).contiguous()
+    parts = codes.view(groups, _FOUR, _FOUR, blocks, BLOCK // _FOUR, _FOUR)
+    found = torch.zeros(groups, blocks, _FOUR, BLOCK // _FOUR, dtype=torch.int64)
+    for j in range(_FOUR):
+        for i in range(_FOUR):
+            found |= parts[:, :, j, :, :, i].transpose(1, 2).long() << (16 * j + 4 * i)
+    return found
+
+
+def are_tiles(codes: Tensor) -> bool:
+    """True if `tiled_codes` made them, False if `packed_codes` did."""
+    return codes.dtype is torch.int64 or (codes.dtype is torch.uint8 and codes.dim() == 4)
+
+
+def tiled_weights(weight: Tensor) -> Tensor:
+    """`weight` bfloat16 `[N, K]` as tiles `[N / 16, K / 32, 16, 32]`, a copy."""
+    num_outputs, num_inputs = weight.shape
+    parts = weight.view(num_outputs // TILE_ROWS, TILE_ROWS, num_inputs // BLOCK, BLOCK)
+    return parts.transpose(1, 2).contiguous()
+
+
+def untiled(tiles: Tensor) -> Tensor:
+    """The weight that `tiled_weights` was given."""
+    groups, blocks = tiles.shape[:2]
+    return tiles.transpose(1, 2).reshape(groups * TILE_ROWS, blocks * BLOCK)

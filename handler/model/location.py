@@ -1,0 +1,123 @@
+"""Where the model is, and whether its files may be trusted. Decides before any library opens them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from handler.linears.weight_blocks import BLOCKS_FILE
+from handler.model.gguf_model import BUNDLED_MODEL_ID, bundled_gguf, converted
+from handler.seam.config import EngineConfig
+from handler.seam.errors import BadModel
+
+# SageMaker mounts model data at the first, Inference Endpoints at the second (sagemaker.md sections 1.2 and 5).
+_MOUNTS = (Path("/opt/ml/model"), Path("/repository"))
+# What a hub download may fetch: never pickles, never code.
+_HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*", "*.txt"]
+
+
+def locate(config: EngineConfig, progress: Callable[[int, str], None]) -> tuple[Path, str]:
+    """The checkpoint directory and the id to show for it. Converts and downloads what has to be. Raises BadModel."""
+    directory, model_id = _find(config, progress)
+    _stay_inside()
+    check_files(directory, trust_remote_code=config.trust_remote_code)
+    return directory, config.served_model_id or model_id
+
+
+def _find(config: EngineConfig, progress: Callable[[int, str], None]) -> tuple[Path, str]:
+    cache_dir = Path(config.cache_dir)
+    if config.model:
+        path = Path(config.model)
+        if path.is_file() and path.suffix == ".gguf":
+            return converted(path, cache_dir, progress), config.model
+        if path.is_dir():
+            return path, config.model
+        return _download(config, progress), config.model
+    for mount in _MOUNTS:
+        if mount.is_dir() and any(mount.iterdir()):
+            return mount, str(mount)
+    return converted(bundled_gguf(), cache_dir, progress), BUNDLED_MODEL_ID
+
+
+def _download(config: EngineConfig, progress: Callable[[int, str], None]) -> Path:
+    if config.model.startswith(("/", ".")) or config.model.count("/") != 1:
+        raise BadModel(f"HF_MODEL_ID {config.model!r} is neither a directory, a .gguf file nor a hub id")
+    progress(0, f"downloading {config.model}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(config.model, revision=config.revision, allow_patterns=_HUB_PATTERNS))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as exc:
+        raise BadModel(
+            f"the hub model {config.model!r} could not be downloaded ({type(exc).__name__}); give HF_MODEL_ID a "
+            "directory, check the network, or set HF_TOKEN if the model is gated"
+        ) from exc
+
+
+def _stay_inside() -> None:
+    """From here on no library looks anything up on a hub: everything there is has been fetched."""
+    from huggingface_hub import constants
+
+    os.environ["HF_HUB_OFFLINE"] = "1"  # for what is not imported yet
+    constants.HF_HUB_OFFLINE = True
+
+
+def check_files(directory: Path, *, trust_remote_code: bool) -> None:
+    """Refuse a directory without a config, without safetensors, or whose config asks to run code. Raises BadModel."""
+    config = read_json(directory / "config.json")
+    _refuse_code(config, directory, trust_remote_code)
+    if not any(directory.glob("*.safetensors")):
+        others = sorted(p.name for p in directory.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
+        hint = f"; {others[0]} is a pickle and may run code, convert it to safetensors" if others else ""
+        raise BadModel(f"{directory} holds no .safetensors weights{hint}")
+    _check_weights(directory)
+
+
+def _check_weights(directory: Path) -> None:
+    """Every shard is there that the index names, if it is used, and every file's header fits its length.
+
+    No weight is read. transformers finds that out minutes later for a large model, and does not say which file it was.
+    """
+    index = directory / "model.safetensors.index.json"
+    if index.is_file() and not (directory / "model.safetensors").is_file():
+        shards = read_json(index).get("weight_map", {})
+        missing = sorted(name for name in set(map(str, shards.values())) if not (directory / name).is_file())
+        if missing:
+            raise BadModel(f"{directory} lacks {missing[0]}, which {index.name} names ({len(missing)} missing)")
+    for file in sorted((*directory.glob("*.safetensors"), *directory.glob(BLOCKS_FILE))):
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (OSError, SafetensorError) as exc:
+            raise BadModel(f"{file} could not be loaded, it is damaged or cut short: {exc}") from exc
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a JSON file of the model. Raises BadModel naming the file."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except OSError as exc:
+        raise BadModel(f"{path} cannot be read: {exc.strerror}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise BadModel(f"{path} is not valid JSON") from exc
+    if not isinstance(found, dict):
+        raise BadModel(f"{path} must hold a JSON object")
+    return found
+
+
+def _refuse_code(config: dict[str, Any], directory: Path, trust_remote_code: bool) -> None:
+    """`auto_map` and `_attn_implementation*`, at any depth, can fetch and run code (CVE-2026-4372, CVE-2026-5241)."""
+    for key, value in config.items():
+        if key.startswith("_attn_implementation") or (key == "auto_map" and not trust_remote_code):
+            raise BadModel(
+                f"{directory / 'config.json'} has the key {key!r}, which can run code from the model; "
+                "set HF_MODEL_TRUST_REMOTE_CODE=true only if you trust it"
+            )
+        if isinstance(value, dict):
+            _refuse_code(value, directory, trust_remote_code)

@@ -1,0 +1,162 @@
+"""HF_MODEL_QUANTIZE: the form that the weights take on this device. The only file that names bitsandbytes."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from handler.seam.config import Quantize
+from handler.seam.errors import BadConfiguration
+
+logger = logging.getLogger(__name__)
+
+BITSANDBYTES = frozenset({Quantize.INT8, Quantize.NF4, Quantize.FP4})
+# Bits a weight of the forms that this engine makes itself, for CPU.
+BLOCK_BITS = {Quantize.INT8_BLOCKS: 8, Quantize.INT4_BLOCKS: 4}
+# Names that say how a checkpoint is stored, and the `quant_method` of config.json that each stands for. Marlin is a
+# kernel for GPTQ's format.
+_STORED = {
+    Quantize.GPTQ: "gptq",
+    Quantize.AWQ: "awq",
+    Quantize.MARLIN: "gptq",
+    Quantize.COMPRESSED_TENSORS: "compressed-tensors",
+    Quantize.FP8: "fp8",
+}
+# Bytes a weight of a linear layer, scales included; what auto tries, from the least lossy on.
+_BYTES = {Quantize.INT8: 1.05, Quantize.NF4: 0.5 + 4 / 64}
+# Weights that share a scale in bitsandbytes' 4-bit forms; and the rows that its CPU kernel takes together.
+_NF4_BLOCK = 64
+_NF4_ROWS = 32
+_INT8_MULTIPLE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSizes:
+    """Numbers of weights: in linear layers that can be quantised, and in all the rest."""
+
+    linear: int
+    other: int
+
+    def num_bytes(self, quantize: Quantize, dtype: torch.dtype) -> int:
+        """Memory of the weights in bytes."""
+        each = _BYTES.get(quantize, dtype.itemsize)
+        return int(self.linear * each) + self.other * dtype.itemsize
+
+
+def resolve(wanted: Quantize, device: torch.device, model_config: Any) -> Quantize:
+    """What HF_MODEL_QUANTIZE comes to for this checkpoint; `AUTO` where it is still to be chosen.
+
+    A checkpoint that is quantised already keeps its own form. Raises BadConfiguration.
+    """
+    stored = stored_form(model_config)
+    if wanted is Quantize.EXL2:
+        raise BadConfiguration("HF_MODEL_QUANTIZE=exl2 is not supported: transformers reads no such checkpoint")
+    if stored is not None:
+        if wanted not in {Quantize.AUTO, Quantize.NONE} and stored not in {wanted, _STORED.get(wanted)}:
+            logger.warning("the checkpoint is stored as %s; HF_MODEL_QUANTIZE=%s is not applied", stored, wanted)
+        return Quantize.NONE
+    if wanted in _STORED:
+        raise BadConfiguration(
+            f"HF_MODEL_QUANTIZE={wanted} is for checkpoints that are stored that way, and this one's config.json "
+            "names no quantization_config; bitsandbytes and bitsandbytes-nf4 quantise at load"
+        )
+    if wanted is Quantize.EETQ:
+        return Quantize.INT8_BLOCKS if device.type == "cpu" else Quantize.INT8
+    if wanted in BLOCK_BITS and device.type != "cpu":
+        raise BadConfiguration(
+            f"HF_MODEL_QUANTIZE={wanted} is for CPU only, and the device is {device}; use bitsandbytes "
+            "or bitsandbytes-nf4 there"
+        )
+    return wanted
+
+
+def stored_form(model_config: Any) -> str | None:
+    """How config.json says the checkpoint is quantised, in HF_MODEL_QUANTIZE's words where it has one; else None."""
+    found = getattr(model_config, "quantization_config", None)
+    if found is None:
+        return None
+    values = found if isinstance(found, dict) else found.to_dict()
+    method = str(values.get("quant_method", "unknown"))
+    if method.startswith("bitsandbytes") and values.get("load_in_4bit"):
+        return f"bitsandbytes-{values.get('bnb_4bit_quant_type', 'fp4')}"
+    return method
+
+
+def least_lossy(sizes: WeightSizes, dtype: torch.dtype, kv_bytes: int, room_bytes: int) -> Quantize:
+    """The first of none, int8 and nf4 whose weights leave `kv_bytes` of `room_bytes` free; nf4 if none does."""
+    for choice in (Quantize.NONE, Quantize.INT8, Quantize.NF4):
+        if sizes.num_bytes(choice, dtype) + kv_bytes <= room_bytes:
+            break
+    logger.info(
+        "HF_MODEL_QUANTIZE=auto: %s, weights of %d MiB beside %d MiB of KV memory in %d MiB",
+        *(choice, *(size >> 20 for size in (sizes.num_bytes(choice, dtype), kv_bytes, room_bytes))),
+    )
+    return choice
+
+
+def skipped_modules(skeleton: nn.Module, quantize: Quantize) -> list[str]:
+    """Linear layers of `skeleton` that bitsandbytes must leave alone.
+
+    The output layer and tied weights, as transformers has it; and shapes that its kernels do not take: on CPU they
+    fail with an assertion in the middle of a forward pass.
+    """
+    from transformers.quantizers.base import get_keys_to_not_convert
+
+    usual = set(get_keys_to_not_convert(skeleton))
+    odd = [
+        (name, tuple(shape)) for name, shape in _linear_shapes(skeleton) if name not in usual and _odd(shape, quantize)
+    ]
+    if odd:
+        logger.warning(
+            "%d linear layers stay unquantised, their shape does not fit %s: %s",
+            *(len(odd), quantize, ", ".join(f"{name} ({rows} x {columns})" for name, (rows, columns) in odd)),
+        )
+    return sorted(usual | {name for name, _ in odd})
+
+
+def weight_sizes(skeleton: nn.Module, skipped: list[str]) -> WeightSizes:
+    """Weights of a model on the meta device, `skipped` being the linear layers that are not quantised."""
+    quantised = sum(rows * columns for name, (rows, columns) in _linear_shapes(skeleton) if name not in skipped)
+    # Tied weights are one parameter.
+    total = sum(parameter.numel() for parameter in skeleton.parameters())
+    return WeightSizes(linear=quantised, other=total - quantised)
+
+
+def bitsandbytes_config(quantize: Quantize, dtype: torch.dtype, skipped: list[str]) -> Any:
+    """What transformers is told; `skipped` are matched as names of modules."""
+    from transformers import BitsAndBytesConfig
+
+    if quantize is Quantize.INT8:
+        # No columns apart for outliers: they are chosen from the whole batch, so a neighbour would change a
+        # sequence's numbers (docs/decisions/0012).
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0, llm_int8_skip_modules=skipped)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4" if quantize is Quantize.NF4 else "fp4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=skipped,
+    )
+
+
+def _linear_shapes(skeleton: nn.Module) -> list[tuple[str, tuple[int, int]]]:
+    """Outputs and inputs of what bitsandbytes replaces: nn.Linear and GPT-2's transposed one."""
+    from transformers.pytorch_utils import Conv1D
+
+    found = []
+    for name, module in skeleton.named_modules():
+        if type(module) is nn.Linear:
+            found.append((name, (module.out_features, module.in_features)))
+        elif isinstance(module, Conv1D):
+            found.append((name, (module.weight.shape[1], module.weight.shape[0])))
+    return found
+
+
+def _odd(shape: tuple[int, int], quantize: Quantize) -> bool:
+    rows, columns = shape
+    if quantize is Quantize.INT8:
+        return bool(rows % _INT8_MULTIPLE or columns % _INT8_MULTIPLE)
+    return bool(rows % _NF4_ROWS or columns % _NF4_BLOCK)

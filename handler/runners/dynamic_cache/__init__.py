@@ -1,0 +1,1 @@
+"""Any family, on transformers' own cache. Imports no other runner."""

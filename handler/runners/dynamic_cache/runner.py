@@ -1,0 +1,176 @@
+"""`CacheRunner`: any model that runs over transformers' own cache, for families the packed runner computes wrongly.
+
+The price, against the packed runner: keys are copied at each step, a batch is padded to its longest row and put
+together anew when a row joins or leaves, and prompts run one at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from handler.model.loader import LoadedModel
+from handler.runners.dynamic_cache import rows as cache_rows
+from handler.runners.dynamic_cache.batches import CacheBatches
+from handler.runners.dynamic_cache.forward import CachedForward
+from handler.runners.limits import Limits
+from handler.runners.runner import StepLogits
+from handler.runners.trial import RunnerTrial
+from handler.scheduling.kv_manager import KVManager, SlotKV
+from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
+from handler.seam.errors import UnsupportedModel
+
+# Rows up to this length decode together; longer ones with rows at least half as long. Padding costs memory and time.
+_SHORT = 512
+# (continues, merges), the best first.
+_WAYS = ((True, True), (False, True), (True, False), (False, False))
+
+
+@dataclass(slots=True, eq=False)
+class _StepParts:
+    """What the parts of a step yield; `logits` `[rows, vocab]` each, in the order of `samples`."""
+
+    logits: list[Tensor] = field(default_factory=list)
+    samples: list[ScheduledSequence] = field(default_factory=list)
+    prompt: list[tuple[ScheduledSequence, Tensor]] = field(default_factory=list)
+
+
+class CacheRunner:
+    """Keeps one cache row for each slot. `probe` finds out what the family allows:
+
+    `continues`: a prompt may run in chunks. If not, chunks before the last are put off and the last one runs it all.
+    `merges`: rows of different lengths may decode in one padded batch. If not, they decode one by one.
+    `state_bytes`: what a row takes beside its keys and values, whatever its length.
+    """
+
+    name = "cache"
+
+    def __init__(self, loaded: LoadedModel, max_len: int) -> None:
+        self.loaded = loaded
+        self.max_len = max_len
+        self.continues, self.merges = _WAYS[0]
+        self.state_bytes = 0
+        self._forward = CachedForward(loaded)
+        self._batches = CacheBatches()
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of the logits."""
+        return int(self.loaded.text_config.vocab_size)
+
+    @torch.inference_mode()
+    def run(self, batch: ScheduledBatch) -> StepLogits:
+        """Decode single tokens in as few batches as the family allows, then run the prompt chunks in turn."""
+        parts = _StepParts()
+        decodes: list[ScheduledSequence] = []
+        chunks: list[ScheduledSequence] = []
+        for item in batch.items:
+            if item.start == 0:
+                self._batches.forget(item.seq.slot)
+            goes_on = item.num_tokens == 1 and 0 < item.start == self._batches.length(item.seq.slot)
+            (decodes if goes_on else chunks).append(item)
+        self._decode(decodes, parts)
+        for item in chunks:
+            self._prefill(item, parts)
+        logits = torch.cat(parts.logits) if parts.logits else torch.empty(0, self.vocab_size)
+        return StepLogits(logits, parts.samples, parts.prompt)
+
+    def kv_manager(self, limits: Limits) -> KVManager:
+        """Slots without prefix reuse: most of these families keep state that cannot be cut at a page."""
+        return SlotKV(limits.max_num_seqs, limits.max_model_len, limits.capacity_tokens, limits.page_size, self.forget)
+
+    def retry(self, item: ScheduledSequence) -> ScheduledSequence:
+        """All of the sequence so far: the pass may have left its row at any length in any layer."""
+        self._batches.forget(item.seq.slot)
+        return ScheduledSequence(item.seq, 0, item.start + item.num_tokens)
+
+    def forget(self, slot: int, num_tokens: int) -> None:
+        """Drop the row of a sequence that is gone; no other row holds any of its numbers."""
+        self._batches.forget(slot)
+
+    def probe(self) -> None:
+        """Find what the family allows, the most first. Raises UnsupportedModel if nothing computes it correctly."""
+        trial = RunnerTrial(self.loaded, self.max_len)
+        complaint: str | None = None
+        for continues, merges in _WAYS:
+            self.continues, self.merges = continues, merges
+            complaint = trial.complaint(self) or self._forgotten_states(trial.text)
+            if complaint is None:
+                self.state_bytes = self._measure(trial.text)
+                return
+        raise UnsupportedModel(f"{self.loaded.model.config.model_type} over transformers' cache: {complaint}")
+
+    @property
+    def abilities(self) -> str:
+        """What `probe` found, in words."""
+        prompts = "prompts in chunks" if self.continues else "each prompt in one piece"
+        return f"{prompts}, {'decoding in batches' if self.merges else 'decoding one by one'}"
+
+    @torch.inference_mode()
+    def _measure(self, text: list[int]) -> int:
+        row = self._forward.new_cache()
+        self._forward.extend(row, text, 0, 1)
+        return cache_rows.state_bytes(row)
+
+    @torch.inference_mode()
+    def _forgotten_states(self, text: list[int]) -> str | None:
+        """Which states a second chunk does not read; mamba and jamba begin anew, and at 16 bits it hardly shows."""
+        if not self.continues or len(text) < 4:
+            return None
+        half = len(text) // 2
+        for name in cache_rows.STATES:
+            rows = [self._forward.new_cache(), self._forward.new_cache()]
+            for row in rows:
+                self._forward.extend(row, text[:half], 0, 1)
+            if cache_rows.clear_states(rows[1], name):
+                kept, cleared = (self._forward.extend(row, text[half:], half, len(text) - half) for row in rows)
+                if torch.equal(kept, cleared):
+                    return f"a prompt that comes in chunks loses its {name}"
+        return None
+
+    def _decode(self, items: list[ScheduledSequence], parts: _StepParts) -> None:
+        """One token for each item, whose row has seen all before it."""
+        by_slot = {item.seq.slot: item for item in items}
+        for batch in self._batches.gather(self._groups(items)):
+            members = [by_slot[slot] for slot in batch.slots]
+            token_ids = [item.seq.token_ids[item.start] for item in members]
+            logits = self._forward.decode(batch.cache, token_ids, batch.lengths)
+            batch.grow()
+            for row, item in zip(logits.split(1), members, strict=True):
+                _collect(item, row, parts)
+
+    def _groups(self, items: list[ScheduledSequence]) -> list[list[int]]:
+        """The slots of each decode batch, longest row first: the order lasts, since all grow alike."""
+        groups: list[list[int]] = []
+        longest = 0
+        for item in sorted(items, key=lambda item: (-item.start, item.seq.slot)):
+            if not groups or not self.merges or (longest > _SHORT and item.start < longest // 2):
+                groups.append([])
+                longest = item.start
+            groups[-1].append(item.seq.slot)
+        return groups
+
+    def _prefill(self, item: ScheduledSequence, parts: _StepParts) -> None:
+        """Run one chunk; for a family that cannot continue, nothing, or all there is if the chunk is the last."""
+        if not self.continues:
+            if not item.samples:
+                return
+            item = ScheduledSequence(item.seq, 0, item.start + item.num_tokens)
+            self._batches.forget(item.seq.slot)
+        slot, end = item.seq.slot, item.start + item.num_tokens
+        cache = self._batches.take(slot) if item.start else self._forward.new_cache()
+        keep = item.num_tokens if item.scores_prompt else 1
+        logits = self._forward.extend(cache, item.seq.token_ids[item.start : end], item.start, keep)
+        self._batches.put(slot, cache, end)
+        _collect(item, logits, parts)
+
+
+def _collect(item: ScheduledSequence, logits: Tensor, parts: _StepParts) -> None:
+    """File the logits `[1 or num_tokens, vocab]` of an item under what they are for."""
+    if item.scores_prompt:
+        parts.prompt.append((item, logits))
+    if item.samples:
+        parts.logits.append(logits[-1:])
+        parts.samples.append(item)

@@ -1,0 +1,81 @@
+"""How much KV memory there is: bytes free for it, tokens it holds, and the limits that follow from that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from handler.model.kv_size import kv_bytes_per_token
+from handler.model.loader import LoadedModel
+from handler.model.machine_memory import available_memory_bytes
+from handler.seam.config import EngineConfig
+from handler.seam.errors import BadConfiguration
+
+# Share of what is free after loading. On CPU the rest of the machine needs memory too.
+_CPU_FRACTION = 0.3
+# Tokens that prefix reuse counts in: a chat template and a short system message are more than 16 tokens, less than 32.
+_CPU_PAGE_SIZE = 16
+# FlashAttention-2 loads pages in blocks of this many keys.
+CUDA_PAGE_SIZE = 256
+_CUDA_FRACTION = 0.85
+_MAX_CAPACITY_TOKENS = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Derived limits of the engine: tokens, but for the two counts. Stored pages serve prefix reuse beside slots."""
+
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    capacity_tokens: int
+    page_size: int
+    num_stored_pages: int = 0
+
+
+def derive_limits(config: EngineConfig, loaded: LoadedModel, *, paged: bool = False) -> Limits:
+    """Fill in what the configuration leaves open, for slots or pages. Raises BadConfiguration for the impossible."""
+    on_cpu = loaded.device.type == "cpu"
+    capacity = config.kv_capacity_tokens or _capacity_tokens(loaded, config.num_engines)
+    longest = min(loaded.max_position_embeddings, capacity)
+    max_model_len = config.max_model_len or longest
+    if max_model_len > loaded.max_position_embeddings:
+        raise BadConfiguration(
+            f"MAX_TOTAL_TOKENS must be at most {loaded.max_position_embeddings}, the model's context. "
+            f"Given: {max_model_len}"
+        )
+    if max_model_len > capacity:
+        raise BadConfiguration(
+            f"MAX_TOTAL_TOKENS must be at most {capacity}, what KV memory holds. Given: {max_model_len}"
+        )
+    num_seqs = config.max_num_seqs
+    if not on_cpu and not paged:
+        # A slot is reserved whole on the device.
+        num_seqs = max(1, min(num_seqs, capacity // max_model_len))
+    page_size = config.page_size or (CUDA_PAGE_SIZE if paged and not on_cpu else _CPU_PAGE_SIZE)
+    return Limits(
+        max_model_len=max_model_len,
+        max_num_seqs=num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens or (256 if on_cpu else 4096),
+        capacity_tokens=capacity,
+        page_size=page_size,
+        num_stored_pages=capacity // 4 // page_size if on_cpu and not paged else 0,
+    )
+
+
+def bytes_per_token(loaded: LoadedModel) -> int:
+    """KV memory of one token, as if every layer attended; a model without heads counts as one of its width."""
+    return kv_bytes_per_token(loaded.text_config, loaded.dtype)
+
+
+def _capacity_tokens(loaded: LoadedModel, num_engines: int) -> int:
+    """On CPU the engines share what is free. Over several GPUs each holds its layers' part of a token."""
+    per_token = bytes_per_token(loaded)
+    if loaded.device.type == "cpu":
+        free = available_memory_bytes() * _CPU_FRACTION / num_engines
+    else:
+        # Layers are dealt out evenly, so the fullest GPU bounds what all of them can hold.
+        least = min(torch.cuda.mem_get_info(device)[0] for device in loaded.devices)
+        free = least * len(loaded.devices) * _CUDA_FRACTION
+    return min(_MAX_CAPACITY_TOKENS, max(1, int(free) // per_token))

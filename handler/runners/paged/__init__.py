@@ -1,0 +1,1 @@
+"""CUDA: KV memory in pages, decode steps as captured graphs. Imports no other runner."""

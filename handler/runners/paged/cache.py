@@ -1,0 +1,58 @@
+"""The tensors behind `BlockManager`: keys and values of every layer, in pages that any sequence may hold."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from handler.runners.paged.varlen import HEAD_DIM_MULTIPLE
+
+
+class PagedCache:
+    """Keys and values per layer, each `[num_pages + 1, page_size, num_kv_heads, D]`; page 0 is the trash page.
+
+    A layer's tensors are made at its first use, when the model shows its head count and sizes, on the layer's device,
+    which differs from layer to layer where a model is spread over several GPUs. The kernel knows one
+    head size only, so D is the larger of keys' and values' (MLA has two), rounded up, and the rest is zeros.
+    """
+
+    def __init__(self, num_pages: int, page_size: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.num_pages = num_pages
+        self.page_size = page_size
+        self.dtype = dtype
+        self.device = device
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def write(self, layer_idx: int, slot_mapping: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store `key`, `value` `[T, num_kv_heads, Dk or Dv]` at `slot_mapping`; returns the layer's keys and values.
+
+        `slot_mapping` int64 `[T]` is page * page_size + offset of each token. Capturable after the first call.
+        """
+        keys, values = self._layer(layer_idx, key, value)
+        keys.flatten(0, 1).index_copy_(0, slot_mapping, widen(key, keys.shape[-1]))
+        values.flatten(0, 1).index_copy_(0, slot_mapping, widen(value, values.shape[-1]))
+        return keys, values
+
+    def _layer(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        found = self._layers.get(layer_idx)
+        if found is None:
+            widest = max(key.shape[2], value.shape[2])
+            head_dim = -(-widest // HEAD_DIM_MULTIPLE) * HEAD_DIM_MULTIPLE
+            shape = (self.num_pages + 1, self.page_size, key.shape[1], head_dim)
+            keys = torch.zeros(shape, dtype=self.dtype, device=key.device)
+            found = self._layers[layer_idx] = (keys, torch.zeros_like(keys))
+        return found
+
+    @torch.inference_mode()
+    def fill(self, pages: list[int], value: float) -> None:
+        """Overwrite whole pages of all layers; tests poison memory that nobody may read."""
+        for keys, values in self._layers.values():
+            keys[pages] = value
+            values[pages] = value
+
+
+def widen(heads: Tensor, head_dim: int) -> Tensor:
+    """Zeros after the last dimension, up to `head_dim`."""
+    missing = head_dim - heads.shape[-1]
+    return F.pad(heads, (0, missing)) if missing else heads

@@ -1,0 +1,164 @@
+"""Runs packed batches over paged memory: prompts and decodes in one forward pass, pure decodes from static buffers."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+
+import torch
+from torch import Tensor
+
+from handler.model.loader import LoadedModel
+from handler.runners.attention import ATTENTION_NAME, STEP, UnsupportedAttention, layer_windows
+from handler.runners.limits import Limits
+from handler.runners.paged.attention import PagedStep
+from handler.runners.paged.cache import PagedCache
+from handler.runners.paged.decode_graphs import DecodeGraphs
+from handler.runners.paged.input import DecodeBuffers, PagedInput, build_paged_input
+from handler.runners.paged.self_test import Script, Verdict, compare, expected_logits, play
+from handler.runners.paged.varlen import check_cuda
+from handler.runners.rotary import changing_ropes
+from handler.runners.runner import StepLogits
+from handler.scheduling.block_manager import BlockManager
+from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
+from handler.seam.errors import UnsupportedModel
+
+logger = logging.getLogger(__name__)
+
+
+class PagedRunner:
+    """`Runner` over `PagedCache`; the block tables are those of `BlockManager`."""
+
+    name = "paged"
+
+    def __init__(self, loaded: LoadedModel, limits: Limits) -> None:
+        self.loaded = loaded
+        self.limits = limits
+        num_pages = -(-limits.capacity_tokens // limits.page_size)
+        self.cache = PagedCache(num_pages, limits.page_size, loaded.dtype, loaded.device)
+        self.graphs = DecodeGraphs()
+        self.verdict = Verdict.NOT_RUN
+        self.num_attention_calls = 0
+        self._buffers = DecodeBuffers(limits.max_num_seqs, limits.max_model_len, limits.page_size, loaded.device)
+        self._windows = layer_windows(loaded.text_config)
+        self._keeps_logits = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of the logits."""
+        return int(self.loaded.text_config.vocab_size)
+
+    @property
+    def decoding(self) -> str:
+        """How decode steps run, for the log."""
+        return "decoding by CUDA graphs" if self.graphs else f"no CUDA graphs ({self.graphs.reason})"
+
+    def kv_manager(self, limits: Limits) -> BlockManager:
+        """Books of the cache's pages. `limits` are those the runner was made with."""
+        return BlockManager(limits.max_model_len, limits.capacity_tokens, limits.page_size)
+
+    def retry(self, item: ScheduledSequence) -> ScheduledSequence:
+        """The same: its keys and values are written again to the same places."""
+        return item
+
+    def forget(self, slot: int, num_tokens: int) -> None:
+        """Nothing to do: keys beyond a sequence's own are never read, whatever a page held before."""
+
+    @torch.inference_mode()
+    def run(self, batch: ScheduledBatch) -> StepLogits:
+        """One forward pass. The logits are valid until the next one."""
+        if all(item.num_tokens == 1 and item.samples for item in batch.items):
+            return StepLogits(self._decode(batch.items), batch.items)
+        logits = self._forward(build_paged_input(batch, self.cache.page_size, self.loaded.device))
+        samples = [item for item in batch.items if item.samples]
+        prompt: list[tuple[ScheduledSequence, Tensor]] = []
+        first = len(samples)
+        for item in batch.items:
+            if item.scores_prompt:
+                prompt.append((item, logits[first : first + item.num_tokens]))
+                first += item.num_tokens
+        return StepLogits(logits[: len(samples)], samples, prompt)
+
+    def _decode(self, items: list[ScheduledSequence]) -> Tensor:
+        """Logits `[len(items), vocab]`; a replay if graphs are captured, else the same buffers without one."""
+        size = self._buffers.fill(items)
+        logits = self.graphs.replay(size) if self.graphs else self._forward(self._buffers.view(size))
+        return logits[: len(items)]
+
+    def _forward(self, paged_input: PagedInput) -> Tensor:
+        step = PagedStep(self.cache, paged_input, self._windows)
+        token = STEP.set(step)
+        try:
+            return self._call_model(paged_input)
+        finally:
+            STEP.reset(token)
+            self.num_attention_calls = step.calls
+
+    def _call_model(self, paged_input: PagedInput) -> Tensor:
+        index = paged_input.logits_index
+        if index is not None and self.loaded.other_devices:
+            # The last layer's output is on a device of its own; an index on the host fits any.
+            index = index.cpu()
+        options = {"logits_to_keep": index} if self._keeps_logits and index is not None else {}
+        logits: Tensor = self.loaded.model(
+            input_ids=paged_input.input_ids,
+            position_ids=paged_input.position_ids,
+            use_cache=False,
+            past_key_values=None,
+            **options,
+        ).logits[0]
+        return logits if options or index is None else logits[index]
+
+    def probe(self) -> None:
+        """Self-test on this device, then capture, then the same test over the graphs; sets `verdict`.
+
+        Leaves the model set to paged attention. Raises UnsupportedModel if paged attention is wrong for this model;
+        graphs that are wrong are dropped.
+        """
+        name = str(self.loaded.model.config.model_type)
+        script = Script.fit(self.cache, self.limits.max_model_len, self.vocab_size, self._windows)
+        expected = expected_logits(self.loaded, script)
+        try:
+            if self.loaded.device.type == "cuda":
+                check_cuda(self.loaded.dtype, self.cache.page_size, self.loaded.device)
+            self.loaded.model.set_attn_implementation(ATTENTION_NAME)
+            got = play(self, script)
+        except (UnsupportedAttention, AttributeError, TypeError, ValueError, RuntimeError) as exc:
+            raise UnsupportedModel(f"{name} cannot run with paged attention: {exc}") from exc
+        calls, layers = self.num_attention_calls, int(self.loaded.text_config.num_hidden_layers)
+        if calls != layers:
+            raise UnsupportedModel(f"{name} calls paged attention in {calls} of {layers} layers")
+        difference = compare(expected, got, self.loaded)
+        if difference:
+            raise UnsupportedModel(f"{name}: paged attention differs from eager attention: {difference}")
+        self._prove_graphs(script, got)
+
+    def _prove_graphs(self, script: Script, eager: list[Tensor]) -> None:
+        self.capture()
+        if self.graphs:
+            difference = compare(eager, play(self, script), self.loaded)
+            if difference:
+                self.graphs.drop(f"they differ from decoding without them: {difference}")
+        slower = self.loaded.device.type == "cuda" and not self.graphs
+        self.verdict = Verdict.FELL_BACK if slower else Verdict.PASSED
+        if slower:
+            logger.warning("self-test: %s", self.decoding)
+
+    @torch.inference_mode()
+    def capture(self) -> None:
+        """Capture the decode step for every batch size, if the device and the model allow it."""
+        if self.loaded.other_devices:
+            self.graphs.drop(f"the model is spread over {len(self.loaded.devices)} GPUs")
+            return
+        self._buffers.fill([], self._buffers.sizes[-1])
+        self.graphs.capture(
+            lambda size: self._forward(self._buffers.view(size)),
+            self._buffers.sizes,
+            changing_ropes(self.loaded.model),
+            self.loaded.device,
+        )
+
+    def decode_padding(self, size: int) -> Tensor:
+        """The forward pass that `capture` captures; for tests of what it may contain."""
+        self._buffers.fill([], size)
+        return self._forward(self._buffers.view(size))

@@ -1,0 +1,175 @@
+"""Attention of packed sequences over paged keys: torch's kernel on CUDA, the same semantics in plain torch elsewhere.
+
+`torch.nn.attention.varlen` is young (2.13; what it returns changed in 2.14): nothing else here names it, and its
+signature is looked at before the first call.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from handler.runners.attention import UnsupportedAttention
+from handler.runners.limits import CUDA_PAGE_SIZE
+
+# FlashAttention-2 takes heads of at most this size.
+_CUDA_MAX_HEAD_DIM = 256
+# Both implementations want head sizes that are a multiple of this.
+HEAD_DIM_MULTIPLE = 8
+
+_NEEDED = ("scale", "window_size", "enable_gqa", "seqused_k", "block_table")
+
+
+@cache
+def torch_varlen() -> Callable[..., Any]:
+    """torch's function. Raises UnsupportedAttention if this torch has none that takes pages."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError as exc:
+        raise UnsupportedAttention(f"torch {torch.__version__} has no varlen_attn") from exc
+    parameters = inspect.signature(varlen_attn).parameters
+    missing = [name for name in _NEEDED if name not in parameters]
+    if missing:
+        raise UnsupportedAttention(f"varlen_attn of torch {torch.__version__} takes no {', '.join(missing)}")
+    return varlen_attn
+
+
+def check_cuda(dtype: torch.dtype, page_size: int, device: torch.device) -> None:
+    """Raise UnsupportedAttention unless torch's kernel takes this on `device`."""
+    torch_varlen()
+    if dtype not in {torch.float16, torch.bfloat16}:
+        raise UnsupportedAttention(f"paged attention on CUDA takes float16 and bfloat16, not {dtype}")
+    if page_size % CUDA_PAGE_SIZE:
+        raise UnsupportedAttention(f"paged attention on CUDA takes pages of {CUDA_PAGE_SIZE} tokens, not {page_size}")
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        raise UnsupportedAttention("paged attention on CUDA takes compute capability 8.0 or more")
+
+
+def varlen_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+    seqused_k: Tensor,
+    block_table: Tensor,
+) -> Tensor:
+    """Attend to paged keys, the last query of each of N sequences aligned with its last key.
+
+    `query` `[T, Hq, D]`; `key`, `value` `[pages, page_size, Hkv, D]`; `cu_seq_q`, `cu_seq_k` int32 `[N + 1]`, starts
+    of the sequences' queries and keys; `seqused_k` int32 `[N]`, keys that exist; `block_table` int32 `[N, P]`, page of
+    each `page_size` keys. `max_q`, `max_k` bound the lengths. `window_size` (left, right): how many keys before and
+    after its own a query sees, -1 for all. Returns `[T, Hq, D]`. Keys from `seqused_k` on are never read.
+    """
+    head_dim = query.shape[-1]
+    if key.shape[-1] != head_dim or value.shape[-1] != head_dim or head_dim % HEAD_DIM_MULTIPLE:
+        raise UnsupportedAttention(
+            f"head sizes {head_dim}, {key.shape[-1]}, {value.shape[-1]} are not one multiple of 8"
+        )
+    if query.is_cuda and head_dim > _CUDA_MAX_HEAD_DIM:
+        raise UnsupportedAttention(
+            f"paged attention on CUDA takes heads of at most {_CUDA_MAX_HEAD_DIM}, not {head_dim}"
+        )
+    function = torch_varlen() if query.is_cuda else varlen_attn_cpu
+    out: Tensor = function(
+        *(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k),
+        scale=scale,
+        window_size=window_size,
+        enable_gqa=enable_gqa,
+        seqused_k=seqused_k,
+        block_table=block_table,
+    )
+    return out
+
+
+def varlen_attn_cpu(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+    seqused_k: Tensor,
+    block_table: Tensor,
+) -> Tensor:
+    """`torch.nn.attention.varlen.varlen_attn` with a block table, for any device. Raises ValueError where it would."""
+    if (query.shape[1] != key.shape[2]) if not enable_gqa else query.shape[1] % key.shape[2]:
+        raise ValueError(f"{query.shape[1]} query heads over {key.shape[2]} key heads, enable_gqa={enable_gqa}")
+    for name, tensor in {
+        "cu_seq_q": cu_seq_q,
+        "cu_seq_k": cu_seq_k,
+        "seqused": seqused_k,
+        "table": block_table,
+    }.items():
+        if tensor.dtype != torch.int32:
+            raise ValueError(f"{name} must be int32. Given: {tensor.dtype}")
+    out: Tensor = _emulated(
+        query, key, value, cu_seq_q, max_q, max_k, scale, window_size[0], window_size[1], seqused_k, block_table
+    )
+    return out
+
+
+# An operator, as torch's own is: to whoever watches or traces the forward pass, one call without host syncs.
+@torch.library.custom_op("heir::varlen_attn_cpu", mutates_args=())
+def _emulated(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    max_q: int,
+    max_k: int,
+    scale: float,
+    left: int,
+    right: int,
+    seqused_k: Tensor,
+    block_table: Tensor,
+) -> Tensor:
+    starts, lengths = cu_seq_q.tolist(), seqused_k.tolist()
+    out = torch.empty_like(query)
+    page_size = key.shape[1]
+    for i, length in enumerate(lengths):
+        first, last = starts[i], starts[i + 1]
+        if last - first > max_q or length > max_k:
+            raise ValueError(f"sequence {i}: {last - first} queries, {length} keys exceed {max_q}, {max_k}")
+        pages = block_table[i, : -(-length // page_size)]
+        k = key.index_select(0, pages).flatten(0, 1)[:length].transpose(0, 1)
+        v = value.index_select(0, pages).flatten(0, 1)[:length].transpose(0, 1)
+        q = query[first:last].transpose(0, 1)
+        mask = _visible(last - first, length, left, right, query.device)
+        found = F.scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=q.shape[0] != k.shape[0])
+        out[first:last] = found.transpose(0, 1)
+    return out
+
+
+@_emulated.register_fake
+def _(query: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(query)
+
+
+def _visible(num_queries: int, num_keys: int, left: int, right: int, device: torch.device) -> Tensor:
+    """Bool `[num_queries, num_keys]`: which keys each query sees; the last query stands at the last key."""
+    own = torch.arange(num_keys - num_queries, num_keys, device=device)[:, None]
+    keys = torch.arange(num_keys, device=device)[None]
+    visible = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
+    if left >= 0:
+        visible &= keys >= own - left
+    if right >= 0:
+        visible &= keys <= own + right
+    return visible

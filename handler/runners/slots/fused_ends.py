@@ -1,0 +1,85 @@
+"""What a model computes before its fused layers and after them, with fewer operations. CPU, where each operation costs.
+
+Rotary angles depend on a token's position alone (`handler.runners.rotary` sees to that), so they are computed once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from handler.runners.rotary import changing_ropes
+from handler.runners.slots.fused_layers import relative_gap, rms_norm
+
+# The norms of the models whose layers `handler.runners.slots.fused_layers` replaces.
+_NORMS = frozenset({"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"})
+
+
+class FusedNorm(nn.Module):
+    """Takes the place of a root-mean-square norm."""
+
+    def __init__(self, norm: Any) -> None:
+        """`norm` has a `weight` `[width]` and `variance_epsilon`."""
+        super().__init__()
+        self._norm = rms_norm(norm)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """`[..., width]`, both ways."""
+        return self._norm(hidden)
+
+
+class RotaryTable(nn.Module):
+    """Takes the place of a rotary embedding: cosines and sines of every position, looked up."""
+
+    # What `handler.runners.rotary` looks for: nothing here changes.
+    rope_type = "default"
+
+    def __init__(self, rotary: nn.Module, num_positions: int, like: Tensor) -> None:
+        """`num_positions` at first; `like` has the dtype and device of the hidden states."""
+        super().__init__()
+        self._rotary, self._like = rotary, like
+        self._cosines, self._sines = self._angles(num_positions)
+
+    def _angles(self, num_positions: int) -> tuple[Tensor, Tensor]:
+        positions = torch.arange(num_positions, device=self._like.device)
+        cosines, sines = self._rotary(self._like, position_ids=positions[None])
+        return cosines[0], sines[0]
+
+    def forward(self, _hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """`position_ids` `[1, T]` -> two of `[1, T, head_dim]`."""
+        places = position_ids[0]
+        num_positions = int(places.max()) + 1
+        if num_positions > len(self._cosines):
+            self._cosines, self._sines = self._angles(2 * num_positions)
+        return self._cosines.index_select(0, places)[None], self._sines.index_select(0, places)[None]
+
+
+@torch.inference_mode()
+def fuse_ends(model: Any, num_positions: int, tolerance: float) -> list[str]:
+    """Replace the rotary embedding and the last norm of `model`, all of whose layers are fused; returns their names.
+
+    A replacement that answers otherwise, the norm by more than `tolerance`, relative, and rotary embedding at all, is
+    not made.
+    """
+    inner = model.model
+    generator = torch.Generator().manual_seed(0)
+    embedding = inner.embed_tokens.weight
+    rows = torch.randn(1, 3, embedding.shape[1], generator=generator).to(embedding.dtype)
+    replaced: list[str] = []
+    if type(inner.norm).__name__ in _NORMS:
+        norm = FusedNorm(inner.norm).eval()
+        if relative_gap(inner.norm(rows).float(), norm(rows).float()) <= tolerance:
+            inner.norm = norm
+            replaced.append("norm")
+    rotary = inner.rotary_emb
+    known = isinstance(getattr(rotary, "rope_type", None), str) and not isinstance(rotary, RotaryTable)
+    if known and not changing_ropes(model):
+        table = RotaryTable(rotary, num_positions, rows)
+        places = torch.randint(num_positions, (1, 64), generator=generator)
+        pairs = zip(rotary(rows, position_ids=places), table(rows, places), strict=True)
+        if all(torch.equal(*pair) for pair in pairs):
+            inner.rotary_emb = table.eval()
+            replaced.append("rotary embedding")
+    return replaced

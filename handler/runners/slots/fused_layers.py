@@ -1,0 +1,201 @@
+"""Decoder layers of the Llama shape with fewer operations, over the same weights. CPU, where each operation costs.
+
+A stock layer dispatches about 85 operations a step; this one about 30: query, key and value in one product, rotary
+embedding of queries and keys together, and the residual sums, SiLU and its product inside oneDNN's matrix products.
+Which layers have the shape is decided by their class, never by their attributes: Gemma's norms and Granite's
+multipliers look the same from outside; and each replacement is compared with the layer it replaces.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from handler.kernels.compiler import usable
+from handler.linears.choice import laid_out
+from handler.linears.onednn_linear import DenseLinear
+from handler.linears.packed_linear import PackedLinear, fuse
+from handler.runners.attention import LayerTraits
+from handler.runners.slots.attention import current_step
+
+if TYPE_CHECKING:  # loaded where it is used: it takes 0.3 s
+    from handler.kernels.attention.row_attention import RowAttention
+
+logger = logging.getLogger(__name__)
+
+# transformers' decoder layers that compute: norm, attention with full rotary embedding, norm, SiLU-gated MLP. Qwen3
+# normalises each head's query and key besides.
+_LLAMA_SHAPED = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"})
+
+
+class FusedDecoderLayer(nn.Module):
+    """Takes the place of a decoder layer; called by the model as the layer was, packed, without cache or mask."""
+
+    def __init__(self, layer: Any, qkv_proj: nn.Module) -> None:
+        """`layer` is a stock layer of the shape, `qkv_proj` its query, key and value projections joined."""
+        super().__init__()
+        # A plain attribute: looking up a submodule costs half a microsecond, a call through it one.
+        self.parts = LayerParts(layer, qkv_proj)
+        self._forward = self.parts.forward
+
+    def forward(self, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any) -> Tensor:
+        """`hidden` `[1, T, width]`; cosines and sines `[1, T, head_dim]`. Returns `[1, T, width]`."""
+        return self._forward(hidden, *position_embeddings)
+
+
+class LayerParts:
+    """What a fused layer holds and does."""
+
+    def __init__(self, layer: Any, qkv_proj: nn.Module) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.layer_idx = int(attention.layer_idx)
+        self.scaling = float(attention.scaling)
+        self.head_dim = int(attention.head_dim)
+        self.num_heads = attention.q_proj.out_features // self.head_dim
+        self.num_kv_heads = attention.k_proj.out_features // self.head_dim
+        # Mistral's attention takes it from the configuration, Qwen's has it where the layer slides.
+        holder = attention if hasattr(attention, "sliding_window") else attention.config
+        self.sliding_window = getattr(holder, "sliding_window", None) or 0
+        self.qkv_proj = _laid_out(qkv_proj)
+        self.o_proj = _laid_out(attention.o_proj)
+        self.gate_proj, self.up_proj, self.down_proj = map(_laid_out, (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+        self.input_norm = rms_norm(layer.input_layernorm)
+        self.mlp_norm = rms_norm(layer.post_attention_layernorm)
+        self.query_norm = rms_norm(attention.q_norm) if hasattr(attention, "q_norm") else None
+        self.key_norm = rms_norm(attention.k_norm) if hasattr(attention, "k_norm") else None
+        self.dtype = layer.input_layernorm.weight.dtype
+        self.kernel = _row_attention(self.num_heads, self.num_kv_heads, self.head_dim, self.dtype)
+
+    def forward(self, hidden: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+        num_rows = hidden.shape[1]
+        num_rotated = self.num_heads + self.num_kv_heads
+        qkv = self.qkv_proj.forward(self.input_norm(hidden)).view(num_rows, -1, self.head_dim)
+        attended = self._attend(self._normed(qkv[:, :num_rotated]), qkv[:, num_rotated:], cosines, sines)
+        hidden = self.o_proj.plus(attended.reshape(1, num_rows, -1), hidden)
+        normed = self.mlp_norm(hidden)
+        return self.down_proj.plus(self.up_proj.times(normed, self.gate_proj.silu(normed)), hidden)
+
+    def _attend(self, heads: Tensor, values: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+        step = current_step()
+        if self.kernel is not None:
+            return step.attend_rows(
+                self.kernel, self.layer_idx, heads, values, cosines, sines, self.scaling, self.sliding_window
+            )
+        rotated = self._rotate(heads, cosines, sines)
+        query, key = rotated[:, : self.num_heads], rotated[:, self.num_heads :]
+        return step.attend(self.layer_idx, query, key, values, LayerTraits(self.scaling, self.sliding_window))
+
+    def _normed(self, heads: Tensor) -> Tensor:
+        if self.query_norm is None or self.key_norm is None:
+            return heads
+        return torch.cat(
+            (self.query_norm(heads[:, : self.num_heads]), self.key_norm(heads[:, self.num_heads :])), dim=1
+        )
+
+    def _rotate(self, heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+        """Rotary embedding of `heads` `[T, H, head_dim]`, whose halves are the parts of complex numbers."""
+        half = self.head_dim // 2
+        cosines, sines = cosines.transpose(0, 1), sines.transpose(0, 1)
+        out = heads * cosines
+        out[..., :half].addcmul_(heads[..., half:], sines[..., :half], value=-1)
+        out[..., half:].addcmul_(heads[..., :half], sines[..., half:])
+        return out
+
+
+class _Norm:
+    """Root-mean-square norm over the last dimension, computed in float32."""
+
+    def __init__(self, norm: Any) -> None:
+        self.weight = norm.weight.detach()
+        self.eps = float(norm.variance_epsilon)
+        self.shape = tuple(norm.weight.shape)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.rms_norm(x, self.shape, self.weight, self.eps)
+
+
+def rms_norm(norm: Any) -> Callable[[Tensor], Tensor]:
+    """What computes a root-mean-square norm with the weight and epsilon of `norm`."""
+    weight = norm.weight.detach()
+    if not usable(weight.dtype):
+        return _Norm(norm)
+    from handler.kernels.norm.row_norm import RowNorm
+
+    return RowNorm(weight, float(norm.variance_epsilon))
+
+
+def _row_attention(num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> RowAttention | None:
+    if not usable(dtype):
+        return None
+    from handler.kernels.attention.row_attention import row_attention
+
+    return row_attention(num_heads, num_kv_heads, head_dim, dtype)
+
+
+def _laid_out(linear: nn.Module) -> DenseLinear | PackedLinear:
+    if isinstance(linear, PackedLinear):
+        linear.lay_out()
+        return linear
+    assert isinstance(linear, nn.Linear)
+    return laid_out(linear.weight, linear.bias)
+
+
+def decoder_layers(model: Any) -> nn.ModuleList | None:
+    """The layers of a model that has them where Llama has."""
+    layers = getattr(getattr(model, "model", None), "layers", None)
+    return layers if isinstance(layers, nn.ModuleList) else None
+
+
+def relative_gap(expected: Tensor, got: Tensor) -> Tensor:
+    """The largest difference relative to the largest number expected, at least 1; a scalar, NaN if there is one."""
+    return (expected - got).abs().max() / expected.abs().max().clamp(min=1.0)
+
+
+def fuse_layers(model: Any, run: Callable[[nn.Module], Tensor], tolerance: float) -> int:
+    """Replace the decoder layers of `model` that have the shape, one by one; returns how many.
+
+    `run` calls a layer on some input. A layer whose replacement answers differently, by more than `tolerance` of the
+    largest value, stays as it is.
+    """
+    layers = decoder_layers(model)
+    if layers is None:
+        return 0
+    num_fused = 0
+    for i, layer in enumerate(layers):
+        qkv_proj = _joined(layer) if _llama_shaped(layer) else None
+        if qkv_proj is None:
+            continue
+        fused = FusedDecoderLayer(layer, qkv_proj).eval()
+        gap = float(relative_gap(run(layer).float(), run(fused).float()))
+        if not gap <= tolerance:
+            logger.warning("decoder layer %d is not replaced: the answers differ by %.2g, relative", i, gap)
+            continue
+        layers[i] = fused
+        num_fused += 1
+    return num_fused
+
+
+def _joined(layer: Any) -> nn.Module | None:
+    attention = layer.self_attn
+    return fuse([attention.q_proj, attention.k_proj, attention.v_proj])
+
+
+def _llama_shaped(layer: Any) -> bool:
+    if type(layer).__name__ not in _LLAMA_SHAPED or not type(layer).__module__.startswith("transformers.models."):
+        return False
+    linears = [getattr(layer.self_attn, f"{name}_proj") for name in "qkvo"]
+    linears += [getattr(layer.mlp, f"{name}_proj") for name in ("gate", "up", "down")]
+    biases = {linear.bias is None for linear in linears[:3]}
+    silu = type(layer.mlp.act_fn).__name__ in {"SiLU", "SiLUActivation"}
+    return (
+        silu
+        and len(biases) == 1
+        and (
+            all(type(linear) is nn.Linear for linear in linears)
+            or all(isinstance(linear, PackedLinear) for linear in linears)
+        )
+    )

@@ -1,0 +1,201 @@
+"""Fused decoder layers that follow each other, run by the threads in one go: `handler.kernels.program`.
+
+For few rows a layer's kernels take less time than Python and the calling together of threads for each of them. Values
+between kernels lie in memory of their own, so that only the rows change from step to step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from handler.linears.product_layer import ProductLayer
+from handler.runners.slots.attention import SlotStep, current_step
+from handler.runners.slots.fused_layers import FusedDecoderLayer, LayerParts, decoder_layers
+
+if TYPE_CHECKING:  # loaded where it is used: it takes 0.3 s
+    from handler.kernels.attention.row_attention import RowAttention
+    from handler.kernels.norm.row_norm import RowNorm
+    from handler.kernels.product.product import BlockProduct, DenseProduct
+    from handler.kernels.program import Program, Step
+
+    _Product = BlockProduct | DenseProduct
+
+# Rows that there is room for at first; doubled as needed.
+_FIRST_ROWS = 64
+# Steps of one layer, and which of them is attention, without norms of heads.
+_STEPS_OF_LAYER, _ATTENTION = 8, 2
+
+
+class FusedStack(nn.Module):
+    """Takes the place of several `FusedDecoderLayer`; called by the model as one of them."""
+
+    def __init__(self, layers: Sequence[FusedDecoderLayer]) -> None:
+        """`layers` each pass `can_stack`, and all normalise heads or none does."""
+        super().__init__()
+        self._layers = [layer.parts for layer in layers]
+        more = _num_head_norms(layers[0])
+        self._attention = slice(_ATTENTION + more, None, _STEPS_OF_LAYER + more)
+        self._room: _Room | None = None
+
+    def forward(self, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any) -> Tensor:
+        """`hidden` `[1, T, width]`; cosines and sines `[1, T, head_dim]`.
+
+        Returns `[1, T, width]`, which the next call overwrites.
+        """
+        from handler.kernels.attention.row_attention import place_rows
+
+        step = current_step()
+        step.calls += len(self._layers)
+        num_rows = hidden.shape[1]
+        room = self._room
+        if room is None or room.cache is not step.cache or len(room.hidden) < num_rows:
+            room = self._room = _Room(self._layers, max(_FIRST_ROWS, 1 << (num_rows - 1).bit_length()), step)
+        out = room.hidden[:num_rows]
+        out.copy_(hidden[0])
+        cosines, sines = (one.contiguous() for one in position_embeddings)
+        found = step.model_input
+        place_rows(room.program.table[self._attention], cosines, sines, found.flat_index, found.position_ids)
+        room.program.run(num_rows)
+        return out[None]
+
+
+class _Room:
+    """Memory for what passes between kernels, and the program over it, for some number of rows."""
+
+    def __init__(self, layers: Sequence[LayerParts], num_rows: int, step: SlotStep) -> None:
+        from handler.kernels.program import Program
+
+        first = layers[0]
+        self.cache = step.cache
+        self.hidden = torch.empty(num_rows, first.qkv_proj.in_features, dtype=first.dtype)
+        self.normed = torch.empty_like(self.hidden)
+        self.qkv = self.hidden.new_empty(num_rows, first.qkv_proj.out_features)
+        self.attended = self.hidden.new_empty(num_rows, first.o_proj.in_features)
+        self.gated = self.hidden.new_empty(num_rows, first.gate_proj.out_features)
+        self.program: Program = Program([one for layer in layers for one in self._steps(layer, step)])
+
+    def _steps(self, layer: LayerParts, step: SlotStep) -> list[Step]:
+        """As `LayerParts.forward`; sums and products go where one of their operands was."""
+        from handler.kernels.product.product_outputs import PLUS, SILU, TIMES
+
+        kernels = _kernels(layer)
+        assert kernels is not None
+        buffers = (self.hidden, self.normed, self.qkv, self.attended, self.gated)
+        hidden, normed, qkv, attended, gated = (one.data_ptr() for one in buffers)
+        like = self.hidden.new_empty(1, layer.num_kv_heads, layer.head_dim)
+        cache = step.cache.layer(layer.layer_idx, like, like)
+        window = step.windows.get(layer.layer_idx, layer.sliding_window)
+        return [
+            kernels.input_norm.step(hidden, normed),
+            kernels.qkv.step(normed, qkv),
+            *self._head_norms(layer, kernels, qkv),
+            kernels.attention.step(qkv, attended, cache, layer.scaling, window),
+            kernels.output.step(attended, hidden, PLUS, hidden),
+            kernels.mlp_norm.step(hidden, normed),
+            kernels.gate.step(normed, gated, SILU),
+            kernels.up.step(normed, gated, TIMES, gated),
+            kernels.down.step(gated, hidden, PLUS, hidden),
+        ]
+
+    def _head_norms(self, layer: LayerParts, kernels: _Kernels, qkv: int) -> list[Step]:
+        """In place, of each row's queries and then of its keys."""
+        if kernels.query_norm is None or kernels.key_norm is None:
+            return []
+        keys = qkv + layer.num_heads * layer.head_dim * self.qkv.element_size()
+        width = self.qkv.shape[1]
+        return [
+            kernels.query_norm.step_of_parts(qkv, layer.num_heads, width),
+            kernels.key_norm.step_of_parts(keys, layer.num_kv_heads, width),
+        ]
+
+
+class _Kernels(NamedTuple):
+    """What a layer of a stack consists of, in the order of its steps but for the norms."""
+
+    input_norm: RowNorm
+    qkv: _Product
+    attention: RowAttention
+    output: _Product
+    mlp_norm: RowNorm
+    gate: _Product
+    up: _Product
+    down: _Product
+    query_norm: RowNorm | None
+    key_norm: RowNorm | None
+
+
+def _kernels(parts: LayerParts) -> _Kernels | None:
+    """The layer's kernels if each of its parts is one of ours."""
+    if parts.kernel is None:
+        return None
+    from handler.kernels.norm.row_norm import RowNorm
+
+    norms = [one for one in (parts.input_norm, parts.mlp_norm) if isinstance(one, RowNorm)]
+    of_heads = [one for one in (parts.query_norm, parts.key_norm) if one is None or isinstance(one, RowNorm)]
+    linears = (parts.qkv_proj, parts.o_proj, parts.gate_proj, parts.up_proj, parts.down_proj)
+    products = [one.product for one in linears if isinstance(one, ProductLayer)]
+    if len(norms) < 2 or len(of_heads) < 2 or len(products) < len(linears):
+        return None
+    gate, up, down = products[2:]
+    return _Kernels(norms[0], products[0], parts.kernel, products[1], norms[1], gate, up, down, *of_heads)
+
+
+def can_stack(layer: nn.Module) -> bool:
+    """True if each of the layer's parts is a kernel of ours."""
+    return isinstance(layer, FusedDecoderLayer) and _kernels(layer.parts) is not None
+
+
+def _num_head_norms(layer: FusedDecoderLayer) -> int:
+    return 0 if layer.parts.query_norm is None else 2
+
+
+def _kind(layer: nn.Module) -> int | None:
+    """The same for layers that one stack may have; None for one that stays apart."""
+    return _num_head_norms(layer) if isinstance(layer, FusedDecoderLayer) and can_stack(layer) else None
+
+
+def stack_layers(model: Any, run: Callable[[nn.Module], Tensor]) -> int:
+    """Put a `FusedStack` where layers of `model` that `can_stack` follow each other; returns how many layers it has.
+
+    `run` calls a layer on some input. A stack that does not answer as its layers do, to the last bit, is not made.
+    """
+    layers = decoder_layers(model)
+    if layers is None:
+        return 0
+    num_stacked = 0
+    following: list[nn.Module] = []
+    for kind, group in groupby(layers, _kind):
+        members = list(group)
+        fused = [one for one in members if isinstance(one, FusedDecoderLayer)]
+        stack = None if kind is None else FusedStack(fused)
+        if stack is not None and torch.equal(run(_OneByOne(members)), run(stack)):
+            following.append(stack)
+            num_stacked += len(members)
+        else:
+            following += members
+    model.model.layers = nn.ModuleList(following)
+    return num_stacked
+
+
+def all_fused(model: Any) -> bool:
+    """True if every decoder layer of `model` is a fused one."""
+    layers = decoder_layers(model)
+    return layers is not None and all(isinstance(layer, FusedDecoderLayer | FusedStack) for layer in layers)
+
+
+class _OneByOne(nn.Module):
+    """The layers of a stack as the model calls them."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self._members = list(layers)
+
+    def forward(self, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any) -> Tensor:
+        for layer in self._members:
+            hidden = layer(hidden, position_embeddings=position_embeddings)
+        return hidden

@@ -1,0 +1,1 @@
+"""Logits in, token ids out. Knows sequences, never runners or the engine."""

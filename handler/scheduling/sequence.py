@@ -1,0 +1,92 @@
+"""`Sequence`: one request inside the engine, its tokens, its counts and its state. Pure Python."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from handler.seam.protocol import FinishReason, GenerateRequest, SamplingParams, TokenLogprob
+
+
+class SequenceStatus(enum.Enum):
+    """Where a sequence stands. FINISHED is terminal, whatever the reason."""
+
+    WAITING = enum.auto()
+    RUNNING = enum.auto()
+    FINISHED = enum.auto()
+
+
+class Constraint(Protocol):
+    """A grammar's hold on one sequence (handler.sampling.grammar.TokenConstraint)."""
+
+    def mask(self) -> Any:
+        """Bool `[vocab]`, True where a token is allowed."""
+
+    def accept(self, token_id: int) -> bool:
+        """Move past a token; True if nothing may follow."""
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A prompt and what has been generated after it.
+
+    `token_ids` is prompt then output. Keys and values of `token_ids[:num_computed]` are in the cache; the others
+    are still to be run. One new token is sampled each time `num_computed` reaches `len(token_ids)`. `slot` and
+    `block_table` say where the cache keeps them, -1 and [] while the sequence holds no memory. A `suspect` was at work
+    when an engine died and runs alone up to `alone_until` (handler.seam.suspects); `fingerprint` is the same for every
+    try of its request.
+    """
+
+    request: GenerateRequest
+    worker: bytes
+    arrival_s: float
+    deadline_s: float
+    token_ids: list[int] = field(init=False)
+    status: SequenceStatus = SequenceStatus.WAITING
+    num_computed: int = 0
+    num_cached: int = 0
+    slot: int = -1
+    block_table: list[int] = field(default_factory=list)
+    num_hashed_pages: int = 0
+    finish_reason: FinishReason | None = None
+    first_scheduled_s: float | None = None
+    num_preemptions: int = 0
+    constraint: Constraint | None = None
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    fingerprint: int = 0
+    suspect: bool = False
+    alone_until: int = 0
+
+    def __post_init__(self) -> None:
+        self.token_ids = list(self.request.prompt_token_ids)
+
+    @property
+    def request_id(self) -> str:
+        """The server-made id of the request."""
+        return self.request.request_id
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """How to choose its tokens."""
+        return self.request.sampling
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Length of the prompt."""
+        return len(self.request.prompt_token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens generated so far."""
+        return len(self.token_ids) - len(self.request.prompt_token_ids)
+
+    @property
+    def scores_prompt(self) -> bool:
+        """True if log-probabilities of its prompt are still wanted, so that all of it must be computed."""
+        return self.sampling.num_prompt_logprobs is not None and self.num_output_tokens == 0
+
+    @property
+    def num_uncomputed(self) -> int:
+        """Tokens that still have to go through the model before the next one can be sampled."""
+        return len(self.token_ids) - self.num_computed

@@ -1,0 +1,1 @@
+"""All that both processes may import. Standard library and msgspec only."""

@@ -1,0 +1,88 @@
+"""What the engine process is told at its start: one frozen struct, passed by PID 1 as a JSON file."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+
+class Quantize(enum.StrEnum):
+    """How weights are stored. `AUTO` takes the least lossy form that leaves room for the KV cache.
+
+    `INT8_BLOCKS` and `INT4_BLOCKS` are for CPU. From `EETQ` on: TGI's other names, most of them only for checkpoints
+    that are stored that way (handler/model/quantize.py says what becomes of each).
+    """
+
+    NONE = "none"
+    INT8 = "bitsandbytes"
+    NF4 = "bitsandbytes-nf4"
+    FP4 = "bitsandbytes-fp4"
+    AUTO = "auto"
+    INT8_BLOCKS = "int8"
+    INT4_BLOCKS = "int4"
+    EETQ = "eetq"
+    GPTQ = "gptq"
+    AWQ = "awq"
+    MARLIN = "marlin"
+    COMPRESSED_TENSORS = "compressed-tensors"
+    FP8 = "fp8"
+    EXL2 = "exl2"
+
+
+class KVLayout(enum.StrEnum):
+    """How keys and values lie in memory. `AUTO` takes pages on CUDA if they pass the self-test there, else slots."""
+
+    AUTO = "auto"
+    SLOTS = "slots"
+    PAGED = "paged"
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of the engine. Zero or None means: derive it from the model and the device.
+
+    `model` is a directory, a .gguf file, a hub id, or empty for the bundled model. `max_model_len` bounds prompt
+    plus completion of one sequence, `max_num_batched_tokens` the tokens of one step, `max_num_seqs` the running
+    sequences, `max_waiting` the queue, `max_waiting_tokens` what its prompts have together, `kv_capacity_tokens` all
+    KV memory; all in tokens but the two counts.
+
+    `index` says which of `num_engines` it is; on CPU they share the memory. `num_devices` GPUs are used in all, of
+    which each engine takes `devices_per_engine`.
+    """
+
+    model: str = ""
+    revision: str | None = None
+    served_model_id: str = ""
+    quantize: Quantize = Quantize.AUTO
+    dtype: str = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+    cache_dir: str = ""
+    max_model_len: int = 0
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 0
+    max_waiting: int = 256
+    max_waiting_tokens: int = 0
+    kv_capacity_tokens: int = 0
+    page_size: int = 0
+    kv_layout: KVLayout = KVLayout.AUTO
+    deterministic: bool = False
+    num_threads: int = 0
+    socket_path: str = ""
+    board_path: str = ""
+    card_path: str = ""
+    hazards_path: str = ""
+    suspects_path: str = ""
+    log_level: int = 20
+    log_json: bool | None = None
+    epoch: int = 1
+    index: int = 0
+    num_engines: int = 1
+    num_devices: int = 0
+    devices_per_engine: int = 0
+
+
+def load_config(path: str) -> EngineConfig:
+    """Read the file PID 1 wrote. Raises OSError or msgspec.ValidationError."""
+    with open(path, "rb") as file:
+        return msgspec.json.decode(file.read(), type=EngineConfig)

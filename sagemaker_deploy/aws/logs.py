@@ -1,0 +1,57 @@
+"""The container's log in CloudWatch: the last lines of an endpoint or of its inference component."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from sagemaker_deploy.errors import PreflightError
+from sagemaker_deploy.request.requests import component_name
+
+_STREAMS = 4
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line; `time_ms` is Unix time, `stream` names variant and instance."""
+
+    time_ms: int
+    stream: str
+    text: str
+
+
+def last_lines(logs: Any, endpoint_name: str, limit: int = 40) -> list[LogLine]:
+    """Return up to `limit` last lines, oldest first; empty when the container has written nothing yet.
+
+    Raises `PreflightError` when the caller may not read them.
+    """
+    lines: list[LogLine] = []
+    for group in log_groups(endpoint_name):
+        for stream in _latest_streams(logs, group):
+            lines += _stream_tail(logs, group, stream, limit)
+    return sorted(lines, key=lambda line: line.time_ms)[-limit:]
+
+
+def log_groups(endpoint_name: str) -> tuple[str, str]:
+    """Return the groups SageMaker writes: one for the endpoint, one for its inference component."""
+    component = component_name(endpoint_name)
+    return f"/aws/sagemaker/Endpoints/{endpoint_name}", f"/aws/sagemaker/InferenceComponents/{component}"
+
+
+def _latest_streams(logs: Any, group: str) -> list[str]:
+    """Asynchronous endpoints also write a `data-log` stream per instance, which is not the container's."""
+    try:
+        reply = logs.describe_log_streams(logGroupName=group, orderBy="LastEventTime", descending=True, limit=_STREAMS)
+    except ClientError as exc:
+        if exc.response["Error"]["Code"] == "ResourceNotFoundException":
+            return []
+        raise PreflightError(f"the logs could not be read: {exc}") from exc
+    names = [stream["logStreamName"] for stream in reply["logStreams"]]
+    return [name for name in names if not name.endswith("/data-log")]
+
+
+def _stream_tail(logs: Any, group: str, stream: str, limit: int) -> list[LogLine]:
+    reply = logs.get_log_events(logGroupName=group, logStreamName=stream, limit=limit, startFromHead=False)
+    return [LogLine(event["timestamp"], stream, event["message"].rstrip()) for event in reply["events"]]

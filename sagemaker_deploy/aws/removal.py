@@ -1,0 +1,133 @@
+"""Removing all that a deployment made, in the order SageMaker demands, found by tag and safe to repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from sagemaker_deploy.aws.autoscaling import remove_scaling
+from sagemaker_deploy.aws.clients import Clients
+from sagemaker_deploy.aws.rollback import alarm_name
+from sagemaker_deploy.aws.waiting import Waiter, describe_endpoint, hosts_components, is_missing
+from sagemaker_deploy.progress import Clock, Progress, Silent
+from sagemaker_deploy.request.requests import ENDPOINT_TAG
+
+REMOVAL_LIMIT_S = 1800.0
+
+
+def delete(
+    name: str, clients: Clients, progress: Progress | None = None, *, clock: Clock | None = None, ours_only: bool = True
+) -> list[str]:
+    """Remove scaling, alarms, components, endpoint, configurations and models of endpoint `name`; return
+    their names.
+
+    Only resources tagged by this helper go, unless `ours_only` is False. Weights in S3, logs, the role and
+    the image stay. What is already gone is passed over, so a broken removal is finished by running it again.
+    """
+    removal = _Removal(name, clients, progress or Silent(), clock)
+    removal.scaling_and_alarms()
+    removal.components(ours_only)
+    removal.endpoint(ours_only)
+    for kind in _KINDS:
+        removal.leftovers(*kind)
+    return removal.removed
+
+
+def tagged_names(
+    clients: Clients, list_operation: str, items: str, name_key: str, arn_key: str, endpoint: str
+) -> Iterator[str]:
+    """Yield the names of resources that carry the tag of `endpoint`, as one of SageMaker's list operations
+    has them.
+    """
+    for page in clients.sagemaker.get_paginator(list_operation).paginate(NameContains=endpoint):
+        for item in page[items]:
+            if item[name_key].startswith(endpoint) and is_ours(clients, item[arn_key], endpoint):
+                yield item[name_key]
+
+
+def is_ours(clients: Clients, arn: str, endpoint: str) -> bool:
+    """True if the resource carries the tag this helper sets for `endpoint`."""
+    try:
+        tags = clients.sagemaker.list_tags(ResourceArn=arn)["Tags"]
+    except ClientError as exc:
+        if is_missing(exc):
+            return False
+        raise
+    return {"Key": ENDPOINT_TAG, "Value": endpoint} in tags
+
+
+# list operation, list in its answer, name, ARN, delete operation: dependants before what they depend on
+_KINDS = (
+    (
+        "list_endpoint_configs",
+        "EndpointConfigs",
+        "EndpointConfigName",
+        "EndpointConfigArn",
+        "delete_endpoint_config",
+    ),
+    ("list_models", "Models", "ModelName", "ModelArn", "delete_model"),
+)
+
+
+class _Removal:
+    def __init__(self, name: str, clients: Clients, progress: Progress, clock: Clock | None) -> None:
+        self._name = name
+        self._clients = clients
+        self._progress = progress
+        self._waiter = Waiter(clients, progress, REMOVAL_LIMIT_S, clock)
+        self.removed: list[str] = []
+
+    def scaling_and_alarms(self) -> None:
+        """An alarm or a scalable target outlives its endpoint silently, so they go first."""
+        for what in remove_scaling(self._name, self._clients):
+            self._done("scaling", what)
+        alarms = [alarm_name(self._name)]
+        found = self._clients["cloudwatch"].describe_alarms(AlarmNames=alarms)["MetricAlarms"]
+        if found:
+            self._clients["cloudwatch"].delete_alarms(AlarmNames=alarms)
+            self._done("alarm", alarms[0])
+
+    def components(self, ours_only: bool) -> None:
+        """An endpoint with components cannot be deleted."""
+        sagemaker = self._clients.sagemaker
+        if not hosts_components(self._clients, describe_endpoint(self._clients, self._name)):
+            return
+        reply = sagemaker.list_inference_components(EndpointNameEquals=self._name)
+        for item in reply["InferenceComponents"]:
+            component = item["InferenceComponentName"]
+            if ours_only and not is_ours(self._clients, item["InferenceComponentArn"], self._name):
+                self._progress.warn(f"inference component {component} is not ours and stays")
+                continue
+            self._call(sagemaker.delete_inference_component, "inference component", InferenceComponentName=component)
+            self._waiter.component(component, self._name)
+
+    def endpoint(self, ours_only: bool) -> None:
+        """An endpoint on the move refuses to be deleted."""
+        description = self._waiter.endpoint(self._name)
+        if description is None:
+            return
+        if ours_only and not is_ours(self._clients, description["EndpointArn"], self._name):
+            self._progress.warn(f"endpoint {self._name} was not made by this helper and stays")
+            return
+        self._call(self._clients.sagemaker.delete_endpoint, "endpoint", EndpointName=self._name)
+        self._waiter.endpoint(self._name)
+
+    def leftovers(self, list_operation: str, items: str, name_key: str, arn_key: str, operation: str) -> None:
+        delete_one = getattr(self._clients.sagemaker, operation)
+        for name in list(tagged_names(self._clients, list_operation, items, name_key, arn_key, self._name)):
+            self._call(delete_one, operation.removeprefix("delete_").replace("_", " "), **{name_key: name})
+
+    def _call(self, operation: Callable[..., Any], what: str, **name: str) -> None:
+        try:
+            operation(**name)
+        except ClientError as exc:
+            if not is_missing(exc):
+                raise
+        else:
+            self._done(what, *name.values())
+
+    def _done(self, what: str, name: str) -> None:
+        self.removed.append(name)
+        self._progress.step(f"{what} {name} deleted")

@@ -1,0 +1,1 @@
+"""Use a deployed endpoint."""

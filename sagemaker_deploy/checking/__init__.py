@@ -1,0 +1,1 @@
+"""Prove an image or a container before it is deployed."""

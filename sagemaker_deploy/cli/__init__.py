@@ -1,0 +1,1 @@
+"""The commands of `sagemaker-deploy`: arguments, actions, output."""

@@ -1,0 +1,92 @@
+"""What the command line shows: progress on standard error, results on standard output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+
+from sagemaker_deploy.checking.contract import Finding
+from sagemaker_deploy.errors import DeployError, EndpointFailed
+
+
+class RichProgress:
+    """Implements `Progress`; between enter and exit the last status is a live line."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status: Status = console.status("")
+
+    def __enter__(self) -> Self:
+        self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._status.stop()
+
+    def step(self, text: str) -> None:
+        self._console.print(f"[green]✓[/green] {_plain(text)}")
+
+    def status(self, text: str) -> None:
+        """A terminal shows the last status only; a log file, which cannot, gets each."""
+        if self._console.is_terminal:
+            self._status.update(_plain(text))
+        else:
+            self._console.print(_plain(text))
+
+    def warn(self, text: str) -> None:
+        self._console.print(f"[bold yellow]WARNING[/bold yellow] {_plain(text)}")
+
+
+class Output:
+    """Where a command's results go; `err` is for people, `out` may be read by programs."""
+
+    def __init__(self, out: Console | None = None, err: Console | None = None) -> None:
+        self.out = out or Console(soft_wrap=True, highlight=False)
+        self.err = err or Console(stderr=True, highlight=False)
+
+    def progress(self) -> RichProgress:
+        return RichProgress(self.err)
+
+    def line(self, text: str) -> None:
+        self.out.print(text, markup=False)
+
+    def piece(self, text: str) -> None:
+        """Print without a line end, at once."""
+        self.out.print(text, end="", markup=False)
+
+    def json(self, value: Any) -> None:
+        self.out.print(json.dumps(value, indent=2, ensure_ascii=False, default=str), markup=False)
+
+    def warnings(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            RichProgress(self.err).warn(text)
+
+    def findings(self, findings: Sequence[Finding]) -> None:
+        table = Table("", "rule", "seen")
+        for finding in findings:
+            mark = "[green]ok[/green]" if finding.ok else "[bold red]broken[/bold red]"
+            table.add_row(mark, _plain(finding.rule), _plain(finding.detail))
+        self.out.print(table)
+
+    def error(self, error: DeployError) -> None:
+        """Show what happened, the container's last words, and what to do."""
+        self.err.print(f"[bold red]error[/bold red] {_plain(str(error))}")
+        if isinstance(error, EndpointFailed) and error.log_lines:
+            self.err.print("last log lines:")
+            for line in error.log_lines:
+                self.err.print(f"  {line}", markup=False)
+        if error.remedy:
+            self.err.print(f"[bold]remedy[/bold] {_plain(error.remedy)}")
+
+
+def _plain(text: str) -> str:
+    """Square brackets in foreign text are not markup."""
+    return text.replace("[", r"\[")

@@ -1,0 +1,1 @@
+"""What will be asked of AWS, made without a call."""

@@ -1,0 +1,44 @@
+"""Numbers SageMaker wants chosen for a model and an image: timeouts and the host image with its driver."""
+
+from __future__ import annotations
+
+import math
+
+from sagemaker_deploy.request.instances import find_instance
+
+MAX_TIMEOUT_S = 3600  # both timeouts, from the service's model
+NEWEST_AMI = "al2023-ami-sagemaker-inference-gpu-4-1"  # driver 580, CUDA 13.0
+
+
+def health_check_timeout_s(weights_gb: float | None) -> int:
+    """Seconds from the container's start to its first 200 on /ping.
+
+    The platform's default of 8 minutes is short for models over 13 billion parameters: pulling the image,
+    fetching and loading weights take about a minute a gigabyte at worst, hence 60 s/GB between 10 minutes and
+    the limit of one hour.
+    """
+    return _bounded(60 * (weights_gb or 0))
+
+
+def download_timeout_s(weights_gb: float | None) -> int:
+    """Seconds for SageMaker to copy weights from S3: 30 s/GB, a tenth of what S3 usually gives to one
+    instance.
+    """
+    return _bounded(30 * (weights_gb or 0))
+
+
+def host_ami_version(cuda: str, instance_type: str) -> str:
+    """Return the `InferenceAmiVersion` an image needs, "" for the default host.
+
+    The default host's driver is too old for CUDA 13 (AWS requires the newest host image for its own CUDA 13
+    images) and for Blackwell GPUs. Any CUDA 12 image runs on the default by minor-version compatibility.
+    """
+    instance = find_instance(instance_type)
+    if instance is None:
+        return ""
+    major = int(cuda.split(".")[0]) if cuda else 0
+    return NEWEST_AMI if major >= 13 or instance.needs_new_driver else ""
+
+
+def _bounded(seconds: float) -> int:
+    return min(MAX_TIMEOUT_S, max(600, math.ceil(seconds)))

@@ -1,0 +1,199 @@
+"""The user's wish: everything that decides what is created, valid by construction.
+
+A `DeploySpec` never changes after it was made and two equal ones give equal AWS requests, which is what makes
+a rerun harmless. Nothing here talks to AWS.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sagemaker_deploy.errors import SpecError
+from sagemaker_deploy.request.instances import find_instance, has_gpu
+
+# HF_MODEL_QUANTIZE's values (docs/quantisation.md); exl2 is missing because the container refuses it everywhere.
+CPU_QUANTIZATIONS = ("int8", "int4")
+STORED_QUANTIZATIONS = ("gptq", "awq", "marlin", "compressed-tensors", "fp8")
+QUANTIZATIONS = (
+    *("auto", "none", "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "eetq"),
+    *CPU_QUANTIZATIONS,
+    *STORED_QUANTIZATIONS,
+)
+ROUTING_STRATEGIES = ("LEAST_OUTSTANDING_REQUESTS", "RANDOM", "PREFIX_AWARE")
+MAX_NAME_LENGTH = 50  # names made from it add up to 13 characters; SageMaker's limit is 63
+_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*")
+_ROLE = re.compile(r"arn:aws[a-z\-]*:iam::\d{12}:role/.+")
+_VARIABLE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsyncOptions:
+    """An asynchronous endpoint: requests and answers travel through S3, one call may take up to an hour."""
+
+    output: str
+    failure: str = ""
+    max_concurrent: int | None = None
+    success_topic: str = ""
+    error_topic: str = ""
+
+    def __post_init__(self) -> None:
+        _require_s3("async output", self.output)
+        if self.failure:
+            _require_s3("async failure", self.failure)
+        if self.max_concurrent is not None and not 1 <= self.max_concurrent <= 1000:
+            raise SpecError(f"async max_concurrent must be 1 to 1000, got {self.max_concurrent}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComponentOptions:
+    """An inference component: the only real-time shape that can scale to zero instances."""
+
+    memory_mib: int
+    num_gpus: int = 1
+    copies: int = 1
+    min_instances: int = 0
+    max_instances: int = 1
+
+    def __post_init__(self) -> None:
+        if self.memory_mib < 128:
+            raise SpecError(f"component memory_mib must be at least 128, got {self.memory_mib}")
+        if not 0 <= self.min_instances <= self.max_instances:
+            raise SpecError(
+                f"component min_instances must be 0 to max_instances, which is {self.max_instances}, "
+                f"got {self.min_instances}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VpcOptions:
+    """Where the instances live; without NAT or endpoints they reach neither the Hub nor S3."""
+
+    subnets: tuple[str, ...]
+    security_groups: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeploySpec:
+    """One endpoint with one model.
+
+    The weights come from the Hub (`model_id`), from an S3 prefix (`model_s3`, uncompressed, ends with "/")
+    or, with neither, from the image. A `model_id` beside `model_s3` is allowed only below `/opt/ml/model`.
+    `weights_gb` sets the timeouts; None leaves them at their floor. `cuda` is the image's CUDA release
+    ("13.0"), which decides the host image unless `ami_version` does.
+
+    Raises `SpecError` naming the field when a value is out of range or two exclude each other.
+    """
+
+    name: str
+    image: str
+    role: str
+    instance_type: str
+    instance_count: int = 1
+    model_id: str = ""
+    revision: str = ""
+    model_s3: str = ""
+    quantize: str = "auto"
+    trust_remote_code: bool = False
+    num_gpus: int | None = None
+    max_input_tokens: int | None = None
+    max_total_tokens: int | None = None
+    max_batch_prefill_tokens: int | None = None
+    max_concurrent_requests: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    hf_token: str = field(default="", repr=False)
+    api_key: str = field(default="", repr=False)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    network_isolation: bool = False
+    vpc: VpcOptions | None = None
+    asynchronous: AsyncOptions | None = None
+    component: ComponentOptions | None = None
+    weights_gb: float | None = None
+    health_check_s: int | None = None
+    download_s: int | None = None
+    volume_gb: int | None = None
+    cuda: str = ""
+    ami_version: str = ""
+    routing: str = "LEAST_OUTSTANDING_REQUESTS"
+
+    def __post_init__(self) -> None:
+        self._check_names()
+        self._check_model()
+        self._check_ranges()
+        self._check_gpus()
+        if self.asynchronous and self.component:
+            raise SpecError("an asynchronous endpoint scales to zero by itself and takes no inference component")
+
+    def _check_names(self) -> None:
+        if not _NAME.fullmatch(self.name) or len(self.name) > MAX_NAME_LENGTH:
+            raise SpecError(
+                f"name {self.name!r} must be letters, digits and single hyphens between them, "
+                f"at most {MAX_NAME_LENGTH} characters"
+            )
+        if not _ROLE.fullmatch(self.role):
+            raise SpecError(f"role {self.role!r} must be a role's ARN; `role` makes one")
+        if not self.image or any(c.isspace() for c in self.image):
+            raise SpecError(f"image {self.image!r} must be an ECR image URI")
+        for key in self.environment:
+            if not _VARIABLE.fullmatch(key):
+                raise SpecError(f"environment variable {key!r} must match {_VARIABLE.pattern}")
+
+    def _check_model(self) -> None:
+        if self.model_s3:
+            _require_s3("model_s3", self.model_s3)
+            if not self.model_s3.endswith("/"):
+                raise SpecError(f"model_s3 {self.model_s3!r} is a prefix and must end with '/'")
+            if self.model_id and not self.model_id.startswith("/opt/ml/model"):
+                raise SpecError("model_id and model_s3 exclude each other; S3 files appear in /opt/ml/model")
+        if self.model_id and not self.model_id.startswith("/") and self.network_isolation:
+            raise SpecError(
+                f"model_id {self.model_id!r} needs the Hub, which network isolation cuts off",
+                remedy="upload the weights with `upload` and give model_s3 instead",
+            )
+        if self.quantize not in QUANTIZATIONS:
+            raise SpecError(f"quantize {self.quantize!r} must be one of {', '.join(QUANTIZATIONS)}")
+        if self.quantize in CPU_QUANTIZATIONS and has_gpu(self.instance_type):
+            raise SpecError(
+                f"quantize {self.quantize!r} is for instances without GPU, and {self.instance_type} has one",
+                remedy="use bitsandbytes or bitsandbytes-nf4 there",
+            )
+
+    def _check_gpus(self) -> None:
+        """The container refuses to start with more GPUs than it sees, and the platform with more than there are."""
+        instance = find_instance(self.instance_type)
+        wanted = {"num_gpus": self.num_gpus, "component num_gpus": self.component.num_gpus if self.component else None}
+        for name, value in wanted.items():
+            if instance is not None and (value or 0) > instance.num_gpus:
+                raise SpecError(f"{name} must be at most {instance.num_gpus} on {instance.name}, got {value}")
+
+    def _check_ranges(self) -> None:
+        for name, (lower, upper) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not lower <= value <= upper:
+                raise SpecError(f"{name} must be {lower} to {upper}, got {value}")
+        if self.max_input_tokens and self.max_total_tokens and self.max_input_tokens >= self.max_total_tokens:
+            raise SpecError(
+                f"max_input_tokens {self.max_input_tokens} must be below max_total_tokens {self.max_total_tokens}"
+            )
+        if self.routing not in ROUTING_STRATEGIES:
+            raise SpecError(f"routing {self.routing!r} must be one of {', '.join(ROUTING_STRATEGIES)}")
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "instance_count": (1, 1000),
+    "num_gpus": (0, 8),
+    "max_input_tokens": (1, 2**31),
+    "max_total_tokens": (2, 2**31),
+    "max_batch_prefill_tokens": (1, 2**31),
+    "max_concurrent_requests": (1, 2**20),
+    "weights_gb": (0, 100_000),
+    "health_check_s": (60, 3600),
+    "download_s": (60, 3600),
+    "volume_gb": (1, 512),
+}
+
+
+def _require_s3(what: str, uri: str) -> None:
+    if not re.fullmatch(r"s3://[^/]+/?.*", uri):
+        raise SpecError(f"{what} {uri!r} must be an s3:// URI")

@@ -1,0 +1,1 @@
+"""Which instance type fits a model."""

@@ -1,0 +1,187 @@
+"""Does a model fit an instance, and which is the smallest that it fits?
+
+    need per GPU = weights + key-value cache + overhead   must stay below 90 % of the GPU's memory
+
+Weights are parameters times 2 bytes, 1.05 (int8) or 0.6 (4 bit, with scales), embeddings always 2. The cache
+is sized for `concurrency` requests that all use the whole context, so it is an upper bound: with less the
+engine queues and preempts, it does not fail. Overhead is CUDA's context and activations.
+
+The container decides how GPUs are shared, and `_spread` follows its rule (handler/model/placement.py): weights that
+take at most `WEIGHTS_SHARE` of one GPU are copied to each, and every copy serves a share of the requests. Larger ones
+are split by layers over the fewest GPUs that hold them, one engine for each such group. GPUs beyond the last group stay
+idle, and the plan says so. Layers are whole, so the fullest GPU of a group holds a little more than its share.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sagemaker_deploy.request.instances import INSTANCES, Instance
+from sagemaker_deploy.request.spec import STORED_QUANTIZATIONS
+from sagemaker_deploy.sizing.model_shape import ModelShape
+
+MIB = 2**20
+USABLE_SHARE = 0.90
+WEIGHTS_SHARE = 0.80  # handler/model/placement.py
+OVERHEAD_MIB = 1536
+# On CUDA, where eetq comes to bitsandbytes (docs/quantisation.md).
+BYTES_PER_PARAM = {"none": 2.0, "bitsandbytes": 1.05, "eetq": 1.05, "bitsandbytes-nf4": 0.6, "bitsandbytes-fp4": 0.6}
+AUTO_ORDER = ("none", "bitsandbytes", "bitsandbytes-nf4")
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the endpoint is meant to carry: tokens of prompt plus answer, and requests at the same time."""
+
+    context: int
+    concurrency: int
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The verdict for one instance; MiB are for the fullest GPU. `quantize` is what `auto` came to.
+
+    `copies` engines hold the model, each on `span` GPUs.
+    """
+
+    instance: Instance
+    quantize: str
+    weights_mib: int
+    kv_mib: int
+    copies: int
+    span: int
+
+    @property
+    def gpus(self) -> int:
+        """How many of the instance's GPUs are used."""
+        return self.copies * self.span
+
+    @property
+    def needed_mib(self) -> int:
+        return self.weights_mib + self.kv_mib + OVERHEAD_MIB
+
+    @property
+    def usable_mib(self) -> int:
+        return int(self.instance.gpu_mib * USABLE_SHARE)
+
+    @property
+    def fits(self) -> bool:
+        return self.needed_mib <= self.usable_mib
+
+    def sentence(self) -> str:
+        """Say the verdict with its numbers."""
+        verdict = "fits" if self.fits else "does not fit"
+        split = f", split over {self.span}" if self.span > 1 else ""
+        copies = f"{self.copies} copies{split}" if self.copies > 1 else f"one copy{split}"
+        return (
+            f"{verdict} {self.instance.name} ({copies}, {self.gpus} of {self.instance.num_gpus} x "
+            f"{self.instance.gpu}): a GPU needs {self.weights_mib} MiB weights ({self.quantize}) + {self.kv_mib} MiB "
+            f"cache + {OVERHEAD_MIB} MiB overhead = {self.needed_mib} of {self.usable_mib} usable MiB"
+        )
+
+
+def check_fit(
+    shape: ModelShape, load: Load, instance: Instance, quantize: str = "auto", max_gpus: int | None = None
+) -> Fit:
+    """Return the verdict; with `auto` the least lossy quantisation that fits, the smallest if none does.
+
+    `max_gpus` is what SM_NUM_GPUS or an inference component leaves the container; None or 0 is all.
+    """
+    fits = [_fit(shape, load, instance, choice, max_gpus) for choice in _choices(shape, quantize)]
+    return next((fit for fit in fits if fit.fits), fits[-1])
+
+
+def recommend(
+    shape: ModelShape,
+    load: Load,
+    quantize: str = "auto",
+    instances: Sequence[Instance] = INSTANCES,
+    max_gpus: int | None = None,
+) -> Fit | None:
+    """Return the fit on the smallest instance, or None if there is none.
+
+    Smallest is by total GPU memory, then by CPUs. `auto` does not quantise to save an instance: it is judged
+    unquantised first; only paying for GPUs that `max_gpus` leaves idle is worse than quantising. Instances without
+    bfloat16 are left out for models trained in it, because float16 overflows in some of them.
+    """
+    able = [it for it in instances if it.has_bfloat16 or shape.dtype == "float16"]
+    ordered = sorted(able, key=lambda it: (it.num_gpus * it.gpu_mib, it.vcpus))
+    busy = [it for it in ordered if it.num_gpus <= (max_gpus or it.num_gpus)]
+    for group in (busy, ordered):
+        for choice in _choices(shape, quantize):
+            fits = (_fit(shape, load, instance, choice, max_gpus) for instance in group)
+            best = next((fit for fit in fits if fit.fits), None)
+            if best is not None:
+                return best
+    return None
+
+
+def fit_warnings(shape: ModelShape, load: Load, fit: Fit) -> Iterator[str]:
+    """Say what the verdict does not cover."""
+    idle = fit.instance.num_gpus - fit.gpus
+    if idle > 0:
+        of = f"the {fit.instance.num_gpus} GPUs of {fit.instance.name}"
+        yield f"{idle} of {of} stay idle: the container uses {fit.gpus}, {fit.span} for each copy of the model"
+    if fit.span > 1:
+        yield (
+            f"the model is split by layers over {fit.span} GPUs, of which one works at a time: it serves, but no "
+            "faster than one GPU would; a quantisation or a GPU that holds it whole is quicker"
+        )
+    if fit.quantize in STORED_QUANTIZATIONS and shape.packed_bytes is None:
+        yield (
+            f"quantize {fit.quantize!r} is for checkpoints stored that way, and this one's config.json names no "
+            "quantization_config: the container will refuse it"
+        )
+    if shape.max_context and load.context > shape.max_context:
+        yield f"the model was made for {shape.max_context} tokens, {load.context} were asked for"
+    if not fit.instance.has_bfloat16 and shape.dtype == "bfloat16":
+        yield f"{fit.instance.gpu} has no bfloat16: the model computes in another type, slower or less exact"
+    if shape.checkpoint_gb * 1e9 > fit.instance.ram_gib * 2**30:
+        yield (
+            f"the checkpoint ({shape.checkpoint_gb:.0f} GB) is larger than the host's memory "
+            f"({fit.instance.ram_gib} GiB); loading is slow and may be killed"
+        )
+    if shape.checkpoint_gb > 0.8 * fit.instance.nvme_gb:
+        yield f"the checkpoint hardly leaves room on the local disk ({fit.instance.nvme_gb} GB)"
+
+
+def _choices(shape: ModelShape, quantize: str) -> tuple[str, ...]:
+    return AUTO_ORDER if quantize == "auto" and shape.packed_bytes is None else (quantize,)
+
+
+def _fit(shape: ModelShape, load: Load, instance: Instance, quantize: str, max_gpus: int | None) -> Fit:
+    weights = weights_bytes(shape, quantize)
+    copies, span = _spread(weights, instance, max_gpus)
+    requests = math.ceil(load.concurrency / copies)
+    part = _fullest_part(shape.num_layers, span)
+    kv_bytes = shape.kv_bytes_per_token * load.context * requests
+    return Fit(instance, quantize, _mib(weights * part), _mib(kv_bytes * part), copies, span)
+
+
+def _spread(weights: float, instance: Instance, max_gpus: int | None) -> tuple[int, int]:
+    """(copies of the model, GPUs of each), as the container's first engine decides."""
+    gpus = min(instance.num_gpus, max_gpus or instance.num_gpus)
+    room = instance.gpu_mib * MIB * WEIGHTS_SHARE
+    span = min(gpus, max(1, math.ceil(weights / room)))
+    return gpus // span, span
+
+
+def _fullest_part(num_layers: int, span: int) -> float:
+    """Share of the model on the fullest of `span` GPUs."""
+    if num_layers < span:
+        return 1 / span
+    return math.ceil(num_layers / span) / num_layers
+
+
+def weights_bytes(shape: ModelShape, quantize: str) -> float:
+    """Bytes of the weights in GPU memory."""
+    if shape.packed_bytes is not None:
+        return shape.packed_bytes
+    inner = shape.num_params - shape.embedding_params
+    return inner * BYTES_PER_PARAM.get(quantize, 2.0) + shape.embedding_params * 2
+
+
+def _mib(size: float) -> int:
+    return math.ceil(size / MIB)
