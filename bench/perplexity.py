@@ -107,11 +107,15 @@ def _milliseconds(model: Any, ids: list[int]) -> float:
 
 def _weight_bytes(model: Any) -> int:
     """Memory behind parameters, buffers and packed weights, what they share counted once."""
+    from handler.linears.kernel_linear import KernelLinear
     from handler.linears.packed_linear import PackedLinear
 
-    held = [layer for layer in model.modules() if isinstance(layer, PackedLinear)]
-    parts = [part for layer in held for part in (layer.packed, layer.scales_and_zeros, layer.dense)]
-    packed = [part for part in parts if part is not None]
+    packed: list[Any] = []
+    for layer in model.modules():
+        if isinstance(layer, PackedLinear):
+            packed += [part for part in (layer.packed, layer.scales_and_zeros, layer.dense) if part is not None]
+        elif isinstance(layer, KernelLinear):
+            packed += layer.packed or ()
     storages = {}
     for tensor in [*model.parameters(), *model.buffers(), *packed]:
         storage = tensor.untyped_storage()

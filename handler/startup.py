@@ -13,7 +13,7 @@ from handler.engine.in_flight import Custody
 from handler.engine.ipc import EngineSocket
 from handler.engine.warm_up import warm_up_sequence
 from handler.kernels.compiler import keep_in
-from handler.linears.onednn_linear import keep_rows_apart
+from handler.linears.onednn_linear import keep_onednn_off_amx
 from handler.linears.packed_linear import KERNEL, Kernel
 from handler.model.loader import load, place
 from handler.model.location import locate
@@ -38,7 +38,7 @@ def start(
     config: EngineConfig, board: StatusBoard, located: tuple[Path, str] | None = None
 ) -> tuple[EngineCore, ModelCard]:
     """Load, probe and warm up. `located` is what `locate` found, if asked. Raises StartupError with one sentence."""
-    keep_rows_apart()
+    keep_onednn_off_amx()
     torch.set_num_threads(config.num_threads or len(os.sched_getaffinity(0)))
     KERNEL.kernel = Kernel.DENSE if config.deterministic else Kernel.BY_ROWS
     keep_in(Path(config.cache_dir))

@@ -1,49 +1,128 @@
-"""Which linear layer multiplies by dense weights on this processor, and a model's linears replaced by it."""
+"""Which linear layer multiplies by a weight on this processor, and a model's linears replaced by it."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from handler.linears.matrix_linear import MatrixLinear, has_shape
-from handler.linears.onednn_linear import DenseLinear
+from handler.kernels.compiler import multiplies_bfloat16, multiplies_matrices, usable
+from handler.linears.kernel_linear import KernelLinear
+from handler.linears.linear import Linear, is_plain
+from handler.linears.onednn_linear import OneDnnLinear
+from handler.linears.packed_linear import PackedLinear, pack_blocks
+from handler.linears.weight_blocks import WeightBlocks
+
+# Outputs and inputs that our kernels take at a time.
+_OUTPUTS, _INPUTS = 64, 32
 
 
-def laid_out(weight: Tensor, bias: Tensor | None = None) -> DenseLinear:
-    """The quickest layer for `weight` `[N, K]`, which it copies, and `bias` `[N]`."""
-    return MatrixLinear(weight, bias) if has_shape(weight) else DenseLinear(weight, bias)
+def prepacked(weight: Tensor, bias: Tensor | None = None) -> OneDnnLinear | KernelLinear:
+    """The fastest layer for `weight` `[N, K]`, which it copies, and `bias` `[N]`."""
+    return KernelLinear.of_weight(weight, bias) if has_dense_kernel(weight) else OneDnnLinear(weight, bias)
 
 
-def can_lay_out(device: torch.device, dtype: torch.dtype) -> bool:
-    """True if `DenseLinear` runs here: torch is built with oneDNN, and the processor multiplies `dtype` natively."""
+def has_dense_kernel(weight: Tensor) -> bool:
+    """True if this machine has a kernel of ours for a weight of this type and shape: bfloat16 and a matrix unit."""
+    num_outputs, num_inputs = weight.shape
+    fits = num_outputs % _OUTPUTS == 0 and num_inputs % _INPUTS == 0
+    return weight.dtype is torch.bfloat16 and fits and usable(weight.dtype) and multiplies_matrices()
+
+
+def can_prepack(device: torch.device, dtype: torch.dtype) -> bool:
+    """True if `OneDnnLinear` runs here: torch is built with oneDNN, and the processor multiplies `dtype` natively."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return dtype is torch.float32 or (dtype is torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
 
-def lay_out_linears(model: nn.Module) -> list[tuple[nn.Module, str]]:
-    """Replace every plain `nn.Linear` inside `model`, one by one, so that only one weight exists twice at a time.
+def computes_blocks(dtype: torch.dtype) -> bool:
+    """True if this machine has our kernel for packed weights and activations of `dtype`: numba, AVX-512 bfloat16."""
+    return dtype is torch.bfloat16 and usable(dtype) and multiplies_bfloat16()
 
-    Returns the places, as parent and name, for `restore_linears`.
-    """
+
+def packed_for(blocks: WeightBlocks, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Codes and scales for the best layer this machine has for `blocks`; `packed_linear` makes it."""
+    if not computes_blocks(dtype) or blocks.codes.shape[0] % _OUTPUTS:
+        return pack_blocks(blocks, dtype)
+    from handler.kernels.product.block_layout import packed_codes, packed_scales
+    from handler.kernels.product.tile_layout import tiled_codes
+
+    if not (_fits_half(blocks.scale) and _fits_half(blocks.minimum)):
+        return pack_blocks(blocks, dtype)
+    pack = tiled_codes if multiplies_matrices() else packed_codes
+    return pack(blocks.codes, blocks.bits), packed_scales(blocks.scale, blocks.minimum)
+
+
+def packed_linear(
+    bits: int, packed: Tensor, scales: Tensor, bias: Tensor | None, dense: Tensor | None
+) -> PackedLinear | KernelLinear:
+    """The layer whose form `packed` has. `dense` `[N, K]` is kept where the layer has use for it."""
+    if packed.dim() > 2:
+        return KernelLinear.of_blocks(bits, packed, scales, bias)
+    return PackedLinear(bits, packed, scales, bias, dense)
+
+
+def is_packed(module: nn.Module) -> bool:
+    """True for a layer over weights of 4 or 8 bits."""
+    return isinstance(module, PackedLinear) or (isinstance(module, KernelLinear) and module.packed is not None)
+
+
+def fastest(linear: nn.Module) -> OneDnnLinear | PackedLinear | KernelLinear:
+    """The layer to use for a plain nn.Linear or a packed layer; a packed one stays, with its dense copy prepacked."""
+    if isinstance(linear, nn.Linear):
+        return prepacked(linear.weight, linear.bias)
+    if isinstance(linear, PackedLinear):
+        linear.prepack_dense(prepacked)
+    assert isinstance(linear, PackedLinear | KernelLinear)
+    return linear
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Replaced:
+    """A plain nn.Linear whose place in the model another layer has taken. Its weight is on the meta device."""
+
+    parent: nn.Module
+    name: str
+    linear: nn.Linear
+
+    def restore(self) -> None:
+        """Put the module back, with its weight as it was, bit for bit."""
+        replacement: Linear = getattr(self.parent, self.name)
+        refill(self.linear, replacement.weight)
+        setattr(self.parent, self.name, self.linear)
+
+
+def prepack_linears(model: nn.Module) -> list[Replaced]:
+    """Replace every plain nn.Linear inside `model`, one by one, so that only one weight exists twice at a time."""
+    shared = {module.weight.data_ptr() for module in model.modules() if isinstance(module, nn.Embedding)}
     places = [
-        (parent, name)
+        (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if type(child) is nn.Linear
+        if isinstance(child, nn.Linear) and is_plain(child)
     ]
-    for parent, name in places:
-        linear = getattr(parent, name)
-        setattr(parent, name, laid_out(linear.weight, linear.bias))
-    return places
+    for parent, name, linear in places:
+        setattr(parent, name, prepacked(linear.weight, linear.bias))
+        if linear.weight.data_ptr() not in shared:
+            empty(linear)
+    return [Replaced(*place) for place in places]
 
 
-def restore_linears(places: list[tuple[nn.Module, str]]) -> None:
-    """Put plain linears with the same weights back where `lay_out_linears` took them from."""
-    for parent, name in places:
-        dense: DenseLinear = getattr(parent, name)
-        linear = nn.Linear(dense.in_features, dense.out_features, dense.bias is not None, device="meta")
-        linear.weight = nn.Parameter(dense.weight, requires_grad=False)
-        if dense.bias is not None:
-            linear.bias = nn.Parameter(dense.bias, requires_grad=False)
-        setattr(parent, name, linear.eval())
+def empty(linear: nn.Linear) -> None:
+    """Free the memory of the weight; `refill` gives it back."""
+    linear.weight = nn.Parameter(linear.weight.detach().to("meta"), requires_grad=False)
+
+
+def refill(linear: nn.Linear, weight: Tensor) -> None:
+    """Give a layer that was emptied its weight again."""
+    if linear.weight.is_meta:
+        linear.weight = nn.Parameter(weight, requires_grad=False)
+
+
+def _fits_half(numbers: Tensor) -> bool:
+    """True if float16 holds all of them with its full precision, or zero."""
+    sizes = numbers.abs()
+    limits = torch.finfo(torch.float16)
+    return bool(((sizes == 0) | ((sizes >= limits.tiny) & (sizes <= limits.max))).all())

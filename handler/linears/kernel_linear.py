@@ -1,87 +1,96 @@
-"""`PackedLinear` over our own kernel: one for any number of rows, so no dense copy is needed beside it.
+"""`KernelLinear`: weights of 4 or 8 bits or bfloat16 by our own kernels, one kernel for any number of rows.
 
-A row's result is the same, to the last bit, whatever other rows there are. Weights are as exact as their blocks: scales
-and minima are not rounded to bfloat16. docs/decisions/0013.
+A row's result is the same, to the last bit, whatever other rows there are, and packed weights need no dense copy beside
+them. Scales and minima are not rounded to bfloat16. docs/decisions/0013; on a matrix unit (AMX) 0014: oneDNN's kernels
+for it sum a row in another order where other rows stand beside it, and with few rows they wait longer for weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from handler.kernels.compiler import multiplies_bfloat16, multiplies_matrices, usable
-from handler.linears.packed_linear import PackedLinear, fuse_bias, pack_blocks
-from handler.linears.product_layer import ProductLayer
-from handler.linears.weight_blocks import BLOCK, WeightBlocks
+if TYPE_CHECKING:  # where it runs, numba is loaded, which takes 0.3 s
+    from handler.kernels.product.product import BlockProduct, DenseProduct
 
-# Outputs that the kernel computes at a time, and that lie together.
-_OUTPUTS, _GROUP = 64, 16
+# Outputs that lie together.
+_GROUP = 16
+DENSE_BITS = 16
 
 
-class BlockLinear(ProductLayer, PackedLinear):
-    """`packed` and `scales_and_zeros` as `packed_for` makes them for it; activations are bfloat16."""
+class KernelLinear(nn.Module):
+    """`Linear`; activations are bfloat16. `bits` is 4, 8, or 16 for bfloat16 weights."""
 
-    def __init__(
-        self, bits: int, packed: Tensor, scales_and_zeros: Tensor, bias: Tensor | None, dense: Tensor | None
-    ) -> None:
-        from handler.kernels.product.product import BlockProduct
-
-        super().__init__(bits, packed, scales_and_zeros, bias, dense)
-        self.product = BlockProduct(packed, scales_and_zeros, bias)
-
-    @staticmethod
-    def _shape(bits: int, packed: Tensor) -> tuple[int, int]:
-        return packed.shape[0] * _GROUP, packed.shape[1] * BLOCK
+    def __init__(self, bits: int, product: BlockProduct | DenseProduct, bias: Tensor | None) -> None:
+        """See `of_blocks` and `of_weight`."""
+        super().__init__()
+        self.bits, self.bias = bits, bias
+        self.out_features, self.in_features = product.out_features, product.in_features
+        # Plain attributes, no buffers: those cost half a microsecond at each look, and nothing moves this layer.
+        self.product = product
+        self.packed: tuple[Tensor, Tensor] | None = None
 
     @classmethod
-    def join(cls, parts: Sequence[PackedLinear]) -> PackedLinear:
-        """As `PackedLinear.join`. The parts keep memory of their own: nobody calls them once they are joined."""
-        packed, scales = (torch.cat([getattr(one, name) for one in parts]) for name in ("packed", "scales_and_zeros"))
-        sizes = [one.out_features for one in parts]
-        bias = fuse_bias([one.bias for one in parts], sizes, torch.empty(0, dtype=torch.bfloat16))
-        return cls(parts[0].bits, packed, scales, bias, None)
-
-    def lay_out(self) -> None:
-        """Nothing to do: the weights lie as the kernel wants them."""
-
-    def _unpack(self) -> Tensor:
+    def of_blocks(cls, bits: int, packed: Tensor, scales: Tensor, bias: Tensor | None) -> KernelLinear:
+        """Over `packed` and `scales` as `choice.packed_for` makes them; `bias` `[N]` bfloat16."""
         from handler.kernels.product.product import BlockProduct
 
+        made = cls(bits, BlockProduct(packed, scales, bias), bias)
+        made.packed = packed, scales
+        return made
+
+    @classmethod
+    def of_weight(cls, weight: Tensor, bias: Tensor | None) -> KernelLinear:
+        """Over `weight` bfloat16 `[N, K]`, copied, of a shape that `choice.has_dense_kernel` takes; `bias` `[N]`."""
+        from handler.kernels.product.product import DenseProduct
+
+        given = None if bias is None else bias.detach()
+        return cls(DENSE_BITS, DenseProduct(weight.detach(), given), given)
+
+    @classmethod
+    def join(cls, parts: Sequence[KernelLinear], bias: Tensor | None) -> KernelLinear:
+        """One layer with the outputs of all `parts`, packed, of equal bits and inputs. They share its memory."""
+        from handler.kernels.product.product import BlockProduct
+
+        held = [one.packed for one in parts if one.packed is not None]
+        packed, scales = (torch.cat(tensors) for tensors in zip(*held, strict=True))
+        groups = [one.out_features // _GROUP for one in parts]
+        for part, *views in zip(parts, packed.split(groups), scales.split(groups), strict=True):
+            part.packed = views[0], views[1]
+            part.product = BlockProduct(*part.packed, part.bias)
+        return cls.of_blocks(parts[0].bits, packed, scales, bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights `[N, K]` in a new tensor: bfloat16 ones bit for bit; packed ones exactly as they multiply."""
+        from handler.kernels.product.product import BlockProduct, DenseProduct
+        from handler.kernels.product.tile_layout import untiled
+
+        if isinstance(self.product, DenseProduct):
+            return untiled(self.product.tiles)
+        assert self.packed is not None
         identity = torch.eye(self.in_features, dtype=torch.bfloat16)
-        return BlockProduct(self.packed, self.scales_and_zeros, None)(identity).T.contiguous()
+        return BlockProduct(*self.packed, None)(identity).T.contiguous()
 
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., K]` -> `[..., N]`."""
+        return self.product(x)
 
-def computes_blocks(dtype: torch.dtype) -> bool:
-    """True if this machine has the kernel for activations of `dtype`: numba, and AVX-512 with bfloat16."""
-    return dtype is torch.bfloat16 and usable(dtype) and multiplies_bfloat16()
+    def silu(self, x: Tensor) -> Tensor:
+        """`silu(y)`."""
+        return self.product.silu(x)
 
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        """`y * other`, `other` `[..., N]`."""
+        return self.product.times(x, other)
 
-def packed_for(blocks: WeightBlocks, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """`packed` and `scales_and_zeros` for the best layer this machine has for `blocks`; `packed_linear` makes it."""
-    if not computes_blocks(dtype) or blocks.codes.shape[0] % _OUTPUTS:
-        return pack_blocks(blocks, dtype)
-    from handler.kernels.product.block_layout import packed_codes, packed_scales
-    from handler.kernels.product.tile_layout import tiled_codes
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """`y + other`, `other` `[..., N]`."""
+        return self.product.plus(x, other)
 
-    if not (_fits_half(blocks.scale) and _fits_half(blocks.minimum)):
-        return pack_blocks(blocks, dtype)
-    lay_out = tiled_codes if multiplies_matrices() else packed_codes
-    return lay_out(blocks.codes, blocks.bits), packed_scales(blocks.scale, blocks.minimum)
-
-
-def packed_linear(
-    bits: int, packed: Tensor, scales_and_zeros: Tensor, bias: Tensor | None, dense: Tensor | None
-) -> PackedLinear:
-    """The layer whose layout `packed` has. `dense` is kept where the layer has use for it."""
-    if packed.dim() > 2:
-        return BlockLinear(bits, packed, scales_and_zeros, bias, None)
-    return PackedLinear(bits, packed, scales_and_zeros, bias, dense)
-
-
-def _fits_half(numbers: Tensor) -> bool:
-    """True if float16 holds all of them with its full precision, or zero."""
-    sizes = numbers.abs()
-    limits = torch.finfo(torch.float16)
-    return bool(((sizes == 0) | ((sizes >= limits.tiny) & (sizes <= limits.max))).all())
+    def extra_repr(self) -> str:
+        """As nn.Linear prints itself."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}"

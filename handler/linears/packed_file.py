@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from handler.kernels.compiler import multiplies_matrices
-from handler.linears.kernel_linear import computes_blocks, packed_for
+from handler.linears.choice import computes_blocks, packed_for
 from handler.linears.weight_blocks import BLOCKS_FILE, load_blocks
 from handler.seam.whole_file import written_whole
 

@@ -1,32 +1,31 @@
-"""Linear layers for CPU over packed weights: 4 and 8 bits a weight, a dense copy beside them for many rows.
+"""`PackedLinear`: weights of 4 or 8 bits by torch's own CPU kernel, with a dense copy for many rows if memory allows.
 
-With few rows a CPU waits for weights to arrive, so fewer bytes are less time; with many it waits for arithmetic, and
-the dense kernel is the quicker one. docs/decisions/0010 has the figures.
+With few rows a CPU waits for weights, so fewer bytes take less time; with many it waits for arithmetic, and the dense
+kernel is faster. docs/decisions/0010 has the figures.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handler.linears.choice import laid_out
-from handler.linears.onednn_linear import DenseLinear
+from handler.linears.linear import Linear
 from handler.linears.weight_blocks import BLOCK, WeightBlocks
 
-# Rows up to which packed weights are quicker than dense ones, by bits a weight. Constants, not measured at start:
-# which kernel runs decides the last bits of a result, and those must not depend on how busy a machine was.
+# Rows up to which packed weights are faster than dense ones, by bits a weight. Constants, not measured at start:
+# which kernel runs decides the last bits of a result, and those must not depend on how busy the machine was.
 _MAX_PACKED_ROWS = {4: 7, 8: 4}
 # Rows of the weight that torch's kernel packs together; whole groups can be joined without unpacking.
-_PACKED_TOGETHER = 64
+PACKED_TOGETHER = 64
 
 
 class Kernel(enum.Enum):
-    """Which weights multiply: each layer's choice by the number of rows, or one of the two whatever their number."""
+    """Which weights a `PackedLinear` multiplies by: its choice by the number of rows, or always one of the two."""
 
     BY_ROWS = "by rows"
     PACKED = "packed"
@@ -61,7 +60,7 @@ def fits(out_features: int, in_features: int) -> bool:
 
 
 class PackedLinear(nn.Module):
-    """`y = x W^T + b` over packed weights: `x` `[..., K]` bfloat16 or float32 -> `[..., N]` of the same type.
+    """`Linear` over packed weights; `x` is bfloat16 or float32.
 
     Eight bits are two nibbles: `w = 16 * high + low`, one product with `x` given twice. The kernel takes scales of
     the activations' type, so bfloat16 rounds a scale as a dense bfloat16 weight rounds each weight.
@@ -73,15 +72,15 @@ class PackedLinear(nn.Module):
         """`packed` uint8 `[N, K * bits / 8]`, `scales_and_zeros` `[K * bits / 128, N, 2]`, `dense` `[N, K]` or None."""
         super().__init__()
         self.bits = bits
-        self.out_features, self.in_features = self._shape(bits, packed)
+        self.out_features, self.in_features = packed.shape[0], packed.shape[1] * 8 // bits
         self.max_packed_rows = _MAX_PACKED_ROWS[bits]
         # Plain attributes, no buffers: those cost half a microsecond at each look, and nothing moves this layer.
         self.packed = packed
         self.scales_and_zeros = scales_and_zeros
         self.bias = bias
         self.dense = dense
-        # In a tuple, so that it is no submodule: it is reached through this layer only.
-        self._laid_out: tuple[DenseLinear, ...] = ()
+        # The prepacked dense copy. In a tuple, so that it is no submodule.
+        self._prepacked: tuple[Linear, ...] = ()
 
     @classmethod
     def from_blocks(
@@ -91,32 +90,34 @@ class PackedLinear(nn.Module):
         packed, scales_and_zeros = pack_blocks(blocks, dtype)
         return cls(blocks.bits, packed, scales_and_zeros, None if bias is None else bias.detach().to(dtype), dense)
 
-    @staticmethod
-    def _shape(bits: int, packed: Tensor) -> tuple[int, int]:
-        return packed.shape[0], packed.shape[1] * 8 // bits
-
     @classmethod
-    def join(cls, parts: Sequence[PackedLinear]) -> PackedLinear:
-        """One layer with the outputs of all `parts`, of this class and equal bits and inputs. They share its memory."""
+    def join(cls, parts: Sequence[PackedLinear], bias: Tensor | None) -> PackedLinear:
+        """One layer with the outputs of all `parts`, of equal bits and inputs. They share its memory."""
         sizes = [one.out_features for one in parts]
-        scales_and_zeros = torch.cat([one.scales_and_zeros for one in parts], 1)
         packed = torch.cat([one.packed for one in parts])
         for part, view in zip(parts, packed.split(sizes), strict=True):
             part.packed = view
-        bias = fuse_bias([one.bias for one in parts], sizes, scales_and_zeros)
+        scales_and_zeros = torch.cat([one.scales_and_zeros for one in parts], 1)
         return cls(parts[0].bits, packed, scales_and_zeros, bias, _join_dense(parts))
 
     @property
     def weight(self) -> Tensor:
-        """The weights `[N, K]`; some model code looks at them. Computed if there is no dense copy."""
-        if self._laid_out:
-            return self._laid_out[0].weight
+        """The weights `[N, K]`. Computed if there is no dense copy."""
+        if self._prepacked:
+            return self._prepacked[0].weight
         return self._unpack() if self.dense is None else self.dense
 
-    def lay_out(self) -> None:
-        """Have oneDNN lay the dense copy out, if there is one; see `DenseLinear`."""
+    def prepack_dense(self, prepacked: Callable[[Tensor, Tensor | None], Linear]) -> None:
+        """Replace the dense copy, if there is one, by the layer that `prepacked` makes of it and the bias."""
         if self.dense is not None:
-            self._laid_out, self.dense = (laid_out(self.dense, self.bias),), None
+            self._prepacked = (prepacked(self.dense, self.bias),)
+            self.dense = None
+
+    def restore_dense(self) -> None:
+        """Undo `prepack_dense`."""
+        if self._prepacked:
+            self.dense = self._prepacked[0].weight
+            self._prepacked = ()
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., K]` -> `[..., N]`."""
@@ -139,7 +140,7 @@ class PackedLinear(nn.Module):
         return self._product(x).add_(other) if dense is None else dense.plus(x, other)
 
     def _product(self, x: Tensor) -> Tensor:
-        """With the packed weights, or the dense ones that nobody has laid out."""
+        """By the packed weights, or by dense ones that are not prepacked."""
         if self.dense is not None and not self._takes_packed(x):
             return F.linear(x, self.dense, self.bias)
         out = self._multiply(x.reshape(-1, self.in_features))
@@ -147,9 +148,9 @@ class PackedLinear(nn.Module):
             out += self.bias
         return out.view(*x.shape[:-1], self.out_features)
 
-    def _dense_for(self, x: Tensor) -> DenseLinear | None:
-        """The laid-out dense copy if there is one and it is to multiply `x`."""
-        return self._laid_out[0] if self._laid_out and not self._takes_packed(x) else None
+    def _dense_for(self, x: Tensor) -> Linear | None:
+        """The prepacked dense copy if there is one and it is to multiply `x`."""
+        return self._prepacked[0] if self._prepacked and not self._takes_packed(x) else None
 
     def _takes_packed(self, x: Tensor) -> bool:
         if KERNEL.kernel is Kernel.BY_ROWS:
@@ -162,13 +163,13 @@ class PackedLinear(nn.Module):
         return out
 
     def _unpack(self) -> Tensor:
-        """What the layer multiplies by: the product with an identity matrix. Exact, and slow."""
+        """The product with an identity matrix: exactly what the layer multiplies by, and slow."""
         identity = torch.eye(self.in_features, dtype=self.scales_and_zeros.dtype)
         return self._multiply(identity).T.contiguous()
 
     def extra_repr(self) -> str:
         """As nn.Linear prints itself."""
-        held = "packed and dense" if self._laid_out or self.dense is not None else "packed"
+        held = "packed and dense" if self._prepacked or self.dense is not None else "packed"
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, {held}"
 
 
@@ -190,38 +191,6 @@ def _as_nibbles(blocks: WeightBlocks) -> tuple[Tensor, Tensor, Tensor]:
     return codes, scale, zero
 
 
-def fuse(linears: Sequence[nn.Module]) -> nn.Module | None:
-    """One layer with the outputs of all `linears`, in order; None if they cannot be joined.
-
-    They must take the same input and be all nn.Linear or all PackedLinear of equal bits. The parts become views of
-    the whole where the kernel allows it, so that both can be used and memory is not doubled.
-    """
-    if all(type(one) is nn.Linear for one in linears):
-        return _fuse_dense([one for one in linears if isinstance(one, nn.Linear)])
-    packed = [one for one in linears if isinstance(one, PackedLinear)]
-    if len(packed) != len(linears):
-        return None
-    same = len({(type(one), one.bits, one.in_features, one.dense is None) for one in packed}) == 1
-    if not same or any(one.out_features % _PACKED_TOGETHER for one in packed):
-        return None
-    return type(packed[0]).join(packed)
-
-
-def _fuse_dense(parts: list[nn.Linear]) -> nn.Linear | None:
-    if len({(one.in_features, one.weight.dtype, one.weight.device) for one in parts}) != 1:
-        return None
-    weight = torch.cat([one.weight.detach() for one in parts])
-    bias = fuse_bias([one.bias for one in parts], [one.out_features for one in parts], weight)
-    with torch.device("meta"):
-        whole = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    whole.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        whole.bias = nn.Parameter(bias, requires_grad=False)
-    for part, view in zip(parts, weight.split([one.out_features for one in parts]), strict=True):
-        part.weight.data = view
-    return whole
-
-
 def _join_dense(parts: Sequence[PackedLinear]) -> Tensor | None:
     kept = [one.dense for one in parts if one.dense is not None]
     if not kept:
@@ -230,11 +199,3 @@ def _join_dense(parts: Sequence[PackedLinear]) -> Tensor | None:
     for part, view in zip(parts, dense.split([one.out_features for one in parts]), strict=True):
         part.dense = view
     return dense
-
-
-def fuse_bias(biases: Sequence[Tensor | None], sizes: list[int], like: Tensor) -> Tensor | None:
-    """The biases of layers that become one, of `sizes` outputs; zeros, of the type of `like`, for a layer without."""
-    if all(bias is None for bias in biases):
-        return None
-    parts = [like.new_zeros(size) if bias is None else bias.detach() for bias, size in zip(biases, sizes, strict=True)]
-    return torch.cat(parts)

@@ -9,7 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from handler.linears.kernel_linear import packed_for, packed_linear
+from handler.linears.choice import packed_for, packed_linear
+from handler.linears.kernel_linear import KernelLinear
+from handler.linears.linear import is_plain
 from handler.linears.packed_file import PackedWeight
 from handler.linears.packed_linear import PackedLinear, fits
 from handler.linears.weight_blocks import quantise
@@ -28,7 +30,7 @@ class _Trial:
     def __init__(self) -> None:
         self._passed: dict[tuple[type, int], bool] = {}
 
-    def passes(self, layer: PackedLinear, dense: Callable[[], Tensor]) -> bool:
+    def passes(self, layer: PackedLinear | KernelLinear, dense: Callable[[], Tensor]) -> bool:
         """`dense` gives what `layer` holds as a matrix `[N, K]`."""
         kind = (type(layer), layer.bits)
         if kind not in self._passed:
@@ -103,7 +105,7 @@ def dense_bytes(model: nn.Module) -> int:
 
 def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
     for name, module in model.named_modules():
-        if type(module) is nn.Linear:
+        if isinstance(module, nn.Linear) and is_plain(module):
             yield name, module
 
 
@@ -118,7 +120,7 @@ def _shared(model: nn.Module) -> set[int]:
     return {weight.data_ptr() for weight in weights}
 
 
-def _replace(model: nn.Module, name: str, layer: PackedLinear) -> None:
+def _replace(model: nn.Module, name: str, layer: PackedLinear | KernelLinear) -> None:
     parent, _, child = name.rpartition(".")
     with torch.no_grad():
         setattr(model.get_submodule(parent), child, layer)

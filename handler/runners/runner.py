@@ -31,6 +31,8 @@ class Runner(Protocol):
     """Runs scheduled batches through one loaded model."""
 
     loaded: LoadedModel
+    # Layers of the last pass that called the engine's attention; 0 for a runner that uses the model's own.
+    num_attention_calls: int
 
     @property
     def name(self) -> str:
@@ -43,8 +45,8 @@ class Runner(Protocol):
     def run(self, batch: ScheduledBatch) -> StepLogits:
         """One forward pass. What it computed of every sequence is kept for the next pass."""
 
-    def probe(self) -> None:
-        """Raise UnsupportedModel unless this runner computes the model as its own eager attention does."""
+    def prove(self) -> None:
+        """Run the start-up trial. Raises UnsupportedModel unless the model is computed as by its eager attention."""
 
     def kv_manager(self, limits: Limits) -> KVManager:
         """The books of the memory this runner keeps its keys and values in."""

@@ -12,16 +12,16 @@ import torch
 from huggingface_hub import constants
 
 from handler.kernels import compiler
-from handler.linears.onednn_linear import keep_rows_apart
+from handler.linears.onednn_linear import keep_onednn_off_amx
 from handler.runners.choice import choose_runner
-from handler.runners.slots.runner import ModelRunner
+from handler.runners.slots.runner import SlotRunner
 from handler.seam.config import EngineConfig
 from handler.seam.status import StatusBoard
 from tests.support import tiny_models
 from tests.support.local_engine import LocalEngine, limits, loaded
 
 # As the engine does before anything else.
-keep_rows_apart()
+keep_onednn_off_amx()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,9 +40,9 @@ def make_engine(tmp_path: Path) -> Iterator[Callable[..., LocalEngine]]:
         # A copy: the runner rebuilds the model's layers.
         stored = (bounds.num_stored_pages, bounds.page_size)
         found = loaded(copy.deepcopy(model), eos)
-        runner = ModelRunner(found, bounds.max_num_seqs, bounds.max_model_len, *stored)
-        runner.probe()
-        runner.speed_up()
+        runner = SlotRunner(found, bounds.max_num_seqs, bounds.max_model_len, *stored)
+        runner.accelerate()
+        runner.prove()
         engines.append(LocalEngine(runner, bounds, directory, max_waiting))
         return engines[-1]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from handler.runners.slots.runner import ModelRunner
+from handler.runners.slots.runner import SlotRunner
 from handler.sampling.grammar import GrammarCompiler, TokenConstraint
 from handler.seam.protocol import ErrorCode, Grammar, GrammarKind
 from tests.support import tiny_models
@@ -30,8 +30,8 @@ def test_requests_whose_grammar_is_being_compiled_count_as_waiting(
         return compile_it(self, grammar)
 
     monkeypatch.setattr(GrammarCompiler, "_compile", slowly)
-    runner = ModelRunner(loaded(tiny_models.build("llama")), 8, 256)
-    runner.probe()
+    runner = SlotRunner(loaded(tiny_models.build("llama")), 8, 256)
+    runner.prove()
     grammars = GrammarCompiler(tiny_llama / "tokenizer.json", tiny_models.VOCAB_SIZE, {tiny_models.EOS_ID})
     engine = LocalEngine(runner, limits(max_num_seqs=1), tmp_path, max_waiting=3, grammars=grammars)
     held = [engine.submit(PROMPT, max_tokens=4, grammar=Grammar(GrammarKind.REGEX, "[ab]{9}")) for _ in range(8)]

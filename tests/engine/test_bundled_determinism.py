@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from handler.linears.kernel_linear import computes_blocks
+from handler.linears.choice import computes_blocks
 from handler.linears.packed_linear import KERNEL, Kernel
 from handler.model.gguf_model import bundled_gguf, converted
 from handler.model.loader import LoadedModel, load
 from handler.runners.limits import Limits
-from handler.runners.slots.runner import ModelRunner
+from handler.runners.slots.runner import SlotRunner
 from handler.seam.config import EngineConfig
 from tests.support.local_engine import LocalEngine, Outcome, limits
 
@@ -49,9 +49,9 @@ def served(bundled: LoadedModel) -> Iterator[LoadedModel]:
 
     keep_in(CACHE)
     with KERNEL.using(Kernel.BY_ROWS if computes_blocks(bundled.dtype) else Kernel.DENSE):
-        runner = ModelRunner(bundled, 2, 64)
-        runner.probe()
-        runner.speed_up()
+        runner = SlotRunner(bundled, 2, 64)
+        runner.accelerate()
+        runner.prove()
         yield bundled
 
 
@@ -63,7 +63,7 @@ def start(served: LoadedModel, tmp_path: Path) -> Iterator[Open]:
     def make(**changes: int) -> LocalEngine:
         bounds: Limits = limits(**({"max_num_seqs": 33, "max_num_batched_tokens": 256} | changes))
         stored = (bounds.num_stored_pages, bounds.page_size)
-        runner = ModelRunner(served, bounds.max_num_seqs, bounds.max_model_len, *stored)
+        runner = SlotRunner(served, bounds.max_num_seqs, bounds.max_model_len, *stored)
         directory = tmp_path / str(len(engines))
         directory.mkdir()
         engines.append(LocalEngine(runner, bounds, directory))
@@ -87,7 +87,7 @@ def said(outcomes: list[Outcome]) -> list[object]:
 @pytest.fixture(scope="module")
 def alone(served: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     bounds = limits(max_num_seqs=1, max_num_batched_tokens=256)
-    engine = LocalEngine(ModelRunner(served, 1, bounds.max_model_len), bounds, tmp_path_factory.mktemp("alone"))
+    engine = LocalEngine(SlotRunner(served, 1, bounds.max_model_len), bounds, tmp_path_factory.mktemp("alone"))
     found = []
     for token_ids in PROMPTS:
         found.append(ask(engine, token_ids))

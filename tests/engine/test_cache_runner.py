@@ -12,9 +12,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from handler.runners.choice import choose_runner
-from handler.runners.dynamic_cache.runner import CacheRunner
+from handler.runners.dynamic_cache.runner import DynamicCacheRunner
 from handler.runners.limits import bytes_per_token
-from handler.runners.slots.runner import ModelRunner
+from handler.runners.slots.runner import SlotRunner
 from handler.scheduling.scheduler import ScheduledSequence
 from handler.scheduling.sequence import Sequence
 from handler.seam.config import EngineConfig
@@ -38,8 +38,8 @@ def cached_engine(tmp_path: Path) -> Iterator[CachedEngine]:
 
     def start(model: Any, **changes: int) -> LocalEngine:
         bounds = limits(**changes)
-        runner = CacheRunner(loaded(model), bounds.max_model_len)
-        runner.probe()
+        runner = DynamicCacheRunner(loaded(model), bounds.max_model_len)
+        runner.prove()
         engines.append(LocalEngine(runner, bounds, tmp_path))
         return engines[-1]
 
@@ -134,7 +134,7 @@ def explode(times: int) -> Callable[..., None]:
 
 def test_a_long_row_is_not_padded_onto_short_ones() -> None:
     """Padding is bounded by half, and the order of the rows lasts while all of them grow."""
-    runner = CacheRunner(loaded(tiny_models.build("bloom")), 4096)
+    runner = DynamicCacheRunner(loaded(tiny_models.build("bloom")), 4096)
     lengths = [5, 3000, 1400, 1600, 600, 40]
     items = []
     for slot, length in enumerate(lengths):
@@ -158,8 +158,8 @@ def test_rows_in_separate_batches_say_the_same(cached_engine: CachedEngine) -> N
 def test_a_state_that_a_second_chunk_forgets_is_found_at_any_precision(dtype: torch.dtype) -> None:
     """At 16 bits the logits are within the tolerance although mamba starts the second chunk from an empty state."""
     model = tiny_models.build("mamba").to(dtype)
-    runner = CacheRunner(dataclasses.replace(loaded(model), dtype=dtype), 64)
-    runner.probe()
+    runner = DynamicCacheRunner(dataclasses.replace(loaded(model), dtype=dtype), 64)
+    runner.prove()
     assert not runner.continues
     assert runner.merges
 
@@ -177,7 +177,7 @@ def test_a_model_that_takes_no_cache_is_refused(tmp_path: Path) -> None:
     config = AutoConfig.for_model("rwkv", vocab_size=64, hidden_size=32, num_hidden_layers=2, context_length=64)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with pytest.raises(UnsupportedModel, match="rwkv: its forward takes no transformers cache"):
-        CacheRunner(loaded(model), 64)
+        DynamicCacheRunner(loaded(model), 64)
 
 
 def test_chunked_attention_is_not_packed_however_long_the_chunk() -> None:
@@ -187,7 +187,7 @@ def test_chunked_attention_is_not_packed_however_long_the_chunk() -> None:
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with pytest.raises(UnsupportedModel, match="chunked_attention"):
-        ModelRunner(loaded(model), 2, 64).probe()
+        SlotRunner(loaded(model), 2, 64).prove()
 
 
 def test_states_count_against_memory(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_states_count_against_memory(tmp_path: Path) -> None:
     found = loaded(tiny_models.build("mamba2"))
     config = EngineConfig(max_model_len=64, max_num_seqs=64, kv_capacity_tokens=256)
     runner, bounds = choose_runner(config, found, StatusBoard(tmp_path / "status", create=True))
-    assert isinstance(runner, CacheRunner)
+    assert isinstance(runner, DynamicCacheRunner)
     half = 256 * bytes_per_token(found) // 2
     assert runner.state_bytes > 0
     assert 1 <= bounds.max_num_seqs < 64
@@ -203,7 +203,9 @@ def test_states_count_against_memory(tmp_path: Path) -> None:
     assert bounds.capacity_tokens == 128
 
 
-@pytest.mark.parametrize(("family", "runner", "longest"), [("mamba", "cache", 4096), ("gemma4_text", "packed", 512)])
+@pytest.mark.parametrize(
+    ("family", "runner", "longest"), [("mamba", "dynamic_cache", 4096), ("gemma4_text", "slots", 512)]
+)
 def test_a_checkpoint_with_an_unusual_configuration_starts(
     family: str, runner: str, longest: int, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from handler.linears.packed_linear import KERNEL, Kernel, PackedLinear, fits
 from handler.linears.packed_model import quantise_and_pack
 from handler.linears.weight_blocks import quantise
-from handler.runners.slots.runner import ModelRunner
+from handler.runners.slots.runner import SlotRunner
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 from handler.scheduling.sequence import Sequence
 from handler.seam.protocol import GenerateRequest, SamplingParams
@@ -48,24 +48,24 @@ CASES = {
 
 
 @pytest.fixture(scope="module", params=CASES)
-def runner(request: pytest.FixtureRequest) -> ModelRunner:
+def runner(request: pytest.FixtureRequest) -> SlotRunner:
     dtype, has_numba, bits, sizes = CASES[request.param]
     if dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("this processor does not multiply bfloat16 natively; float32 is served here")
     model = tiny_models.build("llama", **sizes).to(dtype)
     if bits:
         assert quantise_and_pack(model, bits, keep_dense=False)
-    runner = ModelRunner(loaded(model), num_slots=16, max_len=256)
-    runner.probe()
+    runner = SlotRunner(loaded(model), num_slots=16, max_len=256)
     with pytest.MonkeyPatch.context() as patch:
         if not has_numba:
             patch.setitem(sys.modules, "numba", None)
-        runner.speed_up()
+        runner.accelerate()
+        runner.prove()
     return runner
 
 
 @pytest.fixture(scope="module")
-def packed_runner() -> ModelRunner:
+def packed_runner() -> SlotRunner:
     """Weights of four bits beside dense ones, as the bundled model has them."""
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("this processor does not multiply bfloat16 natively; float32 is served here")
@@ -77,9 +77,9 @@ def packed_runner() -> ModelRunner:
                     blocks = quantise(child.weight, 4)
                     dense = blocks.dequantise(torch.bfloat16)
                     setattr(parent, name, PackedLinear.from_blocks(blocks, None, torch.bfloat16, dense=dense))
-    runner = ModelRunner(loaded(model), num_slots=16, max_len=256)
-    runner.probe()
-    runner.speed_up()
+    runner = SlotRunner(loaded(model), num_slots=16, max_len=256)
+    runner.accelerate()
+    runner.prove()
     return runner
 
 
@@ -108,7 +108,7 @@ class Life:
         self.seq.token_ids.append(int(logits.argmax()))
 
 
-def step(runner: ModelRunner, lives: list[Life], chunk: Callable[[], int] = lambda: 10**6) -> None:
+def step(runner: SlotRunner, lives: list[Life], chunk: Callable[[], int] = lambda: 10**6) -> None:
     items = [life.item(chunk()) for life in lives]
     found = runner.run(ScheduledBatch(items))
     for item in items:
@@ -118,7 +118,7 @@ def step(runner: ModelRunner, lives: list[Life], chunk: Callable[[], int] = lamb
         by_slot[item.seq.slot].take(logits)
 
 
-def alone(runner: ModelRunner, token_ids: list[int]) -> list[Tensor]:
+def alone(runner: SlotRunner, token_ids: list[int]) -> list[Tensor]:
     life = Life(token_ids, 0)
     while not life.done:
         step(runner, [life])
@@ -133,7 +133,7 @@ def same(one: list[Tensor], other: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def unequal(runner: ModelRunner, seed: int) -> int:
+def unequal(runner: SlotRunner, seed: int) -> int:
     """How many texts get other bits among random neighbours, their prompts cut at random, than alone."""
     rng = random.Random(seed)
     texts = prompts(rng)
@@ -152,17 +152,17 @@ def unequal(runner: ModelRunner, seed: int) -> int:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_random_neighbours_and_random_chunks(seed: int, runner: ModelRunner) -> None:
+def test_random_neighbours_and_random_chunks(seed: int, runner: SlotRunner) -> None:
     assert unequal(runner, seed) == 0
 
 
-def test_packed_weights_switch_kernels_unless_told_not_to(packed_runner: ModelRunner) -> None:
+def test_packed_weights_switch_kernels_unless_told_not_to(packed_runner: SlotRunner) -> None:
     assert unequal(packed_runner, 0) > 0, "by rows: otherwise this test shows nothing"
     with KERNEL.using(Kernel.DENSE):
         assert unequal(packed_runner, 0) == 0
 
 
-def test_a_preempted_sequence_runs_its_own_tokens_again_to_the_same_bits(runner: ModelRunner) -> None:
+def test_a_preempted_sequence_runs_its_own_tokens_again_to_the_same_bits(runner: SlotRunner) -> None:
     for text in prompts(random.Random(9)):
         expected = alone(runner, text)
         first = Life(text, 3)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from handler.runners.dynamic_cache.runner import CacheRunner
+from handler.runners.dynamic_cache.runner import DynamicCacheRunner
 from handler.runners.limits import bytes_per_token
-from handler.runners.slots.runner import ModelRunner
+from handler.runners.slots.runner import SlotRunner
 from tests.support import models_table, stock, tiny_models
 from tests.support.local_engine import LocalEngine, Outcome
 
@@ -39,13 +39,13 @@ def test_alone_batched_and_joining(family: str, start_engine: Callable[..., Loca
 
     engine = start_engine(model)
     runner = engine.core.runner
-    assert runner.name == ("packed" if family in tiny_models.FAMILIES else "cache")
-    if isinstance(runner, CacheRunner):
+    assert runner.name == ("slots" if family in tiny_models.FAMILIES else "dynamic_cache")
+    if isinstance(runner, DynamicCacheRunner):
         assert model.config._attn_implementation == own_attention
         assert runner.continues == (family not in tiny_models.IN_ONE_PIECE)
         assert runner.merges == (family not in tiny_models.ONE_BY_ONE)
     counted = bytes_per_token(runner.loaded)
-    if isinstance(runner, ModelRunner):
+    if isinstance(runner, SlotRunner):
         taken = sum(each[0, 0].nbytes for layer in runner.cache._layers.values() for each in layer)
         assert taken <= counted, "the budget of tokens must not be more than memory holds"
 

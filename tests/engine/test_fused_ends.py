@@ -9,7 +9,7 @@ import torch
 
 from handler.runners.rotary import settle_rotary
 from handler.runners.slots.fused_ends import FusedNorm, RotaryTable, fuse_ends
-from handler.runners.slots.runner import ModelRunner
+from handler.runners.slots.runner import SlotRunner
 from tests.support import tiny_models
 from tests.support.local_engine import loaded
 
@@ -23,17 +23,17 @@ def model_of(family: str = "llama", **sizes: Any) -> Any:
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
 def test_the_ends_of_models_with_fused_layers_are_replaced(family: str) -> None:
-    runner = ModelRunner(loaded(model_of(family)), num_slots=2, max_len=64)
-    runner.probe()
-    runner.speed_up()
+    runner = SlotRunner(loaded(model_of(family)), num_slots=2, max_len=64)
+    runner.accelerate()
+    runner.prove()
     inner = runner.loaded.model.model
     assert (type(inner.norm), type(inner.rotary_emb)) == (FusedNorm, RotaryTable)
 
 
 def test_models_whose_layers_stay_keep_their_ends() -> None:
-    runner = ModelRunner(loaded(model_of("gemma3_text")), num_slots=2, max_len=64)
-    runner.probe()
-    runner.speed_up()
+    runner = SlotRunner(loaded(model_of("gemma3_text")), num_slots=2, max_len=64)
+    runner.accelerate()
+    runner.prove()
     assert "Gemma3" in type(runner.loaded.model.model.norm).__name__
 
 
@@ -43,22 +43,22 @@ def test_angles_are_those_of_the_embedding_for_every_position() -> None:
     rotary, hidden = model.model.rotary_emb, torch.zeros(1, 1, 8).bfloat16()
     places = torch.randperm(100)[None]
     expected = rotary(hidden, position_ids=places)
-    assert fuse_ends(model, 100, 1e-2) == ["norm", "rotary embedding"]
+    assert fuse_ends(model, 100, 1e-2).keys() == {"norm", "rotary_emb"}
     for one, other in zip(expected, model.model.rotary_emb(hidden, places), strict=True):
         assert torch.equal(one, other)
 
 
 def test_frequencies_that_change_are_not_tabulated() -> None:
     model = model_of(rope_parameters=DYNAMIC)
-    assert fuse_ends(model, 100, 1e-2) == ["norm"]
+    assert fuse_ends(model, 100, 1e-2).keys() == {"norm"}
     settle_rotary(model, 100)
-    assert fuse_ends(model, 100, 1e-2) == ["rotary embedding"]
+    assert fuse_ends(model, 100, 1e-2).keys() == {"rotary_emb"}
 
 
 def test_a_norm_that_answers_otherwise_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of()
     monkeypatch.setattr(FusedNorm, "forward", lambda _self, hidden: hidden * 2)
-    assert fuse_ends(model, 100, 1e-2) == ["rotary embedding"]
+    assert fuse_ends(model, 100, 1e-2).keys() == {"rotary_emb"}
 
 
 def test_an_embedding_that_depends_on_more_than_the_position_stays() -> None:
@@ -68,7 +68,7 @@ def test_an_embedding_that_depends_on_more_than_the_position_stays() -> None:
     rotary.forward = lambda hidden, position_ids: tuple(
         one * position_ids.shape[1] for one in plain(hidden, position_ids)
     )
-    assert fuse_ends(model, 100, 1e-2) == ["norm"]
+    assert fuse_ends(model, 100, 1e-2).keys() == {"norm"}
 
 
 def test_positions_beyond_the_table_are_added() -> None:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from handler.kernels.program import Program
-from handler.linears.kernel_linear import computes_blocks
+from handler.linears.choice import computes_blocks
 from handler.linears.packed_model import quantise_and_pack
 from handler.runners.slots.fused_layers import FusedDecoderLayer
 from handler.runners.slots.fused_stack import FusedStack
-from handler.runners.slots.runner import ModelRunner
+from handler.runners.slots.runner import SlotRunner
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 from handler.scheduling.sequence import Sequence
 from handler.seam.protocol import GenerateRequest, SamplingParams
@@ -32,21 +32,21 @@ SIZES = {
 }
 
 
-def runner_of(bits: int = 4, family: str = "llama", **sizes: int) -> ModelRunner:
+def runner_of(bits: int = 4, family: str = "llama", **sizes: int) -> SlotRunner:
     model = tiny_models.build(family, **(SIZES | sizes)).to(torch.bfloat16)
     if bits:
         assert quantise_and_pack(model, bits, keep_dense=False)
-    runner = ModelRunner(loaded(model), num_slots=4, max_len=256)
-    runner.probe()
-    runner.speed_up()
+    runner = SlotRunner(loaded(model), num_slots=4, max_len=256)
+    runner.accelerate()
+    runner.prove()
     return runner
 
 
-def layers_of(runner: ModelRunner) -> list[type]:
+def layers_of(runner: SlotRunner) -> list[type]:
     return [type(layer) for layer in runner.loaded.model.model.layers]
 
 
-def answers(runner: ModelRunner) -> list[Tensor]:
+def answers(runner: SlotRunner) -> list[Tensor]:
     """Logits of two prompts, one in chunks beside the tokens of the other; more rows than there is room for first."""
     rng = random.Random(1)
     lives = []
@@ -67,7 +67,7 @@ def answers(runner: ModelRunner) -> list[Tensor]:
     return found
 
 
-def one_by_one(monkeypatch: pytest.MonkeyPatch, **sizes: Any) -> ModelRunner:
+def one_by_one(monkeypatch: pytest.MonkeyPatch, **sizes: Any) -> SlotRunner:
     with monkeypatch.context() as patch:
         patch.setattr("handler.runners.slots.fused_stack.can_stack", lambda _layer: False)
         return runner_of(**sizes)

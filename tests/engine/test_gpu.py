@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from handler.model.loader import LoadedModel
+from handler.runners.choice import start_paged
 from handler.runners.limits import CUDA_PAGE_SIZE, derive_limits
 from handler.runners.paged.runner import PagedRunner
-from handler.runners.paged.self_test import Script, Verdict, compare, expected_logits, play
-from handler.runners.paged.start import start_paged
 from handler.runners.paged.sync_guard import host_sync
 from handler.runners.paged.varlen import torch_varlen, varlen_attn_cpu
+from handler.runners.trial import Trial, Verdict, compare
 from handler.scheduling.block_manager import TRASH_PAGE
 from handler.seam.config import EngineConfig
 from handler.seam.status import StatusBoard
@@ -80,7 +80,7 @@ def test_the_kernel_says_what_the_emulator_says(window: tuple[int, int], heads: 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_self_test_passes_with_graphs(family: str) -> None:
     runner = runner_for(family)
-    runner.probe()
+    runner.prove()
     assert runner.graphs, runner.decoding
     assert runner.verdict is Verdict.PASSED
 
@@ -88,19 +88,22 @@ def test_the_self_test_passes_with_graphs(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_graphs_say_what_decoding_without_them_says(family: str) -> None:
     runner = runner_for(family)
-    runner.probe()
-    script = Script.fit(runner.cache, 512, runner.vocab_size, {})
-    replayed = play(runner, script)
+    runner.prove()
+    trial = Trial(runner.loaded, runner.limits)
+    replayed = trial.play(runner).decode_rows
+    assert trial.complaint(runner) is None
     runner.graphs.drop("for comparison")
-    eager = play(runner, script)
-    assert compare(eager, replayed, runner.loaded) is None
-    assert compare(expected_logits(runner.loaded, script), eager, runner.loaded) is None
+    eager = trial.play(runner).decode_rows
+    assert trial.complaint(runner) is None
+    for index, rows in eager.items():
+        one, other = (torch.stack([row for _, row in found]) for found in (rows, replayed[index]))
+        assert compare(one, other, runner.loaded) is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_decode_step_never_waits_for_the_device(family: str) -> None:
     runner = runner_for(family)
-    runner.probe()
+    runner.prove()
     with torch.inference_mode():
         assert host_sync(lambda: runner.decode_padding(4)) is None
 
@@ -136,7 +139,7 @@ def test_an_engine_with_graphs_pressure_and_reuse(
     family: str, make_engine: Callable[[PagedRunner], LocalEngine]
 ) -> None:
     runner = runner_for(family, capacity_tokens=4 * CUDA_PAGE_SIZE)
-    runner.probe()
+    runner.prove()
     engine = make_engine(runner)
     for reuse in (False, True):
         outcomes = [engine.submit(prompt, max_tokens=40, reuse_prefix=reuse) for prompt in PROMPTS]
@@ -168,7 +171,7 @@ def test_a_start_on_cuda_takes_pages_and_one_that_cannot_leaves_the_model_as_it_
 
 def test_sampling_reads_logits_before_the_next_replay(make_engine: Callable[[PagedRunner], LocalEngine]) -> None:
     runner = runner_for("llama")
-    runner.probe()
+    runner.prove()
     engine = make_engine(runner)
     outcomes = [engine.submit(PROMPTS[1], max_tokens=20, temperature=1.0, seed=seed) for seed in (1, 2, 1)]
     engine.run()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from handler.runners.slots.runner import ModelRunner
+from handler.runners.slots.runner import SlotRunner
 from handler.sampling.grammar import GrammarCompiler
 from handler.seam.protocol import ErrorCode, FinishReason, Grammar, GrammarKind
 from tests.support import tiny_models
@@ -23,8 +23,8 @@ PROMPT = [5, 9, 17, 33]
 @pytest.fixture
 def engine(tmp_path: Path, tiny_llama: Path) -> Iterator[LocalEngine]:
     model = tiny_models.build("llama")
-    runner = ModelRunner(loaded(model, frozenset({tiny_models.EOS_ID})), 8, 256)
-    runner.probe()
+    runner = SlotRunner(loaded(model, frozenset({tiny_models.EOS_ID})), 8, 256)
+    runner.prove()
     grammars = GrammarCompiler(tiny_llama / "tokenizer.json", tiny_models.VOCAB_SIZE, {tiny_models.EOS_ID})
     engine = LocalEngine(runner, limits(), tmp_path, grammars=grammars)
     yield engine
@@ -101,8 +101,8 @@ def test_a_bad_grammar_is_rejected_alone(engine: LocalEngine, grammar: Grammar) 
 
 
 def test_a_grammar_survives_preemption(tmp_path: Path, tiny_llama: Path, text: Any) -> None:
-    runner = ModelRunner(loaded(tiny_models.build("llama"), frozenset({tiny_models.EOS_ID})), 8, 256)
-    runner.probe()
+    runner = SlotRunner(loaded(tiny_models.build("llama"), frozenset({tiny_models.EOS_ID})), 8, 256)
+    runner.prove()
     grammars = GrammarCompiler(tiny_llama / "tokenizer.json", tiny_models.VOCAB_SIZE, {tiny_models.EOS_ID})
     engine = LocalEngine(runner, limits(capacity_tokens=256), tmp_path, grammars=grammars)
     pattern = "([a-z]{5} ){15}"

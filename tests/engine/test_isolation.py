@@ -54,12 +54,12 @@ def start(tmp_path: Path, tiny_llama: Path) -> Iterator[StartEngine]:
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
 
-    def make(kind: str = "packed", model: Any = None) -> LocalEngine:
+    def make(kind: str = "slots", model: Any = None) -> LocalEngine:
         directory = tmp_path / str(len(engines))
         directory.mkdir()
         bounds = limits(max_num_seqs=16, max_model_len=128)
         runner = make_runner(kind, model or tiny_models.build("llama"))
-        runner.probe()
+        runner.prove()
         grammars = GrammarCompiler(tiny_llama / "tokenizer.json", tiny_models.VOCAB_SIZE, {tiny_models.EOS_ID})
         engines.append(LocalEngine(runner, bounds, directory, grammars=grammars))
         return engines[-1]
@@ -72,16 +72,16 @@ def start(tmp_path: Path, tiny_llama: Path) -> Iterator[StartEngine]:
 
 
 def make_runner(kind: str, model: Any) -> Runner:
-    from handler.runners.dynamic_cache.runner import CacheRunner
+    from handler.runners.dynamic_cache.runner import DynamicCacheRunner
     from handler.runners.paged.runner import PagedRunner
-    from handler.runners.slots.runner import ModelRunner
+    from handler.runners.slots.runner import SlotRunner
 
     bounds = limits(max_num_seqs=16, max_model_len=128)
-    if kind == "cache":
-        return CacheRunner(loaded(model), bounds.max_model_len)
+    if kind == "dynamic_cache":
+        return DynamicCacheRunner(loaded(model), bounds.max_model_len)
     if kind == "paged":
         return PagedRunner(loaded(model), bounds)
-    return ModelRunner(loaded(model), 16, 128, num_stored_pages=32, page_size=16)
+    return SlotRunner(loaded(model), 16, 128, num_stored_pages=32, page_size=16)
 
 
 def submit_all(local: LocalEngine, count: int = 15) -> list[Outcome]:
@@ -92,8 +92,8 @@ def submit_all(local: LocalEngine, count: int = 15) -> list[Outcome]:
 def solo(tmp_path_factory: pytest.TempPathFactory) -> list[list[int]]:
     """What each request gets when it is alone."""
     bounds = limits(max_num_seqs=16, max_model_len=128)
-    runner = make_runner("packed", tiny_models.build("llama"))
-    runner.probe()
+    runner = make_runner("slots", tiny_models.build("llama"))
+    runner.prove()
     local = LocalEngine(runner, bounds, tmp_path_factory.mktemp("solo"))
     found = []
     for i, prompt in enumerate(PROMPTS):
@@ -188,7 +188,7 @@ def test_an_exception_in_the_grammar(
     check_only_culprit_failed(outcomes, culprit, solo)
 
 
-@pytest.mark.parametrize("kind", ["packed", "paged", "cache"])
+@pytest.mark.parametrize("kind", ["slots", "paged", "dynamic_cache"])
 @pytest.mark.parametrize("written", [True, False])
 def test_an_exception_in_the_forward_pass(
     start: StartEngine, monkeypatch: pytest.MonkeyPatch, solo: list[list[int]], kind: str, written: bool
@@ -276,7 +276,7 @@ def test_a_page_that_held_nan_harms_nobody(start: StartEngine, solo: list[list[i
     ],
     ids=["cuda", "cpu", "onednn", "python"],
 )
-@pytest.mark.parametrize("kind", ["packed", "cache"])
+@pytest.mark.parametrize("kind", ["slots", "dynamic_cache"])
 def test_the_newest_gives_way_when_memory_runs_out(
     start: StartEngine, monkeypatch: pytest.MonkeyPatch, solo: list[list[int]], error: Exception, kind: str
 ) -> None:

@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from handler.runners.choice import start_paged
 from handler.runners.limits import bytes_per_token
 from handler.runners.paged.decode_graphs import DecodeGraphs
 from handler.runners.paged.runner import PagedRunner
-from handler.runners.paged.self_test import Script, Verdict, compare, play
-from handler.runners.paged.start import start_paged
 from handler.runners.paged.sync_guard import SyncGuard, host_sync
+from handler.runners.trial import Verdict, compare
 from handler.scheduling.block_manager import TRASH_PAGE, BlockManager
 from handler.scheduling.scheduler import ScheduledBatch
 from handler.seam.config import EngineConfig, KVLayout
@@ -75,7 +75,7 @@ def make_paged(tmp_path: Path) -> Iterator[MakePaged]:
         runner = HostileRunner(loaded(model), bounds)
         if graphs is not None:
             runner.graphs = graphs
-        runner.probe()
+        runner.prove()
         engines.append(LocalEngine(runner, bounds, directory))
         return engines[-1]
 
@@ -241,14 +241,14 @@ def test_graphs_that_say_something_else_are_dropped(llama: Any) -> None:
     runner = PagedRunner(loaded(llama), limits(page_size=PAGE))
     runner.graphs = RecordedGraphs()
     runner.graphs.factor = 1.1
-    runner.probe()
+    runner.prove()
     assert not runner.graphs
     assert "differ" in runner.decoding
 
 
 def test_without_cuda_decoding_is_eager_and_says_why(llama: Any) -> None:
     runner = PagedRunner(loaded(llama), limits(page_size=PAGE))
-    runner.probe()
+    runner.prove()
     assert runner.verdict is Verdict.PASSED
     assert runner.decoding == "no CUDA graphs (the device is cpu)"
 
@@ -256,7 +256,7 @@ def test_without_cuda_decoding_is_eager_and_says_why(llama: Any) -> None:
 @pytest.mark.parametrize("family", [*FAMILIES, "qwen3_moe", "phi3", "gpt_neox", "mistral"])
 def test_the_decode_step_never_waits_for_the_device(family: str) -> None:
     runner = PagedRunner(loaded(build(family)), limits(page_size=PAGE))
-    runner.probe()
+    runner.prove()
     with torch.inference_mode():
         for size in (1, 3, 8):
             assert host_sync(lambda size=size: runner.decode_padding(size)) is None
@@ -283,7 +283,7 @@ def test_the_guard_sees_what_a_graph_cannot_hold(operation: Callable[[Tensor], o
 
 def test_the_guard_sees_experts_that_are_looked_up_on_the_host() -> None:
     runner = PagedRunner(loaded(build("mixtral")), limits(page_size=PAGE))
-    runner.probe()
+    runner.prove()
     runner.loaded.model.set_experts_implementation("eager")
     with torch.inference_mode():
         assert host_sync(lambda: runner.decode_padding(4)) is not None
@@ -300,7 +300,7 @@ def test_the_guard_lets_pass_what_a_graph_holds() -> None:
 @pytest.mark.parametrize(("family", "why"), [("gemma2", "softcap"), ("gpt_oss", "sinks")])
 def test_what_the_kernel_does_not_compute_is_refused(family: str, why: str) -> None:
     with pytest.raises(UnsupportedModel, match=why):
-        PagedRunner(loaded(build(family)), limits(page_size=PAGE)).probe()
+        PagedRunner(loaded(build(family)), limits(page_size=PAGE)).prove()
 
 
 def test_a_model_with_another_attention_is_refused() -> None:
@@ -309,14 +309,14 @@ def test_a_model_with_another_attention_is_refused() -> None:
     config = AutoConfig.for_model("bloom", vocab_size=128, hidden_size=64, n_layer=3, n_head=4)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with pytest.raises(UnsupportedModel, match="bloom"):
-        PagedRunner(loaded(model), limits(page_size=PAGE)).probe()
+        PagedRunner(loaded(model), limits(page_size=PAGE)).prove()
 
 
 def test_the_self_test_notices_windows_that_are_not_kept() -> None:
     runner = PagedRunner(loaded(build("gemma3_text")), limits(page_size=PAGE))
     runner._windows = dict.fromkeys(runner._windows, 0)
-    with pytest.raises(UnsupportedModel, match="differs from eager attention: sequence 0"):
-        runner.probe()
+    with pytest.raises(UnsupportedModel, match="differ from eager attention: sequence 0"):
+        runner.prove()
 
 
 @pytest.mark.parametrize(
@@ -336,9 +336,9 @@ def test_a_close_call_of_a_router_is_not_taken_for_wrong_attention(
     expected = torch.randn(5, 20)
     got = expected.clone()
     got[5 - wrong_rows :] += 1.0
-    assert (compare([expected, expected], [expected, got], model) is None) == passes
+    assert (compare(expected, got, model) is None) == passes
     got[0, 0] = float("nan")
-    assert compare([expected, expected], [expected, got], model) is not None
+    assert compare(expected, got, model) is not None
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_a_close_call_of_a_router_is_not_taken_for_wrong_attention(
 )
 def test_the_self_test_fits_into_little_memory(changes: dict[str, int], llama: Any) -> None:
     runner = PagedRunner(loaded(llama), limits(**({"page_size": PAGE} | changes)))
-    runner.probe()
+    runner.prove()
     assert runner.verdict is Verdict.PASSED
 
 
@@ -379,16 +379,18 @@ def test_pages_that_were_asked_for_and_fail_stop_the_start(tmp_path: Path) -> No
     assert found.model.config._attn_implementation == own_attention
 
 
-def test_graphs_that_cannot_be_captured_are_done_without(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_that_cannot_be_captured_are_done_without(
+    llama: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Whatever the capture raises, here that there is no CUDA: the reason is told, and the answers are the same."""
     expected = [greedy(llama, prompt, NUM_TOKENS) for prompt in PROMPTS[:2]]
     runner = PagedRunner(loaded(build("llama")), limits(page_size=PAGE))
     monkeypatch.setattr("handler.runners.paged.decode_graphs.obstacle", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _device: None)
-    runner.probe()
+    runner.prove()
     assert not runner.graphs
     assert runner.decoding.startswith("no CUDA graphs (capture failed: ")
     assert runner.verdict is Verdict.PASSED
-    script = Script([prompt + tokens[:4] for prompt, tokens in zip(PROMPTS, expected, strict=False)], [[1], [2]])
-    for rows, tokens in zip(play(runner, script), expected, strict=True):
-        assert rows.argmax(-1).tolist() == tokens[:5]
+    engine = LocalEngine(runner, runner.limits, tmp_path)
+    assert ask(engine, PROMPTS[:2]) == expected
+    engine.close()

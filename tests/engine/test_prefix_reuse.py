@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from handler.runners.slots.runner import ModelRunner
+from handler.runners.slots.runner import SlotRunner
 from handler.seam.protocol import ErrorCode
 from tests.support import tiny_models
 from tests.support.local_engine import LocalEngine, limits, loaded
@@ -25,14 +25,14 @@ def make(tmp_path: Path) -> Iterator[Callable[..., LocalEngine]]:
         directory = tmp_path / str(len(engines))
         directory.mkdir()
         bounds = limits(page_size=PAGE, num_stored_pages=num_stored_pages, **changes)
-        runner = ModelRunner(
+        runner = SlotRunner(
             loaded(model or tiny_models.build("llama")),
             bounds.max_num_seqs,
             bounds.max_model_len,
             bounds.num_stored_pages,
             bounds.page_size,
         )
-        runner.probe()
+        runner.prove()
         engines.append(LocalEngine(runner, bounds, directory))
         return engines[-1]
 

@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from handler.linears.packed_linear import KERNEL, Kernel, PackedLinear, packed_model
+from handler.linears import packed_model
+from handler.linears.packed_linear import KERNEL, Kernel, PackedLinear
 from handler.linears.weight_blocks import WeightBlocks
 from handler.model import loader as model_loader
 from handler.model.loader import LoadedModel, load
 from handler.model.placement import Devices
 from handler.model.quantize import WeightSizes, least_lossy, resolve
-from handler.runners.slots.runner import ModelRunner
+from handler.runners.slots.runner import SlotRunner
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel
 from tests.support import tiny_models
@@ -67,8 +68,8 @@ def dequantised(model: Any) -> Any:
 def run_alone_and_batched(tmp_path: Path) -> Callable[[LoadedModel], tuple[list[list[int]], list[list[int]]]]:
     def run(loaded: LoadedModel) -> tuple[list[list[int]], list[list[int]]]:
         bounds = limits(max_model_len=64, max_num_seqs=4)
-        runner = ModelRunner(loaded, bounds.max_num_seqs, bounds.max_model_len)
-        runner.probe()
+        runner = SlotRunner(loaded, bounds.max_num_seqs, bounds.max_model_len)
+        runner.prove()
         engine = LocalEngine(runner, bounds, tmp_path)
         try:
             alone = []

@@ -273,14 +273,14 @@ def test_a_model_with_another_attention_is_refused() -> None:
     """Alibi models never call the engine's attention; serving them would be silently wrong."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from handler.runners.slots.runner import ModelRunner
+    from handler.runners.slots.runner import SlotRunner
     from handler.seam.errors import UnsupportedModel
     from tests.support.local_engine import loaded
 
     config = AutoConfig.for_model("bloom", vocab_size=128, hidden_size=64, n_layer=3, n_head=4)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     with pytest.raises(UnsupportedModel, match="bloom"):
-        ModelRunner(loaded(model), 2, 64).probe()
+        SlotRunner(loaded(model), 2, 64).prove()
 
 
 def test_logprobs_are_those_of_the_model(make_engine: MakeEngine, llama: Any) -> None:

@@ -171,7 +171,7 @@ def test_state_of_the_server(tiny_server: Server) -> None:
     assert found("tgi_batch_max_total_tokens") > 512
     (labels,) = [dict(labels) for name, labels in found.values if name == "heir_build_info"]
     assert labels["device"] == "cpu"
-    assert labels["runner"] == "packed"
+    assert labels["runner"] == "slots"
     assert labels["version"]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from handler.runners.paged.runner import PagedRunner
 from handler.runners.runner import Runner
-from handler.runners.slots.runner import ModelRunner
+from handler.runners.slots.runner import SlotRunner
 from tests.support import tiny_models
 from tests.support.local_engine import LocalEngine, Outcome, limits, loaded
 
@@ -49,12 +49,12 @@ def engine(directory: Path, kind: str) -> LocalEngine:
     runner: Runner
     if kind.startswith("paged"):
         runner = PagedRunner(found, bounds)
-        runner.probe()
+        runner.prove()
     else:
         stored = (bounds.num_stored_pages, bounds.page_size)
-        runner = ModelRunner(found, bounds.max_num_seqs, bounds.max_model_len, *stored)
-        runner.probe()
-        runner.speed_up()
+        runner = SlotRunner(found, bounds.max_num_seqs, bounds.max_model_len, *stored)
+        runner.accelerate()
+        runner.prove()
     return LocalEngine(runner, bounds, directory)
 
 

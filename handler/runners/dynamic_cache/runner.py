@@ -1,6 +1,6 @@
-"""`CacheRunner`: any model that runs over transformers' own cache, for families the packed runner computes wrongly.
+"""`DynamicCacheRunner`: any model on transformers' own cache, for families that the other runners compute wrongly.
 
-The price, against the packed runner: keys are copied at each step, a batch is padded to its longest row and put
+The price, against slots: keys are copied at each step, a batch is padded to its longest row and put
 together anew when a row joins or leaves, and prompts run one at a time.
 """
 
@@ -17,13 +17,15 @@ from handler.runners.dynamic_cache.batches import CacheBatches
 from handler.runners.dynamic_cache.forward import CachedForward
 from handler.runners.limits import Limits
 from handler.runners.runner import StepLogits
-from handler.runners.trial import RunnerTrial
+from handler.runners.trial import Trial
 from handler.scheduling.kv_manager import KVManager, SlotKV
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 from handler.seam.errors import UnsupportedModel
 
 # Rows up to this length decode together; longer ones with rows at least half as long. Padding costs memory and time.
 _SHORT = 512
+# Tokens of the text that the trial runs follow from it, as those of the other runners do from their pages.
+_TRIAL_PAGE_SIZE = 16
 # (continues, merges), the best first.
 _WAYS = ((True, True), (False, True), (True, False), (False, False))
 
@@ -37,15 +39,16 @@ class _StepParts:
     prompt: list[tuple[ScheduledSequence, Tensor]] = field(default_factory=list)
 
 
-class CacheRunner:
-    """Keeps one cache row for each slot. `probe` finds out what the family allows:
+class DynamicCacheRunner:
+    """Keeps one cache row for each slot. `prove` finds out what the family allows:
 
     `continues`: a prompt may run in chunks. If not, chunks before the last are put off and the last one runs it all.
     `merges`: rows of different lengths may decode in one padded batch. If not, they decode one by one.
     `state_bytes`: what a row takes beside its keys and values, whatever its length.
     """
 
-    name = "cache"
+    name = "dynamic_cache"
+    num_attention_calls = 0
 
     def __init__(self, loaded: LoadedModel, max_len: int) -> None:
         self.loaded = loaded
@@ -90,9 +93,9 @@ class CacheRunner:
         """Drop the row of a sequence that is gone; no other row holds any of its numbers."""
         self._batches.forget(slot)
 
-    def probe(self) -> None:
+    def prove(self) -> None:
         """Find what the family allows, the most first. Raises UnsupportedModel if nothing computes it correctly."""
-        trial = RunnerTrial(self.loaded, self.max_len)
+        trial = Trial(self.loaded, self._trial_limits())
         complaint: str | None = None
         for continues, merges in _WAYS:
             self.continues, self.merges = continues, merges
@@ -102,9 +105,13 @@ class CacheRunner:
                 return
         raise UnsupportedModel(f"{self.loaded.model.config.model_type} over transformers' cache: {complaint}")
 
+    def _trial_limits(self) -> Limits:
+        """Room for three sequences; rows take what they hold, so any number of tokens will do."""
+        return Limits(self.max_len, 3, self.max_len, 3 * self.max_len, _TRIAL_PAGE_SIZE)
+
     @property
     def abilities(self) -> str:
-        """What `probe` found, in words."""
+        """What `prove` found, in words."""
         prompts = "prompts in chunks" if self.continues else "each prompt in one piece"
         return f"{prompts}, {'decoding in batches' if self.merges else 'decoding one by one'}"
 

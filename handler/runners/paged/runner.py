@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from handler.model.loader import LoadedModel
-from handler.runners.attention import ATTENTION_NAME, STEP, UnsupportedAttention, layer_windows
+from handler.runners.attention import STEP, UnsupportedAttention, layer_windows
 from handler.runners.limits import Limits
 from handler.runners.paged.attention import PagedStep
 from handler.runners.paged.cache import PagedCache
 from handler.runners.paged.decode_graphs import DecodeGraphs
 from handler.runners.paged.input import DecodeBuffers, PagedInput, build_paged_input
-from handler.runners.paged.self_test import Script, Verdict, compare, expected_logits, play
 from handler.runners.paged.varlen import check_cuda
 from handler.runners.rotary import changing_ropes
 from handler.runners.runner import StepLogits
+from handler.runners.trial import Trial, Verdict
 from handler.scheduling.block_manager import BlockManager
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 from handler.seam.errors import UnsupportedModel
@@ -109,36 +109,27 @@ class PagedRunner:
         ).logits[0]
         return logits if options or index is None else logits[index]
 
-    def probe(self) -> None:
-        """Self-test on this device, then capture, then the same test over the graphs; sets `verdict`.
+    def prove(self) -> None:
+        """The trial on this device, then capture, then the same trial over the graphs; sets `verdict`.
 
-        Leaves the model set to paged attention. Raises UnsupportedModel if paged attention is wrong for this model;
-        graphs that are wrong are dropped.
+        Leaves the model set to the engine's attention. Raises UnsupportedModel if paged attention is wrong for this
+        model; graphs that are wrong are dropped.
         """
-        name = str(self.loaded.model.config.model_type)
-        script = Script.fit(self.cache, self.limits.max_model_len, self.vocab_size, self._windows)
-        expected = expected_logits(self.loaded, script)
-        try:
-            if self.loaded.device.type == "cuda":
+        if self.loaded.device.type == "cuda":
+            try:
                 check_cuda(self.loaded.dtype, self.cache.page_size, self.loaded.device)
-            self.loaded.model.set_attn_implementation(ATTENTION_NAME)
-            got = play(self, script)
-        except (UnsupportedAttention, AttributeError, TypeError, ValueError, RuntimeError) as exc:
-            raise UnsupportedModel(f"{name} cannot run with paged attention: {exc}") from exc
-        calls, layers = self.num_attention_calls, int(self.loaded.text_config.num_hidden_layers)
-        if calls != layers:
-            raise UnsupportedModel(f"{name} calls paged attention in {calls} of {layers} layers")
-        difference = compare(expected, got, self.loaded)
-        if difference:
-            raise UnsupportedModel(f"{name}: paged attention differs from eager attention: {difference}")
-        self._prove_graphs(script, got)
+            except UnsupportedAttention as exc:
+                raise UnsupportedModel(f"{self.loaded.model.config.model_type} over {self.name}: {exc}") from exc
+        trial = Trial(self.loaded, self.limits)
+        trial.prove(self)
+        self._prove_graphs(trial)
 
-    def _prove_graphs(self, script: Script, eager: list[Tensor]) -> None:
+    def _prove_graphs(self, trial: Trial) -> None:
         self.capture()
         if self.graphs:
-            difference = compare(eager, play(self, script), self.loaded)
-            if difference:
-                self.graphs.drop(f"they differ from decoding without them: {difference}")
+            complaint = trial.complaint(self)
+            if complaint:
+                self.graphs.drop(f"decoding by them is wrong: {complaint}")
         slower = self.loaded.device.type == "cuda" and not self.graphs
         self.verdict = Verdict.FELL_BACK if slower else Verdict.PASSED
         if slower:

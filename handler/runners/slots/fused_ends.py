@@ -1,4 +1,4 @@
-"""What a model computes before its fused layers and after them, with fewer operations. CPU, where each operation costs.
+"""Rotary embedding and last norm of a model whose layers are fused, in fewer operations. For CPU.
 
 Rotary angles depend on a token's position alone (`handler.runners.rotary` sees to that), so they are computed once.
 """
@@ -49,37 +49,35 @@ class RotaryTable(nn.Module):
 
     def forward(self, _hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """`position_ids` `[1, T]` -> two of `[1, T, head_dim]`."""
-        places = position_ids[0]
-        num_positions = int(places.max()) + 1
+        positions = position_ids[0]
+        num_positions = int(positions.max()) + 1
         if num_positions > len(self._cosines):
             self._cosines, self._sines = self._angles(2 * num_positions)
-        return self._cosines.index_select(0, places)[None], self._sines.index_select(0, places)[None]
+        return self._cosines.index_select(0, positions)[None], self._sines.index_select(0, positions)[None]
 
 
 @torch.inference_mode()
-def fuse_ends(model: Any, num_positions: int, tolerance: float) -> list[str]:
-    """Replace the rotary embedding and the last norm of `model`, all of whose layers are fused; returns their names.
+def fuse_ends(model: Any, num_positions: int, tolerance: float) -> dict[str, nn.Module]:
+    """Replace the last norm and the rotary embedding of `model`, all of whose layers are fused.
 
-    A replacement that answers otherwise, the norm by more than `tolerance`, relative, and rotary embedding at all, is
-    not made.
+    Returns the modules that were replaced, by attribute of `model.model`. A norm that answers otherwise, by more than
+    `tolerance`, relative, is not replaced; nor is a rotary embedding whose angles differ at all.
     """
     inner = model.model
     generator = torch.Generator().manual_seed(0)
     embedding = inner.embed_tokens.weight
     rows = torch.randn(1, 3, embedding.shape[1], generator=generator).to(embedding.dtype)
-    replaced: list[str] = []
+    replaced: dict[str, nn.Module] = {}
     if type(inner.norm).__name__ in _NORMS:
         norm = FusedNorm(inner.norm).eval()
         if relative_gap(inner.norm(rows).float(), norm(rows).float()) <= tolerance:
-            inner.norm = norm
-            replaced.append("norm")
+            replaced["norm"], inner.norm = inner.norm, norm
     rotary = inner.rotary_emb
     known = isinstance(getattr(rotary, "rope_type", None), str) and not isinstance(rotary, RotaryTable)
     if known and not changing_ropes(model):
         table = RotaryTable(rotary, num_positions, rows)
-        places = torch.randint(num_positions, (1, 64), generator=generator)
-        pairs = zip(rotary(rows, position_ids=places), table(rows, places), strict=True)
+        positions = torch.randint(num_positions, (1, 64), generator=generator)
+        pairs = zip(rotary(rows, position_ids=positions), table(rows, positions), strict=True)
         if all(torch.equal(*pair) for pair in pairs):
-            inner.rotary_emb = table.eval()
-            replaced.append("rotary embedding")
+            replaced["rotary_emb"], inner.rotary_emb = rotary, table.eval()
     return replaced

@@ -1,9 +1,9 @@
-"""Decoder layers of the Llama shape with fewer operations, over the same weights. CPU, where each operation costs.
+"""Decoder layers of the Llama shape in fewer operations, over the same weights. For CPU, where each operation costs.
 
-A stock layer dispatches about 85 operations a step; this one about 30: query, key and value in one product, rotary
-embedding of queries and keys together, and the residual sums, SiLU and its product inside oneDNN's matrix products.
-Which layers have the shape is decided by their class, never by their attributes: Gemma's norms and Granite's
-multipliers look the same from outside; and each replacement is compared with the layer it replaces.
+A stock layer dispatches about 85 operations a step, a fused one about 30: query, key and value in one product, rotary
+embedding of queries and keys together, and the residual sums, SiLU and its product inside the matrix products. The
+class decides which layers have the shape, never the attributes: Gemma's norms and Granite's multipliers look the same
+from outside. Each replacement is compared with the layer it replaces.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from handler.kernels.compiler import usable
-from handler.linears.choice import laid_out
-from handler.linears.onednn_linear import DenseLinear
-from handler.linears.packed_linear import PackedLinear, fuse
+from handler.linears.choice import empty, fastest, is_packed, refill
+from handler.linears.join import join
+from handler.linears.linear import is_plain
 from handler.runners.attention import LayerTraits
 from handler.runners.slots.attention import current_step
 
@@ -33,11 +33,13 @@ _LLAMA_SHAPED = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2Dec
 
 
 class FusedDecoderLayer(nn.Module):
-    """Takes the place of a decoder layer; called by the model as the layer was, packed, without cache or mask."""
+    """Takes the place of a decoder layer; called by the model as the layer was, without cache or mask."""
 
     def __init__(self, layer: Any, qkv_proj: nn.Module) -> None:
         """`layer` is a stock layer of the shape, `qkv_proj` its query, key and value projections joined."""
         super().__init__()
+        # In a tuple, so that it is no submodule.
+        self._replaced = (layer,)
         # A plain attribute: looking up a submodule costs half a microsecond, a call through it one.
         self.parts = LayerParts(layer, qkv_proj)
         self._forward = self.parts.forward
@@ -45,6 +47,26 @@ class FusedDecoderLayer(nn.Module):
     def forward(self, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any) -> Tensor:
         """`hidden` `[1, T, width]`; cosines and sines `[1, T, head_dim]`. Returns `[1, T, width]`."""
         return self._forward(hidden, *position_embeddings)
+
+    def empty_replaced(self) -> None:
+        """Free the dense weights of the layer that was replaced; `restored` fills them again."""
+        for linear in self._plain_linears():
+            empty(linear)
+
+    def restored(self) -> nn.Module:
+        """The layer that was replaced, with its weights as they were, bit for bit."""
+        plain, parts = self._plain_linears(), self.parts
+        if plain:
+            weights = [*parts.qkv_proj.weight.split([linear.out_features for linear in plain[:3]])]
+            weights += [part.weight for part in (parts.o_proj, parts.gate_proj, parts.up_proj, parts.down_proj)]
+            for linear, weight in zip(plain, weights, strict=True):
+                refill(linear, weight)
+        layer: nn.Module = self._replaced[0]
+        return layer
+
+    def _plain_linears(self) -> list[nn.Linear]:
+        """All seven, or none if they are packed."""
+        return [linear for linear in layer_linears(self._replaced[0]) if isinstance(linear, nn.Linear)]
 
 
 class LayerParts:
@@ -60,9 +82,9 @@ class LayerParts:
         # Mistral's attention takes it from the configuration, Qwen's has it where the layer slides.
         holder = attention if hasattr(attention, "sliding_window") else attention.config
         self.sliding_window = getattr(holder, "sliding_window", None) or 0
-        self.qkv_proj = _laid_out(qkv_proj)
-        self.o_proj = _laid_out(attention.o_proj)
-        self.gate_proj, self.up_proj, self.down_proj = map(_laid_out, (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+        self.qkv_proj = fastest(qkv_proj)
+        self.o_proj = fastest(attention.o_proj)
+        self.gate_proj, self.up_proj, self.down_proj = map(fastest, (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
         self.input_norm = rms_norm(layer.input_layernorm)
         self.mlp_norm = rms_norm(layer.post_attention_layernorm)
         self.query_norm = rms_norm(attention.q_norm) if hasattr(attention, "q_norm") else None
@@ -136,14 +158,6 @@ def _row_attention(num_heads: int, num_kv_heads: int, head_dim: int, dtype: torc
     return row_attention(num_heads, num_kv_heads, head_dim, dtype)
 
 
-def _laid_out(linear: nn.Module) -> DenseLinear | PackedLinear:
-    if isinstance(linear, PackedLinear):
-        linear.lay_out()
-        return linear
-    assert isinstance(linear, nn.Linear)
-    return laid_out(linear.weight, linear.bias)
-
-
 def decoder_layers(model: Any) -> nn.ModuleList | None:
     """The layers of a model that has them where Llama has."""
     layers = getattr(getattr(model, "model", None), "layers", None)
@@ -166,36 +180,36 @@ def fuse_layers(model: Any, run: Callable[[nn.Module], Tensor], tolerance: float
         return 0
     num_fused = 0
     for i, layer in enumerate(layers):
-        qkv_proj = _joined(layer) if _llama_shaped(layer) else None
+        qkv_proj = join(layer_linears(layer)[:3]) if _llama_shaped(layer) else None
         if qkv_proj is None:
             continue
         fused = FusedDecoderLayer(layer, qkv_proj).eval()
         gap = float(relative_gap(run(layer).float(), run(fused).float()))
         if not gap <= tolerance:
-            logger.warning("decoder layer %d is not replaced: the answers differ by %.2g, relative", i, gap)
+            logger.warning("decoder layer %d is not fused: the results differ by %.2g, relative", i, gap)
             continue
+        fused.empty_replaced()
         layers[i] = fused
         num_fused += 1
     return num_fused
 
 
-def _joined(layer: Any) -> nn.Module | None:
-    attention = layer.self_attn
-    return fuse([attention.q_proj, attention.k_proj, attention.v_proj])
+def llama_shaped(model: Any) -> bool:
+    """True if all decoder layers have the shape."""
+    layers = decoder_layers(model)
+    return layers is not None and all(map(_llama_shaped, layers))
+
+
+def layer_linears(layer: Any) -> list[nn.Module]:
+    """Query, key, value and output projections, then gate, up and down."""
+    attention = [getattr(layer.self_attn, f"{name}_proj") for name in "qkvo"]
+    return attention + [getattr(layer.mlp, f"{name}_proj") for name in ("gate", "up", "down")]
 
 
 def _llama_shaped(layer: Any) -> bool:
     if type(layer).__name__ not in _LLAMA_SHAPED or not type(layer).__module__.startswith("transformers.models."):
         return False
-    linears = [getattr(layer.self_attn, f"{name}_proj") for name in "qkvo"]
-    linears += [getattr(layer.mlp, f"{name}_proj") for name in ("gate", "up", "down")]
+    linears: list[Any] = layer_linears(layer)
     biases = {linear.bias is None for linear in linears[:3]}
     silu = type(layer.mlp.act_fn).__name__ in {"SiLU", "SiLUActivation"}
-    return (
-        silu
-        and len(biases) == 1
-        and (
-            all(type(linear) is nn.Linear for linear in linears)
-            or all(isinstance(linear, PackedLinear) for linear in linears)
-        )
-    )
+    return silu and len(biases) == 1 and (all(map(is_plain, linears)) or all(map(is_packed, linears)))

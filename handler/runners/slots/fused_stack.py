@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from handler.linears.product_layer import ProductLayer
+from handler.linears.kernel_linear import KernelLinear
 from handler.runners.slots.attention import SlotStep, current_step
 from handler.runners.slots.fused_layers import FusedDecoderLayer, LayerParts, decoder_layers
 
@@ -138,7 +138,7 @@ def _kernels(parts: LayerParts) -> _Kernels | None:
     norms = [one for one in (parts.input_norm, parts.mlp_norm) if isinstance(one, RowNorm)]
     of_heads = [one for one in (parts.query_norm, parts.key_norm) if one is None or isinstance(one, RowNorm)]
     linears = (parts.qkv_proj, parts.o_proj, parts.gate_proj, parts.up_proj, parts.down_proj)
-    products = [one.product for one in linears if isinstance(one, ProductLayer)]
+    products = [one.product for one in linears if isinstance(one, KernelLinear)]
     if len(norms) < 2 or len(of_heads) < 2 or len(products) < len(linears):
         return None
     gate, up, down = products[2:]

@@ -1,27 +1,26 @@
-"""One forward pass for a `ModelInput`, and the probe that shows at start that the model is computed correctly."""
+"""`SlotRunner`: one forward pass over slots; on CPU the accelerated model."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from handler.linears.choice import can_lay_out, lay_out_linears, restore_linears
-from handler.linears.packed_linear import PackedLinear
+from handler.linears.choice import can_prepack
 from handler.model.loader import LoadedModel
-from handler.runners.attention import ATTENTION_NAME, STEP, UnsupportedAttention, layer_windows
+from handler.runners.attention import ATTENTION_NAME, STEP, layer_windows
 from handler.runners.limits import Limits
 from handler.runners.runner import StepLogits
+from handler.runners.slots.acceleration import Acceleration
 from handler.runners.slots.attention import SlotStep
 from handler.runners.slots.cache import SlotCache
-from handler.runners.slots.fused_ends import fuse_ends
-from handler.runners.slots.fused_layers import fuse_layers, relative_gap
-from handler.runners.slots.fused_stack import all_fused, stack_layers
+from handler.runners.slots.fused_layers import llama_shaped
 from handler.runners.slots.input import ModelInput, bucket, build_model_input
-from handler.runners.trial import TOLERANCE
+from handler.runners.trial import MODEL_ERRORS, TOLERANCE, Trial
 from handler.scheduling.kv_manager import KVManager, SlotKV
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 from handler.scheduling.sequence import Sequence
@@ -31,11 +30,14 @@ from handler.seam.protocol import GenerateRequest, SamplingParams
 
 logger = logging.getLogger(__name__)
 
+# Tokens of the prompt on which a fused layer is compared with the stock one.
+_LAYER_TOKENS = 11
 
-class ModelRunner:
-    """Runs packed batches through an unmodified transformers model and `SlotCache`."""
 
-    name = "packed"
+class SlotRunner:
+    """Runs flattened batches through a transformers model and `SlotCache`."""
+
+    name = "slots"
 
     def __init__(
         self, loaded: LoadedModel, num_slots: int, max_len: int, num_stored_pages: int = 0, page_size: int = 32
@@ -47,6 +49,8 @@ class ModelRunner:
         self._windows = layer_windows(loaded.text_config)
         self._keeps_logits = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
         self.num_attention_calls = 0
+        self._trial: Trial | None = None
+        self._acceleration: Acceleration | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -55,7 +59,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def run(self, batch: ScheduledBatch) -> StepLogits:
-        """One packed forward pass; keys and values of all its tokens are in the cache afterwards."""
+        """One forward pass; keys and values of all its tokens are in the cache afterwards."""
         model_input = build_model_input(batch, self.cache.max_len, self.loaded.device)
         logits = self._run(model_input)
         num_samples = len(model_input.samples)
@@ -89,13 +93,19 @@ class ModelRunner:
         self.cache.erase(slot, num_tokens)
 
     def _run(self, model_input: ModelInput) -> Tensor:
+        with self._step(model_input) as step:
+            logits = self._forward(model_input)
+        self.num_attention_calls = step.calls
+        return logits
+
+    @contextmanager
+    def _step(self, model_input: ModelInput) -> Iterator[SlotStep]:
         step = SlotStep(self.cache, model_input, self._windows)
         token = STEP.set(step)
         try:
-            return self._forward(model_input)
+            yield step
         finally:
             STEP.reset(token)
-            self.num_attention_calls = step.calls
 
     def _forward(self, model_input: ModelInput) -> Tensor:
         options = {"logits_to_keep": model_input.logits_index} if self._keeps_logits else {}
@@ -108,111 +118,66 @@ class ModelRunner:
         ).logits[0]
         return logits if self._keeps_logits else logits[model_input.logits_index]
 
-    def probe(self) -> None:
-        """Compare a ragged prefill and a decode step with the model's own eager attention.
+    def accelerate(self) -> None:
+        """On CPU, make the model faster. Call before `prove`, which undoes what it finds wrong.
 
-        Leaves the model set to the engine's attention. Raises UnsupportedModel if a layer does not call it or the
-        logits differ: families outside this runner go wrong silently, never with an exception.
+        Raises UnsupportedModel if the model does not run at all.
         """
-        prompts = self._probe_prompts()
-        self.loaded.model.set_attn_implementation("eager")
-        expected = [self._reference(ids) for ids in prompts]
+        if not can_prepack(self.loaded.device, self.loaded.dtype):
+            return
+        self._trial = self._new_trial()
+        self.loaded.model.set_attn_implementation(ATTENTION_NAME)
+        if llama_shaped(self.loaded.model) or self._attends():
+            tolerance = TOLERANCE[self.loaded.dtype]
+            self._acceleration = Acceleration(self.loaded.model, self._run_layer, self.cache.max_len, tolerance)
+
+    def prove(self) -> None:
+        """Run the start-up trial; leaves the model set to the engine's attention. Raises UnsupportedModel."""
+        trial, self._trial = self._trial or self._new_trial(), None
+        if self._acceleration is not None:
+            try:
+                trial.prove(self)
+            except UnsupportedModel as exc:
+                self._acceleration.undo()
+                logger.warning("the model stays as it is, because accelerated for this processor it fails: %s", exc)
+            else:
+                logger.info(
+                    "weights are prepacked for this processor; %d layers are fused, %d of them run in one call",
+                    *(self._acceleration.num_fused, self._acceleration.num_stacked),
+                )
+                return
+        trial.prove(self)
+
+    def _new_trial(self) -> Trial:
+        page_size, num_slots = self.cache.page_size, self.cache.num_slots
+        limits = Limits(self._max_len, num_slots, self._max_len, num_slots * self._max_len, page_size)
+        return Trial(self.loaded, limits)
+
+    def _attends(self) -> bool:
+        """True if every layer calls the engine's attention for a prompt of one token. If not, the trial says why."""
         try:
-            self.loaded.model.set_attn_implementation(ATTENTION_NAME)
-            got = self._probe_steps(prompts)
-        except (UnsupportedAttention, AttributeError, TypeError, ValueError, RuntimeError) as exc:
-            raise UnsupportedModel(f"{self._name} cannot run with the engine's attention: {exc}") from exc
-        calls, layers = self.num_attention_calls, int(self.loaded.text_config.num_hidden_layers)
-        if calls != layers:
-            raise UnsupportedModel(f"{self._name} calls the engine's attention in {calls} of {layers} layers")
-        gap = _largest_gap(expected, got)
-        if not gap <= TOLERANCE[self.loaded.dtype]:
-            raise UnsupportedModel(f"{self._name}: logits differ from eager attention by {gap:.2g}, relative")
+            self.run(ScheduledBatch([_first_tokens(1)]))
+        except MODEL_ERRORS:
+            return False
+        return self.num_attention_calls == int(self.loaded.text_config.num_hidden_layers)
 
     @torch.inference_mode()
-    def speed_up(self) -> None:
-        """On CPU: fuse the layers of known shape and lay the weights out for the processor. Call after `probe`.
-
-        Each fused layer is compared with the one it replaces, and the logits before and after: if they differ, linears
-        outside fused layers are put back.
-        """
-        model, dtype = self.loaded.model, self.loaded.dtype
-        if not can_lay_out(self.loaded.device, dtype):
-            return
-        prompts = self._probe_prompts()
-        expected = self._probe_steps(prompts)
-        trial = self._layer_trial()
-        num_fused = fuse_layers(model, trial, TOLERANCE[dtype])
-        num_stacked = stack_layers(model, trial)
-        if all_fused(model):
-            fuse_ends(model, self.cache.max_len, TOLERANCE[dtype])
-        places = lay_out_linears(model)
-        for module in model.modules():
-            if isinstance(module, PackedLinear):
-                module.lay_out()
-        gap = _largest_gap(expected, self._probe_steps(prompts))
-        if gap <= TOLERANCE[dtype]:
-            told = "weights are laid out for this processor; %d layers are fused, %d of them run in one go"
-            logger.info(told, num_fused, num_stacked)
-        else:
-            restore_linears(places)
-            logger.warning("weights stay as they are: laid out for this processor they change logits by %.2g", gap)
-
-    def _layer_trial(self) -> Callable[[nn.Module], Tensor]:
-        """A function that runs one decoder layer on a short prompt of random vectors."""
-        ids = self._probe_prompts()[0]
-        request = GenerateRequest("", ids, SamplingParams(max_tokens=1, seed=0), 1.0)
-        item = ScheduledSequence(Sequence(request, b"", 0.0, 1.0, slot=0), 0, len(ids))
-        model_input = build_model_input(ScheduledBatch([item]), self.cache.max_len, self.loaded.device)
+    def _run_layer(self, layer: nn.Module) -> Tensor:
+        """Run one decoder layer on a short prompt of random vectors in slot 0; `[1, T, width]`."""
+        num_tokens = min(_LAYER_TOKENS, self._max_len - 1)
+        model_input = build_model_input(
+            ScheduledBatch([_first_tokens(num_tokens)]), self.cache.max_len, self.loaded.device
+        )
         generator = torch.Generator().manual_seed(0)
         width = self.loaded.text_config.hidden_size
-        hidden = torch.randn(1, len(ids), width, generator=generator).to(self.loaded.dtype)
-
-        def run(layer: nn.Module) -> Tensor:
-            rotary = self.loaded.model.model.rotary_emb(hidden, position_ids=model_input.position_ids)
-            token = STEP.set(SlotStep(self.cache, model_input, self._windows))
-            try:
-                out: Tensor = layer(hidden, position_embeddings=rotary, position_ids=model_input.position_ids)
-            finally:
-                STEP.reset(token)
-            return out
-
-        return run
-
-    @property
-    def _name(self) -> str:
-        return str(self.loaded.model.config.model_type)
-
-    def _probe_prompts(self) -> list[list[int]]:
-        """Two prompts (one if there is one slot) of different lengths, longer than a short sliding window."""
-        window = min((w for w in self._windows.values() if w), default=0)
-        long = min(self._max_len - 1, window + 5 if 0 < window <= 64 else 11)
-        ids = [(7 * i + 3) % self.vocab_size for i in range(long)]
-        return [ids, ids[1 : 1 + max(2, long // 2)]][: self.cache.num_slots]
-
-    @torch.inference_mode()
-    def _reference(self, ids: list[int]) -> Tensor:
-        tokens = torch.tensor([ids], device=self.loaded.device)
-        logits: Tensor = self.loaded.model(input_ids=tokens, use_cache=False).logits[0, -1]
-        return logits.float()
-
-    def _probe_steps(self, prompts: list[list[int]]) -> list[Tensor]:
-        """Prefill all but the last token of each prompt together, then decode the last ones together."""
-        seqs = []
-        for slot, ids in enumerate(prompts):
-            request = GenerateRequest(str(slot), ids, SamplingParams(max_tokens=1, seed=0), 1.0)
-            seqs.append(Sequence(request, b"", 0.0, 1.0, slot=slot))
-        for first, last in ((0, -1), (-1, None)):
-            items = []
-            for seq in seqs:
-                part = range(len(seq.token_ids))[first:last]
-                items.append(ScheduledSequence(seq, part.start, len(part)))
-            found = self.run(ScheduledBatch(items))
-        order = [item.seq for item in found.samples]
-        return [found.logits[order.index(seq)].float() for seq in seqs]
+        hidden = torch.randn(1, num_tokens, width, generator=generator).to(self.loaded.dtype)
+        rotary = self.loaded.model.model.rotary_emb(hidden, position_ids=model_input.position_ids)
+        with self._step(model_input):
+            out: Tensor = layer(hidden, position_embeddings=rotary, position_ids=model_input.position_ids)
+        return out
 
 
-def _largest_gap(expected: list[Tensor], got: list[Tensor]) -> float:
-    """The largest difference relative to the largest logit of its row; NaN if there is one."""
-    gaps = [relative_gap(one, other) for one, other in zip(expected, got, strict=True)]
-    return float(torch.stack(gaps).max())
+def _first_tokens(num_tokens: int) -> ScheduledSequence:
+    """A prompt of so many tokens in slot 0."""
+    request = GenerateRequest("", [0] * num_tokens, SamplingParams(max_tokens=1, seed=0), 1.0)
+    return ScheduledSequence(Sequence(request, b"", 0.0, 1.0, slot=0), 0, num_tokens)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from handler.kernels.compiler import keep_in
-from handler.linears.onednn_linear import keep_rows_apart
+from handler.linears.onednn_linear import keep_onednn_off_amx
 
-keep_rows_apart()
+keep_onednn_off_amx()
 
 
 @pytest.fixture(scope="session", autouse=True)

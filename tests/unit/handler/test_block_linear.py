@@ -13,8 +13,10 @@ from torch import Tensor
 
 from handler.kernels.compiler import multiplies_matrices
 from handler.kernels.product.tile_layout import are_tiles
-from handler.linears.kernel_linear import BlockLinear, computes_blocks, packed_for, packed_linear
-from handler.linears.packed_linear import PackedLinear, fuse
+from handler.linears.choice import computes_blocks, packed_for, packed_linear
+from handler.linears.join import join
+from handler.linears.kernel_linear import KernelLinear
+from handler.linears.packed_linear import PackedLinear
 from handler.linears.weight_blocks import BLOCK, WeightBlocks, quantise
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ UNITS = [False, True] if computes_blocks(torch.bfloat16) and multiplies_matrices
 def unit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel that layers use."""
     if not request.param:
-        monkeypatch.setattr("handler.linears.kernel_linear.multiplies_matrices", lambda: False)
+        monkeypatch.setattr("handler.linears.choice.multiplies_matrices", lambda: False)
 
 
 def halved(blocks: WeightBlocks) -> WeightBlocks:
@@ -42,19 +44,19 @@ def halved(blocks: WeightBlocks) -> WeightBlocks:
     return WeightBlocks(blocks.bits, blocks.codes, blocks.scale.half().float(), blocks.minimum.half().float())
 
 
-def layer(bits: int, out_features: int, in_features: int, bias: bool = False) -> tuple[BlockLinear, Tensor]:
+def layer(bits: int, out_features: int, in_features: int, bias: bool = False) -> tuple[KernelLinear, Tensor]:
     """A layer and its weights in float32."""
     torch.manual_seed(out_features)
     blocks = halved(quantise(torch.randn(out_features, in_features) * 0.05, bits))
     given = torch.randn(out_features).bfloat16() if bias else None
     made = packed_linear(bits, *packed_for(blocks, torch.bfloat16), given, None)
-    assert isinstance(made, BlockLinear)
+    assert isinstance(made, KernelLinear)
     return made, blocks.dequantise(torch.float32)
 
 
-def multiplied(made: BlockLinear, weights: Tensor) -> Tensor:
+def multiplied(made: KernelLinear, weights: Tensor) -> Tensor:
     """The weights as the kernel has them: the matrix unit's are rounded, as the test of reading them back judges."""
-    return made.weight.float() if are_tiles(made.packed) else weights
+    return made.weight.float() if made.packed is not None and are_tiles(made.packed[0]) else weights
 
 
 def rows(count: int, width: int) -> Tensor:
@@ -153,8 +155,8 @@ def test_the_weight_can_be_read_back(bits: int) -> None:
 def test_joined_layers_answer_side_by_side() -> None:
     parts = [layer(4, size, 64, bias=size == 128)[0] for size in (192, 64, 128)]
     x = rows(3, 64)
-    whole = fuse(parts)
-    assert isinstance(whole, BlockLinear)
+    whole = join(parts)
+    assert isinstance(whole, KernelLinear)
     close(whole(x), torch.cat([part(x) for part in parts], -1).float())
 
 

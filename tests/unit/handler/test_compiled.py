@@ -9,9 +9,9 @@ _PROGRAM = """
 from handler.__main__ import bound_compiled
 bound_compiled()
 import random, psutil, torch
-from handler.linears.onednn_linear import DenseLinear
+from handler.linears.onednn_linear import OneDnnLinear
 torch.set_num_threads(1)
-linears = [DenseLinear(torch.randn(n, k)) for n, k in ((64, 64), (96, 64), (128, 64), (64, 128))]
+linears = [OneDnnLinear(torch.randn(n, k)) for n, k in ((64, 64), (96, 64), (128, 64), (64, 128))]
 cases = [(linear, rows) for linear in linears for rows in range(2, 258)]
 random.Random(1).shuffle(cases)
 def grown(some):

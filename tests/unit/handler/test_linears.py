@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handler.linears.packed_linear import KERNEL, Kernel, PackedLinear, fits, fuse
+from handler.linears.join import join
+from handler.linears.packed_linear import KERNEL, Kernel, PackedLinear, fits
 from handler.linears.weight_blocks import quantise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -99,12 +100,12 @@ def test_the_number_of_rows_chooses_the_weights_unless_one_is_asked_for() -> Non
 
 @pytest.mark.parametrize("bits", [0, 4, 8])
 @pytest.mark.parametrize("biased", [(), (0, 1, 2), (1,)])
-def test_a_fused_layer_is_the_parts_side_by_side(bits: int, biased: tuple[int, ...]) -> None:
+def test_a_joined_layer_is_the_parts_side_by_side(bits: int, biased: tuple[int, ...]) -> None:
     sizes = (576, 192, 64)
     parts = [_part(bits, size, i in biased) for i, size in enumerate(sizes)]
     x = torch.randn(5, 96)
     expected = torch.cat([part(x) for part in parts], -1)
-    whole = fuse(parts)
+    whole = join(parts)
     assert whole is not None
     torch.testing.assert_close(whole(x), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(torch.cat([part(x) for part in parts], -1), expected, atol=1e-5, rtol=1e-5)
@@ -121,10 +122,10 @@ def _part(bits: int, size: int, bias: bool) -> nn.Module:
     return nn.Linear(96, size, bias=bias).requires_grad_(False)
 
 
-def test_layers_of_different_kinds_are_not_fused() -> None:
+def test_layers_of_different_kinds_are_not_joined() -> None:
     four, eight = packed(4, 64, 96, torch.float32), packed(8, 64, 96, torch.float32)
-    assert fuse([four, eight]) is None
-    assert fuse([four, nn.Linear(96, 64)]) is None
-    assert fuse([four, packed(4, 64, 96, torch.float32, dense=True)]) is None
-    assert fuse([nn.Linear(96, 64), nn.Linear(64, 64)]) is None
-    assert fuse([packed(4, 48, 96, torch.float32), four]) is None, "48 rows end within what is packed together"
+    assert join([four, eight]) is None
+    assert join([four, nn.Linear(96, 64)]) is None
+    assert join([four, packed(4, 64, 96, torch.float32, dense=True)]) is None
+    assert join([nn.Linear(96, 64), nn.Linear(64, 64)]) is None
+    assert join([packed(4, 48, 96, torch.float32), four]) is None, "48 rows end within what is packed together"

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from handler.kernels.compiler import multiplies_matrices, usable
-from handler.linears.choice import laid_out, lay_out_linears, restore_linears
-from handler.linears.matrix_linear import MatrixLinear
-from handler.linears.onednn_linear import DenseLinear
+from handler.linears.choice import prepack_linears, prepacked
+from handler.linears.kernel_linear import KernelLinear
+from handler.linears.onednn_linear import OneDnnLinear
 
 pytestmark = [
     pytest.mark.usefixtures("several_threads"),
@@ -39,8 +39,8 @@ def close(got: Tensor, expected: Tensor) -> None:
 def test_products_are_those_of_the_weights(shape: tuple[int, int], bias: bool) -> None:
     weight = weight_of(shape)
     offset = torch.randn(shape[0]).bfloat16() if bias else None
-    made = laid_out(weight, offset)
-    assert isinstance(made, MatrixLinear)
+    made = prepacked(weight, offset)
+    assert isinstance(made, KernelLinear)
     for count in (1, 2, 15, 16, 17, 31, 32, 33, 64, 70):
         x = rows(count, shape[1])
         expected = x.float() @ weight.float().T + (0 if offset is None else offset.float())
@@ -52,7 +52,7 @@ def test_products_are_those_of_the_weights(shape: tuple[int, int], bias: bool) -
 
 
 def test_a_row_has_the_same_bits_among_any_number_and_on_any_number_of_threads() -> None:
-    made = laid_out(weight_of((192, 576)))
+    made = prepacked(weight_of((192, 576)))
     x = rows(70, 576)
     alone = torch.cat([made(x[:, i : i + 1]) for i in range(70)], 1)
     before = torch.get_num_threads()
@@ -67,7 +67,7 @@ def test_a_row_has_the_same_bits_among_any_number_and_on_any_number_of_threads()
 
 @pytest.mark.parametrize(("shape", "count"), [((64, 64), 600), ((64, 32768), 70)], ids=str)
 def test_more_rows_than_the_cache_has_room_for(shape: tuple[int, int], count: int) -> None:
-    made, x = laid_out(weight_of(shape)), rows(count, shape[1])
+    made, x = prepacked(weight_of(shape)), rows(count, shape[1])
     got = made(x)
     torch.testing.assert_close(got.float(), x.float() @ weight_of(shape).float().T, atol=1e-2, rtol=1e-2)
     for i in (0, 31, 32, 69, count - 1):
@@ -75,7 +75,7 @@ def test_more_rows_than_the_cache_has_room_for(shape: tuple[int, int], count: in
 
 
 def test_nan_and_infinity_stay_in_their_rows() -> None:
-    made = laid_out(weight_of((64, 64)))
+    made = prepacked(weight_of((64, 64)))
     x = rows(34, 64)
     x[0, 3, 7], x[0, 20, 9] = float("nan"), float("inf")
     spoiled = {i for i, fine in enumerate(made(x).isfinite().all(-1)[0].tolist()) if not fine}
@@ -84,21 +84,23 @@ def test_nan_and_infinity_stay_in_their_rows() -> None:
 
 def test_the_weight_can_be_read_back() -> None:
     weight = weight_of((128, 96))
-    assert torch.equal(laid_out(weight).weight, weight)
+    assert torch.equal(prepacked(weight).weight, weight)
 
 
 def test_other_shapes_and_types_go_to_onednn() -> None:
     for weight in (weight_of((48, 64)), weight_of((64, 48)), weight_of((64, 64)).float()):
-        assert type(laid_out(weight)) is DenseLinear
+        assert type(prepacked(weight)) is OneDnnLinear
 
 
 def test_a_models_linears_are_replaced_and_put_back() -> None:
     model = nn.Sequential(nn.Linear(64, 128), nn.Linear(128, 64, bias=False)).bfloat16()
     x, before = rows(3, 64), model[0].weight.clone()
     expected = model(x)
-    places = lay_out_linears(model)
-    assert all(type(layer) is MatrixLinear for layer in model)
+    plain = list(model)
+    replaced = prepack_linears(model)
+    assert all(type(layer) is KernelLinear for layer in model)
     torch.testing.assert_close(model(x), expected, atol=2e-3, rtol=2e-2)
-    restore_linears(places)
-    assert type(model[0]) is nn.Linear
+    for one in replaced:
+        one.restore()
+    assert list(model) == plain
     assert torch.equal(model[0].weight, before)

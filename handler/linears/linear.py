@@ -1,0 +1,43 @@
+"""What a layer asks of a matrix product, whatever multiplies."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+class Linear(Protocol):
+    """`y = x W^T + b`, alone or with the operation that follows it. `x` `[..., K]` -> `[..., N]` of the same dtype.
+
+    Implementations: `OneDnnLinear`, `PackedLinear`, `KernelLinear`. A row's result does not depend on other rows,
+    `PackedLinear` under `Kernel.BY_ROWS` excepted.
+    """
+
+    out_features: int
+    in_features: int
+    bias: Tensor | None
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights `[N, K]`, computed if they are not held in this form; some model code looks at them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`y`."""
+
+    def silu(self, x: Tensor) -> Tensor:
+        """`silu(y)`."""
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        """`y * other`, `other` `[..., N]`."""
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """`y + other`, `other` `[..., N]`."""
+
+
+def is_plain(module: nn.Module) -> bool:
+    """True if `module` is an nn.Linear and computes nothing else: no subclass, no `forward` of its own, no hooks."""
+    if type(module) is not nn.Linear or "forward" in vars(module):
+        return False
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
+    return not any(getattr(module, name, None) for name in hooks)
