@@ -94,7 +94,7 @@ def test_the_seed_example_with_the_sdk(
         *("DescribeEndpoint", "DescribeEndpointConfig", "DeleteModel", "DeleteEndpointConfig", "DeleteEndpoint"),
     ]
     container = body_of("CreateModel", calls)["PrimaryContainer"]
-    assert container["Image"].endswith("/tgi-heir:0.1.0")
+    assert container["Image"].endswith("/tgi-heir:0.2.0")
     assert "ModelDataUrl" not in container
     ours = {"HF_MODEL_ID": "Qwen/Qwen3-8B", "HF_MODEL_QUANTIZE": "auto"}
     theirs = {"SAGEMAKER_PROGRAM": "", "SAGEMAKER_SUBMIT_DIRECTORY": "", "SAGEMAKER_CONTAINER_LOG_LEVEL": "20"}
