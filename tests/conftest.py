@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import audit
+from tests.support import audit, skips
 from tests.support.server import PYTHON, ROOT, Server
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -26,8 +26,13 @@ _PATIENTLY = {
     "print_blob": True,
 }
 settings.register_profile("steady", derandomize=True, database=None, **_PATIENTLY)
-settings.register_profile("random", **_PATIENTLY)
+settings.register_profile("random", derandomize=False, **_PATIENTLY)  # also where CI is set, where Hypothesis would not
 settings.load_profile("steady")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(skips)
+
 
 # On a machine that does other things too, an engine that is kept waiting is not hung.
 PATIENT = {"ENGINE_STALL_TIMEOUT_S": "600"}

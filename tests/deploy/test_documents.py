@@ -183,7 +183,7 @@ def test_the_script_and_that_it_cleans_up(runtime: FakeSageMakerRuntime, capsys:
     assert left_behind() == []
 
 
-@pytest.mark.skipif(shutil.which("terraform") is None, reason="terraform is not installed")
+@pytest.mark.needs("terraform")
 def test_terraforms_own_format() -> None:
     """Also reads the file, so that a syntax error is found."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TF_")}
@@ -192,10 +192,7 @@ def test_terraforms_own_format() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.skipif(
-    shutil.which("terraform") is None or "TERRAFORM_PLUGIN_DIR" not in os.environ,
-    reason="TERRAFORM_PLUGIN_DIR names no directory with the AWS provider",
-)
+@pytest.mark.needs("terraform_plugins")
 def test_terraform_validates_the_example(tmp_path: Path) -> None:
     shutil.copy(TERRAFORM, tmp_path)
     environment = {key: value for key, value in os.environ.items() if key != "TF_CLI_CONFIG_FILE"}
