@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def imported(module: PurePosixPath) -> Iterator[PurePosixPath]:
-    """Files of `handler` that a file of it names, in functions too."""
+    """Files of `handler` that `module` imports, at module level or in functions."""
     for node in ast.walk(ast.parse((ROOT / module).read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -33,7 +33,7 @@ def imported(module: PurePosixPath) -> Iterator[PurePosixPath]:
 
 
 def closure(start: PurePosixPath) -> set[str]:
-    """`start`, all that it imports, and the packages that those lie in."""
+    """`start`, everything that it imports directly or indirectly, and their packages' `__init__.py`."""
     waiting, found = [start], set[PurePosixPath]()
     while waiting:
         file = waiting.pop()
