@@ -52,7 +52,7 @@ RUN chmod -R a+rX /app \
 FROM ${PYTHON_IMAGE}
 ARG PYTHON_IMAGE
 ARG TORCH=cu126
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 # The deploy helper reads tgi-heir.torch to know which driver the host must have.
 LABEL org.opencontainers.image.title="tgi-heir" \

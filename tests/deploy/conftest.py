@@ -14,15 +14,11 @@ import pytest
 from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.progress import Clock, Transcript
 from sagemaker_deploy.request.spec import DeploySpec
-from sagemaker_deploy.sdk_v2 import sdk_major
 from tests.deploy.stand_in import StandInContainer
 from tests.fakes.sagemaker_runtime import FakeSageMakerRuntime
 from tests.support.server import Server
 
-NEEDS_SDK_2 = [
-    pytest.mark.sdk2,
-    pytest.mark.skipif(sdk_major() != 2, reason="version 2 of the SageMaker SDK is not installed"),
-]
+NEEDS_SDK_2 = [pytest.mark.sdk2, pytest.mark.needs("sdk2")]
 ACCOUNT = "123456789012"
 REGION = "us-east-1"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/endpoint"

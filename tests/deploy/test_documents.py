@@ -94,7 +94,7 @@ def test_the_seed_example_with_the_sdk(
         *("DescribeEndpoint", "DescribeEndpointConfig", "DeleteModel", "DeleteEndpointConfig", "DeleteEndpoint"),
     ]
     container = body_of("CreateModel", calls)["PrimaryContainer"]
-    assert container["Image"].endswith("/tgi-heir:0.1.0")
+    assert container["Image"].endswith("/tgi-heir:0.2.0")
     assert "ModelDataUrl" not in container
     ours = {"HF_MODEL_ID": "Qwen/Qwen3-8B", "HF_MODEL_QUANTIZE": "auto"}
     theirs = {"SAGEMAKER_PROGRAM": "", "SAGEMAKER_SUBMIT_DIRECTORY": "", "SAGEMAKER_CONTAINER_LOG_LEVEL": "20"}
@@ -183,7 +183,7 @@ def test_the_script_and_that_it_cleans_up(runtime: FakeSageMakerRuntime, capsys:
     assert left_behind() == []
 
 
-@pytest.mark.skipif(shutil.which("terraform") is None, reason="terraform is not installed")
+@pytest.mark.needs("terraform")
 def test_terraforms_own_format() -> None:
     """Also reads the file, so that a syntax error is found."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TF_")}
@@ -192,10 +192,7 @@ def test_terraforms_own_format() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.skipif(
-    shutil.which("terraform") is None or "TERRAFORM_PLUGIN_DIR" not in os.environ,
-    reason="TERRAFORM_PLUGIN_DIR names no directory with the AWS provider",
-)
+@pytest.mark.needs("terraform_plugins")
 def test_terraform_validates_the_example(tmp_path: Path) -> None:
     shutil.copy(TERRAFORM, tmp_path)
     environment = {key: value for key, value in os.environ.items() if key != "TF_CLI_CONFIG_FILE"}

@@ -171,8 +171,10 @@ def _waited(call: Any) -> Any:
     return type(call)(call.output, call.failure, call.clients, Clock()).result(60)
 
 
+@pytest.mark.needs("openai")
 def test_the_openai_client_comes_in_by_the_bearer_door(runtime: FakeSageMakerRuntime, boto_session: Any) -> None:
-    openai = pytest.importorskip("openai", reason="openai is not installed beside this SDK")
+    import openai
+
     there = urllib.parse.urlsplit(openai_base_url(REGION, "llm"))
     base_url = runtime.url + there.path
     client = openai.OpenAI(base_url=base_url, api_key=bearer_token(boto_session, REGION), max_retries=0)

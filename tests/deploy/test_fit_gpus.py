@@ -78,6 +78,7 @@ def test_gpus_the_container_may_not_use_do_not_help() -> None:
     assert (best.instance.name, best.quantize) == ("ml.p5.4xlarge", "bitsandbytes-nf4")
 
 
+@pytest.mark.needs("torch")
 @given(
     gpus_full=st.floats(0.01, 9), instance=st.sampled_from(INSTANCES), max_gpus=st.sampled_from([None, 1, 2, 3, 4, 8])
 )
@@ -85,7 +86,8 @@ def test_gpus_are_shared_as_the_container_shares_them(
     gpus_full: float, instance: Instance, max_gpus: int | None
 ) -> None:
     """Against the container's own rule, where its packages are installed; weights that fill so many GPUs."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     from handler.model.placement import choose_devices
     from handler.seam.config import EngineConfig
 

@@ -23,6 +23,7 @@ from handler.scheduling.sequence import Sequence
 from handler.seam.protocol import GenerateRequest, SamplingParams
 from tests.support import tiny_models
 from tests.support.local_engine import loaded
+from tests.support.needs import require
 
 pytestmark = pytest.mark.usefixtures("several_threads")
 
@@ -50,8 +51,8 @@ CASES = {
 @pytest.fixture(scope="module", params=CASES)
 def runner(request: pytest.FixtureRequest) -> SlotRunner:
     dtype, has_numba, bits, sizes = CASES[request.param]
-    if dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        pytest.skip("this processor does not multiply bfloat16 natively; float32 is served here")
+    if dtype is torch.bfloat16:
+        require("avx512")
     model = tiny_models.build("llama", **sizes).to(dtype)
     if bits:
         assert quantise_and_pack(model, bits, keep_dense=False)
@@ -67,8 +68,7 @@ def runner(request: pytest.FixtureRequest) -> SlotRunner:
 @pytest.fixture(scope="module")
 def packed_runner() -> SlotRunner:
     """Weights of four bits beside dense ones, as the bundled model has them."""
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        pytest.skip("this processor does not multiply bfloat16 natively; float32 is served here")
+    require("avx512")
     model = tiny_models.build("llama", **WIDE).to(torch.bfloat16)
     with torch.no_grad():
         for parent in list(model.modules()):

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from handler.kernels.program import Program
-from handler.linears.choice import computes_blocks
 from handler.linears.packed_model import quantise_and_pack
 from handler.runners.slots.fused_layers import FusedDecoderLayer
 from handler.runners.slots.fused_stack import FusedStack
@@ -21,7 +20,7 @@ from handler.seam.protocol import GenerateRequest, SamplingParams
 from tests.support import tiny_models
 from tests.support.local_engine import loaded
 
-pytestmark = pytest.mark.skipif(not computes_blocks(torch.bfloat16), reason="the kernels want AVX-512 with bfloat16")
+pytestmark = pytest.mark.needs("avx512_bf16")
 
 SIZES = {
     "hidden_size": 128,

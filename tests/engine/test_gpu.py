@@ -27,7 +27,7 @@ from handler.seam.status import StatusBoard
 from tests.support.local_engine import LocalEngine, limits, loaded
 from tests.support.tiny_models import build
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [pytest.mark.gpu, pytest.mark.needs("cuda")]
 
 FAMILIES = ["llama", "qwen3", "mistral", "gemma3_text", "gpt2", "mixtral", "stablelm", "deepseek_v3"]
 PROMPTS = [[(11 * i + 5) % 250 for i in range(n)] for n in (1, 7, 90, 250, 300)]

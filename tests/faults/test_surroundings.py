@@ -90,7 +90,7 @@ def open_model(tiny_llama: Path) -> Iterator[Path]:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare")
+@pytest.mark.needs("root")
 @pytest.mark.row(38, bug="container/directories.py: the run directory is always below /tmp: 3 of 7 fail")
 def test_users_and_file_systems(scoreboard: Scoreboard, open_model: Path) -> None:
     wrong = {name: faults for name, case in CASES.items() if (faults := run_in(case, open_model))}

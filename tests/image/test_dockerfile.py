@@ -1,4 +1,4 @@
-"""The Dockerfile's reader: what it understands, and that it refuses the rest instead of passing over it."""
+"""The Dockerfile reader parses a subset of the syntax and refuses everything else."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def test_the_dockerfile_keeps_every_rule() -> None:
     assert faults(TEXT) == ""
 
 
-@pytest.mark.skipif(not lint.hadolint_program(), reason="requirements/image-tools.txt is not installed")
+@pytest.mark.needs("hadolint")
 def test_the_dockerfile_keeps_hadolints_rules() -> None:
     assert lint.hadolint(ROOT / "Dockerfile") == []
 

@@ -1,4 +1,4 @@
-"""The image's locks: complete, hashed, and of the versions that constraints.txt names."""
+"""The image's lock files are complete, hashed, and agree with constraints.txt."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The stage that converts the bundled model copies what `handler.prepare` imports and nothing else of the code.
+"""The stage that converts the bundled model copies what `handler.prepare` imports, and no folder besides.
 
-A module too few and the image is not built; one too many and an edit of it makes the model's layer anew.
+A needed module that is missing breaks the build. A folder that is not needed rebuilds the layer at each of its edits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def imported(module: PurePosixPath) -> Iterator[PurePosixPath]:
-    """Files of `handler` that a file of it names, in functions too."""
+    """Files of `handler` that `module` imports, at module level or in functions."""
     for node in ast.walk(ast.parse((ROOT / module).read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -33,7 +33,7 @@ def imported(module: PurePosixPath) -> Iterator[PurePosixPath]:
 
 
 def closure(start: PurePosixPath) -> set[str]:
-    """`start`, all that it imports, and the packages that those lie in."""
+    """`start`, everything that it imports directly or indirectly, and their packages' `__init__.py`."""
     waiting, found = [start], set[PurePosixPath]()
     while waiting:
         file = waiting.pop()
@@ -44,12 +44,33 @@ def closure(start: PurePosixPath) -> set[str]:
     return {str(file) for file in found}
 
 
-def test_what_is_copied_is_what_is_imported() -> None:
+def copied() -> set[PurePosixPath]:
+    """Files and folders of the context that the stage copies; each keeps its path."""
     stage = find(read(ROOT / "Dockerfile"), "model")
     assert stage is not None
-    placed = []
+    found = set()
     for instruction in stage.instructions:
         if instruction.name == "COPY":
             _, sources, place = instruction.copied()
-            placed += [str(PurePosixPath(place, PurePosixPath(source).name)) for source in sources]
-    assert sorted(placed) == sorted(closure(PurePosixPath("handler/prepare.py")))
+            for source in map(PurePosixPath, sources):
+                is_folder = (ROOT / source).is_dir()
+                assert (PurePosixPath(place) if is_folder else PurePosixPath(place, source.name)) == source
+                found.add(source)
+    return found
+
+
+def covering(file: PurePosixPath, sources: set[PurePosixPath]) -> set[PurePosixPath]:
+    """The sources that bring `file`."""
+    return sources & {file, *file.parents}
+
+
+def test_everything_that_is_imported_is_copied_once() -> None:
+    sources = copied()
+    for file in closure(PurePosixPath("handler/prepare.py")):
+        assert len(covering(PurePosixPath(file), sources)) == 1, file
+
+
+def test_nothing_is_copied_of_which_nothing_is_imported() -> None:
+    sources = copied()
+    needed = {PurePosixPath(file) for file in closure(PurePosixPath("handler/prepare.py"))}
+    assert sources == {source for file in needed for source in covering(file, sources)}

@@ -1,4 +1,4 @@
-"""The pure parts of the replay: the build context, the machine's settings, the base, layers, sizes."""
+"""Parts of the replay that need no root: build context, host settings, base, layers, sizes."""
 
 from __future__ import annotations
 

@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from handler.kernels.compiler import multiplies_matrices
 from handler.kernels.product.tile_layout import are_tiles
-from handler.linears.choice import computes_blocks, packed_for, packed_linear
+from handler.linears.choice import packed_for, packed_linear
 from handler.linears.join import join
 from handler.linears.kernel_linear import KernelLinear
 from handler.linears.packed_linear import PackedLinear
@@ -24,15 +23,15 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.usefixtures("several_threads"),
-    pytest.mark.skipif(not computes_blocks(torch.bfloat16), reason="the kernel wants AVX-512 with bfloat16"),
+    pytest.mark.needs("avx512_bf16"),
 ]
 
 
-# By the matrix unit, where there is one, and by vectors.
-UNITS = [False, True] if computes_blocks(torch.bfloat16) and multiplies_matrices() else [False]
+# By vectors, and by the matrix unit.
+UNITS = [pytest.param(False, id="vectors"), pytest.param(True, id="matrices", marks=pytest.mark.needs("amx"))]
 
 
-@pytest.fixture(params=UNITS, ids=["matrices" if unit else "vectors" for unit in UNITS], autouse=True)
+@pytest.fixture(params=UNITS, autouse=True)
 def unit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel that layers use."""
     if not request.param:

@@ -7,16 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handler.kernels.compiler import multiplies_matrices, usable
 from handler.linears.choice import prepack_linears, prepacked
 from handler.linears.kernel_linear import KernelLinear
 from handler.linears.onednn_linear import OneDnnLinear
 
 pytestmark = [
     pytest.mark.usefixtures("several_threads"),
-    pytest.mark.skipif(
-        not (usable(torch.bfloat16) and multiplies_matrices()), reason="this processor has no matrix unit"
-    ),
+    pytest.mark.needs("amx"),
 ]
 
 SHAPES = [(64, 32), (192, 576), (128, 1536)]

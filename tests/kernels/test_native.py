@@ -13,7 +13,7 @@ from torch import Tensor
 
 from handler.kernels import compiler
 from handler.kernels.attention.row_attention import RowAttention, row_attention
-from handler.kernels.compiler import compile_kernel, multiplies_bfloat16, multiplies_matrices, usable
+from handler.kernels.compiler import compile_kernel, multiplies_bfloat16, usable
 from handler.kernels.norm.row_norm import RowNorm
 from handler.kernels.primitives import BITS_BFLOAT16, BITS_FLOAT32, elements, load, store
 from handler.kernels.team import Call, scratch
@@ -22,12 +22,12 @@ pytestmark = pytest.mark.usefixtures("several_threads")
 
 DTYPES = [torch.bfloat16, torch.float32]
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
-# By the matrix unit, where there is one, and by vectors.
-UNITS = [False, True] if multiplies_matrices() else [False]
+# By vectors, and by the matrix unit.
+UNITS = [pytest.param(False, id="vectors"), pytest.param(True, id="matrices", marks=pytest.mark.needs("amx"))]
 NUM_SLOTS, MAX_LEN = 4, 96
 
 
-@pytest.fixture(params=UNITS, ids=["matrices" if unit else "vectors" for unit in UNITS])
+@pytest.fixture(params=UNITS)
 def unit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What attention multiplies by."""
     row_attention.cache_clear()
