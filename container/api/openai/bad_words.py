@@ -7,7 +7,7 @@ from functools import partial
 from container.api.validation import check
 from container.errors import InvalidRequest
 from container.monitoring.request_record import timed
-from container.text.offload import aside
+from container.text.offload import offload
 from container.text.tokenizer import Tokenizer
 
 MAX_WORDS = 128
@@ -34,7 +34,7 @@ def banned_sequences(words: list[str] | None, tokenizer: Tokenizer) -> tuple[tup
     if not words:
         return ()
     with timed("tokenise"):
-        spelt = aside(sum(map(len, words)), partial(_spelt, words, tokenizer))
+        spelt = offload(sum(map(len, words)), partial(_spelt, words, tokenizer))
     for place, ids in spelt:
         check(f"bad_words[{place}]", f"at most {_MAX_TOKENS} tokens", len(ids), len(ids) <= _MAX_TOKENS)
     # A tokenizer may drop a character it does not know; what has no token cannot come.

@@ -13,7 +13,7 @@ from container.api.tgi.blueprint import READ_ERRORS, SHAPE_ERRORS, blueprint, re
 from container.api.tgi.chat_prompt import ChatBody, render, spans
 from container.api.tgi.request.body_shape import shaped
 from container.serving.service import service
-from container.text.offload import aside
+from container.text.offload import offload
 from container.web.responses import json_response
 
 
@@ -70,7 +70,7 @@ def answer_tokenize(body: dict[str, Any]) -> Response:
         found = tokenizer.spans(parsed.inputs, add_special_tokens=True)
         return json_response([SimpleToken(span.id, span.text, span.start, span.stop) for span in found])
 
-    return aside(len(parsed.inputs), work)
+    return offload(len(parsed.inputs), work)
 
 
 def answer_chat_tokenize(body: dict[str, Any]) -> Response:
@@ -83,4 +83,4 @@ def answer_chat_tokenize(body: dict[str, Any]) -> Response:
     def work() -> Response:
         return json_response(ChatTokenizeAnswer(spans(rendered, served.tokenizer), rendered.text))
 
-    return aside(len(rendered.marked), work)
+    return offload(len(rendered.marked), work)
