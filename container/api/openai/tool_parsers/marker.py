@@ -17,7 +17,7 @@ class Marker:
         if found:
             self._held = ""
             return before, after
-        size = self._overlap(text)
+        size = overlap(text, self._marker)
         self._held = text[len(text) - size :]
         return text[: len(text) - size], None
 
@@ -26,10 +26,11 @@ class Marker:
         held, self._held = self._held, ""
         return held
 
-    def _overlap(self, text: str) -> int:
-        """The length of the longest end of `text` that begins the marker."""
-        longest = min(len(text), len(self._marker) - 1)
-        return next((size for size in range(longest, 0, -1) if self._marker.startswith(text[-size:])), 0)
+
+def overlap(text: str, marker: str) -> int:
+    """The length of the longest end of `text` that begins `marker` and is not all of it."""
+    longest = min(len(text), len(marker) - 1)
+    return next((size for size in range(longest, 0, -1) if marker.startswith(text[-size:])), 0)
 
 
 # More white space than this is shown as it comes.

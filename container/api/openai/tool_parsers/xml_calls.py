@@ -12,7 +12,7 @@ from typing import Any
 
 from container.api.openai.parts import CallArguments, CallStart, Content, Part, joined
 from container.api.openai.schema_types import types_of
-from container.api.openai.tool_parsers.marker import Gap, Marker
+from container.api.openai.tool_parsers.marker import Gap, Marker, overlap
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 FUNCTION, PARAMETER = "<function=", "<parameter="
@@ -62,7 +62,7 @@ class XmlParser:
     def _outside(self, text: str) -> str | None:
         found = re.search(f"{OPENING}|{FUNCTION}", text)
         if found is None:
-            held = max(_overlap(text, OPENING), _overlap(text, FUNCTION))
+            held = max(overlap(text, OPENING), overlap(text, FUNCTION))
             self._show(text[: len(text) - held])
             return self._wait(text[len(text) - held :])
         self._show(text[: found.start()])
@@ -221,9 +221,3 @@ def _types_of_value(value: Any) -> set[str]:
 
 def _escaped(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
-
-
-def _overlap(text: str, marker: str) -> int:
-    """The length of the longest end of `text` that begins the marker."""
-    longest = min(len(text), len(marker) - 1)
-    return next((size for size in range(longest, 0, -1) if marker.startswith(text[-size:])), 0)

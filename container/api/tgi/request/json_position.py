@@ -6,10 +6,10 @@ import json
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import NamedTuple
 
+from container.api.value_path import Step
+
 _decoder = json.JSONDecoder(strict=False)
 _SPACE = " \t\r\n"
-
-Step = str | int
 
 
 class Position(NamedTuple):
