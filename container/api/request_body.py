@@ -1,4 +1,4 @@
-"""The body of a route whose limit is the payload limit."""
+"""The JSON body of TGI's and OpenAI's routes, up to the payload limit."""
 
 from __future__ import annotations
 

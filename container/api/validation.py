@@ -1,4 +1,4 @@
-"""Plain JSON values -> a typed request, or an error that names the field, what is allowed and what was given."""
+"""Plain JSON values -> a typed request, or an error that names the field, the allowed values and the given one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a value stands in a JSON body: msgspec's paths, such as `$.messages[0].role`, as steps."""
+"""The position of a value in a JSON body: msgspec's paths, such as `$.messages[0].role`, as steps."""
 
 from __future__ import annotations
 

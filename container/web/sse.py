@@ -23,7 +23,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def frame(value: Any) -> bytes:
-    """One event. JSON never holds a line break, so one data line is enough."""
+    """One event. Encoded JSON has no line breaks, so one data line is enough."""
     return b"data: " + _encoder.encode(value) + b"\n\n"
 
 

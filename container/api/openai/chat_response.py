@@ -91,11 +91,11 @@ class ChatAnswer:
         yield sse.DONE
 
     def _delta_chunks(self, index: int, tokens: list[Token], deltas: list[ChatDelta]) -> Iterator[bytes]:
-        """A chunk for each delta; log-probabilities go with the first, or alone if the text is held back."""
+        """A chunk for each delta; log-probabilities go with the first, or into a chunk of their own without deltas."""
         if not deltas and tokens and self._request.logprobs:
             yield self._chunk(index, ChatDelta(content=""), None, tokens)
-        for place, delta in enumerate(deltas):
-            yield self._chunk(index, delta, None, tokens if place == 0 else [])
+        for i, delta in enumerate(deltas):
+            yield self._chunk(index, delta, None, tokens if i == 0 else [])
 
     def _chunk(self, index: int, delta: ChatDelta, finish_reason: ChatFinish | None, tokens: list[Token]) -> bytes:
         logprobs = self._scored(index, tokens) if tokens else None

@@ -1,4 +1,4 @@
-"""The body of POST /v1/completions, made into a `Completion` that is valid by construction."""
+"""The body of POST /v1/completions as a `Completion`, valid by construction."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_LOGPROBS = 5
 _MAX_TOKEN_ID = 2**31 - 1
 _REFUSED = {"suffix": "it can be achieved by preprocessing the prompt"}
 _IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0, "maximum": _MAX_TOKEN_ID}}
-# A text or several, the token ids of one or of several.
+# One text or several, the token ids of one prompt or of several.
 _Prompt = Annotated[
     Any,
     shown(
@@ -32,7 +32,7 @@ _Prompt = Annotated[
         ]
     ),
 ]
-# Rules between fields, which types cannot express; for the document.
+# Rules between fields, which types cannot express; for the OpenAPI document.
 _NOTHING_RULE = {
     "anyOf": [
         {"properties": {"max_tokens": {"anyOf": [{"type": "null"}, {"minimum": 1}]}}},
@@ -43,7 +43,7 @@ RULE: dict[str, Any] = {"allOf": [STREAM_RULE, _NOTHING_RULE]}
 
 
 class CompletionRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """OpenAI's fields. None is absent."""
+    """OpenAI's fields. None counts as absent."""
 
     prompt: _Prompt
     echo: bool | None = None

@@ -114,14 +114,14 @@ class CompletionAnswer:
             if delta is not None:
                 self._add(index, delta)
         choices = []
-        for place, index in enumerate(self._chosen()):
+        for number, index in enumerate(self._chosen()):
             scored = self._echoed(index) + self._scored[index]
             text = self._echo_text(index) + "".join(self._texts[index])
-            choices.append(self._choice(place, text, scored, CompletionLogprobs(self._tokenizer), index))
+            choices.append(self._choice(number, text, scored, CompletionLogprobs(self._tokenizer), index))
         return TextCompletion(**self._head, choices=choices, usage=self._usage())
 
     def frames(self) -> Iterator[bytes]:
-        """Chunks of all choices as they come, then usage if wanted, then one [DONE]."""
+        """Chunks of all choices as they come, then usage if requested, then one [DONE]."""
         deltas = fan_out(self._generations)
         lists = [CompletionLogprobs(self._tokenizer) for _ in self._generations]
         begun: set[int] = set()
@@ -175,7 +175,7 @@ class CompletionAnswer:
         return self._tokenizer.decode(self._generations[index].prompt.token_ids, skip_special_tokens=True)
 
     def _echoed(self, index: int) -> list[Scored]:
-        """The prompt's tokens with their log-probabilities; the first has none."""
+        """The prompt's tokens with their log-probabilities; the first token has none."""
         generation = self._generations[index]
         if not self._request.echo or self._request.logprobs is None:
             return []
@@ -184,14 +184,14 @@ class CompletionAnswer:
 
     def _choice(
         self,
-        place: int,
+        number: int,
         text: str,
         scored: list[Scored],
         lists: CompletionLogprobs,
         index: int,
     ) -> TextChoice:
         logprobs = None if self._request.logprobs is None else lists.entries(scored)
-        return TextChoice(index=place, text=text, logprobs=logprobs, finish_reason=self._reasons[index])
+        return TextChoice(index=number, text=text, logprobs=logprobs, finish_reason=self._reasons[index])
 
     def _chunk(self, choice: TextChoice) -> bytes:
         usage = chunk_usage(self._request, self._usage)

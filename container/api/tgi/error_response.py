@@ -27,20 +27,20 @@ from container.web.responses import json_response
 
 T = TypeVar("T")
 
-# Statuses of every route with a body; those of SHAPE_ERRORS may come as text/plain, 422 also as JSON.
+# Error statuses of routes with a body. Those in SHAPE_ERRORS come as text/plain, 422 also as JSON.
 SHAPE_ERRORS = (400, 413, 415, 422)
 READ_ERRORS = (*SHAPE_ERRORS, 503)
 GENERATE_ERRORS = (*SHAPE_ERRORS, 424, 429, 500, 503, 504)
 
 
 class EmptyInstances(InvalidRequest):
-    """A /vertex request without instances; TGI's body has the same three words twice (`router/src/vertex.rs`)."""
+    """A /vertex request without instances; TGI's body repeats the same three words (`router/src/vertex.rs`)."""
 
     def __init__(self) -> None:
         super().__init__("`instances` cannot be empty", param="instances")
 
 
-# An error that is missing here uses the entry of its nearest base class, else what stands in container/errors.py.
+# An error uses the entry of its nearest base class, else its attribute in container/errors.py.
 _STATUSES = {InvalidRequest: 422, MalformedBody: 400, SessionUnknown: 400, GenerationFailed: 424}
 _ERROR_TYPES = {
     EmptyInstances: "Input validation error",

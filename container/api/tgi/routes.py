@@ -45,7 +45,7 @@ _EXAMPLE: dict[str, Any] = {"inputs": "What is deep learning?", "parameters": {"
     )
 )
 def generate() -> Response:
-    """A whole answer; a `stream` key is ignored, as TGI does."""
+    """A whole answer; a `stream` key is ignored, as in TGI."""
     return answer_generate(read_body(), current_record(), streaming=False)
 
 
@@ -90,7 +90,7 @@ def compat_generate() -> Response:
 @blueprint.get("/info")
 @describe(Operation(tag="TGI", summary="The model and the limits", answer=Info, error=ErrorAnswer, errors=(503,)))
 def info() -> Response:
-    """The model and the limits, with TGI's names."""
+    """The model and the limits, under TGI's names."""
     served, settings = service().model, service().settings
     card = served.card
     return json_response(

@@ -41,7 +41,7 @@ class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True):
     )
 )
 def tokenize() -> Response:
-    """With the special tokens the tokenizer adds."""
+    """The tokens, including the special tokens that the tokenizer adds."""
     return answer_tokenize(read_body())
 
 
@@ -59,7 +59,7 @@ def tokenize() -> Response:
     )
 )
 def chat_tokenize() -> Response:
-    """Rendered by the model's chat template."""
+    """The conversation, rendered by the model's chat template, and its tokens."""
     return answer_chat_tokenize(read_body())
 
 

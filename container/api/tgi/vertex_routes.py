@@ -81,8 +81,8 @@ def vertex() -> Response:
 
 
 def _instance(instance: dict[str, Any], number: int) -> VertexInputs | ChatBody:
-    place: tuple[str, int] = ("instances", number)
-    return shaped(instance, VertexInputs, place) if "inputs" in instance else shaped(instance, ChatBody, place)
+    at: tuple[str, int] = ("instances", number)
+    return shaped(instance, VertexInputs, at) if "inputs" in instance else shaped(instance, ChatBody, at)
 
 
 def _start(instance: VertexInputs | ChatBody, served: ServedModel, record: RequestRecord) -> Generating:

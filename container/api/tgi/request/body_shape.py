@@ -57,8 +57,8 @@ def _explain(text: str, body: dict[str, Any], at: Sequence[Step]) -> str:
     steps = steps_of(path)
     missing = re.match(r"Object missing required field (`.*`)", reason)
     said = f"missing field {missing[1]}" if missing else _refusal(reason, steps, value_at(body, steps))
-    place = position(_raw_body(), [*at, *steps], missing=missing is not None)
-    where = "" if place is None else f" at line {place.line} column {place.column}"
+    found_at = position(_raw_body(), [*at, *steps], missing=missing is not None)
+    where = "" if found_at is None else f" at line {found_at.line} column {found_at.column}"
     shown = "".join(f".{step}" if isinstance(step, str) else f"[{step}]" for step in [*at, *steps]).lstrip(".")
     return f"{shown}: {said}{where}" if shown else f"{said}{where}"
 
