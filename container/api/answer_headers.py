@@ -26,14 +26,14 @@ def add_whole_headers(
 ) -> None:
     """Times and token counts of whole answers; each of `prompts` counts once.
 
-    Times are whole milliseconds: total and validation on the clock since the request arrived, the engine's added up
-    over all answers.
+    Times are whole milliseconds. Total and validation time start when the body has been read, as in TGI; the engine's
+    times are added up over all answers.
     """
     num_tokens = sum(each.num_tokens for each in answers)
     inference_s = sum(each.timings.inference_s for each in answers)
     values = {
-        "x-total-time": _milliseconds(record.elapsed_s),
-        "x-validation-time": _milliseconds(record.validation_s),
+        "x-total-time": _milliseconds(record.elapsed_s - record.read_s),
+        "x-validation-time": _milliseconds(record.validation_s - record.read_s),
         "x-queue-time": _milliseconds(sum(each.timings.queue_s for each in answers)),
         "x-inference-time": _milliseconds(inference_s),
         "x-time-per-token": _milliseconds(inference_s / max(1, num_tokens)),
@@ -45,8 +45,8 @@ def add_whole_headers(
 
 
 def add_compute_time(response: Response, record: RequestRecord) -> None:
-    """Seconds since arrival with a decimal point; TGI sends it on all routes but /v1/completions."""
-    response.headers["x-compute-time"] = f"{record.elapsed_s:.6f}"
+    """Seconds since the body was read, with a decimal point; TGI sends it on all routes but /v1/completions."""
+    response.headers["x-compute-time"] = f"{record.elapsed_s - record.read_s:.6f}"
 
 
 def _milliseconds(seconds: float) -> int:

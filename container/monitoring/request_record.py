@@ -63,6 +63,11 @@ class RequestRecord:
         """Seconds since arrival."""
         return time.monotonic() - self.arrived_s
 
+    @property
+    def read_s(self) -> float:
+        """Seconds spent reading the body."""
+        return self._phases.get("read", 0.0)
+
     def spend(self, phase: str, seconds: float) -> None:
         """Add to the time of one phase."""
         self._phases[phase] = self._phases.get(phase, 0.0) + seconds
