@@ -1,11 +1,10 @@
-"""The Flask application: dialects, the API key, and the one place where exceptions become answers."""
+"""The Flask application: dialects, the API key, and the one place where exceptions become responses."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import logging
-import time
 
 from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
@@ -13,7 +12,7 @@ from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
 from container.api import documents
-from container.api.dialect import all_dialects, speaking
+from container.api.dialect import Dialect, all_dialects, dialect_of_route
 from container.api.operation import Operation, operation_of
 from container.api.server import health, metrics_page
 from container.errors import (
@@ -25,53 +24,66 @@ from container.errors import (
     Unauthorized,
 )
 from container.generation.generation import ClientDisconnected
-from container.monitoring import request_record
-from container.monitoring.request_record import DROPPED, RequestRecord, current_record
+from container.monitoring.request_record import DROPPED, RequestRecord, find_record
 from container.run_dir import RunDir
 from container.serving.service import Service
 from container.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody receives it
+_CLIENT_CLOSED_REQUEST = 499  # nginx's status for the log; the client has gone
 
 
 def create_app(settings: Settings, run_dir: RunDir) -> Flask:
-    """An application whose engine is found through `run_dir`. Made in each worker, after the fork."""
+    """The application of one worker, made after the fork; `run_dir` leads to the engines."""
     app = Flask("container", static_folder=None)
     app.url_map.strict_slashes = False
     app.extensions["service"] = Service(settings, run_dir)
     dialects = app.extensions["dialects"] = all_dialects()
-    spoken = (dialect.blueprint for dialect in dialects)
-    for blueprint in (health.blueprint, metrics_page.blueprint, *spoken, documents.blueprint, documents.pages):
+    routes = (blueprint for dialect in dialects.values() for blueprint in dialect.blueprints)
+    for blueprint in (health.blueprint, metrics_page.blueprint, *routes, documents.blueprint, documents.pages):
         app.register_blueprint(blueprint)
-    request_record.register(app, _generates)
     app.register_error_handler(Exception, _on_error)
-    app.before_request(_start_clock)
+    app.before_request(_open_record)
     app.before_request(_ApiKey(settings.api_key))
+    # Flask runs these last to first.
+    app.after_request(_finish_record)
     app.after_request(_Cors(settings.cors_allow_origin))
     return app
 
 
 def _operation() -> Operation | None:
-    """What the route of the current request does, None where it leads nowhere."""
+    """The operation of the current request's route, None if there is no such route."""
     return operation_of(current_app.view_functions.get(request.endpoint or ""))
 
 
-def _generates() -> bool:
+def _dialects() -> dict[str, Dialect]:
+    found: dict[str, Dialect] = current_app.extensions["dialects"]
+    return found
+
+
+def _open_record() -> None:
     operation = _operation()
-    return operation is not None and operation.generates
+    g.record = RequestRecord(
+        request,
+        dialect=dialect_of_route(_dialects(), request.blueprint, request.path).name,
+        generates=operation is not None and operation.generates,
+    )
 
 
-def _start_clock() -> None:
-    g.started_s = time.monotonic()
+def _finish_record(response: Response) -> Response:
+    record = find_record()
+    if record is not None:
+        record.show_ids(response)
+        response.call_on_close(lambda: record.close(response))
+    return response
 
 
 class _ApiKey:
-    """Lets requests through that carry the key, and those to routes that say of themselves that they need none."""
+    """Refuses requests without the key, except on routes that need none (`Operation.keyed`)."""
 
     def __init__(self, keys: str | None) -> None:
-        """`keys` are split by commas; any of them will do."""
+        """`keys` are separated by commas; each of them is valid."""
         self._digests = [_digest(key.strip()) for key in (keys or "").split(",") if key.strip()]
 
     def __call__(self) -> None:
@@ -82,7 +94,7 @@ class _ApiKey:
             return
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         found = _digest(given.strip())
-        # All are compared, so that the time tells nothing.
+        # Compare with all keys, so that the time reveals nothing.
         same = sum(hmac.compare_digest(found, digest) for digest in self._digests)
         if scheme.lower() != "bearer" or not same:
             raise Unauthorized("missing or wrong API key; send `Authorization: Bearer <API_KEY>`")
@@ -93,7 +105,7 @@ def _digest(key: str) -> bytes:
 
 
 class _Cors:
-    """Any origin with "*", else those of a list: browsers take one origin, so it is the caller's if it is listed."""
+    """Allows any origin with "*", else the caller's if it is listed: browsers accept one origin, not a list."""
 
     def __init__(self, origins: str) -> None:
         self._origins = [origin.strip() for origin in origins.split(",")]
@@ -113,16 +125,16 @@ class _Cors:
 
 
 def _on_error(exc: Exception) -> Response:
-    """Any exception as an answer in the dialect of the request."""
-    record = current_record()
+    """Any exception as a response in the request's dialect."""
+    record = find_record()
     if isinstance(exc, ClientDisconnected | ConnectionError):
         if record is not None:
             record.fail(DROPPED)
         return Response(status=_CLIENT_CLOSED_REQUEST)
     error = exc if isinstance(exc, ServiceError) else _translate(exc, record)
     if record is not None:
-        record.fail(error.tgi_type)
-    return error_response(error)
+        record.fail(error.outcome)
+    return _error_response(error, record)
 
 
 def _translate(exc: Exception, record: RequestRecord | None) -> ServiceError:
@@ -137,9 +149,9 @@ def _translate(exc: Exception, record: RequestRecord | None) -> ServiceError:
     return InternalError()
 
 
-def error_response(error: ServiceError) -> Response:
-    """`error` in the dialect the request speaks."""
-    dialect = speaking(current_app.extensions["dialects"], g.get("dialect"), request.path)
+def _error_response(error: ServiceError, record: RequestRecord | None) -> Response:
+    dialects = _dialects()
+    dialect = dialect_of_route(dialects, None, request.path) if record is None else dialects[record.dialect]
     response = dialect.error_response(error)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)

@@ -69,9 +69,9 @@ class RunDir(EngineDir):
         return self.path / "sessions"
 
     @property
-    def places(self) -> Path:
-        """How many sequences each web worker has taken in."""
-        return self.path / "places"
+    def concurrency(self) -> Path:
+        """How many sequences each web worker has in flight."""
+        return self.path / "concurrency"
 
     def metrics_environ(self) -> dict[str, str]:
         """Read by prometheus_client when it is imported: where each process keeps its counts."""

@@ -1,1 +1,1 @@
-"""Routes and dialects: one folder each. No dialect imports another, but `sagemaker`, which tells bodies apart."""
+"""Routes and dialects, one folder each. No dialect imports another, except `sagemaker`, which tells bodies apart."""

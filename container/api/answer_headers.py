@@ -1,37 +1,39 @@
-"""The headers TGI measures an answer with, on every route that generates (tgi-http-api.md 1.8). Errors have none."""
+"""The headers in which TGI reports measurements, on every route that generates (`router/src/server.rs` of TGI v3.3.7).
+
+Errors have none.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from flask import Response
 
 from container.generation.generation import Generation
+from container.monitoring.request_record import RequestRecord
 from container.serving.served_model import ServedModel
 from container.settings import Settings
 
 
 def add_stream_headers(response: Response, settings: Settings, served: ServedModel, num_chars: int) -> None:
-    """What is known before the first token; `num_chars` are those of the final prompts."""
+    """What is known before the first token; `num_chars` is the length of the final prompts."""
     response.headers["x-compute-type"] = settings.compute_type or served.card.device.split(":")[0]
     response.headers["x-compute-characters"] = str(num_chars)
 
 
 def add_whole_headers(
-    response: Response, prompts: Sequence[Generation], answers: Sequence[Generation], started_s: float
+    response: Response, record: RequestRecord, prompts: Sequence[Generation], answers: Sequence[Generation]
 ) -> None:
-    """What `answers` took, after `add_stream_headers`; each prompt of `prompts` counts once.
+    """Times and token counts of whole answers; each of `prompts` counts once.
 
-    Times are whole milliseconds on the clock, of the engine for all answers together; `started_s` is when the body
-    had been read.
+    Times are whole milliseconds. Total and validation time start when the body has been read, as in TGI; the engine's
+    times are added up over all answers.
     """
-    total_s = time.monotonic() - started_s
     num_tokens = sum(each.num_tokens for each in answers)
     inference_s = sum(each.timings.inference_s for each in answers)
     values = {
-        "x-total-time": _milliseconds(total_s),
-        "x-validation-time": _milliseconds(min(each.timings.started_s for each in answers) - started_s),
+        "x-total-time": _milliseconds(record.elapsed_s - record.read_s),
+        "x-validation-time": _milliseconds(record.validation_s - record.read_s),
         "x-queue-time": _milliseconds(sum(each.timings.queue_s for each in answers)),
         "x-inference-time": _milliseconds(inference_s),
         "x-time-per-token": _milliseconds(inference_s / max(1, num_tokens)),
@@ -42,9 +44,9 @@ def add_whole_headers(
         response.headers[name] = str(value)
 
 
-def add_compute_time(response: Response, started_s: float) -> None:
-    """Seconds since `started_s` with a decimal point; TGI has it everywhere but on /v1/completions."""
-    response.headers["x-compute-time"] = f"{time.monotonic() - started_s:.6f}"
+def add_compute_time(response: Response, record: RequestRecord) -> None:
+    """Seconds since the body was read, with a decimal point; TGI sends it on all routes but /v1/completions."""
+    response.headers["x-compute-time"] = f"{record.elapsed_s - record.read_s:.6f}"
 
 
 def _milliseconds(seconds: float) -> int:

@@ -1,4 +1,4 @@
-"""Ranges of numbers, written once at a field: the OpenAPI document shows them and `check_bounds` applies them."""
+"""Numeric ranges, written once at the field: the OpenAPI document shows them and `check_bounds` applies them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from container.api.validation import check
 def within(
     minimum: float | None = None, maximum: float | None = None, *, above: float | None = None, **schema: Any
 ) -> Meta:
-    """The field is from `minimum` to `maximum`, or greater than `above`; `schema` is shown too."""
+    """A field from `minimum` to `maximum`, or greater than `above`; `schema` is added to the document."""
     shown = {"minimum": minimum, "maximum": maximum, "exclusiveMinimum": above}
     return Meta(extra_json_schema={key: value for key, value in shown.items() if value is not None} | schema)
 
 
 def shown(**schema: Any) -> Meta:
-    """More for the document's schema of a field, which other code checks."""
+    """Keywords for the field's schema in the document; other code checks them."""
     return Meta(extra_json_schema=schema)
 
 
 def check_bounds(request: msgspec.Struct) -> None:
-    """Raise InvalidRequest for the first field out of its range, naming field, range and value. None is absent."""
+    """Raise InvalidRequest for the first field out of range, naming field, range and value. None counts as absent."""
     for field, allowed, bounds in _bounds_of(type(request)):
         value = getattr(request, field)
         if value is None:
@@ -38,7 +38,7 @@ def check_bounds(request: msgspec.Struct) -> None:
 
 @cache
 def _bounds_of(kind: type[msgspec.Struct]) -> tuple[tuple[str, str, dict[str, Any]], ...]:
-    """Name, the bounds in words, the bounds."""
+    """For each field with a range: its name, the range in words, the schema keywords."""
     found = []
     for field in msgspec.structs.fields(kind):
         info = mi.type_info(field.type)

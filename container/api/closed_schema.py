@@ -1,28 +1,28 @@
-"""JSON schemas as people mean them: an object that names its properties is an object, and has no others.
+"""JSON schemas as authors mean them: `properties` implies an object, and an object without other properties.
 
-JSON Schema leaves both open. A model that is held to such a schema invents properties until its tokens are used up, or
-says a number where an object was meant; TGI (outlines) and vLLM (xgrammar) close them too. What a closed schema takes,
-the schema as it was given takes too. `additionalProperties` says otherwise where other properties are wanted.
+JSON Schema implies neither. Constrained by such a schema, a model invents properties until its tokens run out, or
+writes a number instead of an object; TGI (outlines) and vLLM (xgrammar) close schemas too. Every value that fits the
+closed schema also fits the original one. `additionalProperties` keeps a schema open.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-# Where these stand, objects are put together of several schemas, and closing one of them would shut out the others.
+# These build an object from several schemas; closing one of them would exclude the properties of the others.
 _COMBINING = frozenset(
     ["allOf", "not", "if", "dependentSchemas", "unevaluatedProperties", "$dynamicRef", "$recursiveRef"]
 )
 _ALTERNATIVES = ("anyOf", "oneOf")
 _DEFINITIONS = ("$defs", "definitions")
-# Beside `properties` these say something of properties that are not named there.
+# Next to `properties`, these describe properties that it does not name.
 _OPENING = frozenset(
     ["additionalProperties", "patternProperties", "propertyNames", "minProperties", "$ref", *_ALTERNATIVES]
 )
 
 
 def closed(schema: Any) -> Any:
-    """`schema` with its objects closed; as it is if it combines schemas or is nested too deeply to be looked at."""
+    """`schema` with its objects closed; unchanged if it combines schemas or is nested too deeply to examine."""
     try:
         return schema if _combines(schema) else _closed(schema)
     except RecursionError:
@@ -54,7 +54,7 @@ def _closed(schema: Any) -> Any:
 
 
 def _names_all(schema: dict[str, Any]) -> bool:
-    """Whether the object's properties are all that it needs and that anything is said of."""
+    """Whether `properties` names every property that the schema requires or describes."""
     named, required = schema.get("properties"), schema.get("required", [])
     if not isinstance(named, dict) or not named or not _OPENING.isdisjoint(schema):
         return False

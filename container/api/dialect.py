@@ -1,4 +1,4 @@
-"""What the application needs of a dialect, and which dialects there are: the folders here that have one."""
+"""What the application needs of a dialect, and which dialects there are: the packages here that define one."""
 
 from __future__ import annotations
 
@@ -24,32 +24,30 @@ def _no_limits(_schemas: dict[str, Any], _settings: Settings, _served: ServedMod
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """One folder of container/api; its package has it as `dialect`.
+    """One package of container/api, which has it as `dialect`.
 
-    `error_response` tells an error as its clients expect it, also for paths that begin with `prefix` and lead nowhere.
-    `write_limits` tightens the schemas of its types in the OpenAPI document by what settings and model allow.
+    `error_response` writes an error as its clients expect it, also for unknown paths that begin with `prefix`.
+    `write_limits` tightens the schemas of its types in the OpenAPI document to what settings and model allow.
     """
 
-    blueprint: Blueprint
+    name: str
+    blueprints: tuple[Blueprint, ...]
     error_response: Callable[[ServiceError], Response]
     prefix: str
     write_limits: WriteLimits = _no_limits
 
-    @property
-    def name(self) -> str:
-        """The name `g.dialect` has while one of its requests is answered."""
-        return self.blueprint.name
 
-
-def all_dialects() -> tuple[Dialect, ...]:
-    """Every dialect, found by its folder, in the order of their names."""
+def all_dialects() -> dict[str, Dialect]:
+    """Every dialect by its name: the packages of container/api that define one, in the order of their names."""
     names = (module.name for module in pkgutil.iter_modules(api.__path__) if module.ispkg)
     packages = (import_module(f"{api.__name__}.{name}") for name in sorted(names))
-    return tuple(package.dialect for package in packages if hasattr(package, "dialect"))
+    found: tuple[Dialect, ...] = tuple(package.dialect for package in packages if hasattr(package, "dialect"))
+    return {dialect.name: dialect for dialect in found}
 
 
-def speaking(dialects: tuple[Dialect, ...], name: str | None, path: str) -> Dialect:
-    """The dialect of that name, else the one with the longest prefix of `path`."""
-    named = next((dialect for dialect in dialects if dialect.name == name), None)
-    fitting = (dialect for dialect in dialects if path.startswith(dialect.prefix))
-    return named or max(fitting, key=lambda dialect: len(dialect.prefix))
+def dialect_of_route(dialects: dict[str, Dialect], blueprint: str | None, path: str) -> Dialect:
+    """The dialect that owns the route's blueprint, else the one with the longest prefix of `path`."""
+    every = dialects.values()
+    owner = next((each for each in every if any(one.name == blueprint for one in each.blueprints)), None)
+    fitting = (each for each in every if path.startswith(each.prefix))
+    return owner or max(fitting, key=lambda each: len(each.prefix))

@@ -1,4 +1,4 @@
-"""What a route does, written at the route itself; the OpenAPI document is made of it."""
+"""The description of a route, written at the route itself; the OpenAPI document is built from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ATTRIBUTE = "__operation__"
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A form a body may have: the type that reads it, and a JSON schema of what holds between its fields."""
+    """One form of a body: the type that reads it, and a JSON schema for the rules between its fields."""
 
     kind: Any
     rule: Any = None
@@ -21,12 +21,12 @@ class Form:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One route for people and programs. Types are msgspec types, the very ones that read and write the bodies.
+    """One route, for people and programs. Types are the msgspec types that read and write the bodies.
 
-    `bodies` are the forms a body may have, `parts` types their schemas name. `answer` is a whole answer of status 200,
-    None for an empty one; `event` is one event of a streamed answer, which ends with the text `last_event` if there is
-    one. `error` is the body of the statuses in `errors`, of which those in `text_errors` may also come as text/plain.
-    `answer`, `event` and `error` may be tuples of types. `keyed` routes want the API key.
+    `bodies` are the forms a body may have, `parts` further types that their schemas reference. `answer` is a whole
+    answer of status 200, None for an empty one. `event` is one event of a streamed answer; `last_event`, if set, is the
+    text that ends the stream. `error` is the body of the statuses in `errors`; those in `text_errors` may also come as
+    text/plain. `answer`, `event` and `error` may be tuples of types. `keyed` routes require the API key.
     """
 
     tag: str
@@ -45,7 +45,7 @@ class Operation:
 
     @property
     def generates(self) -> bool:
-        """True if the route runs the model: nothing else can run out of its time."""
+        """True if the route runs the model: no other route can time out (504)."""
         return 504 in self.errors
 
 
@@ -60,6 +60,6 @@ def describe(operation: Operation) -> Callable[[View], View]:
 
 
 def operation_of(view: Callable[..., Any] | None) -> Operation | None:
-    """The operation a view function was described with, if it was."""
+    """The operation of a view function, None if it was not described."""
     found: Operation | None = getattr(view, _ATTRIBUTE, None)
     return found

@@ -1,4 +1,4 @@
-"""Plain JSON values -> a typed request, or an error that names the field, what is allowed and what was given."""
+"""Plain JSON values -> a typed request, or an error that names the field, the allowed values and the given one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from container.api.value_path import steps_of, value_at
 from container.errors import InvalidRequest
 from container.web.body import json_type
 
 T = TypeVar("T")
 
 _PATH = re.compile(r"^(?P<text>.*) - at `\$(?P<path>[^`]*)`$", re.DOTALL)
-_STEP = re.compile(r"\.(?P<key>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
 _SHOWN_CHARS = 80
 _MAX_REASON_CHARS = 400
 
@@ -22,7 +22,7 @@ _MAX_REASON_CHARS = 400
 def convert(body: dict[str, Any], kind: type[T], allowed: Mapping[str, str] | None = None) -> T:
     """`body` as `kind`, a msgspec struct. Raises InvalidRequest.
 
-    `allowed` has words for places where the types' own say too little: "messages[].role" -> "one of user, ...".
+    `allowed` describes places where msgspec's message says too little: "messages[].role" -> "one of user, ...".
     """
     try:
         return msgspec.convert(body, kind)
@@ -51,7 +51,7 @@ def _explain(text: str, body: Any, allowed: Mapping[str, str]) -> InvalidRequest
     reason, path = (found["text"], found["path"].lstrip(".")) if found else (text, "")
     field = _quoted_field(reason)
     param = ".".join(filter(None, (path, field))) or None
-    given = _value_at(body, found["path"]) if found else None
+    given = value_at(body, steps_of(found["path"])) if found else None
     suffix = f". Given: {show(given)}" if found and path and field is None else ""
     words = allowed.get(re.sub(r"\[\d+\]", "[]", path)) if field is None else None
     if words is not None:
@@ -68,17 +68,3 @@ def _quoted_field(reason: str) -> str | None:
     """The field in msgspec's "missing required field `x`" and "unknown field `x`"."""
     found = re.fullmatch(r"Object (?:missing required|contains unknown) field `([^`]+)`", reason)
     return found[1][:_SHOWN_CHARS] if found else None
-
-
-def _value_at(body: Any, path: str) -> Any:
-    """The value msgspec's path points to; None where the path cannot be followed exactly."""
-    value = body
-    for step in _STEP.finditer(path):
-        key: Any = step["key"] if step["key"] is not None else step["index"]
-        if step["key"] is None and key != "...":
-            key = int(key)
-        try:
-            value = value[key]
-        except (LookupError, TypeError):
-            return None
-    return value

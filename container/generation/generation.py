@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from container.errors import DeadlineExceeded, ServiceError, from_engine
@@ -53,11 +53,10 @@ class Delta:
 class Timings:
     """Times of one generation in seconds, filled in as they become known; moments are on `time.monotonic`.
 
-    `started_s`, `submitted_s` and `first_token_at_s` are moments: made, sent to the engine, first token received.
+    `submitted_s` and `first_token_at_s` are moments: sent to the engine, first token received.
     `queue_s` was spent in the engine's queue, `inference_s` in the model, of which `prefill_s` to the first token.
     """
 
-    started_s: float = field(default_factory=time.monotonic)
     submitted_s: float | None = None
     first_token_at_s: float | None = None
     queue_s: float = 0.0
@@ -94,8 +93,8 @@ class Observer(Protocol):
     def gap(self, seconds: float) -> None:
         """So long after a token the next one came."""
 
-    def end(self, generation: Generation, error_type: str | None) -> None:
-        """Once: None for a finished answer, else TGI's error type or "dropped"."""
+    def end(self, generation: Generation, failure: str | None) -> None:
+        """Once: None for a finished answer, else `ServiceError.outcome` or "dropped"."""
 
 
 class Generation:
@@ -146,7 +145,7 @@ class Generation:
         )
         self.timings.submitted_s = time.monotonic()
         reply = self._engines.submit(request)
-        error_type: str | None = "dropped"
+        failure: str | None = "dropped"
         try:
             for output in self._outputs(reply):
                 if output is None:
@@ -155,16 +154,16 @@ class Generation:
                 delta = self._take(output)
                 self.finish_reason = delta.finish_reason
                 if delta.finish_reason is not None:
-                    error_type = None
+                    failure = None
                 yield delta
                 if delta.finish_reason is not None:
                     return
         except ServiceError as exc:
-            error_type = exc.tgi_type
+            failure = exc.outcome
             raise
         finally:
             reply.close()
-            self._observer.end(self, error_type)
+            self._observer.end(self, failure)
 
     def _outputs(self, reply: Reply) -> Iterator[StepOutput | None]:
         """What the engine sends, None after each `KEEPALIVE_S` of silence. Raises as `deltas` does."""

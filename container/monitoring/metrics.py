@@ -1,8 +1,8 @@
-"""What is counted: TGI's names kept, and what TGI never told. `container.api.server.metrics_page` shows it.
+"""The metrics: TGI's under TGI's names, and our own. `container.api.server.metrics_page` serves them.
 
-Each web worker keeps its counts in mapped files below PROMETHEUS_MULTIPROC_DIR, which PID 1 sets; so does the engine.
-Durations are in seconds, lengths in tokens. Requests are counted once, sequences (`n`, `best_of`, prompts of a list)
-each have their tokens and their times.
+Each web worker and the engine keep their counts in mapped files below PROMETHEUS_MULTIPROC_DIR, which PID 1 sets.
+Durations are in seconds, lengths in tokens. A request counts once; each of its sequences (`n`, `best_of`, a list of
+prompts) has its own tokens and times.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from container.generation.generation import Generation
 
-# TGI's: 35 steps from 0.15 ms, each half as long again (tgi-http-api.md section 6).
+# TGI's buckets (`router/src/server.rs`, `duration_buckets`): 35 from 0.15 ms, each 1.5 times the one before.
 _SECONDS = [0.00015 * 1.5**i for i in range(35)]
-# Observed for every token, so few steps.
+# Observed for every token, so few buckets.
 _GAP_SECONDS = [0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0]
 _TOKENS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072]
 # TGI's labels, then ours.
@@ -23,17 +23,17 @@ FAILURES = (
 )
 
 _registry = CollectorRegistry()
-_requests = Counter("tgi_request_count", "Requests that asked for text.", registry=_registry)
-_successes = Counter("tgi_request_success", "Requests that were answered to their end.", registry=_registry)
-_failures = Counter("tgi_request_failure", "Requests that were not, by reason.", ["err"], registry=_registry)
+_requests = Counter("tgi_request_count", "Requests to generate text.", registry=_registry)
+_successes = Counter("tgi_request_success", "Requests that succeeded.", registry=_registry)
+_failures = Counter("tgi_request_failure", "Requests that failed, by reason.", ["err"], registry=_registry)
 _responses = Counter(
     "heir_http_responses",
-    "Answers by route and status; 499: the client had gone.",
+    "Answers by route and status; 499: the client disconnected.",
     ["method", "route", "status"],
     registry=_registry,
 )
 for _failure in FAILURES:
-    _failures.labels(_failure)  # there from the start, so that a first failure is an increase
+    _failures.labels(_failure)  # exists from the start, so that the first failure is an increase
 
 
 def _seconds(name: str, text: str) -> Histogram:
@@ -44,28 +44,30 @@ def _tokens(name: str, text: str) -> Histogram:
     return Histogram(name, text, buckets=_TOKENS, registry=_registry)
 
 
-_stray = Counter("heir_stray_messages", "Engine messages that came late, twice or for nobody.", registry=_registry)
-_duration = _seconds("tgi_request_duration", "From arrival to the end of the answer, of requests that succeeded.")
+_stray = Counter(
+    "heir_stray_messages", "Engine messages that came late, twice or for no open request.", registry=_registry
+)
+_duration = _seconds("tgi_request_duration", "From arrival to the end of the answer, for requests that succeeded.")
 _validation = _seconds("tgi_request_validation_duration", "From arrival to the engine.")
 _queue = _seconds("tgi_request_queue_duration", "In the engine's queue.")
 _inference = _seconds("tgi_request_inference_duration", "In the model.")
-_per_token = _seconds("tgi_request_mean_time_per_token_duration", "Time in the model for each token.")
+_per_token = _seconds("tgi_request_mean_time_per_token_duration", "Time in the model per token.")
 _first_token = _seconds("heir_time_to_first_token_seconds", "From arrival to the first token.")
 _between_tokens = Histogram(
     "heir_inter_token_seconds", "Between two tokens of a sequence.", buckets=_GAP_SECONDS, registry=_registry
 )
 _input_length = _tokens("tgi_request_input_length", "Tokens of the prompt.")
 _generated = _tokens("tgi_request_generated_tokens", "Tokens generated.")
-_max_new = _tokens("tgi_request_max_new_tokens", "Tokens asked for at most.")
+_max_new = _tokens("tgi_request_max_new_tokens", "Limit on generated tokens, as requested.")
 
 
 def count_response(method: str, route: str | None, status: int) -> None:
-    """Count an answer; `route` is a rule of the URL map, None where none fits."""
+    """Count an answer; `route` is a rule of the URL map, None if none matches."""
     _responses.labels(method if route else "other", route or "none", str(status)).inc()
 
 
 def count_request(failure: str | None, total_s: float, validation_s: float) -> None:
-    """Count a request that asked for text. Failed ones record no durations, as in TGI."""
+    """Count a request to generate text. Failed ones record no durations, as in TGI."""
     _requests.inc()
     if failure is not None:
         _failures.labels(failure).inc()
@@ -76,7 +78,7 @@ def count_request(failure: str | None, total_s: float, validation_s: float) -> N
 
 
 def observe_generation(generation: Generation, arrived_s: float) -> None:
-    """Record a sequence that was generated to its end, of a request that arrived at `arrived_s`."""
+    """Record a finished sequence of a request that arrived at `arrived_s`."""
     timings, num_tokens = generation.timings, generation.num_tokens
     _queue.observe(timings.queue_s)
     _inference.observe(timings.inference_s)

@@ -1,4 +1,4 @@
-"""What a caller may name a request by: `X-Request-Id` and W3C's `traceparent`. Both are shown, neither is a key."""
+"""A client's own names for a request: `X-Request-Id` and W3C's `traceparent`. They are shown, never used as keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})(
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A valid `traceparent`, and what it says."""
+    """A valid `traceparent` and its parts."""
 
     header: str
     trace_id: str
@@ -23,11 +23,11 @@ class Trace:
 
 
 def client_id(header: str | None) -> str | None:
-    """The caller's own id: 1 to 128 printable ASCII characters without spaces; None for anything else."""
+    """The client's id, 1 to 128 printable ASCII characters without spaces; None for anything else."""
     return header if header is not None and _CLIENT_ID.fullmatch(header) else None
 
 
 def trace_of(header: str | None) -> Trace | None:
-    """None if there is no header or it is not valid; the standard says to act as if there were none then."""
+    """The trace, None without a header or with an invalid one, which the standard says to ignore."""
     found = _TRACEPARENT.fullmatch(header or "")
     return None if found is None or not found[0].isprintable() else Trace(found[0], found[1], found[2])

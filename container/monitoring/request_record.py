@@ -1,7 +1,7 @@
-"""The account of one HTTP request: opened as it arrives, closed when its answer has been sent or its client has gone.
+"""The record of one HTTP request: opened on arrival, closed when its answer has been sent or its client has gone.
 
-Closing it counts the request in the metrics and writes its one line to the log. No text of a prompt or an answer is
-in that line.
+Closing it counts the request in the metrics and writes its one log line. That line holds no text of a prompt or an
+answer.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flask import Flask, Response, g, has_request_context, request
+from flask import Request, Response, g, has_request_context
 
 from container.generation.generation import Generation
 from container.monitoring import metrics
@@ -21,21 +21,24 @@ from container.monitoring.request_ids import REQUEST_ID, TRACEPARENT, client_id,
 
 logger = logging.getLogger("container.requests")
 
-# Asked every few seconds by platforms and scrapers; in the log at DEBUG only.
+# Platforms and scrapers ask these every few seconds, so their lines are DEBUG.
 _QUIET_BLUEPRINTS = {"health", "metrics"}
 _WARNING_STATUSES = {429, 503, 504}
-# TGI's labels in tgi_request_failure, where they differ from the error types in its bodies (tgi-http-api.md 6).
-_LABELS = {"template_error": "template", "incomplete_generation": "incomplete"}
 DROPPED = "dropped"
 
 
 class RequestRecord:
-    """What is known of one request. `id` is 128 random bits of ours; the engine's ids are made of it."""
+    """One request, from arrival to end. Routes hand it on to all that need its time, its dialect or its id.
 
-    def __init__(self, generates: bool) -> None:
+    `id` is 128 random bits of ours; the engine's request ids start with it. `arrived_s` is when the request's head had
+    been read, on `time.monotonic`. `dialect` is the name of the dialect that errors are written in.
+    """
+
+    def __init__(self, request: Request, *, dialect: str, generates: bool) -> None:
         """`generates`: the route runs the model."""
         self.id = secrets.token_hex(16)
         self.arrived_s = time.monotonic()
+        self.dialect = dialect
         self.client_id = client_id(request.headers.get(REQUEST_ID))
         self.trace = trace_of(request.headers.get(TRACEPARENT))
         self.model_id: str | None = None
@@ -46,14 +49,24 @@ class RequestRecord:
         self._generates = generates
         self._phases: dict[str, float] = {}
         self._generations: list[Generation] = []
-        self._error: str | None = None
+        self._failure: str | None = None
         self._dropped = False
         self._closed = False
 
     @property
     def shown_id(self) -> str:
-        """The caller's id if there is one, else ours."""
+        """The client's id if it sent one, else ours."""
         return self.client_id or self.id
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since arrival."""
+        return time.monotonic() - self.arrived_s
+
+    @property
+    def read_s(self) -> float:
+        """Seconds spent reading the body."""
+        return self._phases.get("read", 0.0)
 
     def spend(self, phase: str, seconds: float) -> None:
         """Add to the time of one phase."""
@@ -64,41 +77,53 @@ class RequestRecord:
         return f"{self.id}-{len(self._generations)}"
 
     def add(self, generation: Generation) -> None:
-        """One more sequence of this request."""
+        """Add a sequence to this request."""
         self._generations.append(generation)
 
-    def fail(self, error_type: str) -> None:
-        """The request ends with an error; the first one counts. `error_type` is TGI's, or DROPPED."""
-        self._error = self._error or _LABELS.get(error_type, error_type)
+    def fail(self, failure: str) -> None:
+        """The request ends with an error: `ServiceError.outcome` or DROPPED. Only the first call counts."""
+        self._failure = self._failure or failure
 
     def gap(self, seconds: float) -> None:
-        """So long after a token the next one came."""
+        """Count the time between two tokens of a sequence."""
         metrics.observe_gap(seconds)
 
-    def end(self, generation: Generation, error_type: str | None) -> None:
-        """One of its sequences has ended. That one was left says nothing yet: its neighbour may have failed."""
-        if error_type is None:
+    def end(self, generation: Generation, failure: str | None) -> None:
+        """One sequence has ended. A dropped one alone decides nothing: another sequence may have failed first."""
+        if failure is None:
             metrics.observe_generation(generation, self.arrived_s)
-        elif error_type == DROPPED:
+        elif failure == DROPPED:
             self._dropped = True
         else:
-            self.fail(error_type)
+            self.fail(failure)
 
     @property
     def outcome(self) -> str:
-        """`ok`, or the label of the failure as in `tgi_request_failure`."""
-        return self._error or (DROPPED if self._dropped else "ok")
+        """`ok`, or the failure's label in `tgi_request_failure`."""
+        return self._failure or (DROPPED if self._dropped else "ok")
+
+    @property
+    def validation_s(self) -> float:
+        """Seconds from arrival until the first sequence went to the engine: body read, checked and tokenized."""
+        submitted = [each.timings.submitted_s for each in self._generations if each.timings.submitted_s is not None]
+        return min(submitted, default=time.monotonic()) - self.arrived_s
+
+    def show_ids(self, response: Response) -> None:
+        """Send the request's id and, if the client sent one, its trace."""
+        response.headers[REQUEST_ID] = self.shown_id
+        if self.trace is not None:
+            response.headers[TRACEPARENT] = self.trace.header
 
     def close(self, response: Response) -> None:
-        """Count it and write its line, once."""
+        """Count the request and write its log line, once."""
         if self._closed:
             return
         self._closed = True
-        total_s = time.monotonic() - self.arrived_s
+        total_s = self.elapsed_s
         outcome = self.outcome
         metrics.count_response(self._method, self._route, response.status_code)
         if self._generates and (self._generations or outcome != "ok"):
-            metrics.count_request(None if outcome == "ok" else outcome, total_s, self._validation_s())
+            metrics.count_request(None if outcome == "ok" else outcome, total_s, self.validation_s)
         level = self._level(response.status_code)
         if logger.isEnabledFor(level):
             fields = self._fields(response, total_s)
@@ -112,15 +137,10 @@ class RequestRecord:
             return logging.DEBUG
         if status in _WARNING_STATUSES:
             return logging.WARNING
-        return logging.ERROR if status >= 500 or self._error == "internal" else logging.INFO
-
-    def _validation_s(self) -> float:
-        """From arrival to the engine: the body read, checked and tokenised."""
-        submitted = [each.timings.submitted_s for each in self._generations if each.timings.submitted_s is not None]
-        return min(submitted, default=time.monotonic()) - self.arrived_s
+        return logging.ERROR if status >= 500 or self._failure == "internal" else logging.INFO
 
     def _fields(self, response: Response, total_s: float) -> dict[str, Any]:
-        """What the line holds; absent is what the request never came to."""
+        """The line's fields; those of stages that the request never reached are absent."""
         found: dict[str, Any] = {
             "request_id": self.id,
             "client_request_id": self.client_id,
@@ -139,7 +159,7 @@ class RequestRecord:
         return {name: value for name, value in found.items() if value is not None}
 
     def _generation_fields(self) -> dict[str, Any]:
-        """Tokens of all its sequences; a prompt that several continue counts once for each."""
+        """Tokens of all sequences; a prompt that several sequences share counts once for each."""
         every = self._generations
         return {
             "num_sequences": len(every),
@@ -150,10 +170,10 @@ class RequestRecord:
         }
 
     def _seconds(self, total_s: float) -> dict[str, float]:
-        """Every phase in seconds. Where several sequences ran, the one that took longest."""
+        """Every phase in seconds; of several sequences, the slowest one's."""
         phases = {f"{name}_s": seconds for name, seconds in self._phases.items()}
         if self._generations:
-            phases["validate_s"] = max(0.0, self._validation_s() - sum(self._phases.values()))
+            phases["validate_s"] = max(0.0, self.validation_s - sum(self._phases.values()))
             timings = [each.timings for each in self._generations]
             started = [each.first_token_at_s - self.arrived_s for each in timings if each.first_token_at_s is not None]
             phases["queue_s"] = max(each.queue_s for each in timings)
@@ -163,17 +183,15 @@ class RequestRecord:
         return {name: round(seconds, 6) for name, seconds in (phases | {"total_s": total_s}).items()}
 
 
-def register(app: Flask, generates: Callable[[], bool]) -> None:
-    """Open and close a record around every request of `app`. `generates`: whether its route runs the model."""
-
-    def open_record() -> None:
-        g.record = RequestRecord(generates())
-
-    app.before_request(open_record)
-    app.after_request(_answer)
+def current_record() -> RequestRecord:
+    """The record of the request being answered. Raises LookupError outside of one."""
+    record = find_record()
+    if record is None:
+        raise LookupError("no request is being answered")
+    return record
 
 
-def current_record() -> RequestRecord | None:
+def find_record() -> RequestRecord | None:
     """The record of the request being answered, None outside of one."""
     found: RequestRecord | None = g.get("record") if has_request_context() else None
     return found
@@ -181,21 +199,11 @@ def current_record() -> RequestRecord | None:
 
 @contextmanager
 def timed(phase: str) -> Iterator[None]:
-    """The block's duration counts for one phase of the current request."""
+    """Add the block's duration to a phase of the current request; outside a request, do nothing."""
     started_s = time.monotonic()
     try:
         yield
     finally:
-        record = current_record()
+        record = find_record()
         if record is not None:
             record.spend(phase, time.monotonic() - started_s)
-
-
-def _answer(response: Response) -> Response:
-    record = current_record()
-    if record is not None:
-        response.headers[REQUEST_ID] = record.shown_id
-        if record.trace is not None:
-            response.headers[TRACEPARENT] = record.trace.header
-        response.call_on_close(lambda: record.close(response))
-    return response

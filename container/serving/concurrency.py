@@ -1,8 +1,9 @@
-"""Places for sequences, counted over all web workers before any work is done for a request.
+"""The limit on sequences in flight, counted over all web workers before any work is done for a request.
 
-One small mapped file in the run directory: a number for each worker, written by that worker alone. A worker holds its
-number by a lock that the kernel drops when the process ends, so a dead worker's places are free once its successor
-has taken the number over. The sum may be exceeded by as many requests as there are workers, when all look at once.
+One small mapped file in the run directory holds a count for each worker, written by that worker alone. A worker owns
+its count through a file lock that the kernel drops when the process ends, so a dead worker's sequences stop counting
+once its successor has taken over its count. Workers that check at the same moment can exceed the limit, by one request
+each at most.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ _NUM_WORKERS = 64
 _BYTES = 8
 
 
-class Places:
+class ConcurrencyLimit:
     """The counts of all workers, and this worker's own."""
 
     def __init__(self, path: Path) -> None:
-        """Open or make the file and claim a number. Raises OSError if it cannot be used or all are claimed."""
+        """Open or create the file and claim a count. Raises OSError if the file is unusable or all are claimed."""
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         os.ftruncate(self._file, _NUM_WORKERS * _BYTES)
         self._map = mmap.mmap(self._file, _NUM_WORKERS * _BYTES)
         self._offset = self._claim()
-        self.held = 0
+        self._own = 0
         self._write()
 
     def _claim(self) -> int:
@@ -40,29 +41,29 @@ class Places:
         raise OSError(f"more than {_NUM_WORKERS} web workers")
 
     @property
-    def taken(self) -> int:
-        """Places all workers hold together."""
+    def in_flight(self) -> int:
+        """Sequences of all workers together."""
         return sum(struct.unpack(f"{_NUM_WORKERS}q", self._map[:]))
 
-    def take(self, count: int, limit: int) -> bool:
-        """Hold `count` places more if they and all others are at most `limit`. Nobody at all may exceed it alone."""
-        others = self.taken
-        if others and others + count > limit:
+    def acquire(self, num_sequences: int, limit: int) -> bool:
+        """Count `num_sequences` more if the total stays within `limit`, or if nothing else is in flight."""
+        others = self.in_flight
+        if others and others + num_sequences > limit:
             return False
-        self.held += count
+        self._own += num_sequences
         self._write()
         return True
 
-    def give_back(self, count: int) -> None:
-        """Return places."""
-        self.held -= count
+    def release(self, num_sequences: int) -> None:
+        """Undo `acquire`."""
+        self._own -= num_sequences
         self._write()
 
     def _write(self) -> None:
-        struct.pack_into("q", self._map, self._offset, self.held)
+        struct.pack_into("q", self._map, self._offset, self._own)
 
     def close(self) -> None:
-        """Return everything and the number."""
-        self.give_back(self.held)
+        """Release everything, and the count itself."""
+        self.release(self._own)
         self._map.close()
         os.close(self._file)

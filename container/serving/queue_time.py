@@ -1,4 +1,4 @@
-"""How long a refused client should stay away: what waits, at the speed of the last seconds."""
+"""When a refused client should retry: the waiting tokens at the speed of the last seconds."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import math
 import time
 from collections.abc import Callable
 
-# As reliability practice has it: not below a second, and not so long that a free server stays idle.
+# Not below a second, and not so long that a free server stays idle.
 _MIN_S = 1
 _MAX_S = 30
 _WINDOW_S = 2.0
 
 
 class QueueTime:
-    """`total` adds a number of the status board over all engines. `observe` is called every few seconds at least."""
+    """The engines' speed. Call `observe` at least every few seconds."""
 
     def __init__(self, total: Callable[[str], int]) -> None:
+        """`total` sums one number of the status board over all engines."""
         self._total = total
         self._since_s = time.monotonic()
         self._tokens = self._done()
@@ -25,7 +26,7 @@ class QueueTime:
         return self._total("prompt_tokens") + self._total("generated_tokens")
 
     def observe(self) -> None:
-        """Measure the speed of the last `_WINDOW_S` seconds, once they are over."""
+        """Measure the speed once every `_WINDOW_S` seconds; calls in between do nothing."""
         now = time.monotonic()
         passed_s = now - self._since_s
         if passed_s < _WINDOW_S:

@@ -1,4 +1,4 @@
-"""What a web worker holds of the model: the engine's card, the tokenizer, the chat template, the limits."""
+"""A web worker's side of the model: the engine's card, the tokenizer, the chat template, the limits."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
-"""Work on long texts, off the worker's event loop: tokenizing 2 MB takes seconds, and /ping must not wait for it.
+"""The one way off a worker's event loop: gevent's thread pool.
 
-tokenizers releases the interpreter's lock while it works, so a thread of gevent's pool is enough.
+Tokenizing 2 MB takes seconds; `/ping` and open streams go on meanwhile. A thread gains something only where the library
+releases Python's lock, as `Tokenizer.encode` does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import gevent
 
@@ -18,30 +19,45 @@ from container.text.tokenizer import Tokenizer, TokenizerError
 T = TypeVar("T")
 
 # About a millisecond of tokenizing; below that a thread costs more than it saves.
-_SHORT_CHARS = 4096
+_LONG_CHARS = 4096
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     """Token ids with the special tokens the tokenizer adds. Raises InvalidRequest."""
-    return aside(len(text), partial(tokenizer.encode, text, add_special_tokens=True))
+    return offload(len(text), partial(tokenizer.encode, text, add_special_tokens=True))
 
 
 def encode_prompt(tokenizer: Tokenizer, rendered: RenderedPrompt) -> list[int]:
     """Token ids of a rendered conversation. Raises InvalidRequest."""
-    return aside(len(rendered.marked), partial(rendered.encode, tokenizer))
+    return offload(len(rendered.marked), partial(rendered.encode, tokenizer))
 
 
-def aside(num_chars: int, work: Callable[[], T]) -> T:
-    """`work()`, in a thread if the text it works on is long. Raises InvalidRequest for what the tokenizer refuses."""
-    found = _caught(work) if num_chars <= _SHORT_CHARS else gevent.get_hub().threadpool.apply(_caught, (work,))
-    if isinstance(found, TokenizerError):
-        raise InvalidRequest(f"tokenizer error {found}") from found
-    return found
+def offload(num_chars: int, work: Callable[[], T]) -> T:
+    """`work()` on a text of `num_chars`; long texts run in the pool.
 
-
-def _caught(work: Callable[[], T]) -> T | TokenizerError:
-    """gevent's pool would print the traceback of what is raised in a thread."""
+    Raises InvalidRequest if the tokenizer refuses the text, and whatever else `work` raises.
+    """
     try:
-        return work()
+        return work() if num_chars <= _LONG_CHARS else in_pool(work)
     except TokenizerError as exc:
-        return exc
+        raise InvalidRequest(f"tokenizer error {exc}") from exc
+
+
+def in_pool(work: Callable[[], T]) -> T:
+    """`work()` in a thread of gevent's pool; its exceptions are raised here.
+
+    Call it on the event loop's thread only: in a pool thread gevent would create a second hub and a second pool.
+    """
+    found, error = gevent.get_hub().threadpool.apply(_outcome, (work,))
+    if error is not None:
+        raise error
+    result: T = found
+    return result
+
+
+def _outcome(work: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    """The result or the exception. The pool would print the traceback of an exception that it sees."""
+    try:
+        return work(), None
+    except Exception as exc:  # noqa: BLE001 - `in_pool` raises it again
+        return None, exc

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from typing import Any
 import msgspec
 import tokenizers
 
-from container.text.in_thread import in_thread
 from container.text.special_tokens import SpecialTokens
 from container.text.token_bytes import TokenBytes
 from container.text.tokenizer_error import TokenizerError, guarded
@@ -27,8 +26,6 @@ __all__ = ["TokenSpan", "Tokenizer", "TokenizerError"]
 
 # The widest id the Rust side accepts; a larger one would raise OverflowError at the seam.
 _MAX_ID = 2**32 - 1
-# Longer texts take more than some milliseconds. `encode_batch` lets go of Python's lock, `encode` does not.
-_LONG_CHARS = 10_000
 # Pieces of text whose tokens the library remembers; it would remember ten times as many.
 _REMEMBERED = 1_000
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -135,6 +132,11 @@ class Tokenizer:
         """The id of one vocabulary entry, spelt as the vocabulary spells it."""
         return guarded("The tokenizer failed to look up a token", self._backend.token_to_id, token)
 
+    def control_token_id(self, text: str) -> int | None:
+        """The id of `text` if it spells one control token exactly, else None."""
+        token_id = self.token_id(text)
+        return token_id if token_id is not None and self.is_special(token_id) else None
+
     @cached_property
     def token_bytes(self) -> TokenBytes | None:
         """What each token adds to a text, or None if this decoder is not a concatenation."""
@@ -146,12 +148,10 @@ class Tokenizer:
 
     def _encode(self, text: str, add_special_tokens: bool) -> Any:
         failure = "The tokenizer failed to encode the text"
+        # `encode_batch` releases Python's lock, `encode` does not; for one short text they cost the same.
+        encode = self._backend.encode_batch
         try:
-            if len(text) < _LONG_CHARS:
-                return guarded(failure, self._backend.encode, text, add_special_tokens=add_special_tokens)
-            batch = [text]
-            encode = partial(self._backend.encode_batch, batch, add_special_tokens=add_special_tokens)
-            return in_thread(lambda: guarded(failure, encode))[0]
+            return guarded(failure, encode, [text], add_special_tokens=add_special_tokens)[0]
         except TokenizerError as exc:
             if _SURROGATE.search(text):
                 raise TokenizerError("The text holds an unpaired surrogate, which is no character.") from exc

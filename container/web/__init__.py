@@ -1,1 +1,1 @@
-"""The bytes of a connection: worker, socket, body, events. Knows nothing of dialects or models."""
+"""The bytes of a connection: worker, socket, body, events. Never imports dialects or models."""

@@ -17,9 +17,9 @@ from container.monitoring.request_record import timed
 from container.web.client_socket import ClientTooSlow
 
 _READ_BYTES = 65_536
-# The last is what S3 gives to an object that was stored without one.
+# S3 gives the last one to an object stored without a media type.
 _UNSPECIFIC = frozenset({"", content_types.ANY, content_types.OCTET_STREAM, "binary/octet-stream"})
-# Below this every whole float is exactly one integer.
+# Below this, every whole float stands for exactly one integer.
 _EXACT = 2**53
 _SYNTAX = "Failed to parse the request body as JSON"
 _CUT = "the request body is not as long as its headers or chunk sizes say"
@@ -28,10 +28,11 @@ _CUT = "the request body is not as long as its headers or chunk sizes say"
 def read_json(request: Request, limit_bytes: int, *, any_media_type: bool = False) -> dict[str, Any]:
     """The JSON object in the body.
 
-    Raises PayloadTooLarge, UnsupportedMediaType, RequestTimeout, MalformedBody or WrongShape. The bytes stay in
-    `g.raw_body` for a dialect whose errors quote lines and columns. With `any_media_type` a Content-Type that is
-    missing or says nothing counts as JSON: SageMaker's asynchronous inference hands on that of the object in S3. Of a
-    key that is there more than once the last one counts, as in Python's `json`.
+    `any_media_type` also accepts a missing or generic Content-Type: SageMaker's asynchronous inference forwards that of
+    the object in S3. The last of several equal keys wins, as in Python's `json`. The bytes stay in `g.raw_body`, for
+    errors that quote lines and columns.
+
+    Raises PayloadTooLarge, UnsupportedMediaType, RequestTimeout, MalformedBody or WrongShape.
     """
     _check_media_type(request, any_media_type)
     with timed("read"):
@@ -50,7 +51,7 @@ def read_json(request: Request, limit_bytes: int, *, any_media_type: bool = Fals
 
 
 def _with_line(reason: str, raw: bytes) -> str:
-    """msgspec's "(byte N)" as a line and a column, which is how people find a place in a text."""
+    """msgspec's message with a line and a column instead of "(byte N)"."""
     found = re.search(r" \(byte (\d+)\)$", reason)
     if found is not None:
         before, reason = raw[: int(found[1])], reason[: found.start()]
@@ -64,7 +65,7 @@ def _with_line(reason: str, raw: bytes) -> str:
 
 
 def _number(text: str) -> int | float:
-    """A number with a decimal point; JSON Schema counts 5.0 among the integers."""
+    """The value of a number with a decimal point; to JSON Schema 5.0 is an integer."""
     value = float(text)
     if not math.isfinite(value):
         raise msgspec.DecodeError("number out of range")
@@ -97,7 +98,7 @@ def _check_media_type(request: Request, any_media_type: bool) -> None:
 
 
 def _read(request: Request, limit_bytes: int) -> bytes:
-    """At most the limit and one read of it; a chunked body has no length to look at first."""
+    """The body; at most one read beyond the limit, because a chunked body does not announce its length."""
     message = f"the request body must be at most {limit_bytes} bytes"
     if request.content_length is not None and request.content_length > limit_bytes:
         raise PayloadTooLarge(f"{message}. Given: {request.content_length}")
@@ -109,19 +110,19 @@ def _read(request: Request, limit_bytes: int) -> bytes:
             raise PayloadTooLarge(message)
         parts.append(part)
     if request.content_length is not None and size < request.content_length:
-        # To gunicorn the end of the connection is the end of such a body.
+        # gunicorn takes the end of the connection for the end of such a body.
         raise MalformedBody(_CUT)
     return b"".join(parts)
 
 
 def _read_part(request: Request) -> bytes:
-    """The next bytes, none at the end. Chunk sizes and ends are looked at here, long after the head was accepted."""
+    """The next bytes, b"" at the end. gunicorn parses chunks only now, so their errors are raised here."""
     try:
         return request.stream.read(_READ_BYTES)
     except ClientTooSlow as exc:
         raise RequestTimeout from exc
     except (ParseException, NoMoreData, ClientDisconnected) as exc:
-        # werkzeug hides what ended a body of known length.
+        # werkzeug hides the cause if the body has a known length.
         if isinstance(exc.__context__, ClientTooSlow):
             raise RequestTimeout from exc
         raise MalformedBody(_CUT) from exc

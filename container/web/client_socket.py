@@ -1,8 +1,8 @@
-"""A client's connection with patience that ends: for the head, for the body, between requests, and for reading.
+"""A client's socket with deadlines: for the head, the body, the next request, and for reading the answer.
 
-gunicorn's gevent worker waits for ever once a connection has sent a byte, so a thousand half-sent requests would stay
-until their clients leave. gunicorn's parser and response call `recv` and `sendall` here; everything else is the
-socket's own.
+Without them gunicorn's gevent worker waits for ever once a connection has sent a byte, so half-sent requests would keep
+their connections until the clients leave. gunicorn's parser and response call `recv` and `sendall` here; all else is
+the socket's own.
 """
 
 from __future__ import annotations
@@ -19,38 +19,39 @@ from gunicorn import util
 
 # From the first byte of a request to the end of its head, in seconds.
 HEAD_S = 10.0
-# To the end of the body, in seconds, beside what the slowest welcome client needs for its length.
+# To the end of the body, in seconds, plus the time that the slowest accepted client needs for its length.
 BODY_S = 10.0
 SLOWEST_BYTES_PER_S = 65_536
-# Until a client has taken in a piece of the answer, in seconds.
+# To read one piece of the answer, in seconds.
 WRITE_S = 10.0
 _PIECE_BYTES = 65_536
-# How long, and for how many bytes, a refused body is listened to so that its sender sees the answer.
+# A refused body is read for this long and up to this size, so that its sender sees the answer.
 _LINGER_S = 1.0
 _LINGER_BYTES = 65_536
 
 
 class ClientTooSlow(ConnectionResetError):
-    """The client has used up its time. A reset to gunicorn, which closes the connection without a word."""
+    """The client missed its deadline. gunicorn treats it as a reset and closes the connection silently."""
 
     def __init__(self, what: str) -> None:
         super().__init__(errno.ECONNRESET, what)
 
 
-_door = BoundedSemaphore(1)
+_turn = BoundedSemaphore(1)
 
 
 def _out_of_time(what: str) -> ClientTooSlow:
-    """What to raise, when it is this client's turn. Clients that came together run out of time together: a thousand
-    answers in one piece would keep everybody else waiting for a second, so the event loop turns between any two.
+    """The exception to raise, one client per turn of the event loop.
+
+    Clients that came together time out together; a thousand at once would block the loop for a second.
     """
-    with _door:
+    with _turn:
         gevent.sleep(0)
     return ClientTooSlow(what)
 
 
 class ClientSocket:
-    """`sock`, with deadlines. `idle` holds the connections of a worker that wait for a request, longest first."""
+    """`sock` with deadlines. `idle` holds the worker's connections that wait for a request, longest first."""
 
     def __init__(self, sock: Any, keepalive_s: float, idle: dict[ClientSocket, None]) -> None:
         self._sock = sock
@@ -66,14 +67,14 @@ class ClientSocket:
         return getattr(self._sock, name)
 
     def expect_body(self) -> None:
-        """The head is there; its body may follow. What is read from now on counts into `num_body_bytes`."""
+        """The head has been read, the body may follow. Bytes read from now on count in `num_body_bytes`."""
         self.num_body_bytes = 0
         self._in_body = True
         self._deadline_s = time.monotonic() + BODY_S
         self._seconds_per_byte = 1 / SLOWEST_BYTES_PER_S
 
     def expect_request(self) -> None:
-        """The last request is answered and read to its end."""
+        """The last request has been answered and read to its end."""
         self._in_body = False
         self._deadline_s = time.monotonic() + self._keepalive_s
         self._seconds_per_byte = 0.0
@@ -104,18 +105,18 @@ class ClientSocket:
             for start in range(0, len(view), _PIECE_BYTES):
                 self._sock.sendall(view[start : start + _PIECE_BYTES])
         except TimeoutError as exc:
-            # A reset: otherwise the kernel would keep what was not read, and the connection, for minutes.
+            # Reset: otherwise the kernel would keep the unread bytes and the connection for minutes.
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._in_body = False
             raise _out_of_time("the answer was not read in time") from exc
 
     def evict(self) -> None:
-        """End the connection; whoever reads it finds its end."""
+        """End the connection; its reader sees end of file."""
         self._idle.pop(self, None)
         self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close it; after a body that was not read to its end, slowly enough for the answer to arrive."""
+        """Close the connection; after a body that was not read to its end, first let the answer arrive."""
         self._idle.pop(self, None)
         if self._in_body:
             util.close_graceful(self._sock, timeout=_LINGER_S, max_drain=_LINGER_BYTES)

@@ -1,4 +1,4 @@
-"""Small helpers every dialect answers with."""
+"""Responses of all dialects: whole JSON, and the moment when an answer is complete."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def json_response(body: Any, status: int = 200) -> Response:
 
 
 def when_made(response: Response, action: Callable[[], None]) -> None:
-    """Call `action` once, as soon as nothing of the answer is left to make and before a client can have its end.
+    """Call `action` once, when the whole answer has been made and before the client can see its end.
 
-    At once for a whole answer; for a stream after its last part, or when it is closed because its client has gone.
+    That is at once for a whole answer, and for a stream after its last part or when its client has gone.
     """
     if not response.is_streamed:
         action()

@@ -1,4 +1,4 @@
-"""Server-sent events: one JSON value a frame, one frame a write, ending in a blank line."""
+"""Server-sent events: one JSON value per frame, one frame per write, a blank line at its end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flask import Response
 
 from container.errors import InternalError, ServiceError
 from container.generation.generation import ClientDisconnected
-from container.monitoring.request_record import current_record
+from container.monitoring.request_record import RequestRecord
 
 logger = logging.getLogger(__name__)
 
@@ -23,18 +23,17 @@ _encoder = msgspec.json.Encoder()
 
 
 def frame(value: Any) -> bytes:
-    """One event. JSON never holds a line break, so one data line is enough."""
+    """One event. Encoded JSON has no line breaks, so one data line is enough."""
     return b"data: " + _encoder.encode(value) + b"\n\n"
 
 
-def stream(frames: Iterator[bytes], error_body: Callable[[ServiceError], Any]) -> Response:
+def stream(frames: Iterator[bytes], error_body: Callable[[ServiceError], Any], record: RequestRecord) -> Response:
     """A streamed response of `frames`.
 
-    The first frame is awaited before the status line is sent, so a request that is refused has its own status.
-    An error after that becomes one event of `error_body` and the stream ends without [DONE].
+    The status line waits for the first frame, so a refused request gets its own status. A later error becomes one event
+    of `error_body`, and the stream ends without [DONE].
     """
     first = next(frames, b"")
-    record = current_record()
 
     def body() -> Iterator[bytes]:
         try:
@@ -44,11 +43,9 @@ def stream(frames: Iterator[bytes], error_body: Callable[[ServiceError], Any]) -
             return
         except ServiceError as exc:
             yield frame(error_body(exc))
-        except Exception:  # the status line is out; the client learns it from an event
-            fields = {} if record is None else {"request_id": record.id}
-            logger.exception("a stream failed", extra={"fields": fields})
-            if record is not None:
-                record.fail(InternalError.tgi_type)
+        except Exception:  # the status line is out, so the client gets an event
+            logger.exception("a stream failed", extra={"fields": {"request_id": record.id}})
+            record.fail(InternalError.outcome)
             yield frame(error_body(InternalError()))
         finally:
             _close(frames)
@@ -56,7 +53,7 @@ def stream(frames: Iterator[bytes], error_body: Callable[[ServiceError], Any]) -
     response = Response(body(), content_type="text/event-stream")
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"
-    # A generator that never starts runs no `finally`; the server closes the response in any case.
+    # A generator that never starts runs no `finally`, but the server always closes the response.
     response.call_on_close(lambda: _close(frames))
     return response
 

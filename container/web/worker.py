@@ -1,4 +1,4 @@
-"""gunicorn's gevent worker with bounds: slow clients are cut, and idle connections make room for new ones."""
+"""gunicorn's gevent worker with limits: slow clients are cut off, idle connections make room for new ones."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from container.web.client_socket import ClientSocket
 
-# Connections kept free for clients that have something to say.
+# Connections kept free for new requests.
 _RESERVE = 64
-# A body nobody wanted is read up to here, so that the connection can be used again; one that was wanted until it
-# was too long, a little further.
+# An unread body is drained up to here, so that the connection can be reused; a body that turned out too long, a little
+# further.
 _DRAIN_BYTES = 262_144
 _DRAIN_BYTES_MORE = 65_536
 _READ_BYTES = 8192
@@ -38,14 +38,14 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self._num_open -= 1
 
     def _make_room(self) -> None:
-        """End the connection that has been idle longest. Without this, idle ones would keep health checks out."""
+        """End the connection that has been idle longest. Otherwise idle clients would lock out health checks."""
         longest = next(iter(self._idle), None)
         if longest is not None:
             with contextlib.suppress(OSError):
                 longest.evict()
 
     def handle_request(self, listener_name: Any, req: Any, sock: ClientSocket, addr: Any) -> None:
-        """Answer one request, and bound what is read of a body the application did not want."""
+        """Answer one request, then drain a body that the application did not read, up to a limit."""
         sock.expect_body()
         super().handle_request(listener_name, req, sock, addr)
         if not _read_to_end(req.body, max(_DRAIN_BYTES_MORE, _DRAIN_BYTES - sock.num_body_bytes)):
@@ -54,7 +54,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
 
 def _read_to_end(body: Any, limit_bytes: int) -> bool:
-    """Whether the body is over, after at most `limit_bytes` more. A broken one never is."""
+    """Whether the body ends within `limit_bytes` more. A broken body never ends."""
     if body.failed:
         return False
     try:
@@ -64,6 +64,6 @@ def _read_to_end(body: Any, limit_bytes: int) -> bool:
                 return True
             limit_bytes -= len(data)
     except (ParseException, NoMoreData):
-        # The request is answered already; an error page behind the answer would be taken for the next one.
+        # The request has been answered; the client would take an error page for its next answer.
         return False
     return False

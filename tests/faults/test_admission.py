@@ -249,7 +249,7 @@ def test_a_thousand_clients_leave(server: Server, board: StatusBoard, scoreboard
     with ThreadPoolExecutor(24) as threads:
         list(threads.map(lambda draw: leave(server, draw), draws))
     settled, _ = timed(lambda: server.wait(lambda: board["running"] + board["waiting"] == 0, seconds=30))
-    places = server.run_dir().places
+    places = server.run_dir().concurrency
     server.wait(lambda: not any(struct.unpack("64q", places.read_bytes())), seconds=10)
     left = {name: board[name] for name in ("running", "waiting", "waiting_tokens", "kv_used_tokens")}
     answer = ask(server, 8)

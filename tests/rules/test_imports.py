@@ -34,6 +34,10 @@ FORBIDDEN = [
     *(("container.supervisor", name) for name in ("flask", "gevent", "container.web", "container.api")),
     *(("container.generation", name) for name in ("flask", "container.web", "container.api")),
     *(("container.text", name) for name in ("flask", "zmq", "container.web", "container.serving")),
+    # Only `container.text.offload` decides what runs in gevent's pool.
+    *((f"container.text.{name}", "gevent") for name in ("tokenizer", "chat_template", "detokenizer", "stop_strings")),
+    *((f"container.serving.{name}", "flask") for name in ("admission", "concurrency", "model_watch", "queue_time")),
+    *(("container.errors", f"container.{room}") for room in ("api", "serving", "web", "generation")),
     ("sagemaker_deploy.request", "sagemaker_deploy.aws"),
     ("sagemaker_deploy.aws", "sagemaker_deploy.cli"),
 ]

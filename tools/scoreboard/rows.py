@@ -90,7 +90,7 @@ ROWS: tuple[Row, ...] = (
         18,
         "overload: 10 times capacity, 60 s",
         "excess: 429 and Retry-After in < 50 ms; goodput >= 95 % of peak; accepted within deadline; queue bounded",
-        (f"{_SEAM}/test_refusals.py", "tests/unit/container/test_places.py", f"{_PROCESS}/test_serving.py"),
+        (f"{_SEAM}/test_refusals.py", "tests/unit/container/test_concurrency.py", f"{_PROCESS}/test_serving.py"),
     ),
     Row(
         19,

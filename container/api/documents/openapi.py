@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made of the registered routes and of the types that read and write their bodies."""
+"""The OpenAPI 3.1 document, built from the registered routes and the types that read and write their bodies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 
 
 def build(app: Flask, *, with_key: bool) -> dict[str, Any]:
-    """The document of `app`. `with_key`: routes want the API key where `Operation.keyed` says so."""
+    """The document of `app`. `with_key`: routes with `Operation.keyed` require the API key."""
     found = list(_operations(app))
     types = [kind for _, _, operation in found for kind in _types(operation)]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
@@ -59,7 +59,7 @@ class _Schemas:
         return self._schema_of[id(kind)]
 
     def any_of(self, kinds: Any) -> Any:
-        """The schema of a type, or of one out of several."""
+        """The schema of one type, or `anyOf` for several."""
         return _any_of([self.one(kind) for kind in _several(kinds)])
 
     def body(self, forms: tuple[Form, ...]) -> Any:
@@ -90,9 +90,9 @@ def _operations(app: Flask) -> Iterator[tuple[str, str, Operation]]:
 
 
 def _types(operation: Operation) -> list[Any]:
-    told = (operation.answer, operation.event, operation.error)
+    written = (operation.answer, operation.event, operation.error)
     bodies = (form.kind for form in operation.bodies)
-    return [*bodies, *operation.parts, *(kind for kinds in told for kind in _several(kinds))]
+    return [*bodies, *operation.parts, *(kind for kinds in written for kind in _several(kinds))]
 
 
 def _describe(path: str, method: str, operation: Operation, schemas: _Schemas, with_key: bool) -> dict[str, Any]:

@@ -16,8 +16,8 @@ DOCUMENT = "/api-doc/openapi.json"
 
 blueprint = Blueprint("documents", __name__)
 
-# validatorUrl: Swagger UI would send the document to a public validator. oauth2RedirectUrl: the package would write
-# the Host header into the page.
+# validatorUrl: Swagger UI would send the document to a public validator. oauth2RedirectUrl: the package would copy the
+# Host header into the page.
 pages: Blueprint = get_swaggerui_blueprint(
     "/docs",
     DOCUMENT,
@@ -29,13 +29,13 @@ pages: Blueprint = get_swaggerui_blueprint(
 @blueprint.get(DOCUMENT)
 @describe(Operation(tag="Server", summary="This document", answer=dict[str, Any]))
 def openapi() -> Response:
-    """The document. It has the limits that come from the model once there is one; then it is kept."""
+    """The document. Limits that come from the model are added once it is loaded; that document is kept."""
     extensions = current_app.extensions
     if "openapi" not in extensions:
         document = build(current_app, with_key=service().settings.api_key is not None)
         if not service().ready:
             return json_response(document)
-        for dialect in extensions["dialects"]:
+        for dialect in extensions["dialects"].values():
             dialect.write_limits(document["components"]["schemas"], service().settings, service().model)
         extensions["openapi"] = document
     return json_response(extensions["openapi"])

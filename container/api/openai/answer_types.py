@@ -1,4 +1,4 @@
-"""What OpenAI's routes answer, as the types that are encoded and that the OpenAPI document shows."""
+"""The answers of OpenAI's routes: the types that are encoded and that the OpenAPI document shows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TextFinish = Literal["stop", "length"]
 
 
 class TokenEntry(msgspec.Struct, frozen=True):
-    """A token as text and as the bytes it adds, with its log-probability (natural log)."""
+    """A token as text and as the bytes it adds to the text, with its log-probability (natural log)."""
 
     token: str
     logprob: float
@@ -20,7 +20,7 @@ class TokenEntry(msgspec.Struct, frozen=True):
 
 
 class ScoredToken(msgspec.Struct, frozen=True):
-    """A generated token and the likeliest ones in its place."""
+    """A generated token and the most likely alternatives."""
 
     token: str
     logprob: float
@@ -43,7 +43,7 @@ class CalledFunctionAnswer(msgspec.Struct, frozen=True):
 
 
 class ToolCallAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A call the caller is asked to make."""
+    """A function call that the client should make."""
 
     id: str
     type: Literal["function"] = "function"
@@ -51,7 +51,7 @@ class ToolCallAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AnswerMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole message. `content` is null if there is nothing but calls."""
+    """A whole message. `content` is null if there are only calls."""
 
     role: Literal["assistant"] = "assistant"
     content: str | None
@@ -104,7 +104,7 @@ class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):
-    """Prompt tokens whose keys and values were known already."""
+    """Prompt tokens found in the prefix cache."""
 
     cached_tokens: int
 
@@ -142,7 +142,7 @@ class ChatCompletion(_ChatHead, frozen=True, kw_only=True):
 
 
 class ChatChunk(_ChatHead, frozen=True, kw_only=True):
-    """One event of a stream. `usage` is null but in the last one, and absent if it was not asked for."""
+    """One event of a stream. `usage` is null except in the last event, and absent if the request did not ask for it."""
 
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     choices: list[ChunkChoice]
@@ -190,14 +190,14 @@ class ModelAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):
-    """All models: one."""
+    """All models, of which there is one."""
 
     object: Literal["list"] = "list"
     data: list[ModelAnswer]
 
 
 class ErrorFields(msgspec.Struct, frozen=True):
-    """`param` is the field that is wrong, `code` the kind of error in one word."""
+    """`param` is the field at fault, `code` the kind of error in one word."""
 
     message: str
     type: str
@@ -206,6 +206,6 @@ class ErrorFields(msgspec.Struct, frozen=True):
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
-    """What goes wrong on OpenAI's routes."""
+    """An error of OpenAI's routes."""
 
     error: ErrorFields

@@ -1,4 +1,4 @@
-"""The arguments of one function as Lark in llguidance's dialect: JSON, Qwen3-Coder's XML, or Python's keywords."""
+"""Grammars of one function's arguments, as JSON, Qwen3-Coder's XML or Python keywords: Lark in llguidance's dialect."""
 
 from __future__ import annotations
 
@@ -12,32 +12,30 @@ from container.api.openai.tool_parsers.xml_calls import PARAMETER, PARAMETER_END
 from container.api.openai.tools import Function
 from container.errors import InvalidRequest
 
-# Enough for every usual layout. Unbounded white space is a trap small models never leave.
+# Enough for every usual layout. With unbounded white space, small models write nothing else.
 _LAYOUT = {"whitespace_pattern": r"(\n {0,16}| ?)"}
 _END = json.dumps(f"\n{PARAMETER_END}\n")
 _DEFINITIONS = ("$defs", "definitions")
 
-# Rules that are needed besides the expression, and the expression itself.
+# Further rules, and an expression that uses them.
 Arguments = tuple[list[str], str]
 WriteArguments = Callable[[Function, str], Arguments]
 
 
 def json_arguments(function: Function, name: str) -> Arguments:
-    """One JSON object. `name` is the name of the rule. Each schema has a `%json` of its own, so that `$ref` finds its
-    root.
-    """
+    """One JSON object, as the rule `name`. Each schema has its own `%json`, so that `$ref` starts at its root."""
     return [f"{name}: {json_value(_object(function))}"], name
 
 
 def json_value(schema: Any) -> str:
-    """A value after a schema."""
+    """A value that fits the schema."""
     schema = closed(schema)
-    laid_out = {**schema, "x-guidance": _LAYOUT} if isinstance(schema, dict) else schema
-    return "%json " + json.dumps(laid_out, ensure_ascii=False)
+    formatted = {**schema, "x-guidance": _LAYOUT} if isinstance(schema, dict) else schema
+    return "%json " + json.dumps(formatted, ensure_ascii=False)
 
 
 def xml_arguments(function: Function, name: str) -> Arguments:
-    """`<parameter=key>`, the value on lines of its own and `</parameter>` for each property, in the schema's order."""
+    """For each property `<parameter=key>`, the value on its own lines, `</parameter>`; in the schema's order."""
     if _is_open(function):
         return [f"{name}_any[lazy]: /(.|\\n)*/ {_END}"], f'("{PARAMETER}" /[^>\\n]{{1,64}}/ ">\\n" {name}_any)*'
     rules: list[str] = []
@@ -50,7 +48,10 @@ def xml_arguments(function: Function, name: str) -> Arguments:
 
 
 def python_arguments(function: Function, name: str) -> Arguments:
-    """`key=value` for each property, in the order of the schema, separated by commas; the values are JSON."""
+    """`key=value` for each property, separated by commas, in the schema's order; values are JSON.
+
+    Raises InvalidRequest for a key that is not a Python identifier.
+    """
     if _is_open(function):
         item = f'/[A-Za-z_][A-Za-z0-9_]{{0,63}}/ "=" {name}_any'
         return [f"{name}_any: {json_value({})}"], f'({item} (", " {item})*)?'
@@ -59,7 +60,7 @@ def python_arguments(function: Function, name: str) -> Arguments:
     for i, (key, required) in enumerate(_properties(function)):
         if not key.isidentifier():
             raise InvalidRequest(
-                f"`parameters` of {function.name} must have names of Python for this model. Given: {key[:80]}",
+                f"`parameters` of {function.name} need Python identifiers as names for this model. Given: {key[:80]}",
                 param="tools",
             )
         rules.append(f"{name}_{i}: {json_value(_part(function, key))}")
@@ -68,7 +69,7 @@ def python_arguments(function: Function, name: str) -> Arguments:
 
 
 def _in_sequence(items: list[tuple[str, bool]]) -> str:
-    """Items with ", " between those that are there; each is required or not."""
+    """The items that are present, with ", " between them; each is required or optional."""
     followers = [f'", " {item}' if required else f'(", " {item})?' for item, required in items]
     beginnings: list[str] = []
     for i, (item, required) in enumerate(items):
@@ -79,14 +80,14 @@ def _in_sequence(items: list[tuple[str, bool]]) -> str:
 
 
 class _XmlValue:
-    """One value of XML arguments and the line of its closing tag, as rules."""
+    """Rules for one value of XML arguments and the line of its closing tag."""
 
     def __init__(self, function: Function, key: str) -> None:
         self._function = function
         self._key = key
 
     def rules(self, name: str, schema: Any) -> list[str]:
-        """The rule `name` and what it needs. Strings are text without quotes, all else is JSON."""
+        """The rule `name` and the rules it uses. Strings are text without quotes, other values are JSON."""
         part = resolved(schema, self._function.parameters)
         part = part if isinstance(part, dict) else {}
         for several in ("anyOf", "oneOf"):
@@ -108,7 +109,7 @@ class _XmlValue:
             if keyword in part:
                 raise InvalidRequest(
                     f"`{keyword}` of {self._function.name}.{self._key[:80]} cannot be enforced in the form this model "
-                    "writes calls in; leave it out or do without `strict` and a forced call",
+                    "writes calls in; leave it out, or use neither `strict` nor a forced call",
                     param="tools",
                 )
         low, high = part.get("minLength", 0), part.get("maxLength", "")
@@ -122,7 +123,7 @@ def _is_open(function: Function) -> bool:
 
 
 def _properties(function: Function) -> list[tuple[str, bool]]:
-    """Names of the arguments, and whether they must be there."""
+    """The arguments' names, and whether each is required."""
     schema = resolved(function.parameters, function.parameters)
     known = schema.get("properties")
     required = schema.get("required") or []
@@ -140,7 +141,7 @@ def _with_definitions(function: Function, part: dict[str, Any]) -> dict[str, Any
 
 
 def _object(function: Function) -> dict[str, Any]:
-    """Arguments are an object, whatever else the schema leaves open; a function without parameters takes none."""
+    """The function's schema as an object, even if it leaves that open; without parameters, the empty object."""
     parameters = function.parameters
     if not parameters.get("properties") and "additionalProperties" not in parameters and "$ref" not in parameters:
         return {**parameters, "type": "object", "additionalProperties": False}

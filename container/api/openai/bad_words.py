@@ -1,4 +1,4 @@
-"""`bad_words`: strings an answer must not contain, as in vLLM, and the token sequences that stand for them."""
+"""`bad_words`: strings an answer must not contain, as in vLLM, and their token sequences."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from container.api.validation import check
 from container.errors import InvalidRequest
 from container.monitoring.request_record import timed
-from container.text.offload import aside
+from container.text.offload import offload
 from container.text.tokenizer import Tokenizer
 
 MAX_WORDS = 128
@@ -16,7 +16,7 @@ _MAX_TOKENS = 64
 
 
 def check_bad_words(words: list[str] | None) -> None:
-    """Raise InvalidRequest naming field, limit and value, for what can be told without a tokenizer."""
+    """Raise InvalidRequest naming field, limit and value; these checks need no tokenizer."""
     if not words:
         return
     check("bad_words", f"at most {MAX_WORDS} strings", len(words), len(words) <= MAX_WORDS)
@@ -27,25 +27,25 @@ def check_bad_words(words: list[str] | None) -> None:
 
 
 def banned_sequences(words: list[str] | None, tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
-    """The tokens of each word as an answer goes on with it, with and without a space before it, each once.
+    """The tokens of each word as the continuation of a text, with and without a space before it, without duplicates.
 
-    Raises InvalidRequest for a word of too many tokens or one that the tokenizer refuses.
+    Raises InvalidRequest for a word with too many tokens or one that the tokenizer refuses.
     """
     if not words:
         return ()
     with timed("tokenise"):
-        spelt = aside(sum(map(len, words)), partial(_spelt, words, tokenizer))
-    for place, ids in spelt:
-        check(f"bad_words[{place}]", f"at most {_MAX_TOKENS} tokens", len(ids), len(ids) <= _MAX_TOKENS)
-    # A tokenizer may drop a character it does not know; what has no token cannot come.
+        spelt = offload(sum(map(len, words)), partial(_spelt, words, tokenizer))
+    for index, ids in spelt:
+        check(f"bad_words[{index}]", f"at most {_MAX_TOKENS} tokens", len(ids), len(ids) <= _MAX_TOKENS)
+    # A tokenizer may drop unknown characters; a word without tokens cannot be generated.
     return tuple(dict.fromkeys(ids for _, ids in spelt if ids))
 
 
 def _spelt(words: list[str], tokenizer: Tokenizer) -> list[tuple[int, tuple[int, ...]]]:
-    """Place of the word and its tokens, twice for each word. One of spaces alone keeps them."""
+    """Index and tokens of each word, twice per word. A word of spaces alone keeps them."""
     bare = [word.lstrip(" ") or word for word in words]
     return [
-        (place, tuple(tokenizer.encode_continuation(prefix + word)))
-        for place, word in enumerate(bare)
+        (index, tuple(tokenizer.encode_continuation(prefix + word)))
+        for index, word in enumerate(bare)
         for prefix in ("", " ")
     ]

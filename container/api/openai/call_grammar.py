@@ -1,7 +1,4 @@
-"""Grammars that hold a model to well-formed tool calls, in the form its family was taught.
-
-Lark in llguidance's dialect.
-"""
+"""Grammars for well-formed tool calls in the form of the model's family: Lark in llguidance's dialect."""
 
 from __future__ import annotations
 
@@ -25,19 +22,19 @@ from container.api.openai.tool_parsers.mistral import ARGUMENTS, MARKER
 from container.api.openai.tools import Function, ToolUse
 from handler.seam.protocol import Grammar, GrammarKind
 
-# A model that is held to its form but not to an end would call for ever.
+# Without a limit, a constrained model could write calls for ever.
 _MAX_CALLS = 16
 _ANY_OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
 
-TokenId = Callable[[str], int | None]
+ControlTokenId = Callable[[str], int | None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """How a call is written: `before`, the name, `between`, the arguments, `after`; then the next after `separator`.
+    """How a call is written: `before`, the name, `between`, the arguments, `after`; calls are split by `separator`.
 
-    All calls together stand between `opening` and `closing`. `starts` is a regular expression for how an answer that
-    is a call begins, in families that put no mark before their calls.
+    `opening` and `closing` enclose all calls. In families without a marker before calls, `starts` is a regular
+    expression that matches the beginning of an answer that is a call.
     """
 
     before: str
@@ -75,26 +72,26 @@ _FORMS: dict[Family, _Form] = {
 }
 
 
-def forced_calls(use: ToolUse, family: Family, control_token: TokenId) -> Grammar:
-    """One call of the forced functions, or several if they may be parallel.
+def forced_calls(use: ToolUse, family: Family, control_token_id: ControlTokenId) -> Grammar:
+    """One call of the forced functions, or several if calls may be parallel.
 
-    `control_token` gives the id of a marker that is a control token of this model, None for plain text.
+    `control_token_id` returns the id of a marker that is a control token of this model, None for plain text.
     """
-    rules = _Rules(control_token)
+    rules = _Rules(control_token_id)
     return rules.grammar(rules.calls(use.forced, _FORMS[family], use.parallel))
 
 
-def answer_or_calls(schema: Any, use: ToolUse, family: Family, control_token: TokenId) -> Grammar:
-    """Either a JSON answer after `schema` or calls of any function."""
-    rules = _Rules(control_token)
+def answer_or_calls(schema: Any, use: ToolUse, family: Family, control_token_id: ControlTokenId) -> Grammar:
+    """Either a JSON answer that fits `schema` or calls of any function."""
+    rules = _Rules(control_token_id)
     calls = rules.calls(use.functions, _FORMS[family], use.parallel)
     rules.add(f"answer: {json_value(schema)}")
     return rules.grammar(f"answer | {calls}")
 
 
-def text_with_calls(use: ToolUse, family: Family, control_token: TokenId) -> Grammar:
-    """Any text, in which a call, once begun, is well-formed; arguments of `strict` functions fit their schema."""
-    rules = _Rules(control_token)
+def text_with_calls(use: ToolUse, family: Family, control_token_id: ControlTokenId) -> Grammar:
+    """Any text in which every call is well-formed; arguments of `strict` functions fit their schema."""
+    rules = _Rules(control_token_id)
     functions = tuple(f if f.strict else replace(f, parameters=_ANY_OBJECT) for f in use.functions)
     form = _FORMS[family]
     if form.starts:
@@ -103,10 +100,10 @@ def text_with_calls(use: ToolUse, family: Family, control_token: TokenId) -> Gra
 
 
 class _Rules:
-    """Lark rules, as they are needed."""
+    """Collects Lark rules."""
 
-    def __init__(self, control_token: TokenId) -> None:
-        self._control_token = control_token
+    def __init__(self, control_token_id: ControlTokenId) -> None:
+        self._control_token_id = control_token_id
         self._rules: list[str] = []
 
     def add(self, rule: str) -> None:
@@ -122,17 +119,17 @@ class _Rules:
         return " ".join(filter(None, [self._literal(form.opening), "call", more, self._literal(form.closing)]))
 
     def text_or_calls(self, functions: tuple[Function, ...], form: _Form, parallel: bool) -> str:
-        """Text that does not begin as a call does, or calls."""
+        """Text that does not begin like a call, or calls."""
         calls = self.calls(functions, form, parallel)
         self.add(f"TEXT: /(.|\\n)*/ & ~/{form.starts}(.|\\n)*/")
-        tag = self._control_token(PYTHON_TAG)
+        tag = self._control_token_id(PYTHON_TAG)
         tagged = "" if tag is None else f"<[{tag}]>? "
         return f"{self._marks()}(TEXT | {tagged}{calls})"
 
     def calls_within_text(self, functions: tuple[Function, ...], form: _Form, parallel: bool) -> str:
-        """Text with calls in it; the first mark of a call is where the form begins to hold."""
+        """Text with calls in it; a call's first marker is where the constraint begins."""
         _, mark = _first_marker(form.opening + form.before)
-        token_id = self._control_token(mark)
+        token_id = self._control_token_id(mark)
         if token_id is None:
             self.add(f"head[lazy]: /(.|\\n)*/ {json.dumps(mark)}")
         else:
@@ -146,8 +143,8 @@ class _Rules:
         return f"{self._marks()}(head call){{0,{_MAX_CALLS if parallel else 1}}} end"
 
     def _marks(self) -> str:
-        """The marks of reasoning, which text cannot be if they are control tokens."""
-        ids = [token_id for token_id in map(self._control_token, (OPEN, CLOSE)) if token_id is not None]
+        """Optional reasoning marks: text cannot contain them where they are control tokens."""
+        ids = [token_id for token_id in map(self._control_token_id, (OPEN, CLOSE)) if token_id is not None]
         if ids:
             self.add("THOUGHT: /(.|\\n)*/")
         return "".join(f"(THOUGHT <[{token_id}]>)? " for token_id in ids)
@@ -161,16 +158,16 @@ class _Rules:
         self.add("call: " + " | ".join(f"call_{i}" for i in range(len(functions))))
 
     def _literal(self, text: str) -> str:
-        """`text` as Lark, its markers as control tokens where they are such."""
+        """`text` as Lark; markers that are control tokens become token ids."""
         pieces: list[str] = []
         while text:
-            place, marker = _first_marker(text)
-            token_id = self._control_token(marker) if marker else None
-            if place:
-                pieces.append(json.dumps(text[:place], ensure_ascii=False))
+            position, marker = _first_marker(text)
+            token_id = self._control_token_id(marker) if marker else None
+            if position:
+                pieces.append(json.dumps(text[:position], ensure_ascii=False))
             if marker:
                 pieces.append(json.dumps(marker) if token_id is None else f"<[{token_id}]>")
-            text = text[place + len(marker) :]
+            text = text[position + len(marker) :]
         return " ".join(pieces)
 
 
@@ -178,6 +175,6 @@ _MARKERS = tuple(dict.fromkeys(marker for family in Family for marker in family.
 
 
 def _first_marker(text: str) -> tuple[int, str]:
-    """Where the first marker stands; the text's length and "" if there is none."""
-    found = [(place, marker) for marker in _MARKERS if (place := text.find(marker)) >= 0]
+    """Position of the first marker and the marker; the text's length and "" if there is none."""
+    found = [(position, marker) for marker in _MARKERS if (position := text.find(marker)) >= 0]
     return min(found, default=(len(text), ""))

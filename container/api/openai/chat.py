@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import secrets
-import time
 from typing import Any
 
 import msgspec
-from flask import Response, g, request
+from flask import Response, request
 
 from container.api.answer_headers import add_compute_time, add_stream_headers, add_whole_headers
 from container.api.openai.bad_words import banned_sequences
 from container.api.openai.call_grammar import answer_or_calls, forced_calls, text_with_calls
-from container.api.openai.chat_prompt import ChatPrompt, chat_prompt, control_token
+from container.api.openai.chat_prompt import ChatPrompt, chat_prompt
 from container.api.openai.chat_request import Chat, parse_chat
 from container.api.openai.chat_response import ChatAnswer
 from container.api.openai.choice import Choice
+from container.api.openai.error_response import error_body
 from container.api.openai.reasoning import CLOSE, OPEN, ReasoningSplitter
 from container.api.openai.sampling import of_choice, sampling_params
 from container.api.openai.template_traits import TemplateTraits
 from container.api.openai.tool_parsers import Family, parser_of
-from container.errors import InvalidRequest, ServiceError
+from container.errors import InvalidRequest
 from container.generation.generation import Prompt
+from container.monitoring.request_record import RequestRecord
 from container.serving.served_model import ServedModel
 from container.serving.service import service
 from container.web import sse
@@ -29,35 +30,35 @@ from container.web.responses import json_response
 from handler.seam.protocol import Grammar, GrammarKind
 
 
-def answer_chat(body: dict[str, Any]) -> Response:
-    """Parse, render, submit; then stream or collect. Raises ServiceError."""
-    g.dialect = "openai"
-    started_s = time.monotonic()
-    chat = parse_chat(body, service().settings, service().check_room().card.vocab_size)
-    served = service().admit(chat.request.num_choices)
+def answer_chat(body: dict[str, Any], record: RequestRecord) -> Response:
+    """Parse, admit, render, submit; then stream or collect. Raises ServiceError."""
+    served = service().model
+    service().check_room()
+    chat = parse_chat(body, service().settings, served.card.vocab_size)
+    service().admit(chat.request.num_choices)
     rendered = chat_prompt(chat, served)
-    prompt = _prompt(chat, served, rendered)
+    prompt = _prompt(chat, served, rendered, record)
     generations = [
-        service().generate(prompt.with_sampling(of_choice(prompt.sampling, index)), request)
+        service().generate(prompt.with_sampling(of_choice(prompt.sampling, index)), request, record)
         for index in range(chat.request.num_choices)
     ]
     choices = [_choice(chat, rendered) for _ in generations]
     answer = ChatAnswer(chat.request, served, generations, choices, f"chatcmpl-{secrets.token_hex(12)}")
     if chat.request.stream:
-        response = sse.stream(answer.frames(), ServiceError.openai_body)
+        response = sse.stream(answer.frames(), error_body, record)
     else:
         response = json_response(answer.whole())
-        add_whole_headers(response, generations[:1], generations, started_s)
-        add_compute_time(response, started_s)
+        add_whole_headers(response, record, generations[:1], generations)
+        add_compute_time(response, record)
     add_stream_headers(response, service().settings, served, rendered.num_chars)
     return response
 
 
-def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt) -> Prompt:
+def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: RequestRecord) -> Prompt:
     grammar = _grammar(chat, served, rendered.traits.family)
     token_ids = rendered.token_ids
     if chat.constrained and rendered.thinking:
-        # What is constrained is the answer, so the thoughts the prompt has opened end here.
+        # Only the answer is constrained, so reasoning that the template has opened ends here.
         token_ids = token_ids + served.tokenizer.encode_continuation(f"\n{CLOSE}\n\n")
     max_tokens = served.check_length(len(token_ids), chat.request.limit)
     return Prompt(
@@ -71,38 +72,37 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt) -> Prompt:
         ),
         stop=chat.request.stop_strings,
         show_special=_reads_control_tokens(chat, served, rendered.traits),
-        timeout_s=service().timeout_s(bool(chat.request.stream)),
+        timeout_s=service().timeout_s(record, streaming=bool(chat.request.stream)),
         cache_salt=chat.request.cache_salt or "",
         reuse_prefix=chat.request.cache_prompt is not False,
     )
 
 
 def _grammar(chat: Chat, served: ServedModel, family: Family) -> Grammar | None:
-    """What the answer is held to: `response_format`, calls that are forced, one of both, or only that a call of a
-    strict function fits.
-    """
+    """The answer's constraint: `response_format`, forced calls, either of both, or the schemas of strict functions."""
+    control_token_id = served.tokenizer.control_token_id
     if chat.tools is None:
         return chat.grammar
     if chat.tools.forced:
-        return forced_calls(chat.tools, family, control_token(served))
+        return forced_calls(chat.tools, family, control_token_id)
     if chat.grammar is None:
-        return text_with_calls(chat.tools, family, control_token(served)) if chat.tools.strict else None
+        return text_with_calls(chat.tools, family, control_token_id) if chat.tools.strict else None
     if chat.grammar.kind is not GrammarKind.JSON_SCHEMA:
         raise InvalidRequest("a regex as `response_format` and `tools` exclude each other", param="response_format")
     schema = msgspec.json.decode(chat.grammar.source)
-    return answer_or_calls(schema, chat.tools, family, control_token(served))
+    return answer_or_calls(schema, chat.tools, family, control_token_id)
 
 
 def _reads_control_tokens(chat: Chat, served: ServedModel, traits: TemplateTraits) -> bool:
-    """Whether the readers look for marks that are left out of the text otherwise."""
+    """Whether the readers look for control tokens, which the text leaves out otherwise."""
     markers = (*(traits.family.markers if chat.tools is not None else ()), *((OPEN, CLOSE) if traits.thinks else ()))
-    return any(control_token(served)(marker) is not None for marker in markers)
+    return any(served.tokenizer.control_token_id(marker) is not None for marker in markers)
 
 
 def _choice(chat: Chat, rendered: ChatPrompt) -> Choice:
-    """Readers for one answer: reasoning if the model thinks aloud, tool calls if it may call."""
+    """The readers of one answer: for reasoning if the model reasons, for tool calls if it may call."""
     traits = rendered.traits
-    # A grammar leaves no room for thoughts.
+    # A grammar leaves no room for reasoning.
     splitter = ReasoningSplitter(opened=rendered.thinking) if traits.thinks and not chat.constrained else None
     if chat.tools is None:
         return Choice(splitter, None)

@@ -1,8 +1,7 @@
-"""A chat made into a prompt by the model's own template."""
+"""A chat rendered to a prompt by the model's own template."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from container.text.offload import encode_prompt
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """`thinking`: the template has opened the model's reasoning at the end of the prompt of `num_chars`."""
+    """A prompt of `num_chars` characters. `thinking`: it ends with the opening mark of the model's reasoning."""
 
     token_ids: list[int]
     num_chars: int
@@ -51,18 +50,8 @@ def chat_prompt(chat: Chat, served: ServedModel) -> ChatPrompt:
         return ChatPrompt(encode_prompt(served.tokenizer, rendered), len(rendered.text), thinking, traits)
 
 
-def control_token(served: ServedModel) -> Callable[[str], int | None]:
-    """The id of a text that is one control token of this model, None for any other text."""
-
-    def find(text: str) -> int | None:
-        token_id = served.tokenizer.token_id(text)
-        return token_id if token_id is not None and served.tokenizer.is_special(token_id) else None
-
-    return find
-
-
 def _template_kwargs(request: ChatRequest, traits: TemplateTraits) -> dict[str, Any]:
-    """OpenAI's `reasoning_effort` under the names templates read, then what was given for the template."""
+    """OpenAI's `reasoning_effort` under the names templates read, then the request's own variables."""
     effort = request.reasoning_effort
     found: dict[str, Any] = {}
     if effort is not None and traits.mentions("reasoning_effort"):

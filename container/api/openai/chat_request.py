@@ -1,4 +1,4 @@
-"""The body of POST /v1/chat/completions, made into a `ChatRequest` that is valid by construction."""
+"""The body of POST /v1/chat/completions as a `ChatRequest`, valid by construction."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from container.settings import Settings
 from handler.seam.protocol import Grammar
 
 _MAX_TOP_LOGPROBS = 20
-# What OpenAI has and this server has not; null is as good as absent.
+# OpenAI's fields that this server does not support; null counts as absent.
 _REFUSED = {
     "audio": "audio answers are not supported",
     "functions": "`functions` is superseded; send `tools`",
@@ -38,7 +38,7 @@ _ALLOWED = {
     "chat_template_kwargs[...]": _KWARG,
     "chat_template_kwargs[...][]": _KWARG,
 }
-# Variables that are the server's own, or would change what the template's functions mean.
+# Variables that the server sets, or that would shadow the template's functions.
 _RESERVED = (
     *("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "conversation"),
     *("chat_template", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
@@ -50,7 +50,7 @@ _KwargName = Annotated[
 ]
 _Plain = str | int | float | bool | None
 
-# Rules between fields, which types cannot express; for the document.
+# Rules between fields, which types cannot express; for the OpenAPI document.
 _LOGPROBS_RULE = {
     "anyOf": [
         {"properties": {"top_logprobs": {"type": "null"}}},
@@ -67,7 +67,7 @@ RULE: dict[str, Any] = {"allOf": [STREAM_RULE, _LOGPROBS_RULE, _PROMPT_RULE]}
 
 
 class ChatRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """OpenAI's fields, then those TGI and vLLM added. None is absent. `store` and `prediction` change no answer."""
+    """OpenAI's fields, then TGI's and vLLM's. None counts as absent. `store` and `prediction` change no answer."""
 
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_tokens: Annotated[int | None, within(1)] = None
@@ -95,19 +95,17 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def limit(self) -> int | None:
-        """The number of tokens to generate at most, by either of its names."""
+        """The maximum number of tokens to generate, by either of its names."""
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
 
     @property
     def num_logprobs(self) -> int | None:
-        """What `SamplingParams.num_logprobs` has to be."""
+        """The value of `SamplingParams.num_logprobs`."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
 class Chat(msgspec.Struct, frozen=True):
-    """A checked request: its messages as templates take them, the tools in use, and what `response_format` holds the
-    answer to.
-    """
+    """A checked request: its messages as templates take them, the tools in use, the grammar of `response_format`."""
 
     request: ChatRequest
     messages: list[dict[str, Any]]
@@ -116,7 +114,7 @@ class Chat(msgspec.Struct, frozen=True):
 
     @property
     def constrained(self) -> bool:
-        """Whether the whole answer is held to a form, which leaves no room for thoughts."""
+        """Whether a grammar constrains the whole answer, which leaves no room for reasoning."""
         return self.grammar is not None or (self.tools is not None and bool(self.tools.forced))
 
 

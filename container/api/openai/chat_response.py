@@ -6,8 +6,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from msgspec import UNSET, UnsetType
-
 from container.api.openai.answer_types import (
     ChatChoiceAnswer,
     ChatChunk,
@@ -17,12 +15,12 @@ from container.api.openai.answer_types import (
     ChatLogprobsAnswer,
     ChunkChoice,
     CompletionTokensDetails,
-    PromptTokensDetails,
     Usage,
 )
 from container.api.openai.chat_request import ChatRequest
 from container.api.openai.choice import Choice
 from container.api.openai.logprobs import ChatLogprobs
+from container.api.openai.usage import chunk_usage, usage_of
 from container.generation.fan_out import fan_out
 from container.generation.generation import Generation, Token
 from container.serving.served_model import ServedModel
@@ -31,7 +29,7 @@ from container.web import sse
 
 
 class ChatAnswer:
-    """One answer to one chat request, whole or streamed; choice i is made of generation i."""
+    """The answer to one chat request, whole or streamed; choice i reads generation i."""
 
     def __init__(
         self,
@@ -93,20 +91,16 @@ class ChatAnswer:
         yield sse.DONE
 
     def _delta_chunks(self, index: int, tokens: list[Token], deltas: list[ChatDelta]) -> Iterator[bytes]:
-        """A chunk for each delta; log-probabilities go with the first, or alone if the text is held back."""
+        """A chunk for each delta; log-probabilities go with the first, or into a chunk of their own without deltas."""
         if not deltas and tokens and self._request.logprobs:
             yield self._chunk(index, ChatDelta(content=""), None, tokens)
-        for place, delta in enumerate(deltas):
-            yield self._chunk(index, delta, None, tokens if place == 0 else [])
+        for i, delta in enumerate(deltas):
+            yield self._chunk(index, delta, None, tokens if i == 0 else [])
 
     def _chunk(self, index: int, delta: ChatDelta, finish_reason: ChatFinish | None, tokens: list[Token]) -> bytes:
         logprobs = self._scored(index, tokens) if tokens else None
         choice = ChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=finish_reason)
-        usage: Usage | UnsetType | None = UNSET
-        if self._request.continuous_usage:
-            usage = self._usage()
-        elif self._request.include_usage:
-            usage = None
+        usage = chunk_usage(self._request, self._usage)
         return sse.frame(ChatChunk(**self._head, choices=[choice], usage=usage))
 
     def _usage(self) -> Usage:
@@ -115,18 +109,3 @@ class ChatAnswer:
 
     def _scored(self, index: int, tokens: list[Token]) -> ChatLogprobsAnswer | None:
         return ChatLogprobsAnswer(self._logprobs[index].entries(tokens)) if self._logprobs else None
-
-
-def usage_of(
-    prompts: list[Generation], answers: list[Generation], details: CompletionTokensDetails | UnsetType = UNSET
-) -> Usage:
-    """OpenAI's usage object: each prompt of `prompts` counts once, every token of `answers` counts."""
-    prompt_tokens = sum(len(generation.prompt.token_ids) for generation in prompts)
-    completion_tokens = sum(generation.num_tokens for generation in answers)
-    return Usage(
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        total_tokens=prompt_tokens + completion_tokens,
-        prompt_tokens_details=PromptTokensDetails(sum(generation.num_cached_tokens for generation in prompts)),
-        completion_tokens_details=details,
-    )

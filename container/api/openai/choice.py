@@ -1,4 +1,4 @@
-"""One choice of a chat answer, as it grows: deltas in, OpenAI's deltas out, and all that was said so far."""
+"""One choice of a chat answer as it grows: deltas in, OpenAI's deltas out, and the message so far."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _Call:
 
 
 class Choice:
-    """Reads one generation's text: reasoning first, then tool calls in what is left."""
+    """Reads one generation's text: first reasoning, then tool calls in the rest."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Choice:
         max_calls: int | None = None,
         short_ids: bool = False,
     ) -> None:
-        """`max_calls` bounds the calls that are told. `short_ids`: nine letters and digits, as Mistral insists on."""
+        """`max_calls` limits the calls in the answer. `short_ids`: nine letters and digits, which Mistral requires."""
         self.tokens: list[Token] = []
         self.finish_reason: ChatFinish | None = None
         self.num_reasoning_tokens = 0
@@ -67,17 +67,17 @@ class Choice:
         self._num_calls_seen = 0
 
     def add(self, delta: Delta) -> list[ChatDelta]:
-        """What became certain with `delta`, each as the `delta` of a chunk."""
+        """The parts that `delta` completes, each as the `delta` of a chunk."""
         self.tokens += delta.tokens
         parts = self._split(delta)
         if delta.finish_reason is not None:
             parts += self._finish()
-        told = [self._told(part) for part in joined(parts)]
+        chunks = [self._keep(part) for part in joined(parts)]
         if delta.finish_reason is not None:
             self.finish_reason = _FINISH[delta.finish_reason]
             if self._calls and self.finish_reason == "stop":
                 self.finish_reason = "tool_calls"
-        return [each for each in told if each is not None]
+        return [each for each in chunks if each is not None]
 
     def _split(self, delta: Delta) -> list[Part]:
         if self._splitter is None:
@@ -97,8 +97,8 @@ class Choice:
             parts += [Reasoning(reasoning), *self._parse(content)]
         return parts + ([] if self._parser is None else self._parser.flush())
 
-    def _told(self, part: Part) -> ChatDelta | None:
-        """Remember a part; None for calls beyond the limit."""
+    def _keep(self, part: Part) -> ChatDelta | None:
+        """Add a part to the message and return it as a chunk's delta; None for calls beyond the limit."""
         match part:
             case Content(text):
                 self._content.append(text)

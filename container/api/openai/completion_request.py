@@ -1,14 +1,12 @@
-"""The body of POST /v1/completions, made into a `Completion` that is valid by construction."""
+"""The body of POST /v1/completions as a `Completion`, valid by construction."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
 
 from container.api.bounds import shown, within
-from container.api.openai.bad_words import banned_sequences
 from container.api.openai.sampling import STREAM_RULE, SamplingFields, check_sampling, check_token_ids, refuse_known
 from container.api.validation import check, convert
 from container.errors import InvalidRequest
@@ -22,7 +20,7 @@ _MAX_LOGPROBS = 5
 _MAX_TOKEN_ID = 2**31 - 1
 _REFUSED = {"suffix": "it can be achieved by preprocessing the prompt"}
 _IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0, "maximum": _MAX_TOKEN_ID}}
-# A text or several, the token ids of one or of several.
+# One text or several, the token ids of one prompt or of several.
 _Prompt = Annotated[
     Any,
     shown(
@@ -34,7 +32,7 @@ _Prompt = Annotated[
         ]
     ),
 ]
-# Rules between fields, which types cannot express; for the document.
+# Rules between fields, which types cannot express; for the OpenAPI document.
 _NOTHING_RULE = {
     "anyOf": [
         {"properties": {"max_tokens": {"anyOf": [{"type": "null"}, {"minimum": 1}]}}},
@@ -45,7 +43,7 @@ RULE: dict[str, Any] = {"allOf": [STREAM_RULE, _NOTHING_RULE]}
 
 
 class CompletionRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """OpenAI's fields. None is absent."""
+    """OpenAI's fields. None counts as absent."""
 
     prompt: _Prompt
     echo: bool | None = None
@@ -55,15 +53,16 @@ class CompletionRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknow
 
 
 class Completion(msgspec.Struct, frozen=True):
-    """A checked request and its prompts as token ids; `num_candidates` are generated for each prompt. `num_chars` are
-    those of the prompts that came as text. `bad_words` are banned, as token ids.
-    """
+    """A checked request and its prompts, as text or token ids; `num_candidates` are generated for each prompt."""
 
     request: CompletionRequest
-    prompts: list[list[int]]
+    prompts: list[str | list[int]]
     num_candidates: int
-    num_chars: int
-    bad_words: tuple[tuple[int, ...], ...]
+
+    @property
+    def num_chars(self) -> int:
+        """Characters of the prompts that came as text."""
+        return sum(len(prompt) for prompt in self.prompts if isinstance(prompt, str))
 
     @property
     def max_tokens(self) -> int:
@@ -71,35 +70,33 @@ class Completion(msgspec.Struct, frozen=True):
         return _DEFAULT_MAX_TOKENS if self.request.max_tokens is None else self.request.max_tokens
 
 
-def parse_completion(
-    body: dict[str, Any], settings: Settings, served: ServedModel, admit: Callable[[int], object]
-) -> Completion:
-    """`admit` is asked for a place for each sequence before any prompt is tokenised.
-
-    Raises InvalidRequest naming field, limit and value, and what `admit` raises.
-    """
+def parse_completion(body: dict[str, Any], settings: Settings, vocab_size: int) -> Completion:
+    """Raises InvalidRequest naming field, limit and value."""
     refuse_known(body, _REFUSED)
     request = convert(body, CompletionRequest)
     check_sampling(request, settings)
-    check_token_ids(request, served.card.vocab_size)
+    check_token_ids(request, vocab_size)
     if request.max_tokens == 0 and not request.echo:
         raise InvalidRequest("`max_tokens` must be at least 1 without `echo`. Given: 0", param="max_tokens")
     candidates = _candidates(request, settings.max_choices)
-    parts = _prompts(request.prompt)
+    prompts = _prompts(request.prompt)
     limit = settings.max_client_batch_size
-    check("prompt", f"at most {limit} prompts", len(parts), len(parts) <= limit)
-    admit(len(parts) * candidates)
+    check("prompt", f"at most {limit} prompts", len(prompts), len(prompts) <= limit)
+    return Completion(request, prompts, candidates)
+
+
+def tokenized(prompts: list[str | list[int]], served: ServedModel) -> list[list[int]]:
+    """The token ids of each prompt. Raises InvalidRequest."""
     with timed("tokenise"):
-        ids = [_token_ids(part, served) for part in parts]
-    num_chars = sum(len(part) for part in parts if isinstance(part, str))
-    return Completion(request, ids, candidates, num_chars, banned_sequences(request.bad_words, served.tokenizer))
+        return [_token_ids(prompt, served) for prompt in prompts]
 
 
-def _token_ids(part: str | list[int], served: ServedModel) -> list[int]:
-    if isinstance(part, str):
-        return encode(served.tokenizer, part)
-    check("prompt", f"made of token ids below {served.card.vocab_size}", max(part), max(part) < served.card.vocab_size)
-    return part
+def _token_ids(prompt: str | list[int], served: ServedModel) -> list[int]:
+    if isinstance(prompt, str):
+        return encode(served.tokenizer, prompt)
+    vocab_size, largest = served.card.vocab_size, max(prompt)
+    check("prompt", f"made of token ids below {vocab_size}", largest, largest < vocab_size)
+    return prompt
 
 
 def _candidates(request: CompletionRequest, limit: int) -> int:

@@ -1,4 +1,4 @@
-"""POST /v1/completions: the old API that continues a text."""
+"""One /v1/completions request, OpenAI's older API that continues a text, from its body to its answer."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from flask import Response, g, request
-from msgspec import UNSET, UnsetType
+from flask import Response, request
 
 from container.api.answer_headers import add_stream_headers, add_whole_headers
 from container.api.openai.answer_types import TextChoice, TextCompletion, TextFinish, Usage
-from container.api.openai.chat_response import usage_of
-from container.api.openai.completion_request import Completion, parse_completion
+from container.api.openai.bad_words import banned_sequences
+from container.api.openai.completion_request import Completion, parse_completion, tokenized
+from container.api.openai.error_response import error_body
 from container.api.openai.logprobs import CompletionLogprobs, Scored
 from container.api.openai.sampling import of_choice, sampling_params
-from container.errors import InvalidRequest, ServiceError
+from container.api.openai.usage import chunk_usage, usage_of
+from container.errors import InvalidRequest
 from container.generation.fan_out import fan_out
 from container.generation.generation import Delta, Generation, Prompt
+from container.monitoring.request_record import RequestRecord
 from container.serving.served_model import ServedModel
 from container.serving.service import service
 from container.version import FINGERPRINT
@@ -29,32 +31,45 @@ from handler.seam.protocol import FinishReason
 _FINISH: dict[FinishReason, TextFinish] = {FinishReason.LENGTH: "length"}
 
 
-def answer_completion(body: dict[str, Any]) -> Response:
-    """Parse, tokenise, submit; then stream or collect. Raises ServiceError."""
-    g.dialect = "openai"
-    started_s = time.monotonic()
-    served = service().check_room()
-    completion = parse_completion(body, service().settings, served, service().admit)
+def answer_completion(body: dict[str, Any], record: RequestRecord) -> Response:
+    """Parse, admit, tokenize, submit; then stream or collect. Raises ServiceError."""
+    served = service().model
+    service().check_room()
+    completion = parse_completion(body, service().settings, served.card.vocab_size)
+    service().admit(len(completion.prompts) * completion.num_candidates)
     generations = [
-        service().generate(prompt.with_sampling(of_choice(prompt.sampling, index)), request)
-        for prompt in (_prompt(completion, served, token_ids) for token_ids in completion.prompts)
+        service().generate(prompt.with_sampling(of_choice(prompt.sampling, index)), request, record)
+        for prompt in _prompts(completion, served, record)
         for index in range(completion.num_candidates)
     ]
     answer = CompletionAnswer(completion, served, generations)
     if completion.request.stream:
-        response = sse.stream(answer.frames(), ServiceError.openai_body)
+        response = sse.stream(answer.frames(), error_body, record)
     else:
         response = json_response(answer.whole())
-        add_whole_headers(response, generations[:: completion.num_candidates], generations, started_s)
+        add_whole_headers(response, record, generations[:: completion.num_candidates], generations)
     add_stream_headers(response, service().settings, served, completion.num_chars)
     return response
 
 
-def _prompt(completion: Completion, served: ServedModel, token_ids: list[int]) -> Prompt:
+def _prompts(completion: Completion, served: ServedModel, record: RequestRecord) -> Iterator[Prompt]:
+    prompts = tokenized(completion.prompts, served)
+    bad_words = banned_sequences(completion.request.bad_words, served.tokenizer)
+    for token_ids in prompts:
+        yield _prompt(completion, served, record, token_ids, bad_words)
+
+
+def _prompt(
+    completion: Completion,
+    served: ServedModel,
+    record: RequestRecord,
+    token_ids: list[int],
+    bad_words: tuple[tuple[int, ...], ...],
+) -> Prompt:
     wanted = completion.request
     if not token_ids:
         raise InvalidRequest("`prompt` must hold at least one token", param="prompt")
-    # The engine makes at least one token; where none is wanted (`echo` alone) it is not shown.
+    # The engine generates at least one token; with `max_tokens` 0 (`echo` alone) it is not shown.
     max_tokens = served.check_length(len(token_ids), max(1, completion.max_tokens))
     num_logprobs = wanted.logprobs
     if completion.num_candidates > wanted.num_choices and num_logprobs is None:
@@ -66,17 +81,17 @@ def _prompt(completion: Completion, served: ServedModel, token_ids: list[int]) -
             max_tokens,
             num_logprobs=num_logprobs,
             num_prompt_logprobs=wanted.logprobs if wanted.echo else None,
-            bad_words=completion.bad_words,
+            bad_words=bad_words,
         ),
         stop=wanted.stop_strings,
-        timeout_s=service().timeout_s(bool(wanted.stream)),
+        timeout_s=service().timeout_s(record, streaming=bool(wanted.stream)),
         cache_salt=wanted.cache_salt or "",
         reuse_prefix=wanted.cache_prompt is not False,
     )
 
 
 class CompletionAnswer:
-    """The answer to one request. Candidates of one prompt stand together; without best_of each is a choice."""
+    """The answer to one request. Candidates of one prompt are adjacent; without best_of each is a choice."""
 
     def __init__(self, completion: Completion, served: ServedModel, generations: list[Generation]) -> None:
         self._completion = completion
@@ -99,14 +114,14 @@ class CompletionAnswer:
             if delta is not None:
                 self._add(index, delta)
         choices = []
-        for place, index in enumerate(self._chosen()):
+        for number, index in enumerate(self._chosen()):
             scored = self._echoed(index) + self._scored[index]
             text = self._echo_text(index) + "".join(self._texts[index])
-            choices.append(self._choice(place, text, scored, CompletionLogprobs(self._tokenizer), index))
+            choices.append(self._choice(number, text, scored, CompletionLogprobs(self._tokenizer), index))
         return TextCompletion(**self._head, choices=choices, usage=self._usage())
 
     def frames(self) -> Iterator[bytes]:
-        """Chunks of all choices as they come, then usage if wanted, then one [DONE]."""
+        """Chunks of all choices as they come, then usage if requested, then one [DONE]."""
         deltas = fan_out(self._generations)
         lists = [CompletionLogprobs(self._tokenizer) for _ in self._generations]
         begun: set[int] = set()
@@ -128,7 +143,7 @@ class CompletionAnswer:
         yield sse.DONE
 
     def _add(self, index: int, delta: Delta) -> tuple[str, list[Scored]]:
-        """What the delta shows: its text, and its tokens but for the control token that ends it."""
+        """The delta's visible part: its text, and its tokens without the control token that ends it."""
         if delta.finish_reason is not None:
             self._reasons[index] = _FINISH.get(delta.finish_reason, "stop")
         if self._completion.max_tokens == 0:
@@ -160,7 +175,7 @@ class CompletionAnswer:
         return self._tokenizer.decode(self._generations[index].prompt.token_ids, skip_special_tokens=True)
 
     def _echoed(self, index: int) -> list[Scored]:
-        """The prompt's tokens with their log-probabilities; the first has none."""
+        """The prompt's tokens with their log-probabilities; the first token has none."""
         generation = self._generations[index]
         if not self._request.echo or self._request.logprobs is None:
             return []
@@ -169,21 +184,17 @@ class CompletionAnswer:
 
     def _choice(
         self,
-        place: int,
+        number: int,
         text: str,
         scored: list[Scored],
         lists: CompletionLogprobs,
         index: int,
     ) -> TextChoice:
         logprobs = None if self._request.logprobs is None else lists.entries(scored)
-        return TextChoice(index=place, text=text, logprobs=logprobs, finish_reason=self._reasons[index])
+        return TextChoice(index=number, text=text, logprobs=logprobs, finish_reason=self._reasons[index])
 
     def _chunk(self, choice: TextChoice) -> bytes:
-        usage: Usage | UnsetType | None = UNSET
-        if self._request.continuous_usage:
-            usage = self._usage()
-        elif self._request.include_usage:
-            usage = None
+        usage = chunk_usage(self._request, self._usage)
         return sse.frame(TextCompletion(**self._head, choices=[choice], usage=usage))
 
     def _usage(self) -> Usage:

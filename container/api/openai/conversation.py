@@ -1,4 +1,4 @@
-"""Checked messages and tools -> what the model's own chat template takes."""
+"""Checked messages and tools -> the form that the model's own chat template takes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PLAIN_TOOLS = (
 def conversation(
     messages: list[Message], tools: ToolUse | None, tool_prompt: str | None, traits: TemplateTraits
 ) -> tuple[list[Message], list[dict[str, Any]] | None]:
-    """Messages and tools for the template; the messages given are not changed.
+    """Messages and tools for the template. The arguments are not modified.
 
-    `developer` becomes `system` and `function` becomes `tool` unless the template knows them, arguments of past calls
-    become objects. A template that has no place for tools gets them in its system message (`PLAIN_TOOLS`), past calls
-    as the text that asks for, and their results as a user's messages. `tool_prompt`, TGI's, takes the place of the
-    sentences of PLAIN_TOOLS, or else is added to the last message as TGI does.
+    `developer` becomes `system` unless the template knows it, `function` becomes `tool`, and arguments of past calls
+    become objects. If the template takes no tools, they go into the system message (`PLAIN_TOOLS`), past calls become
+    the text that PLAIN_TOOLS asks for, and their results become user messages. TGI's `tool_prompt` replaces the
+    sentences of PLAIN_TOOLS; if the template takes tools, it is appended to the last message, as in TGI.
     """
     adapted = [_adapted(message, traits) for message in _with_tool_names(messages)]
     if tools is not None and traits.takes_tools:
@@ -40,7 +40,7 @@ def conversation(
     if tools is not None:
         listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools.for_template)
         lead = PLAIN_TOOLS if tool_prompt is None else f"{tool_prompt}\n"
-        adapted = _told_first(adapted, lead + listed, traits)
+        adapted = _with_instructions(adapted, lead + listed, traits)
     return adapted, None
 
 
@@ -61,7 +61,7 @@ def _converted(call: dict[str, Any], convert: Callable[[Any], Any]) -> dict[str,
 
 
 def _as_object(arguments: Any) -> Any:
-    """OpenAI sends JSON text. What a model wrote and is no JSON object stays text."""
+    """OpenAI's clients send JSON text. Text that is no JSON object stays text."""
     if not isinstance(arguments, str):
         return arguments
     try:
@@ -76,7 +76,7 @@ def _as_text(arguments: Any) -> str:
 
 
 def _with_tool_names(messages: list[Message]) -> list[Message]:
-    """Results with the name of the function they come from, which some templates print and OpenAI leaves out."""
+    """Results with the name of their function, which some templates print and OpenAI's clients leave out."""
     names: dict[str, str] = {}
     found: list[Message] = []
     for message in messages:
@@ -87,7 +87,7 @@ def _with_tool_names(messages: list[Message]) -> list[Message]:
 
 
 def _without_calls(messages: list[Message]) -> list[Message]:
-    """Past calls and their results as plain text; results that follow each other are one message."""
+    """Past calls and their results as plain text; consecutive results become one message."""
     found: list[Message] = []
     in_results = False
     for message in messages:
@@ -113,8 +113,8 @@ def _with_calls_as_text(message: Message) -> Message:
     return {**rest, "content": "\n".join(filter(None, lines))}
 
 
-def _told_first(messages: list[Message], text: str, traits: TemplateTraits) -> list[Message]:
-    """`text` in the system message, or before the first message where the template takes none."""
+def _with_instructions(messages: list[Message], text: str, traits: TemplateTraits) -> list[Message]:
+    """`text` in the system message, or before the first message if the template takes no system message."""
     first = messages[0]
     if first["role"] in {"system", "developer"}:
         return [_extended(first, f"\n\n{text}"), *messages[1:]]

@@ -1,4 +1,4 @@
-"""Log-probabilities in OpenAI's two shapes: chat's entries with bytes, and the old completions' parallel lists."""
+"""Log-probabilities in OpenAI's two shapes: chat's entries with bytes, and the completions' parallel lists."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from container.generation.generation import Token
 from container.text.tokenizer import Tokenizer
 from handler.seam.protocol import TokenLogprob
 
-# JSON has no minus infinity; OpenAI sends this for tokens that could not come.
+# JSON has no minus infinity; OpenAI sends this for impossible tokens.
 _FLOOR = -9999.0
 
 Scored = tuple[int, TokenLogprob | None]
 
 
 class TokenTexts:
-    """The exact bytes of tokens, of which the first of a text may differ: some tokenizers drop its leading space."""
+    """The exact bytes of tokens. A text's first token may differ: some tokenizers drop its leading space."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
     def raw(self, token_id: int, *, first: bool) -> bytes:
-        """What the token adds to the text, control tokens spelt out."""
+        """The bytes the token adds to the text; control tokens are spelt out."""
         table = self._tokenizer.token_bytes
         if table is None:
             return self._tokenizer.decode([token_id], skip_special_tokens=False).encode()
@@ -37,7 +37,7 @@ class TokenTexts:
 class ChatLogprobs:
     """The entries of one choice, token by token. All `bytes` together are the text, up to a stop string.
 
-    Control tokens, the one that ends the answer among them, are no part of the text and have no entry.
+    Control tokens, including the one that ends the answer, are not part of the text and have no entry.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -57,14 +57,14 @@ class ChatLogprobs:
         return found
 
     def _named(self, token_id: int, logprob: float) -> TokenEntry:
-        """Bytes that are no character alone are spelt as OpenAI spells them: `\\xf0\\x9f`."""
+        """Bytes that are not a whole character are spelt as OpenAI does: `\\xf0\\x9f`."""
         raw = self._texts.raw(token_id, first=self._first)
         text = raw.decode("utf-8", "backslashreplace")
         return TokenEntry(text, max(logprob, _FLOOR), list(raw))
 
 
 class CompletionLogprobs:
-    """The parallel lists of /v1/completions, filled token by token. Offsets are characters of the choice's text."""
+    """The parallel lists of /v1/completions, built token by token. Offsets count characters of the choice's text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._texts = TokenTexts(tokenizer)
@@ -73,7 +73,7 @@ class CompletionLogprobs:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def entries(self, scored: Sequence[Scored]) -> TextLogprobs:
-        """The lists for these tokens; None, for the first token of a prompt, is no log-probability."""
+        """The lists for these tokens; the first token of a prompt has None instead of a log-probability."""
         result = TextLogprobs([], [], [], [])
         for token_id, found in scored:
             raw = self._texts.raw(token_id, first=self._first)
@@ -91,7 +91,7 @@ class CompletionLogprobs:
 
 
 def _spelt(raw: bytes) -> str:
-    """OpenAI's spelling, which keeps apart tokens that are no whole characters."""
+    """OpenAI's spelling, in which tokens that are not whole characters stay distinct."""
     try:
         return raw.decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""The messages of a chat, as OpenAI's clients may send them: one type for each role."""
+"""The messages of a chat as OpenAI's clients send them: one type for each role."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import msgspec
 from container.api.bounds import shown
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-# Words for `convert`, where a union of types tells too little.
+# For `convert`, where msgspec's message about a union says too little.
 ALLOWED = {
     "messages": "a non-empty array",
     "messages[].role": f"one of {', '.join(ROLES)}",
     "messages[].content": "a string or an array of text parts",
     "messages[].content[].type": '"text"; this model reads text only',
 }
-# What clients echo back of an earlier answer and templates have no use for.
+# Fields of an earlier answer that clients echo and templates do not read.
 _ECHOED = {"refusal", "annotations", "parsed"}
 
 
@@ -36,7 +36,7 @@ Part = TextPart | RefusalPart
 
 
 class CalledFunction(msgspec.Struct, frozen=True, kw_only=True):
-    """The arguments are JSON text, or the object itself; TGI calls them `parameters` too."""
+    """The arguments are JSON text or an object; TGI also calls them `parameters`."""
 
     name: str
     arguments: str | dict[str, Any] | None = None
@@ -52,7 +52,7 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What is null is as good as absent, also where only other roles may have a value."""
+    """Null counts as absent, also in fields that only other roles may set."""
 
     content: str | list[Part]
     name: str | None = None
@@ -71,15 +71,15 @@ class _Said(_Message, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SystemMessage(_Said, frozen=True, tag_field="role", tag="system"):
-    """What the model should be."""
+    """Instructions for the model."""
 
 
 class DeveloperMessage(_Said, frozen=True, tag_field="role", tag="developer"):
-    """OpenAI's new name for the system."""
+    """OpenAI's newer name for the system role."""
 
 
 class UserMessage(_Said, frozen=True, tag_field="role", tag="user"):
-    """What the user says."""
+    """The user's message."""
 
 
 class ToolMessage(_Message, frozen=True, kw_only=True, omit_defaults=True, tag_field="role", tag="tool"):
@@ -89,7 +89,7 @@ class ToolMessage(_Message, frozen=True, kw_only=True, omit_defaults=True, tag_f
 
 
 class FunctionMessage(_Said, frozen=True, tag_field="role", tag="function"):
-    """OpenAI's old name for a tool's result."""
+    """OpenAI's older name for a tool's result."""
 
 
 class AssistantMessage(
@@ -101,7 +101,7 @@ class AssistantMessage(
     tag_field="role",
     tag="assistant",
 ):
-    """What the model answered: text, calls or both. `annotations` and `parsed` are echoes nobody reads."""
+    """The model's answer: text, calls or both. `annotations` and `parsed` are echoes and are ignored."""
 
     content: str | list[Part] | None = None
     name: str | None = None
@@ -116,7 +116,7 @@ class AssistantMessage(
     function_call: None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError, which msgspec shows with the place."""
+        """Raises ValueError; msgspec adds the path to its message."""
         if self.content is None and not self.tool_calls and not self.refusal:
             raise ValueError("must have `content` or `tool_calls`")
 
@@ -138,8 +138,9 @@ Message = Annotated[
 
 
 def for_template(messages: list[Message]) -> list[dict[str, Any]]:
-    """The messages as plain values, without what has no value and what only echoes an earlier answer. The arguments
-    of past calls stay as they were sent.
+    """The messages as plain values, without null fields and echoes of earlier answers.
+
+    The arguments of past calls stay as they were sent.
     """
     return [_plain(message) for message in messages]
 

@@ -1,4 +1,4 @@
-"""What an answer is made of once its text has been read: visible text, reasoning, tool calls."""
+"""The parts of an answer's text: visible text, reasoning, tool calls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Reasoning:
 
 @dataclass(frozen=True, slots=True)
 class CallStart:
-    """A call of the tool `name` begins; the arguments that follow are its own."""
+    """A call of the tool `name` begins; the arguments that follow belong to it."""
 
     name: str
 
@@ -37,7 +37,7 @@ Part = Content | Reasoning | CallStart | CallArguments
 
 
 def joined(parts: list[Part]) -> list[Part]:
-    """The same parts with empty texts left out and neighbours of one kind put together."""
+    """The same parts without empty texts; adjacent parts of one kind are merged."""
     found: list[Part] = []
     for part in parts:
         last = found[-1] if found else None

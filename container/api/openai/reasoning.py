@@ -1,4 +1,4 @@
-"""Splits `<think>...</think>` from the answer of a thinking model, while it streams."""
+"""Splits `<think>...</think>` from a reasoning model's answer while it streams."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ OPEN, CLOSE = "<think>", "</think>"
 
 
 class ReasoningSplitter:
-    """Reasoning is what stands before `</think>`, if `<think>` comes first of all or the prompt has `opened` it.
+    """Reasoning is the text before `</think>`, if the answer begins with `<think>` or the prompt has `opened` it.
 
-    White space between reasoning, marks and answer belongs to neither.
+    White space around the marks belongs to neither reasoning nor content.
     """
 
     def __init__(self, *, opened: bool) -> None:
@@ -21,7 +21,7 @@ class ReasoningSplitter:
         self._after_close = False
 
     def push(self, text: str) -> tuple[str, str]:
-        """`(reasoning, content)` that became certain with `text`."""
+        """The `(reasoning, content)` that `text` completes."""
         if self._undecided is not None:
             text = self._undecided + text
             start = text.lstrip()
@@ -47,7 +47,7 @@ class ReasoningSplitter:
         return text
 
     def flush(self) -> tuple[str, str]:
-        """What was held back, at the end of the answer."""
+        """The text held back so far; call it at the end of the answer."""
         if self._undecided is not None:
             return "", self._undecided
         return (self._gap.show(self._close.flush()) + self._gap.flush(), "") if self.thinking else ("", "")

@@ -23,12 +23,12 @@ _IN_A_STRING = {
     "contentMediaType": "application/json",
     "contentSchema": {"type": ["object", "boolean"]},
 }
-# The schema itself, or a string of JSON that holds it (TGI).
+# The schema itself, or a JSON string that contains it (TGI).
 _Schema = Annotated[Any, shown(anyOf=[{"type": ["object", "boolean"]}, _IN_A_STRING])]
 
 
 class FormatSchema(msgspec.Struct, frozen=True, kw_only=True):
-    """A schema with a name. It is enforced whether `strict` is set or not: there is no constraining by halves."""
+    """A schema with a name. It is always enforced, whether `strict` is set or not."""
 
     schema: _Schema
     name: str | None = None
@@ -59,7 +59,7 @@ class JsonSchemaFormat(msgspec.Struct, frozen=True, tag_field="type", tag="json_
     value: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError, which msgspec shows with the place."""
+        """Raises ValueError; msgspec adds the path to its message."""
         if self.json_schema is None and self.value is None:
             raise ValueError("must have `json_schema`")
 
@@ -92,7 +92,7 @@ def grammar_of(response_format: ResponseFormat | None) -> Grammar | None:
         case RegexFormat(pattern):
             return Grammar(GrammarKind.REGEX, pattern)
         case JsonSchemaFormat(named, value):
-            # TGI takes the schema itself as `value` too; it has no key of that name then.
+            # In TGI, `value` may also be the schema itself; it has no `schema` key then.
             found = named.schema if named is not None else (value or {}).get("schema", value)
         case _:
             found = {"type": "object"} if response_format.value is UNSET else response_format.value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response
 
 from container.api.openai import chat_request, completion_request
 from container.api.openai.answer_types import (
@@ -18,24 +18,20 @@ from container.api.openai.chat_request import ChatRequest
 from container.api.openai.completion_request import CompletionRequest
 from container.api.openai.completions import answer_completion
 from container.api.operation import Form, Operation, describe
+from container.api.request_body import read_body
 from container.errors import NotFound
+from container.monitoring.request_record import current_record
 from container.serving.served_model import ServedModel
 from container.serving.service import service
 from container.web import sse
-from container.web.body import read_json
 from container.web.responses import json_response
 
 blueprint = Blueprint("openai", __name__)
 
 _ERRORS = (400, 413, 415, 429, 500, 503, 504)
-# The forms of the bodies, also for /invocations.
+# The body's forms, also for /invocations.
 CHAT_FORM = Form(ChatRequest, chat_request.RULE)
 COMPLETION_FORM = Form(CompletionRequest, completion_request.RULE)
-
-
-@blueprint.before_request
-def _speak_openai() -> None:
-    g.dialect = "openai"
 
 
 @blueprint.post("/v1/chat/completions")
@@ -54,7 +50,7 @@ def _speak_openai() -> None:
 )
 def chat_completions() -> Response:
     """OpenAI's chat completions."""
-    return answer_chat(read_json(request, service().settings.payload_limit))
+    return answer_chat(read_body(), current_record())
 
 
 @blueprint.post("/v1/completions")
@@ -73,7 +69,7 @@ def chat_completions() -> Response:
 )
 def completions() -> Response:
     """OpenAI's text completions."""
-    return answer_completion(read_json(request, service().settings.payload_limit))
+    return answer_completion(read_body(), current_record())
 
 
 @blueprint.get("/v1/models")

@@ -1,4 +1,4 @@
-"""The fields that /v1/chat/completions and /v1/completions share: how to choose tokens, and their limits."""
+"""The fields shared by /v1/chat/completions and /v1/completions: how to choose tokens, and their limits."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _MAX_SEED = 2**63 - 1
 _MAX_COUNT = 2**31 - 1
 _Text = Annotated[str, shown(minLength=1)]
 _Word = Annotated[str, shown(minLength=1, maxLength=MAX_CHARS)]
-# The vocabulary's end is written into the document when the model is known.
+# `document_limits` adds the vocabulary's size to the OpenAPI document.
 TokenId = Annotated[int, shown(minimum=0, maximum=_MAX_COUNT)]
 _IN_DIGITS = r"^[0-9]{1,10}$"
 _TokenKey = Annotated[str, shown(pattern=_IN_DIGITS)]
-# Rules between fields, which types cannot express; for the document.
+# Rules between fields, which types cannot express; for the OpenAPI document.
 STREAM_RULE: dict[str, Any] = {
     "anyOf": [
         {"properties": {"stream_options": {"type": "null"}}},
@@ -34,7 +34,7 @@ STREAM_RULE: dict[str, Any] = {
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a stream carries besides text."""
+    """What a stream contains besides text."""
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
@@ -42,8 +42,8 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """OpenAI's names, then those TGI, vLLM and llama.cpp added. None is absent. What stands from `user` on changes no
-    answer. Ranges are applied by `check_sampling`."""
+    """OpenAI's fields, then those of TGI, vLLM and llama.cpp. None counts as absent. Fields from `user` on change no
+    answer. `check_sampling` applies the ranges."""
 
     model: str | None = None
     stream: bool | None = None
@@ -84,7 +84,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     @property
     def num_choices(self) -> int:
-        """How many answers are wanted."""
+        """The number of answers to generate."""
         return 1 if self.n is None else self.n
 
     @property
@@ -130,7 +130,7 @@ def _check_stop(request: SamplingFields, limit: int) -> None:
 
 
 def check_token_ids(request: SamplingFields, vocab_size: int) -> None:
-    """Raise InvalidRequest for a token the model does not have."""
+    """Raise InvalidRequest for a token id outside the vocabulary."""
     for field in ("logit_bias", "stop_token_ids"):
         for token_id in map(int, getattr(request, field) or ()):
             check(field, f"made of token ids below {vocab_size}", token_id, token_id < vocab_size)
@@ -169,5 +169,5 @@ def sampling_params(
 
 
 def of_choice(params: SamplingParams, index: int) -> SamplingParams:
-    """The parameters of choice `index`: its own seed, and choice 0 keeps the request's."""
+    """The parameters of choice `index`, with its own seed; choice 0 keeps the request's."""
     return msgspec.structs.replace(params, seed=derived_seed(params.seed, index))

@@ -1,4 +1,4 @@
-"""What a JSON schema says of one property of an object, as far as it can be said without a validator."""
+"""The types that a JSON schema allows for a property, as far as they can be read without a validator."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _MAX_REFERENCES = 16
 
 
 def property_of(schema: dict[str, Any], name: str) -> Any:
-    """The schema of a property, its references followed; True if nothing is said of it."""
+    """The schema of a property, with references followed; True if the schema does not mention it."""
     known = resolved(schema, schema).get("properties")
     if isinstance(known, dict) and name in known:
         return resolved(known[name], schema)
@@ -17,12 +17,12 @@ def property_of(schema: dict[str, Any], name: str) -> Any:
 
 
 def types_of(schema: dict[str, Any], name: str) -> frozenset[str]:
-    """JSON's names of the types a property may have; none if nothing is said."""
+    """JSON's names of the types a property may have; empty if the schema does not restrict them."""
     return types_of_schema(property_of(schema, name), schema)
 
 
 def resolved(part: Any, root: dict[str, Any]) -> Any:
-    """`part`, or what its `$ref` points to within `root`; `part` itself if that is nothing known."""
+    """`part`, or the target of its `$ref` within `root`; `part` itself if the target does not exist."""
     for _ in range(_MAX_REFERENCES):
         if not isinstance(part, dict) or not isinstance(part.get("$ref"), str):
             break
@@ -36,7 +36,7 @@ def resolved(part: Any, root: dict[str, Any]) -> Any:
 
 
 def types_of_schema(part: Any, root: dict[str, Any], depth: int = 0) -> frozenset[str]:
-    """JSON's names of the types a schema within `root` allows; none if nothing is said."""
+    """JSON's names of the types that a schema within `root` allows; empty if it does not restrict them."""
     if not isinstance(part, dict) or depth > _MAX_REFERENCES:
         return frozenset()
     kind = part.get("type")

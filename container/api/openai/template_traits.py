@@ -1,4 +1,4 @@
-"""What a chat template takes, told once by its text and by rendering probes."""
+"""What a chat template supports, found from its text and by rendering probes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TOOL = {"type": "function", "function": {"name": "f", "description": _PROBE, "p
 
 
 class TemplateTraits:
-    """Facts about one template; each is found out when it is first asked for."""
+    """Facts about one template, each computed on first use."""
 
     def __init__(self, template: ChatTemplate) -> None:
         self._render = template.render
@@ -38,7 +38,7 @@ class TemplateTraits:
 
     @cached_property
     def takes_developer(self) -> bool:
-        """Whether the template was written with the developer role in mind."""
+        """Whether the template mentions the developer role."""
         return "developer" in self._source
 
     @cached_property
@@ -48,9 +48,9 @@ class TemplateTraits:
 
     @cached_property
     def writes_argument_objects(self) -> bool:
-        """Whether past calls' arguments have to be objects, as transformers has it, rather than JSON text.
+        """Whether past calls' arguments must be objects, as in transformers, rather than JSON text.
 
-        False only for templates that fail on an object or print it as Python does, and do better with text.
+        False only for templates that fail on an object, or print it as Python's repr, but handle text.
         """
         as_object = self._rendered(_with_call({"a": "b"}))
         if as_object and "'b'" not in as_object:
@@ -71,7 +71,7 @@ class TemplateTraits:
 
 @lru_cache(maxsize=2)
 def traits_of(template: ChatTemplate) -> TemplateTraits:
-    """The traits of a template, found out once for each that is loaded."""
+    """The traits of a template, computed once per loaded template."""
     return TemplateTraits(template)
 
 

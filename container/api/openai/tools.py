@@ -1,4 +1,4 @@
-"""`tools` and `tool_choice`: which functions the model may call, and what forces it to."""
+"""`tools` and `tool_choice`: which functions the model may call, and which it must."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from container.errors import InvalidRequest
 
 _MAX_TOOLS = 128
 _WORDS = ("none", "auto", "required")
-# OpenAI's rule, with the dot that other servers take.
+# OpenAI's rule, plus the dot, which other servers accept.
 _NAME = r"^[A-Za-z0-9_.-]+$"
 _MAX_NAME_CHARS = 64
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
@@ -53,7 +53,7 @@ Tools = Annotated[list[Tool], Meta(max_length=_MAX_TOOLS)]
 
 
 class FunctionName(msgspec.Struct, frozen=True):
-    """Which function."""
+    """The name of a function."""
 
     name: str
 
@@ -80,7 +80,7 @@ class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
     allowed_tools: AllowedTools | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError, which msgspec shows with the place."""
+        """Raises ValueError; msgspec adds the path to its message."""
         if (self.function if self.type == "function" else self.allowed_tools) is None:
             raise ValueError("names no function")
 
@@ -93,7 +93,7 @@ _CHOICE_RULE = {
         "then": {"required": ["function"], "properties": {"function": {"type": "object"}}},
     },
 }
-# One of the words, or TGI's bare name of a function.
+# One of the words, or, as in TGI, the bare name of a function.
 ToolChoiceField = Annotated[str | ToolChoice | None, shown(**_CHOICE_RULE)]
 
 
@@ -115,7 +115,7 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """The functions a model is told of. `forced` are those it must call one of; empty if it is free not to."""
+    """The functions that the model may call. It must call one of `forced`, unless that is empty."""
 
     functions: tuple[Function, ...]
     forced: tuple[Function, ...]
@@ -123,12 +123,12 @@ class ToolUse:
 
     @property
     def schemas(self) -> dict[str, dict[str, Any]]:
-        """What can be called, and with which parameters."""
+        """The parameter schema of each function that can be called."""
         return {function.name: function.parameters for function in self.forced or self.functions}
 
     @property
     def strict(self) -> bool:
-        """Whether any call has to fit its schema, although none is forced."""
+        """Whether calls of any function must fit its schema."""
         return any(function.strict for function in self.functions)
 
     @property
@@ -138,7 +138,7 @@ class ToolUse:
 
 
 def tool_use(tools: list[Tool] | None, choice: str | ToolChoice | None, parallel: bool | None) -> ToolUse | None:
-    """What the request's three fields say together; None if no tool may be used. Raises InvalidRequest."""
+    """The meaning of the request's three fields; None if no tool may be used. Raises InvalidRequest."""
     functions = _functions(tools or [])
     if not functions and choice not in (None, "none", "auto"):
         raise InvalidRequest("`tool_choice` needs `tools`", param="tool_choice")
@@ -162,10 +162,10 @@ def _functions(tools: list[Tool]) -> tuple[Function, ...]:
     return functions
 
 
-def _function(given: FunctionFields, place: str) -> Function:
+def _function(given: FunctionFields, path: str) -> Function:
     name = given.name
     ok = len(name) <= _MAX_NAME_CHARS and re.fullmatch(_NAME, name) is not None and not name.endswith("\n")
-    check(f"{place}.name", _NAME_WORDS, name, ok)
+    check(f"{path}.name", _NAME_WORDS, name, ok)
     parameters = given.parameters or given.arguments or _NO_PARAMETERS
     return Function(name, given.description or "", parameters, bool(given.strict))
 

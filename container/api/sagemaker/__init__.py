@@ -4,7 +4,7 @@ from container.api import tgi
 from container.api.dialect import Dialect
 from container.api.sagemaker.routes import blueprint
 
-# Until the shape is known, errors are TGI's.
-dialect = Dialect(blueprint=blueprint, error_response=tgi.error_response, prefix="/invocations")
+# Errors are TGI's until the body's shape is known.
+dialect = Dialect(name="sagemaker", blueprints=(blueprint,), error_response=tgi.error_response, prefix="/invocations")
 
 __all__ = ["dialect"]

@@ -1,4 +1,4 @@
-"""`X-Amzn-SageMaker-Custom-Attributes`: echoed, and read for `route=/v1/...`, AWS's own convention."""
+"""`X-Amzn-SageMaker-Custom-Attributes`: echoed, and searched for `route=/v1/...`, AWS's own convention."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ _ROUTE = re.compile(r"(?:^|[,;\s])route=(/[^\s,;]*)")
 
 
 def route_of(attributes: str) -> str | None:
-    """The path the caller wants /invocations to stand for, if any."""
+    """The path that /invocations should stand for, None if the caller names none."""
     found = _ROUTE.search(attributes)
     return found[1] if found else None

@@ -1,34 +1,48 @@
-"""POST /invocations. The only module that knows several dialects, because its contract is to tell them apart."""
+"""POST /invocations: the only module that knows several dialects, because its contract is to tell them apart."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, request
 
 from container.api import openai, tgi
+from container.api.dialect import Dialect
 from container.api.operation import Form, Operation, describe
 from container.api.sagemaker.custom_attributes import ATTRIBUTES, route_of
 from container.api.sagemaker.session_headers import in_session
 from container.api.sagemaker.session_table import SessionTable
 from container.errors import InvalidRequest, WrongShape
+from container.monitoring.request_record import RequestRecord, current_record
 from container.serving.service import service
 from container.web import sse
 from container.web.body import read_json
 
 blueprint = Blueprint("sagemaker", __name__)
 
-Answer = Callable[[dict[str, Any]], Response]
 
-# What `route=` may name. Everything else under this server, health and documents among it, is no inference.
-_ROUTES: dict[str, Answer] = {
-    "/v1/chat/completions": openai.answer_chat,
-    "/v1/completions": openai.answer_completion,
-    "/generate": lambda body: tgi.answer_generate(body, streaming=False),
-    "/generate_stream": lambda body: tgi.answer_generate(body, streaming=True),
-    "/tokenize": tgi.answer_tokenize,
-    "/chat_tokenize": tgi.answer_chat_tokenize,
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What /invocations stands for: a dialect and its way to answer a body."""
+
+    dialect: Dialect
+    answer: Callable[[dict[str, Any], RequestRecord], Response]
+
+
+_CHAT = _Target(openai.dialect, openai.answer_chat)
+_COMPLETION = _Target(openai.dialect, openai.answer_completion)
+_COMPAT_GENERATE = _Target(tgi.dialect, tgi.answer_compat_generate)
+# The routes that `route=` may name: inference only, neither health nor documents.
+_ROUTES: dict[str, _Target] = {
+    "/v1/chat/completions": _CHAT,
+    "/v1/completions": _COMPLETION,
+    "/generate": _Target(tgi.dialect, partial(tgi.answer_generate, streaming=False)),
+    "/generate_stream": _Target(tgi.dialect, partial(tgi.answer_generate, streaming=True)),
+    "/tokenize": _Target(tgi.dialect, lambda body, _record: tgi.answer_tokenize(body)),
+    "/chat_tokenize": _Target(tgi.dialect, lambda body, _record: tgi.answer_chat_tokenize(body)),
 }
 
 
@@ -48,40 +62,47 @@ _ROUTES: dict[str, Answer] = {
     )
 )
 def invocations() -> Response:
-    """Streaming is decided by the body alone, because SageMaker's own predictor sends no telling Accept header."""
-    settings = service().settings
+    """The body alone decides about streaming, because SageMaker's own predictor sends no useful Accept header."""
+    settings, record = service().settings, current_record()
     body = read_json(request, settings.invocations_payload_limit, any_media_type=True)
     sessions = SessionTable(service().sessions_dir, settings.sessions_expiration_s)
-    return in_session(body, sessions, _answer_for(request.headers.get(ATTRIBUTES, "")))
+    named = _target_named(request.headers.get(ATTRIBUTES, ""))
+
+    def answer(body: dict[str, Any]) -> Response:
+        target = named or _target_by_shape(body)
+        record.dialect = target.dialect.name
+        return target.answer(body, record)
+
+    return in_session(body, sessions, answer)
 
 
 @blueprint.after_request
 def echo_attributes(response: Response) -> Response:
-    """SageMaker hands the attributes back to the caller only if the container does."""
+    """SageMaker returns the attributes to the caller only if the container does."""
     attributes = request.headers.get(ATTRIBUTES)
     if attributes is not None:
         response.headers[ATTRIBUTES] = attributes
     return response
 
 
-def _answer_for(attributes: str) -> Answer:
+def _target_named(attributes: str) -> _Target | None:
     route = route_of(attributes)
     if route is None:
-        return _answer_by_shape
+        return None
     if route not in _ROUTES:
         allowed = ", ".join(_ROUTES)
         raise InvalidRequest(f"`route` in {ATTRIBUTES} must be one of {allowed}. Given: {route[:80]}")
     return _ROUTES[route]
 
 
-def _answer_by_shape(body: dict[str, Any]) -> Response:
+def _target_by_shape(body: dict[str, Any]) -> _Target:
     """TGI's order (router/src/sagemaker.rs): a string `inputs`, then `messages`, then `prompt`."""
     if isinstance(body.get("inputs"), str):
-        return tgi.answer_compat_generate(body)
+        return _COMPAT_GENERATE
     if "messages" in body:
-        return openai.answer_chat(body)
+        return _CHAT
     if "prompt" in body:
-        return openai.answer_completion(body)
+        return _COMPLETION
     if "inputs" in body:
-        return tgi.answer_compat_generate(body)
+        return _COMPAT_GENERATE
     raise WrongShape("data did not match any variant of untagged enum SagemakerRequest")

@@ -1,4 +1,4 @@
-"""The session a call to /invocations opens, uses or closes, as its headers and its body's `requestType` say."""
+"""The session that a call to /invocations opens, uses or closes, by its headers and its body's `requestType`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _CLOSE = "CLOSE"
 def in_session(body: dict[str, Any], sessions: SessionTable, answer: Callable[[dict[str, Any]], Response]) -> Response:
     """`answer(body)` in its session. Raises ServiceError, SessionUnknown among them.
 
-    NEW_SESSION, as session id or as `requestType`, opens one; a body that is nothing else is not generated from.
-    `requestType` CLOSE closes the session of the header.
+    NEW_SESSION, as session id or as `requestType`, opens a session; a body without anything else generates nothing.
+    `requestType` CLOSE closes the session named in the header.
     """
     given = request.headers.get(SESSION_ID, "")
     kind = body.get("requestType")
@@ -51,7 +51,7 @@ def _open(body: dict[str, Any], sessions: SessionTable, answer: Callable[[dict[s
 
 def _close(session_id: str, sessions: SessionTable) -> Response:
     if not session_id:
-        raise InvalidRequest(f"closing a session takes its id in the {SESSION_ID} header", param="requestType")
+        raise InvalidRequest(f"closing a session needs its id in the {SESSION_ID} header", param="requestType")
     sessions.close(session_id)
     response = json_response({"session_id": session_id})
     response.headers[CLOSED_SESSION_ID] = session_id

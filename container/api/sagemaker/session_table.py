@@ -1,8 +1,8 @@
-"""Sticky sessions (sagemaker.md 1.9): which ids this container has given out and until when they hold.
+"""SageMaker's stateful sessions ("Stateful sessions with Amazon SageMaker models" in its developer guide).
 
-SageMaker sends all calls of one session to one instance, so that what the session has in the prefix cache is found
-again. The table is a directory all web workers of the container share: an empty file for each session, whose time of
-modification is the end of the session.
+SageMaker sends all calls of a session to one instance, so they find the session's prefix in the cache. The table is a
+directory that all web workers share: one empty file for each session, whose modification time is when the session
+expires.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ID_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """An id of letters and digits, and the second since the epoch at which it stops to hold."""
+    """An id of letters and digits, and when it expires, in seconds since the epoch."""
 
     id: str
     expires_s: int
@@ -35,14 +35,14 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class SessionTable:
-    """At most `limit` sessions of `life_s` seconds, below `directory`."""
+    """At most `limit` sessions of `life_s` seconds each, below `directory`."""
 
     directory: Path
     life_s: float
     limit: int = 1024
 
     def open(self) -> Session:
-        """A new session. Raises Overloaded if there are too many; ended ones are swept out first."""
+        """A new session; expired ones are removed first. Raises Overloaded at the limit."""
         self.directory.mkdir(mode=0o700, exist_ok=True)
         if self._sweep() >= self.limit:
             raise Overloaded(f"there are {self.limit} open sessions; close one first", retry_after_s=60)
@@ -63,7 +63,7 @@ class SessionTable:
         self._path(session_id).unlink(missing_ok=True)
 
     def _sweep(self) -> int:
-        """Remove what has ended; the number that has not."""
+        """Remove expired sessions and return the number of open ones."""
         now = time.time()
         num_open = 0
         for entry in os.scandir(self.directory):
@@ -80,7 +80,7 @@ class SessionTable:
             return 0.0
 
     def _path(self, session_id: str) -> Path:
-        # An id comes from a header: only what `open` can have made may become a file name.
+        # An id comes from a header: only an id that `open` can have made may become a file name.
         if len(session_id) != 2 * _ID_BYTES or not session_id.isascii() or not session_id.isalnum():
             raise ValueError(session_id)
         return self.directory / session_id

@@ -13,7 +13,7 @@ blueprint = Blueprint("health", __name__)
 
 
 class Unhealthy(msgspec.Struct, frozen=True):
-    """Where the server's life has got to: `detail` in words, `progress` from 0 to 1."""
+    """The server's phase: `detail` in words, `progress` from 0 to 1."""
 
     error: str
     error_type: str

@@ -1,4 +1,4 @@
-"""GET /metrics: the counts of all processes together, and the engine's state from the status board."""
+"""GET /metrics: the counts of all processes, and the engines' state from the status boards."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from handler.seam.status import Phase
 
 blueprint = Blueprint("metrics", __name__)
 
-# The client library ends every counter in _total; TGI's do not, and dashboards ask for TGI's.
+# The client library appends _total to every counter. TGI's counters have no suffix, and dashboards query those names.
 _TGI_COUNTER = re.compile(rb"^((?:# (?:HELP|TYPE) )?tgi_\w+?)_total\b", re.MULTILINE)
 
 
 class _Engines(Collector):
-    """The engines' state, read from the status boards at each scrape and added up."""
+    """The sum of the engines' status boards, read at each scrape."""
 
     def __init__(self, owner: Service) -> None:
         self._service = owner
@@ -37,7 +37,7 @@ class _Engines(Collector):
         snapshots = [board.numbers() for board in boards]
         numbers = {name: sum(each[name] for each in snapshots) for name in snapshots[0]}
         num_ready = sum(board.phase is Phase.READY for board in boards)
-        # What is not a count: whether any serves, whether PID 1 drains, the worst verdict.
+        # Not sums: how many engines serve, whether PID 1 drains, the worst self-test verdict.
         numbers |= {"engines": len(boards), "engines_ready": num_ready, "ready": int(num_ready > 0)}
         numbers |= {name: max(each[name] for each in snapshots) for name in ("draining", "self_test")}
         for name, source, text in _GAUGES:
@@ -59,11 +59,11 @@ class _Engines(Collector):
 
 _GAUGES = (
     ("tgi_queue_size", "waiting", "Requests in the engine's queue."),
-    ("tgi_batch_current_size", "running", "Sequences that run."),
+    ("tgi_batch_current_size", "running", "Running sequences."),
     ("tgi_batch_current_max_tokens", "kv_used_tokens", "KV memory in use, in tokens."),
     ("tgi_batch_max_total_tokens", "kv_capacity_tokens", "KV memory, in tokens."),
     ("heir_ready", "ready", "1 if an engine serves."),
-    ("heir_engines", "engines", "Engines that there are."),
+    ("heir_engines", "engines", "Engines in this container."),
     ("heir_engines_ready", "engines_ready", "Engines that serve."),
     ("heir_draining", "draining", "1 if the server is shutting down."),
     ("heir_self_test", "self_test", "Verdict of the start-up self-test: 0 not run, 1 passed, 2 fell back."),
@@ -72,12 +72,12 @@ _COUNTERS = (
     ("heir_steps", "steps", "Forward passes."),
     ("heir_prompt_tokens", "prompt_tokens", "Prompt tokens computed."),
     ("heir_generated_tokens", "generated_tokens", "Tokens generated."),
-    ("heir_preemptions", "preemptions", "Sequences that gave their memory back to be run again."),
-    ("heir_aborts", "aborts", "Requests whose client went away or that met a stop string."),
+    ("heir_preemptions", "preemptions", "Sequences that lost their KV memory and were queued again."),
+    ("heir_aborts", "aborts", "Requests aborted: the client disconnected or a stop string matched."),
     ("heir_engine_failures", "failures", "Requests that failed in the engine."),
     ("heir_engine_restarts", "restarts", "Engines that died and were restarted."),
     ("heir_prefix_query_tokens", "prefix_query_tokens", "Prompt tokens looked up in the prefix cache."),
-    ("heir_prefix_hit_tokens", "prefix_hit_tokens", "Prompt tokens found there."),
+    ("heir_prefix_hit_tokens", "prefix_hit_tokens", "Prompt tokens found in the prefix cache."),
 )
 
 

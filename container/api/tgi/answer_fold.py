@@ -1,4 +1,4 @@
-"""The deltas of one generation, added up to what TGI tells of it."""
+"""The deltas of one generation, accumulated into TGI's answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FINISH: dict[FinishReason, FinishName] = {
 
 
 class AnswerFold:
-    """Text, tokens and end of one generation. `prefix` comes before the text (`return_full_text`)."""
+    """Text, tokens and finish reason of one generation. `prefix` precedes the text (`return_full_text`)."""
 
     def __init__(self, generation: Generation, tokenizer: Tokenizer, prefix: str) -> None:
         self.generation = generation
@@ -31,7 +31,7 @@ class AnswerFold:
         self._reason: FinishReason | None = None
 
     def add(self, delta: Delta) -> list[AnswerToken]:
-        """Take one delta; its tokens as TGI shows them."""
+        """Add one delta and return its tokens as TGI shows them."""
         new = [self._answer_token(token) for token in delta.tokens]
         self._text.append(delta.text)
         self.tokens += new
@@ -43,17 +43,20 @@ class AnswerFold:
 
     @property
     def text(self) -> str:
-        """All there is, after the prefix."""
+        """The text so far, with the prefix."""
         return "".join(self._text)
 
     @property
     def mean_logprob(self) -> float:
-        """By which TGI chooses the best of several answers."""
+        """TGI's score for choosing the best of several answers."""
         return sum(token.logprob for token in self.tokens) / max(1, len(self.tokens))
 
     @property
     def finish_reason(self) -> FinishName:
-        """TGI looks at the number of tokens first, then for an end token, then for stop strings."""
+        """TGI checks the number of tokens first, then the end token, then stop strings.
+
+        Raises IncompleteGeneration.
+        """
         if self._reason not in _FINISH:
             raise IncompleteGeneration
         if self.generation.num_tokens >= self.generation.prompt.sampling.max_tokens:
@@ -62,12 +65,12 @@ class AnswerFold:
 
     @property
     def seed(self) -> int | None:
-        """The seed that gives this answer again; None if nothing was drawn."""
+        """The seed that reproduces this answer; None if nothing was sampled."""
         sampling = self.generation.prompt.sampling
         return None if sampling.greedy else sampling.seed
 
     def details(self, losers: list[AnswerFold]) -> Details:
-        """With the answers that lost, if there were several. Optional lists are left out when empty."""
+        """The details, with those of the `losers` of `best_of`. Optional lists are absent when empty."""
         return Details(
             finish_reason=self.finish_reason,
             generated_tokens=self.generation.num_tokens,
@@ -79,7 +82,7 @@ class AnswerFold:
         )
 
     def stream_details(self) -> StreamDetails:
-        """What the last event of a stream tells."""
+        """The details in the last event of a stream."""
         return StreamDetails(
             finish_reason=self.finish_reason,
             generated_tokens=self.generation.num_tokens,

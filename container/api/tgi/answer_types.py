@@ -1,4 +1,4 @@
-"""What TGI answers, as the types that are encoded and that the OpenAPI document shows (tgi-http-api.md 1.5, 1.6)."""
+"""TGI's answers (`router/src/lib.rs` of TGI v3.3.7): the types that are encoded and that the OpenAPI document shows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FinishName = Literal["length", "eos_token", "stop_sequence"]
 
 
 class AnswerToken(msgspec.Struct, frozen=True):
-    """A generated token; the logprob is that of the distribution it was drawn from."""
+    """A generated token; `logprob` is from the distribution that it was sampled from."""
 
     id: int
     text: str
@@ -28,7 +28,7 @@ class PrefillToken(msgspec.Struct, frozen=True):
 
 
 class BestOfSequence(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the answers that lost against the best."""
+    """One of the answers of `best_of` that are not the best."""
 
     generated_text: str
     finish_reason: FinishName
@@ -40,7 +40,7 @@ class BestOfSequence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Details(msgspec.Struct, frozen=True, kw_only=True):
-    """All about a whole answer; `seed` is null if nothing was drawn."""
+    """The details of a whole answer; `seed` is null if nothing was sampled."""
 
     finish_reason: FinishName
     generated_tokens: int
@@ -59,7 +59,7 @@ class GenerateAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """What the last event of a stream adds."""
+    """The details in the last event of a stream."""
 
     finish_reason: FinishName
     generated_tokens: int
@@ -68,7 +68,7 @@ class StreamDetails(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One token of a stream; `index` starts at 1. The last event has the text and, if asked for, the details."""
+    """One token of a stream; `index` starts at 1. The last event has the text and, if requested, the details."""
 
     index: int
     token: AnswerToken
@@ -78,7 +78,7 @@ class StreamEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SimpleToken(msgspec.Struct, frozen=True):
-    """A token of an input text and the bytes it covers."""
+    """A token of an input text and the range of bytes it covers."""
 
     id: int
     text: str
@@ -87,7 +87,7 @@ class SimpleToken(msgspec.Struct, frozen=True):
 
 
 class ChatTokenizeAnswer(msgspec.Struct, frozen=True):
-    """A conversation as the model reads it."""
+    """A conversation as the model reads it: its text and its tokens."""
 
     tokenize_response: list[SimpleToken]
     templated_text: str
@@ -123,7 +123,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True):
-    """What went wrong, in words and in one word."""
+    """An error: `error` is a sentence, `error_type` its kind in one word."""
 
     error: str
     error_type: str

@@ -1,4 +1,4 @@
-"""A conversation as TGI's own routes take it, rendered by the model's chat template."""
+"""A conversation sent to TGI's own routes, rendered by the model's chat template."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SEEDS = 2**64
 
 
 class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
-    """What /chat_tokenize and /vertex read of a chat request; everything else is ignored."""
+    """The fields of a chat request that /chat_tokenize and /vertex read; all others are ignored."""
 
     messages: Annotated[list[Annotated[dict[str, Any], Meta(extra_json_schema=_MESSAGE)]], Meta(min_length=1)]
     tools: list[dict[str, Any]] | None = None
@@ -42,7 +42,7 @@ class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
     seed: Annotated[USize | None, Meta(extra_json_schema={"maximum": _SEEDS - 1})] = None
 
     def __post_init__(self) -> None:
-        """The rest of the shape, which is no more than templates take for granted."""
+        """Check what templates rely on and types cannot express."""
         for i, message in enumerate(self.messages):
             if not isinstance(message.get("role"), str):
                 raise ValueError(f"`role` of messages[{i}] to be a string")
@@ -55,14 +55,14 @@ class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _is_part(part: Any) -> bool:
-    """Images pass here; the template of a text model refuses them with a sentence of its own."""
+    """Images pass: the template of a text model refuses them with its own message."""
     if not isinstance(part, dict):
         return False
     return part.get("type") == "image_url" or (part.get("type") == "text" and isinstance(part.get("text"), str))
 
 
 def render(chat: ChatBody, served: ServedModel) -> RenderedPrompt:
-    """The prompt. A last message of the assistant is continued, without white space at its end, as in TGI.
+    """The prompt. A final assistant message is continued, its trailing white space removed, as in TGI.
 
     Raises TemplateFailed.
     """
@@ -83,7 +83,7 @@ def render(chat: ChatBody, served: ServedModel) -> RenderedPrompt:
 
 
 def spans(rendered: RenderedPrompt, tokenizer: Tokenizer) -> list[SimpleToken]:
-    """The very tokens `rendered.encode` gives, with the bytes of `rendered.text` each covers."""
+    """The tokens of `rendered.encode`, each with the bytes of `rendered.text` that it covers."""
     pieces = [rendered.marked] if rendered.mark is None else rendered.marked.split(rendered.mark)
     found: list[SimpleToken] = []
     offset = 0
@@ -101,6 +101,6 @@ def _after(piece: str, tokenizer: Tokenizer) -> list[TokenSpan]:
     plain = tokenizer.spans(piece, add_special_tokens=False)
     if [span.id for span in plain] == ids:
         return plain
-    # Encoded behind a newline, whose tokens are dropped again.
+    # `encode_continuation` encoded it after a newline and dropped the newline's tokens.
     behind = tokenizer.spans("\n" + piece, add_special_tokens=False)[-len(ids) :]
     return [TokenSpan(span.id, span.text, span.start - 1, span.stop - 1) for span in behind]

@@ -1,4 +1,4 @@
-"""This server's limits, written into the OpenAPI document's schemas of TGI's requests."""
+"""This server's limits in the OpenAPI document's schemas of TGI's requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules between fields, which types cannot express; for the OpenAPI document. `parameter_checks` applies them."""
+"""Rules between fields, which types cannot express: shown in the OpenAPI document, applied by `parameter_checks`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _STREAM_PARAMETERS = {
     "properties": {"best_of": {"enum": [None, 1]}, "decoder_input_details": {"const": False}},
 }
 
-# Of a whole answer: several sequences take sampling and no seed.
+# A whole answer: several sequences need sampling and allow no seed.
 WHOLE: dict[str, Any] = {"properties": {"parameters": _WHOLE_PARAMETERS}}
-# Of a stream: one sequence, and no tokens of the prompt.
+# A stream: one sequence, no prompt tokens.
 STREAM: dict[str, Any] = {"properties": {"parameters": _STREAM_PARAMETERS}}
-# Where `stream` decides.
+# `stream` decides which of the two applies.
 COMPAT: dict[str, Any] = {
     "anyOf": [
         {"properties": {"stream": {"const": False}, "parameters": _WHOLE_PARAMETERS}},

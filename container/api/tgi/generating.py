@@ -1,4 +1,4 @@
-"""One TGI request on its way through the engine: checked, tokenised, submitted, collected or streamed."""
+"""One TGI request on its way through the engine: checked, tokenized, submitted, collected or streamed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from container.api.tgi.request.parameters import GenerateParameters
 from container.errors import IncompleteGeneration
 from container.generation.fan_out import fan_out
 from container.generation.generation import Prompt
-from container.monitoring.request_record import timed
+from container.monitoring.request_record import RequestRecord, timed
 from container.serving.served_model import ServedModel
 from container.serving.service import service
 from container.text.offload import encode
@@ -30,7 +30,7 @@ from container.web import sse
 
 @dataclass(frozen=True, slots=True)
 class Generating:
-    """A request whose answers run: one `AnswerFold` for each of `best_of`."""
+    """A running request: one `AnswerFold` for each of `best_of`."""
 
     parameters: GenerateParameters
     folds: list[AnswerFold]
@@ -60,12 +60,12 @@ class Generating:
         finally:
             deltas.close()  # type: ignore[attr-defined]
 
-    def _event(self, index: int, token: AnswerToken, fold: AnswerFold, place: int, *, last: bool) -> bytes:
-        """`place` counts from the end of the fold's tokens: -1 is the newest."""
+    def _event(self, index: int, token: AnswerToken, fold: AnswerFold, from_end: int, *, last: bool) -> bytes:
+        """`from_end` is the token's index from the end of the fold: -1 is the newest."""
         event = StreamEvent(
             index=index,
             token=token,
-            top_tokens=fold.top_tokens[place] if fold.top_tokens else UNSET,
+            top_tokens=fold.top_tokens[from_end] if fold.top_tokens else UNSET,
             generated_text=fold.text if last else None,
             details=fold.stream_details() if last and self.parameters.details else None,
         )
@@ -73,16 +73,22 @@ class Generating:
 
 
 def collect(folds: list[AnswerFold]) -> None:
-    """Run all to their end, together. The first that fails ends the others. Raises ServiceError."""
+    """Run all to their end, together; the first failure ends the others. Raises ServiceError."""
     for index, delta in fan_out([fold.generation for fold in folds]):
         if delta is not None:
             folds[index].add(delta)
 
 
 def start(
-    inputs: str, parameters: GenerateParameters, served: ServedModel, *, streaming: bool, prefix: str
+    inputs: str,
+    parameters: GenerateParameters,
+    served: ServedModel,
+    record: RequestRecord,
+    *,
+    streaming: bool,
+    prefix: str,
 ) -> Generating:
-    """Check and tokenise `inputs` in TGI's order. Nothing runs before an answer is asked for. Raises ServiceError."""
+    """Check and tokenize `inputs` in TGI's order. Nothing runs until an answer is asked for. Raises ServiceError."""
     settings = service().settings
     check_parameters(parameters, settings)
     check_inputs(inputs, parameters, served)
@@ -92,19 +98,20 @@ def start(
         token_ids = token_ids[-parameters.truncate :]
     max_tokens = check_lengths(len(token_ids), parameters, served)
     check_grammar_support(parameters, settings)
-    return start_tokens(token_ids, parameters, served, max_tokens, streaming=streaming, prefix=prefix)
+    return start_tokens(token_ids, parameters, served, record, max_tokens, streaming=streaming, prefix=prefix)
 
 
 def start_tokens(
     token_ids: list[int],
     parameters: GenerateParameters,
     served: ServedModel,
+    record: RequestRecord,
     max_tokens: int,
     *,
     streaming: bool,
     prefix: str,
 ) -> Generating:
-    """The answers to a prompt that is ready, each with a seed of its own."""
+    """The answers to a tokenized prompt, each with its own seed."""
     folds = []
     for _ in range(parameters.num_sequences):
         prompt = Prompt(
@@ -113,13 +120,13 @@ def start_tokens(
             stop=tuple(parameters.stop),
             keep_stop=True,
             show_tokens=True,
-            timeout_s=service().timeout_s(streaming),
+            timeout_s=service().timeout_s(record, streaming=streaming),
         )
-        folds.append(AnswerFold(service().generate(prompt, request), served.tokenizer, prefix))
+        folds.append(AnswerFold(service().generate(prompt, request, record), served.tokenizer, prefix))
     return Generating(parameters, folds)
 
 
 def whole_answer(best: AnswerFold, losers: list[AnswerFold], parameters: GenerateParameters) -> GenerateAnswer:
-    """The best answer; with details if they, or the prompt's tokens, were asked for."""
+    """The best answer, with details if the request asked for them or for the prompt's tokens."""
     wanted = parameters.details or parameters.decoder_input_details
     return GenerateAnswer(generated_text=best.text, details=best.details(losers) if wanted else UNSET)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-from flask import Response, g
+from flask import Blueprint, Response
 
 from container.api.answer_headers import add_compute_time, add_stream_headers, add_whole_headers
 from container.api.operation import Form, Operation, describe
+from container.api.request_body import read_body
 from container.api.tgi import document_rules
 from container.api.tgi.answer_types import ErrorAnswer, GenerateAnswer, Info, StreamEvent
-from container.api.tgi.blueprint import GENERATE_ERRORS, SHAPE_ERRORS, blueprint, read_body
+from container.api.tgi.error_response import GENERATE_ERRORS, SHAPE_ERRORS, error_body
 from container.api.tgi.generating import start, whole_answer
 from container.api.tgi.request.generate_request import (
     CompatGenerateBody,
@@ -20,10 +20,13 @@ from container.api.tgi.request.generate_request import (
     parse_generate,
 )
 from container.api.tgi.request.parameter_checks import check_before_admission
+from container.monitoring.request_record import RequestRecord, current_record
 from container.serving.service import service
 from container.version import VERSION
 from container.web import sse
 from container.web.responses import json_response
+
+blueprint = Blueprint("tgi", __name__)
 
 _EXAMPLE: dict[str, Any] = {"inputs": "What is deep learning?", "parameters": {"max_new_tokens": 20}}
 
@@ -42,8 +45,8 @@ _EXAMPLE: dict[str, Any] = {"inputs": "What is deep learning?", "parameters": {"
     )
 )
 def generate() -> Response:
-    """A whole answer; a `stream` key is ignored, as TGI does."""
-    return answer_generate(read_body(), streaming=False)
+    """A whole answer; a `stream` key is ignored, as in TGI."""
+    return answer_generate(read_body(), current_record(), streaming=False)
 
 
 @blueprint.post("/generate_stream")
@@ -61,7 +64,7 @@ def generate() -> Response:
 )
 def generate_stream() -> Response:
     """Always a stream."""
-    return answer_generate(read_body(), streaming=True)
+    return answer_generate(read_body(), current_record(), streaming=True)
 
 
 @blueprint.post("/")
@@ -80,14 +83,14 @@ def generate_stream() -> Response:
     )
 )
 def compat_generate() -> Response:
-    """TGI's compatibility route, also under the name Inference Endpoints use for custom handlers."""
-    return answer_compat_generate(read_body())
+    """TGI's compatibility route, also under the name that Inference Endpoints give custom handlers."""
+    return answer_compat_generate(read_body(), current_record())
 
 
 @blueprint.get("/info")
 @describe(Operation(tag="TGI", summary="The model and the limits", answer=Info, error=ErrorAnswer, errors=(503,)))
 def info() -> Response:
-    """The model and the limits, with TGI's names."""
+    """The model and the limits, under TGI's names."""
     served, settings = service().model, service().settings
     card = served.card
     return json_response(
@@ -114,38 +117,38 @@ def info() -> Response:
     )
 
 
-def answer_compat_generate(body: dict[str, Any]) -> Response:
-    """The answer of POST /, of which /invocations speaks the same dialect. Raises ServiceError.
+def answer_compat_generate(body: dict[str, Any], record: RequestRecord) -> Response:
+    """The answer of POST / and of /invocations. Raises ServiceError.
 
-    An absent `return_full_text` means true here (tgi-http-api.md 1.7).
+    An absent `return_full_text` means true here (`compat_generate` in `router/src/server.rs`).
     """
-    g.dialect = "tgi"
     parsed = parse_compat_generate(body)
-    return _answer(parsed, as_list=True, full_text=True, streaming=parsed.stream)
+    return _answer(parsed, record, as_list=True, full_text=True, streaming=parsed.stream)
 
 
-def answer_generate(body: dict[str, Any], *, streaming: bool) -> Response:
+def answer_generate(body: dict[str, Any], record: RequestRecord, *, streaming: bool) -> Response:
     """The answer of /generate or /generate_stream. Raises ServiceError."""
-    g.dialect = "tgi"
-    return _answer(parse_generate(body), as_list=False, full_text=False, streaming=streaming)
+    return _answer(parse_generate(body), record, as_list=False, full_text=False, streaming=streaming)
 
 
-def _answer(body: GenerateBody | CompatGenerateBody, *, as_list: bool, full_text: bool, streaming: bool) -> Response:
-    started_s = time.monotonic()
+def _answer(
+    body: GenerateBody | CompatGenerateBody, record: RequestRecord, *, as_list: bool, full_text: bool, streaming: bool
+) -> Response:
     parameters = body.parameters
     check_before_admission(parameters, service().settings, streaming=streaming)
-    served = service().admit(parameters.num_sequences)
+    served = service().model
+    service().admit(parameters.num_sequences)
     wanted = parameters.return_full_text
     prefix = body.inputs if (full_text if wanted is None else wanted) else ""
-    generating = start(body.inputs, parameters, served, streaming=streaming, prefix=prefix)
+    generating = start(body.inputs, parameters, served, record, streaming=streaming, prefix=prefix)
     if streaming:
-        response = sse.stream(generating.frames(), lambda error: error.tgi_body())
+        response = sse.stream(generating.frames(), error_body, record)
         add_stream_headers(response, service().settings, served, len(body.inputs))
         return response
     best, losers = generating.best()
     whole = whole_answer(best, losers, parameters)
     response = json_response([whole] if as_list else whole)
     add_stream_headers(response, service().settings, served, len(body.inputs))
-    add_whole_headers(response, [best.generation], [best.generation], started_s)
-    add_compute_time(response, started_s)
+    add_whole_headers(response, record, [best.generation], [best.generation])
+    add_compute_time(response, record)
     return response

@@ -5,20 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from flask import Response, g
+from flask import Blueprint, Response
 
 from container.api.operation import Form, Operation, describe
+from container.api.request_body import read_body
 from container.api.tgi.answer_types import ChatTokenizeAnswer, ErrorAnswer, SimpleToken
-from container.api.tgi.blueprint import READ_ERRORS, SHAPE_ERRORS, blueprint, read_body
 from container.api.tgi.chat_prompt import ChatBody, render, spans
+from container.api.tgi.error_response import READ_ERRORS, SHAPE_ERRORS
 from container.api.tgi.request.body_shape import shaped
 from container.serving.service import service
-from container.text.offload import aside
+from container.text.offload import offload
 from container.web.responses import json_response
+
+blueprint = Blueprint("tgi_tokens", __name__)
 
 
 class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True):
-    """A generate request, of which only the text is read."""
+    """A generate request; only its text is read."""
 
     inputs: str
     parameters: dict[str, Any] = {}
@@ -38,7 +41,7 @@ class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True):
     )
 )
 def tokenize() -> Response:
-    """With the special tokens the tokenizer adds."""
+    """The tokens, including the special tokens that the tokenizer adds."""
     return answer_tokenize(read_body())
 
 
@@ -56,13 +59,12 @@ def tokenize() -> Response:
     )
 )
 def chat_tokenize() -> Response:
-    """Rendered by the model's chat template."""
+    """The conversation, rendered by the model's chat template, and its tokens."""
     return answer_chat_tokenize(read_body())
 
 
 def answer_tokenize(body: dict[str, Any]) -> Response:
-    """No parameter counts here, not even `truncate`, as in TGI. Raises ServiceError."""
-    g.dialect = "tgi"
+    """Parameters are ignored, even `truncate`, as in TGI. Raises ServiceError."""
     parsed = shaped(body, TokenizeBody)
     tokenizer = service().model.tokenizer
 
@@ -70,12 +72,11 @@ def answer_tokenize(body: dict[str, Any]) -> Response:
         found = tokenizer.spans(parsed.inputs, add_special_tokens=True)
         return json_response([SimpleToken(span.id, span.text, span.start, span.stop) for span in found])
 
-    return aside(len(parsed.inputs), work)
+    return offload(len(parsed.inputs), work)
 
 
 def answer_chat_tokenize(body: dict[str, Any]) -> Response:
     """The template writes the special tokens; the tokenizer adds none. Raises ServiceError."""
-    g.dialect = "tgi"
     chat = shaped(body, ChatBody)
     served = service().model
     rendered = render(chat, served)
@@ -83,4 +84,4 @@ def answer_chat_tokenize(body: dict[str, Any]) -> Response:
     def work() -> Response:
         return json_response(ChatTokenizeAnswer(spans(rendered, served.tokenizer), rendered.text))
 
-    return aside(len(rendered.marked), work)
+    return offload(len(rendered.marked), work)

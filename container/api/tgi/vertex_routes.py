@@ -5,37 +5,39 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
-from flask import Response
+from flask import Blueprint, Response
 from msgspec import Meta
 
 from container.api.operation import Form, Operation, describe
+from container.api.request_body import read_body
 from container.api.tgi.answer_types import ErrorAnswer, VertexAnswer
-from container.api.tgi.blueprint import GENERATE_ERRORS, SHAPE_ERRORS, blueprint, read_body
 from container.api.tgi.chat_prompt import ChatBody, render
+from container.api.tgi.error_response import GENERATE_ERRORS, SHAPE_ERRORS, EmptyInstances
 from container.api.tgi.generating import Generating, collect, start, start_tokens
 from container.api.tgi.request.body_shape import shaped
 from container.api.tgi.request.generate_request import Inputs
 from container.api.tgi.request.parameter_checks import check_lengths, check_parameters
 from container.api.tgi.request.parameters import U32, GenerateParameters, USize
-from container.errors import EmptyInstances
-from container.monitoring.request_record import timed
+from container.monitoring.request_record import RequestRecord, current_record, timed
 from container.serving.served_model import ServedModel
 from container.serving.service import service
 from container.text.offload import encode_prompt
 from container.web.responses import json_response
 
+blueprint = Blueprint("tgi_vertex", __name__)
+
 _INSTANCE = {"anyOf": [{"$ref": "#/components/schemas/VertexInputs"}, {"$ref": "#/components/schemas/ChatBody"}]}
 
 
 class VertexParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """The two that count; every other key is ignored."""
+    """The two parameters that /vertex reads; all others are ignored."""
 
     max_new_tokens: Annotated[U32 | None, Meta(extra_json_schema={"minimum": 1})] = None
     seed: Annotated[USize | None, Meta(extra_json_schema={"maximum": 2**64 - 1})] = None
 
 
 class VertexInputs(msgspec.Struct, frozen=True, kw_only=True):
-    """A text to go on with."""
+    """A text to continue."""
 
     inputs: Inputs
     parameters: VertexParameters = VertexParameters()
@@ -70,30 +72,32 @@ def vertex() -> Response:
     instances = [_instance(instance, i) for i, instance in enumerate(body.instances)]
     if not instances:
         raise EmptyInstances
-    served = service().admit(len(instances))
-    folds = [fold for instance in instances for fold in _start(instance, served).folds]
+    served = service().model
+    service().admit(len(instances))
+    record = current_record()
+    folds = [fold for instance in instances for fold in _start(instance, served, record).folds]
     collect(folds)
     return json_response(VertexAnswer([fold.text for fold in folds]))
 
 
 def _instance(instance: dict[str, Any], number: int) -> VertexInputs | ChatBody:
-    place: tuple[str, int] = ("instances", number)
-    return shaped(instance, VertexInputs, place) if "inputs" in instance else shaped(instance, ChatBody, place)
+    at: tuple[str, int] = ("instances", number)
+    return shaped(instance, VertexInputs, at) if "inputs" in instance else shaped(instance, ChatBody, at)
 
 
-def _start(instance: VertexInputs | ChatBody, served: ServedModel) -> Generating:
+def _start(instance: VertexInputs | ChatBody, served: ServedModel, record: RequestRecord) -> Generating:
     if isinstance(instance, VertexInputs):
-        given = instance.parameters
-        return start(instance.inputs, _parameters(given.max_new_tokens, given.seed), served, streaming=False, prefix="")
+        parameters = _parameters(instance.parameters.max_new_tokens, instance.parameters.seed)
+        return start(instance.inputs, parameters, served, record, streaming=False, prefix="")
     parameters = _parameters(instance.max_tokens, instance.seed)
     check_parameters(parameters, service().settings)
     rendered = render(instance, served)
     with timed("tokenise"):
         token_ids = encode_prompt(served.tokenizer, rendered)
     max_tokens = check_lengths(len(token_ids), parameters, served)
-    return start_tokens(token_ids, parameters, served, max_tokens, streaming=False, prefix="")
+    return start_tokens(token_ids, parameters, served, record, max_tokens, streaming=False, prefix="")
 
 
 def _parameters(max_new_tokens: int | None, seed: int | None) -> GenerateParameters:
-    """TGI always samples here."""
+    """TGI always samples on this route."""
     return GenerateParameters(do_sample=True, max_new_tokens=max_new_tokens, seed=seed)

@@ -35,7 +35,8 @@ def open_to_all():
     return Response("open")
 
 dialect = Dialect(
-    blueprint=blueprint,
+    name="echo",
+    blueprints=(blueprint,),
     error_response=lambda error: Response(f"ECHO {error.status} {error.message}", error.status),
     prefix="/echo",
 )

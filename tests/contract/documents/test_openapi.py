@@ -26,8 +26,9 @@ def test_every_route_is_in_it(document: Any) -> None:
     from container.api.server import health, metrics_page
 
     app = Flask("routes", static_folder=None)
-    modules = (health, metrics_page, *all_dialects(), documents)
-    for blueprint in [*(module.blueprint for module in modules), documents.pages]:
+    spoken = (blueprint for dialect in all_dialects().values() for blueprint in dialect.blueprints)
+    modules = (health, metrics_page, documents)
+    for blueprint in [*(module.blueprint for module in modules), *spoken, documents.pages]:
         app.register_blueprint(blueprint)
     rules = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule) for rule in app.url_map.iter_rules()
              if rule.rule not in UNDOCUMENTED}  # fmt: skip
@@ -92,7 +93,8 @@ def strict_documents() -> Any:
     from container.api.documents.openapi import build
 
     app = Flask("keyed", static_folder=None)
-    app.register_blueprint(tgi.dialect.blueprint)
+    for blueprint in tgi.dialect.blueprints:
+        app.register_blueprint(blueprint)
     return build(app, with_key=True)
 
 

@@ -72,7 +72,7 @@ class WebServer(Server):
 
     def places_taken(self) -> int:
         """Of all workers; none once every answer is over."""
-        raw = self.engine.run_dir.places.read_bytes()
+        raw = self.engine.run_dir.concurrency.read_bytes()
         return sum(struct.unpack(f"{len(raw) // 8}q", raw))
 
     def post(self, path: str, body: Any, **headers: str) -> Any:

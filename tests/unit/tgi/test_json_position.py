@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from container.api.tgi.request.json_position import Step, position
+from container.api.tgi.request.json_position import position
+from container.api.value_path import Step
 
 
 @pytest.mark.parametrize(

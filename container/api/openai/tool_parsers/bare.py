@@ -1,4 +1,4 @@
-"""Calls that are the whole answer, `{"name": ..., "parameters": {...}}`: Llama 3, and models that know no form."""
+"""Calls that are the whole answer, `{"name": ..., "parameters": {...}}`: Llama 3, and models trained on no form."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from container.api.openai.tool_parsers.call_list import CallList
 
 
 class BareParser:
-    """Reads calls from the first character on; as soon as something else comes, all that follows is content.
+    """Reads calls from the first character on; after any other text, the rest is content.
 
-    `tag` may stand before the calls.
+    `tag` may precede the calls.
     """
 
     def __init__(self, names: frozenset[str], tag: str = "") -> None:
@@ -18,7 +18,7 @@ class BareParser:
         self._calls: CallList | None = CallList(names)
 
     def push(self, text: str) -> list[Part]:
-        """The parts that became certain with `text`."""
+        """The parts that `text` completes."""
         if self._waiting is not None:
             text = self._waiting + text
             begun = text.lstrip()
@@ -36,7 +36,7 @@ class BareParser:
         return joined(parts)
 
     def flush(self) -> list[Part]:
-        """What was held back, at the end of the answer."""
+        """The parts held back so far; call it at the end of the answer."""
         waiting, self._waiting = self._waiting, None
         parts: list[Part] = [Content(waiting or "")]
         return joined(parts + (self._calls.flush() if self._calls is not None else []))

@@ -1,16 +1,16 @@
-"""Several JSON calls after one another, with or without a JSON array around them."""
+"""Consecutive JSON calls, with or without a JSON array around them."""
 
 from __future__ import annotations
 
 from container.api.openai.parts import Content, Part
 from container.api.openai.tool_parsers.call_reader import CallReader
 
-# Models set calls apart with commas, with semicolons (Llama) or with line breaks.
+# Models separate calls by commas, semicolons (Llama) or line breaks.
 _BETWEEN = " \t\r\n,;[]"
 
 
 class CallList:
-    """Reads calls until something else follows. What turns out to be no call becomes content again."""
+    """Reads calls until other text follows. Text that turns out not to be a call becomes content."""
 
     def __init__(self, names: frozenset[str]) -> None:
         self.started = False
@@ -19,7 +19,7 @@ class CallList:
         self._skipped = ""
 
     def push(self, text: str) -> tuple[list[Part], str | None]:
-        """Parts, and the text that follows the calls; None while more calls may come."""
+        """The parts, and the text that follows the calls; None while more calls may come."""
         parts: list[Part] = []
         index = 0
         while True:
@@ -40,13 +40,13 @@ class CallList:
             self._reader = None
 
     def flush(self) -> list[Part]:
-        """What was held back and is no call."""
+        """The text held back, which is not a call."""
         raw = self._skipped + ("" if self._reader is None else self._reader.raw)
         self._reader, self._skipped = None, ""
         return [Content(raw)] if raw else []
 
     def _skip(self, text: str, index: int) -> int:
-        """Brackets and commas belong to the calls, if there are any."""
+        """Skip brackets and separators, but keep them until a call has started."""
         start = index
         while index < len(text) and text[index] in _BETWEEN:
             index += 1

@@ -22,9 +22,9 @@ class _At(enum.Enum):
 
 
 class CallReader:
-    """Reads one object. The arguments pass through as they come, once the name is known.
+    """Reads one object. Once the name is known, the arguments pass through as they come.
 
-    `failed` is set when the object turns out to be no call of one of `names`, `started` once a call was told.
+    `failed` is set when the object is not a call of one of `names`, `started` once a `CallStart` was emitted.
     """
 
     def __init__(self, names: frozenset[str]) -> None:
@@ -37,17 +37,17 @@ class CallReader:
         self._key: str | None = None
         self._held: list[str] = []
         self._early: str | None = None
-        self._told_arguments = False
+        self._emitted_arguments = False
         self._parts: list[Part] = []
-        self._unexplained: list[str] = []
+        self._unclaimed: list[str] = []
 
     @property
     def raw(self) -> str:
-        """The object's text so far, as long as no call has been told of it."""
-        return "" if self.started else "".join(self._unexplained)
+        """The object's text so far, "" once a `CallStart` was emitted."""
+        return "" if self.started else "".join(self._unclaimed)
 
     def push(self, text: str, start: int) -> tuple[list[Part], int]:
-        """Parts of `text[start:]`, and the index up to which it was read: all, unless `done` or `failed`."""
+        """The parts of `text[start:]`, and the index up to which it was read: all, unless `done` or `failed`."""
         index = start
         while index < len(text) and not (self.done or self.failed):
             if self._scanner is None:
@@ -60,12 +60,12 @@ class CallReader:
                 self._scanner = None
                 self._end_value()
         if not self.started:
-            self._unexplained.append(text[start:index])
+            self._unclaimed.append(text[start:index])
         parts, self._parts = self._parts, []
         return parts, index
 
     def _punctuation(self, text: str, index: int) -> int:
-        """Move over one character, or stay where a key or a value begins."""
+        """Skip one character, or stay where a key or a value begins."""
         character = text[index]
         if character in _SPACE:
             return index + 1
@@ -89,13 +89,13 @@ class CallReader:
 
     def _keep(self, text: str) -> None:
         passing = self.started and self._at is _At.VALUE and self._key in _ARGUMENTS
-        if passing and (self._told_arguments or (not self._held and text[:1] == "{")):
-            self._tell(text)
+        if passing and (self._emitted_arguments or (not self._held and text[:1] == "{")):
+            self._emit(text)
         else:
             self._held.append(text)
 
-    def _tell(self, text: str) -> None:
-        self._told_arguments = True
+    def _emit(self, text: str) -> None:
+        self._emitted_arguments = True
         self._parts.append(CallArguments(text))
 
     def _end_value(self) -> None:
@@ -108,7 +108,7 @@ class CallReader:
         self._at = _At.AFTER
         if self._key == "name" and not self.started:
             self._end_name(_string(text))
-        elif self._key in _ARGUMENTS and not self._told_arguments:
+        elif self._key in _ARGUMENTS and not self._emitted_arguments:
             self._end_arguments(text)
 
     def _end_name(self, name: str | None) -> None:
@@ -118,14 +118,14 @@ class CallReader:
         self.started = True
         self._parts.append(CallStart(name))
         if self._early is not None:
-            self._tell(self._early)
+            self._emit(self._early)
 
     def _end_arguments(self, text: str) -> None:
-        """Arguments that could not pass through: before the name, or written as a string of JSON."""
+        """Emit arguments that could not pass through: those before the name, or in a JSON string."""
         written = _string(text)
         known = written if written is not None else "{}" if text == "null" else text
         if self.started:
-            self._tell(known)
+            self._emit(known)
         else:
             self._early = known
 
@@ -133,8 +133,8 @@ class CallReader:
         if not self.started:
             self.failed = True
             return
-        if not self._told_arguments:
-            self._tell("{}")
+        if not self._emitted_arguments:
+            self._emit("{}")
         self.done = True
 
 
@@ -146,5 +146,5 @@ def _string(text: str) -> str | None:
         value: Any = json.loads(text, strict=False)
     except ValueError:
         return None
-    # An escape can spell half a surrogate pair, which is no text.
+    # An escape can spell half a surrogate pair, which is not valid text.
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None

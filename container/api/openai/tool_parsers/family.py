@@ -1,4 +1,4 @@
-"""The ways models were taught to write calls, told by the text of their chat templates."""
+"""The forms of calls that models were trained on, recognized by the text of their chat templates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PYTHON_TAG = "<|python_tag|>"
 
 
 class Family(enum.Enum):
-    """PLAIN is a JSON object without marks: what is asked of models that were taught no form we know."""
+    """PLAIN is a JSON object without markers: the form we ask for if the template shows no known one."""
 
     HERMES = enum.auto()
     QWEN_XML = enum.auto()
@@ -34,19 +34,19 @@ class Family(enum.Enum):
 
     @classmethod
     def of(cls, template: str) -> Family:
-        """The family whose marks the template's text shows."""
+        """The family whose markers occur in the template's text."""
         return next((family for family, marks in _MARKS if all(mark in template for mark in marks)), cls.PLAIN)
 
     @property
     def markers(self) -> tuple[str, ...]:
-        """What has to stay visible in the text even if the tokenizer holds it for control tokens."""
+        """Markers that must stay in the text even if they are control tokens."""
         return _VISIBLE[self]
 
 
 _MARKS: tuple[tuple[Family, tuple[str, ...]], ...] = (
     (Family.MISTRAL_NAMED, (mistral.MARKER, mistral.ARGUMENTS)),
     (Family.MISTRAL, (mistral.MARKER,)),
-    # Qwen3-Coder writes XML between the tags of Hermes.
+    # Qwen3-Coder writes XML between Hermes' tags.
     (Family.QWEN_XML, (HERMES_TAGS[0], FUNCTION)),
     (Family.HERMES, HERMES_TAGS[:1]),
     (Family.PHI, PHI_TAGS[:1]),
@@ -66,7 +66,7 @@ _VISIBLE: dict[Family, tuple[str, ...]] = {
 
 
 def parser_of(family: Family, schemas: Mapping[str, dict[str, Any]]) -> ToolParser:
-    """A new parser for one answer of a model that may call the functions `schemas` names, with their parameters."""
+    """A new parser for one answer; `schemas` maps each callable function to its parameters."""
     names = frozenset(schemas)
     match family:
         case Family.HERMES:

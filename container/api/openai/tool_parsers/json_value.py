@@ -1,4 +1,4 @@
-"""Where a JSON value ends, in a text that arrives in pieces."""
+"""Finds the end of a JSON value in a text that arrives in pieces."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SCALAR_END = re.compile(r"[\s,}\]]")
 
 
 class ValueScanner:
-    """Counts brackets and skips strings; what stands between is not checked. Each character is looked at once."""
+    """Counts brackets and skips strings; all else goes unchecked. Each character is read once."""
 
     def __init__(self) -> None:
         self.done = False
@@ -22,7 +22,7 @@ class ValueScanner:
     def scan(self, text: str, start: int) -> int:
         """The index up to which `text[start:]` belongs to the value; `done` is set if the value ends there.
 
-        A number or word ends before the character that follows it, anything else with its own last one.
+        A number or word ends before the next character, any other value with its own last one.
         """
         if start >= len(text):
             return start

@@ -1,10 +1,10 @@
-"""Finding a marker such as `<tool_call>` in a text that arrives in pieces."""
+"""Finds a marker such as `<tool_call>` in a text that arrives in pieces."""
 
 from __future__ import annotations
 
 
 class Marker:
-    """Shows the text before the marker, never a part of the marker."""
+    """Passes the text before the marker on, never a part of the marker."""
 
     def __init__(self, marker: str) -> None:
         self._marker = marker
@@ -17,34 +17,35 @@ class Marker:
         if found:
             self._held = ""
             return before, after
-        size = self._overlap(text)
+        size = overlap(text, self._marker)
         self._held = text[len(text) - size :]
         return text[: len(text) - size], None
 
     def flush(self) -> str:
-        """What is held back at the end of the text."""
+        """The text held back so far; call it at the end of the text."""
         held, self._held = self._held, ""
         return held
 
-    def _overlap(self, text: str) -> int:
-        """The length of the longest end of `text` that begins the marker."""
-        longest = min(len(text), len(self._marker) - 1)
-        return next((size for size in range(longest, 0, -1) if self._marker.startswith(text[-size:])), 0)
+
+def overlap(text: str, marker: str) -> int:
+    """The length of the longest end of `text` that begins `marker` and is not all of it."""
+    longest = min(len(text), len(marker) - 1)
+    return next((size for size in range(longest, 0, -1) if marker.startswith(text[-size:])), 0)
 
 
-# More white space than this is shown as it comes.
+# White space beyond this is passed on as it comes.
 _MAX_SPACE = 256
 
 
 class Gap:
-    """Text in which white space next to a call is not shown: it only sets the call apart."""
+    """Drops white space next to calls, which only separates them from text."""
 
     def __init__(self, *, after_call: bool = False) -> None:
         self._space = ""
         self._after_call = after_call
 
     def show(self, text: str) -> str:
-        """The part of the content that can be shown; white space at its end waits for what follows."""
+        """The part of the content that can be shown; trailing white space waits for what follows."""
         if self._after_call:
             text = text.lstrip()
         if not text:
@@ -56,11 +57,11 @@ class Gap:
         return shown
 
     def call(self) -> None:
-        """A call stands here."""
+        """A call is at this point of the text."""
         self._space = ""
         self._after_call = True
 
     def flush(self) -> str:
-        """White space that waited, at the end of the text."""
+        """The white space held back so far; call it at the end of the text."""
         space, self._space = self._space, ""
         return space

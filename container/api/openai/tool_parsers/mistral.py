@@ -10,12 +10,12 @@ from container.api.openai.tool_parsers.marker import Gap, Marker
 MARKER = "[TOOL_CALLS]"
 ARGUMENTS = "[ARGS]"
 _CALL_ID = "[CALL_ID]"
-# A name, its id and the marks between them; what is longer is no call.
+# A name, its id and the markers between them; longer text is not a call.
 _MAX_HEAD_CHARS = 256
 
 
 class MistralParser:
-    """Text before the first marker is content; after it come calls in one of the two forms."""
+    """Text before the first marker is content; calls in one of the two forms follow it."""
 
     def __init__(self, names: frozenset[str]) -> None:
         self._names = names
@@ -25,7 +25,7 @@ class MistralParser:
         self._head: str | None = None
 
     def push(self, text: str) -> list[Part]:
-        """The parts that became certain with `text`."""
+        """The parts that `text` completes."""
         parts: list[Part] = []
         rest: str | None = text
         while rest:
@@ -50,7 +50,7 @@ class MistralParser:
         return rest
 
     def _read_head(self, text: str, parts: list[Part]) -> str | None:
-        """What stands before the first brace: nothing or `[`, or the function's name."""
+        """Read up to the first brace: nothing, `[`, or the function's name."""
         text = (self._head or "") + text
         self._head = text
         begun = text.lstrip()
@@ -78,7 +78,7 @@ class MistralParser:
                 parts.append(part)
 
     def flush(self) -> list[Part]:
-        """What was held back, at the end of the answer."""
+        """The parts held back so far; call it at the end of the answer."""
         parts: list[Part] = []
         if isinstance(self._inside, CallList):
             marker = "" if self._inside.started else MARKER
@@ -91,7 +91,7 @@ class MistralParser:
 
 
 class _NamedCall:
-    """The arguments of a call whose name stood before them."""
+    """The arguments of a call whose name has been read."""
 
     started = True
 

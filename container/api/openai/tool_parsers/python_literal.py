@@ -19,7 +19,7 @@ _MAX_DIGITS = 64
 
 
 class NotACall(ValueError):
-    """The text is no call with literal keyword arguments."""
+    """The text is not a call with literal keyword arguments."""
 
 
 def read_call(text: str) -> tuple[str, dict[str, Any]]:
@@ -39,20 +39,20 @@ def read_call(text: str) -> tuple[str, dict[str, Any]]:
 
 
 class _Reader:
-    """A place in a text. Methods skip white space first and raise NotACall."""
+    """A cursor in a text. Methods skip white space first and raise NotACall."""
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._place = 0
+        self._index = 0
 
     def take(self, pattern: re.Pattern[str]) -> str:
         return self._match(pattern)[0]
 
     def skips(self, character: str) -> bool:
         self._skip_space()
-        if not self._text.startswith(character, self._place):
+        if not self._text.startswith(character, self._index):
             return False
-        self._place += len(character)
+        self._index += len(character)
         return True
 
     def expect(self, character: str) -> None:
@@ -63,11 +63,11 @@ class _Reader:
         if depth > _MAX_DEPTH:
             raise NotACall("nested too deeply")
         self._skip_space()
-        first = self._text[self._place : self._place + 1]
+        first = self._text[self._index : self._index + 1]
         if first in {"'", '"'}:
             found = self._match(_STRING)
             text = _ESCAPE.sub(_unescaped, found[1] if found[1] is not None else found[2])
-            # Two escapes may be one character; half a pair is none.
+            # Two escapes may form one character; half a surrogate pair is replaced.
             return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         if first in {"[", "("}:
             return self._items(_CLOSING[first], depth)
@@ -81,7 +81,7 @@ class _Reader:
         return _number(self.take(_NUMBER))
 
     def _items(self, closing: str, depth: int) -> list[Any]:
-        self._place += 1
+        self._index += 1
         items: list[Any] = []
         while not self.skips(closing):
             items.append(self.value(depth + 1))
@@ -91,7 +91,7 @@ class _Reader:
         return items
 
     def _object(self, depth: int) -> dict[str, Any]:
-        self._place += 1
+        self._index += 1
         members: dict[str, Any] = {}
         while not self.skips("}"):
             key = self.value(depth + 1)
@@ -103,20 +103,20 @@ class _Reader:
         return members
 
     def _skip_space(self) -> None:
-        found = _SPACE.match(self._text, self._place)
-        self._place = self._place if found is None else found.end()
+        found = _SPACE.match(self._text, self._index)
+        self._index = self._index if found is None else found.end()
 
     def _match(self, pattern: re.Pattern[str]) -> re.Match[str]:
         self._skip_space()
-        found = pattern.match(self._text, self._place)
-        if found is None or found.end() == self._place:
-            raise NotACall(self._text[self._place : self._place + 20])
-        self._place = found.end()
+        found = pattern.match(self._text, self._index)
+        if found is None or found.end() == self._index:
+            raise NotACall(self._text[self._index : self._index + 20])
+        self._index = found.end()
         return found
 
 
 def _number(text: str) -> int | float:
-    """int() of a long text takes quadratic time, so long ones are no numbers."""
+    """The number; NotACall beyond `_MAX_DIGITS`, because int() takes quadratic time."""
     if len(text) > _MAX_DIGITS:
         raise NotACall("too long a number")
     try:

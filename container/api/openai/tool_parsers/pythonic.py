@@ -1,4 +1,4 @@
-"""Calls as a Python list, `[get_weather(city="Paris"), now()]`: Llama 3.2, Llama 4 and their kin."""
+"""Calls as a Python list, `[get_weather(city="Paris"), now()]`: Llama 3.2, Llama 4 and relatives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BETWEEN = " \t\r\n,"
 
 
 class PythonicParser:
-    """Reads a list of calls that is the whole answer; each call is told when it is complete."""
+    """Reads a list of calls that is the whole answer; each call is emitted when it is complete."""
 
     def __init__(self, names: frozenset[str]) -> None:
         self._names = names
@@ -31,7 +31,7 @@ class PythonicParser:
         self._escaped = False
 
     def push(self, text: str) -> list[Part]:
-        """The parts that became certain with `text`."""
+        """The parts that `text` completes."""
         parts: list[Part] = []
         if self._begin is not None:
             text = self._start(self._begin + text)
@@ -44,7 +44,7 @@ class PythonicParser:
         return joined(parts)
 
     def _start(self, text: str) -> str:
-        """Drop the list's beginning, or wait for it."""
+        """Remove the list's opening, or wait for it."""
         begun = text.lstrip()
         tag = next((tag for tag in TAGS if begun.startswith(tag)), "")
         inside = begun.removeprefix(tag).lstrip()
@@ -72,7 +72,7 @@ class PythonicParser:
         return index
 
     def _call_text(self, text: str, index: int, parts: list[Part]) -> int:
-        """Move on to the next character that matters, and end the call at its closing parenthesis."""
+        """Read up to the next significant character, and end the call at its closing parenthesis."""
         found = None if self._escaped else _SIGNIFICANT.search(text, index)
         end = index + 1 if self._escaped else len(text) if found is None else found.end()
         piece = text[index:end]
@@ -83,11 +83,11 @@ class PythonicParser:
         elif self._escaped:
             self._escaped = False
         elif found is not None and self._ends(found[0]):
-            self._tell(parts)
+            self._emit(parts)
         return end
 
     def _heads_a_call(self, piece: str) -> bool:
-        """Whether what stands before the parenthesis can still be a function's name."""
+        """Whether the text before the parenthesis can still be a function's name."""
         self._head += piece
         name, parenthesis, _ = self._head.partition("(")
         if parenthesis:
@@ -106,7 +106,7 @@ class PythonicParser:
             self._depth -= 1
         return self._depth == 0 and not self._quote
 
-    def _tell(self, parts: list[Part]) -> None:
+    def _emit(self, parts: list[Part]) -> None:
         try:
             name, arguments = read_call("".join(self._call))
         except NotACall:
@@ -116,7 +116,7 @@ class PythonicParser:
         self._raw, self._call = [], []
 
     def flush(self) -> list[Part]:
-        """What was held back, at the end of the answer."""
+        """The parts held back so far; call it at the end of the answer."""
         waiting, self._begin = self._begin, None
         raw, self._raw = "".join(self._raw), []
         return joined([Content(waiting or ""), Content(raw if self._call or raw.strip(_BETWEEN) else "")])

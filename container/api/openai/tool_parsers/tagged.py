@@ -8,7 +8,7 @@ from container.api.openai.tool_parsers.marker import Gap, Marker
 
 
 class TaggedParser:
-    """Text outside the tags is content, but for white space next to a call."""
+    """Text outside the tags is content, except white space next to a call."""
 
     def __init__(self, opening: str, closing: str, names: frozenset[str]) -> None:
         self._opening = opening
@@ -20,7 +20,7 @@ class TaggedParser:
         self._after: str | None = None
 
     def push(self, text: str) -> list[Part]:
-        """The parts that became certain with `text`."""
+        """The parts that `text` completes."""
         parts: list[Part] = []
         rest: str | None = text
         while rest:
@@ -58,7 +58,7 @@ class TaggedParser:
                 parts.append(part)
 
     def _behind(self, text: str) -> str | None:
-        """Drop the closing tag, if it comes."""
+        """Remove the closing tag, if there is one."""
         text = (self._after or "") + text
         tag = text.lstrip()
         if len(tag) < len(self._closing) and self._closing.startswith(tag):
@@ -68,7 +68,7 @@ class TaggedParser:
         return tag.removeprefix(self._closing) if tag.startswith(self._closing) else text
 
     def flush(self) -> list[Part]:
-        """What was held back, at the end of the answer."""
+        """The parts held back so far; call it at the end of the answer."""
         parts: list[Part] = []
         if self._calls is not None:
             if not self._calls.started:

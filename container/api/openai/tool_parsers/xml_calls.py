@@ -1,6 +1,6 @@
 """Qwen3-Coder's calls: `<tool_call><function=name><parameter=key>value</parameter></function></tool_call>`.
 
-Values are text without quotes, so what they are is read from the function's schema.
+Values are text without quotes, so their types come from the function's schema.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import Any
 
 from container.api.openai.parts import CallArguments, CallStart, Content, Part, joined
 from container.api.openai.schema_types import types_of
-from container.api.openai.tool_parsers.marker import Gap, Marker
+from container.api.openai.tool_parsers.marker import Gap, Marker, overlap
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 FUNCTION, PARAMETER = "<function=", "<parameter="
 FUNCTION_END, PARAMETER_END = "</function>", "</parameter>"
-# A function's or a parameter's name; what is longer is none.
+# A function's or a parameter's name; longer text is not a name.
 _MAX_NAME_CHARS = 256
 _WORDS = {"True": True, "False": False, "None": None}
 
 
 class XmlParser:
-    """Text outside the tags is content, but for white space next to a call. The outer tag may be missing.
+    """Text outside the tags is content, except white space next to a call. The outer tag may be missing.
 
-    Each state takes the text that is waiting and returns what is left of it, or None if it needs more.
+    Each state takes the waiting text and returns the rest of it, or None if it needs more.
     """
 
     def __init__(self, schemas: Mapping[str, dict[str, Any]]) -> None:
@@ -40,7 +40,7 @@ class XmlParser:
         self._value: _Value | None = None
 
     def push(self, text: str) -> list[Part]:
-        """The parts that became certain with `text`."""
+        """The parts that `text` completes."""
         rest: str | None = self._waiting + text
         self._waiting = ""
         while rest:
@@ -49,11 +49,11 @@ class XmlParser:
         return joined(parts)
 
     def flush(self) -> list[Part]:
-        """What was held back, at the end of the answer. A call that was cut short stays as it is."""
+        """The parts held back so far; call it at the end of the answer. A truncated call stays as it is."""
         if self._state in (self._outside, self._opened, self._function_name, self._closing):
             self._show(self._raw + self._waiting)
         elif self._value is not None:
-            self._tell(self._value.flush())
+            self._emit(self._value.flush())
         self._waiting = ""
         self._parts.append(Content(self._gap.flush()))
         parts, self._parts = self._parts, []
@@ -62,7 +62,7 @@ class XmlParser:
     def _outside(self, text: str) -> str | None:
         found = re.search(f"{OPENING}|{FUNCTION}", text)
         if found is None:
-            held = max(_overlap(text, OPENING), _overlap(text, FUNCTION))
+            held = max(overlap(text, OPENING), overlap(text, FUNCTION))
             self._show(text[: len(text) - held])
             return self._wait(text[len(text) - held :])
         self._show(text[: found.start()])
@@ -71,7 +71,7 @@ class XmlParser:
         return text[found.end() :]
 
     def _opened(self, text: str) -> str | None:
-        """Behind the outer tag: a function, or no call at all."""
+        """After the outer tag: a function, or no call at all."""
         begun = text.lstrip()
         if begun.startswith(FUNCTION):
             self._raw += text[: len(text) - len(begun)] + FUNCTION
@@ -94,13 +94,13 @@ class XmlParser:
         return rest
 
     def _no_call(self, text: str) -> str:
-        """It is text after all, up to where a call may begin again."""
+        """Turn the text read so far into content; a call may begin again after it."""
         self._show(self._raw)
         self._raw, self._state = "", self._outside
         return text
 
     def _inside(self, text: str) -> str | None:
-        """Between parameters. What is neither a parameter nor the end of the function ends the call too."""
+        """Between parameters. Any other text than a parameter ends the call, as the end of the function does."""
         begun = text.lstrip()
         if begun.startswith(PARAMETER):
             self._state = self._parameter_name
@@ -126,14 +126,14 @@ class XmlParser:
         value = self._value
         if value is None:
             return text
-        told, rest = value.push(text)
-        self._tell(told)
+        written, rest = value.push(text)
+        self._emit(written)
         if rest is not None:
             self._value, self._state = None, self._inside
         return rest or self._wait("")
 
     def _closing(self, text: str) -> str | None:
-        """Drop the outer closing tag, if it comes."""
+        """Remove the outer closing tag, if there is one."""
         tag = text.lstrip()
         if CLOSING.startswith(tag) and tag != CLOSING:
             return self._wait(tag)
@@ -143,7 +143,7 @@ class XmlParser:
     def _show(self, text: str) -> None:
         self._parts.append(Content(self._gap.show(text)))
 
-    def _tell(self, text: str) -> None:
+    def _emit(self, text: str) -> None:
         self._parts.append(CallArguments(text))
 
     def _wait(self, text: str) -> str | None:
@@ -152,7 +152,7 @@ class XmlParser:
 
 
 class _Value:
-    """One value as JSON. Text of a parameter that is a string is told as it comes, anything else when it is whole."""
+    """One value as JSON. A string is emitted as it comes, any other value when it is complete."""
 
     def __init__(self, types: frozenset[str]) -> None:
         self._types = types
@@ -162,7 +162,7 @@ class _Value:
         self._held: list[str] = []
 
     def push(self, text: str) -> tuple[str, str | None]:
-        """JSON that became certain, and what follows the value; None while it goes on."""
+        """The JSON that `text` completes, and the text after the value; None while the value goes on."""
         shown, rest = self._end.push(text)
         self._held.append(shown)
         if not self._is_text:
@@ -170,19 +170,19 @@ class _Value:
         return self._text(ends=rest is not None), rest
 
     def _text(self, *, ends: bool) -> str:
-        """What is held, as a piece of a JSON string. The line break before the closing tag belongs to the tag."""
+        """The text held, as a piece of a JSON string. The line break before the closing tag belongs to the tag."""
         held = "".join(self._held)
         if not held and not ends:
             return ""
         opening = "" if self._begun else '"'
         if not self._begun:
             self._begun, held = True, held.removeprefix("\n")
-        told = held.removesuffix("\n")
-        self._held = [] if ends else [held[len(told) :]]
-        return opening + _escaped(told) + ('"' if ends else "")
+        complete = held.removesuffix("\n")
+        self._held = [] if ends else [held[len(complete) :]]
+        return opening + _escaped(complete) + ('"' if ends else "")
 
     def flush(self) -> str:
-        """What is left when the answer ends inside the value."""
+        """The rest, when the answer ends inside the value."""
         if not self._is_text:
             return ""
         self._held.append(self._end.flush())
@@ -194,7 +194,7 @@ def _unframed(text: str) -> str:
 
 
 def _as_json(text: str, types: frozenset[str]) -> str:
-    """JSON as it is written, if it is of one of `types`; else the text as a string. No types: anything fits."""
+    """The text itself if it is JSON of one of `types`, else the text as a string. Empty `types` accept anything."""
     stripped = text.strip()
     try:
         value = _WORDS[stripped] if stripped in _WORDS else json.loads(stripped, parse_constant=_refuse)
@@ -221,9 +221,3 @@ def _types_of_value(value: Any) -> set[str]:
 
 def _escaped(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
-
-
-def _overlap(text: str, marker: str) -> int:
-    """The length of the longest end of `text` that begins the marker."""
-    longest = min(len(text), len(marker) - 1)
-    return next((size for size in range(longest, 0, -1) if marker.startswith(text[-size:])), 0)

@@ -1,1 +1,1 @@
-"""TGI's body, checked in TGI's order and in its words."""
+"""TGI's body, checked in TGI's order and with TGI's messages."""

@@ -1,4 +1,4 @@
-"""Bodies of a wrong shape, refused in the words of axum and serde_json, which TGI's clients see (2.2)."""
+"""Bodies of a wrong shape, refused in the words of axum and serde_json, which TGI's clients see."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any, TypeVar
 import msgspec
 from flask import g
 
-from container.api.tgi.request.json_position import Step, position
+from container.api.tgi.request.json_position import position
+from container.api.value_path import Step, steps_of, value_at
 from container.errors import WrongShape
 
 T = TypeVar("T")
 
 _PATH = re.compile(r"^(?P<text>.*?)(?: - at `\$(?P<path>[^`]*)`)?$", re.DOTALL)
-_STEP = re.compile(r"\.(?P<key>[^.\[]+)|\[(?P<index>\d+)\]")
 _TYPE = re.compile(r"^Expected `(?P<type>[\w |]+)`, got ")
 _SHOWN_CHARS = 120
 
-# What serde says it expected: by field where msgspec's type name does not tell.
+# What serde expected: by field where msgspec's type name says too little.
 _BY_FIELD = {
     "parameters": "struct GenerateParameters",
     "grammar": "adjacently tagged enum GrammarType",
@@ -37,7 +37,7 @@ _GRAMMARS = "expected one of `json`, `json_object`, `regex`, `json_schema`"
 
 
 def shaped(body: dict[str, Any], kind: type[T], at: Sequence[Step] = ()) -> T:
-    """`body` as `kind`, a msgspec struct; `at` is where it stands in what was sent. Raises WrongShape."""
+    """`body` as `kind`, a msgspec struct; `at` is its position in the request body. Raises WrongShape."""
     try:
         return msgspec.convert(body, kind)
     except msgspec.ValidationError as exc:
@@ -54,13 +54,11 @@ def _parameter(text: str) -> str | None:
 def _explain(text: str, body: dict[str, Any], at: Sequence[Step]) -> str:
     found = _PATH.match(text)
     reason, path = (found["text"], found["path"] or "") if found else (text, "")
-    steps: list[Step] = [
-        step["key"] if step["key"] is not None else int(step["index"]) for step in _STEP.finditer(path)
-    ]
+    steps = steps_of(path)
     missing = re.match(r"Object missing required field (`.*`)", reason)
-    said = f"missing field {missing[1]}" if missing else _refusal(reason, steps, _value_at(body, steps))
-    place = position(_raw_body(), [*at, *steps], missing=missing is not None)
-    where = "" if place is None else f" at line {place.line} column {place.column}"
+    said = f"missing field {missing[1]}" if missing else _refusal(reason, steps, value_at(body, steps))
+    found_at = position(_raw_body(), [*at, *steps], missing=missing is not None)
+    where = "" if found_at is None else f" at line {found_at.line} column {found_at.column}"
     shown = "".join(f".{step}" if isinstance(step, str) else f"[{step}]" for step in [*at, *steps]).lstrip(".")
     return f"{shown}: {said}{where}" if shown else f"{said}{where}"
 
@@ -99,16 +97,6 @@ def _unexpected(value: Any) -> str:
 
 def _shorten(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
-
-
-def _value_at(body: Any, steps: list[Step]) -> Any:
-    value = body
-    for step in steps:
-        try:
-            value = value[step]
-        except (LookupError, TypeError):
-            return None
-    return value
 
 
 def _raw_body() -> str:

@@ -1,4 +1,4 @@
-"""TGI's GenerateRequest and CompatGenerateRequest, and what their parameters mean to the engine (v3.3.7)."""
+"""TGI's GenerateRequest and CompatGenerateRequest (v3.3.7), and their parameters as the engine's."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Inputs = Annotated[str, Meta(extra_json_schema={"minLength": 1})]
 
 
 class GenerateBody(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of /generate and /generate_stream; the route decides about streaming."""
+    """The body of /generate and /generate_stream; the route decides whether to stream."""
 
     inputs: Inputs
     parameters: GenerateParameters = ABSENT_PARAMETERS
 
     @property
     def stream(self) -> bool:
-        """A `stream` key is none of this body's."""
+        """Always False: this body has no `stream` key."""
         return False
 
 
 class CompatGenerateBody(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of /, /predict and /invocations; `stream` decides about streaming."""
+    """The body of /, /predict and /invocations; `stream` decides whether to stream."""
 
     inputs: Inputs
     parameters: GenerateParameters = ABSENT_PARAMETERS
@@ -48,8 +48,9 @@ def parse_compat_generate(body: dict[str, Any]) -> CompatGenerateBody:
 
 
 def sampling_params(parameters: GenerateParameters, max_tokens: int, settings: Settings) -> SamplingParams:
-    """Greedy unless TGI would sample; log-probabilities are those of the warped distribution. A seed that was not
-    given is drawn anew by each call.
+    """Greedy unless TGI would sample; log-probabilities are from the warped distribution.
+
+    Each call draws a new seed if the request has none.
     """
     p = parameters
     temperature = (p.temperature or 1.0) if p.samples else 0.0

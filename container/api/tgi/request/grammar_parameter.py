@@ -1,4 +1,4 @@
-"""TGI's `grammar` parameter -> the engine's grammar, with TGI's errors (tgi-http-api.md 2.3, number 17)."""
+"""TGI's `grammar` parameter -> the engine's grammar, with TGI's errors (`router/src/validation.rs`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from handler.seam.protocol import Grammar, GrammarKind
 
 
 def check_grammar(parameter: GrammarParameter | None, *, supported: bool) -> None:
-    """Raises InvalidRequest in TGI's words."""
+    """Raises InvalidRequest with TGI's messages."""
     if parameter is None:
         return
     if not supported:

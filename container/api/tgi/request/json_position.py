@@ -1,4 +1,4 @@
-"""Where serde_json stands in a body when it refuses a value: the "at line L column C" of TGI's errors."""
+"""The position at which serde_json refuses a value: the "at line L column C" of TGI's errors."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import json
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import NamedTuple
 
+from container.api.value_path import Step
+
 _decoder = json.JSONDecoder(strict=False)
 _SPACE = " \t\r\n"
 
-Step = str | int
-
 
 class Position(NamedTuple):
-    """Lines count from 1; a column is the number of UTF-8 bytes of the line that were read."""
+    """Lines count from 1; a column is the number of UTF-8 bytes read of its line."""
 
     line: int
     column: int
 
 
 def position(text: str, path: list[Step], *, missing: bool) -> Position | None:
-    """The reader's position after refusing the value at `path` in `text`, which is JSON; None if it is not there.
+    """The reader's position after refusing the value at `path` in the JSON `text`; None if there is no such value.
 
-    serde_json has read a number, string, true, false or null it refuses, but not yet an array or object that
-    stands in a wrong place. `missing`: an object lacks a field, which is known once it is read.
+    serde_json refuses a number, string, true, false or null after reading it, but an array or object before. With
+    `missing`, an object lacks a field, which is known only after reading all of it.
     """
     try:
         start = _find(text, path)

@@ -1,4 +1,4 @@
-"""What TGI's validation refuses, in its order and its words (router/src/validation.rs; tgi-http-api.md 2.3)."""
+"""The checks of TGI's validation, with its order and its messages (`router/src/validation.rs` of TGI v3.3.7)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from container.serving.served_model import ServedModel
 from container.settings import Settings
 
 _MAX_SEED = 2**64
-# TGI counts at most this many new tokens against the context, so a larger max_new_tokens is cut, not refused.
+# TGI counts at most this many new tokens against the context; a larger max_new_tokens is cut, not refused.
 _COUNTED_NEW_TOKENS = 1024
 
 
 def check_before_admission(parameters: GenerateParameters, settings: Settings, *, streaming: bool) -> None:
-    """What TGI looks at before it takes a place in the queue. Raises InvalidRequest."""
+    """The checks that TGI makes before it queues a request. Raises InvalidRequest."""
     best_of = parameters.best_of
     if streaming:
         if best_of not in {None, 1}:
@@ -34,7 +34,10 @@ def check_before_admission(parameters: GenerateParameters, settings: Settings, *
 
 
 def check_parameters(parameters: GenerateParameters, settings: Settings) -> None:
-    """TGI's checks 1 to 11; what this server lacks is refused by name. Raises InvalidRequest."""
+    """TGI's checks of sampling, stop strings and seed; unsupported parameters are refused by name.
+
+    Raises InvalidRequest.
+    """
     p = parameters
     if p.num_sequences > 1 and not p.wants_sampling:
         raise InvalidRequest("you must use sampling when `best_of` is > 1", param="best_of")
@@ -81,7 +84,7 @@ def _positive(field: str, value: float | None) -> None:
 
 
 def check_inputs(inputs: str, parameters: GenerateParameters, served: ServedModel) -> None:
-    """TGI's checks 12 and 13. Raises InvalidRequest."""
+    """TGI's checks of the text and of `truncate`. Raises InvalidRequest."""
     if not inputs:
         raise InvalidRequest("`inputs` cannot be empty", param="inputs")
     limit, truncate = served.max_input_tokens, parameters.truncate
@@ -92,7 +95,10 @@ def check_inputs(inputs: str, parameters: GenerateParameters, served: ServedMode
 
 
 def check_lengths(num_input_tokens: int, parameters: GenerateParameters, served: ServedModel) -> int:
-    """TGI's checks 15 and 16. The number of tokens to generate at most. Raises ContextLengthExceeded."""
+    """TGI's checks of the token counts; returns the maximum number of tokens to generate.
+
+    Raises InvalidRequest or ContextLengthExceeded.
+    """
     max_total, wanted = served.card.max_model_len, parameters.max_new_tokens
     if num_input_tokens == 0:
         raise InvalidRequest("`inputs` cannot be empty", param="inputs")
@@ -112,5 +118,5 @@ def check_lengths(num_input_tokens: int, parameters: GenerateParameters, served:
 
 
 def check_grammar_support(parameters: GenerateParameters, settings: Settings) -> None:
-    """TGI's check 17. Raises InvalidRequest."""
+    """TGI's last check, of the grammar. Raises InvalidRequest."""
     check_grammar(parameters.grammar, supported=not settings.disable_grammar_support)

@@ -1,7 +1,7 @@
-"""TGI's GenerateParameters: types as serde reads them, defaults as TGI has them (tgi-http-api.md 1.4).
+"""TGI's GenerateParameters (`router/src/lib.rs` of TGI v3.3.7): types as serde reads them, TGI's defaults.
 
-The types refuse what TGI's deserializer refuses. Allowed ranges stand in the document only (`extra_json_schema`);
-`parameter_checks` applies them afterwards, in TGI's order and words.
+The types refuse what TGI's deserializer refuses. Ranges are for the document only (`extra_json_schema`);
+`parameter_checks` applies them later, with TGI's order and messages.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _shown(**schema: Any) -> Meta:
 
 
 class JsonGrammar(msgspec.Struct, frozen=True, tag_field="type", tag="json"):
-    """The text fits a JSON schema, given as an object or as a string that holds one."""
+    """The text fits a JSON schema, which is an object or a string that contains one."""
 
     value: Annotated[Any, _shown(anyOf=[{"type": "object"}, {"type": "string", "pattern": r"^\{\}$"}])]
 
@@ -39,7 +39,7 @@ class RegexGrammar(msgspec.Struct, frozen=True, tag_field="type", tag="regex"):
 
 
 class NamedSchema(msgspec.Struct, frozen=True):
-    """A JSON schema and a name nobody reads."""
+    """A JSON schema and a name, which is ignored."""
 
     schema: Annotated[Any, _shown(type="object")]
     name: str | None = None
@@ -55,7 +55,7 @@ GrammarParameter = JsonGrammar | JsonObjectGrammar | RegexGrammar | JsonSchemaGr
 
 
 class GenerateParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """Unknown keys are ignored, as TGI does. `do_sample` is false when parameters are given without it."""
+    """Unknown keys are ignored, as in TGI. `do_sample` is false in an object that leaves it out."""
 
     best_of: Annotated[USize | None, _shown(minimum=0)] = None
     temperature: Annotated[float | None, _shown(exclusiveMinimum=0)] = None
@@ -90,13 +90,13 @@ class GenerateParameters(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def wants_sampling(self) -> bool:
-        """TGI's narrower question before `best_of`: `do_sample`, or any warper that is given."""
+        """TGI's rule for `best_of`: `do_sample`, or any warper that is set."""
         warpers = (self.temperature, self.top_k, self.top_p, self.typical_p)
         return self.do_sample or any(value is not None for value in warpers)
 
     @property
     def num_sequences(self) -> int:
-        """How many answers to generate; TGI takes 0 for 1."""
+        """The number of answers to generate; TGI treats 0 as 1."""
         return max(1, self.best_of or 1)
 
 

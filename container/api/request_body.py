@@ -1,0 +1,15 @@
+"""The JSON body of TGI's and OpenAI's routes, up to the payload limit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import request
+
+from container.serving.service import service
+from container.web.body import read_json
+
+
+def read_body() -> dict[str, Any]:
+    """The JSON object of the current request. Raises ServiceError."""
+    return read_json(request, service().settings.payload_limit)
