@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from container.supervisor import stall
 from container.supervisor.stall import StallWatch
-from container.supervisor.supervisor import stall
 from tests.support.clock import Clock
 
 
