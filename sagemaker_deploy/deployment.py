@@ -12,8 +12,8 @@ from botocore.exceptions import ClientError
 from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.aws.control_plane import ControlPlane, explained
 from sagemaker_deploy.aws.logs import last_lines
-from sagemaker_deploy.aws.removal import delete, is_ours, tagged_names
-from sagemaker_deploy.aws.rollback import UpdateOptions, deployment_config, rollback_alarm
+from sagemaker_deploy.aws.removal import delete, delete_config, is_ours
+from sagemaker_deploy.aws.rollback import UpdateOptions, deployment_config, set_rollback_alarm
 from sagemaker_deploy.aws.waiting import Description, Waiter, describe_component, describe_endpoint
 from sagemaker_deploy.calling.endpoint_client import EndpointClient
 from sagemaker_deploy.errors import DeployError, EndpointFailed, PreflightError, RolledBack, SpecError
@@ -167,7 +167,8 @@ class _Run:
 
     def _create_through_sdk(self) -> None:
         requests = self._requests
-        self._clear_leftovers()
+        # The SDK refuses an existing configuration; an interrupted run leaves one behind.
+        delete_config(requests.config_name, self._clients, self._spec.name)
         try:
             with self._discarding(requests.config_name, requests.model_name):
                 create_through_sdk(self._spec, requests, self._clients)
@@ -196,19 +197,6 @@ class _Run:
             )
         return "boto3" if wanted == "boto3" or not able else "sdk"
 
-    def _clear_leftovers(self) -> None:
-        """The SDK refuses a configuration that exists, as an interrupted run leaves one behind."""
-        names = tagged_names(
-            self._clients,
-            "list_endpoint_configs",
-            "EndpointConfigs",
-            "EndpointConfigName",
-            "EndpointConfigArn",
-            self._spec.name,
-        )
-        if self._requests.config_name in list(names):
-            self._clients.sagemaker.delete_endpoint_config(EndpointConfigName=self._requests.config_name)
-
     def _update(self, existing: Description) -> None:
         if self._options.update is None:
             raise PreflightError(
@@ -220,7 +208,7 @@ class _Run:
                 "endpoints with inference components are not updated in place",
                 remedy="delete and deploy again, or deploy under another name and switch",
             )
-        self._clients["cloudwatch"].put_metric_alarm(**rollback_alarm(self._spec.name))
+        set_rollback_alarm(self._spec.name, self._clients)
         with self._discarding():
             self._control.update(self._requests, deployment_config(self._options.update, self._spec.name))
         if self._options.wait:

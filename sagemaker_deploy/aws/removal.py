@@ -35,6 +35,13 @@ def delete(
     return removal.removed
 
 
+def delete_config(config_name: str, clients: Clients, endpoint: str) -> None:
+    """Delete the endpoint configuration if it exists and carries the tag of `endpoint`."""
+    kind = ("list_endpoint_configs", "EndpointConfigs", "EndpointConfigName", "EndpointConfigArn")
+    if config_name in list(tagged_names(clients, *kind, endpoint)):
+        clients.sagemaker.delete_endpoint_config(EndpointConfigName=config_name)
+
+
 def tagged_names(
     clients: Clients, list_operation: str, items: str, name_key: str, arn_key: str, endpoint: str
 ) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.errors import SpecError
 from sagemaker_deploy.request.requests import ENDPOINT_TAG, VARIANT, Request
 
@@ -56,6 +57,11 @@ def rollback_alarm(endpoint_name: str) -> Request:
         "TreatMissingData": "notBreaching",
         "Tags": [{"Key": ENDPOINT_TAG, "Value": endpoint_name}],
     }
+
+
+def set_rollback_alarm(endpoint_name: str, clients: Clients) -> None:
+    """Create the alarm, or replace it."""
+    clients["cloudwatch"].put_metric_alarm(**rollback_alarm(endpoint_name))
 
 
 def deployment_config(options: UpdateOptions, endpoint_name: str) -> Request:
