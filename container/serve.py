@@ -21,11 +21,11 @@ from container.run_dir import RunDir
 from container.settings import Settings, SettingsError
 from container.supervisor import launcher
 from container.supervisor.supervisor import Supervisor
+from handler.seam.errors import BadConfiguration
 from handler.seam.logs import configure_logging
 
 logger = logging.getLogger("container")
 
-EXIT_SETTINGS = 2
 EXIT_PORT = 4
 EXIT_NOT_WRITABLE = 5
 _SEND_BUFFER_BYTES = 131_072
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
         settings = Settings.from_environ(os.environ)
     except SettingsError as exc:
         logger.error("%s", exc)
-        return EXIT_SETTINGS
+        return BadConfiguration.exit_code
     configure_logging("main", level=settings.log_level, as_json=settings.json_output)
     for line in ignored:
         logger.warning("%s", line)

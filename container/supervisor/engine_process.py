@@ -23,15 +23,15 @@ from container.run_dir import RunDir
 from container.settings import Settings
 from container.supervisor.stall import StallWatch
 from handler.seam.config import EngineConfig, KVLayout, Quantize
+from handler.seam.errors import BadConfiguration, BadModel, StartupError
 from handler.seam.status import Phase, StatusBoard
 from handler.seam.suspects import Hazards, Suspects
 
 logger = logging.getLogger(__name__)
 
-EXIT_CRASHED = 70
-EXIT_MODEL = 3
-# Exit codes of an engine that can never start like this: handler.seam.errors.
-PERMANENT = frozenset({2, EXIT_MODEL})
+EXIT_CRASHED = StartupError.exit_code
+# Exit codes after which a restart would fail the same way.
+PERMANENT = frozenset({BadConfiguration.exit_code, BadModel.exit_code})
 _CRASH_WINDOW_S = 600.0
 _MAX_CRASHES = 3
 _BACKOFF_S = (0.0, 2.0, 10.0)
@@ -43,8 +43,8 @@ _HURRY_S = 0.7
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Which of the engines it is, how many there are, and how many GPUs each takes (0: the first engine decides)."""
+class Replica:
+    """Which engine this is, of how many, and GPUs for each (0: the first engine decides)."""
 
     index: int
     num_engines: int = 1
@@ -54,22 +54,22 @@ class Place:
 class EngineProcess:
     """Starts one engine, watches it and starts it again. `check()` is to be called a few times a second."""
 
-    def __init__(self, settings: Settings, run_dir: RunDir, place: Place) -> None:
+    def __init__(self, settings: Settings, run_dir: RunDir, replica: Replica) -> None:
         """Nothing is started; the board exists when this returns."""
         self._run_dir = run_dir
-        self._engine_dir = run_dir.engine(place.index)
+        self._engine_dir = run_dir.engine(replica.index)
         self._engine_dir.path.mkdir(mode=0o700, exist_ok=True)
         self.board = StatusBoard(self._engine_dir.board, create=True)
         self.exit_code: int | None = None
         self._settings = settings
-        self.place = place
+        self.replica = replica
         self._process: subprocess.Popen[bytes] | None = None
         self._due_s: float | None = time.monotonic()
         self._crashes: deque[float] = deque()
         self._draining = False
         self._hazards = Hazards(self._engine_dir.hazards, create=True)
         # Of all engines: what killed one is not to be tried on each of the others.
-        self._suspects = Suspects(run_dir.suspects, create=place.index == 0)
+        self._suspects = Suspects(run_dir.suspects, create=replica.index == 0)
         self._watch = StallWatch(settings.engine_stall_timeout_s)
         self._kill_due_s: float | None = None
 
@@ -81,7 +81,7 @@ class EngineProcess:
     @property
     def _name(self) -> str:
         """What the log calls it."""
-        return "the engine" if self.place.num_engines == 1 else f"engine {self.place.index}"
+        return "the engine" if self.replica.num_engines == 1 else f"engine {self.replica.index}"
 
     @property
     def idle(self) -> bool:
@@ -191,10 +191,10 @@ class EngineProcess:
             kv_layout=KVLayout(s.kv_layout),
             deterministic=s.deterministic,
             num_threads=s.engine_threads or self._share_of_cores(),
-            index=self.place.index,
-            num_engines=self.place.num_engines,
+            index=self.replica.index,
+            num_engines=self.replica.num_engines,
             num_devices=s.num_gpus,
-            devices_per_engine=self.place.devices,
+            devices_per_engine=self.replica.devices,
             socket_path=str(self._engine_dir.socket(epoch)),
             board_path=str(self._engine_dir.board),
             card_path=str(self._engine_dir.card),
@@ -207,9 +207,9 @@ class EngineProcess:
 
     def _share_of_cores(self) -> int:
         """Threads, when engines share the processor; 0 for one engine, which takes what it finds."""
-        if self.place.num_engines == 1:
+        if self.replica.num_engines == 1:
             return 0
-        return max(1, len(os.sched_getaffinity(0)) // self.place.num_engines)
+        return max(1, len(os.sched_getaffinity(0)) // self.replica.num_engines)
 
 
 def stop(

@@ -16,7 +16,8 @@ import time
 
 from container.run_dir import LISTEN_FD_VARIABLE, RUN_DIR_VARIABLE, WORKERS_VARIABLE, RunDir
 from container.settings import Settings
-from container.supervisor.engine_process import EXIT_CRASHED, EXIT_MODEL, PERMANENT, EngineProcess, Place, stop
+from container.supervisor.engine_process import EXIT_CRASHED, PERMANENT, EngineProcess, Replica, stop
+from handler.seam.errors import BadModel
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class Supervisor:
         except FileNotFoundError:
             return None
         logger.error("cannot start: %s", reason)
-        return EXIT_MODEL
+        return BadModel.exit_code
 
     def _check_web(self) -> int | None:
         if self._web is not None and self._web.poll() is not None:
@@ -127,11 +128,11 @@ class Supervisor:
 
     def _add_engines(self, number: int, devices: int) -> None:
         """So many in all, `devices` GPUs each. The web workers look for them once the first board tells of them."""
-        places = [Place(index, number, devices) for index in range(number)]
-        for engine, place in zip(self._engines, places, strict=False):
-            engine.place = place
-        for place in places[len(self._engines) :]:
-            self._engines.append(EngineProcess(self._settings, self._run_dir, place))
+        replicas = [Replica(index, number, devices) for index in range(number)]
+        for engine, replica in zip(self._engines, replicas, strict=False):
+            engine.replica = replica
+        for replica in replicas[len(self._engines) :]:
+            self._engines.append(EngineProcess(self._settings, self._run_dir, replica))
         self._engines[0].board["num_engines"] = number
 
     def _start_web(self) -> subprocess.Popen[bytes]:
