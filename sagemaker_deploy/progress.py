@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -31,22 +30,6 @@ class Silent:
 
     def warn(self, text: str) -> None:
         pass
-
-
-@dataclass
-class Transcript:
-    """Keeps everything, in order, as (kind, text)."""
-
-    events: list[tuple[str, str]] = field(default_factory=list)
-
-    def step(self, text: str) -> None:
-        self.events.append(("step", text))
-
-    def status(self, text: str) -> None:
-        self.events.append(("status", text))
-
-    def warn(self, text: str) -> None:
-        self.events.append(("warn", text))
 
 
 class Clock:

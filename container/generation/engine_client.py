@@ -107,11 +107,6 @@ class EngineClient:
         self._watcher = gevent.spawn(self._watch)
 
     @property
-    def num_open(self) -> int:
-        """Requests of this worker that have not ended."""
-        return len(self._replies)
-
-    @property
     def num_outstanding(self) -> int:
         """Requests the engine has to do. The board lags by a step and knows all workers; the replies are exact."""
         return max(len(self._replies), self.board["running"] + self.board["waiting"])

@@ -53,11 +53,6 @@ class EnginePool:
         """Of the engine that has got furthest: what the container as a whole can say about its start."""
         return max((client.board for client in self.clients), key=_progress)
 
-    @property
-    def num_open(self) -> int:
-        """Requests of this worker that have not ended."""
-        return sum(client.num_open for client in self.clients)
-
     def total(self, name: str) -> int:
         """A number of the board, added up over all engines."""
         return sum(client.board[name] for client in self.clients)

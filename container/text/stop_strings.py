@@ -12,8 +12,7 @@ class StopStrings:
     The first match is the one that is complete first, as an engine that looks after every character would
     stop; among stop strings that are complete at the same character the longest, which starts first, is the
     match. So the result depends on the text alone, not on how it was cut into pushes. `keep` leaves the stop
-    string at the end of the output (TGI); otherwise the output ends before it (OpenAI). `remainder` is what followed
-    the match in the same push.
+    string at the end of the output (TGI); otherwise the output ends before it (OpenAI).
 
     Aho-Corasick: the state is the longest end of the text that begins a stop string, which is just the text
     that has to wait; the time is linear in the text, whatever the stop strings.
@@ -24,7 +23,6 @@ class StopStrings:
         if "" in stops:
             raise ValueError("a stop string must not be empty")
         self.matched: str | None = None
-        self.remainder = ""
         self._keep = keep
         self._held = ""
         self._state = 0
@@ -49,7 +47,6 @@ class StopStrings:
             state = self._next[state].get(character, 0)
             stop = self._complete[state]
             if stop is not None:
-                self.remainder = text[index + 1 :]
                 return self._end(self._held + text[: index + 1], stop)
         self._state = state
         waiting = self._held + text

@@ -58,10 +58,7 @@ class Tokenizer:
         _register(backend, special)
         added = backend.get_added_tokens_decoder()
         self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
-        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         self.special_tokens_map: dict[str, str] = special.named
-        self.bos_token: str | None = special.named.get("bos_token")
-        self.eos_token: str | None = special.named.get("eos_token")
         self.added_tokens: frozenset[str] = frozenset(token.content for token in added.values())
         self.control_tokens: frozenset[str] = frozenset(
             token.content for token in added.values() if token.special or token.content in special.flagged

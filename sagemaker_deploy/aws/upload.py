@@ -23,7 +23,6 @@ class Uploaded:
     """What lies below `prefix` now; `weights_gb` is the size in 10^9 bytes that timeouts are derived from."""
 
     prefix: str
-    num_files: int
     num_sent: int
     weights_gb: float
 
@@ -48,7 +47,7 @@ def upload_model(directory: Path, prefix: str, s3: Any, progress: Progress, *, c
         sent += _send(path, bucket, base + key, s3)
     progress.step(f"{sent} of {len(files)} files sent to s3://{bucket}/{base}, the others were there")
     total = sum(path.stat().st_size for path in files.values())
-    return Uploaded(f"s3://{bucket}/{base}", len(files), sent, total / 1e9)
+    return Uploaded(f"s3://{bucket}/{base}", sent, total / 1e9)
 
 
 def model_files(directory: Path) -> Iterator[tuple[str, Path]]:

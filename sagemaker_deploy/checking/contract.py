@@ -7,7 +7,7 @@ asked. The sources are the hosting chapter of the SageMaker developer guide and 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -142,11 +142,6 @@ RULES: tuple[Callable[[Probe], None], ...] = (
     _large_body,
     _ping_under_load,
 )
-
-
-def rule_names() -> Iterator[str]:
-    """Yield the sentence of every rule."""
-    return ((rule.__doc__ or "").rstrip(".") for rule in RULES)
 
 
 def _require_status(reply: Reply, status: int) -> None:
