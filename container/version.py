@@ -1,4 +1,4 @@
-"""The version, in the one place that knows it."""
+"""The version."""
 
 from __future__ import annotations
 
