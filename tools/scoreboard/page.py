@@ -1,4 +1,4 @@
-"""Generates `docs/reliability.md` from the rows and the record."""
+"""`docs/reliability.md` from the rows and the record."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ plain tests of `make test` that keep the row between runs; a row with neither is
 
 
 def page(results: list[Result]) -> str:
-    """The complete document."""
+    """The whole document."""
     lines = [line for row in ROWS for line in _lines(row, [found for found in results if found.row == row.number])]
     passed = {found.row for found in results} - {found.row for found in results if not found.ok}
     summary = f"\n{len(passed)} of {len(ROWS)} rows ran and reached their figures.\n"
@@ -51,10 +51,10 @@ def _run(found: Result) -> str:
 
 
 def _bugs(results: list[Result]) -> str:
-    described = [found for found in results if found.bug]
-    if not described:
+    told = [found for found in results if found.bug]
+    if not told:
         return ""
-    lines = [f"| {found.row} | {_cell(found.scenario)} | {_cell(found.bug)} |" for found in described]
+    lines = [f"| {found.row} | {_cell(found.scenario)} | {_cell(found.bug)} |" for found in told]
     head = "\n## What was broken once to see each scenario fail\n\n| # | scenario | bug |\n|---|---|---|\n"
     return head + "\n".join(lines) + "\n"
 
