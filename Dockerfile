@@ -1,5 +1,5 @@
-# One image for SageMaker, Inference Endpoints and `docker run -p 8080:8080 tgi-heir`. docs/image.md tells sizes and
-# what was proven. CUDA comes with torch's wheels, drivers come from the host.
+# One image for SageMaker, Inference Endpoints and `docker run -p 8080:8080 tgi-heir`. docs/image.md has sizes and
+# tests. CUDA comes with torch's wheels, drivers come from the host.
 #   docker build -t tgi-heir .                            CUDA 12.6: runs on SageMaker's default driver
 #   docker build -t tgi-heir --build-arg TORCH=cu130 .    CUDA 13.0: Blackwell; needs a newer InferenceAmiVersion
 #   docker build -t tgi-heir --build-arg TORCH=cpu .      CPU
@@ -8,14 +8,14 @@ ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS packages
 ARG TORCH=cu126
-# torch is never taken from PyPI, whose wheel needs CUDA 13 whatever was asked for.
+# Never install torch from PyPI: its wheel always needs CUDA 13.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/${TORCH}
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore
 COPY requirements/image*.txt /requirements/
-# setuptools comes first: it builds the one source distribution without fetching anything unlocked. What torch brings
-# for compiling against it and for testing itself goes in the same step, so that no layer keeps it. scipy alone is
-# missing on purpose: docs/decisions/0060-no-scipy-in-the-image.md. Kernels are compiled on CPU alone.
+# setuptools first: it builds the only source distribution, and nothing unlocked is downloaded. torch's headers and
+# tests are removed in the same step, so that no layer contains them. scipy is missing on purpose:
+# docs/decisions/0060-no-scipy-in-the-image.md. Only the CPU image compiles kernels, so only it has numba.
 RUN python -m venv /opt/venv \
  && /opt/venv/bin/pip install --no-cache-dir --require-hashes -r /requirements/image-build.txt \
  && /opt/venv/bin/pip install --no-cache-dir --require-hashes --no-deps --no-build-isolation --use-pep517 \
@@ -30,7 +30,7 @@ RUN python -m venv /opt/venv \
  && rm -rf /opt/venv/lib/python3.11/site-packages/torch/include /opt/venv/lib/python3.11/site-packages/torch/test \
  && find /opt/venv/lib/python3.11/site-packages/torch/bin -type f ! -name torch_shm_manager -delete
 
-# Apart from the code, so that an edit changes neither this layer nor the large one above.
+# A stage apart from the rest of the code, so that most edits change neither this layer nor the large one above.
 FROM packages AS model
 WORKDIR /app
 COPY handler/__init__.py handler/prepare.py handler/
@@ -43,7 +43,7 @@ RUN /opt/venv/bin/python -m handler.prepare /opt/heir
 FROM ${PYTHON_IMAGE} AS app
 COPY container /app/container
 COPY handler /app/handler
-# A checkout may be readable to its owner alone; the container may run as anyone.
+# A checkout may be readable only to its owner, but the container may run as any user.
 RUN chmod -R a+rX /app \
  && python -m compileall -q /app \
  && printf '#!/bin/sh\nexec /opt/venv/bin/python -m container.serve serve\n' > /usr/local/bin/serve \
@@ -54,7 +54,7 @@ ARG PYTHON_IMAGE
 ARG TORCH=cu126
 ARG VERSION=0.2.0
 ARG REVISION=unknown
-# The deploy helper reads tgi-heir.torch to know which driver the host must have.
+# The deploy helper reads tgi-heir.torch to choose the host's driver.
 LABEL org.opencontainers.image.title="tgi-heir" \
       org.opencontainers.image.description="SageMaker, OpenAI and TGI dialects over any transformers model" \
       org.opencontainers.image.licenses="Apache-2.0" \
@@ -68,8 +68,8 @@ COPY --from=model /opt/heir /opt/venv/share/tgi-heir
 COPY --from=app /usr/local/bin/serve /usr/local/bin/serve
 COPY LICENSE NOTICE /licenses/
 COPY --from=app /app /app
-# Everything that is written goes below /tmp: the root file system and /opt/ml/model may be read-only, the uid any.
-# NVIDIA's runtime injects the driver only into images that ask for it.
+# All writes go below /tmp: the root file system and /opt/ml/model may be read-only, and the uid may be any.
+# NVIDIA's runtime injects the driver only if these variables ask for it.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONSAFEPATH=1 \
@@ -86,5 +86,5 @@ ENV PATH=/opt/venv/bin:$PATH \
     PORT=8080
 WORKDIR /app
 EXPOSE 8080
-# Exec form: SIGTERM must reach PID 1. SageMaker appends `serve`, which the program takes as its only argument.
+# Exec form, so that SIGTERM reaches PID 1. SageMaker appends the argument `serve`.
 ENTRYPOINT ["/opt/venv/bin/python", "-m", "container.serve"]

@@ -1,1 +1,1 @@
-"""Measurements of this server on the machine at hand. Not part of the container."""
+"""Benchmarks of this server on the local machine. Not part of the container."""

@@ -1,4 +1,4 @@
-"""A closed loop of streamed chats against any OpenAI endpoint: fixed concurrency, figures per client."""
+"""Closed-loop load of streamed chats against any OpenAI endpoint, at a fixed concurrency."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SUBJECTS = ("deep learning", "volcanoes", "jazz", "the Roman empire", "black ho
 
 @dataclass
 class Stream:
-    """What one client saw. Times in seconds."""
+    """Measurements of one stream. Times are in seconds."""
 
     first_token_s: float = 0.0
     total_s: float = 0.0
@@ -28,7 +28,7 @@ class Stream:
 
 @dataclass
 class Figures:
-    """One row of a benchmark table."""
+    """One row of a benchmark table. Times are medians unless named p95 or p99; gaps are between tokens."""
 
     concurrency: int
     num_requests: int
@@ -42,7 +42,7 @@ class Figures:
 
 
 def question(index: int, num_words: int) -> str:
-    """Every request has a prompt of its own, so that no prefix cache answers for the model."""
+    """A prompt with `num_words` words of filler, different for each index, so that no prefix cache helps."""
     filler = " ".join(_SUBJECTS[(index * 7 + i * i) % len(_SUBJECTS)] for i in range(num_words))
     return f"[{index}] Write a long essay about {_SUBJECTS[index % len(_SUBJECTS)]}. {filler}"
 
@@ -81,7 +81,7 @@ async def _one(session: aiohttp.ClientSession, url: str, index: int, options: di
 async def measure(
     url: str, concurrency: int, num_requests: int, options: dict[str, Any], num_words: int = 10, first: int = 0
 ) -> Figures:
-    """Run `num_requests` streams, `concurrency` at a time."""
+    """Run `num_requests` streams, `concurrency` at a time. Prompts are numbered from `first`."""
     queue = iter(range(first, first + num_requests))
     streams: list[Stream] = []
 
@@ -113,9 +113,9 @@ async def measure(
 async def measure_repeat(
     url: str, num_prompts: int, options: dict[str, Any], num_words: int, first: int = 0
 ) -> tuple[float, float]:
-    """Median milliseconds to the first token of prompts seen for the first and for the second time, one at a time.
+    """Median milliseconds to the first token, for new prompts and for the same prompts repeated, one at a time.
 
-    Raises RuntimeError if a request fails: without a figure there is nothing to compare.
+    Raises RuntimeError if a request fails.
     """
     new, again = [], []
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=900)) as session:

@@ -1,7 +1,7 @@
 """`make bench-quant`: perplexity, memory and speed of each HF_MODEL_QUANTIZE on this machine's CPU.
 
-The text is bench/data/perplexity.txt: the first two paragraphs of the Declaration of Independence and the beginning
-of the Gettysburg Address (public domain), the rest written for this file. Each form runs in a process of its own.
+The text is bench/data/perplexity.txt: the first two paragraphs of the Declaration of Independence, the beginning of the
+Gettysburg Address (both public domain), and text written for this file. Each form runs in its own process.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _ROWS = (1, 8, 32)
 
 
 def main() -> int:
-    """Measure every form, or with --form one, in this process, as a line of JSON."""
+    """Measure every form and print a table; with --form, measure one in this process and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--form", choices=_FORMS)
-    parser.add_argument("--forms", default=",".join(_FORMS), help="which to measure, comma-separated")
+    parser.add_argument("--forms", default=",".join(_FORMS), help="forms to measure, comma-separated")
     parser.add_argument("--dtype", default="auto", help="type of activations: auto, bfloat16 or float32")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
@@ -68,7 +68,7 @@ def _measure(form: str, dtype: str, threads: int) -> dict[str, Any]:
     loaded = load(config, directory, lambda *_: None)
     ids = Tokenizer.from_file(str(directory / "tokenizer.json")).encode(_TEXT.read_text()).ids
     with torch.inference_mode():
-        # Windows have many rows, which would go to the dense weights; what is asked is what the packed ones say.
+        # Windows have many rows, for which the dense weights would be used; this measures the packed ones.
         with KERNEL.using(Kernel.PACKED):
             losses = [_losses(loaded.model, ids[i : i + _WINDOW]) for i in range(0, len(ids) - 1, _WINDOW)]
         milliseconds = [_milliseconds(loaded.model, ids[:rows]) for rows in _ROWS]
@@ -84,7 +84,7 @@ def _measure(form: str, dtype: str, threads: int) -> dict[str, Any]:
 
 
 def _losses(model: Any, ids: list[int]) -> Any:
-    """Negative log-likelihood of each token of a window but its first."""
+    """Negative log-likelihood of each token of a window except the first."""
     import torch
 
     tokens = torch.tensor([ids])
@@ -93,7 +93,7 @@ def _losses(model: Any, ids: list[int]) -> Any:
 
 
 def _milliseconds(model: Any, ids: list[int]) -> float:
-    """The quickest of several passes over as many tokens as a decode step has rows."""
+    """Fastest of eight passes over `ids`: as many tokens as a decode step has rows."""
     import torch
 
     tokens = torch.tensor([ids])
@@ -106,7 +106,7 @@ def _milliseconds(model: Any, ids: list[int]) -> float:
 
 
 def _weight_bytes(model: Any) -> int:
-    """Memory behind parameters, buffers and packed weights, what they share counted once."""
+    """Bytes of parameters, buffers and packed weights; shared memory counts once."""
     from handler.linears.kernel_linear import KernelLinear
     from handler.linears.packed_linear import PackedLinear
 

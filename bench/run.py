@@ -1,6 +1,6 @@
 """`make bench`: start the server on the bundled model, measure it at several concurrencies, print a table.
 
-Figures are comparable within one run on one quiet machine only.
+Compare figures only within one run on one quiet machine.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _LOG = Path(tempfile.gettempdir()) / "tgi-heir-bench.log"
 
 
 def main() -> int:
-    """Measure the server at --url, or one started here."""
+    """Measure the server at --url, or start one. Returns 1 if a request failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--url", help="a server that runs already; default: start one on a free port")
+    parser.add_argument("--url", help="a running server; default: start one on a free port")
     parser.add_argument("--plan", default="1:4,8:24,32:64", help="concurrency:requests, comma-separated")
     parser.add_argument("--words", type=int, default=10, help="words of filler in each prompt")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Servers that are measured: how each is started, what it wants in a request, and when its first token comes."""
+"""The servers to measure: how each is started, its request options, and its time to the first token."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _STOP_S = 40.0
 
 
 class DidNotStart(Exception):
-    """A server ended, or took too long, before it answered; the message has the end of its log."""
+    """A server exited or timed out before it answered; the message contains the end of its log."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One server. `command` gets the port; `options` go into every body; `ended_by_length` as the server spells it.
+    """One server. `command` takes the port; `options` go into every request body.
 
-    A `light` one is measured with few requests: it is far slower than the rest.
+    A `light` contender is measured with fewer requests, because it is much slower than the rest.
     """
 
     name: str
@@ -41,14 +41,14 @@ class Contender:
 
 @dataclass(frozen=True)
 class Running:
-    """A started server; `first_token_s` counts from exec to the first token of the first answer."""
+    """A started server. `first_token_s` is the time from exec to the first token of the first answer."""
 
     url: str
     first_token_s: float
 
 
 def ours() -> Contender:
-    """This project's server with its defaults, on the bundled model."""
+    """This project's server with default settings, on the bundled model."""
     return Contender(
         name="tgi-heir",
         command=lambda port: [sys.executable, "-m", "container.serve", "serve"],
@@ -58,7 +58,7 @@ def ours() -> Contender:
 
 @contextmanager
 def started(contender: Contender, log: Path) -> Iterator[Running]:
-    """Run it until the block ends. Raises DidNotStart if it does not answer in time."""
+    """Run a server for the duration of the block. Raises DidNotStart if it does not answer in time."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -79,7 +79,7 @@ def started(contender: Contender, log: Path) -> Iterator[Running]:
 
 
 def _answers(port: int, options: Mapping[str, Any]) -> bool:
-    """True once a chat with one token is answered."""
+    """True if a chat with one token is answered."""
     body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], **options, "max_tokens": 1}
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_START_S)
     try:
@@ -94,7 +94,7 @@ def _answers(port: int, options: Mapping[str, Any]) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End it and, as its own session, whatever it started."""
+    """Stop the server and, since it leads its own session, everything that it started."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:

@@ -1,4 +1,4 @@
-"""The two directories that are written to: one that is kept, for the cache, and one for the life of the container."""
+"""The two directories that are written to: the cache, which is kept, and one that lasts as long as the container."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import os
 import tempfile
 from pathlib import Path
 
-# A Unix socket's path holds 107 bytes, and the longest name in the run directory is short of 27.
+# A Unix socket's path has at most 107 bytes; names in the run directory have fewer than 27.
 _MAX_RUN_DIR_BYTES = 80
-# Where a container has memory to write to even if its file system is read-only and it has no /tmp.
+# Writable even in a container with a read-only file system and no /tmp.
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - mkdtemp makes a private directory in it
 
 
 class NotWritable(Exception):
-    """No directory can be had; the message is one sentence that names it."""
+    """A directory cannot be created or written to; the message is one sentence that names it."""
 
 
 def temporary_directory() -> Path:
-    """TMPDIR, or wherever the system keeps temporary files; shared memory if it has no such place."""
+    """TMPDIR or the system's temporary directory; shared memory if there is neither."""
     try:
         return Path(tempfile.gettempdir())
     except FileNotFoundError:
@@ -25,21 +25,21 @@ def temporary_directory() -> Path:
 
 
 def name_temporary_directory() -> None:
-    """Set TMPDIR where nothing else names a place: libraries of the engine look for one and fail without."""
-    place = temporary_directory()
-    if place == _SHARED_MEMORY:
-        os.environ["TMPDIR"] = str(place)
+    """Set TMPDIR if the system has no temporary directory: libraries of the engine fail without one."""
+    directory = temporary_directory()
+    if directory == _SHARED_MEMORY:
+        os.environ["TMPDIR"] = str(directory)
 
 
 def default_cache_dir() -> str:
-    """Below the home directory if that can be written to, else below the temporary one."""
+    """`.cache/tgi-heir` in the home directory if that is writable, else `tgi-heir` in the temporary directory."""
     home = Path(os.path.expanduser("~"))
     base = home / ".cache" if home.is_dir() and os.access(home, os.W_OK) else temporary_directory()
     return str(base / "tgi-heir")
 
 
 def check_writable(path: Path) -> None:
-    """Make the cache directory, private (0700) if it is new. Raises NotWritable."""
+    """Create the cache directory (mode 0700 if new) and check that it is writable. Raises NotWritable."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -49,7 +49,7 @@ def check_writable(path: Path) -> None:
 
 
 def make_run_dir() -> Path:
-    """A new private directory (0700), whose sockets have paths that are short enough. Raises NotWritable."""
+    """Create a private directory (0700) with a path short enough for sockets. Raises NotWritable."""
     reasons = []
     for base in dict.fromkeys((temporary_directory(), Path("/tmp"), _SHARED_MEMORY)):  # noqa: S108 - as above
         if len(os.fsencode(base)) > _MAX_RUN_DIR_BYTES - len("/heir-12345678"):

@@ -1,21 +1,21 @@
-"""The private directory (mode 0700) through which PID 1, the web workers and the engine find each other."""
+"""File names in the private directory (mode 0700) that PID 1, the web workers and the engines share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-# How PID 1 tells its children; these are not settings.
+# Set by PID 1 for its children; not settings.
 RUN_DIR_VARIABLE = "HEIR_RUN_DIR"
 LISTEN_FD_VARIABLE = "HEIR_LISTEN_FD"
 WORKERS_VARIABLE = "HEIR_WEB_WORKERS"
-# prometheus_client's, read when it is imported: where each process keeps its counts.
+# prometheus_client reads this on import: the directory where each process keeps its counts.
 METRICS_DIR_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
 @dataclass(frozen=True, slots=True)
 class EngineDir:
-    """Names of one engine's files in `path`."""
+    """The files of one engine, in `path`."""
 
     path: Path
 
@@ -26,46 +26,46 @@ class EngineDir:
 
     @property
     def card(self) -> Path:
-        """The model card, written by the engine before it says ready."""
+        """The model card; the engine writes it before it reports ready."""
         return self.path / "card.json"
 
     @property
     def hazards(self) -> Path:
-        """What the engine has in hand (handler.seam.suspects)."""
+        """The requests in the engine's current step (handler.seam.suspects)."""
         return self.path / "hazards"
 
     @property
     def engine_config(self) -> Path:
-        """The engine's configuration, written by PID 1 before each start."""
+        """The engine's configuration; PID 1 writes it before each start."""
         return self.path / "engine.json"
 
     def socket(self, epoch: int) -> Path:
-        """Where the engine of an epoch listens; a new engine never meets an old engine's peers."""
+        """The engine's socket, one for each start, so that messages to an old engine never reach a new one."""
         return self.path / f"engine-{epoch}.sock"
 
 
 @dataclass(frozen=True, slots=True)
 class RunDir(EngineDir):
-    """Names of the container's files in `path`, where those of its first engine are too."""
+    """The container's files in `path`, which also holds those of the first engine."""
 
     @property
     def suspects(self) -> Path:
-        """Requests at which engines died."""
+        """Fingerprints of requests that were running when an engine died."""
         return self.path / "suspects"
 
     @property
     def refusal(self) -> Path:
-        """One sentence, written by a web worker that cannot use the model's text files; PID 1 ends with it."""
+        """One sentence, written by a web worker that cannot use the model's text files; PID 1 logs it and exits."""
         return self.path / "refusal"
 
     @property
     def template_fault(self) -> Path:
-        """Made by the first web worker that finds that the chat template cannot run."""
+        """Created by the first web worker that finds the chat template unusable."""
         return self.path / "template-fault"
 
     @property
     def sessions(self) -> Path:
-        """One file for each open SageMaker session; made when the first is opened."""
+        """Directory with one file for each open SageMaker session; created with the first."""
         return self.path / "sessions"
 
     @property
@@ -74,9 +74,9 @@ class RunDir(EngineDir):
         return self.path / "concurrency"
 
     def metrics_environ(self) -> dict[str, str]:
-        """Read by prometheus_client when it is imported: where each process keeps its counts."""
+        """Environment variable that tells prometheus_client where each process keeps its counts."""
         return {METRICS_DIR_VARIABLE: str(self.path)}
 
     def engine(self, index: int) -> EngineDir:
-        """Where the files of engine `index` are."""
+        """The directory of engine `index`."""
         return self if index == 0 else EngineDir(self.path / f"engine-{index}")

@@ -1,10 +1,11 @@
 """PID 1 of the container: `python -m container.serve [serve] [--model-id ...]`.
 
-Reads the settings, opens the port, then hands over to the supervisor. The port is open before anything is loaded:
-SageMaker wants a connection within 250 ms and an answer to /ping within 2 s from the first second on.
+Reads the settings, opens the port, then runs the supervisor. The port is open before anything is loaded: from the
+first second SageMaker expects a connection within 250 ms and an answer to /ping within 2 s.
 
-Exit codes: 0 after SIGTERM or SIGINT; 2 settings, or what this machine cannot do; 3 the model; 4 the port; 5 no
-writable directory; 70 crashed too often. The reason is the one ERROR line of the log (docs/configuration.md).
+Exit codes: 0 after SIGTERM or SIGINT; 2 bad settings, or impossible on this machine; 3 bad model; 4 the port cannot be
+opened; 5 no writable directory; 70 too many crashes. The only ERROR line of the log gives the reason
+(docs/configuration.md).
 """
 
 from __future__ import annotations
@@ -21,28 +22,28 @@ from container.run_dir import RunDir
 from container.settings import Settings, SettingsError
 from container.supervisor import launcher
 from container.supervisor.supervisor import Supervisor
+from handler.seam.errors import BadConfiguration
 from handler.seam.logs import configure_logging
 
 logger = logging.getLogger("container")
 
-EXIT_SETTINGS = 2
 EXIT_PORT = 4
 EXIT_NOT_WRITABLE = 5
 _SEND_BUFFER_BYTES = 131_072
 
 
 def main(arguments: list[str]) -> int:
-    """Serve. `arguments` are ["serve"], which is how SageMaker starts a container, and those of TGI's launcher."""
+    """Serve; return the exit code. `arguments`: an optional "serve" (SageMaker's), then those of TGI's launcher."""
     configure_logging("main", level=logging.INFO)
     try:
-        # Into the environment, where the web workers read their settings too.
+        # The web workers read their settings from the environment too.
         os.environ.update(launcher.read_arguments(arguments))
         os.environ.update(launcher.translate(os.environ))
         ignored = launcher.check(os.environ)
         settings = Settings.from_environ(os.environ)
     except SettingsError as exc:
         logger.error("%s", exc)
-        return EXIT_SETTINGS
+        return BadConfiguration.exit_code
     configure_logging("main", level=settings.log_level, as_json=settings.json_output)
     for line in ignored:
         logger.warning("%s", line)
@@ -67,11 +68,11 @@ def main(arguments: list[str]) -> int:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """The container's one listening socket; the web workers inherit it. Raises OSError."""
+    """Open the only listening socket, which the web workers inherit. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Inherited by every connection: what a client that does not read may hold of the kernel's memory, instead of 4 MB.
+    # Inherited by every connection: bounds the kernel memory of a client that does not read, otherwise 4 MB.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
     listener.bind((host, port))
     listener.listen(2048)

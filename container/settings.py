@@ -18,7 +18,7 @@ from handler.seam.config import KVLayout, Quantize
 
 
 class SettingsError(Exception):
-    """A variable cannot be used; the message is one sentence."""
+    """A variable's value cannot be used; the message is one sentence."""
 
 
 def _text(value: str) -> str:
@@ -80,11 +80,11 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
 
 
 def _log_level(value: str) -> int:
-    """A name, or the number the SageMaker SDK sends."""
+    """A level's name, or the number that the SageMaker SDK sends."""
     names = {"trace": 5, "debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40, "critical": 50, "off": 100}
     if value.isdecimal():
         return int(value)
-    # TGI takes Rust filters such as "info,text_generation_router=debug"; the first part is the level.
+    # TGI accepts Rust filters such as "info,text_generation_router=debug"; the first part is the level.
     found = names.get(value.lower().split(",")[0])
     if found is None:
         raise ValueError("a level name or a Python level number")
@@ -92,7 +92,7 @@ def _log_level(value: str) -> int:
 
 
 def _setting(default: Any, parse: Callable[[str], Any], help_text: str, *names: str) -> Any:
-    """A field of `Settings`: the first of `names` that is set and not empty is parsed, else `default` holds."""
+    """A field of `Settings`: the first non-empty variable of `names`, parsed; else `default`."""
     metadata = {"names": names, "parse": parse, "help": help_text}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
@@ -101,7 +101,7 @@ def _setting(default: Any, parse: Callable[[str], Any], help_text: str, *names: 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything an operator can decide. Zero means: derived from the model and the machine."""
+    """Everything an operator can configure. Zero means: derive it from the model and the machine."""
 
     port: int = _setting(8080, _count(1, 65535), "Port to listen on.", parameters.BIND_TO_PORT_ENV, "PORT")
     host: str = _setting("0.0.0.0", _text, "Address to listen on.", "BIND_ADDRESS")  # noqa: S104 - a container
@@ -116,13 +116,11 @@ class Settings:
         "auto", _one_of("auto", "float32", "float16", "bfloat16"), "Type of weights and KV memory.", "DTYPE"
     )
     device: str = _setting("auto", _text, "auto, cpu, cuda or cuda:N.", "DEVICE")
-    num_gpus: int = _setting(
-        0, _count(0, 64), "GPUs to use. Default: all that are visible.", "NUM_SHARD", "SM_NUM_GPUS"
-    )
+    num_gpus: int = _setting(0, _count(0, 64), "GPUs to use. Default: all visible GPUs.", "NUM_SHARD", "SM_NUM_GPUS")
     engine_replicas: int = _setting(
         0,
         _count(0, 64),
-        "Engines, each with the whole model. Default: as many as the GPUs have room for; one on CPU.",
+        "Engines, each with a full copy of the model. Default: as many as fit the GPUs; one on CPU.",
         "ENGINE_REPLICAS",
     )
     trust_remote_code: bool = _setting(
@@ -143,7 +141,7 @@ class Settings:
         "MAX_TOTAL_TOKENS",
     )
     max_batch_prefill_tokens: int = _setting(
-        0, _count(1), "Tokens of one step. Default: 256 on CPU, 4096 on CUDA.", "MAX_BATCH_PREFILL_TOKENS"
+        0, _count(1), "Most tokens in one step. Default: 256 on CPU, 4096 on CUDA.", "MAX_BATCH_PREFILL_TOKENS"
     )
     max_batch_total_tokens: int = _setting(
         0, _count(1), "KV memory in tokens. Default: from free memory.", "MAX_BATCH_TOTAL_TOKENS"
@@ -154,25 +152,25 @@ class Settings:
     deterministic: bool = _setting(
         False,
         _flag,
-        "The same bits whatever else runs, also for weights that switch kernels by the number of rows (CPU).",
+        "Make results independent of the batch, also for weights whose kernel depends on the number of rows (CPU).",
         "DETERMINISTIC",
     )
-    max_batch_size: int = _setting(64, _count(1, 4096), "Sequences that run at once.", "MAX_BATCH_SIZE")
+    max_batch_size: int = _setting(64, _count(1, 4096), "Sequences that run at the same time.", "MAX_BATCH_SIZE")
     max_concurrent_requests: int = _setting(
         128, _count(1, 1_000_000), "Requests in flight before 429, for each engine.", "MAX_CONCURRENT_REQUESTS"
     )
     max_queued_tokens: int = _setting(
         0,
         _count(1),
-        "Tokens of all prompts in the queue before 429. Default: 4 times KV memory.",
+        "Prompt tokens in the queue before 429. Default: 4 times KV memory.",
         "MAX_QUEUED_TOKENS",
     )
     max_best_of: int = _setting(2, _count(1, 64), "Largest best_of and n.", "MAX_BEST_OF")
     max_choices: int = _setting(8, _count(1, 128), "Largest n and best_of on /v1.", "MAX_CHOICES")
-    max_stop_sequences: int = _setting(4, _count(0, 64), "Stop strings of one request.", "MAX_STOP_SEQUENCES")
+    max_stop_sequences: int = _setting(4, _count(0, 64), "Most stop strings in one request.", "MAX_STOP_SEQUENCES")
     max_top_n_tokens: int = _setting(5, _count(0, 20), "Largest top_n_tokens.", "MAX_TOP_N_TOKENS")
     max_client_batch_size: int = _setting(
-        4, _count(1, 1024), "Prompts of one /v1/completions request.", "MAX_CLIENT_BATCH_SIZE"
+        4, _count(1, 1024), "Most prompts in one /v1/completions request.", "MAX_CLIENT_BATCH_SIZE"
     )
     disable_grammar_support: bool = _setting(
         False, _flag, "Refuse grammars on TGI's routes.", "DISABLE_GRAMMAR_SUPPORT"
@@ -180,31 +178,31 @@ class Settings:
     watermark_gamma: float = _setting(
         0.5,
         _number("a number from 0 to 1", lambda n: 0 <= n <= 1),
-        "Share of the vocabulary that `watermark` makes likelier.",
+        "Share of the vocabulary that `watermark` favours.",
         "WATERMARK_GAMMA",
     )
     watermark_delta: float = _setting(
         2.0,
         _number("a number from 0 to 100", lambda n: 0 <= n <= 100),
-        "What `watermark` adds to the logits of that share.",
+        "Added by `watermark` to the logits of that share.",
         "WATERMARK_DELTA",
     )
-    payload_limit: int = _setting(2_000_000, _count(1), "Largest body in bytes.", "PAYLOAD_LIMIT")
+    payload_limit: int = _setting(2_000_000, _count(1), "Largest request body, in bytes.", "PAYLOAD_LIMIT")
     invocations_payload_limit: int = _setting(
-        26_214_400, _count(1), "Largest body in bytes on /invocations.", "INVOCATIONS_PAYLOAD_LIMIT"
+        26_214_400, _count(1), "Largest request body on /invocations, in bytes.", "INVOCATIONS_PAYLOAD_LIMIT"
     )
     request_timeout_s: float = _setting(
-        55.0, _seconds, "Time for a whole answer, in seconds; SageMaker cuts at 60.", "REQUEST_TIMEOUT_S"
+        55.0, _seconds, "Time limit of a complete answer, in seconds; SageMaker cuts at 60.", "REQUEST_TIMEOUT_S"
     )
-    stream_timeout_s: float = _setting(3600.0, _seconds, "Time for a streamed answer, in seconds.", "STREAM_TIMEOUT_S")
+    stream_timeout_s: float = _setting(3600.0, _seconds, "Time limit of a stream, in seconds.", "STREAM_TIMEOUT_S")
     sessions_expiration_s: float = _setting(
-        1200.0, _seconds, "Life of a SageMaker session, in seconds.", "SAGEMAKER_SESSIONS_EXPIRATION"
+        1200.0, _seconds, "Lifetime of a SageMaker session, in seconds.", "SAGEMAKER_SESSIONS_EXPIRATION"
     )
     api_key: str | None = _setting(
-        None, _text, "Bearer token that clients must send; any of several, split by commas.", "API_KEY"
+        None, _text, "Bearer token that clients must send; several, comma-separated, are all accepted.", "API_KEY"
     )
     cors_allow_origin: str = _setting(
-        "*", _text, "Origins, split by commas, that may call from a browser.", "CORS_ALLOW_ORIGIN"
+        "*", _text, "Origins that may call from a browser, comma-separated.", "CORS_ALLOW_ORIGIN"
     )
     web_workers: int = _setting(
         2, _count(1, 64), "Web worker processes.", "WEB_WORKERS", parameters.MODEL_SERVER_WORKERS_ENV
@@ -218,14 +216,14 @@ class Settings:
     engine_stall_timeout_s: float = _setting(
         8.0,
         _seconds,
-        "An engine that has not moved for so many seconds, or ten times what its steps take, counts as hung.",
+        "Seconds without progress after which an engine counts as hung, at least ten times its step time.",
         "ENGINE_STALL_TIMEOUT_S",
     )
-    cache_dir: str = _setting(default_cache_dir, _text, "The one directory that is written to.", "CACHE_DIR")
-    compute_type: str = _setting("", _text, "Content of the x-compute-type header.", "COMPUTE_TYPE")
-    log_level: int = _setting(20, _log_level, "Level of the log.", "LOG_LEVEL", parameters.LOG_LEVEL_ENV)
+    cache_dir: str = _setting(default_cache_dir, _text, "The only directory that is written to.", "CACHE_DIR")
+    compute_type: str = _setting("", _text, "Value of the x-compute-type header.", "COMPUTE_TYPE")
+    log_level: int = _setting(20, _log_level, "Log level.", "LOG_LEVEL", parameters.LOG_LEVEL_ENV)
     json_output: bool | None = _setting(
-        None, _flag, "Log lines of JSON. Default: unless stderr is a terminal.", "JSON_OUTPUT"
+        None, _flag, "Log as JSON. Default: yes, unless stderr is a terminal.", "JSON_OUTPUT"
     )
 
     @classmethod

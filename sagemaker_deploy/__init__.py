@@ -6,8 +6,8 @@
     endpoint = deploy(spec, Clients())
     endpoint.predictor.predict({"messages": [{"role": "user", "content": "Hello"}]})
 
-Read in this order: `request.spec` (what is wanted), `request.requests` (what AWS is asked), `preflight`, `deployment`
-(create), `aws.removal` (delete). `calling.endpoint_client` calls the result. `cli` offers the same as commands.
+Read in this order: `request.spec` (the specification), `request.requests` (the AWS requests), `preflight`, `deployment`
+(create), `aws.removal` (delete). `calling.endpoint_client` calls the endpoint. `cli` offers the same as commands.
 """
 
 from sagemaker_deploy.aws.autoscaling import ScalingOptions, autoscale

@@ -1,4 +1,4 @@
-"""From a specification to an endpoint in service, or to a clean account and a sentence that says why not."""
+"""From a specification to an endpoint in service; after a failure, to a clean account and a message that says why."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from botocore.exceptions import ClientError
 from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.aws.control_plane import ControlPlane, explained
 from sagemaker_deploy.aws.logs import last_lines
-from sagemaker_deploy.aws.removal import delete, is_ours, tagged_names
-from sagemaker_deploy.aws.rollback import UpdateOptions, deployment_config, rollback_alarm
+from sagemaker_deploy.aws.removal import delete, delete_config, is_ours
+from sagemaker_deploy.aws.rollback import UpdateOptions, deployment_config, set_rollback_alarm
 from sagemaker_deploy.aws.waiting import Description, Waiter, describe_component, describe_endpoint
 from sagemaker_deploy.calling.endpoint_client import EndpointClient
 from sagemaker_deploy.errors import DeployError, EndpointFailed, PreflightError, RolledBack, SpecError
@@ -33,11 +33,11 @@ Way = Literal["auto", "sdk", "boto3"]
 
 @dataclass(frozen=True, kw_only=True)
 class DeployOptions:
-    """How to go about it.
+    """How to deploy.
 
-    `way` auto is the SDK's HuggingFaceModel where version 2 is installed and plain boto3 otherwise. An
-    endpoint that serves something else is only touched with `update`. After a failure everything made is
-    removed unless `keep`.
+    `way` "auto" uses the SDK's HuggingFaceModel if version 2 is installed, else boto3. `wait_s` limits the wait. An
+    endpoint that serves another configuration is changed only if `update` is given. After a failure everything that was
+    created is removed, unless `keep`.
     """
 
     way: Way = "auto"
@@ -50,7 +50,7 @@ class DeployOptions:
 
 @dataclass(frozen=True)
 class Deployment:
-    """An endpoint and the requests it was made from."""
+    """An endpoint and the requests that created it."""
 
     spec: DeploySpec
     requests: Requests
@@ -64,7 +64,7 @@ class Deployment:
 
     @property
     def predictor(self) -> Any:
-        """A `HuggingFacePredictor` with SDK version 2, else `client`; both have `predict`."""
+        """A `HuggingFacePredictor` if SDK version 2 is installed, else `client`; both have `predict`."""
         if sdk_major() == 2 and self.requests.component is None and self.spec.asynchronous is None:
             return sdk_predictor(self.spec, self.clients)
         return self.client
@@ -78,11 +78,10 @@ def deploy(
     progress: Progress | None = None,
     clock: Clock | None = None,
 ) -> Deployment:
-    """Bring the endpoint of `spec` into service and return it; doing it again with an equal `spec` changes
-    nothing.
+    """Bring the endpoint of `spec` into service and return it. Idempotent: an equal `spec` changes nothing.
 
-    Raises `SpecError` or `PreflightError` before anything was made, `EndpointFailed` with the container's
-    last lines after it failed, `RolledBack` when an update did, `WaitExpired` when the patience ended first.
+    Raises `SpecError` or `PreflightError` before anything is created, `EndpointFailed` with the container's last log
+    lines if the endpoint fails, `RolledBack` if an update fails, `WaitExpired` after `options.wait_s`.
     """
     options, progress = options or DeployOptions(), progress or Silent()
     if options.preflight:
@@ -116,10 +115,10 @@ class _Run:
         if existing is None:
             self._create()
         elif existing["EndpointConfigName"] == self._requests.config_name:
-            self._progress.step(f"endpoint {self._spec.name} serves this specification already")
+            self._progress.step(f"endpoint {self._spec.name} already serves this specification")
         else:
             self._update(existing)
-        self._place_component()
+        self._create_component()
         return Deployment(self._spec, self._requests, self._clients)
 
     def _check(self) -> None:
@@ -130,9 +129,7 @@ class _Run:
             self._progress.warn(warning)
 
     def _settle(self) -> Description | None:
-        """Return the endpoint if it can be built on; wait for one on the move, clear a failed one of ours
-        away.
-        """
+        """Return the existing endpoint, or None. Waits while it is changing; removes a failed one of ours."""
         name = self._spec.name
         existing = describe_endpoint(self._clients, name)
         if existing is None:
@@ -151,7 +148,7 @@ class _Run:
         ):
             existing = self._waiter.endpoint(name)
         if existing is not None and existing["EndpointStatus"] == "Failed":
-            self._progress.warn(f"endpoint {name} had failed and is made anew: {_reason(existing)}")
+            self._progress.warn(f"endpoint {name} had failed and is created again: {_reason(existing)}")
             delete(name, self._clients, self._progress, clock=self._clock)
             return None
         return existing
@@ -162,12 +159,14 @@ class _Run:
         else:
             with self._discarding():
                 self._control.create(self._requests)
-        if self._options.wait or self._spec.component:  # a component is only accepted once its endpoint serves
+        # SageMaker accepts a component only once its endpoint is in service.
+        if self._options.wait or self._spec.component:
             self._judge(self._waiter.endpoint(self._spec.name), "EndpointStatus")
 
     def _create_through_sdk(self) -> None:
         requests = self._requests
-        self._clear_leftovers()
+        # The SDK refuses an existing configuration; an interrupted run leaves one behind.
+        delete_config(requests.config_name, self._clients, self._spec.name)
         try:
             with self._discarding(requests.config_name, requests.model_name):
                 create_through_sdk(self._spec, requests, self._clients)
@@ -177,7 +176,7 @@ class _Run:
 
     @contextlib.contextmanager
     def _discarding(self, *names: str) -> Iterator[None]:
-        """A call that was refused half-way leaves nothing, unless asked to: what was new, or `names`, goes again."""
+        """If a creating call fails, delete `names`, by default what was new, unless `keep`."""
         try:
             yield
         except (DeployError, ClientError):
@@ -186,7 +185,7 @@ class _Run:
             raise
 
     def _way(self) -> Way:
-        """Choose; the SDK is never required, and one that cannot do the job is passed over."""
+        """Choose SDK or boto3. "auto" falls back to boto3 if the SDK cannot express the specification."""
         wanted = self._options.way
         able = sdk_major() == 2 and sdk_can_express(self._spec)
         if wanted == "sdk" and not able:
@@ -195,19 +194,6 @@ class _Run:
                 remedy="pip install 'sagemaker>=2.257,<3', or deploy with boto3",
             )
         return "boto3" if wanted == "boto3" or not able else "sdk"
-
-    def _clear_leftovers(self) -> None:
-        """The SDK refuses a configuration that exists, as an interrupted run leaves one behind."""
-        names = tagged_names(
-            self._clients,
-            "list_endpoint_configs",
-            "EndpointConfigs",
-            "EndpointConfigName",
-            "EndpointConfigArn",
-            self._spec.name,
-        )
-        if self._requests.config_name in list(names):
-            self._clients.sagemaker.delete_endpoint_config(EndpointConfigName=self._requests.config_name)
 
     def _update(self, existing: Description) -> None:
         if self._options.update is None:
@@ -220,7 +206,7 @@ class _Run:
                 "endpoints with inference components are not updated in place",
                 remedy="delete and deploy again, or deploy under another name and switch",
             )
-        self._clients["cloudwatch"].put_metric_alarm(**rollback_alarm(self._spec.name))
+        set_rollback_alarm(self._spec.name, self._clients)
         with self._discarding():
             self._control.update(self._requests, deployment_config(self._options.update, self._spec.name))
         if self._options.wait:
@@ -233,11 +219,11 @@ class _Run:
             return
         failure = self._failure(description, RolledBack)
         if not self._options.keep and serving != self._requests.config_name:
-            # The endpoint may still serve this model under its old configuration, so only what is new goes.
+            # The endpoint may still serve this model under its old configuration, so delete only what is new.
             self._control.discard(self._requests)
         raise failure
 
-    def _place_component(self) -> None:
+    def _create_component(self) -> None:
         request = self._requests.component
         if request is None:
             return
@@ -259,21 +245,19 @@ class _Run:
         raise failure
 
     def _failure(self, description: Description | None, kind: type[EndpointFailed]) -> EndpointFailed:
-        """Collect what is known before anything is cleaned up; the log outlives the endpoint, its name may
-        not.
-        """
+        """Build the error before anything is removed: afterwards the log may not be found by the endpoint's name."""
         reason = _reason(description)
         lines: list[str] = []
         with contextlib.suppress(DeployError, ClientError):
             lines = [line.text for line in last_lines(self._clients["logs"], self._spec.name, LOG_LINES)]
         known = explain(reason, lines)
         cause = f" Known cause: {known.cause}." if known else ""
-        remedy = known.remedy if known else "read the log lines; `local` runs the image the same way at home"
+        remedy = known.remedy if known else "read the log lines; `local` runs the image here as SageMaker does"
         return kind(f"endpoint {self._spec.name} failed: {reason}.{cause}", remedy=remedy, log_lines=lines)
 
 
 def _reason(description: Description | None) -> str:
     if description is None:
-        return "it disappeared while it was waited for"
+        return "it disappeared during the wait"
     status = description.get("EndpointStatus") or description.get("InferenceComponentStatus")
     return str(description.get("FailureReason") or f"no reason given, status {status}").rstrip(".")

@@ -1,16 +1,16 @@
-"""What can go wrong between a laptop and a serving endpoint.
+"""Errors of the helper.
 
     DeployError
-      SpecError          the wish itself is impossible; nothing was sent
-      PreflightError     AWS was asked and would refuse, or the endpoint would never come up; nothing was made
-      EndpointFailed     SageMaker gave up; carries the container's last lines, cause and remedy
+      SpecError          the specification is impossible; nothing was sent
+      PreflightError     AWS would refuse, or the endpoint would never start; nothing was created
+      EndpointFailed     SageMaker gave up; has the container's last log lines, cause and remedy
         RolledBack       an update failed, the previous version serves again
-      WaitExpired        still not in service when the patience ended; nothing was removed
+      WaitExpired        not in service within the time limit; nothing was removed
       InvokeError        a call reached the platform and failed
-        ContainerError   the container answered 4xx or 5xx, or an error event in a stream
-        StreamBroken     the stream ended before the answer did
+        ContainerError   the container answered 4xx or 5xx, or sent an error event in a stream
+        StreamBroken     the stream ended before the answer was complete
 
-botocore's `ClientError` passes through where no better sentence is known.
+botocore's `ClientError` propagates where no better message is known.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 
 class DeployError(Exception):
-    """Base of all; `str()` is a sentence for a person, `remedy` what to do about it."""
+    """Base of all errors. `str()` is one sentence; `remedy` says what to do, "" if unknown."""
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
         super().__init__(message)
@@ -27,15 +27,15 @@ class DeployError(Exception):
 
 
 class SpecError(DeployError, ValueError):
-    """A field of the specification is missing, malformed or in conflict with another."""
+    """A field of the specification is missing, malformed or conflicts with another."""
 
 
 class PreflightError(DeployError):
-    """A check before the first creating call found a certain failure."""
+    """A check before the first creating call found that the deployment would fail."""
 
 
 class EndpointFailed(DeployError):
-    """The endpoint did not come up; `log_lines` are the container's last, oldest first."""
+    """The endpoint did not start. `log_lines` are the container's last log lines, oldest first."""
 
     def __init__(self, message: str, *, remedy: str = "", log_lines: Sequence[str] = ()) -> None:
         super().__init__(message, remedy=remedy)
@@ -43,11 +43,11 @@ class EndpointFailed(DeployError):
 
 
 class RolledBack(EndpointFailed):
-    """The update did not come up and SageMaker went back to the configuration before it."""
+    """The update failed and SageMaker returned to the previous configuration."""
 
 
 class WaitExpired(DeployError):
-    """The endpoint is still on its way; look again with `status`."""
+    """The endpoint is still changing; check again with `status`."""
 
 
 class InvokeError(DeployError):
@@ -55,7 +55,7 @@ class InvokeError(DeployError):
 
 
 class ContainerError(InvokeError):
-    """The container's own refusal: `status` is its HTTP status (0: it did not answer), the text its body."""
+    """The container answered with an error. `status` is its HTTP status (0: no answer), the message its body."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)

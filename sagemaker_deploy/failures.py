@@ -1,8 +1,7 @@
-"""Known ways in which an endpoint fails to come up or to answer, recognised by what SageMaker or the log
-says.
+"""Known failures of an endpoint, recognised in SageMaker's failure reason or in the container's log.
 
-The first match wins, so the specific comes before the general: a container that crashed for a reason in its
-log also "did not pass the ping health check".
+The first match wins, so specific causes come before general ones: a container that crashed also "did not pass the ping
+health check".
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Failure:
-    """A known cause; `pattern` is searched, ignoring case, in the failure reason and the last log lines."""
+    """A known cause. `pattern` is searched, ignoring case, in the failure reason and the last log lines."""
 
     name: str
     pattern: str
@@ -41,7 +40,7 @@ KNOWN_FAILURES = (
         "no-serve",
         r'exec: "serve": executable file not found|"serve": executable file not found|serve: no such file',
         "SageMaker runs `docker run IMAGE serve`; the image has neither an entry point nor a `serve`",
-        "use an exec-form ENTRYPOINT and put an executable `serve` with Unix line ends on PATH",
+        "use an exec-form ENTRYPOINT and put an executable `serve` with Unix line endings on PATH",
     ),
     Failure(
         "bind-label",
@@ -52,19 +51,19 @@ KNOWN_FAILURES = (
     Failure(
         "role",
         r"Could not assume role|is not authorized to perform: iam:PassRole",
-        "SageMaker may not use the execution role, or you may not hand it over",
-        "make the role with `role`, wait a minute for IAM, and allow yourself iam:PassRole on it",
+        "SageMaker may not assume the execution role, or you may not pass it",
+        "create the role with `role`, wait a minute for IAM, and allow yourself iam:PassRole on it",
     ),
     Failure(
         "pull",
         r"(pull|access|permission).{0,60}ECR image|ecr:(BatchGet|GetDownload)|repository .* not found",
-        "the execution role may not pull the image, or the image is not there",
+        "the execution role may not pull the image, or the image does not exist",
         "check it with `image`; the role needs ecr:BatchGetImage and ecr:GetDownloadUrlForLayer on it",
     ),
     Failure(
         "capacity",
         r"InsufficientInstanceCapacity|CapacityError|Unable to provision|insufficient capacity",
-        "AWS has no free instance of this type in the region just now",
+        "AWS has no free instance of this type in the region at the moment",
         "try again later, another size or family (`plan` lists what fits), or another region",
     ),
     Failure(
@@ -83,7 +82,7 @@ KNOWN_FAILURES = (
         "cuda-memory",
         r"CUDA out of memory|torch\.OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED",
         "the model does not fit the GPU",
-        "see `plan` for what fits; quantise, lower MAX_TOTAL_TOKENS or take a larger instance",
+        "see `plan` for what fits; quantise, lower MAX_TOTAL_TOKENS or use a larger instance",
     ),
     Failure(
         "cuda-fork",
@@ -95,51 +94,51 @@ KNOWN_FAILURES = (
         "shared-memory",
         r"unable to open shared memory|/dev/shm.{0,40}No space|insufficient shared memory|bus error",
         "shared memory is 64 MB in a plain local container",
-        "give docker run --shm-size 2g; SageMaker grants half of the host's memory by itself",
+        "run docker with --shm-size 2g; on SageMaker it is half of the host's memory",
     ),
     Failure(
         "read-only",
         r"Read-only file system",
         "something writes below /opt/ml/model, which SageMaker mounts read-only",
-        "send every cache below /tmp (HF_HOME, XDG_CACHE_HOME, TRITON_CACHE_DIR, TORCHINDUCTOR_CACHE_DIR)",
+        "put every cache below /tmp (HF_HOME, XDG_CACHE_HOME, TRITON_CACHE_DIR, TORCHINDUCTOR_CACHE_DIR)",
     ),
     Failure(
         "disk",
         r"No space left on device|disk quota exceeded",
-        "the root disk is small and something copies the model or fills a cache",
-        "load the model where it is mounted, caches below /tmp; set volume_gb for an instance type without local disk",
+        "the root disk is small, and something copies the model or fills a cache",
+        "load the model from its mount and put caches below /tmp; set volume_gb if the instance type has no local disk",
     ),
     Failure(
         "hub",
         r"LocalEntryNotFoundError|GatedRepoError|RepositoryNotFoundError|offline mode is enabled"
         r"|huggingface\.co.{0,200}(timed out|failed|error|40[13]|429)|Max retries exceeded",
-        "the model could not be fetched from the Hub: network isolation, a VPC without a way out, a gated "
-        "or misspelt model, or a rate limit",
-        "put the weights into S3 with `upload` and deploy with model_s3",
+        "the model could not be downloaded from the Hub: network isolation, a VPC without internet access, a "
+        "gated or misspelt model, or a rate limit",
+        "copy the weights to S3 with `upload` and deploy with model_s3",
     ),
     Failure(
         "worker-timeout",
         r"WORKER TIMEOUT",
         "gunicorn killed a worker that was busy for longer than its --timeout",
-        "run workers that answer while they generate, with --timeout of an hour for asynchronous calls",
+        "use workers that stay responsive while they generate, and --timeout of an hour for asynchronous calls",
     ),
     Failure(
         "invocation-timeout",
         r"timed out while waiting for a response|ModelInvocationTimeExceeded",
-        "an ordinary call may take 60 s, a streamed one 8 minutes, and this one took longer",
+        "a call took longer than the platform allows: 60 s, or 8 minutes for a stream",
         "stream, lower max_tokens, or use an asynchronous endpoint (up to an hour)",
     ),
     Failure(
         "payload",
         r"\(413\)|413 Request Entity Too Large|Request size .* exceeds",
-        "the body is larger than container or platform take (25 MB; 128,000 bytes inline for async)",
+        "the body exceeds the limit of container or platform (25 MB; 128,000 bytes inline for async)",
         "send less, or upload the input to S3 and call asynchronously",
     ),
     Failure(
         "killed",
         r"exit(ed with)? (code )?137|Out of memory: Killed|OOMKilled|\bSIGKILL\b|signal 9",
         "the host ran out of memory and killed the process",
-        "take a larger size of the same family: same GPU, more memory",
+        "use a larger size of the same family: same GPU, more memory",
     ),
     Failure(
         "download-timeout",
@@ -150,14 +149,14 @@ KNOWN_FAILURES = (
     Failure(
         "ping",
         r"did not pass the ping health check|ping health check",
-        "the container did not answer GET /ping with 200 on port 8080 in time; the log lines say more",
+        "the container did not answer GET /ping with 200 on port 8080 in time; see the log lines",
         "if it was still loading raise health_check_s (up to 3600); check the image with `check` and `local`",
     ),
 )
 
 
 def explain(reason: str, log_lines: Iterable[str] = ()) -> Failure | None:
-    """Return the known failure that `reason` or one of `log_lines` shows, or None."""
+    """Return the first known failure that matches `log_lines` or `reason`, or None."""
     text = "\n".join((*log_lines, reason))
     for failure in KNOWN_FAILURES:
         if re.search(failure.pattern, text, re.IGNORECASE):

@@ -1,4 +1,4 @@
-"""What a deployment would do, before it does anything: requests, permissions, fit, cost, warnings."""
+"""What a deployment would do: requests, permissions, fit, cost, warnings. Changes nothing."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sagemaker_deploy.request.spec import DeploySpec
 from sagemaker_deploy.sizing.fit import Fit, Load, check_fit, fit_warnings, recommend
 from sagemaker_deploy.sizing.model_shape import ModelShape
 
-# What the fit knows only from the specification's own fields.
+# The fit check reads these settings from the specification's fields, not from its environment.
 _FIT_VARIABLES = {"HF_MODEL_QUANTIZE", "QUANTIZE", "SM_NUM_GPUS", "NUM_SHARD", "ENGINE_REPLICAS", "DEVICE"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a person should see before saying yes. `fit` and `recommended` need the model's sizes."""
+    """Everything to review before deploying. `fit` and `recommended` are None if the model's sizes are unknown."""
 
     requests: Requests
     execution_policy: dict[str, Any]
@@ -34,7 +34,7 @@ class Plan:
     recommended: Fit | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready form, secrets covered."""
+        """Return a JSON-ready form with secrets redacted."""
         bodies = self.requests.by_operation()
         container = self.requests.model["PrimaryContainer"]
         covered = {**container, "Environment": redacted(container["Environment"])}
@@ -57,9 +57,7 @@ def make_plan(
     load: Load | None = None,
     clients: Clients | None = None,
 ) -> Plan:
-    """Return the plan for `spec`. Nothing is sent without `clients`; with them the quota is read if that is
-    allowed.
-    """
+    """Return the plan for `spec`. Without `clients` nothing is sent; with them the quota is read if permitted."""
     requests = build_requests(spec, region)
     fit = recommended = None
     warnings = list(_spec_warnings(spec, requests))
@@ -67,7 +65,7 @@ def make_plan(
         load = load or default_load(spec, shape)
         fit, recommended = _fits(spec, shape, load)
         warnings += _fit_warnings(shape, load, fit)
-        warnings += _unweighed(spec)
+        warnings += _ignored_variables(spec)
     if clients is not None:
         quota = endpoint_quota(clients["service-quotas"], spec.instance_type)
         warning = quota_warning(quota, spec.instance_type, spec.instance_count)
@@ -85,13 +83,13 @@ def make_plan(
 
 
 def default_load(spec: DeploySpec, shape: ModelShape) -> Load:
-    """Return the load the specification itself promises, else 8 requests of at most 4096 tokens."""
+    """Return the load that the specification's limits allow; by default 8 requests of at most 4096 tokens."""
     context = spec.max_total_tokens or min(shape.max_context or 4096, 4096)
     return Load(context, min(spec.max_concurrent_requests or 8, 128))
 
 
 def needs_of(spec: DeploySpec) -> Needs:
-    """Return what the endpoint's role must be allowed."""
+    """Return what the endpoint's role must be allowed to use."""
     asynchronous = spec.asynchronous
     writes = [uri for uri in (asynchronous.output, asynchronous.failure) if uri] if asynchronous else []
     topics = [asynchronous.success_topic, asynchronous.error_topic] if asynchronous else []
@@ -105,7 +103,7 @@ def needs_of(spec: DeploySpec) -> Needs:
 
 
 def cost_note(spec: DeploySpec) -> str:
-    """Say how it is billed; prices change by region and month, so none is given."""
+    """Say how the endpoint is billed. No prices: they vary by region and change."""
     if spec.component and spec.component.min_instances == 0:
         count = f"0 to {spec.component.max_instances}"
     elif spec.component:
@@ -113,10 +111,9 @@ def cost_note(spec: DeploySpec) -> str:
     else:
         count = str(spec.instance_count)
     return (
-        f"{count} x {spec.instance_type}, each billed for its time from start to deletion or scale-in, busy "
-        f"or idle: {spec.instance_count} instance-hour(s) for every hour at the initial size. "
-        "Stored weights, logs and the image are billed apart. Prices: SageMaker's pricing page, real-time "
-        "inference, for your region."
+        f"{count} x {spec.instance_type}, each billed from start to deletion or scale-in, busy or idle: "
+        f"{spec.instance_count} instance-hour(s) for every hour at the initial size. Stored weights, logs and the "
+        "image are billed separately. Prices: SageMaker's pricing page, real-time inference, for your region."
     )
 
 
@@ -130,17 +127,17 @@ def _fits(spec: DeploySpec, shape: ModelShape, load: Load) -> tuple[Fit | None, 
 
 def _fit_warnings(shape: ModelShape, load: Load, fit: Fit | None) -> Iterator[str]:
     if fit is None:
-        yield "the instance type is not in the GPU table; its fit was not checked"
+        yield "the fit was not checked: the instance type is not in the table of GPU instances"
         return
     if not fit.fits:
         yield f"the model {fit.sentence()}"
     yield from fit_warnings(shape, load, fit)
 
 
-def _unweighed(spec: DeploySpec) -> Iterator[str]:
+def _ignored_variables(spec: DeploySpec) -> Iterator[str]:
     overriding = sorted(_FIT_VARIABLES & spec.environment.keys())
     if overriding:
-        yield f"the fit was checked without {', '.join(overriding)} of the environment, which the container follows"
+        yield f"the fit check ignores {', '.join(overriding)} from the environment; the container obeys them"
 
 
 def _spec_warnings(spec: DeploySpec, requests: Requests) -> Iterator[str]:
@@ -149,11 +146,11 @@ def _spec_warnings(spec: DeploySpec, requests: Requests) -> Iterator[str]:
     if not ImageName.parse(spec.image).digest:
         yield (
             "the image is named by tag: if the tag moves, new instances run another image than the old "
-            "ones; name it by digest, as `deploy` does after looking into ECR"
+            "ones; name it by digest, as `deploy` does after reading ECR"
         )
     if spec.model_id and not spec.model_id.startswith("/") and spec.vpc:
-        yield "the model comes from the Hub: the VPC needs a way out (NAT), or put the weights into S3"
+        yield "the model comes from the Hub: the VPC needs internet access (NAT), or copy the weights to S3"
     if not spec.model_id and not spec.model_s3 and "HF_MODEL_ID" not in spec.environment:
-        yield "no model was named: the container serves the small default model inside its image"
+        yield "no model was given: the container serves the small default model in its image"
     if spec.trust_remote_code:
         yield "trust_remote_code runs Python from the model's repository with the endpoint's role"

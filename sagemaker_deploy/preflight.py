@@ -1,4 +1,4 @@
-"""A look at image, quota and weights before anything is created, and what it adds to the specification."""
+"""Checks image, quota and weights before anything is created, and completes the specification."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from sagemaker_deploy.sizing.model_source import load_shape
 
 
 def resolve(spec: DeploySpec, clients: Clients, progress: Progress) -> DeploySpec:
-    """Return `spec` with the image by digest, its CUDA release and the weights' size where they could be
-    found out.
+    """Return `spec` with the image by digest, its CUDA release and the size of the weights, as far as known.
 
-    Raises `PreflightError` for an image or a prefix that cannot work. What may not be looked at is said and
-    passed over: the permission to look is not needed to deploy.
+    Raises `PreflightError` for an image or a prefix that cannot work. A check without permission gives a warning and is
+    skipped, because deploying does not need that permission.
     """
-    found = _look_at_image(spec, clients, progress)
+    found = _check_image(spec, clients, progress)
     if spec.weights_gb is None and spec.model_s3:
         found |= _weigh(spec, clients, progress)
     quota = endpoint_quota(clients["service-quotas"], spec.instance_type)
@@ -33,7 +32,7 @@ def resolve(spec: DeploySpec, clients: Clients, progress: Progress) -> DeploySpe
     return dataclasses.replace(spec, **found)
 
 
-def _look_at_image(spec: DeploySpec, clients: Clients, progress: Progress) -> dict[str, Any]:
+def _check_image(spec: DeploySpec, clients: Clients, progress: Progress) -> dict[str, Any]:
     try:
         report = inspect_image(spec.image, clients)
     except PreflightError as exc:
@@ -52,7 +51,7 @@ def _weigh(spec: DeploySpec, clients: Clients, progress: Progress) -> dict[str, 
     try:
         shape = load_shape(spec.model_s3, s3=clients["s3"])
     except ClientError as exc:
-        progress.warn(f"{spec.model_s3} was not looked at: {exc}")
+        progress.warn(f"{spec.model_s3} was not checked: {exc}")
         return {}
     except DeployError as exc:
         raise PreflightError(f"{spec.model_s3} cannot be served: {exc}", remedy=exc.remedy) from exc

@@ -1,27 +1,26 @@
-"""What the user is told while something takes minutes, and the clock it is timed by."""
+"""Progress reports for operations that take minutes, and their clock."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Receives events as they happen; the command line shows them, a library user may keep or drop them."""
+    """Receives events as they happen. The command line prints them; a library user may ignore them."""
 
     def step(self, text: str) -> None:
-        """Something was done that stays done."""
+        """A step is complete."""
 
     def status(self, text: str) -> None:
-        """How the thing being waited for looks now; replaces the status before."""
+        """The current state of a wait; replaces the previous status."""
 
     def warn(self, text: str) -> None:
-        """Something the user should know before going on."""
+        """The user should know this before going on."""
 
 
 class Silent:
-    """Drops everything."""
+    """Ignores all events."""
 
     def step(self, text: str) -> None:
         pass
@@ -31,26 +30,10 @@ class Silent:
 
     def warn(self, text: str) -> None:
         pass
-
-
-@dataclass
-class Transcript:
-    """Keeps everything, in order, as (kind, text)."""
-
-    events: list[tuple[str, str]] = field(default_factory=list)
-
-    def step(self, text: str) -> None:
-        self.events.append(("step", text))
-
-    def status(self, text: str) -> None:
-        self.events.append(("status", text))
-
-    def warn(self, text: str) -> None:
-        self.events.append(("warn", text))
 
 
 class Clock:
-    """Real time; tests pass one that does not wait."""
+    """Real time, in seconds; tests replace it."""
 
     def now_s(self) -> float:
         return time.monotonic()

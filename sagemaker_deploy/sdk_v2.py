@@ -1,8 +1,8 @@
-"""The same requests through `sagemaker.huggingface.HuggingFaceModel`, for those who work with SDK version 2.
+"""Sends the same requests through `sagemaker.huggingface.HuggingFaceModel` of SDK version 2.
 
-The SDK is imported only here and only when asked for. What it cannot express (the name of the configuration,
-newer members of the API) or adds on its own (empty variables, a bucket, defaults from a file) is
-put right in the request on its way out, through botocore's public `provide-client-params` event.
+The SDK is imported only here and only on use. What it cannot express (the configuration's name, newer members of the
+API) or adds by itself (empty variables, a bucket, defaults from a file) is corrected in the outgoing request, through
+botocore's public `provide-client-params` event.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _EVENT = "provide-client-params.sagemaker"
 
 
 def sdk_major() -> int | None:
-    """Return the major version of the installed SageMaker SDK; only 2 has `HuggingFaceModel`."""
+    """Return the major version of the installed SageMaker SDK, or None. Only 2 has `HuggingFaceModel`."""
     try:
         return int(importlib.metadata.version("sagemaker").split(".")[0])
     except importlib.metadata.PackageNotFoundError:
@@ -31,14 +31,14 @@ def sdk_major() -> int | None:
 
 
 def sdk_can_express(spec: DeploySpec) -> bool:
-    """The SDK's way to inference components creates them under names of its own."""
+    """False for inference components, which the SDK creates under its own names."""
     return spec.component is None
 
 
 def sdk_session(clients: Clients) -> Any:
-    """Return a `sagemaker.Session` on the given clients, without the defaults the SDK would read from files.
+    """Return a `sagemaker.Session` on the given clients, without the SDK's defaults from files.
 
-    Those could change the requests behind the plan; and the SDK validates them anew at each of 25 look-ups.
+    Those could make the requests differ from the plan, and the SDK validates them again at each of 25 look-ups.
     """
     with _quiet():
         session = _sdk().Session(
@@ -52,7 +52,7 @@ def sdk_session(clients: Clients) -> Any:
 
 
 def huggingface_model(spec: DeploySpec, requests: Requests, clients: Clients) -> Any:
-    """Return the `HuggingFaceModel`; nothing is sent until its `deploy`."""
+    """Return the `HuggingFaceModel`. Nothing is sent before its `deploy`."""
     with _quiet():
         container = requests.model["PrimaryContainer"]
         return _sdk("huggingface").HuggingFaceModel(
@@ -61,8 +61,7 @@ def huggingface_model(spec: DeploySpec, requests: Requests, clients: Clients) ->
             role=spec.role,
             env=dict(container["Environment"]),
             model_data=container.get("ModelDataSource"),
-            # Any location will do: it only has to keep the SDK from making a bucket, nothing is written
-            # there.
+            # Keeps the SDK from creating a bucket. Nothing is written there.
             code_location=f"s3://{spec.name}-unused/code",
             vpc_config=requests.model.get("VpcConfig"),
             enable_network_isolation=spec.network_isolation,
@@ -71,9 +70,9 @@ def huggingface_model(spec: DeploySpec, requests: Requests, clients: Clients) ->
 
 
 def create_through_sdk(spec: DeploySpec, requests: Requests, clients: Clients) -> None:
-    """Create model, configuration and endpoint as `ControlPlane.create` would; does not wait.
+    """Create model, configuration and endpoint, as `ControlPlane.create`. Does not wait.
 
-    The endpoint and its configuration must not exist yet: the SDK refuses existing ones.
+    The SDK refuses an endpoint or a configuration that exists.
     """
     variant = requests.endpoint_config["ProductionVariants"][0]
     model = huggingface_model(spec, requests, clients)
@@ -93,13 +92,13 @@ def create_through_sdk(spec: DeploySpec, requests: Requests, clients: Clients) -
 
 
 def sdk_predictor(spec: DeploySpec, clients: Clients) -> Any:
-    """Return a `HuggingFacePredictor` for the endpoint, whoever created it."""
+    """Return a `HuggingFacePredictor` for an existing endpoint."""
     with _quiet():
         return _sdk("huggingface").HuggingFacePredictor(spec.name, sagemaker_session=sdk_session(clients))
 
 
 def _sdk(module: str = "") -> Any:
-    """Import lazily: it takes seconds, and neither it nor its types need to be installed."""
+    """Import the SDK on use: it takes seconds and need not be installed."""
     return importlib.import_module(f"sagemaker.{module}" if module else "sagemaker")
 
 
@@ -115,7 +114,7 @@ def _async_config(options: AsyncOptions) -> Any:
 
 @contextlib.contextmanager
 def _corrected(sagemaker_client: Any, requests: Requests) -> Iterator[None]:
-    """While active, the client sends the planned names and members instead of the SDK's."""
+    """While active, the client sends the names and members of `requests` instead of the SDK's."""
     events = sagemaker_client.meta.events
     handlers: dict[str, Callable[..., None]] = {
         "CreateModel": lambda params, **_: _correct_model(params, requests),
@@ -132,7 +131,7 @@ def _corrected(sagemaker_client: Any, requests: Requests) -> Iterator[None]:
 
 
 def _correct_model(params: dict[str, Any], requests: Requests) -> None:
-    """Drop the variables the SDK adds empty; whether those reach a container is not documented."""
+    """Remove the empty variables that the SDK adds; whether they reach a container is not documented."""
     environment = params["PrimaryContainer"]["Environment"]
     for key in [key for key in environment if key not in requests.model["PrimaryContainer"]["Environment"]]:
         del environment[key]
@@ -149,7 +148,7 @@ def _correct_config(params: dict[str, Any], requests: Requests) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The SDK announces its own end on import and on use; the user of this helper did not choose it."""
+    """Suppress the SDK's deprecation warnings about itself, which the user of this helper cannot act on."""
     os.environ.setdefault("SAGEMAKER_SUPPRESS_V2_WARNING", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

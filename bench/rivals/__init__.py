@@ -1,1 +1,1 @@
-"""This server beside others on one machine: vLLM on CPU, llama.cpp's server, transformers serve."""
+"""Compares this server with vLLM on CPU, llama.cpp's server and transformers serve on one machine."""

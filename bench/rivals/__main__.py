@@ -1,7 +1,7 @@
-"""`make bench-rivals`: this server and its rivals in turn on one machine, and the ratios between them.
+"""`make bench-rivals`: measures this server and its rivals in turn on one machine; prints figures and ratios.
 
-Each round starts one server after the other, alone on the machine, and measures it with the same requests; a figure in
-the table is the median of the rounds. Figures compare within one run on one quiet machine only.
+Each round starts one server after the other, alone on the machine, and sends each the same requests. A figure in the
+table is the median of the rounds. Compare figures only within one run on one quiet machine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.rivals.contenders import rivals
 from bench.rivals.install import HOME
 from bench.servers import Contender, DidNotStart, Running, ours, started
 
-# Words of filler that make a prompt of this many tokens, near enough; the table tells what the server counted.
+# Words of filler for a prompt of about 1,000 tokens; the table shows the server's count.
 _LONG_WORDS = 430
 # (concurrency, requests, words of filler)
 _PLAN = ((1, 4, 10), (8, 24, 10), (32, 64, 10), (64, 128, 10), (1, 3, _LONG_WORDS), (8, 16, _LONG_WORDS))
@@ -27,16 +27,16 @@ _LIGHT_PLAN = ((1, 2, 10), (8, 16, 10), (32, 32, 10))
 _SMOKE_PLAN = ((1, 1, 10), (2, 2, 10))
 _NUM_REPEATED = 3
 
-# What was measured -> one value for each round.
+# Measurement -> one value for each round.
 Table = dict[str, list[float]]
 
 
 def main() -> int:
-    """Measure, print. 1 if a request failed anywhere."""
+    """Measure all servers and print the table. Returns 1 if any request failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each server is started and measured")
-    parser.add_argument("--only", help="rivals whose name contains this")
-    parser.add_argument("--smoke", action="store_true", help="a handful of requests: does everything run?")
+    parser.add_argument("--rounds", type=int, default=3, help="number of times each server is started and measured")
+    parser.add_argument("--only", help="only rivals whose name contains this")
+    parser.add_argument("--smoke", action="store_true", help="send only a few requests, to check that everything runs")
     arguments = parser.parse_args()
     others = [each for each in rivals() if not arguments.only or arguments.only in each.name]
     contenders = [ours(), *others]
@@ -49,21 +49,21 @@ def main() -> int:
             except DidNotStart as exc:
                 sys.stderr.write(f"{exc}\n")
                 tables[contender.name]["failed requests"].append(1)
-            # An hour's work is not to be lost to what comes after it.
+            # Print as soon as known, so that a later failure does not lose an hour of measurements.
             sys.stderr.write(f"{_medians(tables[contender.name])}\n")
     print(_report({name: _medians(table) for name, table in tables.items()}))
     return 1 if any(sum(table["failed requests"]) for table in tables.values()) else 0
 
 
 def _measure(contender: Contender, table: Table, number: int, *, smoke: bool) -> None:
-    """Start it, run the plan, add what was seen to `table`."""
+    """Start a server, run the plan, add the results to `table`."""
     log = HOME / f"{contender.name.split()[0]}.log"
     with started(contender, log) as running:
         table["exec to first token, s"].append(running.first_token_s)
         try:
             asyncio.run(_run_plan(contender, running, table, number, smoke=smoke))
         except aiohttp.ClientError as exc:
-            # It has died under the load; what it answered before counts.
+            # The server died under load; earlier results count.
             sys.stderr.write(f"{contender.name}: {type(exc).__name__}: {exc}\n")
             table["failed requests"].append(1)
 
@@ -96,7 +96,7 @@ def _medians(table: Table) -> dict[str, float]:
 
 
 def _report(columns: dict[str, dict[str, float]]) -> str:
-    """A table in Markdown: our figure, then each rival's with ours divided by it in brackets."""
+    """A Markdown table: our figure, then each rival's figure with the ratio (ours / theirs) in brackets."""
     mine, *others = columns
     lines = [
         f"| | {mine} | {' | '.join(f'{name} (ours / theirs)' for name in others)} |",

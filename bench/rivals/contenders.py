@@ -1,4 +1,4 @@
-"""The rivals as they are measured here: the same weights, both cores, their own defaults otherwise."""
+"""The rivals: the same model, all cores, otherwise their own defaults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STANDARD = {"max_tokens": 64, "temperature": 0, "ignore_eos": True}
 
 
 def rivals() -> list[Contender]:
-    """Those that are installed."""
+    """The installed rivals."""
     model = converted(bundled_gguf(), Path(os.environ["CACHE_DIR"]), lambda _permille, _text: None)
     found = {"vllm": _vllm(model), "llama.cpp": _llama_cpp(bundled_gguf()), "transformers": _transformers(model)}
     return [contender for name, contender in found.items() if installed(name)]
@@ -29,7 +29,7 @@ def _vllm(model: Path) -> Contender:
         return [str(VLLM / "bin" / "python"), str(VLLM / "bin" / "vllm"), "serve", str(model), *options]
 
     cores = sorted(os.sched_getaffinity(0))
-    # Its default leaves one core to its front end.
+    # By default vLLM reserves one core for its front end.
     environ = {
         "VLLM_CPU_OMP_THREADS_BIND": f"{cores[0]}-{cores[-1]}",
         "OMP_NUM_THREADS": str(len(cores)),
@@ -67,7 +67,7 @@ def _transformers(model: Path) -> Contender:
         options = ("--continuous-batching", "--device", "cpu", "--dtype", "bfloat16", "--port", str(port))
         return [str(TRANSFORMERS / "bin" / "transformers"), "serve", str(model), *options]
 
-    # It refuses fields it does not know, and takes `ignore_eos` in this form only.
+    # It refuses unknown fields, and accepts `ignore_eos` only in this form.
     generation = json.dumps({"eos_token_id": -1, "do_sample": False, "max_new_tokens": 64})
     options = {"model": str(model), "max_tokens": 64, "temperature": 0, "generation_config": generation}
     return Contender("transformers serve bf16", command, options, {"HF_HUB_OFFLINE": "1"}, light=True)

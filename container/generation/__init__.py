@@ -1,1 +1,1 @@
-"""Token ids to text deltas, over sockets to the engines. No HTTP, no JSON."""
+"""Prompt token ids to text deltas, through the engines' sockets. No HTTP, no JSON."""

@@ -1,9 +1,9 @@
-"""The web worker's end of the socket: one DEALER, read when its file descriptor says so, one inbox for each request.
+"""The web worker's end of the socket: one DEALER, read when its descriptor is readable, and an inbox for each request.
 
-Everything here runs in the worker's single thread on gevent; sends never block. A greenlet watches the
-status board: when the engine dies or a new one starts (its epoch rises), every open request ends with `Failed`,
-and the client moves to the new engine's socket. The socket's path holds the epoch, so no frame of an old engine
-can ever reach a request of a new one. The same greenlet wakes whoever waits for a message, to look around.
+Everything here runs in the worker's single thread on gevent; sends never block. A greenlet watches the status board:
+when the engine dies or a new one starts (a new epoch), every open request ends with `Failed`, and the client connects
+to the new engine's socket. The socket's path contains the epoch, so no frame of an old engine can reach a request of a
+new one. The same greenlet wakes waiting requests, so that they check their client and their deadline.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from handler.seam.status import Phase, StatusBoard
 
 logger = logging.getLogger(__name__)
 
-# How often a waiting request looks whether its client and its engine are still there.
+# Seconds between checks of the engine, and between wake-ups of waiting requests.
 _TICK_S = 0.1
-# libev's name for the event that a descriptor can be read.
+# libev's EV_READ.
 _READ = 1
 
 
 class Reply:
-    """What the engine sends for one request, in order, ending with one terminal message."""
+    """The engine's messages for one request, in order, ending with one terminal message."""
 
     def __init__(self, request_id: str, on_close: Callable[[Reply], None]) -> None:
         self.request_id = request_id
@@ -51,7 +51,7 @@ class Reply:
         self._on_close = on_close
 
     def take(self, message: FromEngine) -> bool:
-        """Put a message into the inbox; False if it comes late or twice. Tokens that were lost fail the request."""
+        """Put a message into the inbox; False if it is late or a duplicate. Lost tokens fail the request."""
         if self._ended:
             return False
         if isinstance(message, StepOutput):
@@ -59,7 +59,7 @@ class Reply:
                 return False
             if message.start > self._num_tokens:
                 self.lost = True
-                message = Failed(self.request_id, ErrorCode.INTERNAL, "tokens of the answer were lost on their way")
+                message = Failed(self.request_id, ErrorCode.INTERNAL, "tokens of the answer were lost in transit")
             else:
                 self._num_tokens += len(message.token_ids)
         self._ended = is_terminal(message)
@@ -67,22 +67,22 @@ class Reply:
         return True
 
     def tick(self) -> None:
-        """Wake whoever waits for a message. A timeout for each message costs 7 % of the web side's time a token."""
+        """Wake the waiting request. A timeout on each `get` would cost 7 % of the web side's time for a token."""
         if self.inbox.empty():
             self.inbox.put(None)
 
     def messages(self) -> Iterator[FromEngine | None]:
-        """The messages; None now and then while there is none, so that the caller can look around."""
+        """The messages up to the terminal one; None at each `tick` without one, so that the caller can check."""
         while not self.finished:
             message = self.inbox.get()
             self.finished = message is not None and is_terminal(message)
             yield message
             if not self.inbox.empty():
-                # Neither the inbox nor a client that reads again would make this greenlet wait; /ping must not either.
+                # Neither a full inbox nor a client that keeps up makes this greenlet wait; yield so that /ping can run.
                 gevent.sleep(0)
 
     def close(self) -> None:
-        """Forget the request; aborts it in the engine unless it has finished. Safe to call twice."""
+        """Forget the request; abort it in the engine unless it has finished. Safe to call twice."""
         self._on_close(self)
 
 
@@ -95,7 +95,7 @@ class EngineClient:
     """Submits requests to one engine and routes its messages back."""
 
     def __init__(self, engine_dir: EngineDir, on_stray: Callable[[], None] = lambda: None) -> None:
-        """`on_stray` is told of each message that belongs to no open request, comes late or comes twice."""
+        """`on_stray` is called for each message that is late, a duplicate, or for no open request."""
         self.engine_dir = engine_dir
         self.board = StatusBoard(engine_dir.board)
         self._context = zmq.Context()
@@ -107,13 +107,8 @@ class EngineClient:
         self._watcher = gevent.spawn(self._watch)
 
     @property
-    def num_open(self) -> int:
-        """Requests of this worker that have not ended."""
-        return len(self._replies)
-
-    @property
     def num_outstanding(self) -> int:
-        """Requests the engine has to do. The board lags by a step and knows all workers; the replies are exact."""
+        """Unfinished requests of the engine. The board counts all workers but lags a step; our replies are exact."""
         return max(len(self._replies), self.board["running"] + self.board["waiting"])
 
     def submit(self, request: GenerateRequest) -> Reply:
@@ -132,19 +127,19 @@ class EngineClient:
             self._socket.send(encode(messages), zmq.NOBLOCK)  # type: ignore[arg-type]
         except zmq.Again:
             return False
-        # Sending may have used up the descriptor's news of a frame that has come.
+        # ZeroMQ's descriptor is edge-triggered: sending may have consumed the edge of a frame that has arrived.
         self._read()
         return True
 
     def _forget(self, reply: Reply) -> None:
         known = self._replies.pop(reply.request_id, None)
-        # An engine whose message was lost still generates.
+        # After a lost message the engine is still generating.
         if known is not None and (reply.lost or not reply.finished):
             reply.finished = True
             self._send([Abort(reply.request_id)])
 
     def _follow_epoch(self) -> None:
-        """Move to the engine of the board's epoch, if it is another one and ready."""
+        """Connect to the engine of the board's epoch if it is new and ready."""
         epoch = self.board["epoch"]
         if epoch == self._epoch or self.board.phase is not Phase.READY:
             return
@@ -157,7 +152,7 @@ class EngineClient:
         self._readable.start(self._read)
 
     def _lose_engine(self) -> None:
-        """Leave the engine and end every request it had: its successor knows none of them."""
+        """Disconnect and fail every open request: the next engine knows none of them."""
         self._disconnect()
         self._epoch = 0
         for reply in self._replies.values():
@@ -172,26 +167,26 @@ class EngineClient:
         self._socket = self._readable = None
 
     def _read(self) -> None:
-        """Deliver every frame that has come. pyzmq's own green sockets ask ZeroMQ five times as often."""
+        """Deliver every frame that has arrived. pyzmq's own green sockets poll ZeroMQ five times as often."""
         while self._socket is not None:
             try:
                 messages = decode_from_engine(self._socket.recv(zmq.NOBLOCK))
             except zmq.Again:
                 return
             except ValueError:  # msgspec's errors, and UnicodeDecodeError for a string that is not UTF-8
-                logger.error("the engine sent a frame that does not decode")
+                logger.error("the engine sent a frame that cannot be decoded")
                 continue
             for message in messages:
                 self._deliver(message)
 
     def _deliver(self, message: StepOutput | Rejected | Failed) -> None:
         reply = self._replies.get(message.request_id)
-        # Without a reply: tokens of a request that was aborted a moment ago.
+        # No reply: the request was aborted while these tokens were in transit.
         if reply is None or not reply.take(message):
             self._on_stray()
 
     def _watch(self) -> None:
-        """End open requests as soon as the engine that has them is gone; let the others look around."""
+        """Fail open requests as soon as their engine is gone; wake the others."""
         while True:
             gevent.sleep(_TICK_S)
             if self._epoch and (self.board["epoch"] != self._epoch or self.board.phase is not Phase.READY):
@@ -200,7 +195,7 @@ class EngineClient:
                 reply.tick()
 
     def close(self) -> None:
-        """Stop watching, end what is open and close the socket."""
+        """Stop watching, fail open requests and close the socket."""
         self._watcher.kill()
         self._lose_engine()
         self._context.term()

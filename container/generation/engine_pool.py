@@ -1,7 +1,7 @@
-"""The engines as one: a request goes to the engine with the least to do, numbers add up, one that is ready is enough.
+"""All engines behind one interface: a request goes to the ready engine with the fewest outstanding requests.
 
-Engines differ in nothing but the devices they run on. A request stays with its engine: what one engine has in flight
-ends with an error when it dies, and the others go on.
+Engines differ only in the devices they run on. A request stays with its engine: when an engine dies, its requests end
+with an error and the other engines go on.
 """
 
 from __future__ import annotations
@@ -16,54 +16,49 @@ from handler.seam.status import Phase, StatusBoard
 
 
 class EnginePool:
-    """A worker's clients of all engines. There is always a first one; PID 1 says on its board how many there are."""
+    """A worker's clients of all engines. The first engine always exists; its board holds the number of engines."""
 
     def __init__(self, run_dir: RunDir, on_stray: Callable[[], None]) -> None:
-        """`on_stray` is told of each engine message that belongs to no open request, comes late or comes twice."""
+        """`on_stray` is called for each message that is late, a duplicate, or for no open request."""
         self._run_dir = run_dir
         self._on_stray = on_stray
         self._found = [EngineClient(run_dir.engine(0), on_stray)]
-        # Workers start in different places, so that equal engines are not all given the same first request.
+        # Workers start at different engines, so that they do not all choose the same one of equally idle engines.
         self._turn = os.getpid()
 
     @property
     def clients(self) -> list[EngineClient]:
-        """One for each engine there is now, ready or not."""
+        """One for each engine that exists now, ready or not."""
         for index in range(len(self._found), self._found[0].board["num_engines"]):
             self._found.append(EngineClient(self._run_dir.engine(index), self._on_stray))
         return self._found
 
     @property
     def ready_clients(self) -> list[EngineClient]:
-        """Those whose engine serves."""
+        """The clients whose engine is ready."""
         return [client for client in self.clients if client.board.ready]
 
     @property
     def ready(self) -> bool:
-        """True if a request would be served."""
+        """True if any engine is ready."""
         return any(client.board.ready for client in self.clients)
 
     @property
     def draining(self) -> bool:
-        """True if PID 1 has been told to stop; it tells all engines at once."""
+        """True once PID 1 is draining; it sets all boards at the same time."""
         return bool(self._found[0].board["draining"])
 
     @property
     def leading_board(self) -> StatusBoard:
-        """Of the engine that has got furthest: what the container as a whole can say about its start."""
+        """The board of the engine that has got furthest, which stands for the start of the whole container."""
         return max((client.board for client in self.clients), key=_progress)
 
-    @property
-    def num_open(self) -> int:
-        """Requests of this worker that have not ended."""
-        return sum(client.num_open for client in self.clients)
-
     def total(self, name: str) -> int:
-        """A number of the board, added up over all engines."""
+        """The board's field `name`, summed over all engines."""
         return sum(client.board[name] for client in self.clients)
 
     def submit(self, request: GenerateRequest) -> Reply:
-        """Send a request to the ready engine with the least outstanding; with none, the reply says so."""
+        """Send a request to the ready engine with the fewest outstanding. If none is ready the reply fails at once."""
         return self._choose().submit(request)
 
     def _choose(self) -> EngineClient:
@@ -81,6 +76,6 @@ class EnginePool:
 
 
 def _progress(board: StatusBoard) -> tuple[int, int]:
-    """Ready is furthest; an engine that failed or waits for its restart is behind one that starts."""
+    """Sort key: ready is furthest; a failed or restarting engine comes before one that is starting."""
     phase = board.phase
     return (phase if phase <= Phase.READY else -1, board["progress_permille"])

@@ -15,7 +15,7 @@ _SEEDS = 2**64
 
 
 def derived_seed(seed: int, index: int) -> int:
-    """The seed of choice `index` of a request with `seed`: the seed itself for the first, another for each other."""
+    """The seed of choice `index`: `seed` itself for the first choice, a different one for each other choice."""
     return (seed + index * _GOLDEN) % _SEEDS
 
 
@@ -25,10 +25,10 @@ class _Ended:
 
 
 def fan_out(generations: Sequence[Generation]) -> Generator[tuple[int, Delta | None], None, None]:
-    """Run all at once; yield (index, delta) in the order of arrival, (index, None) after a while of silence.
+    """Run all concurrently; yield (index, delta) in order of arrival, and (index, None) after `KEEPALIVE_S` of silence.
 
-    Each index ends with one delta that has a `finish_reason`. The first that fails ends the iteration with its
-    ServiceError or ClientDisconnected. Whatever still runs is aborted when the iteration ends or is closed.
+    Each index ends with one delta that has a `finish_reason`. The first failure ends the iteration with its
+    ServiceError or ClientDisconnected. Generations still running when the iteration ends or is closed are aborted.
     """
     if len(generations) == 1:
         for delta in generations[0].deltas():
@@ -51,11 +51,11 @@ def fan_out(generations: Sequence[Generation]) -> Generator[tuple[int, Delta | N
 
 
 def _drain(index: int, generation: Generation, queue: SimpleQueue[tuple[int, Delta | _Ended | None]]) -> None:
-    """Put every delta, or what ended them, into the queue. A greenlet that is killed closes its generation."""
+    """Put every delta and the end into the queue. Killing the greenlet closes the generation."""
     try:
         for delta in generation.deltas():
             queue.put((index, delta))
-    except Exception as exc:  # noqa: BLE001 - raised again where the deltas are read
+    except Exception as exc:  # noqa: BLE001 - fan_out raises it again
         queue.put((index, _Ended(exc)))
     else:
         queue.put((index, _Ended(None)))

@@ -1,7 +1,6 @@
-"""Token ids in, text out: submit a request, detokenise what comes back, find stop strings, abort when it is over.
+"""Token ids in, text out: submit a request, detokenise its tokens, find stop strings, abort at the end.
 
-This is the middle of the web side. Dialects build a `Generation` and fold or stream its deltas; nothing here knows
-JSON or HTTP.
+Dialects create a `Generation` and fold or stream its deltas; nothing here knows JSON or HTTP.
 """
 
 from __future__ import annotations
@@ -20,19 +19,20 @@ from container.text.tokenizer import Tokenizer
 from handler.seam.protocol import FinishReason, GenerateRequest, SamplingParams, StepOutput, TokenLogprob
 
 KEEPALIVE_S = 15.0
-# Prompt tokens the detokeniser sees, so that it knows it does not start a text: sentencepiece drops a first space.
+# Last prompt tokens shown to the detokeniser. Without them sentencepiece would drop the first space of the answer.
 _TAIL = 8
-# The engine ends what is overdue between two steps; during a long one, and for a request it has lost, it is ended here.
+# The engine checks deadlines between steps. After this grace the web side ends the request: the step may be long, or
+# the engine may have lost the request.
 _DEADLINE_GRACE_S = 0.05
 
 
 class ClientDisconnected(Exception):
-    """The client closed its connection; nobody is left to answer."""
+    """The client closed its connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One generated token. `text` is what it adds to the text with special tokens shown, "" while incomplete."""
+    """One generated token. `text` is what it adds, special tokens included; "" while a character is incomplete."""
 
     id: int
     text: str
@@ -42,7 +42,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New text and tokens; the last one has a `finish_reason`."""
+    """New text and tokens; the last delta has a `finish_reason`."""
 
     text: str
     tokens: list[Token]
@@ -51,10 +51,11 @@ class Delta:
 
 @dataclass(slots=True)
 class Timings:
-    """Times of one generation in seconds, filled in as they become known; moments are on `time.monotonic`.
+    """Times of one generation in seconds, filled in as they become known.
 
-    `submitted_s` and `first_token_at_s` are moments: sent to the engine, first token received.
-    `queue_s` was spent in the engine's queue, `inference_s` in the model, of which `prefill_s` to the first token.
+    `submitted_s` and `first_token_at_s` are moments on `time.monotonic`: sent to the engine, first token received.
+    `queue_s` is time in the engine's queue, `inference_s` time in the model, `prefill_s` the part of it before the
+    first token.
     """
 
     submitted_s: float | None = None
@@ -66,10 +67,10 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What to generate from and how: one choice of one request.
+    """The prompt and options of one choice of one request.
 
-    `keep_stop` leaves a stop string that ends the text in it (TGI); `show_tokens` asks for the text of each token;
-    `show_special` leaves control tokens in the text. `cache_salt` and `reuse_prefix` as in `GenerateRequest`.
+    `keep_stop` keeps the stop string that ends the text (TGI). `show_tokens` produces the text of each token.
+    `show_special` keeps control tokens in the text. `cache_salt` and `reuse_prefix` are as in `GenerateRequest`.
     """
 
     token_ids: list[int]
@@ -83,22 +84,22 @@ class Prompt:
     reuse_prefix: bool = True
 
     def with_sampling(self, sampling: SamplingParams) -> Prompt:
-        """The same prompt, to be sampled otherwise."""
+        """The same prompt with other sampling parameters."""
         return replace(self, sampling=sampling)
 
 
 class Observer(Protocol):
-    """Who is told how generations go."""
+    """Receives events of generations, for metrics."""
 
     def gap(self, seconds: float) -> None:
-        """So long after a token the next one came."""
+        """Time from one message of tokens to the next."""
 
     def end(self, generation: Generation, failure: str | None) -> None:
-        """Once: None for a finished answer, else `ServiceError.outcome` or "dropped"."""
+        """Called once. `failure` is None for a finished answer, else `ServiceError.outcome` or "dropped"."""
 
 
 class Generation:
-    """One running choice. Iterate `deltas()`; leaving the iteration early aborts it in the engine."""
+    """One choice being generated. Iterate `deltas()`; leaving the iteration early aborts it in the engine."""
 
     def __init__(
         self,
@@ -110,7 +111,7 @@ class Generation:
         request_id: str,
         eos_token_ids: Collection[int] = (),
     ) -> None:
-        """`request_id` is the engine's key: unique, and not chosen by a client."""
+        """`request_id` is the engine's key: unique, never chosen by a client."""
         self.prompt = prompt
         self.request_id = request_id
         self.finish_reason: FinishReason | None = None
@@ -123,7 +124,7 @@ class Generation:
         self._connected = connected
         self._observer = observer
         self._tokenizer = tokenizer
-        # These end the text and are no part of it. A grammar that is complete ends with a token that is.
+        # These end the text without being part of it. A completed grammar ends with a token that is part of it.
         self._end_token_ids = {*eos_token_ids, *prompt.sampling.stop_token_ids}
         tail = prompt.token_ids[-_TAIL:]
         self._text = IncrementalDetokenizer(tokenizer, tail, skip_special_tokens=not prompt.show_special)
@@ -131,9 +132,9 @@ class Generation:
         self._stop = StopStrings(prompt.stop, keep=prompt.keep_stop)
 
     def deltas(self) -> Iterator[Delta | None]:
-        """The answer piece by piece; None after each `KEEPALIVE_S` of silence.
+        """Yield the answer piece by piece, and None after each `KEEPALIVE_S` of silence.
 
-        Raises ServiceError if the engine refuses or fails, ClientDisconnected if the client has gone.
+        Raises ServiceError if the engine rejects or fails the request, ClientDisconnected if the client has gone.
         """
         request = GenerateRequest(
             self.request_id,
@@ -166,7 +167,7 @@ class Generation:
             self._observer.end(self, failure)
 
     def _outputs(self, reply: Reply) -> Iterator[StepOutput | None]:
-        """What the engine sends, None after each `KEEPALIVE_S` of silence. Raises as `deltas` does."""
+        """Yield the engine's outputs, and None after each `KEEPALIVE_S` of silence. Raises as `deltas` does."""
         silent_since = time.monotonic()
         deadline = silent_since + self.prompt.timeout_s + _DEADLINE_GRACE_S
         for message in reply.messages():

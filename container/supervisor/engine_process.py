@@ -1,7 +1,7 @@
-"""One engine as PID 1 sees it: its process, its board, its deaths.
+"""One engine as PID 1 runs it: its process, its status board, its restarts.
 
-It is restarted in place when it dies, because replacing a SageMaker instance takes many minutes and reloading takes
-seconds; after three deaths in ten minutes it is given up. What that means for the container is the supervisor's matter.
+A dead engine is restarted in place: reloading takes seconds, replacing a SageMaker instance takes many minutes. After
+three deaths in ten minutes this gives up, and the supervisor decides whether the container ends.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from container.run_dir import RunDir
 from container.settings import Settings
 from container.supervisor.stall import StallWatch
 from handler.seam.config import EngineConfig, KVLayout, Quantize
+from handler.seam.errors import BadConfiguration, BadModel, StartupError
 from handler.seam.status import Phase, StatusBoard
 from handler.seam.suspects import Hazards, Suspects
 
 logger = logging.getLogger(__name__)
 
-EXIT_CRASHED = 70
-EXIT_MODEL = 3
-# Exit codes of an engine that can never start like this: handler.seam.errors.
-PERMANENT = frozenset({2, EXIT_MODEL})
+EXIT_CRASHED = StartupError.exit_code
+# Exit codes after which a restart would fail the same way.
+PERMANENT = frozenset({BadConfiguration.exit_code, BadModel.exit_code})
 _CRASH_WINDOW_S = 600.0
 _MAX_CRASHES = 3
 _BACKOFF_S = (0.0, 2.0, 10.0)
-# Together with the drain (supervisor.py) and the web server's end this stays below 28 s.
+# The drain (supervisor.py), this and the web server's stop must add up to less than 28 s.
 _STOP_S = 1.5
-# What an engine that hangs is given to write down where, and a child to go after a second signal.
+# Time for a hung engine to dump its stacks, and for a child to exit after a second signal.
 _DUMP_S = 0.5
 _HURRY_S = 0.7
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Which of the engines it is, how many there are, and how many GPUs each takes (0: the first engine decides)."""
+class Replica:
+    """Which engine this is, of how many, and GPUs for each (0: the first engine decides)."""
 
     index: int
     num_engines: int = 1
@@ -52,44 +52,44 @@ class Place:
 
 
 class EngineProcess:
-    """Starts one engine, watches it and starts it again. `check()` is to be called a few times a second."""
+    """Starts one engine, watches and restarts it. Call `check()` a few times a second."""
 
-    def __init__(self, settings: Settings, run_dir: RunDir, place: Place) -> None:
-        """Nothing is started; the board exists when this returns."""
+    def __init__(self, settings: Settings, run_dir: RunDir, replica: Replica) -> None:
+        """Creates the status board; starts nothing."""
         self._run_dir = run_dir
-        self._engine_dir = run_dir.engine(place.index)
+        self._engine_dir = run_dir.engine(replica.index)
         self._engine_dir.path.mkdir(mode=0o700, exist_ok=True)
         self.board = StatusBoard(self._engine_dir.board, create=True)
         self.exit_code: int | None = None
         self._settings = settings
-        self.place = place
+        self.replica = replica
         self._process: subprocess.Popen[bytes] | None = None
         self._due_s: float | None = time.monotonic()
         self._crashes: deque[float] = deque()
         self._draining = False
         self._hazards = Hazards(self._engine_dir.hazards, create=True)
-        # Of all engines: what killed one is not to be tried on each of the others.
-        self._suspects = Suspects(run_dir.suspects, create=place.index == 0)
+        # Shared by all engines: a request that killed one must not kill the others in turn.
+        self._suspects = Suspects(run_dir.suspects, create=replica.index == 0)
         self._watch = StallWatch(settings.engine_stall_timeout_s)
         self._kill_due_s: float | None = None
 
     @property
     def pid(self) -> int | None:
-        """The process that runs now."""
+        """Process id; None while no process runs."""
         return None if self._process is None else self._process.pid
 
     @property
     def _name(self) -> str:
-        """What the log calls it."""
-        return "the engine" if self.place.num_engines == 1 else f"engine {self.place.index}"
+        """The engine's name in the log."""
+        return "the engine" if self.replica.num_engines == 1 else f"engine {self.replica.index}"
 
     @property
     def idle(self) -> bool:
-        """True if nothing is in flight."""
+        """True if no request is running or waiting."""
         return self.board["running"] + self.board["waiting"] == 0
 
     def check(self) -> None:
-        """Start it if it is due, see whether it died or hangs. Sets `exit_code` once it can never go on."""
+        """Start the engine if it is due; detect a death or a hang. Sets `exit_code` when it gives up."""
         if self._process is None:
             if self._due_s is not None and time.monotonic() >= self._due_s and not self._draining:
                 self._start()
@@ -103,25 +103,25 @@ class EngineProcess:
         self.exit_code = 0 if self._draining else self._on_death(code)
 
     def drain(self) -> None:
-        """Take nothing new; a death is the end."""
+        """Refuse new requests and do not restart after a death."""
         self._draining = True
         self.board["draining"] = 1
         if self._process is None:
             self.exit_code = 0
 
     def terminate(self) -> None:
-        """Ask it to go: it ends what is left with an error message. `close` waits for it."""
+        """Send SIGTERM: the engine fails its open requests and exits. `close` waits for it."""
         if self._process is not None:
             self._process.terminate()
 
     def close(self, hurried: Callable[[], bool] = lambda: False) -> None:
-        """Stop the process: politely first, so that it ends what is left with an error message."""
+        """Stop the process and close its files. SIGTERM comes first, so the engine can fail its open requests."""
         stop(self._process, _STOP_S, hurried)
         for each in (self.board, self._hazards, self._suspects):
             each.close()
 
     def _on_death(self, code: int) -> int | None:
-        """Restart after a back-off, or give up."""
+        """Schedule a restart after a back-off, or return the exit code to give up with."""
         detail = self.board.detail if self.board.phase is Phase.FAILED else f"{self._name} ended with code {code}"
         if code in PERMANENT:
             logger.error("cannot start: %s", detail)
@@ -144,7 +144,7 @@ class EngineProcess:
         return None
 
     def _check_stalled(self) -> None:
-        """Tell the web workers at once when it hangs, have it write down where, then kill it."""
+        """On a hang: set the board, so web workers fail requests at once; have the stacks dumped; then kill."""
         if self._process is None:
             return
         if self._kill_due_s is not None:
@@ -191,10 +191,10 @@ class EngineProcess:
             kv_layout=KVLayout(s.kv_layout),
             deterministic=s.deterministic,
             num_threads=s.engine_threads or self._share_of_cores(),
-            index=self.place.index,
-            num_engines=self.place.num_engines,
+            index=self.replica.index,
+            num_engines=self.replica.num_engines,
             num_devices=s.num_gpus,
-            devices_per_engine=self.place.devices,
+            devices_per_engine=self.replica.devices,
             socket_path=str(self._engine_dir.socket(epoch)),
             board_path=str(self._engine_dir.board),
             card_path=str(self._engine_dir.card),
@@ -206,18 +206,18 @@ class EngineProcess:
         )
 
     def _share_of_cores(self) -> int:
-        """Threads, when engines share the processor; 0 for one engine, which takes what it finds."""
-        if self.place.num_engines == 1:
+        """Threads for each of several engines; 0 for a single engine, which decides by itself."""
+        if self.replica.num_engines == 1:
             return 0
-        return max(1, len(os.sched_getaffinity(0)) // self.place.num_engines)
+        return max(1, len(os.sched_getaffinity(0)) // self.replica.num_engines)
 
 
 def stop(
     process: subprocess.Popen[bytes] | None, patience_s: float, hurried: Callable[[], bool] = lambda: False
 ) -> None:
-    """Terminate a child that leads its own session; kill it, and whatever it leaves behind, after `patience_s` seconds.
+    """Terminate a child that leads its own session; after `patience_s` seconds kill its whole process group.
 
-    `hurried` shortens that while it waits.
+    Once `hurried()` is true the limit is 0.7 s.
     """
     if process is None:
         return

@@ -1,8 +1,8 @@
-"""TGI's launcher, as far as it is not `Settings`: its arguments, and its variables this server does not have.
+"""TGI's launcher arguments, and those of its variables that `Settings` does not have.
 
-A variable that would change answers and cannot be honoured stops the start with one sentence; one that only tunes
-speed or logs is ignored with one line in the log; one that makes no difference here is ignored. Source:
-launcher/src/main.rs (tgi-http-api.md 5.1).
+A variable that would change answers and cannot be honoured stops the start with one sentence. One that only tunes
+speed or logging is ignored with one line in the log. One that makes no difference here is ignored silently. Source:
+launcher/src/main.rs of text-generation-inference v3.3.7.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _VALUES = (
 )
 _ARGUMENTS = frozenset(_VALUES.split())
 _SHORT = {"-p": "--port"}
-# `Settings` looks at these names first; an argument wins over every variable, as in TGI.
+# The name that `Settings` reads first: an argument overrides every variable, as in TGI.
 _FIRST_NAMES = {
     "MODEL_ID": "HF_MODEL_ID",
     "REVISION": "HF_MODEL_REVISION",
@@ -48,7 +48,7 @@ _REFUSED = {
 }
 _IGNORED = {
     "VALIDATION_WORKERS": "WEB_WORKERS sets the number of web workers",
-    "SHARDED": "all visible GPUs are used; NUM_SHARD says how many",
+    "SHARDED": "all visible GPUs are used; NUM_SHARD limits them",
     "SPECULATE": "there is no speculation; answers are the same",
     "KV_CACHE_DTYPE": "KV memory has the type of the weights",
     "WAITING_SERVED_RATIO": "prefill runs beside decode",
@@ -58,7 +58,7 @@ _IGNORED = {
     "SHARD_UDS_PATH": "sockets are in a private directory",
     "MASTER_ADDR": "engines do not talk to each other",
     "MASTER_PORT": "engines do not talk to each other",
-    "WEIGHTS_CACHE_OVERRIDE": "CACHE_DIR and HF_HOME say where files are kept",
+    "WEIGHTS_CACHE_OVERRIDE": "CACHE_DIR and HF_HOME set where files are kept",
     "DISABLE_CUSTOM_KERNELS": "there are no custom kernels",
     "CUDA_MEMORY_FRACTION": "MAX_BATCH_TOTAL_TOKENS limits KV memory",
     "OTLP_ENDPOINT": "no traces are sent",
@@ -74,14 +74,15 @@ _IGNORED = {
     "USE_FLASH_ATTENTION": "the start-up probe chooses",
 }
 _SHARDS = ("NUM_SHARD", "SM_NUM_GPUS")
-# Nothing to say: USAGE_STATS (nothing is ever sent), ENABLE_PREFILL_LOGPROBS (always there),
+# Ignored silently: USAGE_STATS (nothing is ever sent), ENABLE_PREFILL_LOGPROBS (always on),
 # HUGGINGFACE_HUB_CACHE (read by huggingface_hub), HF_TASK and MESSAGES_API_ENABLED (TGI ignores them too).
 
 
 def read_arguments(arguments: Sequence[str]) -> dict[str, str]:
-    """TGI's launcher arguments as variables; `serve`, SageMaker's only argument, is none.
+    """Translate TGI's launcher arguments to environment variables. A leading `serve`, from SageMaker, is dropped.
 
-    Raises SettingsError for anything else.
+    A value may begin with a dash, and a switch may have a value after `=`; argparse allows neither. Raises
+    SettingsError for any other argument.
     """
     values: dict[str, str] = {}
     rest = list(arguments[1:] if arguments[:1] == ["serve"] else arguments)
@@ -102,9 +103,9 @@ def read_arguments(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def translate(environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` with TGI's HOSTNAME as BIND_ADDRESS if it is an address, and with SHARDED=false as NUM_SHARD=1.
+    """`environ`, with BIND_ADDRESS from TGI's HOSTNAME if that is an address, and NUM_SHARD=1 for SHARDED=false.
 
-    Docker puts the container's own name into HOSTNAME; TGI listens everywhere then, and so do we.
+    Docker sets HOSTNAME to the container's name. TGI then listens on all addresses, and so do we.
     """
     found = dict(environ)
     if not found.get("BIND_ADDRESS", "").strip() and _is_address(found.get("HOSTNAME", "").strip()):
@@ -115,7 +116,7 @@ def translate(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def check(environ: Mapping[str, str]) -> list[str]:
-    """One line for each variable of TGI's that is set and ignored. Raises SettingsError for one that is refused."""
+    """One line for each TGI variable that is set but ignored. Raises SettingsError for a refused one."""
     given = {name: value.strip() for name, value in environ.items() if value.strip()}
     for name, advice in _REFUSED.items():
         if name in given:

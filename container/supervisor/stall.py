@@ -1,4 +1,4 @@
-"""Tells an engine that hangs from one that is slow, starved of processor time or was frozen together with us."""
+"""Tells a hung engine from one that is slow, starved of processor time, or was frozen together with PID 1."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-# A look that comes later than this counts as this much: whoever kept us from looking kept the engine from moving.
+# Cap on the gap between checks: if PID 1 was frozen, the engine probably was too.
 _LONGEST_GAP_S = 0.5
-# Time in which a runnable engine gets less than this share of one processor is time it was starved...
+# A runnable engine that gets less than this share of one processor is starved...
 _STARVED_SHARE = 0.25
-# ...and counts as so much less; but not as nothing, since an engine can hang and be starved.
+# ...and its silence is divided by this. It still counts, because a starved engine can also hang.
 _STARVED_FACTOR = 6.0
-# Silence after which the processor time that it takes is watched.
+# Seconds of silence after which processor time is measured.
 _WATCHED_S = 1.0
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class _Threads(NamedTuple):
-    """Of one process: processor seconds so far, and whether any thread runs or could."""
+    """One process: processor seconds used so far, and whether any thread is running or runnable."""
 
     cpu_s: float
     runnable: bool
 
 
 class StallWatch:
-    """Looks at the heartbeat of one engine, a few times a second. Times are those of the monotonic clock."""
+    """Checks the heartbeat of one engine, a few times a second. Times are seconds on the monotonic clock."""
 
     def __init__(self, limit_s: float) -> None:
-        """`limit_s`: silence that is healthy whatever the steps take."""
+        """`limit_s`: silence that is always healthy, however short the steps are."""
         self._limit_s = limit_s
         self._heartbeat_ns = 0
         self._looked_s = time.monotonic()
@@ -37,9 +37,9 @@ class StallWatch:
         self._before: _Threads | None = None
 
     def hung_for_s(self, pid: int, heartbeat_ns: int, step_limit_s: float) -> float | None:
-        """Seconds that the engine could have moved and did not if that means it hangs, else None.
+        """Seconds of silence in which the engine could have moved, if they exceed the limits; else None.
 
-        `step_limit_s`: what the step under way may take, as the engine itself says.
+        `step_limit_s`: how long the current step may take, as the engine reports it.
         """
         now = time.monotonic()
         gap_s, self._looked_s = now - self._looked_s, now
@@ -50,8 +50,10 @@ class StallWatch:
         return self._silent_s if self._silent_s >= max(self._limit_s, step_limit_s) else None
 
     def _starved(self, pid: int, gap_s: float) -> bool:
-        """Whether it wanted to run since the last look and could not. Each look is judged by itself: what starved
-        an engine may end, and the engine hang or be frozen from then on."""
+        """Whether the engine was runnable since the last check but got too little processor time.
+
+        Each check is judged by itself: an engine may be starved first and hang later.
+        """
         if self._silent_s < _WATCHED_S:
             return False
         before, after = self._before, _threads(pid)
@@ -62,10 +64,10 @@ class StallWatch:
 
 
 def _threads(pid: int) -> _Threads | None:
-    """None if the process is gone or the system does not tell."""
+    """None if the process is gone or /proc cannot be read."""
     try:
         stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
-        # The name, in parentheses, may hold anything; after it come the state and, from the 12th on, the times.
+        # The name, in parentheses, may contain anything. Field 0 after it is the state, 11 and 12 are the times.
         fields = [stat.rpartition(")")[2].split() for stat in stats]
         ticks = sum(int(values[11]) + int(values[12]) for values in fields)
     except (OSError, IndexError, ValueError):

@@ -1,7 +1,7 @@
 """Starts, watches and stops the children of PID 1: gunicorn and the engines.
 
-One engine's death is its own matter while another serves. The container ends when no engine can go on, and when one
-says at the start that it never will, since all have the same settings and model.
+While one engine serves, the death of another does not end the container. The container ends when every engine has
+given up, or when one fails for good before any serves: all have the same settings and model.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import time
 
 from container.run_dir import LISTEN_FD_VARIABLE, RUN_DIR_VARIABLE, WORKERS_VARIABLE, RunDir
 from container.settings import Settings
-from container.supervisor.engine_process import EXIT_CRASHED, EXIT_MODEL, PERMANENT, EngineProcess, Place, stop
+from container.supervisor.engine_process import EXIT_CRASHED, PERMANENT, EngineProcess, Replica, stop
+from handler.seam.errors import BadModel
 
 logger = logging.getLogger(__name__)
 
-# SageMaker kills 30 s after SIGTERM; the rest, below 28 s, is for the processes to go.
+# SageMaker kills 30 s after SIGTERM. What is left up to 28 s is for stopping the processes.
 DRAIN_S = 23.5
 _STOP_WEB_S = 2.5
-# Nothing in flight for so long: a request that was being read when the signal came has reached the engine by now.
+# The drain ends after this long without requests: one that was being read at the signal has reached the engine by then.
 _QUIET_S = 0.5
 
 
@@ -45,7 +46,7 @@ class Supervisor:
         os.set_blocking(self._wake_write, False)
 
     def run(self) -> int:
-        """Serve until a signal, a permanent failure or too many crashes."""
+        """Serve until a signal, a permanent failure or too many crashes. Returns the exit code."""
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -63,7 +64,7 @@ class Supervisor:
         self._num_signals += 1
 
     def _tick(self) -> int | None:
-        """Look after everything once, then sleep until a child or a signal says something, 0.1 s at most."""
+        """Run every check once, then sleep until a signal (also SIGCHLD) arrives, 0.1 s at most."""
         for check in (self._check_signals, self._check_web, self._check_refusal, self._check_engines):
             code = check()
             if code is not None:
@@ -76,7 +77,7 @@ class Supervisor:
         return None
 
     def _check_signals(self) -> int | None:
-        """First signal: drain. Second: leave at once. The exit code is 0 either way: it was asked for."""
+        """First signal: drain. Second: stop at once. Exit code 0 either way, since the stop was requested."""
         if not self._num_signals:
             return None
         now = time.monotonic()
@@ -92,20 +93,20 @@ class Supervisor:
 
     @property
     def _quiet(self) -> bool:
-        """True if all that was in flight has ended."""
+        """True if draining and no request has been in flight for `_QUIET_S`."""
         return self._drain_until_s is not None and time.monotonic() - self._busy_s >= _QUIET_S
 
     def _hurried(self) -> bool:
         return self._num_signals > 1
 
     def _check_refusal(self) -> int | None:
-        """A web worker cannot use the model's text files; so the others cannot, nor will they later."""
+        """End if a web worker cannot use the model's text files: every other worker would fail the same way."""
         try:
             reason = self._run_dir.refusal.read_text("utf-8")
         except FileNotFoundError:
             return None
         logger.error("cannot start: %s", reason)
-        return EXIT_MODEL
+        return BadModel.exit_code
 
     def _check_web(self) -> int | None:
         if self._web is not None and self._web.poll() is not None:
@@ -126,12 +127,15 @@ class Supervisor:
         return None
 
     def _add_engines(self, number: int, devices: int) -> None:
-        """So many in all, `devices` GPUs each. The web workers look for them once the first board tells of them."""
-        places = [Place(index, number, devices) for index in range(number)]
-        for engine, place in zip(self._engines, places, strict=False):
-            engine.place = place
-        for place in places[len(self._engines) :]:
-            self._engines.append(EngineProcess(self._settings, self._run_dir, place))
+        """Bring the number of engines to `number`, with `devices` GPUs each.
+
+        Web workers read the number from the first engine's board.
+        """
+        replicas = [Replica(index, number, devices) for index in range(number)]
+        for engine, replica in zip(self._engines, replicas, strict=False):
+            engine.replica = replica
+        for replica in replicas[len(self._engines) :]:
+            self._engines.append(EngineProcess(self._settings, self._run_dir, replica))
         self._engines[0].board["num_engines"] = number
 
     def _start_web(self) -> subprocess.Popen[bytes]:
@@ -151,7 +155,7 @@ class Supervisor:
         )
 
     def _announce(self) -> None:
-        """Say once, with a command to paste, that requests are answered."""
+        """Log once that requests are answered; on a terminal, print a command to try."""
         ready = next((engine.board for engine in self._engines if engine.board.ready), None)
         if self._announced or ready is None:
             return
@@ -163,7 +167,7 @@ class Supervisor:
                 sys.stdout.flush()
 
     def _reap_orphans(self) -> None:
-        """As PID 1, collect grandchildren nobody else waits for."""
+        """As PID 1, reap orphaned grandchildren."""
         if os.getpid() != 1:
             return
         ours = {engine.pid for engine in self._engines} | {None if self._web is None else self._web.pid}
@@ -177,8 +181,11 @@ class Supervisor:
             os.waitpid(found.si_pid, 0)
 
     def _stop_children(self) -> None:
-        """When all has ended, the web server first: what it is still reading finds an engine. Else the engines first:
-        they end what is left with an error message, which the web server still passes on."""
+        """Stop web server and engines, in the order that loses nothing.
+
+        After a complete drain the web server stops first, so a request it is still reading finds an engine. Otherwise
+        the engines stop first: they fail their open requests, and the web server still delivers those errors.
+        """
         if self._quiet:
             stop(self._web, _STOP_WEB_S, self._hurried)
         for engine in self._engines:

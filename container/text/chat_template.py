@@ -1,8 +1,7 @@
-"""Conversations to prompts, by the model's own chat template.
+"""Conversations to prompts, through the model's chat template.
 
-`ChatTemplate.render(...).text` equals transformers' `apply_chat_template(tokenize=False)`, and `.encode()`
-its ids, except where a message spells a control token: transformers encodes that as the control token, we as
-text.
+`ChatTemplate.render(...).text` equals transformers' `apply_chat_template(tokenize=False)`, and `.encode()` its ids,
+with one exception: where a message spells a control token, transformers encodes the control token and we encode text.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ __all__ = ["ChatTemplate", "RenderedPrompt", "TemplateError"]
 
 _OUTPUT_FACTOR = 4
 _OUTPUT_BASE = 1 << 20
-# A number, true, false or null and its punctuation in the rendered JSON.
+# Upper estimate for a number, true, false or null with its punctuation in the rendered JSON.
 _SCALAR_CHARS = 8
-# Names one field has had; the first is what templates read today, gpt-oss reads the second.
+# Names of the reasoning field: templates read the first today, gpt-oss reads the second.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _RESERVED = frozenset(["messages", "tools", "documents", "add_generation_prompt", "range"])
 
 
 class RenderedPrompt(msgspec.Struct, frozen=True):
-    """A rendered conversation. `marked` is the text with `mark` at every place where the tokenizer must
-    not look across; without a mark (None, the usual case) nothing in the conversation spelt a control
-    token.
+    """A rendered conversation. `marked` is the text with `mark` wherever it must be cut before encoding.
+
+    `mark` is None, the usual case, if nothing in the conversation spells a control token.
     """
 
     marked: str
@@ -48,11 +47,11 @@ class RenderedPrompt(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """The prompt as people read it."""
+        """The prompt without marks."""
         return self.marked if self.mark is None else self.marked.replace(self.mark, "")
 
     def encode(self, tokenizer: Tokenizer) -> list[int]:
-        """The prompt's ids; control tokens come from the template alone. Raises `TokenizerError`."""
+        """The prompt's token ids; only the template produces control tokens. Raises `TokenizerError`."""
         pieces = [self.marked] if self.mark is None else self.marked.split(self.mark)
         ids = tokenizer.encode(pieces[0], add_special_tokens=False)
         for piece in pieces[1:]:
@@ -65,10 +64,10 @@ class ChatTemplate:
     """The chat template of one model, in its variants with and without tools."""
 
     def __init__(self, sources: Mapping[str, str], tokenizer: Tokenizer, renderer: Renderer | None = None) -> None:
-        """`sources` holds "default" and, for models that render tools apart, "tool_use". `renderer` runs them, this
-        process if none is given.
+        """`sources` holds "default" and, for models with a separate template for tools, "tool_use".
 
-        Raises `TemplateError` if there is no default or a template does not compile.
+        `renderer` runs the templates; by default this process does. Raises `TemplateError` if there is no default or a
+        template does not compile.
         """
         if "default" not in sources:
             names = ", ".join(sorted(sources))
@@ -91,7 +90,7 @@ class ChatTemplate:
         return cls(sources, tokenizer, renderer) if sources else None
 
     def compile(self) -> None:
-        """Find out before the first chat whether the templates can run at all. Raises `TemplateError`."""
+        """Compile the templates before the first chat. Raises `TemplateError`."""
         for variant in {self._default, self._tool_use}:
             variant.compile()
 
@@ -105,11 +104,11 @@ class ChatTemplate:
         continue_final_message: bool = False,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> RenderedPrompt:
-        """The prompt of a conversation of JSON values. Nothing passed in is changed.
+        """Render a conversation of JSON values. Arguments are not modified.
 
-        `continue_final_message` leaves the last message open for the model to go on with and overrides
-        `add_generation_prompt`. `template_kwargs` become variables of the template and win over special
-        tokens. Raises `TemplateError`, also for what the template itself refuses.
+        `continue_final_message` leaves the last message open, so that the model continues it; it overrides
+        `add_generation_prompt`. `template_kwargs` become variables of the template and override special tokens.
+        Raises `TemplateError`, also if the template itself refuses the conversation.
         """
         if not messages:
             raise TemplateError("A conversation needs at least one message.")
@@ -144,8 +143,9 @@ class ChatTemplate:
 
 
 class _Marks(NamedTuple):
-    """Noncharacters that occur nowhere else in one render, "" if not needed: `control` stands inside
-    spelt-out control tokens, `end` behind the message to continue.
+    """Noncharacters that occur nowhere else in one render, "" if not needed.
+
+    `control` goes inside spelt-out control tokens, `end` after the message to continue.
     """
 
     control: str
@@ -153,7 +153,7 @@ class _Marks(NamedTuple):
 
 
 class _Variant:
-    """One compiled template and the content forms it takes."""
+    """One compiled template and the content forms it accepts."""
 
     def __init__(self, template: CompiledTemplate, special_tokens: Mapping[str, str], renderer: Renderer) -> None:
         self.source = template.source
@@ -168,11 +168,11 @@ class _Variant:
         self._renderer = renderer
 
     def compile(self) -> None:
-        """Raises `TemplateError`."""
+        """As `Renderer.compile`."""
         self._renderer.compile(self._template)
 
     def render(self, variables: Mapping[str, Any], max_chars: int, marks: _Marks) -> str:
-        """The text with the marks as they were put in, escaped nowhere; error messages without them."""
+        """The rendered text with unescaped marks. Marks are removed from error messages. Raises `TemplateError`."""
         try:
             text = self._renderer.render(self._template, variables, max_chars=max_chars)
         except TemplateError as exc:
@@ -186,14 +186,14 @@ class _Variant:
 
 
 def _normalised(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The message as templates expect it: no key without a value, reasoning under the names in use."""
+    """The message as templates expect it: no null values, reasoning under both names that templates read."""
     present = {key: value for key, value in message.items() if value is not None}
     reasoning = next((present[key] for key in _REASONING if key in present), None)
     return present if reasoning is None else {"thinking": reasoning, **present, "reasoning_content": reasoning}
 
 
 def _size(value: Any) -> int:
-    """About how many characters `value` takes when it is written out once."""
+    """Approximate number of characters of `value` in JSON."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):
@@ -204,8 +204,10 @@ def _size(value: Any) -> int:
 
 
 def _tag_final_message(messages: list[dict[str, Any]], tag: str) -> str:
-    """Append `tag` and a space to the last message's text and return that text. The space tells whether the
-    template trims: it survives only where trailing white space of the message does."""
+    """Append `tag` and a space to the last message's text; return the text as it was.
+
+    The space shows whether the template trims: it survives only if trailing white space of the message does.
+    """
     message = messages[-1]
     content = message.get("content")
     if isinstance(content, str):
@@ -220,7 +222,7 @@ def _tag_final_message(messages: list[dict[str, Any]], tag: str) -> str:
 
 
 def _cut_at_tag(rendered: str, tag: str, ending: str) -> str:
-    """`rendered` up to the tag, that is up to the end of the final message."""
+    """`rendered` up to the tag, which marks the end of the final message."""
     end = rendered.rfind(tag)
     if end < 0 or ending.strip() not in rendered:
         raise TemplateError("The chat template leaves out the final message, so it cannot be continued.")

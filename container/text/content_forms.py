@@ -1,4 +1,4 @@
-"""Whether a template takes a message's content as a string, as a list of parts, or both."""
+"""Whether a template accepts a message's content as a string, as a list of parts, or both."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ _PARTS = [{"type": "text", "text": _PROBE}]
 
 
 class ContentForms:
-    """Turns content into the form the template understands, told by rendering a probe of each role once.
+    """Converts content to a form the template shows, found by rendering a probe once for each role.
 
-    Both forms are left as they are where the template shows both. Where it prints a list's repr or fails, the
-    text parts are joined without a separator; where it shows a list but loses a string, the string becomes
-    one part.
+    If the template shows both forms, content is left as it is. If it fails on a list or prints its repr, the text parts
+    are joined without a separator. If it shows a list but loses a string, the string becomes one part.
     """
 
     def __init__(self, render: Callable[[list[Message]], str]) -> None:
@@ -26,8 +25,9 @@ class ContentForms:
         self._known: dict[str, tuple[bool, bool]] = {}
 
     def adapt(self, message: Message) -> Message:
-        """`message` with its content in a form the template shows. Raises `TemplateError` for a part that
-        is not text where the template takes strings only.
+        """`message` with its content in a form the template shows.
+
+        Raises `TemplateError` if a part is not text and the template accepts only strings.
         """
         content = message.get("content")
         if not isinstance(content, (str, list)):
@@ -40,7 +40,7 @@ class ContentForms:
         return message
 
     def _shown(self, role: str) -> tuple[bool, bool]:
-        # Roles come from requests: what is not a usual role shares one entry, so the table stays small.
+        # Roles come from requests. Unknown roles share one entry, so that the table stays small.
         known = role if role in _CONVERSATIONS else "system"
         if known not in self._known:
             self._known[known] = self._shows(known, _PROBE), self._shows(known, _PARTS)
@@ -53,13 +53,13 @@ class ContentForms:
             text = self._render([*before, message, *after])
         except TemplateError:
             return False
-        # A quote before the probe is a list printed as Python or JSON.
+        # Quotes around the probe mean that the list was printed as Python or JSON.
         return _PROBE in text and f"'{_PROBE}'" not in text and f'"{_PROBE}"' not in text
 
 
 _CALL = {"type": "function", "id": "call00001", "function": {"name": "f", "arguments": {}}}
 _USER: Message = {"role": "user", "content": "a"}
-# What stands before and after the probed message, in the order that templates insist on.
+# Messages before and after the probed one, in the order that templates insist on.
 _CONVERSATIONS: dict[str, tuple[list[Message], list[Message]]] = {
     "system": ([], [_USER]),
     "user": ([], []),

@@ -1,10 +1,9 @@
-"""Keeping user text from becoming control tokens.
+"""Keeps user text from becoming control tokens.
 
-A tokenizer turns the spelling of a control token into that token wherever it stands, also inside a user's
-message. So before a template runs, every control token that a user string spells gets a mark inside, a
-Unicode noncharacter after its first character. After the template ran the text is cut at the marks and the
-pieces are encoded apart: no piece holds the whole token, and the user's literal text is the rendered text
-without the marks.
+A tokenizer turns the spelling of a control token into that token anywhere, also inside a user's message. So before a
+template runs, every control token that a user string spells gets a mark, a Unicode noncharacter, after its first
+character. The rendered text is then cut at the marks, and the pieces are encoded separately: no piece contains a whole
+control token, and the pieces joined are the user's literal text.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 
 import jinja2.nodes
 
-# U+FDD0..U+FDEF are noncharacters: for a program's own use, never for interchange.
+# U+FDD0..U+FDEF are noncharacters: for internal use, never for interchange (Unicode, section 23.7).
 _NONCHARACTERS = tuple(map(chr, range(0xFDD0, 0xFDF0)))
 _STRING_SEARCHES = frozenset(
     [
@@ -40,10 +39,10 @@ _STRING_SEARCHES = frozenset(
 
 
 def template_control_tokens(tree: jinja2.nodes.Template, added_tokens: Iterable[str]) -> frozenset[str]:
-    """Those of `added_tokens` that the template writes as turn markers though the tokenizer does not call
-    them special (DeepSeek's `<|User|>`): whoever can write one can write a turn.
+    """Added tokens that the template writes as turn markers, also if the tokenizer does not flag them as special.
 
-    A token the template also looks for inside messages (`</think>`) is content and stays what it is.
+    DeepSeek's `<|User|>` is one: a user who can write it can forge a turn. A token that the template also searches for
+    inside messages (`</think>`) is content and is left out.
     """
     written = "\0".join(_constants(tree))
     sought = "\0".join(_sought(tree))
@@ -75,10 +74,10 @@ def _with_self(node: jinja2.nodes.Node, kind: type[Any]) -> Iterator[Any]:
 
 
 class ControlMarks:
-    """Finds the places to mark, for one set of control tokens.
+    """Finds where to mark text, for one set of control tokens.
 
-    A token of one character cannot be marked inside and is left alone; a token whose match the tokenizer
-    normalises (`normalized: true`) is found in its exact spelling only.
+    A token of one character cannot be marked inside and is skipped. A token that the tokenizer matches after
+    normalisation (`normalized: true`) is found only in its exact spelling.
     """
 
     def __init__(self, control_tokens: Iterable[str]) -> None:
@@ -89,9 +88,11 @@ class ControlMarks:
         self._first_characters = frozenset(token[0] for token in tokens)
 
     def positions(self, text: str) -> list[int]:
-        """Where `text` has to be cut, ascending: inside every control token, overlapping ones too, and at
-        the end of a text that ends with the beginning of one, which other text could complete. The end is
-        before trailing white space, which templates trim.
+        """Offsets where `text` must be cut, ascending.
+
+        A cut falls inside every control token, also overlapping ones, and at the end of a text that ends with the
+        beginning of a control token, because following text could complete it. That end is before trailing white space,
+        which templates trim.
         """
         found: set[int] = set()
         match = self._starts.search(text)
@@ -108,7 +109,7 @@ class ControlMarks:
         return any(self.positions(text) for text in strings_in(value))
 
     def mark(self, value: Any, mark: str) -> Any:
-        """A copy of `value`, in which every string and every dict key is marked; "" marks nothing."""
+        """A copy of `value` with every string and dict key marked. A `mark` of "" marks nothing."""
         if isinstance(value, str):
             return self._mark_text(value, mark)
         if isinstance(value, dict):
@@ -131,7 +132,7 @@ class ControlMarks:
 
 
 def strings_in(value: Any) -> Iterator[str]:
-    """Every string in a JSON value, dict keys included."""
+    """Every string in a JSON value, including dict keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -144,7 +145,7 @@ def strings_in(value: Any) -> Iterator[str]:
 
 
 def unused_noncharacters(texts: Iterable[str]) -> list[str]:
-    """The noncharacters that occur in none of `texts`, neither as they are nor as a `\\ufdd0` escape."""
+    """The noncharacters that occur in none of `texts`, neither literally nor as a `\\ufdd0` escape."""
     candidates = list(_NONCHARACTERS)
     for text in texts:
         candidates = [mark for mark in candidates if mark not in text and escaped(mark) not in text]
@@ -157,8 +158,9 @@ def escaped(mark: str) -> str:
 
 
 def restore_escaped(rendered: str, mark: str) -> str:
-    """Undo `tojson(ensure_ascii=True)` and repr on the marks. Exact, since `unused_noncharacters` keeps
-    away from texts that hold such an escape themselves.
+    """Undo `tojson(ensure_ascii=True)` and repr on the marks.
+
+    This is exact: `unused_noncharacters` excludes characters whose escape occurs in the texts.
     """
     if escaped(mark) not in rendered:
         return rendered
@@ -166,8 +168,9 @@ def restore_escaped(rendered: str, mark: str) -> str:
 
 
 def _any_of(tokens: list[str]) -> str:
-    """A regular expression that matches where any of `tokens` starts: a trie, as one tokenizer can have
-    thousands of control tokens that differ in their last characters only.
+    """A regular expression that matches at the start of any of `tokens`, as a trie.
+
+    One tokenizer can have thousands of control tokens that differ only in their last characters.
     """
     if not tokens:
         return r"(?!)"
@@ -179,6 +182,6 @@ def _any_of(tokens: list[str]) -> str:
         while index < len(tokens) and tokens[index][0] == head:
             tails.append(tokens[index][1:])
             index += 1
-        # A token that ends here decides the match; longer ones with the same beginning need no further look.
+        # A token that ends here already matches, so longer ones with the same beginning are not needed.
         branches.append(re.escape(head) + ("" if "" in tails else _any_of(tails)))
     return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"

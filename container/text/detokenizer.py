@@ -1,8 +1,7 @@
-"""Token ids to text, as they are generated.
+"""Token ids to text, while they are generated.
 
-`tokenizers.decoders.DecodeStream` is not enough: it has no flush, holds text back for as long as it ends in a
-U+FFFD (also one the model wrote itself), and raises "Invalid prefix" where a later token changes the decoding
-of earlier ones.
+`tokenizers.decoders.DecodeStream` is not enough: it has no flush, it holds text back while it ends in U+FFFD (even one
+that the model wrote), and it raises "Invalid prefix" if a later token changes the decoding of earlier ones.
 """
 
 from __future__ import annotations
@@ -14,10 +13,9 @@ from container.text.token_bytes import TokenBytes
 from container.text.tokenizer import Tokenizer
 
 _ONE_PER_BYTE = "container.text.detokenizer.one_per_byte"
-# A character spans at most four bytes and a token stands for at least one, so a fifth token cannot complete
-# it.
+# A character has at most four bytes and a token at least one, so four tokens complete any character.
 _MAX_PENDING = 4
-# The first byte of what would be U+D000 to U+DFFF, and the second from U+D800 on: surrogates.
+# UTF-8 of a surrogate would start with this byte, followed by at least the second.
 _SURROGATE_LEAD, _SURROGATE_FROM = 0xED, 0xA0
 
 
@@ -31,19 +29,18 @@ codecs.register_error(_ONE_PER_BYTE, _replace_each_byte)
 
 
 class IncrementalDetokenizer:
-    """The printable text of a growing sequence of token ids.
+    """The text of a growing sequence of token ids.
 
-    The pieces `push` returns, joined and followed by `finish()`, are the text that the ids add to the
-    decoding of `prompt_tail`; with an empty tail that is `Tokenizer.decode` of all ids, however they were
-    split into pushes. Every piece is whole characters: bytes of an unfinished one (at most three) wait for
-    the rest, bytes that can no longer become a character turn into U+FFFD at once.
+    The pieces that `push` returns, followed by `finish()`, are the text that the ids add to the decoding of
+    `prompt_tail`, however the ids are split into pushes. With an empty tail that is `Tokenizer.decode` of all ids. A
+    piece contains only whole characters: up to three bytes of an unfinished character are held back, and bytes that can
+    no longer become a character turn into U+FFFD at once.
 
-    One difference from `Tokenizer.decode`: if a run of byte-fallback tokens is not valid UTF-8 the library
-    turns all of its bytes into U+FFFD, here its valid characters survive. A stream cannot take back what it
-    has sent.
+    One difference from `Tokenizer.decode`: if a run of byte-fallback tokens is not valid UTF-8, the library turns all
+    its bytes into U+FFFD; here its valid characters survive, because a stream cannot take back what it has sent.
 
-    `prompt_tail` is the end of the prompt, a few ids: it decides whether a leading space is kept and
-    completes a character the prompt broke off. It is never part of the output.
+    `prompt_tail` is the last few ids of the prompt. It decides whether a leading space is kept, and it completes a
+    character that the prompt left unfinished. It is never part of the output.
     """
 
     def __init__(
@@ -56,18 +53,18 @@ class IncrementalDetokenizer:
         self.push(prompt_tail)
 
     def push(self, token_ids: Sequence[int]) -> str:
-        """The text that can be shown now that `token_ids` were generated, possibly empty."""
+        """The text that `token_ids` complete, possibly empty."""
         if self._skip_special_tokens:
             token_ids = [token_id for token_id in token_ids if not self._is_special(token_id)]
         return self._text.push(token_ids)
 
     def finish(self) -> str:
-        """What is still held back, unfinished characters as U+FFFD. Call once, after the last token."""
+        """The text still held back; an unfinished character becomes U+FFFD. Call once, after the last token."""
         return self._text.finish()
 
 
 class _Concatenation:
-    """Decoding by table: each token adds its bytes."""
+    """Decoding with a table: each token adds its bytes."""
 
     def __init__(self, table: TokenBytes) -> None:
         self._table = table
@@ -84,7 +81,7 @@ class _Concatenation:
         return self._decode(self._table.first(known[0]) + b"".join(map(self._table.inner, known[1:])))
 
     def _decode(self, raw: bytes) -> str:
-        """Python waits for the third byte of a surrogate, which no character is; the text must not."""
+        """Decode, but do not wait for the third byte of a surrogate as Python does: it is never a character."""
         text = self._utf8.decode(raw)
         held = self._utf8.getstate()[0]
         if len(held) == 2 and held[0] == _SURROGATE_LEAD and held[1] >= _SURROGATE_FROM:
@@ -96,9 +93,9 @@ class _Concatenation:
 
 
 class _Window:
-    """Decoding for any other decoder: the text that the newest tokens add to the few before them.
+    """Decoding with any other decoder: the text that the newest tokens add to the few before them.
 
-    `_shown` tokens were printed and are context only; the others wait for the rest of their last character.
+    `_shown` tokens are context whose text was returned; `_pending` tokens wait for the rest of a character.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -120,7 +117,7 @@ class _Window:
         unfinished = not text or text.endswith("\ufffd")
         if unfinished and len(self._pending) < _MAX_PENDING:
             return ""
-        # Tokens without any text are no context; keep the last that had some.
+        # Tokens without text are useless as context; keep the last ones that had text.
         self._shown = self._pending if text else (self._shown + self._pending)[-_MAX_PENDING:]
         self._pending = []
         return text

@@ -1,4 +1,4 @@
-"""Which tokens a tokenizer's configuration names special."""
+"""The tokens that a tokenizer's configuration declares as special."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ _STANDARD = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "c
 
 
 class SpecialTokens(msgspec.Struct, frozen=True):
-    """`named` is what transformers' `special_tokens_map` holds; `flagged` the texts of all tokens declared
-    special.
-    """
+    """`named` equals transformers' `special_tokens_map`; `flagged` holds the texts of all tokens declared special."""
 
     named: dict[str, str]
     flagged: frozenset[str]
 
     @classmethod
     def read(cls, directory: Path) -> SpecialTokens:
-        """Read `tokenizer_config.json` and, for configurations older than `added_tokens_decoder`,
-        `special_tokens_map.json` over it, as transformers does. Neither file needs to exist.
+        """Read `tokenizer_config.json`. Neither it nor `special_tokens_map.json` needs to exist.
 
-        Raises `OSError`, `ValueError` or `TypeError` for a file that cannot be read or has the wrong shape.
+        If it has no `added_tokens_decoder` (older configurations), `special_tokens_map.json` overrides it, as in
+        transformers. Raises `OSError`, `ValueError` or `TypeError` for an unreadable or malformed file.
         """
         config = _read_object(directory / "tokenizer_config.json")
         declared = config.get("added_tokens_decoder")
@@ -38,7 +36,7 @@ class SpecialTokens(msgspec.Struct, frozen=True):
 
 def _named(config: dict[str, Any]) -> dict[str, str]:
     named = {key: text for key in _STANDARD if (text := _text(config.get(key))) is not None}
-    # A model may name tokens of its own (image_token); transformers gives those to the template as well.
+    # A model may name further tokens (image_token); transformers passes those to the template too.
     for key, value in config.items():
         if key.endswith("_token") and key not in _STANDARD and isinstance(value, str):
             named[key] = value

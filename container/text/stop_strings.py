@@ -1,4 +1,4 @@
-"""Ending a completion at the first of several strings, wherever token boundaries fall."""
+"""Ends a completion at the first of several strings, wherever token boundaries fall."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Finds the first stop string in a text that arrives in pieces, and never shows a part of one too early.
+    """Finds the first stop string in text that arrives in pieces, and holds back text that may begin one.
 
-    The first match is the one that is complete first, as an engine that looks after every character would
-    stop; among stop strings that are complete at the same character the longest, which starts first, is the
-    match. So the result depends on the text alone, not on how it was cut into pushes. `keep` leaves the stop
-    string at the end of the output (TGI); otherwise the output ends before it (OpenAI). `remainder` is what followed
-    the match in the same push.
+    The first match is the one that is complete first, as if the text were checked after every character. Among stop
+    strings complete at the same character the longest wins. So the result depends on the text alone, not on how it was
+    cut into pushes. `keep` keeps the stop string at the end of the output (TGI); otherwise the output ends before it
+    (OpenAI).
 
-    Aho-Corasick: the state is the longest end of the text that begins a stop string, which is just the text
-    that has to wait; the time is linear in the text, whatever the stop strings.
+    Algorithm: Aho-Corasick. The state is the longest suffix of the text that begins a stop string, which is exactly the
+    text to hold back. Time is linear in the text, whatever the stop strings.
     """
 
     def __init__(self, stops: Sequence[str], *, keep: bool) -> None:
@@ -24,7 +23,6 @@ class StopStrings:
         if "" in stops:
             raise ValueError("a stop string must not be empty")
         self.matched: str | None = None
-        self.remainder = ""
         self._keep = keep
         self._held = ""
         self._state = 0
@@ -37,7 +35,7 @@ class StopStrings:
         self._link()
 
     def push(self, text: str) -> str:
-        """The text that can be shown, given that `text` follows what was pushed before."""
+        """The text that can be output once `text` is appended to what was pushed before."""
         if self.matched is not None:
             return ""
         if len(self._next) == 1:
@@ -49,7 +47,6 @@ class StopStrings:
             state = self._next[state].get(character, 0)
             stop = self._complete[state]
             if stop is not None:
-                self.remainder = text[index + 1 :]
                 return self._end(self._held + text[: index + 1], stop)
         self._state = state
         waiting = self._held + text
@@ -58,7 +55,7 @@ class StopStrings:
         return waiting[:safe]
 
     def flush(self) -> str:
-        """What is still held back at the end of a text without a match; empty after a match."""
+        """The text still held back at the end of the text; empty after a match."""
         held, self._held = self._held, ""
         self._state = 0
         return held
@@ -81,9 +78,7 @@ class StopStrings:
         self._complete[state] = stop
 
     def _link(self) -> None:
-        """Fallback of a state: the state of its longest proper end; breadth first, so shorter ones are
-        known.
-        """
+        """Set the fallbacks: the state of the longest proper suffix. Breadth first, so shorter ones are known."""
         queue = deque(self._next[0].values())
         while queue:
             state = queue.popleft()

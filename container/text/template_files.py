@@ -1,4 +1,4 @@
-"""Where a model directory keeps its chat templates."""
+"""Reads the chat templates of a model directory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from container.text.template_sandbox import TemplateError
 
 
 def read_templates(directory: Path) -> dict[str, str]:
-    """Template sources by name; a lone template is "default". Empty if the model has none.
+    """Template sources by name; a single template is "default". Empty if the model has none.
 
-    As transformers reads them: `chat_template.jinja`, with `additional_chat_templates/*.jinja` beside it,
-    hides what `tokenizer_config.json` says. The processors' `chat_template.json` comes between the two.
+    Precedence, as in transformers: `chat_template.jinja`, then the processors' `chat_template.json`, then
+    `tokenizer_config.json`. `additional_chat_templates/*.jinja` adds to any of them.
 
-    Raises `TemplateError` for a file that is not readable or not in one of these shapes.
+    Raises `TemplateError` for an unreadable file or an unknown format.
     """
     try:
         extra = {

@@ -1,7 +1,7 @@
 """The process that runs a model's chat template: `python -m container.text.template_process FD`.
 
-A template is code from a model repository. jinja2's sandbox keeps it from the machine, not from using all of its time
-and memory; here the kernel does. One request after the other comes over the socket `FD`, as frames of JSON.
+A template is code from a model repository. jinja2's sandbox denies it access to the machine but does not limit its time
+and memory; in this process the kernel does. Requests arrive one after the other on the socket `FD`, as frames of JSON.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from typing import Any
 from container.text.template_sandbox import CompiledTemplate, TemplateError
 from handler.seam.lifeline import die_with_parent
 
-# A conversation of 25 MB needs about 350 MB for its JSON, its text and the pieces of it.
+# A conversation of 25 MB needs about 350 MB for its JSON, its text and the pieces in between.
 MAX_MEMORY_BYTES = 512 << 20
-# Of the processor, for one render; a long conversation takes some hundredths.
+# Processor seconds for one render; a long conversation takes a few hundredths.
 MAX_CPU_S = 1.0
 _LENGTH = struct.Struct(">Q")
 _READ_BYTES = 1 << 20
 
 
 def send(connection: socket.socket, value: Any) -> None:
-    """One frame: eight bytes of length, then JSON, which has a form for every string, half surrogate pairs too."""
+    """Send one frame: eight bytes of length, then JSON, which can hold any string, even unpaired surrogates."""
     raw = json.dumps(value).encode()
     connection.sendall(_LENGTH.pack(len(raw)))
     connection.sendall(raw)
 
 
 def receive(connection: socket.socket) -> Any:
-    """The value of one frame. Raises EOFError at the end."""
+    """Receive one frame. Raises EOFError at the end of the stream."""
     (length,) = _LENGTH.unpack(_read(connection, _LENGTH.size))
     return json.loads(_read(connection, length))
 
@@ -56,7 +56,7 @@ def _compiled(source: str) -> CompiledTemplate:
 
 
 def _answer(source: str, variables: dict[str, Any] | None, max_chars: int) -> dict[str, str]:
-    """The text; without variables the template is compiled only."""
+    """Render, or only compile if `variables` is None. Returns {"text"} or {"error"}."""
     try:
         template = _compiled(source)
         if variables is None:
@@ -68,13 +68,13 @@ def _answer(source: str, variables: dict[str, Any] | None, max_chars: int) -> di
 
 
 def main(descriptor: int) -> None:
-    """Answer until the other side closes. The kernel ends what takes longer than MAX_CPU_S."""
+    """Answer requests until the peer closes. The kernel kills the process if a render exceeds MAX_CPU_S."""
     die_with_parent(signal.SIGKILL)
     for kind, limit in ((resource.RLIMIT_AS, MAX_MEMORY_BYTES), (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(kind, (limit, limit))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     with socket.socket(fileno=descriptor) as connection:
-        connection.setblocking(True)  # gevent, which made it, had it otherwise
+        connection.setblocking(True)  # gevent created it non-blocking
         while True:
             try:
                 source, variables, max_chars = receive(connection)

@@ -1,4 +1,4 @@
-"""Rendering in a process of its own (`template_process`), so that no template holds up or fills a web worker."""
+"""Renders templates in a separate process (`template_process`), so that none blocks or fills a web worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from container.text.template_process import MAX_CPU_S, MAX_MEMORY_BYTES, receive, send
 from container.text.template_sandbox import CompiledTemplate, TemplateError
 
-# Far beyond MAX_CPU_S: on a busy machine one second of the processor may take many on the clock.
+# Much more than MAX_CPU_S: on a busy machine one second of processor time may take many seconds.
 _MAX_WAIT_S = 60.0
 _ENDED = f"The chat template takes more than {MAX_CPU_S:g} s or {MAX_MEMORY_BYTES >> 20} MiB for this conversation."
 
@@ -21,14 +21,14 @@ class Renderer(Protocol):
     """Runs templates."""
 
     def compile(self, template: CompiledTemplate) -> None:
-        """Find out whether it can run at all. Raises `TemplateError`."""
+        """Check that the template compiles. Raises `TemplateError`."""
 
     def render(self, template: CompiledTemplate, variables: Mapping[str, Any], *, max_chars: int) -> str:
-        """The text, as `CompiledTemplate.render`. Raises `TemplateError`."""
+        """As `CompiledTemplate.render`. Raises `TemplateError`."""
 
 
 class InProcess:
-    """Runs them here: for tools and tests that trust their templates."""
+    """Runs templates in this process, for tools and tests that trust them."""
 
     def compile(self, template: CompiledTemplate) -> None:
         """As `Renderer.compile`."""
@@ -40,9 +40,9 @@ class InProcess:
 
 
 class RenderProcess:
-    """Runs them in one process, started when it is first needed and again after one that had to be ended.
+    """Runs templates in one child process, started on first use and restarted after it was killed.
 
-    Renders wait for each other; the wait lets other greenlets run, because gevent has patched lock and socket.
+    Renders run one at a time. Waiting lets other greenlets run, because gevent has patched lock and socket.
     """
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class RenderProcess:
         except (OSError, EOFError) as exc:
             raise TemplateError(_ENDED) from exc
         finally:
-            # Whatever ended the exchange half-way, the next one needs a socket with nothing in it.
+            # After a broken exchange the socket may hold half a frame; the next exchange needs a new one.
             if not answered:
                 self.close()
         return answer

@@ -1,10 +1,9 @@
-"""Compiling and running a model's chat template.
+"""Compiles and runs a model's chat template.
 
-A template is code from a model repository. It runs in jinja2's immutable sandbox with the names transformers
-provides, and within bounds: characters of output, characters of one value made by `*`, `+` or `%`, digits
-made by `**`, and items handed out by `range`. What is not bounded here (doublings by `~`, `join`, `replace` or
-captured blocks, widths, loops over other things) is bounded by the process a web worker runs it in
-(`template_process`). Never take a template from a request all the same.
+A template is code from a model repository. It runs in jinja2's immutable sandbox with the names that transformers
+provides. These are limited: characters of output, characters of one value made by `*`, `+` or `%`, digits made by `**`,
+and items of `range`. Everything else (doubling by `~`, `join`, `replace` or captured blocks, widths, other loops) is
+limited by the process that runs it (`template_process`). Even so, never accept a template from a request.
 """
 
 from __future__ import annotations
@@ -26,14 +25,13 @@ import jinja2.utils
 
 T = TypeVar("T")
 
-# Variables of a render that carry its bounds; a leading underscore keeps them out of the way of template
-# names.
+# Variable that carries the limit of a render; the leading underscore keeps it apart from names in templates.
 _LIMIT = "_max_chars"
 _MAX_RANGE_ITEMS = 1_000_000
 _MAX_POWER_BITS = 4096
 _NUMBER = re.compile(r"\d+")
 
-# What evaluating foreign expressions raises; anything else is a defect of ours and must not be hidden.
+# What evaluating a template's expressions can raise. Anything else is our own defect and must not be hidden.
 _EVALUATION_ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -46,11 +44,11 @@ _EVALUATION_ERRORS = (
 
 
 class TemplateError(Exception):
-    """A conversation that the chat template cannot render, or a template that cannot run; one sentence."""
+    """The chat template cannot render the conversation, or cannot run at all; one sentence."""
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}` marks the assistant's text for training; when serving, its body stands as it is."""
+    """`{% generation %}` marks the assistant's text for training; here its body is rendered unchanged."""
 
     tags = {"generation"}  # noqa: RUF012 - the base class declares it so
 
@@ -61,11 +59,10 @@ class _Generation(jinja2.ext.Extension):
 
 
 class _Namespace(jinja2.utils.Namespace):
-    """`namespace()` without underscore names, through which a template could reach interpreter internals."""
+    """`namespace()` without names that start with an underscore, which could reach interpreter internals."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:
-        # `self` stays out of the signature so that a template may write namespace(self=...), as jinja2's
-        # allows.
+        # No `self` in the signature, so that a template may write namespace(self=...), as in jinja2.
         attributes = dict(*args[1:], **kwargs)
         for name in attributes:
             _refuse_private(name)
@@ -87,7 +84,7 @@ class _DictFactory:
 
 
 class _Range:
-    """`range(...)` with a budget of items for one render."""
+    """`range(...)` with a limit on the items of one render."""
 
     def __init__(self) -> None:
         self._left = _MAX_RANGE_ITEMS
@@ -119,24 +116,24 @@ def _compiling(step: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 class CompiledTemplate:
-    """One chat template, ready to render. Equal to transformers' rendering of the same variables."""
+    """One chat template, ready to render. The result equals transformers' for the same variables."""
 
     def __init__(self, source: str) -> None:
-        """Raises `TemplateError` for a template that is not well-formed."""
+        """Raises `TemplateError` for a syntax error."""
         self.source = source
         self.tree: jinja2.nodes.Template = _compiling(_ENVIRONMENT.parse, source)
 
     @cached_property
     def _template(self) -> jinja2.Template:
-        """Compiled at the first render: jinja2 evaluates constant expressions then, filters and all."""
+        """Compiled on first use, because compiling makes jinja2 evaluate constant expressions and filters."""
         return _compiling(_ENVIRONMENT.from_string, source=self.source)
 
     def compile(self) -> None:
-        """What the first render would do first. Raises `TemplateError`, for an unknown filter for example."""
+        """Compile now instead of at the first render. Raises `TemplateError`, for example for an unknown filter."""
         self._template  # noqa: B018 - a cached property
 
     def render(self, variables: Mapping[str, Any], *, max_chars: int) -> str:
-        """The rendered text, at most `max_chars` characters long. Raises `TemplateError`."""
+        """The rendered text, at most `max_chars` characters. Raises `TemplateError`."""
         pieces: list[str] = []
         room = max_chars
         try:
@@ -154,7 +151,7 @@ class CompiledTemplate:
 
 
 def _result_size(operator: str, left: Any, right: Any) -> int:
-    """An upper bound of the length of the value, 0 for values that stay small."""
+    """Upper bound of the result's length; 0 for results that are always small."""
     if operator == "**":
         bits = left.bit_length() * abs(right) if isinstance(left, int) and isinstance(right, int) else 0
         return 0 if bits <= _MAX_POWER_BITS else bits << 64
@@ -180,7 +177,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON as models were trained on; jinja2's own filter escapes HTML."""
+    """JSON in the form that models were trained on; jinja2's own filter escapes HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

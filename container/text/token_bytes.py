@@ -1,8 +1,7 @@
 """The bytes that each token adds to a text.
 
-For nearly every decoder a text is the concatenation of what its tokens stand for, so streaming needs no
-window of earlier tokens and no second decoding: look the token up, append its bytes, cut at a character
-boundary.
+For nearly every decoder a text is the concatenation of its tokens' bytes. Streaming then needs no window of earlier
+tokens and no second decoding: look up the token, append its bytes, cut at a character boundary.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ import tokenizers
 from container.text.tokenizer_error import guarded
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-# Decoders that look at one token at a time, and at most at whether it is the first.
+# Decoders that treat each token separately, except that the first may differ.
 _TOKENWISE = {"Replace", "ByteFallback", "Metaspace", "WordPiece"}
 
 
 def _byte_of_character() -> dict[str, int]:
-    """GPT-2's alphabet, which spells every byte as a printable character."""
+    """GPT-2's alphabet, which writes every byte as a printable character."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     table = {chr(byte): byte for byte in printable}
     hidden = [byte for byte in range(256) if byte not in set(printable)]
@@ -33,10 +32,10 @@ _ALPHABET = _byte_of_character()
 
 
 class TokenBytes:
-    """Bytes by token id, filled as tokens are met.
+    """Bytes by token id, looked up on first use.
 
-    `byte_fallback` says that `<0x..>` tokens stand for one byte each and that the library writes one U+FFFD
-    for every byte it cannot decode, rather than one for each broken sequence.
+    `byte_fallback` is true if `<0x..>` tokens stand for one byte each. The library then writes one U+FFFD for every
+    undecodable byte instead of one for each broken sequence.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, kinds: list[str], context: int) -> None:
@@ -49,7 +48,7 @@ class TokenBytes:
 
     @classmethod
     def of(cls, backend: tokenizers.Tokenizer) -> TokenBytes | None:
-        """The table of this tokenizer, or None if its decoder is not known to be a concatenation."""
+        """The table for this tokenizer; None if its decoder is not known to be a concatenation."""
         kinds = _concatenative_kinds(backend)
         probe = backend.encode("a", add_special_tokens=False).ids
         if kinds is None or not probe:
@@ -60,22 +59,22 @@ class TokenBytes:
         return cls(backend, kinds, context) if alone and twice.startswith(alone) else None
 
     def is_known(self, token_id: int) -> bool:
-        """Whether the vocabulary holds `token_id`; decoding passes over other ids."""
+        """Whether the vocabulary contains `token_id`; decoding skips other ids."""
         return self._token(token_id) is not None
 
     def inner(self, token_id: int) -> bytes:
-        """What `token_id` adds after another token; nothing for an id outside the vocabulary."""
+        """The bytes that `token_id` adds after another token; empty for an id outside the vocabulary."""
         known = self._inner.get(token_id)
         if known is None:
             known = self._inner[token_id] = self._look_up(token_id)
         return known
 
     def first(self, token_id: int) -> bytes:
-        """What `token_id` adds as the first token of a text, where some decoders drop a leading space."""
+        """The bytes that `token_id` adds as the first token; some decoders drop a leading space there."""
         if self._byte_level or not self.is_known(token_id):
             return self.inner(token_id)
         alone = self._decode(token_id)
-        # A byte may be the start of a character; alone it would decode to U+FFFD.
+        # A byte token may start a character; decoded alone it would be U+FFFD.
         return self.inner(token_id) if alone and self._is_byte(token_id) else alone.encode("utf-8")
 
     def _look_up(self, token_id: int) -> bytes:
@@ -106,9 +105,10 @@ class TokenBytes:
 
 
 def _concatenative_kinds(backend: tokenizers.Tokenizer) -> list[str] | None:
-    """The types of the decoder's steps if decoding is a concatenation: byte-level alone, or token-wise
-    steps, then optionally Fuse and one space stripped from the front. [] is no decoder (tokens joined by
-    spaces).
+    """The types of the decoder's steps if decoding is a concatenation, else None.
+
+    It is one for ByteLevel alone, and for token-wise steps followed by optional Fuse and Strip (one leading
+    space). [] means no decoder: tokens joined by spaces.
     """
     steps = [] if backend.decoder is None else _flatten(json.loads(backend.decoder.__getstate__()))
     kinds = [step["type"] for step in steps]

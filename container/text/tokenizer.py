@@ -1,9 +1,8 @@
 """Text to token ids and back, from a `tokenizer.json`, without transformers.
 
-`encode`, `decode` and `special_tokens_map` agree with transformers' AutoTokenizer on a directory written by
-its `save_pretrained`, which is what the engine hands over. Other directories work as far as their
-`tokenizer.json` is complete: the post-processor in that file, not `add_bos_token` in the configuration,
-decides about bos and eos.
+`encode`, `decode` and `special_tokens_map` agree with transformers' AutoTokenizer on a directory written by its
+`save_pretrained`, which is what the engine writes. Other directories work if their `tokenizer.json` is complete: the
+post-processor in that file adds bos and eos; `add_bos_token` in the configuration is not read.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ from container.text.tokenizer_error import TokenizerError, guarded
 
 __all__ = ["TokenSpan", "Tokenizer", "TokenizerError"]
 
-# The widest id the Rust side accepts; a larger one would raise OverflowError at the seam.
+# The largest id that the library's Rust side accepts; a larger one raises OverflowError.
 _MAX_ID = 2**32 - 1
-# Pieces of text whose tokens the library remembers; it would remember ten times as many.
-_REMEMBERED = 1_000
+# Entries of the library's cache from pieces of text to tokens; its default is 10,000.
+_CACHE_ENTRIES = 1_000
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class TokenSpan(msgspec.Struct, frozen=True):
-    """One token of an encoded text and the stretch of the text it covers.
+    """One token of an encoded text and the span of the text that it covers.
 
-    `start` and `stop` count UTF-8 bytes, because TGI's router reports what Rust's `Tokenizer::encode`
-    reports, and `text` is that slice of the input. Tokens that share one character all cover the whole
-    character, and a token the post-processor added (bos) covers nothing: 0, 0, "".
+    `start` and `stop` count UTF-8 bytes, as Rust's `Tokenizer::encode` and therefore TGI's router do; `text` is that
+    slice of the input. Tokens that share one character all cover the whole character. A token added by the
+    post-processor (bos) covers nothing: 0, 0, "".
     """
 
     id: int
@@ -46,7 +45,7 @@ class TokenSpan(msgspec.Struct, frozen=True):
 
 
 class Tokenizer:
-    """A loaded tokenizer. Methods raise `TokenizerError` and nothing else."""
+    """A loaded tokenizer. Methods raise only `TokenizerError`."""
 
     def __init__(self, backend: tokenizers.Tokenizer, special: SpecialTokens) -> None:
         self._backend = backend
@@ -55,10 +54,7 @@ class Tokenizer:
         _register(backend, special)
         added = backend.get_added_tokens_decoder()
         self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
-        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         self.special_tokens_map: dict[str, str] = special.named
-        self.bos_token: str | None = special.named.get("bos_token")
-        self.eos_token: str | None = special.named.get("eos_token")
         self.added_tokens: frozenset[str] = frozenset(token.content for token in added.values())
         self.control_tokens: frozenset[str] = frozenset(
             token.content for token in added.values() if token.special or token.content in special.flagged
@@ -66,9 +62,9 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
-        """Read `tokenizer.json` and the special tokens named beside it.
+        """Read `tokenizer.json` and the special tokens declared in the files beside it.
 
-        Raises `TokenizerError` if a file is missing, is not JSON or describes no tokenizer that can encode.
+        Raises `TokenizerError` if a file is missing, is not JSON, or the tokenizer cannot encode.
         """
         path = directory / "tokenizer.json"
         if not path.is_file():
@@ -84,14 +80,14 @@ class Tokenizer:
         return tokenizer
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of `text`; the spelling of an added token in `text` becomes that token."""
+        """Token ids of `text`. The spelling of an added token in `text` becomes that token."""
         return list(self._encode(text, add_special_tokens).ids)
 
     def encode_continuation(self, text: str) -> list[int]:
         """Token ids of `text` as the continuation of another text: no bos, no sentencepiece prefix space.
 
-        Encoding after a newline and dropping the newline's ids suppresses the prefix; where the newline
-        merges into `text` (byte-level vocabularies, which add no prefix) the plain encoding is the right one.
+        To suppress the prefix, encode after a newline and drop the newline's ids. If the newline merges into `text`
+        (byte-level vocabularies, which add no prefix), the plain encoding is right.
         """
         newline = self._newline_ids
         ids = self.encode("\n" + text, add_special_tokens=False)
@@ -100,7 +96,7 @@ class Tokenizer:
         return self.encode(text, add_special_tokens=False)
 
     def spans(self, text: str, *, add_special_tokens: bool) -> list[TokenSpan]:
-        """The tokens of `text` with the bytes each covers (see `TokenSpan`)."""
+        """The tokens of `text` with the bytes that each covers (see `TokenSpan`)."""
         encoding = self._encode(text, add_special_tokens)
         byte_at = range(len(text) + 1) if text.isascii() else _byte_offsets(text)
         return [
@@ -109,9 +105,7 @@ class Tokenizer:
         ]
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
-        """The text of `token_ids`. Ids outside the vocabulary add nothing; broken characters become
-        U+FFFD.
-        """
+        """The text of `token_ids`. Ids outside the vocabulary are skipped; broken characters become U+FFFD."""
         known = [token_id for token_id in token_ids if 0 <= token_id <= _MAX_ID]
         return guarded(
             "The tokenizer failed to decode",
@@ -121,15 +115,15 @@ class Tokenizer:
         )
 
     def is_special(self, token_id: int) -> bool:
-        """Whether `skip_special_tokens` leaves this id out."""
+        """Whether `skip_special_tokens` removes this id."""
         return token_id in self._special_ids
 
     def is_known(self, token_id: int) -> bool:
-        """Whether the vocabulary holds `token_id`; decoding passes over others."""
+        """Whether the vocabulary contains `token_id`; decoding skips other ids."""
         return 0 <= token_id <= _MAX_ID and self._backend.id_to_token(token_id) is not None
 
     def token_id(self, token: str) -> int | None:
-        """The id of one vocabulary entry, spelt as the vocabulary spells it."""
+        """The id of a vocabulary entry, in the vocabulary's spelling; None if there is none."""
         return guarded("The tokenizer failed to look up a token", self._backend.token_to_id, token)
 
     def control_token_id(self, text: str) -> int | None:
@@ -139,7 +133,7 @@ class Tokenizer:
 
     @cached_property
     def token_bytes(self) -> TokenBytes | None:
-        """What each token adds to a text, or None if this decoder is not a concatenation."""
+        """The bytes of each token, or None if this decoder is not a concatenation."""
         return guarded("The tokenizer's decoder is not usable", TokenBytes.of, self._backend)
 
     @cached_property
@@ -159,11 +153,10 @@ class Tokenizer:
 
 
 def _register(backend: tokenizers.Tokenizer, special: SpecialTokens) -> None:
-    """Make added tokens of those the configuration declares and `tokenizer.json` knows only as plain
-    vocabulary.
+    """Register as special the tokens that the configuration declares and `tokenizer.json` has as plain vocabulary.
 
-    A declared token that is not in the vocabulary is left out: transformers would give it an id past the end
-    of the model's embedding.
+    A declared token outside the vocabulary is skipped: transformers would give it an id past the end of the model's
+    embedding.
     """
     present = {token.content for token in backend.get_added_tokens_decoder().values()}
     missing = [
@@ -176,14 +169,14 @@ def _register(backend: tokenizers.Tokenizer, special: SpecialTokens) -> None:
 
 
 def _bound_memory(backend: tokenizers.Tokenizer) -> None:
-    """A vocabulary that does not split at white space remembers whole texts: 20 MB of them, of the last that came."""
+    """Shrink the library's cache: a vocabulary that does not split at white space caches whole texts, up to 20 MB."""
     resize = getattr(backend.model, "_resize_cache", None)
     if resize is not None:
-        resize(_REMEMBERED)
+        resize(_CACHE_ENTRIES)
 
 
 def _byte_offsets(text: str) -> list[int]:
-    """Byte offset of every character of `text`, and of its end."""
+    """UTF-8 offset of every character of `text` and of its end."""
     return list(accumulate((_utf8_length(character) for character in text), initial=0))
 
 

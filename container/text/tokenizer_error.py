@@ -1,4 +1,4 @@
-"""Errors of the tokenizer library, translated where its Rust side is called."""
+"""Translates errors of the tokenizer library, whose Rust side can panic."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ R = TypeVar("R")
 
 
 class TokenizerError(Exception):
-    """A tokenizer that cannot be loaded or that failed on a text; one sentence without a traceback."""
+    """A tokenizer cannot be loaded or failed on a text; one sentence, no traceback."""
 
 
 def guarded(failure: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call into the library; its errors and panics become one `TokenizerError` that starts with `failure`.
+    """Call the library; turn its errors and panics into a `TokenizerError` that starts with `failure`.
 
-    pyo3's PanicException derives from BaseException and has no importable name, so it is told by its type's
-    name; every other BaseException (a greenlet's exit, a timeout) passes.
+    pyo3's PanicException derives from BaseException and cannot be imported, so it is recognised by its type's name. Any
+    other BaseException (a greenlet's exit, a timeout) propagates.
     """
     try:
         return function(*args, **kwargs)

@@ -1,8 +1,7 @@
-"""Scaling with the load: by the number of requests in flight, which for generation says more than calls a
-minute.
+"""Autoscaling by the number of requests in flight, which for generation says more than requests per minute.
 
-The high-resolution metric is published every 10 s and counts a request until its last token, those waiting
-inside the container included. Source: SageMaker's predefined metrics for Application Auto Scaling.
+The high-resolution metric is published every 10 s. It counts a request until its last token, also while it is queued in
+the container. Source: SageMaker's predefined metrics for Application Auto Scaling.
 """
 
 from __future__ import annotations
@@ -20,11 +19,10 @@ NAMESPACE = "sagemaker"
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingOptions:
-    """Between `minimum` and `maximum` instances (or copies), aiming at `concurrency` requests in flight on
-    each.
+    """`minimum` to `maximum` instances (or copies), with a target of `concurrency` requests in flight on each.
 
-    Scale-in kills streams that run longer than 30 s after SIGTERM, so it is slow (`scale_in_cooldown_s`) and
-    can be forbidden (`protect`): then only a person reduces the number. Raises `SpecError` out of range.
+    Scale-in kills streams that run longer than 30 s after SIGTERM. So it is slow (`scale_in_cooldown_s`), and `protect`
+    disables it. Raises `SpecError` for values out of range.
     """
 
     minimum: int
@@ -67,7 +65,7 @@ class ScalingTarget:
         return "SageMakerVariantConcurrentRequestsPerModelHighResolution"
 
     def ids(self) -> dict[str, str]:
-        """Return the three fields every call of Application Auto Scaling begins with."""
+        """Return the three fields that identify the target in every Application Auto Scaling call."""
         return {
             "ServiceNamespace": NAMESPACE,
             "ResourceId": self.resource_id,
@@ -83,11 +81,10 @@ def autoscale(
     component: bool = False,
     asynchronous: bool = False,
 ) -> list[str]:
-    """Register the target and its policies; return the names of the policies. Repeating it replaces them.
+    """Register the target and its policies; return the policies' names. A repeated call replaces them.
 
-    Zero is reached in two ways only: copies of an inference component, or instances of an asynchronous
-    endpoint. Both need a second policy, because with nothing running there is no concurrency to track. Raises
-    `SpecError` for a minimum of zero anywhere else.
+    Only copies of an inference component and instances of an asynchronous endpoint can scale to zero. Both need a
+    second policy, because at zero there is no concurrency to track. Raises `SpecError` for a minimum of zero otherwise.
     """
     if options.minimum == 0 and not component and not asynchronous:
         raise SpecError(
@@ -113,7 +110,7 @@ def registration(target: ScalingTarget, options: ScalingOptions) -> Request:
 
 
 def tracking_policy(target: ScalingTarget, options: ScalingOptions, asynchronous: bool = False) -> Request:
-    """Return the policy that follows the requests in flight, or an asynchronous endpoint's backlog."""
+    """Return the policy that tracks requests in flight or, for an asynchronous endpoint, its backlog."""
     tracking: Request = {
         "TargetValue": options.concurrency,
         "ScaleInCooldown": options.scale_in_cooldown_s,
@@ -138,7 +135,7 @@ def tracking_policy(target: ScalingTarget, options: ScalingOptions, asynchronous
 
 
 def wake_policy(target: ScalingTarget, options: ScalingOptions) -> Request:
-    """Return the policy that goes from nothing to one."""
+    """Return the policy that scales from zero to one."""
     step = {"MetricIntervalLowerBound": 0, "ScalingAdjustment": 1}
     return {
         **target.ids(),
@@ -154,7 +151,7 @@ def wake_policy(target: ScalingTarget, options: ScalingOptions) -> Request:
 
 
 def wake_alarm(target: ScalingTarget, policy_arn: str) -> Request:
-    """Return the alarm that fires the wake policy: a call that met no copy, or work that met no instance."""
+    """Return the alarm that triggers the wake policy: a call without a copy, or a backlog without an instance."""
     metric, dimension = "HasBacklogWithoutCapacity", {"Name": "EndpointName", "Value": target.endpoint}
     if target.is_component:
         metric = "NoCapacityInvocationFailures"
@@ -176,14 +173,12 @@ def wake_alarm(target: ScalingTarget, policy_arn: str) -> Request:
 
 
 def wake_alarm_name(endpoint: str) -> str:
-    """Return the name of the alarm that wakes an endpoint from zero."""
+    """Return the name of the alarm that scales an endpoint from zero."""
     return f"{endpoint}-wake"
 
 
 def remove_scaling(endpoint: str, clients: Clients) -> Iterator[str]:
-    """Deregister both kinds of target, with them their policies, and delete the wake alarm; yield what was
-    there.
-    """
+    """Deregister the endpoint's targets (AWS deletes their policies too) and the wake alarm; yield what existed."""
     scaling = clients["application-autoscaling"]
     for target in scalable_targets(endpoint, clients):
         ids = {key: target[key] for key in ("ServiceNamespace", "ResourceId", "ScalableDimension")}
@@ -196,7 +191,7 @@ def remove_scaling(endpoint: str, clients: Clients) -> Iterator[str]:
 
 
 def scalable_targets(endpoint: str, clients: Clients) -> list[dict[str, Any]]:
-    """Return what is registered for the endpoint's variant and for its inference component."""
+    """Return the registered targets of the endpoint's variant and of its inference component."""
     ids = [ScalingTarget(endpoint, is_component).resource_id for is_component in (False, True)]
     reply = clients["application-autoscaling"].describe_scalable_targets(ServiceNamespace=NAMESPACE, ResourceIds=ids)
     return list(reply["ScalableTargets"])

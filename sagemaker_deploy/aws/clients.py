@@ -1,7 +1,7 @@
-"""All the AWS clients the helper uses, made on first use, each replaceable.
+"""The AWS clients of the helper, created on first use, each replaceable.
 
-Three ways to point them elsewhere: pass ready clients as `overrides`, pass `endpoint_url` for all of them, or
-set botocore's own `AWS_ENDPOINT_URL[_SERVICE]` variables.
+Three ways to redirect them: pass clients as `overrides`, pass `endpoint_url` for all of them, or set botocore's
+`AWS_ENDPOINT_URL[_SERVICE]` variables.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-# A generation must not run three times because it was slow: botocore's default retries a read timeout twice,
-# and reads for 60 s, which is less than the 60 s the platform grants the container plus the way there and
-# back.
+# By default botocore times out a read after 60 s and retries it twice. SageMaker allows the container 60 s, to which
+# transit adds, so a slow generation would run three times.
 RUNTIME_CONFIG = Config(connect_timeout=10, read_timeout=80, retries={"total_max_attempts": 1})
 CONTROL_CONFIG = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 5})
 
 
 class Clients:
-    """boto3 clients by service name; `session` supplies region and credentials.
+    """boto3 clients by service name. `session` provides region and credentials.
 
-    Raises `ValueError` at construction when no region is known.
+    The constructor raises `ValueError` if no region is known.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class Clients:
         self._made: dict[str, Any] = dict(overrides or {})
 
     def __getitem__(self, service: str) -> Any:
-        """Return the client for boto3's name of a service."""
+        """Return the client of a service, by boto3's name for it."""
         if service not in self._made:
             config = RUNTIME_CONFIG if service == "sagemaker-runtime" else CONTROL_CONFIG
             self._made[service] = self.session.client(

@@ -1,4 +1,4 @@
-"""The creating and updating calls, made so that doing them twice does no harm."""
+"""The calls that create and update, idempotent."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ ROLE_PAUSE_S = 8.0
 
 
 class ControlPlane:
-    """Sends the requests of one endpoint; every method returns once the thing exists.
+    """Sends the requests of one endpoint. Every creating method returns once the resource exists.
 
-    `created` names what did not exist before, which is what a failure may take away again.
+    `created` holds the names of new resources, which may be deleted after a failure.
     """
 
     def __init__(self, clients: Clients, progress: Progress, clock: Clock | None = None) -> None:
@@ -37,16 +37,14 @@ class ControlPlane:
         self._once(self._sagemaker.create_endpoint, requests.endpoint, "endpoint", "EndpointName")
 
     def create_model(self, request: Request) -> None:
-        """A role made seconds ago may not be known everywhere yet, so that refusal is asked again for a
-        minute.
-        """
+        """Create the model. A new role takes time to propagate, so its refusal is retried for about a minute."""
         for attempt in range(ROLE_ATTEMPTS):
             try:
                 self._once(self._sagemaker.create_model, request, "model", "ModelName")
             except ClientError as exc:
                 if "assume role" not in str(exc) or attempt == ROLE_ATTEMPTS - 1:
                     raise explained(exc) from exc
-                self._progress.status("waiting for IAM to know the new role")
+                self._progress.status("waiting for IAM to propagate the new role")
                 self._clock.sleep(ROLE_PAUSE_S)
             else:
                 return
@@ -63,9 +61,7 @@ class ControlPlane:
         )
 
     def update(self, requests: Requests, deployment: Request) -> None:
-        """Move the endpoint to the configuration of `requests`; the caller waits and looks which one it then
-        has.
-        """
+        """Start moving the endpoint to the configuration of `requests`; the caller waits and checks the result."""
         self.create_model(requests.model)
         self.create_endpoint_config(requests.endpoint_config)
         self._sagemaker.update_endpoint(
@@ -76,7 +72,7 @@ class ControlPlane:
         self._progress.step(f"update of {requests.endpoint_name} to {requests.config_name} started")
 
     def discard(self, requests: Requests, names: Iterable[str] | None = None) -> None:
-        """Delete configuration and model of `requests`, of those only `names`, by default what was created here."""
+        """Delete configuration and model of `requests` that are in `names`, by default those created here."""
         ours = self.created if names is None else set(names)
         for delete, key, name in (
             (self._sagemaker.delete_endpoint_config, "EndpointConfigName", requests.config_name),
@@ -93,7 +89,7 @@ class ControlPlane:
                 self._progress.step(f"{name} deleted again")
 
     def _once(self, create: Callable[..., Any], request: Request, what: str, key: str) -> None:
-        """Names end in a hash of the content, so a resource of the same name is the same resource."""
+        """Create unless it exists. Names end in a hash of the content, so equal names mean equal resources."""
         try:
             create(**request)
         except ClientError as exc:
@@ -101,7 +97,7 @@ class ControlPlane:
                 if "assume role" in str(exc):
                     raise
                 raise explained(exc) from exc
-            self._progress.step(f"{what} {request[key]} exists already")
+            self._progress.step(f"{what} {request[key]} already exists")
         else:
             self.created.add(request[key])
             self._progress.step(f"{what} {request[key]} created")
@@ -112,7 +108,7 @@ def _already_exists(error: ClientError) -> bool:
 
 
 def explained(error: ClientError) -> DeployError:
-    """Return a refusal with cause and remedy where they are known."""
+    """Return `error` as a `PreflightError`, with cause and remedy if they are known."""
     failure = explain(str(error))
     if failure is None:
         return PreflightError(str(error))

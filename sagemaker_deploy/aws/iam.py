@@ -1,6 +1,4 @@
-"""The exact permissions: what the endpoint's role needs, what the person who deploys needs, and making the
-role.
-"""
+"""Exact permissions of the endpoint's role and of the person who deploys; creating and deleting the role."""
 
 from __future__ import annotations
 
@@ -33,9 +31,7 @@ TRUST_POLICY: Document = {
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What the endpoint touches: its image, S3 prefixes it reads and writes, topics it notifies, a VPC or
-    not.
-    """
+    """What the endpoint uses: its image, S3 prefixes to read and write, SNS topics, and whether it is in a VPC."""
 
     image: str
     reads: tuple[str, ...] = ()
@@ -45,7 +41,7 @@ class Needs:
 
 
 def execution_policy(needs: Needs) -> Document:
-    """Return the least the endpoint's role needs. Raises `SpecError` when the image is not in ECR."""
+    """Return the minimal policy of the endpoint's role. Raises `SpecError` if the image is not in ECR."""
     name = ImageName.parse(needs.image)
     partition = _partition(name.region)
     repository = f"arn:{partition}:ecr:{name.region}:{name.account}:repository/{name.repository}"
@@ -67,7 +63,7 @@ def execution_policy(needs: Needs) -> Document:
 
 
 def caller_policy(account: str, region: str, role_arn: str) -> Document:
-    """Return what the person who runs this helper needs, all commands together."""
+    """Return the policy that a user of this helper needs, for all commands."""
     partition = _partition(region)
     sagemaker = f"arn:{partition}:sagemaker:{region}:{account}"
     kinds = ("model", "endpoint-config", "endpoint", "inference-component")
@@ -95,13 +91,11 @@ def caller_policy(account: str, region: str, role_arn: str) -> Document:
 
 
 def ensure_role(role_name: str, needs: Needs, clients: Clients, progress: Progress) -> str:
-    """Create the role or bring its policy up to date; return its ARN. IAM takes some seconds to know it
-    everywhere.
-    """
+    """Create the role or update its policy; return its ARN. IAM takes some seconds to propagate it."""
     iam = clients["iam"]
     try:
         arn = iam.get_role(RoleName=role_name)["Role"]["Arn"]
-        progress.step(f"role {role_name} exists already")
+        progress.step(f"role {role_name} already exists")
     except ClientError as exc:
         if exc.response["Error"]["Code"] != "NoSuchEntity":
             raise
@@ -115,7 +109,7 @@ def ensure_role(role_name: str, needs: Needs, clients: Clients, progress: Progre
 
 
 def delete_role(role_name: str, clients: Clients, progress: Progress) -> None:
-    """Delete the role and its policy; a role that is gone already is passed over."""
+    """Delete the role and its policy, if they exist."""
     iam = clients["iam"]
     _unless_gone(iam.delete_role_policy, RoleName=role_name, PolicyName=POLICY_NAME)
     _unless_gone(iam.delete_role, RoleName=role_name)

@@ -1,8 +1,7 @@
-"""The image on its way to SageMaker: how to build and push it, and whether SageMaker will take what was
-pushed.
+"""The image: how to build and push it, and whether SageMaker will accept what was pushed.
 
-SageMaker refuses OCI manifests and indexes, which today's `docker buildx` writes by default; the refusal
-comes at CreateModel, the other faults here only minutes later as a container that never answers.
+SageMaker refuses OCI manifests and indexes, which `docker buildx` writes by default; CreateModel reports that. Other
+faults show only minutes later, as a container that never answers.
 """
 
 from __future__ import annotations
@@ -44,9 +43,7 @@ class ImageName:
 
     @classmethod
     def parse(cls, uri: str) -> ImageName:
-        """Raises `SpecError` when `uri` is no private ECR image, the only kind SageMaker pulls without more
-        settings.
-        """
+        """Parse a URI. Raises `SpecError` unless it is a private ECR image; others would need further settings."""
         match = _URI.fullmatch(uri)
         if match is None:
             raise SpecError(
@@ -61,19 +58,17 @@ class ImageName:
         return f"{self.account}.dkr.ecr.{self.region}.amazonaws.com{suffix}"
 
     def at(self, digest: str) -> str:
-        """Return the URI by digest, which names the same bytes for ever."""
+        """Return the URI by digest, which always names the same bytes."""
         return f"{self.registry}/{self.repository}@{digest}"
 
     def ecr_id(self) -> dict[str, str]:
-        """Return how ECR's calls name the image."""
+        """Return the image's identifier for ECR's calls."""
         return {"imageDigest": self.digest} if self.digest else {"imageTag": self.tag or "latest"}
 
 
 @dataclass(frozen=True)
 class ImageReport:
-    """What a look into ECR showed; `uri` is by digest. Problems keep an endpoint from coming up, warnings may
-    not.
-    """
+    """The result of inspecting an image in ECR; `uri` is by digest. An image with problems will not start."""
 
     uri: str
     size_bytes: int
@@ -83,7 +78,7 @@ class ImageReport:
     labels: dict[str, str] = field(default_factory=dict)
 
     def raise_for_problems(self) -> None:
-        """Raises `PreflightError` with all problems, if there are any."""
+        """Raise `PreflightError` with all problems, if there are any."""
         if self.problems:
             raise PreflightError("the image will not run on SageMaker: " + "; ".join(self.problems))
 
@@ -91,9 +86,9 @@ class ImageReport:
 def build_commands(
     uri: str, context: str = ".", dockerfile: str = "Dockerfile", torch: str = TORCH_TARGETS[0]
 ) -> list[str]:
-    """Return the shell commands that log in, build and push an image SageMaker accepts.
+    """Return the shell commands that log in, build and push an image that SageMaker accepts.
 
-    `torch` is one of `TORCH_TARGETS`, the Dockerfile's build argument. Raises `SpecError` for another.
+    `torch` is one of `TORCH_TARGETS`, the Dockerfile's build argument; raises `SpecError` for another value.
     """
     if torch not in TORCH_TARGETS:
         raise SpecError(f"torch {torch!r} must be one of {', '.join(TORCH_TARGETS)}")
@@ -110,9 +105,9 @@ def build_commands(
 
 
 def inspect_image(uri: str, clients: Clients) -> ImageReport:
-    """Look at a pushed image: manifest type, platform, entry point, labels, CUDA.
+    """Inspect a pushed image: manifest type, platform, entry point, labels, CUDA.
 
-    Raises `PreflightError` when the image is not there or may not be looked at.
+    Raises `PreflightError` if the image does not exist or the caller may not read it.
     """
     name = ImageName.parse(uri)
     try:
@@ -132,9 +127,9 @@ def inspect_image(uri: str, clients: Clients) -> ImageReport:
 
 
 def cuda_release(inner: dict[str, Any]) -> str:
-    """Return the CUDA release an image's configuration names, else "".
+    """Return the CUDA release in an image's configuration, else "".
 
-    By AWS's label, by this project's ("cu130" is 13.0) or by NVIDIA's variable.
+    Sources, in order: AWS's label, this project's label ("cu130" is 13.0), NVIDIA's CUDA_VERSION variable.
     """
     variables = dict(entry.partition("=")[::2] for entry in inner.get("Env") or ())
     labels = inner.get("Labels") or {}
@@ -144,7 +139,7 @@ def cuda_release(inner: dict[str, Any]) -> str:
 
 
 def config_problems(config: dict[str, Any]) -> Iterator[str]:
-    """Yield what in an image's configuration keeps it from starting on SageMaker."""
+    """Yield what keeps the image from starting on SageMaker, from its configuration."""
     platform = f"{config.get('os', 'linux')}/{config.get('architecture', '?')}"
     if platform != "linux/amd64":
         yield f"platform {platform} cannot run (exec format error); {_REMEDIES['architecture']}"
@@ -159,13 +154,13 @@ def config_problems(config: dict[str, Any]) -> Iterator[str]:
 
 
 def config_warnings(inner: dict[str, Any]) -> Iterator[str]:
-    """Yield what may be meant, but usually is not."""
+    """Yield what may be intended but is usually a mistake."""
     if not inner.get("Entrypoint"):
         yield f"no entry point: an executable `serve` must be on PATH; {_REMEDIES['no-serve']}"
     if (inner.get("Labels") or {}).get(BIND_LABEL) != "true":
-        yield f"no pipelines or multi-container endpoints without a label: {_REMEDIES['bind-label']}"
+        yield f"pipelines and multi-container endpoints need a label: {_REMEDIES['bind-label']}"
     if "8080/tcp" not in (inner.get("ExposedPorts") or {}):
-        yield "port 8080 is not exposed; SageMaker asks there whatever the image exposes"
+        yield "port 8080 is not exposed; SageMaker calls it anyway"
     if inner.get("User") not in (None, "", "root", "0"):
         yield f"the image runs as {inner['User']}; SageMaker expects root, other users may lack permissions"
 
@@ -176,13 +171,13 @@ def _describe(name: ImageName, ecr: Any) -> dict[str, Any]:
 
 
 def _image_config(name: ImageName, ecr: Any) -> dict[str, Any]:
-    """The configuration is a blob like a layer, and ECR hands it out like one."""
-    place = {"registryId": name.account, "repositoryName": name.repository}
-    images = ecr.batch_get_image(**place, imageIds=[name.ecr_id()], acceptedMediaTypes=[DOCKER_MANIFEST])["images"]
+    """The image's configuration, a blob that ECR serves like a layer."""
+    repository = {"registryId": name.account, "repositoryName": name.repository}
+    images = ecr.batch_get_image(**repository, imageIds=[name.ecr_id()], acceptedMediaTypes=[DOCKER_MANIFEST])["images"]
     if not images:
         raise PreflightError(f"ECR has no manifest for {name.repository}")
     digest = json.loads(images[0]["imageManifest"])["config"]["digest"]
-    url = ecr.get_download_url_for_layer(**place, layerDigest=digest)["downloadUrl"]
+    url = ecr.get_download_url_for_layer(**repository, layerDigest=digest)["downloadUrl"]
     if not url.startswith(("https://", "http://")):
         raise PreflightError(f"ECR gave an unusable address for the image's configuration: {url}")
     with urllib.request.urlopen(url, timeout=30) as reply:  # noqa: S310 - the scheme was checked

@@ -15,7 +15,7 @@ _STREAMS = 4
 
 @dataclass(frozen=True)
 class LogLine:
-    """One line; `time_ms` is Unix time, `stream` names variant and instance."""
+    """One line. `time_ms` is Unix time in milliseconds, `stream` names variant and instance."""
 
     time_ms: int
     stream: str
@@ -23,9 +23,9 @@ class LogLine:
 
 
 def last_lines(logs: Any, endpoint_name: str, limit: int = 40) -> list[LogLine]:
-    """Return up to `limit` last lines, oldest first; empty when the container has written nothing yet.
+    """Return the last lines, at most `limit`, oldest first; empty if the container has written nothing yet.
 
-    Raises `PreflightError` when the caller may not read them.
+    Raises `PreflightError` if the caller may not read them.
     """
     lines: list[LogLine] = []
     for group in log_groups(endpoint_name):
@@ -35,13 +35,13 @@ def last_lines(logs: Any, endpoint_name: str, limit: int = 40) -> list[LogLine]:
 
 
 def log_groups(endpoint_name: str) -> tuple[str, str]:
-    """Return the groups SageMaker writes: one for the endpoint, one for its inference component."""
+    """Return the two groups that SageMaker may write: the endpoint's and its inference component's."""
     component = component_name(endpoint_name)
     return f"/aws/sagemaker/Endpoints/{endpoint_name}", f"/aws/sagemaker/InferenceComponents/{component}"
 
 
 def _latest_streams(logs: Any, group: str) -> list[str]:
-    """Asynchronous endpoints also write a `data-log` stream per instance, which is not the container's."""
+    """The latest streams, without the `data-log` streams that asynchronous endpoints write for each instance."""
     try:
         reply = logs.describe_log_streams(logGroupName=group, orderBy="LastEventTime", descending=True, limit=_STREAMS)
     except ClientError as exc:

@@ -1,4 +1,4 @@
-"""The account's quota for an instance type, read before SageMaker runs into it."""
+"""The account's quota for an instance type."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 
 def endpoint_quota(service_quotas: Any, instance_type: str) -> float | None:
-    """Return how many instances of this type endpoints may use, None where the caller may not read it or it
-    is unlisted.
+    """Return how many instances of this type endpoints may use; None if unlisted or not readable by the caller.
 
     The quotas are named "<type> for endpoint usage"; those of GPU types start at 0.
     """
@@ -25,11 +24,11 @@ def endpoint_quota(service_quotas: Any, instance_type: str) -> float | None:
 
 
 def quota_warning(quota: float | None, instance_type: str, count: int) -> str | None:
-    """Return a warning when `count` instances cannot be had."""
+    """Return a warning if `count` instances exceed the quota, else None."""
     if quota is None or count <= quota:
         return None
     return (
-        f"the quota for {instance_type} endpoints is {quota:.0f} and {count} are wanted: CreateEndpoint "
+        f"the quota for {instance_type} endpoints is {quota:.0f} and {count} are requested: CreateEndpoint "
         f'will fail with ResourceLimitExceeded. Ask for "{instance_type} for endpoint usage" '
         "under Service Quotas first."
     )

@@ -1,4 +1,4 @@
-"""Removing all that a deployment made, in the order SageMaker demands, found by tag and safe to repeat."""
+"""Removes everything that a deployment created: found by tag, in the order SageMaker requires, safe to repeat."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ REMOVAL_LIMIT_S = 1800.0
 def delete(
     name: str, clients: Clients, progress: Progress | None = None, *, clock: Clock | None = None, ours_only: bool = True
 ) -> list[str]:
-    """Remove scaling, alarms, components, endpoint, configurations and models of endpoint `name`; return
-    their names.
+    """Remove scaling, alarms, components, endpoint, configurations and models of endpoint `name`; return their names.
 
-    Only resources tagged by this helper go, unless `ours_only` is False. Weights in S3, logs, the role and
-    the image stay. What is already gone is passed over, so a broken removal is finished by running it again.
+    Removes only resources tagged by this helper, unless `ours_only` is False. Weights in S3, logs, role and image stay.
+    Missing resources are skipped, so running it again completes an interrupted removal.
     """
     removal = _Removal(name, clients, progress or Silent(), clock)
     removal.scaling_and_alarms()
@@ -35,12 +34,17 @@ def delete(
     return removal.removed
 
 
+def delete_config(config_name: str, clients: Clients, endpoint: str) -> None:
+    """Delete the endpoint configuration if it exists and has the tag of `endpoint`."""
+    kind = ("list_endpoint_configs", "EndpointConfigs", "EndpointConfigName", "EndpointConfigArn")
+    if config_name in list(tagged_names(clients, *kind, endpoint)):
+        clients.sagemaker.delete_endpoint_config(EndpointConfigName=config_name)
+
+
 def tagged_names(
     clients: Clients, list_operation: str, items: str, name_key: str, arn_key: str, endpoint: str
 ) -> Iterator[str]:
-    """Yield the names of resources that carry the tag of `endpoint`, as one of SageMaker's list operations
-    has them.
-    """
+    """Yield the names of resources that have the tag of `endpoint`, from one of SageMaker's list operations."""
     for page in clients.sagemaker.get_paginator(list_operation).paginate(NameContains=endpoint):
         for item in page[items]:
             if item[name_key].startswith(endpoint) and is_ours(clients, item[arn_key], endpoint):
@@ -48,7 +52,7 @@ def tagged_names(
 
 
 def is_ours(clients: Clients, arn: str, endpoint: str) -> bool:
-    """True if the resource carries the tag this helper sets for `endpoint`."""
+    """True if the resource has the tag that this helper sets for `endpoint`."""
     try:
         tags = clients.sagemaker.list_tags(ResourceArn=arn)["Tags"]
     except ClientError as exc:
@@ -58,7 +62,7 @@ def is_ours(clients: Clients, arn: str, endpoint: str) -> bool:
     return {"Key": ENDPOINT_TAG, "Value": endpoint} in tags
 
 
-# list operation, list in its answer, name, ARN, delete operation: dependants before what they depend on
+# (list operation, list in its answer, name, ARN, delete operation), dependants first.
 _KINDS = (
     (
         "list_endpoint_configs",
@@ -80,7 +84,7 @@ class _Removal:
         self.removed: list[str] = []
 
     def scaling_and_alarms(self) -> None:
-        """An alarm or a scalable target outlives its endpoint silently, so they go first."""
+        """Remove these first: alarms and scalable targets silently outlive their endpoint."""
         for what in remove_scaling(self._name, self._clients):
             self._done("scaling", what)
         alarms = [alarm_name(self._name)]
@@ -90,7 +94,7 @@ class _Removal:
             self._done("alarm", alarms[0])
 
     def components(self, ours_only: bool) -> None:
-        """An endpoint with components cannot be deleted."""
+        """Remove components, because an endpoint with components cannot be deleted."""
         sagemaker = self._clients.sagemaker
         if not hosts_components(self._clients, describe_endpoint(self._clients, self._name)):
             return
@@ -104,7 +108,7 @@ class _Removal:
             self._waiter.component(component, self._name)
 
     def endpoint(self, ours_only: bool) -> None:
-        """An endpoint on the move refuses to be deleted."""
+        """Wait until the endpoint is stable, because SageMaker does not delete a changing one; then delete it."""
         description = self._waiter.endpoint(self._name)
         if description is None:
             return

@@ -1,4 +1,4 @@
-"""How an update replaces instances, and the alarm that turns it back."""
+"""How an update replaces instances, and the alarm that rolls it back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.errors import SpecError
 from sagemaker_deploy.request.requests import ENDPOINT_TAG, VARIANT, Request
 
@@ -14,11 +15,10 @@ EXECUTION_LIMIT_S = 28800
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateOptions:
-    """`blue-green` needs the whole fleet twice for a while; `rolling` replaces `batch_percent` of it at a
-    time.
+    """`blue-green` temporarily doubles the fleet; `rolling` replaces `batch_percent` of it at a time.
 
-    `bake_s` is how long the new instances are watched before the old ones go. Raises `SpecError` out of
-    range; the limits of a rolling batch are SageMaker's.
+    `bake_s` is the time in seconds that new instances are watched before old ones are removed. Raises `SpecError` for
+    values out of range; the limits are SageMaker's.
     """
 
     strategy: Literal["blue-green", "rolling"] = "blue-green"
@@ -38,10 +38,10 @@ def alarm_name(endpoint_name: str) -> str:
 
 
 def rollback_alarm(endpoint_name: str) -> Request:
-    """Return the PutMetricAlarm request: any minute with a 5xx answer from the container."""
+    """Return the PutMetricAlarm request: fires on any minute with a 5xx answer from the container."""
     return {
         "AlarmName": alarm_name(endpoint_name),
-        "AlarmDescription": "Turns back an update of the endpoint whose container answers 5xx",
+        "AlarmDescription": "Rolls back an update of the endpoint if its container answers 5xx",
         "Namespace": "AWS/SageMaker",
         "MetricName": "Invocation5XXErrors",
         "Dimensions": [
@@ -56,6 +56,11 @@ def rollback_alarm(endpoint_name: str) -> Request:
         "TreatMissingData": "notBreaching",
         "Tags": [{"Key": ENDPOINT_TAG, "Value": endpoint_name}],
     }
+
+
+def set_rollback_alarm(endpoint_name: str, clients: Clients) -> None:
+    """Create the alarm, or replace it."""
+    clients["cloudwatch"].put_metric_alarm(**rollback_alarm(endpoint_name))
 
 
 def deployment_config(options: UpdateOptions, endpoint_name: str) -> Request:

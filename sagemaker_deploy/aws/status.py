@@ -1,4 +1,4 @@
-"""How an endpoint is: its state, its instances, what scales it, and what AWS said went wrong."""
+"""An endpoint's status: state, instances, scaling, and failure with its known cause."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sagemaker_deploy.request.requests import component_name
 
 
 def endpoint_status(name: str, clients: Clients) -> dict[str, Any]:
-    """Return a JSON-ready summary. Raises `PreflightError` when there is no such endpoint."""
+    """Return a JSON-ready summary. Raises `PreflightError` if there is no such endpoint."""
     endpoint = describe_endpoint(clients, name)
     if endpoint is None:
         raise PreflightError(f"there is no endpoint {name} in {clients.region}")

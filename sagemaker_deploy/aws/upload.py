@@ -1,4 +1,4 @@
-"""Weights and handler code to S3, file by file: what SageMaker mounts, without a tarball to pack."""
+"""Copies weights and handler code to S3, file by file: SageMaker mounts the prefix, so no archive is needed."""
 
 from __future__ import annotations
 
@@ -20,23 +20,20 @@ _OTHER_FORMATS = {".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot"}
 
 @dataclass(frozen=True)
 class Uploaded:
-    """What lies below `prefix` now; `weights_gb` is the size in 10^9 bytes that timeouts are derived from."""
+    """The result of an upload below `prefix`: files sent, and the total size in 10^9 bytes, which sets timeouts."""
 
     prefix: str
-    num_files: int
     num_sent: int
     weights_gb: float
 
 
 def upload_model(directory: Path, prefix: str, s3: Any, progress: Progress, *, code: Path | None = None) -> Uploaded:
-    """Copy a model directory below `prefix`, and `code` (handler functions, requirements.txt) below `prefix`
-    + code/.
+    """Copy a model directory to `prefix`, and `code` (handler functions, requirements.txt) to `prefix` + code/.
 
-    Files that are there already with the same size and content mark are not sent again. Other weight formats
-    than safetensors are left out where safetensors exist. Raises `SpecError` for an unusable directory or
-    prefix.
+    Files already in S3 with the same SHA-256 are not sent again. If the directory has safetensors, other weight formats
+    are left out. Raises `SpecError` for an unusable directory or prefix.
     """
-    bucket, base = _place(prefix)
+    bucket, base = _bucket_and_base(prefix)
     files = dict(model_files(directory))
     if code is not None:
         if not (code / "inference.py").is_file():
@@ -46,13 +43,13 @@ def upload_model(directory: Path, prefix: str, s3: Any, progress: Progress, *, c
     for i, (key, path) in enumerate(sorted(files.items()), 1):
         progress.status(f"{i}/{len(files)} {key}, {path.stat().st_size / 1e9:.2f} GB")
         sent += _send(path, bucket, base + key, s3)
-    progress.step(f"{sent} of {len(files)} files sent to s3://{bucket}/{base}, the others were there")
+    progress.step(f"{sent} of {len(files)} files sent to s3://{bucket}/{base}, the others were already there")
     total = sum(path.stat().st_size for path in files.values())
-    return Uploaded(f"s3://{bucket}/{base}", len(files), sent, total / 1e9)
+    return Uploaded(f"s3://{bucket}/{base}", sent, total / 1e9)
 
 
 def model_files(directory: Path) -> Iterator[tuple[str, Path]]:
-    """Yield key and path of each file worth uploading. Raises `SpecError` when it is no model directory."""
+    """Yield key and path of each file to upload. Raises `SpecError` if `directory` is not a model directory."""
     if not (directory / "config.json").is_file() and not list(directory.glob("*.gguf")):
         raise SpecError(f"{directory} has neither a config.json nor a .gguf file")
     safetensors = any(directory.glob("*.safetensors"))
@@ -63,7 +60,7 @@ def model_files(directory: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _walk(directory: Path) -> Iterator[Path]:
-    """Links are followed: the Hub's cache is made of them."""
+    """Files below `directory`. Follows links, because the Hub's cache consists of them."""
     for path in sorted(directory.rglob("*")):
         parts = path.relative_to(directory).parts
         if path.is_file() and not _SKIPPED_DIRECTORIES.intersection(parts) and path.suffix not in _SKIPPED_SUFFIXES:
@@ -71,15 +68,15 @@ def _walk(directory: Path) -> Iterator[Path]:
 
 
 def _send(path: Path, bucket: str, key: str, s3: Any) -> bool:
-    """The content mark is our own metadata, because S3's ETag is no hash of files sent in parts."""
-    mark = _digest(path)
-    if _mark_of(bucket, key, s3) == mark:
+    """Send unless S3 has the file. Its SHA-256 is in our metadata: the ETag of a multipart upload is not a hash."""
+    digest = _digest(path)
+    if _digest_in_s3(bucket, key, s3) == digest:
         return False
-    s3.upload_file(str(path), bucket, key, ExtraArgs={"Metadata": {"sha256": mark}})
+    s3.upload_file(str(path), bucket, key, ExtraArgs={"Metadata": {"sha256": digest}})
     return True
 
 
-def _mark_of(bucket: str, key: str, s3: Any) -> str | None:
+def _digest_in_s3(bucket: str, key: str, s3: Any) -> str | None:
     try:
         metadata: dict[str, str] = s3.head_object(Bucket=bucket, Key=key)["Metadata"]
     except ClientError as exc:
@@ -94,7 +91,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _place(prefix: str) -> tuple[str, str]:
+def _bucket_and_base(prefix: str) -> tuple[str, str]:
     if not prefix.startswith("s3://") or not prefix.removeprefix("s3://").partition("/")[0]:
         raise SpecError(f"{prefix!r} must be s3://bucket/prefix/")
     bucket, _, base = prefix.removeprefix("s3://").partition("/")

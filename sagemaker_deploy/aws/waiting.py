@@ -1,4 +1,4 @@
-"""Waiting for an endpoint or an inference component, with a limit and something to look at."""
+"""Waits for an endpoint or an inference component, with a time limit and progress reports."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def describe_component(clients: Clients, name: str) -> Description | None:
 
 
 def hosts_components(clients: Clients, endpoint: Description | None) -> bool:
-    """True if inference components serve the endpoint: only a variant without a model of its own can host them."""
+    """True if the endpoint can host inference components: one of its variants has no model of its own."""
     if endpoint is None or "EndpointConfigName" not in endpoint:
         return False
     config = clients.sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
@@ -38,7 +38,7 @@ def hosts_components(clients: Clients, endpoint: Description | None) -> bool:
 
 
 def is_missing(error: ClientError) -> bool:
-    """SageMaker has no error code of its own for a resource that is not there."""
+    """True if the resource does not exist; SageMaker has no single error code for that."""
     detail = error.response["Error"]
     return detail["Code"] in ("ResourceNotFound", "ResourceNotFoundException", "ObjectNotFoundException") or (
         detail["Code"] == "ValidationException"
@@ -47,9 +47,7 @@ def is_missing(error: ClientError) -> bool:
 
 
 class Waiter:
-    """Polls every `POLL_S` seconds, for `limit_s` at most, telling `progress` status, age and the last log
-    line.
-    """
+    """Polls every `POLL_S` seconds, at most `limit_s`; reports status, age and the last log line to `progress`."""
 
     def __init__(self, clients: Clients, progress: Progress, limit_s: float, clock: Clock | None = None) -> None:
         self._clients = clients
@@ -58,24 +56,24 @@ class Waiter:
         self._clock = clock or Clock()
 
     def endpoint(self, name: str) -> Description | None:
-        """Wait until the endpoint rests; return how it looks then, None if it is gone.
+        """Wait until the endpoint is stable; return its description, or None if it does not exist.
 
         Raises `WaitExpired` after the limit; the endpoint is left as it is.
         """
-        return self._until_resting(
+        return self._until_stable(
             f"endpoint {name}", name, "EndpointStatus", lambda: describe_endpoint(self._clients, name)
         )
 
     def component(self, name: str, endpoint_name: str) -> Description | None:
         """Wait as `endpoint` does, for an inference component."""
-        return self._until_resting(
+        return self._until_stable(
             f"inference component {name}",
             endpoint_name,
             "InferenceComponentStatus",
             lambda: describe_component(self._clients, name),
         )
 
-    def _until_resting(
+    def _until_stable(
         self, what: str, endpoint_name: str, key: str, describe: Callable[[], Description | None]
     ) -> Description | None:
         start = self._clock.now_s()
@@ -88,12 +86,12 @@ class Waiter:
             if age >= self._limit_s:
                 raise WaitExpired(
                     f"{what} is still {description[key]} after {age:.0f} s",
-                    remedy="look again with `status` and `logs`; nothing was removed",
+                    remedy="check again with `status` and `logs`; nothing was removed",
                 )
             self._clock.sleep(POLL_S)
 
     def _report(self, text: str, endpoint_name: str) -> None:
-        """The log line is decoration: not being allowed to read it must not end the wait."""
+        """Report the status. The log line is optional: lack of permission to read it must not end the wait."""
         line = ""
         with contextlib.suppress(DeployError, ClientError):
             lines = last_lines(self._clients["logs"], endpoint_name, 1)

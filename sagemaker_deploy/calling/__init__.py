@@ -1,1 +1,1 @@
-"""Use a deployed endpoint."""
+"""Uses a deployed endpoint; changes nothing."""

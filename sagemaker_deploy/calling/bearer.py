@@ -1,8 +1,7 @@
-"""Access for OpenAI clients: SageMaker's base URL, and the bearer token that any AWS credentials can sign.
+"""Access for OpenAI clients: SageMaker's base URL, and a bearer token signed with AWS credentials.
 
-The token is a presigned URL made without a call: nothing is stored and nothing can be revoked but the
-credentials. The caller needs `sagemaker:CallWithBearerToken` on `*` and `sagemaker:InvokeEndpoint` on the
-endpoint.
+The token is a presigned URL, made without a call. Nothing is stored, so a token cannot be revoked except by revoking
+the credentials. The caller needs `sagemaker:CallWithBearerToken` on `*` and `sagemaker:InvokeEndpoint` on the endpoint.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _PREFIX = "sagemaker-api-key-"
 
 
 def openai_base_url(region: str, endpoint_name: str, component: str = "") -> str:
-    """Return `base_url` for an OpenAI client; its host differs from the ordinary runtime's by a dot."""
+    """Return `base_url` for an OpenAI client. The host differs by one dot from that of the ordinary runtime API."""
     suffix = ".com.cn" if region.startswith("cn-") else ".com"
     path = f"{endpoint_name}/inference-components/{component}" if component else endpoint_name
     return f"https://runtime.sagemaker.{region}.amazonaws{suffix}/endpoints/{path}/openai/v1"
@@ -32,7 +31,7 @@ def bearer_token(session: Any, region: str, lifetime_s: int = 3600) -> str:
     Raises `SpecError` for more than 12 hours or without credentials.
     """
     if not 1 <= lifetime_s <= MAX_LIFETIME_S:
-        raise SpecError(f"a token lives 1 to {MAX_LIFETIME_S} s, asked for {lifetime_s}")
+        raise SpecError(f"the lifetime of a token must be 1 to {MAX_LIFETIME_S} s, got {lifetime_s}")
     credentials = session.get_credentials()
     if credentials is None:
         raise SpecError("no AWS credentials to sign the token with")

@@ -1,6 +1,4 @@
-"""Calling an endpoint: plain, streamed, asynchronous. A request is sent once; only the caller knows if it may
-repeat.
-"""
+"""Calls an endpoint: plain, streamed, asynchronous. Never retries: only the caller knows if that is safe."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ POLL_S = 2.0
 class EndpointClient:
     """One endpoint, or the inference component `component` on it.
 
-    All methods raise `ContainerError` for the container's own 4xx and 5xx, `InvokeError` for the platform's.
+    All methods raise `ContainerError` for errors of the container (4xx, 5xx) and `InvokeError` for SageMaker's.
     """
 
     def __init__(
@@ -41,19 +39,19 @@ class EndpointClient:
             self._target["InferenceComponentName"] = component
 
     def predict(self, data: Mapping[str, Any]) -> Any:
-        """Send a body of any dialect (`messages`, `prompt` or `inputs`) and return the parsed answer.
+        """Send a body of any dialect (`messages`, `prompt` or `inputs`); return the parsed answer.
 
-        The platform allows 60 s; longer generations need `stream` or an asynchronous endpoint.
+        SageMaker allows 60 s; longer generations need `stream` or an asynchronous endpoint.
         """
         with _translated():
             reply = self._runtime.invoke_endpoint(**self._target, Body=json.dumps(data), ContentType=JSON, Accept=JSON)
             return json.loads(reply["Body"].read())
 
     def stream(self, data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Send a body with `stream` set and yield the parsed events as they arrive.
+        """Send a body with `stream` set; yield the parsed events as they arrive.
 
-        Closing the iterator early hangs up, which ends the generation. Raises `StreamBroken` when the stream
-        ends inside an event or, for a chat or a completion, without `[DONE]`.
+        Closing the iterator early closes the connection, which aborts the generation. Raises `StreamBroken` if the
+        stream ends inside an event or, for a chat or a completion, without `[DONE]`.
         """
         with _translated():
             reply = self._runtime.invoke_endpoint_with_response_stream(
@@ -75,8 +73,8 @@ class EndpointClient:
     def submit(self, data: Mapping[str, Any], *, upload_to: str = "", timeout_s: int = 3600) -> AsyncCall:
         """Start an asynchronous call and return at once.
 
-        A body over 128,000 bytes goes to a new object below `upload_to` (an S3 prefix) first. Raises
-        `InvokeError` when there is none.
+        A body over 128,000 bytes is first uploaded below `upload_to`, an S3 prefix. Raises `InvokeError` if it is
+        missing.
         """
         body = json.dumps(data).encode()
         source: dict[str, Any] = {"Body": body}
@@ -92,8 +90,8 @@ class EndpointClient:
     def _upload(self, body: bytes, prefix: str) -> str:
         if not prefix:
             raise InvokeError(
-                f"the body has {len(body)} bytes; inline the platform takes {MAX_INLINE_ASYNC_BYTES}",
-                remedy="name an S3 prefix to upload it to",
+                f"the body has {len(body)} bytes; SageMaker accepts {MAX_INLINE_ASYNC_BYTES} inline",
+                remedy="give an S3 prefix to upload it to",
             )
         uri = f"{prefix.rstrip('/')}/{uuid.uuid4()}.json"
         bucket, key = _split(uri)
@@ -103,7 +101,7 @@ class EndpointClient:
 
 @dataclass(frozen=True)
 class AsyncCall:
-    """An asynchronous call on its way; the answer will be one of two S3 objects."""
+    """A submitted asynchronous call. The answer appears as S3 object `output`, an error as `failure`."""
 
     output: str
     failure: str
@@ -111,13 +109,11 @@ class AsyncCall:
     clock: Clock
 
     def done(self) -> bool:
-        """True once the answer or the error is there."""
+        """True once the answer or the error exists."""
         return self._get(self.output) is not None or self._get(self.failure) is not None
 
     def result(self, timeout_s: float = 3600) -> Any:
-        """Wait for the parsed answer. Raises `ContainerError` for an error, `WaitExpired` when it takes too
-        long.
-        """
+        """Wait for the parsed answer. Raises `ContainerError` for an error, `WaitExpired` after `timeout_s`."""
         end = self.clock.now_s() + timeout_s
         while True:
             answer = self._get(self.output)
@@ -138,15 +134,14 @@ class AsyncCall:
         try:
             return bytes(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
         except ClientError as exc:
-            # Without s3:ListBucket a missing object is a 403, and the role that may list is not ours to
-            # demand.
+            # Without s3:ListBucket a missing object gives 403, and the caller need not have that permission.
             if exc.response["Error"]["Code"] in ("NoSuchKey", "AccessDenied", "403", "404"):
                 return None
             raise
 
 
 def event_text(event: Mapping[str, Any]) -> str:
-    """Return the piece of text in an event of any of the three dialects, "" where it has none."""
+    """Return the text in an event of any of the three dialects, "" if it has none."""
     if "token" in event:
         token = event["token"]
         return "" if token.get("special") else str(token.get("text", ""))
@@ -170,7 +165,7 @@ def _events(parts: Any, needs_done: bool) -> Iterator[dict[str, Any]]:
 
 
 def _raise_error_event(event: Any) -> None:
-    """After the first byte the status is sent, so a container can only report an error as an event."""
+    """Raise for an error event: after the first byte a container cannot report an error as a status."""
     error = event.get("error") if isinstance(event, dict) else None
     if error:
         detail = error if isinstance(error, dict) else {}
@@ -180,7 +175,7 @@ def _raise_error_event(event: Any) -> None:
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
-    """botocore's errors become the helper's own, once, here."""
+    """Translate botocore's errors to the helper's."""
     try:
         yield
     except EventStreamError as exc:
@@ -198,10 +193,10 @@ def _translated() -> Iterator[None]:
 def _remedy(error: ClientError) -> str:
     text = str(error)
     if "capacity" in text:
-        return "the endpoint is at zero and is being started by this call; try again in some minutes"
+        return "the endpoint is scaled to zero; this call wakes it, try again in a few minutes"
     return "see `status`" if "not found" in text else ""
 
 
 def _split(uri: str) -> tuple[str, str]:
-    place = urllib.parse.urlsplit(uri)
-    return place.netloc, place.path.lstrip("/")
+    parts = urllib.parse.urlsplit(uri)
+    return parts.netloc, parts.path.lstrip("/")

@@ -1,4 +1,4 @@
-"""Server-sent events out of a byte stream that was cut anywhere, through lines and through characters."""
+"""Server-sent events from a byte stream that may be cut anywhere, inside lines and inside characters."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _LINE_END = re.compile(rb"\r\n|\n|\r(?!$)")
 
 
 class SseDecoder:
-    """Feed it bytes as they come; it hands back the data of each event that is complete.
+    """Decodes bytes as they arrive into the data of each complete event.
 
-    The events are the same however the bytes were cut. Comments, ids and event names are dropped; data of
-    several lines is joined with newlines, as the HTML standard has it.
+    The events do not depend on how the bytes are cut. Comments, ids and event names are dropped. Data of several lines
+    is joined with newlines, as in the HTML standard.
     """
 
     def __init__(self) -> None:
@@ -19,10 +19,10 @@ class SseDecoder:
         self._data: list[str] = []
 
     def feed(self, chunk: bytes) -> list[str]:
-        """Return the events that `chunk` completes.
+        """Return the data of the events that `chunk` completes.
 
-        Raises `UnicodeDecodeError` when a whole line is not UTF-8. A carriage return at the end waits for the
-        next bytes, as it may be half of a line end.
+        A carriage return at the end waits for the next bytes, because it may be half of a line ending. Raises
+        `UnicodeDecodeError` if a complete line is not UTF-8.
         """
         *lines, self._rest = _LINE_END.split(self._rest + chunk)
         events = []
@@ -36,7 +36,7 @@ class SseDecoder:
 
     @property
     def pending(self) -> bool:
-        """True if an event has begun and not ended."""
+        """True if an event is incomplete."""
         return bool(self._data or self._rest.strip())
 
     def _take(self, line: bytes) -> None:

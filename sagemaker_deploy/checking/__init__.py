@@ -1,1 +1,1 @@
-"""Prove an image or a container before it is deployed."""
+"""Proves an image or a container before it is deployed. Needs no AWS."""

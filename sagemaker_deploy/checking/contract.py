@@ -1,13 +1,13 @@
-"""SageMaker's rules for a container, asked of any URL: a container at home, one in the cloud behind a tunnel.
+"""Checks SageMaker's rules for a container at any URL: a local container, or one behind a tunnel.
 
-Each rule is one request or a few and gives one finding; a broken rule does not keep the others from being
-asked. The sources are the hosting chapter of the SageMaker developer guide and the runtime API's reference.
+Each rule sends a few requests and gives one finding; a broken rule does not stop the others. Sources: the hosting
+chapter of the SageMaker developer guide and the reference of the runtime API.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +17,13 @@ from sagemaker_deploy.checking.http_probe import Probe, Reply, Unreachable
 PING_LIMIT_S = 2.0
 INVOCATION_LIMIT_S = 60.0
 MAX_MESSAGE_BYTES = 2048
-LARGE_BODY_BYTES = 7 * 2**20  # more than the 6 MB of the old limit and the 1 to 5 MB of common proxies
+LARGE_BODY_BYTES = 7 * 2**20  # more than SageMaker's former limit of 6 MB and the 1 to 5 MB of common proxies
 _CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of one rule; `detail` says what was seen when it is broken."""
+    """The result of one rule; `detail` says what was seen if it is broken."""
 
     rule: str
     ok: bool
@@ -31,11 +31,11 @@ class Finding:
 
 
 class Broken(Exception):
-    """Raised by a rule; the text is the finding's detail."""
+    """A rule is broken; the message becomes the finding's detail."""
 
 
 def check_contract(url: str) -> list[Finding]:
-    """Ask every rule of the container at `url` and return the findings in order."""
+    """Check every rule against the container at `url`; return the findings in order."""
     probe = Probe(url)
     return [_finding(rule, probe) for rule in RULES]
 
@@ -75,27 +75,27 @@ def _invocation(probe: Probe) -> None:
 
 
 def _platform_headers(probe: Probe) -> None:
-    """POST /invocations works without Content-Type and beside headers it does not know."""
+    """POST /invocations works without Content-Type and with unknown headers."""
     headers = {"Content-Type": "", "X-Amzn-SageMaker-Inference-Id": "1", "X-Unknown": "1"}
     _require_status(probe.post("/invocations", _CHAT, INVOCATION_LIMIT_S, headers), 200)
 
 
 def _stream(probe: Probe) -> None:
-    """A body with stream true is streamed as SSE whatever Accept says, and ends with a blank line."""
+    """A body with stream true is answered with SSE, whatever Accept says, and ends with a blank line."""
     reply = probe.post("/invocations", _CHAT | {"stream": True}, INVOCATION_LIMIT_S, {"Accept": "application/json"})
     _require_status(reply, 200)
     _require_sse(reply)
 
 
 def _not_streamed(probe: Probe) -> None:
-    """A body without stream is not streamed even if Accept asks for events."""
+    """A body without stream is not streamed, even if Accept asks for events."""
     reply = probe.post("/invocations", _CHAT, INVOCATION_LIMIT_S, {"Accept": "text/event-stream"})
     _require_status(reply, 200)
     _json(reply)
 
 
 def _openai(probe: Probe) -> None:
-    """POST /v1/chat/completions accepts an empty model name, plain and streamed."""
+    """POST /v1/chat/completions accepts an empty model name, with and without stream."""
     body = _CHAT | {"model": ""}
     plain = probe.post("/v1/chat/completions", body, INVOCATION_LIMIT_S)
     _require_status(plain, 200)
@@ -106,7 +106,7 @@ def _openai(probe: Probe) -> None:
 
 
 def _metrics(probe: Probe) -> None:
-    """GET /metrics answers Prometheus text, which SageMaker collects every minute."""
+    """GET /metrics answers in Prometheus text format, which SageMaker collects every minute."""
     reply = probe.get("/metrics", INVOCATION_LIMIT_S)
     _require_status(reply, 200)
     if "# TYPE" not in reply.text():
@@ -114,7 +114,7 @@ def _metrics(probe: Probe) -> None:
 
 
 def _bad_request(probe: Probe) -> None:
-    """A bad request gets a 4xx that fits SageMaker's 2048 characters and shows no traceback."""
+    """A bad request gets a 4xx of at most 2048 bytes, SageMaker's limit, without a traceback."""
     reply = probe.post("/invocations", {"messages": "not a list"}, INVOCATION_LIMIT_S)
     if not 400 <= reply.status < 500:
         raise Broken(f"status {reply.status}")
@@ -125,7 +125,7 @@ def _bad_request(probe: Probe) -> None:
 
 
 def _large_body(probe: Probe) -> None:
-    """A body of 7 MB is read, not cut off or refused for its size."""
+    """A body of 7 MB is read completely, neither cut off nor refused for its size."""
     padded = json.dumps(_CHAT).encode() + b" " * LARGE_BODY_BYTES
     _require_status(probe.post("/invocations", padded, INVOCATION_LIMIT_S), 200)
 
@@ -144,11 +144,6 @@ RULES: tuple[Callable[[Probe], None], ...] = (
 )
 
 
-def rule_names() -> Iterator[str]:
-    """Yield the sentence of every rule."""
-    return ((rule.__doc__ or "").rstrip(".") for rule in RULES)
-
-
 def _require_status(reply: Reply, status: int) -> None:
     if reply.status != status:
         raise Broken(f"status {reply.status}: {reply.text()[:200]}")
@@ -158,7 +153,7 @@ def _require_sse(reply: Reply) -> None:
     if not reply.content_type.startswith("text/event-stream"):
         raise Broken(f"content type {reply.content_type!r}")
     if not reply.body.endswith(b"\n\n"):
-        raise Broken("the stream does not end with a blank line; SDK 2's LineIterator would spin for ever")
+        raise Broken("the stream does not end with a blank line; SDK 2's LineIterator would loop forever")
     if b"[DONE]" not in reply.body:
         raise Broken("the stream ends without [DONE]")
 
@@ -167,7 +162,7 @@ def _json(reply: Reply) -> dict[str, Any]:
     try:
         answer = json.loads(reply.body.decode())
     except ValueError as exc:
-        raise Broken(f"no JSON: {exc}: {reply.text()[:200]}") from exc
+        raise Broken(f"not JSON: {exc}: {reply.text()[:200]}") from exc
     if not isinstance(answer, dict):
-        raise Broken("no JSON object")
+        raise Broken("not a JSON object")
     return answer

@@ -1,4 +1,4 @@
-"""Single HTTP requests with the platform's time limits, on nothing but the standard library."""
+"""Single HTTP requests with SageMaker's time limits, on the standard library alone."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-CONNECT_LIMIT_S = 0.25  # SageMaker's limit for accepting a connection
+CONNECT_LIMIT_S = 0.25  # SageMaker's time limit for accepting a connection
 
 
 class Unreachable(Exception):
-    """No complete answer within the limit."""
+    """There was no complete answer within the limit."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,18 @@ class Reply:
     body: bytes
 
     def text(self) -> str:
-        """Return the body for a person."""
+        """Return the body as text; invalid UTF-8 is replaced."""
         return self.body.decode(errors="replace")
 
 
 class Probe:
-    """Sends requests to one base URL, each on a connection of its own. Raises `Unreachable`."""
+    """Sends requests to one base URL, each on its own connection. Methods raise `Unreachable`."""
 
     def __init__(self, url: str) -> None:
-        place = urllib.parse.urlsplit(url)
-        self._tls = place.scheme == "https"
-        self._host = place.netloc
-        self._base = place.path.rstrip("/")
+        parts = urllib.parse.urlsplit(url)
+        self._tls = parts.scheme == "https"
+        self._host = parts.netloc
+        self._base = parts.path.rstrip("/")
 
     def get(self, path: str, limit_s: float) -> Reply:
         return self._send("GET", path, None, limit_s, {})
@@ -48,7 +48,7 @@ class Probe:
         limit_s: float,
         headers: Mapping[str, str] | None = None,
     ) -> Reply:
-        """Send JSON; a header given as "" is left out."""
+        """Send JSON. A header with the value "" is not sent."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         wanted = {"Content-Type": "application/json", **(headers or {})}
         return self._send("POST", path, raw, limit_s, {key: value for key, value in wanted.items() if value})

@@ -1,7 +1,6 @@
-"""The image run at home the way SageMaker runs it: `docker run IMAGE serve`, model directory read-only, then
-the rules.
+"""Runs the image as SageMaker does, `docker run IMAGE serve` with a read-only model directory, and checks the rules.
 
-Docker is started as a command; its daemon's API is not needed.
+Uses the `docker` command, not the daemon's API.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _POLL_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class LocalOptions:
-    """`model` is mounted at `/opt/ml/model`; `gpus` is Docker's --gpus value, "" for none."""
+    """`model` is mounted at `/opt/ml/model`; `gpus` is the value of Docker's --gpus, "" for none."""
 
     image: str
     model: Path | None = None
@@ -37,7 +36,7 @@ class LocalOptions:
 
 
 def docker_arguments(options: LocalOptions, name: str) -> list[str]:
-    """Return the `docker run` command line; the last argument is what SageMaker passes."""
+    """Return the `docker run` command line; its last argument, `serve`, is SageMaker's."""
     arguments = [options.docker, "run", "--detach", "--name", name, "--publish", "127.0.0.1::8080"]
     arguments += ["--shm-size", "2g", "--platform", "linux/amd64"]
     if options.model:
@@ -50,15 +49,14 @@ def docker_arguments(options: LocalOptions, name: str) -> list[str]:
 
 
 def check_locally(options: LocalOptions, progress: Progress, clock: Clock | None = None) -> list[Finding]:
-    """Run the image, wait for /ping, ask all rules, stop it; return the findings.
+    """Run the image, wait for /ping, check all rules, stop it; return the findings.
 
-    Raises `PreflightError` without Docker, `EndpointFailed` with the container's last lines when it does not
-    come up.
+    Raises `PreflightError` without Docker, `EndpointFailed` with the container's last log lines if it does not start.
     """
     if shutil.which(options.docker) is None:
         raise PreflightError(
             f"{options.docker} is not installed",
-            remedy="`check URL` asks the same rules of a running container",
+            remedy="`check URL` checks the same rules on a running container",
         )
     with _container(options) as (name, url):
         _await_ping(options, name, url, progress, clock or Clock())
@@ -102,14 +100,14 @@ def _start_failure(options: LocalOptions, name: str, reason: str) -> EndpointFai
     known = explain("", lines)
     cause = f" Known cause: {known.cause}." if known else ""
     return EndpointFailed(
-        f"the container did not come up: {reason}.{cause}",
+        f"the container did not start: {reason}.{cause}",
         remedy=known.remedy if known else "",
         log_lines=lines,
     )
 
 
 def _stop_finding(options: LocalOptions, name: str) -> Finding:
-    """Docker kills after the limit as SageMaker does, and the exit status then says 137."""
+    """Like SageMaker, Docker kills after the limit; the exit status is then 137."""
     _docker([options.docker, "stop", "--time", str(STOP_LIMIT_S), name])
     status = _docker([options.docker, "inspect", "--format", "{{.State.ExitCode}}", name]).strip()
     rule = f"SIGTERM ends the container within {STOP_LIMIT_S} s"
@@ -117,7 +115,7 @@ def _stop_finding(options: LocalOptions, name: str) -> Finding:
 
 
 def _docker(arguments: Sequence[str]) -> str:
-    """Return both outputs; `docker logs` writes the container's error stream to its own."""
+    """Return stdout and stderr together, because `docker logs` writes the container's stderr to its own."""
     result = subprocess.run(  # noqa: S603 - the command is the user's own docker
         arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )

@@ -1,1 +1,1 @@
-"""The commands of `sagemaker-deploy`: arguments, actions, output."""
+"""The commands of `sagemaker-deploy`: arguments, actions, output. Only here is anything printed."""

@@ -1,4 +1,4 @@
-"""The commands: read options, call the library, show the result. Nothing else happens here."""
+"""The commands. Each reads its options, calls the library and shows the result."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def plan(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
 
 
 def _shape(args: argparse.Namespace, spec: DeploySpec, clients: Clients | None, output: Output) -> ModelShape | None:
-    """A model that cannot be looked at costs the fit check, not the plan."""
+    """The model's sizes; None, with a warning, if they cannot be read: the plan then has no fit check."""
     source = args.model_dir or spec.model_s3 or spec.model_id
     if args.no_fit or not source or (args.offline and not args.model_dir):
         return None
@@ -198,7 +198,7 @@ def _body(args: argparse.Namespace) -> dict[str, Any]:
     try:
         body = json.loads(args.body.read_text())
     except (OSError, ValueError) as exc:
-        raise SpecError(f"{args.body} is no JSON file: {exc}") from exc
+        raise SpecError(f"{args.body} is not a JSON file: {exc}") from exc
     if not isinstance(body, dict):
-        raise SpecError(f"{args.body} holds no JSON object")
+        raise SpecError(f"{args.body} does not contain a JSON object")
     return body

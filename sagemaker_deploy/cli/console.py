@@ -1,4 +1,4 @@
-"""What the command line shows: progress on standard error, results on standard output."""
+"""The output of the command line: progress on standard error, results on standard output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sagemaker_deploy.errors import DeployError, EndpointFailed
 
 
 class RichProgress:
-    """Implements `Progress`; between enter and exit the last status is a live line."""
+    """Implements `Progress`. Between enter and exit the last status is a live line."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -35,7 +35,7 @@ class RichProgress:
         self._console.print(f"[green]✓[/green] {_plain(text)}")
 
     def status(self, text: str) -> None:
-        """A terminal shows the last status only; a log file, which cannot, gets each."""
+        """On a terminal, replace the last status; otherwise print each one."""
         if self._console.is_terminal:
             self._status.update(_plain(text))
         else:
@@ -46,7 +46,7 @@ class RichProgress:
 
 
 class Output:
-    """Where a command's results go; `err` is for people, `out` may be read by programs."""
+    """The output of a command: `err` is for people, `out` may be read by programs."""
 
     def __init__(self, out: Console | None = None, err: Console | None = None) -> None:
         self.out = out or Console(soft_wrap=True, highlight=False)
@@ -59,7 +59,7 @@ class Output:
         self.out.print(text, markup=False)
 
     def piece(self, text: str) -> None:
-        """Print without a line end, at once."""
+        """Print at once, without a line ending."""
         self.out.print(text, end="", markup=False)
 
     def json(self, value: Any) -> None:
@@ -77,7 +77,7 @@ class Output:
         self.out.print(table)
 
     def error(self, error: DeployError) -> None:
-        """Show what happened, the container's last words, and what to do."""
+        """Show the message, the container's last log lines, and the remedy."""
         self.err.print(f"[bold red]error[/bold red] {_plain(str(error))}")
         if isinstance(error, EndpointFailed) and error.log_lines:
             self.err.print("last log lines:")
@@ -88,5 +88,5 @@ class Output:
 
 
 def _plain(text: str) -> str:
-    """Square brackets in foreign text are not markup."""
+    """Escape square brackets, which rich would take for markup."""
     return text.replace("[", r"\[")

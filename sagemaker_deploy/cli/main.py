@@ -1,8 +1,6 @@
-"""`python -m sagemaker_deploy COMMAND`: one parser, one place where errors become sentences and exit
-statuses.
+"""`python -m sagemaker_deploy COMMAND`: the parser, and the translation of errors to messages and exit statuses.
 
-Exit status 0: done. 1: it failed, and why was said. 2: the command line is wrong. 3: a rule of the contract
-is broken.
+Exit status 0: done. 1: failed, with a message. 2: wrong command line. 3: a rule of the contract is broken.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ def main(
     clients: Callable[[argparse.Namespace], Clients] | None = None,
     output: Output | None = None,
 ) -> int:
-    """Run one command and return the exit status; `clients` and `output` can be replaced by a caller."""
+    """Run one command; return the exit status. `clients` and `output` replace the real ones, for tests."""
     args = build_parser().parse_args(argv)
     output = output or Output()
     make = clients or _clients
@@ -50,14 +48,14 @@ def _clients(args: argparse.Namespace) -> Clients:
     try:
         return Clients(region=args.region, endpoint_url=args.endpoint_url)
     except ValueError as exc:
-        raise PreflightError(str(exc), remedy="--region, or AWS_REGION") from exc
+        raise PreflightError(str(exc), remedy="give --region or set AWS_REGION") from exc
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser; every subcommand sets `command`."""
+    """Return the parser. Every subcommand sets `command`."""
     parser = argparse.ArgumentParser(prog="sagemaker-deploy", description="From a laptop to a SageMaker endpoint.")
-    parser.add_argument("--region", default="", help="default: AWS_REGION or the profile's")
-    parser.add_argument("--endpoint-url", help="send all AWS calls there; for tests")
+    parser.add_argument("--region", default="", help="default: AWS_REGION or the profile's region")
+    parser.add_argument("--endpoint-url", help="send all AWS calls to this URL; for tests")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_making_commands(subparsers)
     _add_running_commands(subparsers)
@@ -74,15 +72,17 @@ def _add(
 
 
 def _add_making_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    image = _add(subparsers, "image", commands.image, "print how to build and push; inspect what was pushed")
+    image = _add(subparsers, "image", commands.image, "print the commands to build and push; inspect a pushed image")
     image.add_argument("image", help="ECR image URI")
-    image.add_argument("--inspect", action="store_true", help="look into ECR whether SageMaker will take it")
-    image.add_argument("--torch", choices=TORCH_TARGETS, default=TORCH_TARGETS[0], help="CUDA release, or none")
+    image.add_argument("--inspect", action="store_true", help="check in ECR whether SageMaker will accept it")
+    image.add_argument(
+        "--torch", choices=TORCH_TARGETS, default=TORCH_TARGETS[0], help="build for a CUDA release or for CPU"
+    )
     image.add_argument("--context", default=".")
     image.add_argument("--dockerfile", default="Dockerfile")
     role = _add(subparsers, "role", commands.role, "create or update the endpoint's execution role")
     role.add_argument("role_name")
-    role.add_argument("--image", default="", help="ECR image URI the role may pull")
+    role.add_argument("--image", default="", help="ECR image URI that the role may pull")
     role.add_argument("--read", action="append", default=[], metavar="S3_PREFIX", help="weights, async inputs")
     role.add_argument("--write", action="append", default=[], metavar="S3_PREFIX", help="async answers and errors")
     role.add_argument("--topic", action="append", default=[], metavar="SNS_ARN")
@@ -91,35 +91,41 @@ def _add_making_commands(subparsers: argparse._SubParsersAction[argparse.Argumen
     upload = _add(subparsers, "upload", commands.upload, "copy a model directory to S3, uncompressed")
     upload.add_argument("directory", type=Path)
     upload.add_argument("prefix", help="s3://bucket/prefix/")
-    upload.add_argument("--code", type=Path, help="directory with inference.py, goes below code/")
+    upload.add_argument("--code", type=Path, help="directory with inference.py, copied to code/")
 
 
 def _add_running_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     plan = _add(subparsers, "plan", commands.plan, "show what `deploy` would do, and whether the model fits")
     add_spec_options(plan)
     plan.add_argument("--model-dir", default="", help="local directory with config.json, for the fit check")
-    plan.add_argument("--no-fit", action="store_true", help="do not look at the model")
+    plan.add_argument("--no-fit", action="store_true", help="skip the fit check")
     plan.add_argument("--offline", action="store_true", help="call nothing, neither AWS nor the Hub")
-    plan.add_argument("--concurrency", type=int, default=8, help="requests at the same time")
-    plan.add_argument("--context", type=int, help="tokens of prompt and answer; default --max-total-tokens or 4096")
-    deploy = _add(subparsers, "deploy", commands.deploy, "create the endpoint, or bring it up to date")
+    plan.add_argument("--concurrency", type=int, default=8, help="concurrent requests")
+    plan.add_argument("--context", type=int, help="tokens of prompt and answer; default: --max-total-tokens or 4096")
+    deploy = _add(subparsers, "deploy", commands.deploy, "create or update the endpoint")
     add_spec_options(deploy)
     deploy.add_argument("--way", choices=("auto", "sdk", "boto3"), default="auto")
     deploy.add_argument("--no-wait", action="store_true")
-    deploy.add_argument("--wait-s", type=float, default=7200, help="patience")
-    deploy.add_argument("--keep", action="store_true", help="keep what a failure left, to look at it")
-    deploy.add_argument("--no-preflight", action="store_true", help="do not look at image, quota and weights first")
-    deploy.add_argument("--update", choices=("blue-green", "rolling"), help="replace what the endpoint serves now")
-    deploy.add_argument("--bake-s", type=int, default=300, help="seconds the new version is watched")
-    scale = _add(subparsers, "autoscale", commands.autoscale, "scale with the requests in flight")
+    deploy.add_argument("--wait-s", type=float, default=7200, help="seconds to wait until it is in service")
+    deploy.add_argument("--keep", action="store_true", help="after a failure, keep what was created")
+    deploy.add_argument("--no-preflight", action="store_true", help="do not check image, quota and weights first")
+    deploy.add_argument(
+        "--update", choices=("blue-green", "rolling"), help="allow replacing what the endpoint serves, in this way"
+    )
+    deploy.add_argument(
+        "--bake-s", type=int, default=300, help="seconds to watch the new version before the old one is removed"
+    )
+    scale = _add(subparsers, "autoscale", commands.autoscale, "scale by the number of requests in flight")
     scale.add_argument("name")
     scale.add_argument("--min", type=int, default=1, dest="minimum")
     scale.add_argument("--max", type=int, required=True, dest="maximum")
-    scale.add_argument("--concurrency", type=float, default=8, help="requests in flight per instance or copy")
+    scale.add_argument(
+        "--concurrency", type=float, default=8, help="target of requests in flight on each instance or copy"
+    )
     scale.add_argument("--protect", action="store_true", help="never scale in")
     scale.add_argument("--component", action="store_true", help="scale copies of the inference component")
     scale.add_argument("--async", action="store_true", dest="asynchronous")
-    delete = _add(subparsers, "delete", commands.delete, "remove everything `deploy` and `autoscale` made")
+    delete = _add(subparsers, "delete", commands.delete, "remove everything that `deploy` and `autoscale` created")
     delete.add_argument("name")
 
 
@@ -141,11 +147,11 @@ def _add_using_commands(subparsers: argparse._SubParsersAction[argparse.Argument
         if name == "invoke":
             call.add_argument("--stream", action="store_true")
             call.add_argument("--openai", action="store_true", help="print base URL and bearer token instead")
-            call.add_argument("--lifetime-s", type=int, default=3600, help="of the bearer token")
+            call.add_argument("--lifetime-s", type=int, default=3600, help="lifetime of the bearer token, in seconds")
         else:
             call.add_argument("--upload-to", default="", help="S3 prefix for bodies over 128,000 bytes")
             call.add_argument("--wait-s", type=float, default=3600)
-    check = _add(subparsers, "check", commands.check, "ask SageMaker's rules of a running container")
+    check = _add(subparsers, "check", commands.check, "check SageMaker's rules on a running container")
     check.add_argument("url", help="for example http://127.0.0.1:8080")
     local = _add(subparsers, "local", commands.local, "run the image with Docker as SageMaker does, then `check` it")
     local.add_argument("image")

@@ -1,1 +1,1 @@
-"""What will be asked of AWS, made without a call."""
+"""Builds the requests to AWS. Makes no call."""

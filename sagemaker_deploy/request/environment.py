@@ -1,4 +1,4 @@
-"""The container's environment, built from a specification, and what is risky in it."""
+"""The container's environment, built from a specification, and warnings about risky entries."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SECRET = re.compile(r"TOKEN$|API_KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE
 
 
 def container_environment(spec: DeploySpec, region: str) -> dict[str, str]:
-    """Return the environment for `spec`; entries the user gave win over derived ones.
+    """Return the environment for `spec`. The user's entries override derived ones.
 
-    Unset options are left out, so that the container's own defaults hold. Raises `SpecError` beyond
-    SageMaker's limits: 100 entries, 1024 characters a key or value, 32 KiB together.
+    Unset options are omitted, so that the container's defaults apply. Raises `SpecError` beyond SageMaker's limits: 100
+    entries, 1024 characters for a key or value, 32 KiB in total.
     """
     derived = {
         "HF_MODEL_ID": spec.model_id,
@@ -31,7 +31,7 @@ def container_environment(spec: DeploySpec, region: str) -> dict[str, str]:
         "MAX_TOTAL_TOKENS": spec.max_total_tokens,
         "MAX_BATCH_PREFILL_TOKENS": spec.max_batch_prefill_tokens,
         "MAX_CONCURRENT_REQUESTS": spec.max_concurrent_requests,
-        # The container gives up after 55 s by itself, as a real-time call would be cut at 60.
+        # The container's default is 55 s, because SageMaker cuts a real-time call at 60 s.
         "REQUEST_TIMEOUT_S": ASYNC_TIMEOUT_S if spec.asynchronous else None,
         "HF_TOKEN": spec.hf_token,
         "API_KEY": spec.api_key,
@@ -46,27 +46,27 @@ def container_environment(spec: DeploySpec, region: str) -> dict[str, str]:
 
 
 def redacted(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return a copy fit for a screen or a log."""
+    """Return a copy with secrets replaced by asterisks."""
     return {key: "********" if is_secret(key) else value for key, value in environment.items()}
 
 
 def is_secret(key: str) -> bool:
-    """True if a variable of this name usually holds a secret."""
+    """True if a variable of this name usually contains a secret."""
     return _SECRET.search(key) is not None
 
 
 def environment_warnings(environment: Mapping[str, str]) -> Iterator[str]:
-    """Say which entries anyone with `sagemaker:DescribeModel` will be able to read."""
+    """Yield a warning for secrets, which anyone with `sagemaker:DescribeModel` can read, and for API_KEY."""
     secrets = sorted(key for key, value in environment.items() if is_secret(key) and value)
     if secrets:
         yield (
-            f"{', '.join(secrets)} will be stored in plain text in the model's Environment and shown to "
-            "anyone who may call sagemaker:DescribeModel. Prefer weights in S3 (no HF_TOKEN needed); access "
-            "to the endpoint itself is already guarded by IAM (no API_KEY needed)."
+            f"{', '.join(secrets)} will be stored in plain text in the model's Environment, where "
+            "anyone allowed to call sagemaker:DescribeModel can read it. Prefer weights in S3 (no HF_TOKEN needed); "
+            "IAM already controls access to the endpoint (no API_KEY needed)."
         )
     if "API_KEY" in environment:
         yield (
-            "SageMaker drops the Authorization header, so a container that demands API_KEY on /invocations "
+            "SageMaker drops the Authorization header, so a container that requires API_KEY on /invocations "
             "refuses every call that comes through SageMaker."
         )
 

@@ -1,4 +1,4 @@
-"""Numbers SageMaker wants chosen for a model and an image: timeouts and the host image with its driver."""
+"""Hosting parameters derived from model and image: timeouts, and the host image (AMI) with its driver."""
 
 from __future__ import annotations
 
@@ -6,32 +6,29 @@ import math
 
 from sagemaker_deploy.request.instances import find_instance
 
-MAX_TIMEOUT_S = 3600  # both timeouts, from the service's model
+MAX_TIMEOUT_S = 3600  # limit of both timeouts in botocore's service model
 NEWEST_AMI = "al2023-ami-sagemaker-inference-gpu-4-1"  # driver 580, CUDA 13.0
 
 
 def health_check_timeout_s(weights_gb: float | None) -> int:
     """Seconds from the container's start to its first 200 on /ping.
 
-    The platform's default of 8 minutes is short for models over 13 billion parameters: pulling the image,
-    fetching and loading weights take about a minute a gigabyte at worst, hence 60 s/GB between 10 minutes and
-    the limit of one hour.
+    SageMaker's default of 8 minutes is too short for models over 13 billion parameters. Pulling the image and loading
+    weights take at worst about a minute for each gigabyte, hence 60 s/GB, at least 10 minutes and at most one hour.
     """
     return _bounded(60 * (weights_gb or 0))
 
 
 def download_timeout_s(weights_gb: float | None) -> int:
-    """Seconds for SageMaker to copy weights from S3: 30 s/GB, a tenth of what S3 usually gives to one
-    instance.
-    """
+    """Seconds for SageMaker to copy weights from S3: 30 s/GB, ten times what one instance usually needs."""
     return _bounded(30 * (weights_gb or 0))
 
 
 def host_ami_version(cuda: str, instance_type: str) -> str:
-    """Return the `InferenceAmiVersion` an image needs, "" for the default host.
+    """Return the `InferenceAmiVersion` that an image needs, "" for the default.
 
-    The default host's driver is too old for CUDA 13 (AWS requires the newest host image for its own CUDA 13
-    images) and for Blackwell GPUs. Any CUDA 12 image runs on the default by minor-version compatibility.
+    The default host's driver is too old for CUDA 13 (AWS requires the newest host image for its own CUDA 13 images) and
+    for Blackwell GPUs. Any CUDA 12 image runs on the default host, by CUDA's minor-version compatibility.
     """
     instance = find_instance(instance_type)
     if instance is None:

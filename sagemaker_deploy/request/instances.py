@@ -1,8 +1,7 @@
-"""The GPU instances SageMaker hosts on, from EC2's instance data; names are checked against botocore in the
-tests.
+"""SageMaker's GPU instances, from EC2's instance data. The tests check the names against botocore.
 
-GPU memory is what drivers report. `nvme_gb` is the local disk that holds the model, `/tmp` and the image;
-where the sizes within a family were not all known it is the smallest of them.
+GPU memory is as drivers report it. `nvme_gb` is the local disk for the model, `/tmp` and the image; if not all sizes of
+a family are known, it is the smallest known one.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Instance:
-    """One SageMaker instance type; `capability` is the CUDA compute capability as major * 10 + minor."""
+    """One SageMaker instance type. `capability` is the CUDA compute capability, major * 10 + minor."""
 
     name: str
     gpu: str
@@ -27,12 +26,12 @@ class Instance:
 
     @property
     def has_bfloat16(self) -> bool:
-        """Turing (T4) and older compute bfloat16 only by emulation."""
+        """False for Turing (T4) and older GPUs, which only emulate bfloat16."""
         return self.capability >= 80
 
     @property
     def needs_new_driver(self) -> bool:
-        """Blackwell needs driver 570 or later, which only the newest host image has."""
+        """True for Blackwell, which needs driver 570 or later; only the newest host image has it."""
         return self.capability >= 100
 
 
@@ -58,7 +57,7 @@ def _blackwell(family: str, gpu: str, mib: int, ram: tuple[int, ...], nvme: int)
 _SMALL_RAM = (16, 32, 64, 128, 256, 192, 384, 768)
 _LARGE_RAM = (32, 64, 128, 256, 512, 384, 768, 1536)
 
-# Newer families first: of two instances with the same memory the recommendation takes the earlier one.
+# Newer families first: among instances with the same memory, the recommendation is the first one.
 INSTANCES: tuple[Instance, ...] = (
     *_family("g6", "L4", 89, 22888, _SMALL_RAM, (250, 450, 600, 900, 1880, 3760, 3760, 7520)),
     *_family("g5", "A10G", 86, 22888, _SMALL_RAM, (250, 450, 600, 900, 1900, 3800, 3800, 7600)),
@@ -85,10 +84,10 @@ _BY_NAME = {instance.name: instance for instance in INSTANCES}
 
 
 def find_instance(name: str) -> Instance | None:
-    """Return the instance with this SageMaker name, or None where it is not a known GPU instance."""
+    """Return the instance with this SageMaker name, or None if it is not a known GPU instance."""
     return _BY_NAME.get(name)
 
 
 def has_gpu(name: str) -> bool:
-    """True for SageMaker's g and p families, the ones too that are in no table here."""
+    """True for SageMaker's g and p families, also for types missing from `INSTANCES`."""
     return re.match(r"ml\.[gp]\d", name) is not None

@@ -1,9 +1,7 @@
-"""The exact AWS requests of a specification; pure functions, so a plan, a deployment and a test see the same
-ones.
+"""The exact AWS requests of a specification. Pure functions: plan, deployment and tests use the same requests.
 
-Names of models and configurations end in a hash of their content. A rerun therefore meets its own resources,
-a change never meets an old image under a reused name, and update and rollback are a switch between
-configurations.
+Names of models and configurations end in a hash of their content. So a rerun finds its own resources, a changed
+specification never reuses an old name, and update and rollback are switches between configurations.
 """
 
 from __future__ import annotations
@@ -27,9 +25,7 @@ Request = dict[str, Any]
 
 @dataclass(frozen=True)
 class Requests:
-    """Bodies of the creating calls, in their order; `component` is None for an endpoint with one model per
-    instance.
-    """
+    """Bodies of the creating calls, in order. `component` is None unless the endpoint uses an inference component."""
 
     model: Request
     endpoint_config: Request
@@ -49,7 +45,7 @@ class Requests:
         return str(self.endpoint["EndpointName"])
 
     def by_operation(self) -> dict[str, Request]:
-        """Return the bodies by the name of the API operation."""
+        """Return the bodies by API operation."""
         bodies = {
             "CreateModel": self.model,
             "CreateEndpointConfig": self.endpoint_config,
@@ -58,7 +54,7 @@ class Requests:
         return bodies if self.component is None else bodies | {"CreateInferenceComponent": self.component}
 
     def violations(self) -> list[str]:
-        """Return what SageMaker would refuse in these bodies, judged by botocore's model of the API."""
+        """Return what SageMaker would refuse in these bodies, according to botocore's model of the API."""
         return [
             problem
             for operation, body in self.by_operation().items()
@@ -67,7 +63,7 @@ class Requests:
 
 
 def build_requests(spec: DeploySpec, region: str) -> Requests:
-    """Return what creates the endpoint of `spec` in `region`; equal specifications give equal requests."""
+    """Return the requests that create the endpoint of `spec` in `region`. Equal specifications give equal requests."""
     tags = _tags(spec)
     model = _named("ModelName", spec.name, _model(spec, region) | {"Tags": tags})
     model_name = model["ModelName"]
@@ -82,7 +78,7 @@ def build_requests(spec: DeploySpec, region: str) -> Requests:
 
 
 def component_name(endpoint_name: str) -> str:
-    """Return the name of the one inference component that serves an endpoint."""
+    """Return the name of an endpoint's inference component."""
     return f"{endpoint_name}-model"
 
 
@@ -102,7 +98,7 @@ def _model(spec: DeploySpec, region: str) -> Request:
 
 
 def model_data_source(prefix: str) -> Request:
-    """Keys below the prefix appear as files below `/opt/ml/model`; nothing is packed or unpacked."""
+    """Return a `ModelDataSource`: keys below the prefix appear as files below `/opt/ml/model`, without an archive."""
     return {"S3DataSource": {"S3Uri": prefix, "S3DataType": "S3Prefix", "CompressionType": "None"}}
 
 
@@ -136,7 +132,7 @@ def _instance_scaling(component: ComponentOptions) -> Request:
 
 
 def _component_hosting(spec: DeploySpec) -> Request:
-    """Without a model in the variant the configuration itself carries the role and the isolation."""
+    """Role and isolation, which belong to the configuration if the variant has no model."""
     hosting: Request = {"ExecutionRoleArn": spec.role}
     if spec.network_isolation:
         hosting["EnableNetworkIsolation"] = True
@@ -144,7 +140,7 @@ def _component_hosting(spec: DeploySpec) -> Request:
 
 
 def startup_parameters(spec: DeploySpec) -> dict[str, int]:
-    """How long the platform waits for the files (only if they come from S3) and for the first good ping."""
+    """Timeouts in seconds for the first 200 on /ping and, with weights in S3, for their download."""
     health_s = spec.health_check_s or health_check_timeout_s(spec.weights_gb)
     parameters = {"ContainerStartupHealthCheckTimeoutInSeconds": health_s}
     if spec.model_s3:

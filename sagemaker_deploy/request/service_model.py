@@ -1,8 +1,7 @@
-"""Requests checked against botocore's own description of the SageMaker API, without a call.
+"""Checks requests against botocore's description of the SageMaker API, without a call.
 
-botocore's validator knows types and required members; SageMaker also refuses what breaks the enumerations,
-patterns and upper limits in the same description, and only after the earlier resources have been created. All
-are checked here.
+botocore's validator checks types and required members. SageMaker also enforces the description's enumerations, patterns
+and limits, but only when earlier resources already exist. All are checked here.
 """
 
 from __future__ import annotations
@@ -17,9 +16,7 @@ from botocore.validate import ParamValidator
 
 
 def violations(service: str, operation: str, params: Mapping[str, Any]) -> list[str]:
-    """Return one sentence for each way in which `params` breaks the API's model; empty if it would be
-    accepted.
-    """
+    """Return one sentence for each violation of the API's model in `params`; empty if there is none."""
     shape = _service_model(service).operation_model(operation).input_shape
     report = ParamValidator().validate(dict(params), shape)
     if report.has_errors():
@@ -29,7 +26,7 @@ def violations(service: str, operation: str, params: Mapping[str, Any]) -> list[
 
 @functools.cache
 def _service_model(service: str) -> Any:
-    """Half a second of JSON, the same for the life of the process."""
+    """Cached: parsing the JSON takes half a second."""
     return botocore.session.get_session().get_service_model(service)
 
 
@@ -55,15 +52,17 @@ def _walk(shape: Any, value: Any, path: str) -> Iterator[str]:
 def _check_string(shape: Any, value: str, path: str) -> Iterator[str]:
     yield from _check_length(shape, value, path)
     if shape.enum and value not in shape.enum:
-        yield f"{path}: {value!r} is none of SageMaker's {len(shape.enum)} values"
+        yield f"{path}: {value!r} is not one of SageMaker's {len(shape.enum)} values"
     pattern = shape.metadata.get("pattern")
     if pattern and value and not re.fullmatch(_portable(pattern), value):
         yield f"{path}: {value!r} does not match {pattern}"
 
 
 def _portable(pattern: str) -> str:
-    """Java's letter, separator and number classes, which `re` lacks, are close enough to word and space; its
-    surrogate pairs are the characters beyond the first plane.
+    """Translate a Java pattern for `re`.
+
+    Letters, separators and numbers become word, space and digit classes, which is close enough; surrogate pairs become
+    the characters beyond U+FFFF.
     """
     classes = pattern.replace(r"\p{L}", r"\w").replace(r"\p{Z}", r"\s").replace(r"\p{N}", r"\d")
     classes = classes.replace(r"\p{Print}", r"[^\x00-\x1f\x7f]")

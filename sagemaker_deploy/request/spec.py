@@ -1,7 +1,6 @@
-"""The user's wish: everything that decides what is created, valid by construction.
+"""The specification: everything that decides what is created, valid by construction.
 
-A `DeploySpec` never changes after it was made and two equal ones give equal AWS requests, which is what makes
-a rerun harmless. Nothing here talks to AWS.
+A `DeploySpec` is immutable, and equal specifications give equal AWS requests, which makes a rerun harmless.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from sagemaker_deploy.errors import SpecError
 from sagemaker_deploy.request.instances import find_instance, has_gpu
 
-# HF_MODEL_QUANTIZE's values (docs/quantisation.md); exl2 is missing because the container refuses it everywhere.
+# HF_MODEL_QUANTIZE's values (docs/quantisation.md); exl2 is missing because the container always refuses it.
 CPU_QUANTIZATIONS = ("int8", "int4")
 STORED_QUANTIZATIONS = ("gptq", "awq", "marlin", "compressed-tensors", "fp8")
 QUANTIZATIONS = (
@@ -22,7 +21,7 @@ QUANTIZATIONS = (
     *STORED_QUANTIZATIONS,
 )
 ROUTING_STRATEGIES = ("LEAST_OUTSTANDING_REQUESTS", "RANDOM", "PREFIX_AWARE")
-MAX_NAME_LENGTH = 50  # names made from it add up to 13 characters; SageMaker's limit is 63
+MAX_NAME_LENGTH = 50  # derived names add up to 13 characters; SageMaker's limit is 63
 _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*")
 _ROLE = re.compile(r"arn:aws[a-z\-]*:iam::\d{12}:role/.+")
 _VARIABLE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
@@ -30,7 +29,7 @@ _VARIABLE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 @dataclass(frozen=True, kw_only=True)
 class AsyncOptions:
-    """An asynchronous endpoint: requests and answers travel through S3, one call may take up to an hour."""
+    """An asynchronous endpoint: requests and answers pass through S3, and a call may take up to an hour."""
 
     output: str
     failure: str = ""
@@ -48,7 +47,7 @@ class AsyncOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentOptions:
-    """An inference component: the only real-time shape that can scale to zero instances."""
+    """An inference component: the only real-time endpoint that can scale to zero instances."""
 
     memory_mib: int
     num_gpus: int = 1
@@ -68,7 +67,7 @@ class ComponentOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class VpcOptions:
-    """Where the instances live; without NAT or endpoints they reach neither the Hub nor S3."""
+    """The VPC of the instances. Without NAT or VPC endpoints they reach neither the Hub nor S3."""
 
     subnets: tuple[str, ...]
     security_groups: tuple[str, ...]
@@ -78,12 +77,12 @@ class VpcOptions:
 class DeploySpec:
     """One endpoint with one model.
 
-    The weights come from the Hub (`model_id`), from an S3 prefix (`model_s3`, uncompressed, ends with "/")
-    or, with neither, from the image. A `model_id` beside `model_s3` is allowed only below `/opt/ml/model`.
-    `weights_gb` sets the timeouts; None leaves them at their floor. `cuda` is the image's CUDA release
-    ("13.0"), which decides the host image unless `ami_version` does.
+    The weights come from the Hub (`model_id`), from an S3 prefix (`model_s3`, uncompressed, ends with "/") or, with
+    neither, from the image. With `model_s3`, a `model_id` must be a path below `/opt/ml/model`. `weights_gb` (10^9
+    bytes) determines the timeouts; None leaves them at their minimum. `cuda` is the image's CUDA release ("13.0"); it
+    selects the host image unless `ami_version` is given.
 
-    Raises `SpecError` naming the field when a value is out of range or two exclude each other.
+    Raises `SpecError` naming the field if a value is out of range or two exclude each other.
     """
 
     name: str
@@ -132,7 +131,7 @@ class DeploySpec:
                 f"at most {MAX_NAME_LENGTH} characters"
             )
         if not _ROLE.fullmatch(self.role):
-            raise SpecError(f"role {self.role!r} must be a role's ARN; `role` makes one")
+            raise SpecError(f"role {self.role!r} must be the ARN of a role; `role` creates one")
         if not self.image or any(c.isspace() for c in self.image):
             raise SpecError(f"image {self.image!r} must be an ECR image URI")
         for key in self.environment:
@@ -160,7 +159,7 @@ class DeploySpec:
             )
 
     def _check_gpus(self) -> None:
-        """The container refuses to start with more GPUs than it sees, and the platform with more than there are."""
+        """Neither the container nor SageMaker starts with more GPUs than the instance has."""
         instance = find_instance(self.instance_type)
         wanted = {"num_gpus": self.num_gpus, "component num_gpus": self.component.num_gpus if self.component else None}
         for name, value in wanted.items():

@@ -1,15 +1,15 @@
-"""Does a model fit an instance, and which is the smallest that it fits?
+"""Whether a model fits an instance, and the smallest instance that it fits.
 
-    need per GPU = weights + key-value cache + overhead   must stay below 90 % of the GPU's memory
+    need for each GPU = weights + KV cache + overhead   must stay below 90 % of the GPU's memory
 
-Weights are parameters times 2 bytes, 1.05 (int8) or 0.6 (4 bit, with scales), embeddings always 2. The cache
-is sized for `concurrency` requests that all use the whole context, so it is an upper bound: with less the
-engine queues and preempts, it does not fail. Overhead is CUDA's context and activations.
+Weights take 2 bytes for each parameter, 1.05 for int8 or 0.6 for 4 bits with scales; embeddings always take 2. The
+cache is sized for `concurrency` requests that all use the whole context. That is an upper bound: with less memory the
+engine queues and preempts but does not fail. Overhead is CUDA's context and activations.
 
-The container decides how GPUs are shared, and `_spread` follows its rule (handler/model/placement.py): weights that
-take at most `WEIGHTS_SHARE` of one GPU are copied to each, and every copy serves a share of the requests. Larger ones
-are split by layers over the fewest GPUs that hold them, one engine for each such group. GPUs beyond the last group stay
-idle, and the plan says so. Layers are whole, so the fullest GPU of a group holds a little more than its share.
+`_spread` follows the container's rule for several GPUs (handler/model/placement.py). Weights that take at most
+`WEIGHTS_SHARE` of one GPU are copied to each, and every copy serves a share of the requests. Larger ones are split by
+layers over the fewest GPUs that hold them, with one engine for each such group. GPUs beyond the last group stay idle,
+and the plan says so. Layers are not divided, so the fullest GPU of a group holds a little more than its share.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ MIB = 2**20
 USABLE_SHARE = 0.90
 WEIGHTS_SHARE = 0.80  # handler/model/placement.py
 OVERHEAD_MIB = 1536
-# On CUDA, where eetq comes to bitsandbytes (docs/quantisation.md).
+# On CUDA, where eetq is served as bitsandbytes (docs/quantisation.md).
 BYTES_PER_PARAM = {"none": 2.0, "bitsandbytes": 1.05, "eetq": 1.05, "bitsandbytes-nf4": 0.6, "bitsandbytes-fp4": 0.6}
 AUTO_ORDER = ("none", "bitsandbytes", "bitsandbytes-nf4")
 
 
 @dataclass(frozen=True)
 class Load:
-    """What the endpoint is meant to carry: tokens of prompt plus answer, and requests at the same time."""
+    """The intended load: `context` tokens of prompt plus answer, and concurrent requests."""
 
     context: int
     concurrency: int
@@ -41,7 +41,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Fit:
-    """The verdict for one instance; MiB are for the fullest GPU. `quantize` is what `auto` came to.
+    """The verdict for one instance. MiB are for the fullest GPU; `quantize` is resolved if `auto` was given.
 
     `copies` engines hold the model, each on `span` GPUs.
     """
@@ -55,7 +55,7 @@ class Fit:
 
     @property
     def gpus(self) -> int:
-        """How many of the instance's GPUs are used."""
+        """Number of the instance's GPUs that are used."""
         return self.copies * self.span
 
     @property
@@ -71,7 +71,7 @@ class Fit:
         return self.needed_mib <= self.usable_mib
 
     def sentence(self) -> str:
-        """Say the verdict with its numbers."""
+        """Return the verdict with its numbers as text."""
         verdict = "fits" if self.fits else "does not fit"
         split = f", split over {self.span}" if self.span > 1 else ""
         copies = f"{self.copies} copies{split}" if self.copies > 1 else f"one copy{split}"
@@ -85,9 +85,9 @@ class Fit:
 def check_fit(
     shape: ModelShape, load: Load, instance: Instance, quantize: str = "auto", max_gpus: int | None = None
 ) -> Fit:
-    """Return the verdict; with `auto` the least lossy quantisation that fits, the smallest if none does.
+    """Return the verdict. With `auto`: the least lossy quantisation that fits, or the smallest if none fits.
 
-    `max_gpus` is what SM_NUM_GPUS or an inference component leaves the container; None or 0 is all.
+    `max_gpus` is the limit from SM_NUM_GPUS or an inference component; None or 0 means all GPUs.
     """
     fits = [_fit(shape, load, instance, choice, max_gpus) for choice in _choices(shape, quantize)]
     return next((fit for fit in fits if fit.fits), fits[-1])
@@ -102,9 +102,9 @@ def recommend(
 ) -> Fit | None:
     """Return the fit on the smallest instance, or None if there is none.
 
-    Smallest is by total GPU memory, then by CPUs. `auto` does not quantise to save an instance: it is judged
-    unquantised first; only paying for GPUs that `max_gpus` leaves idle is worse than quantising. Instances without
-    bfloat16 are left out for models trained in it, because float16 overflows in some of them.
+    Instances are ordered by total GPU memory, then by CPUs. `auto` prefers a larger instance to quantisation, except
+    that it quantises before it recommends GPUs that `max_gpus` would leave idle. Instances without bfloat16 are left
+    out for models trained in it, because float16 overflows in some of them.
     """
     able = [it for it in instances if it.has_bfloat16 or shape.dtype == "float16"]
     ordered = sorted(able, key=lambda it: (it.num_gpus * it.gpu_mib, it.vcpus))
@@ -119,32 +119,32 @@ def recommend(
 
 
 def fit_warnings(shape: ModelShape, load: Load, fit: Fit) -> Iterator[str]:
-    """Say what the verdict does not cover."""
+    """Yield warnings about what the verdict does not cover."""
     idle = fit.instance.num_gpus - fit.gpus
     if idle > 0:
         of = f"the {fit.instance.num_gpus} GPUs of {fit.instance.name}"
         yield f"{idle} of {of} stay idle: the container uses {fit.gpus}, {fit.span} for each copy of the model"
     if fit.span > 1:
         yield (
-            f"the model is split by layers over {fit.span} GPUs, of which one works at a time: it serves, but no "
-            "faster than one GPU would; a quantisation or a GPU that holds it whole is quicker"
+            f"the model is split by layers over {fit.span} GPUs, and only one works at a time: it is no faster than "
+            "on one GPU; quantise it or use a GPU that holds all of it"
         )
     if fit.quantize in STORED_QUANTIZATIONS and shape.packed_bytes is None:
         yield (
-            f"quantize {fit.quantize!r} is for checkpoints stored that way, and this one's config.json names no "
+            f"quantize {fit.quantize!r} is for checkpoints stored that way, but this config.json has no "
             "quantization_config: the container will refuse it"
         )
     if shape.max_context and load.context > shape.max_context:
-        yield f"the model was made for {shape.max_context} tokens, {load.context} were asked for"
+        yield f"the model's context is {shape.max_context} tokens, {load.context} are requested"
     if not fit.instance.has_bfloat16 and shape.dtype == "bfloat16":
-        yield f"{fit.instance.gpu} has no bfloat16: the model computes in another type, slower or less exact"
+        yield f"{fit.instance.gpu} has no bfloat16: the model runs in another type, slower or less exact"
     if shape.checkpoint_gb * 1e9 > fit.instance.ram_gib * 2**30:
         yield (
             f"the checkpoint ({shape.checkpoint_gb:.0f} GB) is larger than the host's memory "
             f"({fit.instance.ram_gib} GiB); loading is slow and may be killed"
         )
     if shape.checkpoint_gb > 0.8 * fit.instance.nvme_gb:
-        yield f"the checkpoint hardly leaves room on the local disk ({fit.instance.nvme_gb} GB)"
+        yield f"the checkpoint takes more than 80 % of the local disk ({fit.instance.nvme_gb} GB)"
 
 
 def _choices(shape: ModelShape, quantize: str) -> tuple[str, ...]:
@@ -161,7 +161,7 @@ def _fit(shape: ModelShape, load: Load, instance: Instance, quantize: str, max_g
 
 
 def _spread(weights: float, instance: Instance, max_gpus: int | None) -> tuple[int, int]:
-    """(copies of the model, GPUs of each), as the container's first engine decides."""
+    """(copies of the model, GPUs for each), by the rule of the container's first engine."""
     gpus = min(instance.num_gpus, max_gpus or instance.num_gpus)
     room = instance.gpu_mib * MIB * WEIGHTS_SHARE
     span = min(gpus, max(1, math.ceil(weights / room)))

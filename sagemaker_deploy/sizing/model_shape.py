@@ -1,9 +1,8 @@
-"""What a model's `config.json` says about memory: how many parameters, how much key-value cache a token
-takes.
+"""A model's memory needs from its `config.json`: number of parameters, and bytes of KV cache for each token.
 
-Only the JSON is read, never model code. Parameter counts come from the checkpoint's own index when there is
-one and are estimated from the layer sizes otherwise; the estimate assumes a gated MLP and is meant to be
-within a few percent for decoder-only models.
+Only JSON is read, never model code. Parameter counts come from the checkpoint's size if it is known; otherwise they are
+estimated from the layer sizes. The estimate assumes a gated MLP and should be within a few percent for decoder-only
+models.
 """
 
 from __future__ import annotations
@@ -20,10 +19,9 @@ _ATTENTION_LAYERS = ("full_attention", "sliding_attention", "attention", "chunke
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of one model; `embedding_params` (input and output) stay unquantised whatever the rest does.
+    """Sizes of one model. `embedding_params` (input and output) are never quantised.
 
-    `packed_bytes` is the size of a checkpoint that is already quantised, else None. `num_layers` is 0 where the
-    count is not known.
+    `packed_bytes` is the size of a checkpoint that is already quantised, else None. `num_layers` is 0 if unknown.
     """
 
     num_params: int
@@ -41,17 +39,16 @@ class ModelShape:
 
 
 def shape_from_config(config: Mapping[str, Any], checkpoint_bytes: int | None = None) -> ModelShape:
-    """Return the sizes for a parsed `config.json` and, when known, the total size of the safetensors files.
+    """Return the sizes from a parsed `config.json` and, if known, the total size of the safetensors files.
 
-    Raises `SpecError` when the layers cannot be found, which means the model is not a text decoder or is of a
-    kind this helper does not know.
+    Raises `SpecError` if a size is missing: the model is then not a text decoder, or of an unknown kind.
     """
     text: Mapping[str, Any] = {**config, **config.get("text_config", {})}
     try:
         embedding, rest = _embedding_params(text), _layer_params(text)
         kv_bytes = _kv_bytes_per_token(text)
     except (KeyError, TypeError, ZeroDivisionError) as exc:
-        raise SpecError(f"config.json of type {config.get('model_type')!r} does not say {exc}") from exc
+        raise SpecError(f"config.json of type {config.get('model_type')!r} does not define {exc}") from exc
     dtype = str(text.get("dtype") or text.get("torch_dtype") or "bfloat16")
     packed = checkpoint_bytes if "quantization_config" in text else None
     num_params = embedding + rest
@@ -95,7 +92,7 @@ def _layer_params(text: Mapping[str, Any]) -> int:
 
 
 def _mlp_params(text: Mapping[str, Any]) -> int:
-    """Every expert counts: all of them must be resident, whichever few a token visits."""
+    """All experts count: every expert must be in memory, although a token uses only a few."""
     hidden = _hidden(text)
     inner = int(text.get("intermediate_size") or text.get("n_inner") or 4 * hidden)
     experts = int(text.get("num_local_experts") or text.get("num_experts") or text.get("n_routed_experts") or 1)
@@ -106,10 +103,10 @@ def _mlp_params(text: Mapping[str, Any]) -> int:
 
 
 def _kv_bytes_per_token(text: Mapping[str, Any]) -> int:
-    """Two tensors in 16 bits for each attention layer; recurrent layers keep no cache that grows.
+    """Keys and values in 16 bits for each attention layer; the state of recurrent layers does not grow.
 
-    A sliding window is counted as if it were full, which can only recommend too much memory. Latent attention
-    (MLA) is counted expanded, as an unmodified transformers model stores it.
+    A sliding window counts as full attention, which can only overestimate. Latent attention (MLA) counts as expanded
+    keys and values, as transformers stores it.
     """
     kinds = text.get("layer_types")
     layers = sum(kind in _ATTENTION_LAYERS for kind in kinds) if kinds else _layers(text)

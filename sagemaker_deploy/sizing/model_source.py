@@ -1,4 +1,4 @@
-"""Where a model's `config.json` is read from: a directory, an S3 prefix, or the Hub when it is reachable."""
+"""Reads a model's `config.json` from a directory, an S3 prefix or the Hub."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ _TIMEOUT_S = 10.0
 
 
 def load_shape(source: str, *, s3: Any = None, revision: str = "", hub_url: str = HUB_URL) -> ModelShape:
-    """Return the sizes of the model at `source`: a directory, `s3://bucket/prefix/` (with an `s3` client) or
-    a Hub id.
+    """Return the sizes of the model at `source`: a directory, `s3://bucket/prefix/` (needs `s3`) or a Hub id.
 
-    Raises `PreflightError` when there is no readable `config.json`, `SpecError` when it describes no text
-    decoder.
+    Raises `PreflightError` if no `config.json` can be read, `SpecError` if it does not describe a text decoder.
     """
     if source.startswith("s3://"):
         return _from_s3(source, s3)
@@ -42,17 +40,17 @@ def _from_directory(directory: Path) -> ModelShape:
 
 
 def _from_s3(uri: str, s3: Any) -> ModelShape:
-    place = urllib.parse.urlsplit(uri)
-    prefix = place.path.lstrip("/")
+    parts = urllib.parse.urlsplit(uri)
+    prefix = parts.path.lstrip("/")
     sizes: dict[str, int] = {}
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=place.netloc, Prefix=prefix):
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=parts.netloc, Prefix=prefix):
         sizes |= {item["Key"].removeprefix(prefix): int(item["Size"]) for item in page.get("Contents", ())}
     if "config.json" not in sizes:
         raise PreflightError(
             f"{uri} has no config.json directly below it",
             remedy="upload the model's directory with `upload`, and end the prefix with '/'",
         )
-    config = json.loads(s3.get_object(Bucket=place.netloc, Key=f"{prefix}config.json")["Body"].read())
+    config = json.loads(s3.get_object(Bucket=parts.netloc, Key=f"{prefix}config.json")["Body"].read())
     weights = sum(size for name, size in sizes.items() if name.endswith(".safetensors") and "/" not in name)
     return shape_from_config(config, weights or None)
 

@@ -12,9 +12,10 @@ import boto3
 import pytest
 
 from sagemaker_deploy.aws.clients import Clients
-from sagemaker_deploy.progress import Clock, Transcript
+from sagemaker_deploy.progress import Clock
 from sagemaker_deploy.request.spec import DeploySpec
 from tests.deploy.stand_in import StandInContainer
+from tests.deploy.transcript import Transcript
 from tests.fakes.sagemaker_runtime import FakeSageMakerRuntime
 from tests.support.server import Server
 

@@ -53,7 +53,7 @@ def test_an_endpoint_from_deploy_to_delete(shell: Shell) -> None:
     assert shell.json["endpoint"] == "llm"
     assert "endpoint llm" in shell.err
     assert shell("deploy", *SPEC, "--way", "boto3", "--no-preflight") == 0
-    assert "serves this specification already" in shell.err
+    assert "already serves this specification" in shell.err
     assert shell("autoscale", "llm", "--max", "4", "--protect") == 0
     assert shell.json["policies"] == ["llm-in-flight"]
     assert shell("status", "llm") == 0
@@ -92,8 +92,8 @@ def test_an_asynchronous_call(shell: Shell, served: Clients) -> None:
     ("content", "words", "says"),
     [
         ("", [], "either --prompt or --body"),
-        ("{", ["--body", "FILE"], "is no JSON file"),
-        ("[]", ["--body", "FILE"], "holds no JSON object"),
+        ("{", ["--body", "FILE"], "is not a JSON file"),
+        ("[]", ["--body", "FILE"], "does not contain a JSON object"),
         ('{"messages": 1}', ["--body", "FILE"], "messages"),
     ],
 )
@@ -150,7 +150,7 @@ def test_a_role_is_made_brought_up_to_date_and_removed(shell: Shell, served: Cli
     assert shell(*make) == 0
     assert shell.out.strip() == ROLE
     assert shell(*make, "--vpc") == 0
-    assert "exists already" in shell.err
+    assert "already exists" in shell.err
     policy = served["iam"].get_role_policy(RoleName="endpoint", PolicyName="tgi-heir-endpoint")["PolicyDocument"]
     by_sid = {statement["Sid"]: statement for statement in policy["Statement"]}
     assert by_sid["ReadWeights0"]["Resource"] == ["arn:aws:s3:::weights/llm/*"]

@@ -13,11 +13,11 @@ from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.aws.removal import delete
 from sagemaker_deploy.deployment import DeployOptions, deploy
 from sagemaker_deploy.errors import EndpointFailed, PreflightError, SpecError, WaitExpired
-from sagemaker_deploy.progress import Transcript
 from sagemaker_deploy.request.requests import ENDPOINT_TAG, build_requests
 from sagemaker_deploy.request.spec import DeploySpec
 from tests.deploy.conftest import NEEDS_SDK_2, REGION, ROLE, FastClock, make_spec
 from tests.deploy.stubs import Script, recorder
+from tests.deploy.transcript import Transcript
 
 BOTO3 = DeployOptions(way="boto3", preflight=False)
 SDK = DeployOptions(way="sdk", preflight=False)
@@ -81,7 +81,7 @@ def test_doing_it_again_changes_nothing(options: DeployOptions, clients: Clients
     deploy(make_spec(), clients, options, progress=transcript)
     assert {name for name, _ in seen} == {"DescribeEndpoint", "ListTags"}
     assert names(clients) == before
-    assert ("step", "endpoint llm serves this specification already") in transcript.events
+    assert ("step", "endpoint llm already serves this specification") in transcript.events
 
 
 @pytest.mark.parametrize("options", WAYS)
@@ -103,7 +103,7 @@ def test_a_failure_shows_log_cause_and_remedy_and_cleans_up(
         deploy(make_spec(), clients, options, clock=clock)
     assert PING.rstrip(".") in str(caught.value)
     assert caught.value.log_lines == ("loading", "RuntimeError: CUDA out of memory")
-    assert "take a larger instance" in caught.value.remedy
+    assert "use a larger instance" in caught.value.remedy
     assert names(clients) == ([], [], [])
 
 
@@ -138,7 +138,7 @@ def test_a_failed_endpoint_of_before_is_made_anew(
     backend.endpoints["llm"].endpoint_status = "Failed"
     deploy(make_spec(), clients, BOTO3, progress=transcript, clock=clock)
     assert clients.sagemaker.describe_endpoint(EndpointName="llm")["EndpointStatus"] == "InService"
-    assert any("had failed and is made anew" in text for kind, text in transcript.events if kind == "warn")
+    assert any("had failed and is created again" in text for kind, text in transcript.events if kind == "warn")
 
 
 def test_a_run_meets_another_that_is_under_way(clients: Clients, backend: Any, clock: FastClock) -> None:
@@ -235,7 +235,7 @@ def test_a_new_role_is_waited_for(clients: Clients, clock: FastClock) -> None:
 @pytest.mark.parametrize(
     ("operation", "code", "message", "says"),
     [
-        ("create_model", "ValidationException", "Could not assume role x", "may not use the execution role"),
+        ("create_model", "ValidationException", "Could not assume role x", "may not assume the execution role"),
         (
             "create_model",
             "ValidationException",
@@ -254,7 +254,12 @@ def test_a_new_role_is_waited_for(clients: Clients, clock: FastClock) -> None:
             "The account-level service limit 'ml.g6.2xlarge for endpoint usage' is 0 Instances",
             "quota",
         ),
-        ("create_model", "AccessDeniedException", "User is not authorized to perform: iam:PassRole on …", "hand it"),
+        (
+            "create_model",
+            "AccessDeniedException",
+            "User is not authorized to perform: iam:PassRole on …",
+            "may not pass it",
+        ),
         ("create_model", "ValidationException", "Something new", "Something new"),
     ],
 )

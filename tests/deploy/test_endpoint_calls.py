@@ -142,7 +142,7 @@ def test_a_body_too_large_to_send_inline_goes_through_s3(
     endpoint: EndpointClient, bucket: str, served: Clients
 ) -> None:
     large = CHAT | {"user": "x" * 130_000}
-    with pytest.raises(InvokeError, match="inline the platform takes 128000") as caught:
+    with pytest.raises(InvokeError, match="accepts 128000 inline") as caught:
         endpoint.submit(large)
     assert "S3 prefix" in caught.value.remedy
     assert _waited(endpoint.submit(large, upload_to=bucket))["choices"]

@@ -58,7 +58,7 @@ def test_the_files_size_wins_over_the_estimate() -> None:
 
 
 def test_no_text_decoder_is_said() -> None:
-    with pytest.raises(SpecError, match="'vit' does not say"):
+    with pytest.raises(SpecError, match="'vit' does not define"):
         shape_from_config({"model_type": "vit", "hidden_size": 8})
 
 
@@ -109,7 +109,7 @@ def test_every_quantisation_of_a_gpu_has_a_weight(quantize: str) -> None:
         assert not list(fit_warnings(packed, LOAD, check_fit(packed, LOAD, small, quantize)))
         dense = shape_from_config(QWEN3_8B)
         (warning,) = fit_warnings(dense, LOAD, check_fit(dense, LOAD, small, quantize))
-        assert "names no quantization_config" in warning
+        assert "has no quantization_config" in warning
     else:
         assert quantize == "auto" or quantize in BYTES_PER_PARAM
 
@@ -123,7 +123,7 @@ def test_what_the_verdict_does_not_cover_is_said() -> None:
     assert t4
     shape = shape_from_config(LLAMA_70B)
     text = " ".join(fit_warnings(shape, Load(200_000, 1), check_fit(shape, LOAD, t4)))
-    assert "made for 131072 tokens" in text
+    assert "context is 131072 tokens" in text
     assert "no bfloat16" in text
     assert "larger than the host's memory (16 GiB)" in text
     assert "local disk (125 GB)" in text

@@ -15,11 +15,11 @@ from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.aws.image import BIND_LABEL, DOCKER_MANIFEST, TORCH_LABEL, build_commands, inspect_image
 from sagemaker_deploy.errors import PreflightError, SpecError
 from sagemaker_deploy.preflight import resolve
-from sagemaker_deploy.progress import Transcript
 from sagemaker_deploy.request.hosting import NEWEST_AMI
 from sagemaker_deploy.request.requests import build_requests
 from tests.deploy.conftest import IMAGE, REGION, make_spec
 from tests.deploy.stubs import Script
+from tests.deploy.transcript import Transcript
 
 DIGEST = "sha256:" + "b" * 64
 BY_TAG = IMAGE.partition("@")[0] + ":1"

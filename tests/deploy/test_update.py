@@ -11,12 +11,12 @@ from sagemaker_deploy.aws.removal import delete
 from sagemaker_deploy.aws.rollback import UpdateOptions, alarm_name, deployment_config, rollback_alarm
 from sagemaker_deploy.deployment import DeployOptions, deploy
 from sagemaker_deploy.errors import DeployError, EndpointFailed, PreflightError, RolledBack, SpecError
-from sagemaker_deploy.progress import Transcript
 from sagemaker_deploy.request.requests import Requests, build_requests
 from sagemaker_deploy.request.service_model import violations
 from tests.deploy.cases import CASES
 from tests.deploy.conftest import REGION, FastClock, make_spec
 from tests.deploy.stubs import ARN, NOW, OURS, Script
+from tests.deploy.transcript import Transcript
 
 OPTIONS = DeployOptions(way="boto3", preflight=False, update=UpdateOptions())
 COMPONENT_ARN = "arn:aws:sagemaker:us-east-1:123456789012:inference-component/llm-model"

@@ -7,6 +7,7 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ import sagemaker_deploy
 
 ROOT = Path(container.__file__).resolve().parent.parent
 PACKAGES = ("container", "handler", "sagemaker_deploy", "tools")
+
+_DEPLOY_ROOMS = ("aws", "sizing", "calling", "checking")
 
 # Never: whatever lies under the first imports whatever lies under the second.
 FORBIDDEN = [
@@ -38,8 +41,13 @@ FORBIDDEN = [
     *((f"container.text.{name}", "gevent") for name in ("tokenizer", "chat_template", "detokenizer", "stop_strings")),
     *((f"container.serving.{name}", "flask") for name in ("admission", "concurrency", "model_watch", "queue_time")),
     *(("container.errors", f"container.{room}") for room in ("api", "serving", "web", "generation")),
-    ("sagemaker_deploy.request", "sagemaker_deploy.aws"),
-    ("sagemaker_deploy.aws", "sagemaker_deploy.cli"),
+    *(
+        (f"sagemaker_deploy.{one}", f"sagemaker_deploy.{two}")
+        for one, two in permutations(_DEPLOY_ROOMS, 2)
+        if (one, two) != ("calling", "aws")
+    ),
+    ("sagemaker_deploy.deployment", "sagemaker_deploy.plan"),
+    ("sagemaker_deploy.plan", "sagemaker_deploy.deployment"),
 ]
 # A room imports nothing of the rooms that stand after it.
 ORDERS = [
@@ -54,6 +62,17 @@ ORDERS = [
         "container.serving",
         "container.api",
         "container.app",
+    ),
+    *(
+        (
+            "sagemaker_deploy.errors",
+            "sagemaker_deploy.request",
+            f"sagemaker_deploy.{room}",
+            command,
+            "sagemaker_deploy.cli",
+        )
+        for room in _DEPLOY_ROOMS
+        for command in ("sagemaker_deploy.deployment", "sagemaker_deploy.plan")
     ),
 ]
 RULES = sorted(

@@ -1,1 +1,1 @@
-"""Builds and proves the image without Docker: `python -m tools.image_check`; docs/image.md says what it shows."""
+"""Builds and tests the image without Docker: `python -m tools.image_check`. docs/image.md says what that proves."""

@@ -1,6 +1,6 @@
-"""`python -m tools.image_check`: lint the Dockerfile, replay it without Docker, run what came out; 0 if all is well.
+"""`python -m tools.image_check`: lint the Dockerfile, replay it without Docker, run the result. Exit code 0: all holds.
 
-As root on Debian with debootstrap; docs/image.md says what is proven and what is not.
+Needs root on Debian with debootstrap. docs/image.md says what is proven and what is not.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _MODEL = (
 def main(arguments: list[str]) -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tools.image_check", description=__doc__)
-    parser.add_argument("--lint", action="store_true", help="only the rules for the Dockerfile's text")
-    parser.add_argument("--base", default="", help="a root directory made earlier instead of debootstrap")
+    parser.add_argument("--lint", action="store_true", help="check only the Dockerfile's text")
+    parser.add_argument("--base", default="", help="an existing root directory, instead of debootstrap")
     parser.add_argument("--compress", action="store_true", help="also measure compressed layers (minutes)")
     parser.add_argument("--scratch", default=None, help="where to build; about 6 GB (default: the temporary directory)")
     options = parser.parse_args(arguments)
@@ -45,14 +45,14 @@ def main(arguments: list[str]) -> int:
 
 
 def _replay(base: str, scratch: str | None, *, compress: bool) -> int:
-    """In a directory that is removed whatever happens. Mounts are made elsewhere: none is visible here."""
+    """Replay in a temporary directory. All mounts are made in a child's mount namespace, so none is visible here."""
     started = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="image-check-", dir=scratch, ignore_cleanup_errors=True) as directory:
         model = Path(directory, "model")
         subprocess.run([sys.executable, "-c", _MODEL, str(model)], cwd=ROOT, check=True)
         for file in model.iterdir():
-            # safetensors writes for its owner alone; what SageMaker mounts is readable.
+            # safetensors creates files with mode 0600; SageMaker mounts readable ones.
             file.chmod(0o644)
         job = Job(scratch=directory, model=str(model), base=base, compress=compress)
         process = subprocess.Popen(command(job), cwd=ROOT)

@@ -1,4 +1,4 @@
-"""Which files a COPY from the build context sees: all but those .dockerignore leaves out.
+"""The files that a COPY from the build context sees: all that .dockerignore does not exclude.
 
 Source: https://docs.docker.com/build/concepts/context/#dockerignore-files.
 """
@@ -11,15 +11,15 @@ from pathlib import Path, PurePosixPath
 
 
 def read_rules(path: Path) -> list[tuple[bool, re.Pattern[str]]]:
-    """(keep, pattern) for each line of .dockerignore, in its order."""
+    """(keep, pattern) for each line of .dockerignore, in order."""
     lines = [line.strip() for line in path.read_text().splitlines()] if path.is_file() else []
     return [_rule(line) for line in lines if line and not line.startswith("#")]
 
 
 def kept(name: PurePosixPath, rules: Sequence[tuple[bool, re.Pattern[str]]]) -> bool:
-    """Whether the file of that path, relative to the context, reaches the builder. The last matching line wins."""
+    """Whether the file at `name`, relative to the context, reaches the builder. The last matching line wins."""
     answer = True
-    # A rule for a directory holds for everything below it.
+    # A rule for a directory applies to everything below it.
     names = [str(name), *(str(parent) for parent in name.parents if str(parent) != ".")]
     for keep, pattern in rules:
         if any(pattern.fullmatch(candidate) for candidate in names):
@@ -28,9 +28,9 @@ def kept(name: PurePosixPath, rules: Sequence[tuple[bool, re.Pattern[str]]]) -> 
 
 
 def matching(context: Path, source: str) -> list[tuple[Path, PurePosixPath]]:
-    """The files that COPY `source` takes: (file, path below the destination). Empty if nothing matches.
+    """The files that COPY `source` copies: (file, path below the destination). Empty if nothing matches.
 
-    A directory gives its contents, a file or a wildcard gives the files under their own names.
+    For a directory, its contents; for a file or a wildcard, the files under their own names.
     """
     rules = read_rules(context / ".dockerignore")
     found: list[tuple[Path, PurePosixPath]] = []

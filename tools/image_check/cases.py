@@ -1,7 +1,7 @@
-"""The ways in which the built image is started, and one run of one of them.
+"""The configurations in which the built image is started, and the run of one of them.
 
-`python -m tools.image_check.cases JSON` runs one case; it has to be started in a network namespace of its own, which
-is the cut network, and in a mount namespace of its own.
+`python -m tools.image_check.cases JSON` runs one case. Start it in its own mount namespace and in its own network
+namespace, which has no network.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from tools.image_check.replay import points_layer
 START_S = 300.0
 # SageMaker sends SIGKILL 30 s after SIGTERM.
 STOP_S = 30.0
-MODEL_PLACE = "/opt/ml/model"
+MODEL_MOUNT = "/opt/ml/model"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """`model` is mounted read-only at /opt/ml/model; without it the image's own model is served."""
+    """`model` is mounted read-only at /opt/ml/model; without it the container serves the image's own model."""
 
     title: str
     uid: int = 0
@@ -48,9 +48,9 @@ class Case:
 
 
 def all_cases(model: Path, entrypoint: list[str]) -> list[Case]:
-    """SageMaker appends `serve` to the entry point, and looks for it on PATH when there is none."""
+    """All cases. SageMaker appends `serve` to the entry point, or runs `serve` from PATH if there is none."""
     serve = [*entrypoint, "serve"]
-    # What the SageMaker SDK sets; an empty string means unset.
+    # As the SageMaker SDK sets them; an empty string means unset.
     sdk = {"SAGEMAKER_PROGRAM": "", "SAGEMAKER_SUBMIT_DIRECTORY": "", "SAGEMAKER_CONTAINER_LOG_LEVEL": "20"}
     return [
         Case(title="root, mounted model", model=str(model), argv=serve, environment=sdk),
@@ -67,7 +67,7 @@ def all_cases(model: Path, entrypoint: list[str]) -> list[Case]:
 
 
 def run(case: Case) -> list[str]:
-    """Start, ask, stop. Returns the faults; empty means that all rules hold."""
+    """Start the container, check the rules, stop it. Returns the faults; empty if all rules hold."""
     _loopback_up()
     entry = Entry(
         root="",
@@ -76,7 +76,7 @@ def run(case: Case) -> list[str]:
         workdir=case.workdir,
         uid=case.uid,
         gid=case.gid,
-        binds={MODEL_PLACE: case.model} if case.model else {},
+        binds={MODEL_MOUNT: case.model} if case.model else {},
         confined=True,
     )
     scratch = Path(case.scratch)
@@ -92,7 +92,7 @@ def run(case: Case) -> list[str]:
             process.kill()
             process.wait()
         if faults:
-            sys.stderr.write(f"image-check: the container's last words:\n{log.read_text(errors='replace')[-4000:]}")
+            sys.stderr.write(f"image-check: the container's last log lines:\n{log.read_text(errors='replace')[-4000:]}")
         return faults
 
 
@@ -122,7 +122,7 @@ def _ask(case: Case, process: subprocess.Popen[bytes]) -> list[str]:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> list[str]:
-    """SIGTERM to the container's first process, which has to end with 0 in time, leaving nothing behind."""
+    """Send SIGTERM to the container's first process; it must exit with 0 in time and leave no process behind."""
     first = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
     namespace = os.readlink(f"/proc/{first}/ns/pid")
     faults = [f"zombie {pid}" for pid in _processes(namespace) if _state(pid) == "Z"]
@@ -154,7 +154,7 @@ def _state(pid: int) -> str:
 
 
 def _loopback_up() -> None:
-    """The one interface of a cut network."""
+    """Bring up the loopback interface, the only one in the namespace."""
     siocgifflags, siocsifflags, iff_up = 0x8913, 0x8914, 1
     with socket.socket() as handle:
         request = struct.pack("16sH14x", b"lo", 0)
@@ -163,7 +163,7 @@ def _loopback_up() -> None:
 
 
 def command(case: Case) -> list[str]:
-    """The command line that runs a case with its network cut."""
+    """The command line that runs a case without network."""
     return ["unshare", "--net", "--mount", sys.executable, "-m", "tools.image_check.cases", json.dumps(asdict(case))]
 
 

@@ -1,6 +1,4 @@
-"""What a container started by this check must do beside the rules of `sagemaker_deploy.checking.contract`:
-come up in the right order, and answer TGI's body.
-"""
+"""Rules beyond `sagemaker_deploy.checking.contract`: /ping goes from 503 to 200, and TGI's body is answered."""
 
 from __future__ import annotations
 
@@ -14,11 +12,11 @@ from sagemaker_deploy.checking.http_probe import Probe, Reply, Unreachable
 
 
 class Broken(Exception):
-    """A rule does not hold; the text says what was seen."""
+    """A rule is broken; the message says what was seen."""
 
 
 def wait_for_port(probe: Probe, alive: Callable[[], bool], limit_s: float) -> Reply:
-    """The first answer to /ping. One that misses the limit is asked again, as the platform does. Raises Broken."""
+    """Return the first answer to /ping. Retries a ping that misses the limit, as SageMaker does. Raises Broken."""
     deadline = time.monotonic() + limit_s
     missed = "nothing"
     while time.monotonic() < deadline and alive():
@@ -27,17 +25,17 @@ def wait_for_port(probe: Probe, alive: Callable[[], bool], limit_s: float) -> Re
         except Unreachable as exc:
             missed = str(exc)
             time.sleep(0.02)
-    raise Broken(f"no answer before the end: {missed}")
+    raise Broken(f"no answer in time: {missed}")
 
 
 def require_loading(first: Reply) -> None:
-    """While loading, /ping answers 503 with the phase. Raises Broken."""
+    """Check that /ping answers 503 with the phase while loading. Raises Broken."""
     if first.status != 503 or not _json(first).get("phase"):
         raise Broken(f"the first answer was {first.status} {first.text()[:200]!r}")
 
 
 def wait_until_ready(probe: Probe, alive: Callable[[], bool], limit_s: float) -> None:
-    """/ping turns 200 with an empty body, each answer within 2 s. Raises Broken."""
+    """Wait until /ping answers 200 with an empty body, each answer within 2 s. Raises Broken."""
     deadline = time.monotonic() + limit_s
     try:
         reply = probe.get("/ping", PING_LIMIT_S)
@@ -51,7 +49,7 @@ def wait_until_ready(probe: Probe, alive: Callable[[], bool], limit_s: float) ->
 
 
 def broken_rules(url: str) -> list[str]:
-    """The platform's rules that a running container breaks, each with what was seen."""
+    """SageMaker's rules that a running container breaks, each with what was seen."""
     found = [f"{finding.rule}: {finding.detail}" for finding in check_contract(url) if not finding.ok]
     return [*found, *_inputs(Probe(url))]
 
@@ -68,7 +66,7 @@ def _inputs(probe: Probe) -> list[str]:
 
 
 def _json(reply: Reply) -> dict[str, Any]:
-    """The body as a JSON object, or a list's first object; {} for anything else."""
+    """The body if it is a JSON object, or its first element if it is a list of objects; else {}."""
     try:
         found = json.loads(reply.body)
     except ValueError:

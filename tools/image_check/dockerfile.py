@@ -1,7 +1,7 @@
-"""A Dockerfile as data: stages of instructions with variables in place.
+"""Parses a Dockerfile into stages of instructions, with variables replaced.
 
-Reads the part of the language that this project's Dockerfile uses and refuses the rest with the line's number, so
-that nothing is skipped in silence. Source: https://docs.docker.com/reference/dockerfile/.
+Supports the part of the language that this project's Dockerfile uses and refuses the rest with the line number, so that
+nothing is skipped silently. Source: https://docs.docker.com/reference/dockerfile/.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _VARIABLE = re.compile(r"\$(?:\{(?P<braced>\w+)\}|(?P<bare>\w+))")
 
 
 class DockerfileError(ValueError):
-    """The file cannot be read; the text names the line."""
+    """The file cannot be parsed; the message names the line."""
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction. `text` is everything after its name, continuation lines joined, variables replaced."""
+    """One instruction. `text` is everything after the name, with continuation lines joined and variables replaced."""
 
     name: str
     text: str
@@ -54,13 +54,13 @@ class Instruction:
         if words and words[0].startswith("--from="):
             stage = words.pop(0).removeprefix("--from=")
         if len(words) < 2 or any(word.startswith("--") for word in words):
-            raise DockerfileError(f"line {self.line}: COPY with other options than --from is not understood")
+            raise DockerfileError(f"line {self.line}: COPY with options other than --from is not supported")
         return stage, words[:-1], words[-1]
 
 
 @dataclass
 class Stage:
-    """One FROM and what follows it. `arguments` and `environment` are what its RUN steps see at the end."""
+    """One FROM and the instructions after it. `arguments` and `environment` are those in effect at its end."""
 
     name: str
     base: str
@@ -70,7 +70,7 @@ class Stage:
     environment: dict[str, str] = field(default_factory=dict)
 
     def last(self, name: str) -> Instruction | None:
-        """The instruction that is in force when one may be given several times."""
+        """The last instruction of that name, which is the one in effect; None if there is none."""
         return next((item for item in reversed(self.instructions) if item.name == name), None)
 
     def labels(self) -> dict[str, str]:
@@ -79,12 +79,12 @@ class Stage:
 
 
 def read(path: Path, build_arguments: Mapping[str, str] | None = None) -> list[Stage]:
-    """The stages of the file with ARG and ENV replaced, build arguments applied. Raises DockerfileError."""
+    """The stages of the file, with ARG, ENV and build arguments applied. Raises DockerfileError."""
     return parse(path.read_text(), build_arguments or {})
 
 
 def parse(text: str, build_arguments: Mapping[str, str]) -> list[Stage]:
-    """As `read`, from the text."""
+    """As `read`, from text."""
     outer: dict[str, str] = {}
     stages: list[Stage] = []
     for name, raw, line in _logical_lines(text):
@@ -104,12 +104,12 @@ def parse(text: str, build_arguments: Mapping[str, str]) -> list[Stage]:
 
 
 def find(stages: list[Stage], name: str) -> Stage | None:
-    """The stage of that name, or None when `name` is an image."""
+    """The stage of that name, or None if `name` is an image."""
     return next((stage for stage in stages if stage.name == name), None)
 
 
 def _logical_lines(text: str) -> Iterator[tuple[str, str, int]]:
-    """(name, arguments, line number), comments dropped and continuation lines joined."""
+    """(name, arguments, line number) without comments, continuation lines joined."""
     parts: list[str] = []
     first = 0
     for number, line in enumerate(text.splitlines(), start=1):
@@ -122,7 +122,7 @@ def _logical_lines(text: str) -> Iterator[tuple[str, str, int]]:
         name, _, rest = " ".join(parts).partition(" ")
         parts = []
         if name.upper() not in _KNOWN or "<<" in rest:
-            raise DockerfileError(f"line {first}: {name} is not understood here")
+            raise DockerfileError(f"line {first}: {name} is not supported")
         yield name.upper(), rest.strip(), first
     if parts:
         raise DockerfileError(f"line {first}: the last line is continued")
@@ -131,7 +131,7 @@ def _logical_lines(text: str) -> Iterator[tuple[str, str, int]]:
 def _stage(item: Instruction, earlier: list[Stage]) -> Stage:
     words = item.words()
     if len(words) not in {1, 3} or (len(words) == 3 and words[1].upper() != "AS"):
-        raise DockerfileError(f"line {item.line}: FROM with options is not understood")
+        raise DockerfileError(f"line {item.line}: FROM with options is not supported")
     parent = find(earlier, words[0])
     inherited = dict(parent.environment) if parent else {}
     return Stage(words[2] if len(words) == 3 else str(len(earlier)), words[0], item.line, environment=inherited)
@@ -143,12 +143,12 @@ def _apply(item: Instruction, stage: Stage, outer: Mapping[str, str], given: Map
         stage.environment |= item.pairs()
     elif item.name == "ARG":
         for key, value in item.pairs().items():
-            # A build argument wins; an ARG without a value takes the one from above the first FROM.
+            # A build argument overrides; an ARG without a value takes that from before the first FROM.
             stage.arguments[key] = given.get(key, value or outer.get(key, ""))
 
 
 def _scope(stages: list[Stage]) -> dict[str, str]:
-    """What a stage's next instruction may refer to; ENV wins over ARG."""
+    """The variables that a stage's next instruction sees; ENV overrides ARG."""
     return {"PATH": "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"} | (
         stages[-1].arguments | stages[-1].environment
     )

@@ -1,6 +1,6 @@
-"""`python -m tools.image_check.enter JSON`: becomes the first process of a container, or of one RUN step.
+"""`python -m tools.image_check.enter JSON`: becomes the first process of a container or of a RUN step.
 
-Has to be started with mount and PID namespaces of its own: all mounts made here end with the process.
+Start it in its own mount and PID namespaces, so that all mounts made here end with the process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-# What a namespace of its own is made with; the child of `unshare` dies when `unshare` does.
+# Creates the namespaces; --kill-child kills the child when `unshare` dies.
 UNSHARE = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child")
 _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP = 38, 24
 _NUM_CAPABILITIES = 41
@@ -25,9 +25,9 @@ _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What to run and where. `binds` maps a place below the root to a place of this machine, always read-only.
+    """What to run and where. `binds` maps paths below the root to paths of this machine, mounted read-only.
 
-    `confined` adds what Docker does to a running container: its capabilities, no new privileges, tmpfs on /tmp.
+    `confined` applies Docker's restrictions: its default capabilities, no new privileges, and a tmpfs on /tmp.
     """
 
     root: str
@@ -40,21 +40,21 @@ class Entry:
     confined: bool = False
 
     def command(self) -> list[str]:
-        """The command line that runs this entry in namespaces of its own."""
+        """The command line that runs this entry in new namespaces."""
         return [*UNSHARE, sys.executable, "-m", "tools.image_check.enter", json.dumps(asdict(self))]
 
 
 def mount(*arguments: str) -> None:
-    """mount(8). Raises CalledProcessError; its own words are on stderr."""
+    """Run mount(8). Raises CalledProcessError; mount writes the reason to stderr."""
     subprocess.run(["mount", *arguments], check=True)
 
 
 def mount_points(entry: Entry, layer: Path) -> Path:
-    """Make, in an empty layer, the places that `enter` mounts on, as Docker does; returns the layer."""
+    """Create `enter`'s mount points in an empty layer, as Docker does; return the layer."""
     for name in ("proc", "sys", "dev"):
         (layer / name).mkdir(parents=True, exist_ok=True)
-    for place, source in entry.binds.items():
-        point = layer / place.lstrip("/")
+    for path, source in entry.binds.items():
+        point = layer / path.lstrip("/")
         if Path(source).is_dir():
             point.mkdir(parents=True, exist_ok=True)
         else:
@@ -64,21 +64,21 @@ def mount_points(entry: Entry, layer: Path) -> Path:
 
 
 def enter(entry: Entry) -> None:
-    """Mount, chroot, give up privileges, exec. Does not return."""
+    """Mount, chroot, drop privileges, exec. Does not return."""
     root = Path(entry.root)
     mount("-t", "proc", "proc", str(root / "proc"))
     mount("-t", "sysfs", "-o", "ro", "sysfs", str(root / "sys"))
     _mount_devices(root / "dev")
-    for place, source in entry.binds.items():
-        point = str(root / place.lstrip("/"))
+    for path, source in entry.binds.items():
+        point = str(root / path.lstrip("/"))
         mount("--bind", source, point)
         mount("-o", "remount,bind,ro", point)
     if entry.confined:
         mount("-t", "tmpfs", "-o", "mode=1777", "tmpfs", str(root / "tmp"))
     os.chroot(root)
     os.chdir(entry.workdir)
-    _give_up(entry)
-    os.execvpe(entry.argv[0], entry.argv, entry.environment)  # noqa: S606 - the point of this module
+    _drop_privileges(entry)
+    os.execvpe(entry.argv[0], entry.argv, entry.environment)  # noqa: S606 - this module exists for it
 
 
 def _mount_devices(dev: Path) -> None:
@@ -92,7 +92,7 @@ def _mount_devices(dev: Path) -> None:
     mount("-t", "tmpfs", "-o", "mode=1777,size=64m", "tmpfs", str(dev / "shm"))
 
 
-def _give_up(entry: Entry) -> None:
+def _drop_privileges(entry: Entry) -> None:
     os.umask(0o022)
     libc = ctypes.CDLL(None, use_errno=True)
     if entry.confined:

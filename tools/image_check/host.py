@@ -1,4 +1,4 @@
-"""What building needs from this machine and the repository never names: pip's sources, certificates, the mirror."""
+"""What the build takes from this machine and the repository never names: pip's sources, certificates, Debian mirror."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 _PASSED_ON = re.compile(r"(SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE|https?_proxy|no_proxy)", re.IGNORECASE)
-# Of no use in a clean root.
+# Useless in a clean root.
 _LEFT_OUT = {"PIP_CONFIG_FILE", "PIP_CACHE_DIR"}
 _NETWORK_FILES = ("/etc/resolv.conf", "/etc/hosts")
 
 
 def pip_environment() -> dict[str, str]:
-    """pip's settings on this machine, from its files and its environment, as variables."""
+    """This machine's pip settings, from files and environment, as environment variables."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     passed_on = {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name)}
@@ -26,7 +26,7 @@ def pip_environment() -> dict[str, str]:
 
 
 def parse_pip_config(lines: Iterable[str]) -> dict[str, str]:
-    """`pip config list` as PIP_* variables; what the environment says wins over what a file says."""
+    """The output of `pip config list` as PIP_* variables; the environment overrides files."""
     found: dict[str, str] = {}
     for line in sorted(lines, key=lambda line: line.startswith(":env:")):
         key, _, value = line.partition("=")
@@ -37,17 +37,17 @@ def parse_pip_config(lines: Iterable[str]) -> dict[str, str]:
 
 
 def build_binds(environment: Mapping[str, str]) -> dict[str, str]:
-    """Each file and directory that those settings name, and the network's configuration, at its own place."""
+    """Bind mounts, each at its own path: files and directories in the settings, and the network configuration."""
     found = [Path(name) for name in _NETWORK_FILES]
     for word in " ".join(environment.values()).split():
         path = Path(urlsplit(word).path if word.startswith("file:") else word)
-        # The pages of an index on disk point to files beside it.
+        # The pages of an index on disk link to files beside it.
         found.append(path.parent if word.startswith("file:") and len(path.parts) > 2 else path)
     return {str(path): str(path) for path in found if path.is_absolute() and path.exists()}
 
 
 def torch_index(environment: Mapping[str, str]) -> dict[str, str]:
-    """Build arguments for a torch that lies on this machine; none when it has to come from where users get it."""
+    """Build arguments if this machine has a torch wheel; else {}, and torch comes from its public index."""
     for word in environment.get("PIP_FIND_LINKS", "").split():
         if list(Path(word).glob("torch-*+cpu-*.whl")):
             return {"TORCH_INDEX": f"file://{word}"}
@@ -55,13 +55,13 @@ def torch_index(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def debian_mirror(release: str) -> str:
-    """The mirror from which this machine's apt takes `release`, else Debian's own."""
+    """The mirror that this machine's apt uses for `release`, else Debian's."""
     texts = [path.read_text() for path in sorted(Path("/etc/apt").glob("**/*")) if path.suffix in {".list", ".sources"}]
     return find_mirror(texts, release) or "http://deb.debian.org/debian"
 
 
 def find_mirror(texts: Iterable[str], release: str) -> str:
-    """The first URI that serves the suite `release` itself, from files in either format of apt; "" if none."""
+    """The first URI for the suite `release` itself, from apt files of either format; "" if there is none."""
     for text in texts:
         for block in re.split(r"\n\s*\n", text):
             uris = re.search(r"^URIs:\s*(\S+)", block, re.MULTILINE)

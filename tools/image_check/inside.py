@@ -1,5 +1,6 @@
-"""`python -m tools.image_check.inside JSON`: replay, then all cases. Has to be started as root in a mount namespace of
-its own, so that every mount is gone when it ends, however it ends.
+"""`python -m tools.image_check.inside JSON`: replay the Dockerfile, then run all cases.
+
+Start it as root in its own mount namespace, so that every mount is gone when it ends, however it ends.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """`scratch` is a directory to throw away afterwards, `base` a root made earlier or "", `model` a checkpoint."""
+    """`scratch` is a temporary directory, `base` an existing root directory or "", `model` a checkpoint."""
 
     scratch: str
     model: str
@@ -29,7 +30,7 @@ class Job:
 
 
 def main(job: Job) -> int:
-    """Returns 0 when the image was built and every case holds."""
+    """Build and run all cases. Returns 0 if the image was built and every case holds."""
     try:
         image = _build(job)
     except (DockerfileError, ReplayError, ValueError, subprocess.CalledProcessError) as exc:
@@ -80,7 +81,7 @@ def _cases(job: Job, image: Image) -> Iterator[cases.Case]:
 
 
 def command(job: Job) -> list[str]:
-    """The command line that runs a job in its own mount namespace."""
+    """The command line that runs a job in a new mount namespace."""
     arguments = [sys.executable, "-m", "tools.image_check.inside", json.dumps(asdict(job))]
     return ["unshare", "--mount", "--propagation", "private", *arguments]
 

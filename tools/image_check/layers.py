@@ -1,4 +1,4 @@
-"""Layers as Docker has them: one directory of changes for each instruction, seen together through overlayfs."""
+"""Image layers as in Docker: one directory of changes for each instruction, merged with overlayfs."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from tools.image_check.enter import mount
 
 @dataclass(frozen=True)
 class Layer:
-    """The files that one instruction made; `created_by` is that instruction."""
+    """The files that one instruction created or changed; `created_by` is that instruction."""
 
     path: Path
     created_by: str
 
     def size_bytes(self) -> int:
-        """The sum of its files, a file with several names counted once."""
+        """Total size of its files; hard links count once."""
         return sum(info.st_size for info in _infos(self.path))
 
 
 @contextlib.contextmanager
 def seen_together(layers: Sequence[Path], scratch: Path, upper: Path | None = None) -> Iterator[Path]:
-    """Mount `layers`, the lowest first, at a directory below `scratch` and yield it.
+    """Mount `layers`, lowest first, at a directory below `scratch` and yield it.
 
-    Read-only unless `upper` is given, which then takes what is written. Needs a private mount namespace.
+    Read-only unless `upper` is given, which then receives all writes. Needs a private mount namespace.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     target, work, empty = scratch / "merged", scratch / "work", scratch / "empty"
     for directory in (target, work, empty):
         directory.mkdir(exist_ok=True)
-    # overlayfs wants two lower layers when there is no upper one.
+    # Without an upper layer overlayfs requires two lower ones.
     lower = [*reversed(layers)] + ([] if upper else [empty])
     options = "lowerdir=" + ":".join(map(str, lower))
     if upper:
@@ -48,7 +48,7 @@ def seen_together(layers: Sequence[Path], scratch: Path, upper: Path | None = No
 
 
 def seal(layer: Path) -> None:
-    """Cut every time to whole seconds, which is what the archive of a layer keeps."""
+    """Truncate all file times to whole seconds, the resolution of a layer's archive."""
     for directory, names, files in os.walk(layer):
         for name in [*names, *files]:
             path = Path(directory, name)

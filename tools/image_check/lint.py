@@ -1,4 +1,4 @@
-"""Rules for the Dockerfile's text: SageMaker's, this project's, and hadolint's when it is installed."""
+"""Rules for the Dockerfile's text: SageMaker's, this project's, and hadolint's if it is installed."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ Rule = Callable[[list[Stage]], Found]
 
 
 def check(stages: list[Stage]) -> list[str]:
-    """What is wrong, as "line N: ..." sentences, in the order of the rules."""
+    """The broken rules as "line N: ..." sentences, in the order of the rules."""
     return [f"line {line}: {text}" for rule in RULES for line, text in rule(stages)]
 
 
 def hadolint_program() -> str:
-    """Where hadolint is, which requirements/image-tools.txt installs; "" if nowhere."""
+    """Path of hadolint, which requirements/image-tools.txt installs; "" if it is missing."""
     beside = Path(sys.executable).with_name("hadolint")
     return str(beside) if beside.is_file() else shutil.which("hadolint") or ""
 
 
 def hadolint(path: Path) -> list[str]:
-    """hadolint's findings, each a line; none when it is not installed."""
+    """hadolint's findings, one line each; empty if it is not installed."""
     program = hadolint_program()
     if not program:
         return []
@@ -42,7 +42,7 @@ def hadolint(path: Path) -> list[str]:
 
 
 def _entrypoint(stages: list[Stage]) -> Found:
-    """A shell form is /bin/sh as first process, which passes no SIGTERM on."""
+    """The shell form runs /bin/sh as first process, which does not forward SIGTERM."""
     entry = stages[-1].last("ENTRYPOINT")
     if entry is None or not entry.exec_form():
         yield (entry.line if entry else stages[-1].line), "the last stage needs an ENTRYPOINT in exec form"
@@ -56,12 +56,12 @@ def _bases(stages: list[Stage]) -> Found:
         image, _, digest = stage.base.partition("@")
         tag = image.rpartition("/")[2].partition(":")[2]
         if stage.base not in names and not digest and tag in {"", "latest"}:
-            yield stage.line, f"{stage.base} has no tag that stays"
+            yield stage.line, f"{stage.base} has no fixed tag"
 
 
 def _no_add(stages: list[Stage]) -> Found:
     for item in _all(stages, "ADD"):
-        yield item.line, "ADD fetches and unpacks; use COPY"
+        yield item.line, "ADD downloads and unpacks; use COPY"
 
 
 def _pipes(stages: list[Stage]) -> Found:
@@ -76,7 +76,7 @@ def _apt(stages: list[Stage]) -> Found:
             if "--no-install-recommends" not in item.text:
                 yield item.line, "apt-get install without --no-install-recommends"
             if "rm -rf /var/lib/apt/lists" not in item.text:
-                yield item.line, "apt's lists stay in the layer"
+                yield item.line, "apt's lists remain in the layer"
 
 
 def _pip(stages: list[Stage]) -> Found:
@@ -86,7 +86,7 @@ def _pip(stages: list[Stage]) -> Found:
                 if "--no-cache-dir" not in command:
                     yield item.line, "pip install without --no-cache-dir"
                 if "--require-hashes" not in command and "--index-url" not in command:
-                    yield item.line, "pip install with neither hashes nor an index of its own"
+                    yield item.line, "pip install with neither --require-hashes nor --index-url"
 
 
 def _port(stages: list[Stage]) -> Found:
@@ -105,18 +105,18 @@ def _secrets(stages: list[Stage]) -> Found:
     for item in [*_all(stages, "ENV"), *_all(stages, "ARG")]:
         for name in item.pairs():
             if _SECRET.search(name):
-                yield item.line, f"{name} would stay readable in the image"
+                yield item.line, f"{name} would remain readable in the image"
 
 
 def _last_stage_installs_nothing(stages: list[Stage]) -> Found:
     for item in stages[-1].instructions:
         if item.name == "RUN":
-            yield item.line, "the last stage only copies"
+            yield item.line, "RUN in the last stage, which should only copy"
     if len(stages) < 2:
-        yield stages[-1].line, "one stage alone keeps what it built with"
+        yield stages[-1].line, "a single stage keeps its build tools"
     for item in _all(stages, "RUN"):
         if re.search(r"\bapt(-get)?\b.*\binstall\b", item.text) and _COMPILERS.search(item.text):
-            yield item.line, "a compiler is installed; every package has to come as a wheel"
+            yield item.line, "a compiler is installed; every package must be a wheel"
 
 
 RULES: tuple[Rule, ...] = (

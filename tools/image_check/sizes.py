@@ -1,4 +1,4 @@
-"""How large the image is: layer by layer, and which packages make up the large one."""
+"""The image's size by layer, and its largest packages."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ _NUM_PACKAGES = 12
 
 
 def table(image: Image, *, compress: bool) -> str:
-    """A line for each layer above the base, then the largest packages. `compress` also measures gzip'ed layers,
-    which is what a registry stores and a host pulls; it takes minutes.
+    """A line for each layer above the base, then the largest packages.
+
+    `compress` also measures gzipped layers, which registries store and hosts pull; that takes minutes.
     """
     lines = []
     total = gzipped = 0
     for layer in image.layers[image.base_layers :]:
         size = layer.size_bytes()
         total += size
-        packed = gzip_bytes(layer.path) if compress else 0
-        gzipped += packed
-        lines.append(f"{_mb(size)}{_mb(packed) if compress else ''}  {layer.created_by[:90]}")
+        compressed = gzip_bytes(layer.path) if compress else 0
+        gzipped += compressed
+        lines.append(f"{_mb(size)}{_mb(compressed) if compress else ''}  {layer.created_by[:90]}")
     base = sum(layer.size_bytes() for layer in image.layers[: image.base_layers])
     lines.append(f"{_mb(total)}{_mb(gzipped) if compress else ''}  all layers above the base")
-    lines.append(f"{_mb(base)}  the base's stand-in, not part of the sum")
+    lines.append(f"{_mb(base)}  the stand-in for the base, not part of the sum")
     packages = [pair for layer in image.layers for pair in package_sizes(layer.path)]
     for name, size in sorted(packages, key=lambda pair: -pair[1])[:_NUM_PACKAGES]:
         lines.append(f"{_mb(size)}    {name}")
@@ -36,7 +37,7 @@ def table(image: Image, *, compress: bool) -> str:
 
 
 def package_sizes(layer: Path) -> list[tuple[str, int]]:
-    """(name-version, bytes) of each distribution in the layer, from the files that its RECORD lists and that exist."""
+    """(name-version, bytes) of each distribution in the layer: the sum of the existing files in its RECORD."""
     found = []
     for record in layer.glob("opt/venv/lib/python3.*/site-packages/*.dist-info/RECORD"):
         site_packages = record.parents[1]
@@ -47,7 +48,7 @@ def package_sizes(layer: Path) -> list[tuple[str, int]]:
 
 
 def gzip_bytes(layer: Path) -> int:
-    """The size of the layer's archive under gzip's default level."""
+    """Size of the layer's archive, compressed at gzip's default level."""
     tar = subprocess.Popen(["tar", "--create", "--directory", str(layer), "."], stdout=subprocess.PIPE)
     gzip = subprocess.Popen(["gzip", "--stdout"], stdin=tar.stdout, stdout=subprocess.PIPE)
     if tar.stdout is None or gzip.stdout is None:
@@ -57,7 +58,7 @@ def gzip_bytes(layer: Path) -> int:
     while chunk := gzip.stdout.read(1 << 20):
         size += len(chunk)
     if tar.wait() or gzip.wait():
-        raise RuntimeError(f"{layer} could not be packed")
+        raise RuntimeError(f"{layer} could not be compressed")
     return size
 
 

@@ -1,1 +1,1 @@
-"""The reliability scoreboard: what is promised, what the last run of `make faults` saw, and the page made of both."""
+"""The reliability scoreboard: the promises, the results of the last `make faults`, and the page generated from both."""

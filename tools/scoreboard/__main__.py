@@ -1,4 +1,4 @@
-"""Write `docs/reliability.md` again: `python -m tools.scoreboard`."""
+"""`python -m tools.scoreboard`: regenerates `docs/reliability.md`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tools.scoreboard.record import read
 
 
 def main() -> None:
-    """From the record as it is."""
+    """Write the page from the current record."""
     PAGE.write_text(page(read()), "utf-8")
 
 

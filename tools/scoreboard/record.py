@@ -1,4 +1,4 @@
-"""What scenarios saw when they last ran, in `docs/reliability.json`: one line for each, so that versions merge."""
+"""The last result of each scenario, in `docs/reliability.json`: one line each, so that branches merge."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ RECORD = ROOT / "docs" / "reliability.json"
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """The last run of one scenario. `bug` says what was broken once to see it fail.
+    """The last run of one scenario. `bug` is a deliberate defect with which the scenario was seen to fail.
 
-    `load` is the machine's load average (1 minute) at the end: above `cores`, others took part of the machine.
+    `load` is the machine's load average (1 minute) at the end; above `cores`, other processes shared the machine.
     """
 
     row: int
@@ -31,7 +31,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def result(row: int, scenario: str, reach: str, seen: str, ok: bool, bug: str = "") -> Result:
-    """A result of now, on this machine."""
+    """A result with today's date, this machine's cores and its load."""
     return Result(
         row=row,
         scenario=scenario,
@@ -46,14 +46,14 @@ def result(row: int, scenario: str, reach: str, seen: str, ok: bool, bug: str = 
 
 
 def read(path: Path = RECORD) -> list[Result]:
-    """All results, in order of row and scenario; none if there is no record yet."""
+    """All results, ordered by row and scenario; empty if there is no record yet."""
     if not path.exists():
         return []
     return msgspec.json.decode(path.read_bytes(), type=list[Result])
 
 
 def write(new: list[Result], path: Path = RECORD) -> list[Result]:
-    """Put `new` in the place of everything older of the same rows. Returns all results."""
+    """Replace all results of the rows in `new`. Returns all results."""
     rows = {found.row for found in new}
     kept = [found for found in read(path) if found.row not in rows]
     results = sorted(kept + new, key=lambda found: (found.row, found.scenario))

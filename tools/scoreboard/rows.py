@@ -1,4 +1,4 @@
-"""The rows of the scoreboard: each one promise, the figure that keeps it, and the plain tests that hold it too."""
+"""The rows of the scoreboard: a promise, the figure to reach, and the ordinary tests that also check it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One promise. `tests` are files of `make test` that hold it in small; `make faults` measures it in full."""
+    """One promise. `tests` are files of `make test` that check it in small; `make faults` measures it in full."""
 
     number: int
     test: str

@@ -81,10 +81,10 @@ def test_after_the_match_nothing_follows():
     assert checker.flush() == ""
 
 
-def test_what_followed_the_match_is_known():
+def test_what_follows_the_match_in_one_push_is_dropped():
     checker = StopStrings(["STOP"], keep=False)
     assert checker.push("one ST") + checker.push("OP two") == "one "
-    assert checker.remainder == " two"
+    assert checker.flush() == ""
 
 
 def test_the_shorter_of_two_that_start_together_is_complete_first():

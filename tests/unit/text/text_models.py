@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,12 @@ CORPUS = [
     "<html> {\"name\": \"get_weather\", \"arguments\": {\"city\": \"Paris\"}} [1, 2, 3] |end| [INST] think\n\n",
     "naïve café — déjà vu, Übermut; 日本語のテキスト, русский текст, العربية, हिन्दी, 😀👩‍👩‍👧🇫🇷",
 ] * 3  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def vocab_size(tokenizer: Tokenizer) -> int:
+    """The first id that the vocabulary does not hold."""
+    return next(index for index in count() if not tokenizer.is_known(index))
 
 
 @dataclass(frozen=True)
