@@ -1,6 +1,6 @@
 """Deploy, ask, stream, delete: `python examples/deploy.py --image URI --role ARN [--model-id ID]`.
 
-Needs AWS credentials and a region. The instance is billed until this script deletes it; it does so even after a failure.
+Needs AWS credentials and a region. The instance is billed until this script deletes it, after a failure too.
 """
 
 from __future__ import annotations
