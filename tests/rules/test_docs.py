@@ -27,6 +27,11 @@ def test_every_file_the_architecture_names_exists() -> None:
         assert (ROOT / name).is_file(), name
 
 
+def test_the_glossary_is_short() -> None:
+    glossary = (ROOT / "ARCHITECTURE.md").read_text().partition("## Glossary\n\n")[2]
+    assert 0 < len(glossary.splitlines()) <= 25
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
