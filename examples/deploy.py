@@ -1,7 +1,6 @@
 """Deploy, ask, stream, delete: `python examples/deploy.py --image URI --role ARN [--model-id ID]`.
 
-Needs AWS credentials and a region; the instance is billed until this script has deleted it, which it does even when
-something fails on the way.
+Needs AWS credentials and a region. The instance is billed until this script deletes it, after a failure too.
 """
 
 from __future__ import annotations

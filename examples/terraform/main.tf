@@ -1,5 +1,5 @@
-# The same endpoint as `sagemaker-deploy deploy llm …`. Give the image by digest: a tag that moves gives new instances
-# another image than the old ones.
+# The same endpoint as `sagemaker-deploy deploy llm …`. Name the image by digest: if a tag moves, new instances run another
+# image than old ones.
 terraform {
   required_version = ">= 1.5"
   required_providers {
@@ -41,7 +41,7 @@ variable "health_check_seconds" {
   description = "until the first 200 on /ping: 60 for each GB of weights, at most 3600"
 }
 
-# Without a name the provider makes one, so that a new image replaces the model before the old one goes.
+# Without a name the provider generates one, so a new model exists before the old one is deleted.
 resource "aws_sagemaker_model" "this" {
   execution_role_arn = var.role_arn
 
@@ -84,7 +84,7 @@ resource "aws_sagemaker_endpoint" "this" {
   endpoint_config_name = aws_sagemaker_endpoint_configuration.this.name
 }
 
-# Instances follow the requests in flight, as `sagemaker-deploy autoscale` has it.
+# Instances follow the requests in flight, as with `sagemaker-deploy autoscale`.
 resource "aws_appautoscaling_target" "this" {
   service_namespace  = "sagemaker"
   resource_id        = "endpoint/${aws_sagemaker_endpoint.this.name}/variant/AllTraffic"

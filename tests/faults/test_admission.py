@@ -147,7 +147,7 @@ REFUSAL = "HTTP/1.1 429 TOO MANY REQUESTS\r\nRetry-After: 1\r\nContent-Length: 0
 
 @pytest.mark.row(
     18,
-    bug="container/serving/concurrency.py: each worker counts only its own places: 48 sequences in the "
+    bug="container/serving/concurrency.py: each worker counts only its own requests: 48 sequences in the "
     "engine, limit 34; "
     "a refusal that takes 3 ms more: goodput 91 %",
 )
@@ -211,7 +211,7 @@ def test_ping_while_saturated(server: Server, scoreboard: Scoreboard) -> None:
 
 
 @pytest.mark.row(
-    20, bug="container/serving/service.py: a whole answer has the time of a stream: clients still wait after 60 s"
+    20, bug="container/serving/service.py: a whole answer gets a stream's time limit: clients still wait after 60 s"
 )
 def test_deadlines(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
     environ = {"HF_MODEL_ID": str(tiny_llama), "REQUEST_TIMEOUT_S": "1.0", "MAX_CONCURRENT_REQUESTS": "400"}
@@ -243,7 +243,7 @@ def leave(server: Server, draw: random.Random) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-@pytest.mark.row(19, bug="handler/engine/core.py: an abort ends only what runs: empty after 8.3 s")
+@pytest.mark.row(19, bug="handler/engine/core.py: an abort ends only running sequences: empty after 8.3 s")
 def test_a_thousand_clients_leave(server: Server, board: StatusBoard, scoreboard: Scoreboard) -> None:
     draws = [random.Random(i) for i in range(1000)]
     with ThreadPoolExecutor(24) as threads:

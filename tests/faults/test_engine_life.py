@@ -108,7 +108,7 @@ def test_engine_killed_under_load(scoreboard: Scoreboard, make_server: MakeServe
 
 
 @pytest.mark.row(
-    11, bug="container/supervisor/engine_process.py: nobody looks whether the engine moves: never detected, 31 hung"
+    11, bug="container/supervisor/engine_process.py: the engine's progress is not watched: never detected, 31 hung"
 )
 def test_engine_stopped_under_load(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server(MAX_BATCH_SIZE="32")
@@ -126,7 +126,7 @@ def test_engine_stopped_under_load(scoreboard: Scoreboard, make_server: MakeServ
 
 
 @pytest.mark.row(
-    11, bug="container/supervisor/engine_process.py: an engine that hangs is killed unasked: no stacks in the log"
+    11, bug="container/supervisor/engine_process.py: a hung engine is killed without SIGUSR1: no stacks in the log"
 )
 def test_engine_hangs_in_a_step(scoreboard: Scoreboard, make_server: MakeServer, tiny_llama: Path) -> None:
     server = faulty(make_server, tiny_llama, "hang")
@@ -301,8 +301,7 @@ def alone_gap(server: Server) -> float:
 
 @pytest.mark.row(
     17,
-    bug="container/supervisor/supervisor.py: the end of the web server is logged and no more: PID 1 is "
-    "still there after 10 s",
+    bug="container/supervisor/supervisor.py: the end of the web server is only logged: PID 1 is still there after 10 s",
 )
 def test_gunicorn_killed(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     server = make_server()

@@ -76,7 +76,7 @@ def malformed(count: int) -> Iterator[tuple[str, bytes]]:
         yield path, json.dumps(base | fields).encode()
 
 
-@pytest.mark.row(1, bug="container/web/body.py: what is nested too deeply is not caught: 303 of 10,000 are 500")
+@pytest.mark.row(1, bug="container/web/body.py: too deep nesting is not caught: 303 of 10,000 are 500")
 def test_malformed_bodies(web: WebServer, scoreboard: Scoreboard) -> None:
     before, statuses, slow, leaks = web.workers(), [], [], 0
 
@@ -257,7 +257,7 @@ def oversize(web: WebServer) -> Iterator[tuple[str, int, bytes, int]]:
     yield "gzip bomb", 415, bomb_head + bomb, 0
 
 
-@pytest.mark.row(6, bug="container/web/worker.py: a body nobody wants is read without a bound")
+@pytest.mark.row(6, bug="container/web/worker.py: an unwanted body is read without limit")
 def test_oversize(web: WebServer, scoreboard: Scoreboard) -> None:
     limit, before, found, most, right = 2_000_000, memory(web), [], 0, True
     for name, status, start, more in oversize(web):

@@ -74,7 +74,7 @@ def test_a_poisoned_request(scoreboard: Scoreboard, make_server: MakeServer, tmp
     )
 
 
-@pytest.mark.row(34, bug="a thread that oneDNN can compile nothing in goes on: the same prompt afterwards 503")
+@pytest.mark.row(34, bug="a thread in which oneDNN cannot compile stays in use: the same prompt afterwards 503")
 def test_memory_runs_out(scoreboard: Scoreboard, make_server: MakeServer, tmp_path: Path) -> None:
     """RLIMIT_AS of the engine is lowered to what it has while 6 streams run; then a long prompt comes."""
     model = tmp_path / "model"
@@ -109,7 +109,7 @@ def test_memory_runs_out(scoreboard: Scoreboard, make_server: MakeServer, tmp_pa
     scoreboard(34, "RLIMIT_AS lowered under 6 streams, 20 times", "20 of 20", text, ok)
 
 
-@pytest.mark.row(33, bug="handler/sampling/grammar.py: compiled grammars are kept without a bound: +855 MB")
+@pytest.mark.row(33, bug="handler/sampling/grammar.py: compiled grammars are kept without limit: +855 MB")
 def test_grammars_without_end(
     scoreboard: Scoreboard, make_server: MakeServer, tiny_llama: Path, tmp_path: Path
 ) -> None:

@@ -78,7 +78,8 @@ def test_frames_to_the_engine(scoreboard: Scoreboard, make_server: MakeServer) -
 
 
 @pytest.mark.row(
-    37, bug="container/generation/engine_client.py: text that is not UTF-8 is not caught: the worker hears nothing more"
+    37,
+    bug="container/generation/engine_client.py: text that is not UTF-8 is not caught: the worker receives nothing more",
 )
 def test_frames_to_the_web_workers(scoreboard: Scoreboard) -> None:
     samples = [

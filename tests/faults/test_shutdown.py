@@ -91,7 +91,7 @@ def endless_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(2400)
 @pytest.mark.row(
     15,
-    bug="container/supervisor/supervisor.py: a signal ends at once, nothing is drained: 0 of 2 runs, 16 "
+    bug="container/supervisor/supervisor.py: a signal ends the server without draining: 0 of 2 runs, 16 "
     "streams with an error",
 )
 def test_sigterm_under_load(scoreboard: Scoreboard, endless_llama: Path, tmp_path: Path) -> None:
@@ -114,9 +114,7 @@ def test_sigterm_under_load(scoreboard: Scoreboard, endless_llama: Path, tmp_pat
     scoreboard(15, scenario, "", "; ".join([text, *wrong]), good == NUM_RUNS)
 
 
-@pytest.mark.row(
-    15, bug="container/supervisor/supervisor.py: a second signal is counted and not looked at: ends after 23.8 s"
-)
+@pytest.mark.row(15, bug="container/supervisor/supervisor.py: a second signal is ignored: ends after 23.8 s")
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal(scoreboard: Scoreboard, endless_llama: Path, tmp_path: Path, second: signal.Signals) -> None:
     server = Server(

@@ -85,9 +85,9 @@ def gauges(server: Server) -> dict[str, float]:
     32,
     bug="container/generation/engine_client.py: replies are never forgotten: worker +12.1 % in a minute, "
     "+0.3 % without; "
-    "handler/scheduling/scheduler.py: each step looks through all sequences there ever were: p99 0.260, "
+    "handler/scheduling/scheduler.py: each step scans every sequence ever seen: p99 0.260, "
     "then 0.295 s in two "
-    "minutes while the machine grew 7 % quicker",
+    "minutes while the machine became 7 % faster",
 )
 def test_soak(scoreboard: Scoreboard, tiny_llama: Path, tmp_path: Path) -> None:
     seconds = 60 * float(os.environ.get("SOAK_MINUTES", "1.5"))

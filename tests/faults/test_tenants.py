@@ -46,7 +46,9 @@ def web() -> Iterator[WebServer]:
             server.engine.close()
 
 
-@pytest.mark.row(19, bug="container/generation/generation.py: a client is looked after once a second: p99 1.03 s")
+@pytest.mark.row(
+    19, bug="container/generation/generation.py: a client's connection is checked once a second: p99 1.03 s"
+)
 def test_aborts_are_heard_at_once(web: WebServer, scoreboard: Scoreboard) -> None:
     engine = web.engine
     engine.reset()
@@ -100,7 +102,7 @@ def strays(web: WebServer) -> float:
 
 @pytest.mark.row(
     23,
-    bug="container/generation/engine_client.py: tokens that were there already are taken again: 0 of 100 answers right",
+    bug="container/generation/engine_client.py: repeated tokens are accepted: 0 of 100 answers right",
 )
 def test_late_double_and_reordered_frames(web: WebServer, scoreboard: Scoreboard) -> None:
     engine = web.engine
@@ -193,7 +195,7 @@ def placed(text: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 @pytest.mark.row(
-    24, bug="container/text/chat_template.py: of a request only its messages are marked, not its tools: 32 control ids"
+    24, bug="container/text/chat_template.py: only a request's messages are marked, not its tools: 32 control ids"
 )
 def test_control_tokens_from_users(writes_everything: Server, scoreboard: Scoreboard) -> None:
     """How many control tokens a prompt has depends on its shape alone, not on what is written in it."""

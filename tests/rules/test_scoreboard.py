@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from tools.scoreboard.page import PAGE, page
+from tools.scoreboard.page import PAGE, SUBJECTS, page
 from tools.scoreboard.record import ROOT, read
 from tools.scoreboard.rows import BY_NUMBER, ROWS
 
@@ -16,6 +16,10 @@ def test_the_page_is_made_of_the_record() -> None:
 def test_rows_are_numbered_and_their_tests_exist() -> None:
     assert [row.number for row in ROWS] == list(range(1, 41))
     assert not [name for row in ROWS for name in row.tests if not (ROOT / name).is_file()]
+
+
+def test_every_row_has_one_subject() -> None:
+    assert [number for first, last, _ in SUBJECTS for number in range(first, last + 1)] == sorted(BY_NUMBER)
 
 
 def test_every_result_belongs_to_a_row() -> None:

@@ -18,21 +18,21 @@ _HEAD = """\
 
 <!-- Written by `python -m tests.support.models_table`; tests/engine/test_families.py holds it to what was tested. -->
 
-Any causal language model of transformers is tried when the engine starts: it runs a few short texts in chunks, in
-batches and with rows that join and leave, and compares the logits with those of the model's own code. The first runner
-that agrees serves the model. If none does, the engine does not start, and says why in one sentence.
+The engine tries any causal language model of transformers at start: it runs a few short texts in chunks, in batches and
+with sequences that join and leave, and compares the logits with those of the model's own code. The first runner that
+agrees serves the model. If none agrees, the engine does not start and logs the reason in one sentence.
 
 | runner | how it works | what it costs |
 |---|---|---|
-| `packed` | prompts and decoding rows in one pass, keys and values in the engine's own memory; prefix reuse | nothing |
-| `paged` | the same over pages, on CUDA, for the families of `packed` | nothing |
-| `cache` | a pass per prompt and per batch of decoding rows, over transformers' own `DynamicCache` | \
+| `slots` | prompts and decoding rows in one pass, keys and values in the engine's own memory; prefix reuse | nothing |
+| `paged` | the same over pages, on CUDA, for the families of `slots` | nothing |
+| `dynamic_cache` | a pass per prompt and per batch of decoding rows, over transformers' own `DynamicCache` | \
 keys are copied at each step; no prefix reuse, no CUDA graphs |
 
-{num_packed} families are tested on `packed` and {num_cached} on `cache`, each as a tiny random model in float32
+{num_slots} families are tested on `slots` and {num_cached} on `dynamic_cache`, each as a tiny random model in float32
 through the whole engine: greedy tokens equal those of stock `generate` for each prompt alone, for prompts of 1 to 40
 tokens batched, and for requests that join while others are decoding; prompts longer than a step's budget run in
-chunks. A family that is not in the table is tried all the same.
+chunks. Families that are not in the table are tried too.
 
 | model type | layers | runner | prompts | decoding |
 |---|---|---|---|---|
@@ -42,27 +42,26 @@ chunks. A family that is not in the table is tried all the same.
 def render() -> str:
     """The whole document."""
     rows = [_row(family) for family in sorted(tiny_models.ALL_FAMILIES)]
-    head = _HEAD.format(num_packed=len(tiny_models.FAMILIES), num_cached=len(tiny_models.CACHED_FAMILIES))
+    head = _HEAD.format(num_slots=len(tiny_models.FAMILIES), num_cached=len(tiny_models.CACHED_FAMILIES))
     return head + "\n".join(rows) + _FOOT
 
 
 _FOOT = """
 
-- *in chunks*: a long prompt is spread over several steps, so running streams go on meanwhile. *in one piece*: the
-  family's code starts a second chunk from an empty state (transformers 5.23), so it all runs in the prompt's last step.
+- *in chunks*: a long prompt is spread over several steps, so running streams continue meanwhile. *in one piece*: the
+  family's code starts a second chunk from an empty state (transformers 5.23), so all of it runs in the last step.
 - *in batches*: rows of different lengths share one pass. *one by one*: the family's cache cannot be joined.
-- Rope type `longrope` (Phi-3, Phi-4-mini): the long factors for every sequence if `MAX_TOTAL_TOKENS` is beyond the
-  original context, else the short ones ([decision 0070](decisions/0070-one-set-of-rotary-frequencies.md)).
-- Refused, with a sentence: families that keep their state outside transformers' cache (`recurrent_gemma`, `rwkv`,
+- Rope type `longrope` (Phi-3, Phi-4-mini): every sequence uses the long factors if `MAX_TOTAL_TOKENS` is beyond the
+  original context, else the short factors ([decision 0070](decisions/0070-one-set-of-rotary-frequencies.md)).
+- Refused with one sentence: families that keep their state outside transformers' cache (`recurrent_gemma`, `rwkv`,
   `xlstm`) or in a cache class of their own (`minimax`).
 """
 
 
 def _row(family: str) -> str:
-    packed = family in tiny_models.FAMILIES
+    runner = "`slots`" if family in tiny_models.FAMILIES else "`dynamic_cache`"
     prompts = "in one piece" if family in tiny_models.IN_ONE_PIECE else "in chunks"
     decoding = "one by one" if family in tiny_models.ONE_BY_ONE else "in batches"
-    runner = "`packed`" if packed else "`cache`"
     return f"| `{family}` | {_layers(family)} | {runner} | {prompts} | {decoding} |"
 
 

@@ -10,7 +10,7 @@ import pytest
 from container.settings import Settings, SettingsError
 from container.supervisor import launcher
 
-# tgi-http-api.md 5.1, in its order.
+# The arguments of TGI's launcher/src/main.rs (v3.3.7), in its order.
 OPTIONS = (
     "MODEL_ID REVISION VALIDATION_WORKERS SHARDED NUM_SHARD QUANTIZE SPECULATE DTYPE KV_CACHE_DTYPE TRUST_REMOTE_CODE "
     "MAX_CONCURRENT_REQUESTS MAX_BEST_OF MAX_STOP_SEQUENCES MAX_TOP_N_TOKENS MAX_INPUT_TOKENS MAX_INPUT_LENGTH "

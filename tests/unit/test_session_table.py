@@ -10,7 +10,7 @@ import pytest
 from container.api.sagemaker.session_table import SessionTable
 from container.errors import Overloaded, SessionUnknown
 
-# SageMaker's own pattern of the response header (sagemaker.md 1.9).
+# The pattern of the response header in SageMaker's API reference, `InvokeEndpoint`.
 HEADER = re.compile(r"^[a-zA-Z0-9](-*[a-zA-Z0-9])*;\sExpires=[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")
 
 

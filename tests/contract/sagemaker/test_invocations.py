@@ -1,4 +1,4 @@
-"""POST /invocations as SageMaker calls it (sagemaker.md 1.4-1.7)."""
+"""POST /invocations as SageMaker calls it (developer guide, "Custom Inference Code with Hosting Services")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sticky sessions by header and by `requestType` (sagemaker.md 1.9)."""
+"""Sticky sessions by header and by `requestType` (developer guide, "Stateful sessions")."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_a_template_that_refuses_is_quoted() -> None:
 
 
 def test_the_templates_variables() -> None:
-    """tgi-http-api.md 3: special tokens by name, undefined ones empty, the prompt for an answer, Python's slices."""
+    """As TGI's router/src/infer/chat_template.rs: special tokens by name, undefined ones empty, Python's slices."""
     template = (
         "{{ bos_token }}{{ eos_token }}{{ unk_token }}{{ add_generation_prompt }}{{ tools }}"
         "{% generation %}{% for m in messages[::-1] %}{{ m.content }}{% endfor %}{% endgeneration %}"

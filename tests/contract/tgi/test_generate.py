@@ -1,4 +1,4 @@
-"""Whole answers: /generate, / and /predict (tgi-http-api.md 1.4, 1.5, 1.7, 1.8, 4)."""
+"""Whole answers: /generate, / and /predict (TGI v3.3.7, router/src/server.rs)."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_an_eos_token_in_the_last_place_is_a_length(server: Server) -> None:
 
 
 def test_a_watermark_prefers_the_green_half(server: Server) -> None:
-    """TGI's own rule (utils/watermark.py): the token before seeds which half of the vocabulary is green."""
+    """The previous token seeds the green half (TGI's text_generation_server/utils/watermark.py)."""
     import torch
 
     def green_share(watermark: bool) -> float:

@@ -1,4 +1,4 @@
-"""Streams of /generate_stream and / (tgi-http-api.md 1.6)."""
+"""Streams of /generate_stream and / (TGI v3.3.7, router/src/server.rs)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""/tokenize, /chat_tokenize and /vertex (tgi-http-api.md 1.4, 1.5)."""
+"""/tokenize, /chat_tokenize and /vertex (TGI v3.3.7, router/src/server.rs and router/src/vertex.rs)."""
 
 from __future__ import annotations
 

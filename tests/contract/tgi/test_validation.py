@@ -1,4 +1,4 @@
-"""What TGI's validation refuses: texts and order of tgi-http-api.md 2.3, on every route that generates."""
+"""What TGI refuses: texts and order of router/src/validation.rs (v3.3.7), on every route that generates."""
 
 from __future__ import annotations
 
