@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from handler.engine.core import EngineCore
-from handler.engine.in_flight import Custody
+from handler.engine.in_flight import InFlight
 from handler.engine.ipc import EngineSocket
 from handler.engine.warm_up import warm_up_sequence
 from handler.kernels.compiler import keep_in
@@ -85,12 +85,12 @@ def build_core(
         ),
         runner.kv_manager(limits),
     )
-    custody = Custody(
+    in_flight = InFlight(
         board,
         Hazards(Path(config.hazards_path)) if config.hazards_path else None,
         Suspects(Path(config.suspects_path)) if config.suspects_path else None,
     )
-    return EngineCore(runner, scheduler, EngineSocket(config.socket_path), board, grammars, custody)
+    return EngineCore(runner, scheduler, EngineSocket(config.socket_path), board, grammars, in_flight)
 
 
 def _card(config: EngineConfig, runner: Runner, limits: Limits, model_id: str, tokens_dir: Path) -> ModelCard:

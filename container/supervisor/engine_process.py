@@ -128,7 +128,7 @@ class EngineProcess:
             return code
         now = time.monotonic()
         self._kill_due_s = None
-        self._suspects.blame(self._hazards.take())
+        self._suspects.record_deaths(self._hazards.take())
         self._crashes.append(now)
         while self._crashes[0] < now - _CRASH_WINDOW_S:
             self._crashes.popleft()

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import torch
 
-from handler.engine.admission import Admission
-from handler.engine.in_flight import Custody
+from handler.engine.in_flight import InFlight
+from handler.engine.intake import Intake
 from handler.engine.ipc import EngineSocket
 from handler.engine.step import Ran, prove_alive, run_step
 from handler.engine.step_metrics import measured_step
@@ -54,14 +54,14 @@ class EngineCore:
         socket: EngineSocket,
         board: StatusBoard,
         grammars: GrammarCompiler | None = None,
-        custody: Custody | None = None,
+        in_flight: InFlight | None = None,
     ) -> None:
         self.runner = runner
         self.scheduler = scheduler
         self.socket = socket
         self.board = board
-        self.admission = Admission(scheduler.limits, runner.vocab_size, grammars)
-        self.custody = custody or Custody(board)
+        self.intake = Intake(scheduler.limits, runner.vocab_size, grammars)
+        self.in_flight = in_flight or InFlight(board)
         self._sequences: dict[str, Sequence] = {}
         self._inherited = [board[name] for name in _TOTALS]
         self._outbox: defaultdict[bytes, list[FromEngine]] = defaultdict(list)
@@ -99,7 +99,7 @@ class EngineCore:
         self.scheduler.add(seq)
         while seq.status is not SequenceStatus.FINISHED:
             batch = self.scheduler.schedule()
-            with self.custody.running(batch):
+            with self.in_flight.running(batch):
                 found = self.runner.run(batch)
             for item in batch.items:
                 self.scheduler.advance(item)
@@ -112,7 +112,7 @@ class EngineCore:
         """How long the step may wait for a frame: not at all while there is work, briefly for a grammar."""
         if not self.scheduler.idle:
             return 0.0
-        return min(idle_wait_s, _GRAMMAR_WAIT_S) if self.admission.pending else idle_wait_s
+        return min(idle_wait_s, _GRAMMAR_WAIT_S) if self.intake.pending else idle_wait_s
 
     def _receive(self, wait_s: float) -> None:
         for worker, messages in self.socket.receive(wait_s):
@@ -133,13 +133,13 @@ class EngineCore:
         self._guard(seq, self._enqueue, seq)
 
     def _enqueue(self, seq: Sequence) -> None:
-        self.custody.take(seq)
-        if not self.admission.needs_grammar(seq, partial(self.custody.compiling, seq)):
+        self.in_flight.take(seq)
+        if not self.intake.needs_grammar(seq, partial(self.in_flight.compiling, seq)):
             self.scheduler.add(seq)
 
     def _admit(self) -> None:
         """Queue the sequences whose grammar has been compiled."""
-        for found in self.admission.ready():
+        for found in self.intake.ready():
             if isinstance(found, Sequence):
                 self.scheduler.add(found)
             else:
@@ -152,9 +152,9 @@ class EngineCore:
         if request.request_id in self._sequences:
             return Rejected(request.request_id, ErrorCode.INVALID, "request id is in use")
         # Those whose grammar is being compiled join the queue without being asked again.
-        if not self.scheduler.has_room(len(request.prompt_token_ids), self.admission.waiting()):
+        if not self.scheduler.has_room(len(request.prompt_token_ids), self.intake.waiting()):
             return Rejected(request.request_id, ErrorCode.OVERLOADED, "Model is overloaded")
-        return self.admission.refusal(request) or self.custody.refusal(request)
+        return self.intake.refusal(request) or self.in_flight.refusal(request)
 
     def _abort(self, request_id: str, worker: bytes) -> None:
         seq = self._sequences.get(request_id)
@@ -164,7 +164,7 @@ class EngineCore:
 
     def _expire(self) -> None:
         now = time.monotonic()
-        late = [seq for seq in self.admission.waiting() if seq.deadline_s <= now]
+        late = [seq for seq in self.intake.waiting() if seq.deadline_s <= now]
         for seq in (*late, *self.scheduler.expired(now)):
             self._fail(seq, ErrorCode.DEADLINE, "the request's time was used up before it finished")
 
@@ -175,8 +175,8 @@ class EngineCore:
             if item.seq.first_scheduled_s is None:
                 item.seq.first_scheduled_s = now
         ran: list[Ran] = []
-        for part in self.custody.parts(batch):
-            with self.custody.running(part):
+        for part in self.in_flight.parts(batch):
+            with self.in_flight.running(part):
                 ran += run_step(self.runner, part, self.scheduler.limits.eos_token_ids)
         for each in ran:
             self._guard(each.item.seq, self._settle, each)
@@ -220,19 +220,19 @@ class EngineCore:
             self.scheduler.finish(seq, reason)
         if reason is not None:
             del self._sequences[seq.request_id]
-            self.custody.acquit(seq)
+            self.in_flight.clear(seq)
         self._outbox[seq.worker].append(_step_output(seq, outcome, reason))
 
     def _fail(self, seq: Sequence, code: ErrorCode, message: str) -> None:
         if code is ErrorCode.NUMERICS:
-            self.scheduler.kv.distrust(seq)
+            self.scheduler.kv.invalidate(seq)
         self._end(seq, FinishReason.ABORTED)
         self._outbox[seq.worker].append(Failed(seq.request_id, code, message))
         self.board["failures"] += 1
 
     def _end(self, seq: Sequence, reason: FinishReason) -> None:
-        if seq in self.admission.waiting():
-            self.admission.forget(seq)
+        if seq in self.intake.waiting():
+            self.intake.forget(seq)
         elif seq.status is not SequenceStatus.FINISHED:
             self.scheduler.finish(seq, reason)
         self._sequences.pop(seq.request_id, None)

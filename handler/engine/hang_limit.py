@@ -11,7 +11,7 @@ FACTOR = 10.0
 _DECAY = 0.99
 
 
-class StepPace:
+class HangLimit:
     """The slowest step, lately, for each size; sizes are powers of two of the number of tokens."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from handler.engine.hang_limit import StepPace
+from handler.engine.hang_limit import HangLimit
 from handler.scheduling.scheduler import ScheduledBatch
 from handler.scheduling.sequence import Sequence
 from handler.seam.protocol import ErrorCode, GenerateRequest, Rejected
@@ -14,14 +14,14 @@ from handler.seam.status import StatusBoard
 from handler.seam.suspects import MAX_DEATHS, Hazards, Suspects, fingerprint
 
 
-class Custody:
+class InFlight:
     """Names what runs, keeps suspects apart from the others and refuses the guilty. Without files only the pace."""
 
     def __init__(self, board: StatusBoard, hazards: Hazards | None = None, suspects: Suspects | None = None) -> None:
         self._board = board
         self._hazards = hazards
         self._suspects = suspects
-        self._pace = StepPace()
+        self._hang_limit = HangLimit()
 
     def refusal(self, request: GenerateRequest) -> Rejected | None:
         """Why a request that has been the end of engines before is not tried again; None for all others."""
@@ -40,10 +40,10 @@ class Custody:
             deaths, seq.alone_until = self._suspects.find(seq.fingerprint)
             seq.suspect = deaths > 0
 
-    def acquit(self, seq: Sequence) -> None:
+    def clear(self, seq: Sequence) -> None:
         """The sequence has finished, and the engine lives."""
         if seq.suspect and self._suspects is not None:
-            self._suspects.acquit(seq.fingerprint)
+            self._suspects.clear(seq.fingerprint)
 
     def compiling(self, seq: Sequence, begins: bool) -> None:
         """The grammar of the sequence is being compiled, or no longer. Called by the compiler's thread."""
@@ -62,13 +62,13 @@ class Custody:
     @contextmanager
     def running(self, batch: ScheduledBatch) -> Iterator[None]:
         """Around a pass. If the process does not survive it, or it raises, what ran stays written."""
-        self._board["step_limit_ms"] = int(1000 * self._pace.limit_s(batch.num_tokens))
+        self._board["step_limit_ms"] = int(1000 * self._hang_limit.limit_s(batch.num_tokens))
         if self._hazards is not None:
             self._hazards.enter([(item.seq.fingerprint, item.start + item.num_tokens) for item in batch.items])
         self._board.beat()
         started = time.monotonic()
         yield
-        self._pace.observe(batch.num_tokens, time.monotonic() - started)
+        self._hang_limit.observe(batch.num_tokens, time.monotonic() - started)
         self._board["step_limit_ms"] = 0
         if self._hazards is not None:
             self._hazards.leave()

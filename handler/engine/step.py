@@ -60,7 +60,7 @@ def prove_alive(runner: Runner, scheduler: Scheduler) -> None:
     """Nothing survived a step. Raises EngineBroken unless a harmless prompt still gets through the model."""
     seq = warm_up_sequence(runner.vocab_size, scheduler.limits.max_model_len)
     kv = scheduler.kv
-    if not kv.admit(seq):
+    if not kv.allocate(seq):
         return
     try:
         if not kv.reserve(seq, len(seq.token_ids)):

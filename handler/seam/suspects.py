@@ -98,7 +98,7 @@ class Suspects:
         """Map `path`; with `create`, make it first. Raises OSError if it is missing."""
         self._words = _Words(path, 1 + 3 * _NUM_SUSPECTS, create=create)
 
-    def blame(self, hazards: Mapping[int, int]) -> None:
+    def record_deaths(self, hazards: Mapping[int, int]) -> None:
         """An engine died with these in hand. Beyond `_NUM_SUSPECTS` the oldest entry gives way."""
         for each, position in hazards.items():
             place = self._place(each)
@@ -117,7 +117,7 @@ class Suspects:
         deaths, position = self._words.read(2 + 3 * place, 2)
         return deaths, position
 
-    def acquit(self, fingerprint: int) -> None:
+    def clear(self, fingerprint: int) -> None:
         """It has finished."""
         place = self._place(fingerprint)
         if place is not None:

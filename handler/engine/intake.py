@@ -12,7 +12,7 @@ from handler.scheduling.sequence import Sequence
 from handler.seam.protocol import ErrorCode, GenerateRequest, Rejected
 
 
-class Admission:
+class Intake:
     """Checks requests and holds those whose grammar is being compiled."""
 
     def __init__(self, limits: SchedulerLimits, vocab_size: int, grammars: GrammarCompiler | None) -> None:

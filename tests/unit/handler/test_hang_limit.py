@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from handler.engine.hang_limit import FACTOR, StepPace
+from handler.engine.hang_limit import FACTOR, HangLimit
 
 
 def test_nothing_known_limits_nothing() -> None:
-    assert StepPace().limit_s(256) == 0.0
+    assert HangLimit().limit_s(256) == 0.0
 
 
 def test_a_size_that_never_ran_is_judged_by_the_nearest() -> None:
-    pace = StepPace()
+    pace = HangLimit()
     pace.observe(8, 0.5)
     assert pace.limit_s(8) == FACTOR * 0.5
     assert pace.limit_s(256) == FACTOR * 0.5 * 32, "a large model's first long prompt is no hang"
@@ -18,7 +18,7 @@ def test_a_size_that_never_ran_is_judged_by_the_nearest() -> None:
 
 
 def test_many_quick_decodes_do_not_shorten_what_a_prompt_may_take() -> None:
-    pace = StepPace()
+    pace = HangLimit()
     pace.observe(256, 100.0)
     for _ in range(10_000):
         pace.observe(1, 3.0)
@@ -27,7 +27,7 @@ def test_many_quick_decodes_do_not_shorten_what_a_prompt_may_take() -> None:
 
 
 def test_a_freak_is_forgotten() -> None:
-    pace = StepPace()
+    pace = HangLimit()
     pace.observe(4, 60.0)
     for _ in range(1000):
         pace.observe(4, 0.1)
