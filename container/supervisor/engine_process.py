@@ -202,7 +202,6 @@ class EngineProcess:
             suspects_path=str(self._run_dir.suspects),
             log_level=s.log_level,
             log_json=s.json_output,
-            epoch=epoch,
         )
 
     def _share_of_cores(self) -> int:

@@ -79,7 +79,7 @@ def test_wrong_books_end_the_engine_when_work_runs_out(make_engine: MakeEngine, 
             engine.core.step(0.0)
 
     try:
-        with pytest.raises(RuntimeError, match="pages lent 0 but counted 1"):
+        with pytest.raises(RuntimeError, match="pages allocated 0 but counted 1"):
             run_out()
     finally:
         kv._used_pages -= 1

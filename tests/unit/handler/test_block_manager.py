@@ -241,7 +241,7 @@ def test_capacity_below_the_longest_sequence_is_refused() -> None:
 
 def broken_books() -> Iterator[tuple[str, Scheduler]]:
     """Schedulers whose books have been tampered with, one way each."""
-    for what in ("page lost", "page lent twice", "trash page lent", "table too short", "page free and lent", "hashed"):
+    for what in ("page lost", "page held twice", "trash page held", "table too short", "page free and held", "hashed"):
         scheduler = make()
         seq = sequence("a", PROMPT, 4)
         scheduler.add(seq)
@@ -250,13 +250,13 @@ def broken_books() -> Iterator[tuple[str, Scheduler]]:
         kv = books(scheduler)
         if what == "page lost":
             kv.pool._free.pop()
-        elif what == "page lent twice":
+        elif what == "page held twice":
             kv.pool._refs[seq.block_table[0]] += 1
-        elif what == "trash page lent":
+        elif what == "trash page held":
             seq.block_table[-1] = TRASH_PAGE
         elif what == "table too short":
             kv.pool.drop(seq.block_table.pop())
-        elif what == "page free and lent":
+        elif what == "page free and held":
             kv.pool._free[0] = seq.block_table[-1]
         else:
             seq.num_hashed_pages += 1

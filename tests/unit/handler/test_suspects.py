@@ -44,7 +44,7 @@ class Case:
 
     def take(self, *token_ids: int) -> Sequence:
         seq = Sequence(request(*token_ids), b"", 0.0, 1.0)
-        self.in_flight.take(seq)
+        self.in_flight.identify(seq)
         return seq
 
     def die_with(self, *seqs: Sequence) -> None:
@@ -86,7 +86,7 @@ def test_a_suspect_runs_alone_and_is_acquitted_when_it_finishes(case: Case) -> N
     parts = case.in_flight.parts(batch(three, one, four, two))
     assert [[item.seq for item in part.items] for part in parts] == [[three, four], [one], [two]]
     assert [len(part.items) for part in case.in_flight.parts(batch(one))] == [1]
-    case.in_flight.clear(one)
+    case.in_flight.finished(one)
     assert not case.take(1).suspect
     case.die_with(case.take(1))
     assert case.in_flight.refusal(request(1)) is None, "an acquitted suspect begins anew"
