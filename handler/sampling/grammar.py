@@ -20,7 +20,7 @@ from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from torch import Tensor
 
 from handler.seam.errors import one_line
-from handler.seam.protocol import Grammar, GrammarKind
+from handler.seam.protocol import JSON_WHITESPACE, Grammar, GrammarKind
 
 logger = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -29,8 +29,7 @@ R = TypeVar("R")
 _MAX_SOURCE_BYTES = 65_536
 _MAX_GRAMMAR_ITEMS = 2_000
 _MAX_LEXER_STATES = 50_000
-# Fits every usual layout. In the default, unbounded white space, small models never stop.
-_JSON_LAYOUT: Any = {"whitespace_pattern": r"(\n {0,16}| ?)"}
+_JSON_LAYOUT: Any = {"whitespace_pattern": JSON_WHITESPACE}
 
 
 class GrammarError(Exception):

@@ -36,6 +36,10 @@ class ErrorCode(enum.StrEnum):
     ENGINE_DEAD = "engine_dead"
 
 
+# White space that JSON grammars allow: enough for every usual layout. If it is unbounded, small models never stop.
+JSON_WHITESPACE = r"(\n {0,16}| ?)"
+
+
 class GrammarKind(enum.StrEnum):
     """What `Grammar.source` holds."""
 
