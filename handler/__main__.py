@@ -1,6 +1,6 @@
-"""The engine process: load the model, prove that it is computed correctly, bind the socket, run.
+"""The engine process: load the model, verify its results, bind the socket, run.
 
-Started by PID 1 as `python -m handler CONFIG.json`. Exit codes: 0 after SIGTERM, those of handler.seam.errors if it
+PID 1 starts it as `python -m handler CONFIG.json`. Exit codes: 0 after SIGTERM, those of handler.seam.errors if it
 cannot start, 70 if it breaks while running.
 """
 
@@ -15,31 +15,35 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from handler.model.location import locate
+from handler.seam.atomic_file import atomic_write
 from handler.seam.config import EngineConfig, load_config
 from handler.seam.errors import StartupError
 from handler.seam.lifeline import die_with_parent
 from handler.seam.logs import configure_logging
-from handler.seam.protocol import ModelCard
 from handler.seam.status import Phase, StatusBoard
+
+if TYPE_CHECKING:
+    from handler.engine.core import EngineCore
 
 logger = logging.getLogger("handler")
 
-# Of torch's and oneDNN's caches of compiled matrix products, 1024 by default: one for each weight's shape and number of
-# rows, 0.3 to 1.8 MB each (docs/decisions/0045).
+# Capacity of torch's and oneDNN's caches of compiled matrix products, 1024 by default. They hold one entry of 0.3 to
+# 1.8 MB for each weight shape and number of rows (docs/decisions/0045).
 _MAX_COMPILED = "256"
 
 
 def main() -> int:
-    """Run the engine until SIGTERM."""
+    """Run the engine until SIGTERM. Returns the exit code."""
     config = load_config(sys.argv[1])
     configure_logging("engine", level=config.log_level, as_json=config.log_json)
     die_with_parent(signal.SIGKILL)
     board = StatusBoard(Path(config.board_path))
-    # A crash in a library leaves the stacks of all threads in the log; so does PID 1 asking before it ends a hang.
+    # Log the stacks of all threads if a library crashes, and on SIGUSR1: PID 1 sends it before it kills a hung engine.
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     try:
@@ -55,49 +59,56 @@ def main() -> int:
 
 def _serve(config: EngineConfig, board: StatusBoard) -> int:
     started = time.monotonic()
-    board.enter(Phase.PREPARING, "looking for the model")
-    # A million objects come to stay; walking them again and again takes a tenth of the start-up time.
-    gc.disable()
-    # transformers imports scipy, if it finds it, for the loss of object detectors: 0.4 s for nothing here.
-    sys.modules.setdefault("scipy", None)  # type: ignore[arg-type]
-    bound_compiled()
-    # Before torch is loaded, which takes seconds: what is not there is said at once.
-    located = locate(config, board.advance)
-    board.enter(Phase.PREPARING, "importing torch and transformers")
-    # Heavy imports come after the board says why nothing answers yet.
-    from handler.startup import start
-
-    core, card = start(config, board, located)
-    _publish_card(card, Path(config.card_path))
-
-    def stop(_signum: int, _frame: FrameType | None) -> None:
-        core.stopping = True
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # What is alive now lives for ever; the collector need not walk it again.
-    gc.collect()
-    gc.freeze()
-    gc.enable()
+    core, model_id = _start(config, board)
+    _stop_on_sigterm(core)
+    _freeze_objects()
     board.beat()
-    board.enter(Phase.READY, f"serving {card.model_id}")
+    board.enter(Phase.READY, f"serving {model_id}")
     logger.info("ready in %.1f s", time.monotonic() - started)
     core.run()
     core.shut_down()
     return 0
 
 
+def _start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, str]:
+    """The engine, ready to run, and the model's id. Writes the model card. Raises StartupError."""
+    board.enter(Phase.PREPARING, "looking for the model")
+    # Loading creates a million objects that stay alive; collecting among them takes a tenth of the start-up time.
+    gc.disable()
+    # transformers imports scipy, if installed, for the loss of object detectors: 0.4 s that no language model needs.
+    sys.modules.setdefault("scipy", None)  # type: ignore[arg-type]
+    bound_compiled()
+    # Before torch is imported, which takes seconds: a missing model is reported at once.
+    located = locate(config, board.advance)
+    board.enter(Phase.PREPARING, "importing torch and transformers")
+    from handler.startup import start
+
+    core, card = start(config, board, located)
+    # Web workers read the card as soon as the phase is READY.
+    with atomic_write(Path(config.card_path)) as scratch:
+        scratch.write_bytes(msgspec.json.encode(card))
+    return core, card.model_id
+
+
 def bound_compiled() -> None:
-    """Bound what this process keeps compiled for the processor, unless the environment does. Before torch is loaded."""
+    """Limit the caches of compiled kernels, unless the environment does. Call it before torch is imported."""
     for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
         os.environ.setdefault(name, _MAX_COMPILED)
 
 
-def _publish_card(card: ModelCard, path: Path) -> None:
-    """Write the card whole or not at all: workers read it as soon as the phase is READY."""
-    scratch = path.with_suffix(".new")
-    scratch.write_bytes(msgspec.json.encode(card))
-    os.replace(scratch, path)
+def _stop_on_sigterm(core: EngineCore) -> None:
+    def stop(_signum: int, _frame: FrameType | None) -> None:
+        core.stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _freeze_objects() -> None:
+    """Exempt all live objects from garbage collection: they stay alive until exit."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""`python -m handler.prepare CACHE_DIR`: convert the bundled model once, showing progress; afterwards it does nothing.
+"""`python -m handler.prepare CACHE_DIR`: convert the bundled model, showing progress, unless that has been done.
 
-The engine would do the same at its first start; doing it before serving keeps that start quick.
+The engine would do the same at its first start; preparing beforehand keeps that start short.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from handler.seam.errors import StartupError
 
 
 def main(cache_dir: Path) -> int:
-    """Convert the bundled model into `cache_dir` unless it is there."""
+    """Convert the bundled model into `cache_dir` unless it is there. Returns the exit code."""
     started = time.monotonic()
 
     def progress(permille: int, text: str) -> None:

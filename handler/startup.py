@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from handler.engine.core import EngineCore
-from handler.engine.in_flight import Custody
+from handler.engine.in_flight import InFlight
 from handler.engine.ipc import EngineSocket
 from handler.engine.warm_up import warm_up_sequence
 from handler.kernels.compiler import keep_in
@@ -17,6 +17,7 @@ from handler.linears.onednn_linear import keep_onednn_off_amx
 from handler.linears.packed_linear import KERNEL, Kernel
 from handler.model.loader import load, place
 from handler.model.location import locate
+from handler.model.placement import Devices
 from handler.model.tokenizer_files import tokenizer_dir
 from handler.runners.choice import choose_runner
 from handler.runners.limits import Limits
@@ -30,24 +31,21 @@ from handler.seam.suspects import Hazards, Suspects
 
 logger = logging.getLogger(__name__)
 
-# Prompts that wait may fill KV memory this often; more would wait longer than their clients.
+# Queued prompts may hold this many times the KV memory; requests behind a longer queue would time out.
 _WAITING_PER_KV = 4
 
 
 def start(
     config: EngineConfig, board: StatusBoard, located: tuple[Path, str] | None = None
 ) -> tuple[EngineCore, ModelCard]:
-    """Load, probe and warm up. `located` is what `locate` found, if asked. Raises StartupError with one sentence."""
-    keep_onednn_off_amx()
-    torch.set_num_threads(config.num_threads or len(os.sched_getaffinity(0)))
-    KERNEL.kernel = Kernel.DENSE if config.deterministic else Kernel.BY_ROWS
-    keep_in(Path(config.cache_dir))
+    """Load, verify and warm up the model. `located` is the result of `locate`, if called already.
+
+    Raises StartupError with one sentence.
+    """
+    _configure_libraries(config)
     directory, model_id = located or locate(config, board.advance)
     board.enter(Phase.LOADING, f"loading {model_id}")
-    devices = place(config, directory)
-    board["devices_per_engine"] = len(devices.own)
-    # PID 1 starts the other engines meanwhile.
-    board["engines_wanted"] = devices.num_engines
+    devices = _place(config, directory, board)
     tokens_dir = tokenizer_dir(directory, Path(config.cache_dir), config.trust_remote_code)
     loaded = load(config, directory, board.advance, devices)
     board.advance(700, "comparing the engine's attention with the model's own")
@@ -56,14 +54,26 @@ def start(
     grammars = GrammarCompiler(tokens_dir / "tokenizer.json", runner.vocab_size, loaded.eos_token_ids)
     core = build_core(config, runner, limits, board, grammars)
     core.generate_for_warm_up(warm_up_sequence(runner.vocab_size, limits.max_model_len))
-    card = _card(config, runner, limits, model_id, tokens_dir)
     board["kv_capacity_tokens"] = limits.capacity_tokens
-    logger.info(
-        "%s: %s on %s, quantize=%s, %d sequences of %d tokens, %d tokens of KV memory",
-        *(model_id, card.dtype, card.device, card.quantize),
-        *(limits.max_num_seqs, limits.max_model_len, limits.capacity_tokens),
-    )
+    card = _card(config, runner, limits, model_id, tokens_dir)
+    _log_start(card, limits)
     return core, card
+
+
+def _configure_libraries(config: EngineConfig) -> None:
+    """Set what holds for the whole process, before anything computes."""
+    keep_onednn_off_amx()
+    torch.set_num_threads(config.num_threads or len(os.sched_getaffinity(0)))
+    KERNEL.kernel = Kernel.DENSE if config.deterministic else Kernel.BY_ROWS
+    keep_in(Path(config.cache_dir))
+
+
+def _place(config: EngineConfig, directory: Path, board: StatusBoard) -> Devices:
+    """Choose this engine's devices and publish the choice, so that PID 1 starts the other engines meanwhile."""
+    devices = place(config, directory)
+    board["devices_per_engine"] = len(devices.own)
+    board["engines_wanted"] = devices.num_engines
+    return devices
 
 
 def build_core(
@@ -73,24 +83,28 @@ def build_core(
     board: StatusBoard,
     grammars: GrammarCompiler | None = None,
 ) -> EngineCore:
-    """An engine over `runner`, listening on the configured socket."""
+    """An engine over `runner`, bound to the configured socket. Raises zmq.ZMQError if that cannot be bound."""
     scheduler = Scheduler(
         SchedulerLimits(
             max_num_seqs=limits.max_num_seqs,
             max_num_batched_tokens=limits.max_num_batched_tokens,
             max_waiting=config.max_waiting,
-            max_waiting_tokens=config.max_waiting_tokens or _WAITING_PER_KV * limits.capacity_tokens,
+            max_waiting_tokens=_max_waiting_tokens(config, limits),
             max_model_len=limits.max_model_len,
             eos_token_ids=runner.loaded.eos_token_ids,
         ),
         runner.kv_manager(limits),
     )
-    custody = Custody(
+    in_flight = InFlight(
         board,
         Hazards(Path(config.hazards_path)) if config.hazards_path else None,
         Suspects(Path(config.suspects_path)) if config.suspects_path else None,
     )
-    return EngineCore(runner, scheduler, EngineSocket(config.socket_path), board, grammars, custody)
+    return EngineCore(runner, scheduler, EngineSocket(config.socket_path), board, grammars, in_flight)
+
+
+def _max_waiting_tokens(config: EngineConfig, limits: Limits) -> int:
+    return config.max_waiting_tokens or _WAITING_PER_KV * limits.capacity_tokens
 
 
 def _card(config: EngineConfig, runner: Runner, limits: Limits, model_id: str, tokens_dir: Path) -> ModelCard:
@@ -105,10 +119,15 @@ def _card(config: EngineConfig, runner: Runner, limits: Limits, model_id: str, t
         dtype=str(loaded.dtype).removeprefix("torch."),
         device=str(loaded.device),
         quantize=loaded.quantize,
-        model_type=str(loaded.model.config.model_type),
-        num_parameters=loaded.num_parameters,
-        max_num_seqs=limits.max_num_seqs,
         kv_capacity_tokens=limits.capacity_tokens,
-        max_waiting_tokens=config.max_waiting_tokens or _WAITING_PER_KV * limits.capacity_tokens,
+        max_waiting_tokens=_max_waiting_tokens(config, limits),
         runner=runner.name,
+    )
+
+
+def _log_start(card: ModelCard, limits: Limits) -> None:
+    logger.info(
+        "%s: %s on %s, quantize=%s, %d sequences of %d tokens, %d tokens of KV memory",
+        *(card.model_id, card.dtype, card.device, card.quantize),
+        *(limits.max_num_seqs, limits.max_model_len, limits.capacity_tokens),
     )

@@ -128,7 +128,7 @@ class EngineProcess:
             return code
         now = time.monotonic()
         self._kill_due_s = None
-        self._suspects.blame(self._hazards.take())
+        self._suspects.record_deaths(self._hazards.take())
         self._crashes.append(now)
         while self._crashes[0] < now - _CRASH_WINDOW_S:
             self._crashes.popleft()
@@ -202,7 +202,6 @@ class EngineProcess:
             suspects_path=str(self._run_dir.suspects),
             log_level=s.log_level,
             log_json=s.json_output,
-            epoch=epoch,
         )
 
     def _share_of_cores(self) -> int:

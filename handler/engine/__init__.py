@@ -1,1 +1,1 @@
-"""The loop: receive, schedule, run, sample, send. Imports every room of `handler`; no room imports it."""
+"""The loop: receive, schedule, run, sample, send. Only `handler.startup` imports it."""

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import torch
 
-from handler.engine.admission import Admission
-from handler.engine.in_flight import Custody
+from handler.engine.in_flight import InFlight
+from handler.engine.intake import Intake
 from handler.engine.ipc import EngineSocket
 from handler.engine.step import Ran, prove_alive, run_step
 from handler.engine.step_metrics import measured_step
@@ -40,7 +40,8 @@ T = TypeVar("T")
 
 _IDLE_WAIT_S = 0.1
 _GRAMMAR_WAIT_S = 0.002
-_ROLL_S = 0.5
+_PING_S = 0.5
+# Board fields that the scheduler counts from 0; the core adds what earlier engines counted.
 _TOTALS = ("preemptions", "prefix_query_tokens", "prefix_hit_tokens")
 
 
@@ -54,18 +55,18 @@ class EngineCore:
         socket: EngineSocket,
         board: StatusBoard,
         grammars: GrammarCompiler | None = None,
-        custody: Custody | None = None,
+        in_flight: InFlight | None = None,
     ) -> None:
         self.runner = runner
         self.scheduler = scheduler
         self.socket = socket
         self.board = board
-        self.admission = Admission(scheduler.limits, runner.vocab_size, grammars)
-        self.custody = custody or Custody(board)
+        self.intake = Intake(scheduler.limits, runner.vocab_size, grammars)
+        self.in_flight = in_flight or InFlight(board)
         self._sequences: dict[str, Sequence] = {}
         self._inherited = [board[name] for name in _TOTALS]
         self._outbox: defaultdict[bytes, list[FromEngine]] = defaultdict(list)
-        self._roll_due_s = 0.0
+        self._ping_due_s = 0.0
         self.stopping = False
 
     def run(self) -> None:
@@ -74,32 +75,32 @@ class EngineCore:
             self.step(_IDLE_WAIT_S)
 
     def shut_down(self) -> None:
-        """End what is still open with an error, and unbind."""
+        """Fail all open requests and close the socket."""
         for seq in list(self._sequences.values()):
             self._fail(seq, ErrorCode.DRAINING, "the server is shutting down")
         self._publish()
         self.socket.close()
 
     def step(self, idle_wait_s: float = 0.0) -> None:
-        """One pass: at most one forward pass, whose tokens are sent before it returns."""
+        """Do at most one forward pass and send its tokens. An idle engine waits `idle_wait_s` for a request."""
         self._receive(self._wait_s(idle_wait_s))
-        self._admit()
+        self._queue_compiled()
         self._expire()
         batch = self.scheduler.schedule()
         if batch.items:
             with measured_step(batch):
                 self._execute(batch)
-        self._call_roll()
+        self._ping_workers()
         self._publish()
         self._report()
         self.scheduler.audit()
 
     def generate_for_warm_up(self, seq: Sequence) -> None:
-        """Run `seq` to its end before anyone listens. Raises what a step raises."""
+        """Run `seq` to its end, bypassing the socket. Raises BadModel for NaN logits, and what the model raises."""
         self.scheduler.add(seq)
         while seq.status is not SequenceStatus.FINISHED:
             batch = self.scheduler.schedule()
-            with self.custody.running(batch):
+            with self.in_flight.running(batch):
                 found = self.runner.run(batch)
             for item in batch.items:
                 self.scheduler.advance(item)
@@ -109,52 +110,55 @@ class EngineCore:
                 self.scheduler.append_token(seq, outcome.token_id)
 
     def _wait_s(self, idle_wait_s: float) -> float:
-        """How long the step may wait for a frame: not at all while there is work, briefly for a grammar."""
+        """How long a step may wait for a frame: not while there is work, briefly while a grammar is being compiled."""
         if not self.scheduler.idle:
             return 0.0
-        return min(idle_wait_s, _GRAMMAR_WAIT_S) if self.admission.pending else idle_wait_s
+        return min(idle_wait_s, _GRAMMAR_WAIT_S) if self.intake.pending else idle_wait_s
 
     def _receive(self, wait_s: float) -> None:
         for worker, messages in self.socket.receive(wait_s):
             for message in messages:
-                self._accept(worker, message)
+                self._handle(worker, message)
 
-    def _accept(self, worker: bytes, message: ToEngine) -> None:
+    def _handle(self, worker: bytes, message: ToEngine) -> None:
         if isinstance(message, Abort):
             self._abort(message.request_id, worker)
-            return
-        refusal = self._refusal(message)
+        else:
+            self._add_request(worker, message)
+
+    def _add_request(self, worker: bytes, request: GenerateRequest) -> None:
+        refusal = self._refusal(request)
         if refusal is not None:
             self._outbox[worker].append(refusal)
             return
         now = time.monotonic()
-        seq = Sequence(message, worker, now, now + message.timeout_s)
+        seq = Sequence(request, worker, now, now + request.timeout_s)
         self._sequences[seq.request_id] = seq
         self._guard(seq, self._enqueue, seq)
 
     def _enqueue(self, seq: Sequence) -> None:
-        self.custody.take(seq)
-        if not self.admission.needs_grammar(seq, partial(self.custody.compiling, seq)):
+        self.in_flight.identify(seq)
+        if not self.intake.needs_grammar(seq, partial(self.in_flight.compiling, seq)):
             self.scheduler.add(seq)
 
-    def _admit(self) -> None:
-        """Queue the sequences whose grammar has been compiled."""
-        for found in self.admission.ready():
-            if isinstance(found, Sequence):
-                self.scheduler.add(found)
+    def _queue_compiled(self) -> None:
+        """Queue the sequences whose grammar has been compiled; reject those whose grammar is wrong."""
+        for ready in self.intake.ready():
+            if isinstance(ready, Sequence):
+                self.scheduler.add(ready)
             else:
-                seq = self._sequences.pop(found.request_id)
+                seq = self._sequences.pop(ready.request_id)
                 seq.status = SequenceStatus.FINISHED
-                self._outbox[seq.worker].append(found)
+                self._outbox[seq.worker].append(ready)
 
     def _refusal(self, request: GenerateRequest) -> Rejected | None:
-        """Why the engine does not take the request."""
+        """Why the engine rejects the request; None if it accepts it."""
         if request.request_id in self._sequences:
             return Rejected(request.request_id, ErrorCode.INVALID, "request id is in use")
-        # Those whose grammar is being compiled join the queue without being asked again.
-        if not self.scheduler.has_room(len(request.prompt_token_ids), self.admission.waiting()):
+        # Sequences whose grammar is being compiled count too: they join the queue without another check.
+        if not self.scheduler.has_room(len(request.prompt_token_ids), self.intake.waiting()):
             return Rejected(request.request_id, ErrorCode.OVERLOADED, "Model is overloaded")
-        return self.admission.refusal(request) or self.custody.refusal(request)
+        return self.intake.refusal(request) or self.in_flight.refusal(request)
 
     def _abort(self, request_id: str, worker: bytes) -> None:
         seq = self._sequences.get(request_id)
@@ -164,19 +168,19 @@ class EngineCore:
 
     def _expire(self) -> None:
         now = time.monotonic()
-        late = [seq for seq in self.admission.waiting() if seq.deadline_s <= now]
+        late = [seq for seq in self.intake.waiting() if seq.deadline_s <= now]
         for seq in (*late, *self.scheduler.expired(now)):
             self._fail(seq, ErrorCode.DEADLINE, "the request's time was used up before it finished")
 
     def _execute(self, batch: ScheduledBatch) -> None:
-        """Run, sample and record one batch. Whatever one sequence raises ends that sequence and no other."""
+        """Run, sample and record one batch. An exception that one sequence causes ends that sequence alone."""
         now = time.monotonic()
         for item in batch.items:
             if item.seq.first_scheduled_s is None:
                 item.seq.first_scheduled_s = now
         ran: list[Ran] = []
-        for part in self.custody.parts(batch):
-            with self.custody.running(part):
+        for part in self.in_flight.parts(batch):
+            with self.in_flight.running(part):
                 ran += run_step(self.runner, part, self.scheduler.limits.eos_token_ids)
         for each in ran:
             self._guard(each.item.seq, self._settle, each)
@@ -185,7 +189,7 @@ class EngineCore:
             prove_alive(self.runner, self.scheduler)
 
     def _guard(self, seq: Sequence, action: Callable[[T], None], subject: T) -> None:
-        """The boundary around what is done for one request."""
+        """Run `action`; an exception fails the request of `seq` and no other."""
         try:
             action(subject)
         except torch.AcceleratorError:
@@ -195,7 +199,7 @@ class EngineCore:
             self._fail(seq, ErrorCode.INTERNAL, "generation failed")
 
     def _settle(self, ran: Ran) -> None:
-        """Record that the item's tokens are in the cache, and what was sampled after them."""
+        """Record that the item's tokens are in the cache, and the token sampled after them."""
         seq, sampled = ran.item.seq, ran.sampled
         if sampled is not None and sampled.token_id is None:
             self._fail(seq, sampled.error or ErrorCode.INTERNAL, sampled.message)
@@ -205,7 +209,7 @@ class EngineCore:
             self._record(seq, sampled)
 
     def _record(self, seq: Sequence, outcome: Sampled) -> None:
-        """Add the sampled token to its sequence and tell the worker."""
+        """Append the sampled token to its sequence and send it."""
         assert outcome.token_id is not None
         complete = False
         if seq.constraint is not None:
@@ -220,40 +224,42 @@ class EngineCore:
             self.scheduler.finish(seq, reason)
         if reason is not None:
             del self._sequences[seq.request_id]
-            self.custody.acquit(seq)
+            self.in_flight.finished(seq)
         self._outbox[seq.worker].append(_step_output(seq, outcome, reason))
 
     def _fail(self, seq: Sequence, code: ErrorCode, message: str) -> None:
         if code is ErrorCode.NUMERICS:
-            self.scheduler.kv.distrust(seq)
+            self.scheduler.kv.invalidate(seq)
         self._end(seq, FinishReason.ABORTED)
         self._outbox[seq.worker].append(Failed(seq.request_id, code, message))
         self.board["failures"] += 1
 
     def _end(self, seq: Sequence, reason: FinishReason) -> None:
-        if seq in self.admission.waiting():
-            self.admission.forget(seq)
+        if seq in self.intake.waiting():
+            self.intake.forget(seq)
         elif seq.status is not SequenceStatus.FINISHED:
             self.scheduler.finish(seq, reason)
         self._sequences.pop(seq.request_id, None)
 
-    def _call_roll(self) -> None:
-        """Twice a second send something to every worker, so that one that is gone is missed, even if all it has here
-        are requests that wait; and make sure that new ones find us."""
+    def _ping_workers(self) -> None:
+        """Twice a second, send a frame to every worker with open requests and restore the socket file if it is gone.
+
+        A dead worker is thus noticed even if all its requests are queued.
+        """
         now = time.monotonic()
-        if now >= self._roll_due_s:
-            self._roll_due_s = now + _ROLL_S
+        if now >= self._ping_due_s:
+            self._ping_due_s = now + _PING_S
             self.socket.restore()
             for seq in self._sequences.values():
                 self._outbox[seq.worker] += []
 
     def _publish(self) -> None:
-        """One frame for each worker; the requests of a worker that cannot be reached are dropped."""
+        """Send one frame to each worker; abort the requests of a worker that cannot be reached."""
         outbox, self._outbox = self._outbox, defaultdict(list)
         for worker, messages in outbox.items():
             if not self.socket.send(worker, messages):
                 lost = [seq for seq in self._sequences.values() if seq.worker == worker]
-                logger.warning("a web worker is gone; %d of its requests end", len(lost))
+                logger.warning("a web worker is gone; %d of its requests are aborted", len(lost))
                 for seq in lost:
                     self._end(seq, FinishReason.ABORTED)
                     self.board["aborts"] += 1
@@ -273,7 +279,7 @@ class EngineCore:
             self.board[name] = before + count
 
     def _totals(self) -> Iterator[tuple[str, int, int]]:
-        """What this engine counts itself goes on from where its predecessor died."""
+        """Field, total of earlier engines and own count: a restarted engine continues its predecessor's totals."""
         kv = self.scheduler.kv
         counts = (self.scheduler.num_preemptions, kv.prefix_query_tokens, kv.prefix_hit_tokens)
         yield from zip(_TOTALS, self._inherited, counts, strict=True)

@@ -1,8 +1,8 @@
-"""The thread that forward passes run in: the caller's, until oneDNN can compile nothing in it any more.
+"""The thread that runs forward passes: the caller's, until a oneDNN bug makes it useless and another replaces it.
 
-Where memory runs out while oneDNN (3.12) compiles a kernel, its assembler notes the error in a variable of the thread
-and never clears it: from then on the thread runs the kernels it has, and fails at each new shape, whatever memory there
-is. Another thread can.
+If memory runs out while oneDNN (3.12) compiles a kernel, that thread can never compile again: its old kernels still
+run, but every new shape fails, however much memory is free. Other threads are not affected. See
+docs/decisions/0044-a-spoiled-thread-is-replaced.md.
 """
 
 from __future__ import annotations
@@ -18,48 +18,45 @@ import torch
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-# A stack, an arena and what torch wants for a thread. Python waits for ever for a thread that dies of their lack.
-_ROOM_BYTES = 128 << 20
+# A stack, an arena and torch's per-thread data. Python waits for ever for a thread that dies while it starts.
+_THREAD_BYTES = 128 << 20
 
 
-def is_spoiling(exc: BaseException) -> bool:
-    """True if oneDNN failed to compile a kernel, which spoils the thread for it."""
+def is_compile_failure(exc: BaseException) -> bool:
+    """True if oneDNN failed to compile a kernel, after which the thread can compile no other."""
     return isinstance(exc, RuntimeError) and str(exc) == "could not create a primitive"
 
 
 class ForwardThread:
-    """Calls functions in the caller's thread, or in one of its own once that was said to be spoiled."""
+    """Calls functions in the caller's thread or, after `replace_soon`, in a thread of its own."""
 
     def __init__(self) -> None:
         self._executor: ThreadPoolExecutor | None = None
-        self._spoiled = False
+        self._replace_due = False
 
     def call(self, function: Callable[[], _T]) -> _T:
-        """What `function` returns or raises. torch has as many threads in it as in the caller's."""
-        if self._spoiled and _has_room():
+        """Return or raise what `function` does. torch uses as many threads as in the caller's thread."""
+        if self._replace_due and _thread_fits():
             self._replace()
         if self._executor is None:
             return function()
         return self._executor.submit(function).result()
 
-    def spoil(self) -> None:
-        """The thread of the last call can compile nothing: there is to be another as soon as there is memory for it.
-
-        Until then the old one goes on with the kernels it has.
-        """
-        self._spoiled = True
+    def replace_soon(self) -> None:
+        """Replace the thread at the first call that finds enough memory; until then the old one goes on."""
+        self._replace_due = True
 
     def _replace(self) -> None:
         if self._executor is not None:
             self._executor.shutdown(wait=False)
         self._executor = ThreadPoolExecutor(1, "forward", torch.set_num_threads, (torch.get_num_threads(),))
-        self._spoiled = False
-        logger.info("forward passes go on in another thread: the last one can compile no more kernels")
+        self._replace_due = False
+        logger.info("forward passes move to a new thread: oneDNN can compile no more kernels in the old one")
 
 
-def _has_room() -> bool:
+def _thread_fits() -> bool:
     try:
-        mmap.mmap(-1, _ROOM_BYTES).close()
+        mmap.mmap(-1, _THREAD_BYTES).close()
     except OSError:
         return False
     return True

@@ -1,32 +1,32 @@
-"""How long a healthy step may take at most, judged by those that went well. Pure Python.
+"""The time after which a step counts as hung, derived from the steps that succeeded. Pure Python.
 
-A fixed limit is wrong for somebody: a step of 256 prompt tokens takes 0.3 s with a small model and minutes with a large
-one on few cores. PID 1 takes an engine for hung when a step takes `FACTOR` times what steps of its size took.
+No fixed limit fits all: a step of 256 prompt tokens takes 0.3 s with a small model and minutes with a large one on few
+cores. PID 1 restarts an engine whose step takes `FACTOR` times as long as recent steps of its size.
 """
 
 from __future__ import annotations
 
 FACTOR = 10.0
-# A freak among the steps loses half its weight in 70 others of its size.
+# Decay per step: an outlier's weight halves within 70 steps of its size.
 _DECAY = 0.99
 
 
-class StepPace:
-    """The slowest step, lately, for each size; sizes are powers of two of the number of tokens."""
+class HangLimit:
+    """The slowest recent step of each size. Sizes are powers of two of the number of tokens."""
 
     def __init__(self) -> None:
         self._slowest_s: dict[int, float] = {}
 
     def observe(self, num_tokens: int, seconds: float) -> None:
-        """A step of `num_tokens` tokens went well."""
+        """Record a step of `num_tokens` tokens that succeeded."""
         size = num_tokens.bit_length()
         self._slowest_s[size] = max(seconds, self._slowest_s.get(size, 0.0) * _DECAY)
 
     def limit_s(self, num_tokens: int) -> float:
-        """Seconds after which a step of `num_tokens` tokens cannot be healthy; 0 while nothing is known.
+        """Seconds after which a step of `num_tokens` tokens counts as hung; 0 while no step has run.
 
-        A size that never ran is judged by the nearest smaller one, as if time grew with the tokens, or by the nearest
-        larger one as it is.
+        The limit of a size that never ran is extrapolated in proportion to tokens from the nearest smaller size, or
+        taken unchanged from the nearest larger one.
         """
         size = num_tokens.bit_length()
         known = [other for other in self._slowest_s if other <= size]

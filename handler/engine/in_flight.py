@@ -1,4 +1,4 @@
-"""What the engine leaves written while it computes, so that PID 1 knows what it died of and whether it hangs."""
+"""What the engine is computing now, written where PID 1 reads it after a crash or a hang."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from handler.engine.hang_limit import StepPace
+from handler.engine.hang_limit import HangLimit
 from handler.scheduling.scheduler import ScheduledBatch
 from handler.scheduling.sequence import Sequence
 from handler.seam.protocol import ErrorCode, GenerateRequest, Rejected
@@ -14,17 +14,20 @@ from handler.seam.status import StatusBoard
 from handler.seam.suspects import MAX_DEATHS, Hazards, Suspects, fingerprint
 
 
-class Custody:
-    """Names what runs, keeps suspects apart from the others and refuses the guilty. Without files only the pace."""
+class InFlight:
+    """Publishes the running requests and the step's hang limit, isolates suspects and refuses proven crashers.
+
+    Without `hazards` and `suspects` it only maintains the hang limit.
+    """
 
     def __init__(self, board: StatusBoard, hazards: Hazards | None = None, suspects: Suspects | None = None) -> None:
         self._board = board
         self._hazards = hazards
         self._suspects = suspects
-        self._pace = StepPace()
+        self._hang_limit = HangLimit()
 
     def refusal(self, request: GenerateRequest) -> Rejected | None:
-        """Why a request that has been the end of engines before is not tried again; None for all others."""
+        """The rejection of a request that has crashed `MAX_DEATHS` engines; None for all others."""
         if self._suspects is None or self._suspects.find(fingerprint(request))[0] < MAX_DEATHS:
             return None
         return Rejected(
@@ -33,26 +36,26 @@ class Custody:
             f"the engine died {MAX_DEATHS} times while it worked on this request; it is not tried again",
         )
 
-    def take(self, seq: Sequence) -> None:
-        """Set what is known of the sequence's request."""
+    def identify(self, seq: Sequence) -> None:
+        """Set the fingerprint of `seq` and whether it is a suspect."""
         if self._suspects is not None:
             seq.fingerprint = fingerprint(seq.request)
             deaths, seq.alone_until = self._suspects.find(seq.fingerprint)
             seq.suspect = deaths > 0
 
-    def acquit(self, seq: Sequence) -> None:
-        """The sequence has finished, and the engine lives."""
+    def finished(self, seq: Sequence) -> None:
+        """Clear the suspicion of `seq`: it has finished without a crash."""
         if seq.suspect and self._suspects is not None:
-            self._suspects.acquit(seq.fingerprint)
+            self._suspects.clear(seq.fingerprint)
 
     def compiling(self, seq: Sequence, begins: bool) -> None:
-        """The grammar of the sequence is being compiled, or no longer. Called by the compiler's thread."""
+        """Publish that the compilation of the sequence's grammar begins or has ended. Runs in the compiler's thread."""
         if self._hazards is not None:
-            self._hazards.compile(seq.fingerprint if begins else 0)
+            self._hazards.set_compiling(seq.fingerprint if begins else 0)
 
     @staticmethod
     def parts(batch: ScheduledBatch) -> list[ScheduledBatch]:
-        """The batch in the passes it is to run in: a suspect in its own, until it is past where an engine died."""
+        """The passes to run `batch` in: one for each suspect that is not yet past its crash, one for all others."""
         alone = [item for item in batch.items if item.start < item.seq.alone_until]
         if not alone:
             return [batch]
@@ -61,14 +64,14 @@ class Custody:
 
     @contextmanager
     def running(self, batch: ScheduledBatch) -> Iterator[None]:
-        """Around a pass. If the process does not survive it, or it raises, what ran stays written."""
-        self._board["step_limit_ms"] = int(1000 * self._pace.limit_s(batch.num_tokens))
+        """Publish `batch` while the block runs. If the process dies or the block raises, it stays published."""
+        self._board["step_limit_ms"] = int(1000 * self._hang_limit.limit_s(batch.num_tokens))
         if self._hazards is not None:
             self._hazards.enter([(item.seq.fingerprint, item.start + item.num_tokens) for item in batch.items])
         self._board.beat()
         started = time.monotonic()
         yield
-        self._pace.observe(batch.num_tokens, time.monotonic() - started)
+        self._hang_limit.observe(batch.num_tokens, time.monotonic() - started)
         self._board["step_limit_ms"] = 0
         if self._hazards is not None:
             self._hazards.leave()

@@ -1,7 +1,7 @@
 """The engine's end of the socket: a ROUTER bound to one `ipc://` path. Knows frames, nothing about scheduling.
 
-One thread uses it, the engine's own. Sends never block: a worker that is gone or reads too slowly is reported to
-the caller, which aborts that worker's requests.
+Only the engine's thread uses it. Sends never block: `send` reports a worker that is gone or reads too slowly, and the
+caller aborts that worker's requests.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from handler.seam.protocol import FromEngine, ToEngine, decode_to_engine, encode
 
 logger = logging.getLogger(__name__)
 
-# Frames that may wait for one worker. A step sends it one frame, so this is minutes of a worker that does not read.
+# Frames queued per worker. A step sends one, so a worker may stop reading for minutes.
 _SEND_HIGH_WATER_MARK = 10_000
 _LINGER_MS = 500
-# Read between two steps; a flood of frames must not keep the sequences that run waiting.
+# Frames read between two steps, so that a flood of frames does not stall running sequences.
 _MAX_FRAMES_PER_STEP = 1000
-# A prompt of a million tokens fits; more is not a request of ours.
+# Fits a prompt of a million tokens.
 _MAX_FRAME_BYTES = 64 * 1024 * 1024
 
 
 class EngineSocket:
-    """Receives `(worker, messages)`, sends lists of messages to a worker."""
+    """Receives `(worker, messages)` pairs and sends lists of messages to a worker."""
 
     def __init__(self, path: str) -> None:
         """Bind `ipc://path`. Raises zmq.ZMQError if the path cannot be used."""
@@ -39,10 +39,9 @@ class EngineSocket:
         self._socket.setsockopt(zmq.MAXMSGSIZE, _MAX_FRAME_BYTES)
         self._path = path
         self._socket.bind(f"ipc://{path}")
-        self.num_bad_frames = 0
 
     def receive(self, timeout_s: float) -> Iterator[tuple[bytes, list[ToEngine]]]:
-        """What has arrived, waiting at most `timeout_s` for the first frame. Bad frames are dropped."""
+        """Yield the messages that have arrived, waiting up to `timeout_s` for the first frame. Drops bad frames."""
         if not self._socket.poll(int(timeout_s * 1000)):
             return
         for _ in range(_MAX_FRAMES_PER_STEP):
@@ -54,7 +53,6 @@ class EngineSocket:
                 worker, frame = parts
                 messages = decode_to_engine(frame)
             except (ValueError, msgspec.MsgspecError):
-                self.num_bad_frames += 1
                 logger.warning("dropped a frame that is not a list of requests")
                 continue
             yield worker, messages
@@ -70,9 +68,9 @@ class EngineSocket:
         return True
 
     def restore(self) -> None:
-        """Bind again if somebody has deleted the socket's file, as cleaners of /tmp do: new workers need it.
+        """Bind again if the socket file was deleted, as cleaners of /tmp do: new workers connect through it.
 
-        ZeroMQ deletes the file of an address that it leaves, so another name is bound and then renamed.
+        ZeroMQ deletes the file of an address when it unbinds, so this binds another name and renames it.
         """
         if not os.path.exists(self._path):
             logger.warning("the engine's socket was deleted; binding it again")
@@ -81,6 +79,6 @@ class EngineSocket:
             os.replace(scratch, self._path)
 
     def close(self) -> None:
-        """Unbind, giving the last frames a moment to leave."""
+        """Unbind; the last frames may still leave for `_LINGER_MS`."""
         self._socket.close()
         self._context.term()

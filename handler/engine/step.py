@@ -1,8 +1,8 @@
-"""One step of many sequences in which each stands alone: whoever makes it fail is found, and fails by itself.
+"""One step of a batch, with faults isolated: a sequence that makes the step fail fails alone.
 
-A step that raises has told nobody anything yet, and running the same tokens again writes the same keys and values to
-the same places, so it is run again by halves until the exception has one sequence to itself. Where memory runs out the
-newest sequence gives way instead, for the oldest are closest to their end.
+A step that raises has sent nothing yet, and running the same tokens again writes the same keys and values to the same
+cache positions. The batch is therefore bisected and run again until the failing sequence is found. If memory runs out,
+the newest sequence fails instead, because the oldest are closest to finishing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from handler.engine.forward_thread import ForwardThread, is_spoiling
+from handler.engine.forward_thread import ForwardThread, is_compile_failure
 from handler.engine.step_metrics import measured_forward
 from handler.engine.warm_up import warm_up_sequence
 from handler.runners.runner import Runner
@@ -23,21 +23,20 @@ from handler.sampling.grammar import GrammarError
 from handler.sampling.sampler import Sampled, sample, score_prompt
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence, Scheduler
 from handler.scheduling.sequence import Sequence
-from handler.seam.errors import EngineBroken
+from handler.seam.errors import EngineBroken, one_line
 from handler.seam.protocol import ErrorCode
 
 logger = logging.getLogger(__name__)
 
-
-_FAILED = Sampled(None, error=ErrorCode.INTERNAL, message="generation failed")
-# Of the process, for so is what spoils its threads.
+# One per process, because oneDNN's state is per process and thread.
 _forward_thread = ForwardThread()
+_FAILED = Sampled(None, error=ErrorCode.INTERNAL, message="generation failed")
 _OUT_OF_MEMORY = Sampled(None, error=ErrorCode.OUT_OF_MEMORY, message="out of memory while generating")
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What became of one item: `sampled` is its token or its failure, None for a chunk that chooses no token."""
+    """Result of one item: `sampled` is its token or failure, None for a chunk that does not reach the end."""
 
     item: ScheduledSequence
     sampled: Sampled | None
@@ -49,18 +48,18 @@ class Ran:
 
 
 def run_step(runner: Runner, batch: ScheduledBatch, eos_token_ids: Collection[int]) -> list[Ran]:
-    """Run and sample `batch`; every item, or what `Runner.retry` made of it, comes back once.
+    """Run and sample `batch`. Returns one `Ran` per item; its item may be the one that `Runner.retry` made.
 
-    Raises torch.AcceleratorError: after it the device answers nothing any more, whoever asks.
+    Raises torch.AcceleratorError, after which the device is unusable.
     """
     return _Step(runner, eos_token_ids).run(batch.items)
 
 
 def prove_alive(runner: Runner, scheduler: Scheduler) -> None:
-    """Nothing survived a step. Raises EngineBroken unless a harmless prompt still gets through the model."""
+    """Run the warm-up prompt after a step in which every sequence failed. Raises EngineBroken if it fails too."""
     seq = warm_up_sequence(runner.vocab_size, scheduler.limits.max_model_len)
     kv = scheduler.kv
-    if not kv.admit(seq):
+    if not kv.allocate(seq):
         return
     try:
         if not kv.reserve(seq, len(seq.token_ids)):
@@ -80,31 +79,31 @@ class _Step:
         self._freed = False
 
     def run(self, items: list[ScheduledSequence]) -> list[Ran]:
-        given_up: list[Ran] = []
+        dropped: list[Ran] = []
         while items:
             try:
-                return self._attempt(items) + given_up
+                return self._attempt(items) + dropped
             except torch.AcceleratorError:
                 raise
-            except Exception as exc:  # noqa: BLE001 - a model may raise anything; the culprit is logged below
+            except Exception as exc:  # noqa: BLE001 - a model may raise anything; _bisect logs it
                 if not is_out_of_memory(exc):
-                    return self._by_halves(items, exc) + given_up
-                if is_spoiling(exc):
-                    _forward_thread.spoil()
-                # Its frames hold the tensors that filled the memory.
-                message = _one_line(exc.with_traceback(None))
+                    return self._bisect(items, exc) + dropped
+                if is_compile_failure(exc):
+                    _forward_thread.replace_soon()
+                # The traceback's frames hold the tensors that filled the memory.
+                message = one_line(exc.with_traceback(None), 200)
             if self._freed:
                 newest = max(items, key=lambda item: item.seq.arrival_s)
-                logger.error("out of memory with %d sequences; the newest gives way: %s", len(items), message)
-                given_up.append(Ran(newest, _OUT_OF_MEMORY))
+                logger.error("out of memory with %d sequences; the newest one fails: %s", len(items), message)
+                dropped.append(Ran(newest, _OUT_OF_MEMORY))
                 items = [item for item in items if item is not newest]
             else:
                 self._freed = True
                 _free_caches()
             items = self._again(items)
-        return given_up
+        return dropped
 
-    def _by_halves(self, items: list[ScheduledSequence], error: Exception) -> list[Ran]:
+    def _bisect(self, items: list[ScheduledSequence], error: Exception) -> list[Ran]:
         if len(items) == 1:
             fields = {"request_id": items[0].seq.request_id}
             logger.error("a request failed in the model", exc_info=error, extra={"fields": fields})
@@ -113,7 +112,7 @@ class _Step:
         return self.run(self._again(items[:middle])) + self.run(self._again(items[middle:]))
 
     def _again(self, items: list[ScheduledSequence]) -> list[ScheduledSequence]:
-        """Items that have been in a pass that failed, fit for another."""
+        """The items of a failed pass, prepared to run again."""
         return [self._runner.retry(item) for item in items]
 
     def _attempt(self, items: list[ScheduledSequence]) -> list[Ran]:
@@ -128,7 +127,7 @@ class _Step:
         return [Ran(item, outcomes.get(item.seq.request_id)) for item in items]
 
     def _sample(self, logits: Tensor, seqs: list[Sequence]) -> list[Sampled]:
-        """A token for each row; rows that make sampling fail are found by halves, without another forward pass."""
+        """A token for each row; bisects to find rows that make sampling fail, without another forward pass."""
         if not seqs:
             return []
         try:
@@ -143,7 +142,7 @@ class _Step:
 
 
 def _failure(exc: Exception) -> Sampled:
-    """What a client may know of an exception that one request raised."""
+    """The client's view of an exception that one request raised."""
     if isinstance(exc, torch.AcceleratorError):
         raise exc
     if is_out_of_memory(exc):
@@ -155,11 +154,11 @@ def _failure(exc: Exception) -> Sampled:
 
 
 def is_out_of_memory(exc: BaseException) -> bool:
-    """True if memory ran out. On CPU torch raises a plain RuntimeError, whose words are all there is to go by.
+    """True if memory ran out. On CPU torch raises a plain RuntimeError, which only its text identifies.
 
-    oneDNN has one word for all failures to compile a kernel it has accepted; memory is what it can lack.
+    oneDNN reports every failure to compile a kernel alike; for a kernel it supports, the cause is lack of memory.
     """
-    if isinstance(exc, MemoryError | torch.OutOfMemoryError) or is_spoiling(exc):
+    if isinstance(exc, MemoryError | torch.OutOfMemoryError) or is_compile_failure(exc):
         return True
     text = str(exc)
     return isinstance(exc, RuntimeError) and ("alloc_cpu" in text or "bad_alloc" in text or "allocate memory" in text)
@@ -169,7 +168,3 @@ def _free_caches() -> None:
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-
-
-def _one_line(exc: BaseException) -> str:
-    return " ".join(str(exc).split())[:200]

@@ -1,7 +1,7 @@
-"""How long the engine's steps take, under TGI's names; `/metrics` merges them with the web workers' counts.
+"""Durations of the engine's steps, under TGI's names; `/metrics` merges them with the web workers' metrics.
 
-A step here may hold prompt chunks beside decoding sequences: one that holds any is a `prefill`, others are `decode`.
-PID 1 sets PROMETHEUS_MULTIPROC_DIR, and a successor of this process goes on counting where it left off.
+A step with any prompt chunk counts as `prefill`, all others as `decode`. PID 1 sets PROMETHEUS_MULTIPROC_DIR, so a
+restarted engine continues its predecessor's counts.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from handler.scheduling.scheduler import ScheduledBatch
 
-# TGI's: 35 steps from 0.15 ms, each half as long again; sizes double (tgi-http-api.md section 6).
+# TGI's durations: 35 steps from 0.15 ms, each 1.5 times the last (router/src/server.rs of text-generation-inference).
+# Sizes double here; TGI has one bucket per size.
 _SECONDS = [0.00015 * 1.5**i for i in range(35)]
 _SIZES = [2**i for i in range(11)]
 
 _registry = CollectorRegistry()
-_count = Counter("tgi_batch_inference_count", "Steps begun.", ["method"], registry=_registry)
-_success = Counter("tgi_batch_inference_success", "Steps that ran to their end.", ["method"], registry=_registry)
-_failure = Counter("tgi_batch_inference_failure", "Steps that did not.", ["method"], registry=_registry)
+_count = Counter("tgi_batch_inference_count", "Steps started.", ["method"], registry=_registry)
+_success = Counter("tgi_batch_inference_success", "Steps that succeeded.", ["method"], registry=_registry)
+_failure = Counter("tgi_batch_inference_failure", "Steps that failed.", ["method"], registry=_registry)
 _duration = Histogram("tgi_batch_inference_duration", "A whole step.", ["method"], buckets=_SECONDS, registry=_registry)
 _forward = Histogram(
     "tgi_batch_forward_duration", "The model's part of a step.", ["method"], buckets=_SECONDS, registry=_registry
@@ -29,7 +30,7 @@ _forward = Histogram(
 _size = Histogram("tgi_batch_next_size", "Sequences of a step.", buckets=_SIZES, registry=_registry)
 for _metric in (_count, _success, _failure, _duration, _forward):
     for _name in ("prefill", "decode"):
-        _metric.labels(_name)  # there from the start
+        _metric.labels(_name)  # exports the label at 0 before the first step
 
 
 def method_of(batch: ScheduledBatch) -> str:
@@ -39,7 +40,7 @@ def method_of(batch: ScheduledBatch) -> str:
 
 @contextmanager
 def measured_step(batch: ScheduledBatch) -> Iterator[None]:
-    """Counts the block as the step of `batch`."""
+    """Record the block as the step of `batch`."""
     method = method_of(batch)
     started_s = time.perf_counter()
     _count.labels(method).inc()
@@ -55,7 +56,7 @@ def measured_step(batch: ScheduledBatch) -> Iterator[None]:
 
 @contextmanager
 def measured_forward(batch: ScheduledBatch) -> Iterator[None]:
-    """Counts the block as the model's part of a step. On CUDA that is the launch: nothing waits for the device."""
+    """Record the block as the model's part of a step. On CUDA that is only the launch: nothing synchronises."""
     started_s = time.perf_counter()
     yield
     _forward.labels(method_of(batch)).observe(time.perf_counter() - started_s)

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import torch
 
-from handler.seam.whole_file import written_whole
+from handler.seam.atomic_file import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ def _write(path: Path, compiled: Any) -> None:
     library, _, (objects, bitcode) = compiled._library.serialize_using_object_code()
     packed = msgspec.msgpack.encode(_Kept(library, compiled.native_name, objects, bitcode))
     try:
-        with written_whole(path) as scratch:
+        with atomic_write(path) as scratch:
             scratch.write_bytes(hashlib.sha256(packed).digest() + packed)
     except OSError as exc:
         logger.warning("kernels are not kept: %s cannot be written: %s", path.parent, exc.strerror or exc)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from handler.kernels.compiler import multiplies_matrices
+from handler.linears.blocks_file import BLOCKS_FILE
 from handler.linears.choice import computes_blocks, packed_for
-from handler.linears.weight_blocks import BLOCKS_FILE, load_blocks
-from handler.seam.whole_file import written_whole
+from handler.linears.weight_blocks import load_blocks
+from handler.seam.atomic_file import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def write_packed(directory: Path, target: Path, dtype: torch.dtype) -> None:
     tensors: dict[str, Tensor] = {}
     for name, blocks in load_blocks(directory / BLOCKS_FILE):
         tensors[f"{name}.{blocks.bits}"], tensors[f"{name}.scales"] = packed_for(blocks, dtype)
-    with written_whole(target) as scratch:
+    with atomic_write(target) as scratch:
         save_file(tensors, scratch)
         # For whatever uid serves.
         scratch.chmod(0o644)

@@ -11,9 +11,6 @@ from torch import Tensor
 
 # Weights of one row that share a scale and a minimum; the block of GGUF's formats and a group of torch's kernel.
 BLOCK = 32
-# A converted GGUF file's quantised matrices, beside the dense weights that transformers makes of them. In a folder of
-# their own: a checkpoint's folder is measured by its safetensors files.
-BLOCKS_FILE = "packed/blocks.safetensors"
 # Rows quantised at a time, in elements: bounds the float32 copy made on the way.
 _PIECE = 1 << 23
 

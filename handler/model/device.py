@@ -1,4 +1,4 @@
-"""The device that the model runs on, and the type it computes in there."""
+"""The device that the model runs on, and the data type of its computation."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import warnings
 
 import torch
 
-from handler.seam.errors import BadConfiguration
+from handler.seam.errors import BadConfiguration, one_line
 
 
 def choose_device(wanted: str) -> torch.device:
-    """`auto` is CUDA if there is one.
+    """The device for `wanted`; `auto` is CUDA if available, else CPU.
 
-    Raises BadConfiguration if the wanted device does not exist, or if there is a CUDA device that torch cannot use: it
-    must not serve a hundred times slower than its owner pays for.
+    Raises BadConfiguration if the device does not exist, or if a CUDA device exists that torch cannot use: a GPU must
+    not silently serve at CPU speed.
     """
     if wanted == "cpu":
         return torch.device("cpu")
@@ -29,20 +29,20 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def _cuda_usable() -> tuple[bool, str]:
-    """Whether torch can use CUDA, and what it complains of: a driver that is too old is no error to it."""
+    """Whether torch can use CUDA, and its complaint if not. torch only warns of a driver that is too old."""
     with warnings.catch_warnings(record=True) as caught:
-        # No other: the filters of its last warning are Python's while it ends, and libraries leave files open.
+        # No broader filter: one that is still active when Python exits would report files that libraries leave open.
         warnings.filterwarnings("always", message=".*CUDA initialization")
         usable = torch.cuda.is_available()
     said = [str(each.message) for each in caught if "CUDA initialization" in str(each.message)]
     if usable or not said:
         return usable, ""
     reason = said[0].split("CUDA initialization: ", 1)[-1].split("(Triggered internally")[0]
-    return False, " ".join(reason.split())[:300].rstrip(". ")
+    return False, one_line(reason).rstrip(". ")
 
 
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """`auto`: bfloat16 where the hardware multiplies it natively, else float16 on CUDA and float32 on CPU."""
+    """The dtype for `wanted`; `auto` is bfloat16 if the hardware has it, else float16 on CUDA and float32 on CPU."""
     if wanted != "auto":
         return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[wanted]
     if device.type == "cuda":

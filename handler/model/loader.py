@@ -1,4 +1,4 @@
-"""Weights from disk to a transformers model on the device. The only file that names bitsandbytes."""
+"""Loads weights from disk into a transformers model on the device."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
+from handler.linears.blocks_file import BLOCKS_FILE
 from handler.linears.choice import computes_blocks
 from handler.linears.packed_file import packed_weights
 from handler.linears.packed_model import dense_bytes, pack, quantise_and_pack
-from handler.linears.weight_blocks import BLOCKS_FILE
 from handler.model.device import choose_device, choose_dtype
 from handler.model.kv_size import kv_bytes_per_token
 from handler.model.machine_memory import available_memory_bytes
@@ -31,15 +31,15 @@ from handler.model.quantize import (
     weight_sizes,
 )
 from handler.seam.config import EngineConfig, Quantize
-from handler.seam.errors import BadConfiguration, BadModel
+from handler.seam.errors import BadConfiguration, BadModel, one_line
 
 logger = logging.getLogger(__name__)
 
-# Longest sequence of a model that names none, unless MAX_TOTAL_TOKENS does; TGI's launcher takes the same.
+# Context length if neither the model nor MAX_TOTAL_TOKENS gives one; the same as TGI's launcher.
 UNBOUNDED_CONTEXT = 4096
-# Of free memory on GPUs, what weights and KV memory may take; the rest is for activations.
+# Share of free GPU memory for weights and KV memory; the rest is for activations.
 _CUDA_FRACTION = 0.85
-# Of available memory, what dense weights beside packed ones may take.
+# Share of available memory for dense weights kept beside packed ones.
 _DENSE_FRACTION = 0.25
 
 Progress = Callable[[int, str], None]
@@ -47,9 +47,9 @@ Progress = Callable[[int, str], None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A model ready to run, and what its configuration says about generating with it.
+    """A model ready to run, with the settings of its configuration that generation needs.
 
-    `quantize` is how the weights are stored: a name of HF_MODEL_QUANTIZE, a checkpoint's own `quant_method`, or gguf.
+    `quantize` says how the weights are stored: an HF_MODEL_QUANTIZE name, a checkpoint's own `quant_method`, or gguf.
     """
 
     model: PreTrainedModel
@@ -59,12 +59,11 @@ class LoadedModel:
     device: torch.device
     quantize: str
     max_position_embeddings: int
-    num_parameters: int
     other_devices: tuple[torch.device, ...] = ()
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
-        """All that hold weights; `device` is the first and takes the input."""
+        """All devices that hold weights; the first, `device`, takes the input."""
         return (self.device, *self.other_devices)
 
 
@@ -89,7 +88,6 @@ def load(config: EngineConfig, directory: Path, progress: Progress, devices: Dev
     progress(200, f"loading weights on {device} as {str(dtype).removeprefix('torch.')}")
     model, stored = _load_weights(config, directory, model_config, dtype, devices, quantize)
     model.eval()
-    num_parameters = model.num_parameters()
     if device.type == "cpu" and stored == Quantize.NONE:
         stored = _pack(model, directory, Path(config.cache_dir), quantize)
     text_config = model.config.get_text_config()
@@ -101,7 +99,6 @@ def load(config: EngineConfig, directory: Path, progress: Progress, devices: Dev
         device=device,
         quantize=stored,
         max_position_embeddings=_max_positions(text_config) or config.max_model_len or UNBOUNDED_CONTEXT,
-        num_parameters=num_parameters,
         other_devices=devices.own[1:],
     )
 
@@ -110,7 +107,7 @@ def _read_config(directory: Path, trust_remote_code: bool) -> Any:
     try:
         found = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise BadModel(f"{directory / 'config.json'} was not understood: {_one_line(exc)}") from exc
+        raise BadModel(f"{directory / 'config.json'} was not understood: {one_line(exc)}") from exc
     return found
 
 
@@ -122,7 +119,7 @@ def _load_weights(
     devices: Devices,
     quantize: Quantize,
 ) -> tuple[PreTrainedModel, str]:
-    """The model, and how transformers has stored its weights."""
+    """The model, and the form in which transformers has stored its weights. Raises BadModel or BadConfiguration."""
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "config": model_config}
     stored = stored_form(model_config) or str(Quantize.NONE)
     device = devices.own[0]
@@ -138,10 +135,10 @@ def _load_weights(
             directory, trust_remote_code=config.trust_remote_code, **options
         )
     except torch.OutOfMemoryError as exc:
-        raise BadConfiguration(f"{device} has too little memory for the weights: {_one_line(exc)}") from exc
-    except Exception as exc:  # safetensors, transformers and bitsandbytes share no base class
+        raise BadConfiguration(f"{device} has too little memory for the weights: {one_line(exc)}") from exc
+    except Exception as exc:  # the libraries that load share no base class
         form = "" if stored == Quantize.NONE else f", stored as {stored},"
-        raise BadModel(f"the weights in {directory}{form} could not be loaded: {_one_line(exc)}") from exc
+        raise BadModel(f"the weights in {directory}{form} could not be loaded: {one_line(exc)}") from exc
     if len(devices.own) > 1:
         _check_spread(model, devices)
     return model, stored
@@ -150,7 +147,7 @@ def _load_weights(
 def _plan(
     config: EngineConfig, model_config: Any, dtype: torch.dtype, devices: Devices, quantize: Quantize
 ) -> tuple[Quantize, Any]:
-    """What bitsandbytes shall do, decided on the model without its weights: the form, and its configuration if any."""
+    """The form of the weights and its transformers configuration, if any, chosen from the model without its weights."""
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
     if quantize is Quantize.AUTO:
@@ -166,10 +163,10 @@ def _plan(
 
 
 def _pack(model: PreTrainedModel, directory: Path, cache_dir: Path, quantize: Quantize) -> str:
-    """Packed weights for CPU, as the GGUF file had them or quantised now; how the weights are stored afterwards."""
+    """Pack weights for CPU, from the GGUF file's blocks or quantised now; returns how they are stored afterwards."""
     in_float32 = model.dtype is torch.float32
-    # In float32 torch's kernel is six times slower than dense weights, and those, rounded to bfloat16 when they were
-    # written, would be other weights beside exact ones.
+    # In float32, AUTO does not pack: torch's kernel is six times slower than dense weights. Nor are dense weights kept
+    # beside packed ones, as they were rounded to bfloat16 on disk and would differ.
     wanted = {Quantize.INT4_BLOCKS} if in_float32 else {Quantize.AUTO, Quantize.INT4_BLOCKS}
     given = (directory / BLOCKS_FILE).is_file() and quantize in wanted
     if not given and quantize not in BLOCK_BITS:
@@ -192,8 +189,8 @@ def _pack(model: PreTrainedModel, directory: Path, cache_dir: Path, quantize: Qu
 
 
 def _check_spread(model: PreTrainedModel, devices: Devices) -> None:
-    """Raises BadConfiguration if a part found no room on the GPUs."""
-    # Transformers says where the parts are only if they are in several places.
+    """Raise BadConfiguration if a part of the model is not on a GPU."""
+    # transformers sets hf_device_map only if the parts are on several devices.
     parts: dict[str, object] = vars(model).get("hf_device_map", {"": model.device.type})
     elsewhere = {str(part) for part in parts.values()} & {"cpu", "disk"}
     if elsewhere:
@@ -201,7 +198,7 @@ def _check_spread(model: PreTrainedModel, devices: Devices) -> None:
 
 
 def not_finite(model: torch.nn.Module) -> str | None:
-    """The first weight that holds NaN or infinity, by name. Reads them all, packed ones by their scales."""
+    """Name of the first weight that holds NaN or infinity, else None. Checks packed weights by their scales."""
     for name, weight in (*model.named_parameters(), *model.named_buffers()):
         if weight.is_floating_point() and not bool(weight.isfinite().all()):
             return name
@@ -209,13 +206,13 @@ def not_finite(model: torch.nn.Module) -> str | None:
 
 
 def _eos_token_ids(directory: Path, text_config: Any) -> frozenset[int]:
-    """The end-of-sequence ids of generation_config.json, else of config.json; a model may have none."""
+    """End-of-sequence ids from generation_config.json, else from config.json; may be empty. Raises BadModel."""
     found = None
     if (directory / "generation_config.json").is_file():
         try:
             found = GenerationConfig.from_pretrained(directory).eos_token_id
         except (OSError, ValueError) as exc:
-            raise BadModel(f"{directory / 'generation_config.json'} was not understood: {_one_line(exc)}") from exc
+            raise BadModel(f"{directory / 'generation_config.json'} was not understood: {one_line(exc)}") from exc
     if found is None:
         found = getattr(text_config, "eos_token_id", None)
     if found is None:
@@ -224,13 +221,9 @@ def _eos_token_ids(directory: Path, text_config: Any) -> frozenset[int]:
 
 
 def _max_positions(text_config: Any) -> int:
-    """0 if the configuration names no longest sequence: state-space families have none."""
+    """The longest sequence that the configuration allows; 0 if it gives none, as in state-space families."""
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
         found = getattr(text_config, name, None)
         if isinstance(found, int) and found > 0:
             return found
     return 0
-
-
-def _one_line(exc: BaseException) -> str:
-    return " ".join(str(exc).split())[:300] or type(exc).__name__

@@ -1,4 +1,7 @@
-"""Where the model is, and whether its files may be trusted. Decides before any library opens them."""
+"""Finds the model and checks that its files are safe and complete, before any library opens them.
+
+Never imports torch: the engine reports a missing model at once, not after torch's seconds of import.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,25 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from handler.linears.weight_blocks import BLOCKS_FILE
+from handler.linears.blocks_file import BLOCKS_FILE
 from handler.model.gguf_model import BUNDLED_MODEL_ID, bundled_gguf, converted
 from handler.seam.config import EngineConfig
 from handler.seam.errors import BadModel
 
-# SageMaker mounts model data at the first, Inference Endpoints at the second (sagemaker.md sections 1.2 and 5).
+# SageMaker mounts model data at the first (its developer guide, "Custom Inference Code with Hosting Services"),
+# Inference Endpoints at the second.
 _MOUNTS = (Path("/opt/ml/model"), Path("/repository"))
 # What a hub download may fetch: never pickles, never code.
 _HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*", "*.txt"]
 
 
 def locate(config: EngineConfig, progress: Callable[[int, str], None]) -> tuple[Path, str]:
-    """The checkpoint directory and the id to show for it. Converts and downloads what has to be. Raises BadModel."""
+    """The checkpoint directory and the id to report for it. Converts or downloads the model if needed.
+
+    Afterwards no library contacts the hub. Raises BadModel.
+    """
     directory, model_id = _find(config, progress)
-    _stay_inside()
+    _go_offline()
     check_files(directory, trust_remote_code=config.trust_remote_code)
     return directory, config.served_model_id or model_id
 
@@ -60,16 +67,16 @@ def _download(config: EngineConfig, progress: Callable[[int, str], None]) -> Pat
         ) from exc
 
 
-def _stay_inside() -> None:
-    """From here on no library looks anything up on a hub: everything there is has been fetched."""
+def _go_offline() -> None:
+    """Keep libraries from contacting the hub: everything needed has been fetched."""
     from huggingface_hub import constants
 
-    os.environ["HF_HUB_OFFLINE"] = "1"  # for what is not imported yet
+    os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that are imported later
     constants.HF_HUB_OFFLINE = True
 
 
 def check_files(directory: Path, *, trust_remote_code: bool) -> None:
-    """Refuse a directory without a config, without safetensors, or whose config asks to run code. Raises BadModel."""
+    """Raise BadModel if `directory` lacks a config or complete safetensors files, or if its config can run code."""
     config = read_json(directory / "config.json")
     _refuse_code(config, directory, trust_remote_code)
     if not any(directory.glob("*.safetensors")):
@@ -80,9 +87,9 @@ def check_files(directory: Path, *, trust_remote_code: bool) -> None:
 
 
 def _check_weights(directory: Path) -> None:
-    """Every shard is there that the index names, if it is used, and every file's header fits its length.
+    """Check that every shard of the index exists and that every file's header fits its length. Reads no weights.
 
-    No weight is read. transformers finds that out minutes later for a large model, and does not say which file it was.
+    transformers would report either fault minutes later for a large model, without naming the file.
     """
     index = directory / "model.safetensors.index.json"
     if index.is_file() and not (directory / "model.safetensors").is_file():
@@ -99,7 +106,7 @@ def _check_weights(directory: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object from a JSON file of the model. Raises BadModel naming the file."""
+    """The object in a JSON file of the model. Raises BadModel with the file's name."""
     try:
         found = json.loads(path.read_text("utf-8"))
     except OSError as exc:
@@ -112,7 +119,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _refuse_code(config: dict[str, Any], directory: Path, trust_remote_code: bool) -> None:
-    """`auto_map` and `_attn_implementation*`, at any depth, can fetch and run code (CVE-2026-4372, CVE-2026-5241)."""
+    """Raise BadModel for `auto_map` or `_attn_implementation*` at any depth.
+
+    Both can fetch and run code (CVE-2026-4372, CVE-2026-5241).
+    """
     for key, value in config.items():
         if key.startswith("_attn_implementation") or (key == "auto_map" and not trust_remote_code):
             raise BadModel(

@@ -1,4 +1,4 @@
-"""How much memory the machine, or the control group this process runs in, has left."""
+"""Available memory of the machine, or of this process's control group."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def available_memory_bytes() -> int:
-    """Memory this process may still take: the machine's, or what its control group leaves if that is less."""
+    """Memory that this process may still use, in bytes: the lesser of the machine's and its control group's."""
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():

@@ -1,7 +1,7 @@
-"""Which devices an engine takes: one GPU if the model fits it, else as many as hold it; and how many engines follow.
+"""Which devices an engine takes: one GPU if the model fits, else as many as it needs; hence the number of engines.
 
-The first engine decides and PID 1 tells the others, so all decide alike. Engines do not share GPUs; on CPU they share
-cores and memory.
+The first engine decides and PID 1 passes the decision to the others. Engines do not share GPUs; on CPU they share cores
+and memory.
 """
 
 from __future__ import annotations
@@ -18,35 +18,36 @@ from handler.seam.errors import BadConfiguration
 
 logger = logging.getLogger(__name__)
 
-# Weights may take so much of a GPU's free memory; the rest is for keys, values and the step itself.
+# Share of a GPU's free memory for weights; the rest is for keys, values and activations.
 WEIGHTS_SHARE = 0.8
-# Bytes of a weight, scales included; embeddings and norms, which stay as they are, are few in models that need this.
+# Bytes per weight, scales included. Ignores embeddings and norms, which stay unquantised: they are a small part of
+# models large enough for this to matter.
 _QUANTIZED_BYTES = {Quantize.INT8: 1.1, Quantize.NF4: 0.6, Quantize.FP4: 0.6}
 
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """Of one engine: `own` in order, the first takes the input; there is room for `num_engines` such shares."""
+    """The devices of one engine, in order; the first takes the input. `num_engines` such shares fit the machine."""
 
     own: tuple[torch.device, ...]
     num_engines: int = 1
 
 
 def free_gpu_bytes() -> tuple[int, ...]:
-    """What is free on each GPU that CUDA_VISIBLE_DEVICES leaves."""
+    """Free bytes of each GPU that CUDA_VISIBLE_DEVICES shows."""
     return tuple(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
 
 
 def choose_devices(config: EngineConfig, device: torch.device, num_bytes: int, free_bytes: tuple[int, ...]) -> Devices:
-    """This engine's share of the GPUs for weights of `num_bytes`, if `device` is a GPU of no number.
+    """This engine's share of the GPUs for weights of `num_bytes`; just `device` if it is numbered or no GPU.
 
-    Raises BadConfiguration for more GPUs or engines than there can be.
+    Raises BadConfiguration if more GPUs or engines are configured than fit.
     """
     if device.type != "cuda":
         if config.num_devices > 1:
             logger.warning("NUM_SHARD=%d is ignored: the engine runs on %s", config.num_devices, device.type)
         return Devices((device,))
-    numbered: int | None = device.index  # torch's stubs know no device without a number
+    numbered: int | None = device.index  # torch's stubs omit None
     if numbered is not None:
         if config.num_engines > 1:
             raise BadConfiguration(f"ENGINE_REPLICAS must be 1 with DEVICE={device}. Given: {config.num_engines}")
@@ -68,16 +69,16 @@ def choose_devices(config: EngineConfig, device: torch.device, num_bytes: int, f
 
 
 def _span(num_bytes: int, free_bytes: tuple[int, ...], most: int) -> int:
-    """The fewest GPUs that hold the weights; the smallest GPU counts, since any of them may be an engine's.
+    """The fewest GPUs that hold the weights, up to `most`, judged by the GPU with the least free memory.
 
-    What fits no number is left to the loader, which quantises or refuses.
+    If even `most` do not suffice, the loader quantises or refuses the model.
     """
     room = max(1, int(min(free_bytes) * WEIGHTS_SHARE))
     return min(most, max(1, -(-num_bytes // room)))
 
 
 def weight_bytes(directory: Path, quantize: Quantize, dtype: torch.dtype) -> int:
-    """About what the checkpoint's weights take once loaded as `dtype`; 0 if it cannot be told."""
+    """Approximate bytes of the checkpoint's weights once loaded as `dtype`; 0 if unknown."""
     on_disk = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
     try:
         config = json.loads((directory / "config.json").read_text("utf-8"))
@@ -90,5 +91,5 @@ def weight_bytes(directory: Path, quantize: Quantize, dtype: torch.dtype) -> int
 
 
 def memory_limits(devices: Devices, free_bytes: tuple[int, ...]) -> dict[int, int]:
-    """accelerate's `max_memory`: this engine's GPUs and nothing on CPU or disk, which would take seconds a step."""
+    """accelerate's `max_memory`: this engine's GPUs, but not CPU or disk, where a step would take seconds."""
     return {device.index: int(free_bytes[device.index] * WEIGHTS_SHARE) for device in devices.own}

@@ -1,4 +1,4 @@
-"""HF_MODEL_QUANTIZE: the form that the weights take on this device. The only file that names bitsandbytes."""
+"""HF_MODEL_QUANTIZE: how the weights are stored on this device. The only file that configures bitsandbytes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from handler.seam.errors import BadConfiguration
 logger = logging.getLogger(__name__)
 
 BITSANDBYTES = frozenset({Quantize.INT8, Quantize.NF4, Quantize.FP4})
-# Bits a weight of the forms that this engine makes itself, for CPU.
+# Bits per weight of the forms that this engine makes itself, for CPU.
 BLOCK_BITS = {Quantize.INT8_BLOCKS: 8, Quantize.INT4_BLOCKS: 4}
-# Names that say how a checkpoint is stored, and the `quant_method` of config.json that each stands for. Marlin is a
-# kernel for GPTQ's format.
+# Names that describe how a checkpoint is stored, with the `quant_method` of config.json for each. Marlin is a kernel
+# for GPTQ's format.
 _STORED = {
     Quantize.GPTQ: "gptq",
     Quantize.AWQ: "awq",
@@ -26,9 +26,9 @@ _STORED = {
     Quantize.COMPRESSED_TENSORS: "compressed-tensors",
     Quantize.FP8: "fp8",
 }
-# Bytes a weight of a linear layer, scales included; what auto tries, from the least lossy on.
+# Bytes per weight of a linear layer, scales included, for the forms that `auto` considers.
 _BYTES = {Quantize.INT8: 1.05, Quantize.NF4: 0.5 + 4 / 64}
-# Weights that share a scale in bitsandbytes' 4-bit forms; and the rows that its CPU kernel takes together.
+# Weights per scale in bitsandbytes' 4-bit forms, and the rows that its CPU kernel processes together.
 _NF4_BLOCK = 64
 _NF4_ROWS = 32
 _INT8_MULTIPLE = 16
@@ -36,7 +36,7 @@ _INT8_MULTIPLE = 16
 
 @dataclass(frozen=True, slots=True)
 class WeightSizes:
-    """Numbers of weights: in linear layers that can be quantised, and in all the rest."""
+    """Numbers of weights: in linear layers that can be quantised, and in everything else."""
 
     linear: int
     other: int
@@ -48,9 +48,9 @@ class WeightSizes:
 
 
 def resolve(wanted: Quantize, device: torch.device, model_config: Any) -> Quantize:
-    """What HF_MODEL_QUANTIZE comes to for this checkpoint; `AUTO` where it is still to be chosen.
+    """The form that HF_MODEL_QUANTIZE means for this checkpoint and device; `AUTO` if memory decides later.
 
-    A checkpoint that is quantised already keeps its own form. Raises BadConfiguration.
+    A checkpoint that is already quantised keeps its own form. Raises BadConfiguration.
     """
     stored = stored_form(model_config)
     if wanted is Quantize.EXL2:
@@ -75,7 +75,7 @@ def resolve(wanted: Quantize, device: torch.device, model_config: Any) -> Quanti
 
 
 def stored_form(model_config: Any) -> str | None:
-    """How config.json says the checkpoint is quantised, in HF_MODEL_QUANTIZE's words where it has one; else None."""
+    """The checkpoint's quantisation by config.json, as an HF_MODEL_QUANTIZE name if there is one; None if none."""
     found = getattr(model_config, "quantization_config", None)
     if found is None:
         return None
@@ -99,10 +99,10 @@ def least_lossy(sizes: WeightSizes, dtype: torch.dtype, kv_bytes: int, room_byte
 
 
 def skipped_modules(skeleton: nn.Module, quantize: Quantize) -> list[str]:
-    """Linear layers of `skeleton` that bitsandbytes must leave alone.
+    """Linear layers of `skeleton` that bitsandbytes must not quantise, by module name.
 
-    The output layer and tied weights, as transformers has it; and shapes that its kernels do not take: on CPU they
-    fail with an assertion in the middle of a forward pass.
+    These are transformers' exceptions (output layer, tied weights), and shapes that the kernels do not support: on CPU
+    those fail with an assertion in the middle of a forward pass.
     """
     from transformers.quantizers.base import get_keys_to_not_convert
 
@@ -119,7 +119,7 @@ def skipped_modules(skeleton: nn.Module, quantize: Quantize) -> list[str]:
 
 
 def weight_sizes(skeleton: nn.Module, skipped: list[str]) -> WeightSizes:
-    """Weights of a model on the meta device, `skipped` being the linear layers that are not quantised."""
+    """Weights of a model on the meta device; `skipped` are the linear layers that stay unquantised."""
     quantised = sum(rows * columns for name, (rows, columns) in _linear_shapes(skeleton) if name not in skipped)
     # Tied weights are one parameter.
     total = sum(parameter.numel() for parameter in skeleton.parameters())
@@ -127,12 +127,12 @@ def weight_sizes(skeleton: nn.Module, skipped: list[str]) -> WeightSizes:
 
 
 def bitsandbytes_config(quantize: Quantize, dtype: torch.dtype, skipped: list[str]) -> Any:
-    """What transformers is told; `skipped` are matched as names of modules."""
+    """transformers' configuration for bitsandbytes; `skipped` are module names."""
     from transformers import BitsAndBytesConfig
 
     if quantize is Quantize.INT8:
-        # No columns apart for outliers: they are chosen from the whole batch, so a neighbour would change a
-        # sequence's numbers (docs/decisions/0012).
+        # Threshold 0 disables separate outlier columns. They are chosen from the whole batch, so a neighbour would
+        # change a sequence's numbers (docs/decisions/0012).
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0, llm_int8_skip_modules=skipped)
     return BitsAndBytesConfig(
         load_in_4bit=True,
@@ -143,7 +143,7 @@ def bitsandbytes_config(quantize: Quantize, dtype: torch.dtype, skipped: list[st
 
 
 def _linear_shapes(skeleton: nn.Module) -> list[tuple[str, tuple[int, int]]]:
-    """Outputs and inputs of what bitsandbytes replaces: nn.Linear and GPT-2's transposed one."""
+    """Name and (outputs, inputs) of the layers that bitsandbytes replaces: nn.Linear and GPT-2's Conv1D."""
     from transformers.pytorch_utils import Conv1D
 
     found = []

@@ -24,7 +24,7 @@ from handler.runners.runner import Runner
 from handler.scheduling.kv_manager import KVManager
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 from handler.scheduling.sequence import Sequence
-from handler.seam.errors import UnsupportedModel
+from handler.seam.errors import UnsupportedModel, one_line
 from handler.seam.protocol import GenerateRequest, SamplingParams
 
 # Largest difference of a row's logits, relative to the row's largest (at least 1): of the median row. An attention or
@@ -78,7 +78,7 @@ class Trial:
             long, *short = self._texts
             self._expected = [*self._references([long]), *self._references(short)]
         except MODEL_ERRORS as exc:
-            raise UnsupportedModel(f"{loaded.model.config.model_type} does not run: {_one_line(exc)}") from exc
+            raise UnsupportedModel(f"{loaded.model.config.model_type} does not run: {_described(exc)}") from exc
         finally:
             loaded.model.set_attn_implementation(self._own_attention)
 
@@ -97,7 +97,7 @@ class Trial:
             model.set_attn_implementation(ATTENTION_NAME)
             complaint = self.complaint(runner)
         except MODEL_ERRORS as exc:
-            complaint = _one_line(exc)
+            complaint = _described(exc)
         if complaint is None and runner.num_attention_calls != layers:
             complaint = f"it calls the engine's attention in {runner.num_attention_calls} of {layers} layers"
         if complaint is not None:
@@ -109,7 +109,7 @@ class Trial:
         try:
             return self._difference(self.play(runner))
         except MODEL_ERRORS as exc:
-            return _one_line(exc)
+            return _described(exc)
 
     @torch.inference_mode()
     def play(self, runner: Runner) -> Play:
@@ -205,7 +205,7 @@ class Play:
         before = self._roles[role.index - 1] if role.index else None
         if before is not None and before in self._running and not before.has_begun(decoding=role.index == 2):
             return False
-        return len(self._running) < self._max_num_seqs and self._kv.admit(role.seq)
+        return len(self._running) < self._max_num_seqs and self._kv.allocate(role.seq)
 
     def _step(self) -> list[_Role]:
         """One pass over all running sequences; returns those that were preempted before or after it."""
@@ -312,8 +312,8 @@ def attention_of(loaded: LoadedModel) -> dict[str, str]:
     return {name: attention for name, attention in found.items() if attention is not None}
 
 
-def _one_line(exc: Exception) -> str:
-    return f"{type(exc).__name__}: {' '.join(str(exc).split())[:200]}"
+def _described(exc: Exception) -> str:
+    return f"{type(exc).__name__}: {one_line(exc, 200)}"
 
 
 def _routes(text_config: Any) -> bool:

@@ -1,8 +1,8 @@
-"""Constrained decoding: a grammar and a position in it, per sequence, through llguidance.
+"""Constrained decoding through llguidance: a grammar per sequence, and the position in it.
 
-Grammars are compiled and masks computed on helper threads (llguidance releases the GIL), so that neither a hostile
-grammar nor a slow mask holds up the step of the other sequences. The mask for the next token is started as soon as
-the last one is known and is usually there before the forward pass ends.
+Helper threads compile grammars and compute masks (llguidance releases the GIL), so neither a hostile grammar nor a slow
+mask stalls the other sequences. The mask for the next token starts as soon as the last token is known, and is usually
+ready before the forward pass ends.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from torch import Tensor
 
-from handler.seam.protocol import Grammar, GrammarKind
+from handler.seam.errors import one_line
+from handler.seam.protocol import JSON_WHITESPACE, Grammar, GrammarKind
 
 logger = logging.getLogger(__name__)
 R = TypeVar("R")
 
-# A schema of this size is already far beyond what a prompt explains (reliability.md 1D).
+# Bounds against hostile grammars; far above any schema that a prompt can explain to a model.
 _MAX_SOURCE_BYTES = 65_536
 _MAX_GRAMMAR_ITEMS = 2_000
 _MAX_LEXER_STATES = 50_000
-# Enough for every usual layout. Unbounded white space, the default, is a trap small models never leave.
-_JSON_LAYOUT: Any = {"whitespace_pattern": r"(\n {0,16}| ?)"}
+_JSON_LAYOUT: Any = {"whitespace_pattern": JSON_WHITESPACE}
 
 
 class GrammarError(Exception):
-    """The grammar cannot be used; the message is one sentence fit for a client."""
+    """The grammar cannot be used. The message is one sentence that clients may see."""
 
 
 def _guarded(failure: str, function: Callable[[], R]) -> R:
-    """Call into llguidance; whatever it raises becomes a GrammarError, also a panic of its Rust side.
+    """Call into llguidance and turn its exceptions, and panics of its Rust code, into GrammarError.
 
     pyo3's PanicException derives from BaseException and has no importable name.
     """
@@ -47,12 +47,12 @@ def _guarded(failure: str, function: Callable[[], R]) -> R:
         raise
     except BaseException as exc:
         if isinstance(exc, Exception) or type(exc).__name__ == "PanicException":
-            raise GrammarError(f"{failure}: {_one_line(str(exc)) or type(exc).__name__}") from exc
+            raise GrammarError(f"{failure}: {one_line(exc)}") from exc
         raise
 
 
 class TokenConstraint:
-    """One sequence's position in its grammar. Used by the engine's thread alone, but for the mask under way."""
+    """One sequence's position in its grammar. Only the engine's thread uses it, except to compute the next mask."""
 
     def __init__(self, matcher: LLMatcher, vocab_size: int, threads: ThreadPoolExecutor) -> None:
         self._matcher = matcher
@@ -61,13 +61,13 @@ class TokenConstraint:
         self._mask: Future[Tensor] = threads.submit(self._next_mask)
 
     def mask(self) -> Tensor:
-        """Bool `[vocab]` on CPU, True where the grammar allows a token. Raises GrammarError if it cannot go on."""
+        """Bool `[vocab]` on CPU, True where the grammar allows a token. Raises GrammarError if computing it failed."""
         return self._mask.result()
 
     def accept(self, token_id: int) -> bool:
-        """Move past a token; True if the text is complete and nothing may follow. Raises GrammarError."""
+        """Advance by one token; True if the text is complete and nothing may follow. Raises GrammarError."""
         if not _guarded("the grammar cannot go on", lambda: self._matcher.consume_token(token_id)):
-            raise GrammarError(f"the grammar cannot go on: {_one_line(self._matcher.get_error())}")
+            raise GrammarError(f"the grammar cannot go on: {one_line(self._matcher.get_error())}")
         if self._matcher.is_stopped():
             return True
         self._mask = self._threads.submit(self._next_mask)
@@ -80,28 +80,31 @@ class TokenConstraint:
         bits = allocate_token_bitmask(1, self._vocab_size)
         fill_next_token_bitmask(self._matcher, bits, 0)
         if self._matcher.is_error():
-            raise GrammarError(f"the grammar cannot go on: {_one_line(self._matcher.get_error())}")
+            raise GrammarError(f"the grammar cannot go on: {one_line(self._matcher.get_error())}")
         flags = np.unpackbits(bits.view(np.uint8), bitorder="little")[: self._vocab_size]
         return torch.from_numpy(flags.astype(np.bool_))
 
 
 class GrammarCompiler:
-    """Makes `TokenConstraint`s for one tokenizer. The tokenizer is read at the first grammar, not at start-up."""
+    """Makes `TokenConstraint`s for one tokenizer, which it reads at the first grammar, not at start-up."""
 
     def __init__(self, tokenizer_file: Path, vocab_size: int, eos_token_ids: Collection[int]) -> None:
-        """Any of `eos_token_ids` may end a text that is complete; chat models end with another than base models."""
+        """Any of `eos_token_ids` may end a complete text; chat models use another one than base models."""
         self._tokenizer_file = tokenizer_file
         self._vocab_size = vocab_size
         self._eos_token_ids = sorted(eos_token_ids)
         self._tokenizer: LLTokenizer | None = None
-        # One compiles, so that a flood of grammars cannot take the processor from the steps; one computes masks.
+        # A single compiler thread, so that a flood of grammars does not take the processor from the steps.
         self._compilers = ThreadPoolExecutor(1, thread_name_prefix="grammar")
         self._masks = ThreadPoolExecutor(2, thread_name_prefix="mask")
 
     def submit(
         self, grammar: Grammar, compiling: Callable[[bool], None] = lambda _begins: None
     ) -> Future[TokenConstraint]:
-        """Compile on a helper thread, which calls `compiling` before and after; the future raises GrammarError."""
+        """Compile on a helper thread, which calls `compiling` with True before and False after.
+
+        The future raises GrammarError.
+        """
 
         def compile_it() -> TokenConstraint:
             compiling(True)
@@ -123,18 +126,14 @@ class GrammarCompiler:
         limits = LLParserLimits(max_grammar_size=_MAX_GRAMMAR_ITEMS * 100, max_lexer_states=_MAX_LEXER_STATES)
         matcher = LLMatcher(self._tokenizer, _source(grammar), limits=limits)
         if matcher.is_error():
-            raise GrammarError(f"grammar is not valid: {_one_line(matcher.get_error())}")
+            raise GrammarError(f"grammar is not valid: {one_line(matcher.get_error())}")
         return TokenConstraint(matcher, self._vocab_size, self._masks)
 
 
 def _source(grammar: Grammar) -> str:
-    """llguidance's own form of the grammar."""
+    """The grammar in llguidance's own format."""
     if grammar.kind is GrammarKind.JSON_SCHEMA:
         return str(LLMatcher.grammar_from_json_schema(grammar.source, overrides=_JSON_LAYOUT))
     if grammar.kind is GrammarKind.REGEX:
         return str(LLMatcher.grammar_from_regex(grammar.source))
     return str(LLMatcher.grammar_from_lark(grammar.source))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300]

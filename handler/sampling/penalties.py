@@ -1,4 +1,4 @@
-"""What happens to one row of logits before temperature: penalties, bias, tokens that may not come yet.
+"""Changes to one row of logits before temperature: watermark, penalties, bias, banned tokens.
 
 Each function changes a float32 row `[vocab]` in place.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from handler.scheduling.sequence import Sequence
 
-# TGI's, so that its detectors find our watermark.
+# TGI's key, so that its detectors find our watermark.
 _HASH_KEY = 15485863
 
 
@@ -31,7 +31,7 @@ def needs_penalties(seq: Sequence) -> bool:
 
 
 def apply_penalties(row: Tensor, seq: Sequence, eos_token_ids: Collection[int]) -> None:
-    """All that `seq` asks for, in TGI's order: watermark, repetition, frequency, presence; then bias and bans."""
+    """Apply what `seq` requests, in TGI's order: watermark, repetition, frequency, presence; then bias and bans."""
     params = seq.sampling
     if params.watermark is not None:
         _watermark(row, seq.token_ids[-1], *params.watermark)
@@ -53,7 +53,7 @@ def apply_penalties(row: Tensor, seq: Sequence, eos_token_ids: Collection[int]) 
 
 
 def _banned_ids(seq: Sequence) -> list[int]:
-    """The last token of each bad word whose other tokens are the newest of the output."""
+    """The last token of each bad word whose other tokens end the output."""
     found = []
     for *before, last in seq.sampling.bad_words:
         count = len(before)
@@ -63,7 +63,7 @@ def _banned_ids(seq: Sequence) -> list[int]:
 
 
 def _watermark(row: Tensor, previous_token_id: int, share: float, added: float) -> None:
-    """Kirchenbauer 2023 as TGI does it: the token before decides which share of the vocabulary is green."""
+    """Kirchenbauer 2023 as in TGI: the previous token seeds which share of the vocabulary is green."""
     green = torch.randperm(len(row), generator=torch.Generator().manual_seed(_HASH_KEY * previous_token_id))
     row[green[: int(len(row) * share)].to(row.device)] += added
 

@@ -1,7 +1,7 @@
 """Counter-based randomness: the draw for token i of a request is a pure function of (seed, i). Pure Python.
 
-No generator object is shared or stepped, so a request's draws cannot depend on its neighbours, on its slot, on
-preemption or on a restart. The mixing function is splitmix64's finaliser (Steele, Lea, Flood 2014).
+There is no generator state, so a request's draws cannot depend on its neighbours, its slot, preemption or a restart.
+The mixing function is splitmix64's finaliser (Steele, Lea, Flood 2014).
 """
 
 from __future__ import annotations

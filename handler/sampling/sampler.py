@@ -1,7 +1,7 @@
-"""Logits -> one token for each sequence, with its log-probability if asked for.
+"""Logits -> one token for each sequence, with its log-probability if requested.
 
-Everything random is keyed by (request seed, token index); see randomness.py. A row that is not finite fails
-alone: no operation here mixes rows.
+All randomness is keyed by (request seed, token index); see randomness.py. No operation here mixes rows, so a row that
+is not finite fails alone.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from torch import Tensor
 
 from handler.sampling.penalties import apply_penalties, needs_penalties
 from handler.sampling.randomness import uniform
-from handler.sampling.warping import Candidates, Whole, candidates
+from handler.sampling.warping import Candidates, FullVocabulary, candidates
 from handler.scheduling.scheduler import ScheduledSequence
 from handler.scheduling.sequence import Sequence
 from handler.seam.protocol import ErrorCode, TokenLogprob
 
-# Numbers of a row that are looked through together for the largest, and how few of them are not worth it.
-_TOGETHER, _WORTH_IT = 256, 32
+# The argmax of a row is found in parts of up to `_PART` logits; parts below `_MIN_PART` do not pay.
+_PART, _MIN_PART = 256, 32
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """The outcome for one row: a token, or `error` and `message` if this row alone cannot go on."""
+    """The outcome for one row: a token, or `error` and `message` if the row failed."""
 
     token_id: int | None
     logprob: TokenLogprob | None = None
@@ -42,13 +42,13 @@ _NOTHING_ALLOWED = Sampled(
 
 def sample(logits: Tensor, seqs: list[Sequence], eos_token_ids: Collection[int]) -> list[Sampled]:
     """Choose a token for each row of `logits` `[len(seqs), vocab]`, any float dtype."""
-    largest, places = _largest(logits)
-    finite, greedy_ids = largest.isfinite().tolist(), places.tolist()
+    largest, indices = _largest(logits)
+    finite, greedy_ids = largest.isfinite().tolist(), indices.tolist()
     rows = _penalised(logits, seqs, finite, eos_token_ids)
     failed = {i: _NOT_FINITE for i, ok in enumerate(finite) if not ok}
     failed |= {i: _NOTHING_ALLOWED for i, row in rows.items() if not row.max().isfinite()}
     drawn = [i for i, seq in enumerate(seqs) if i not in failed and not seq.sampling.greedy]
-    choices: dict[int, Candidates | Whole] = {}
+    choices: dict[int, Candidates | FullVocabulary] = {}
     if drawn:
         given = torch.stack([rows[i] if i in rows else logits[i].float() for i in drawn])
         warped = candidates(given, [seqs[i].sampling for i in drawn])
@@ -67,12 +67,12 @@ def sample(logits: Tensor, seqs: list[Sequence], eos_token_ids: Collection[int])
 
 
 def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest of each row of `[N, vocab]`, NaN if there is one, and where it is: the first place of several."""
-    width = math.gcd(logits.shape[1], _TOGETHER)
-    if logits.device.type != "cpu" or width < _WORTH_IT:
+    """The maximum of each row of `[N, vocab]`, NaN if the row has one, and its first index."""
+    width = math.gcd(logits.shape[1], _PART)
+    if logits.device.type != "cpu" or width < _MIN_PART:
         found = logits.max(-1)
         return found.values, found.indices
-    # torch finds the largest in vectors, but not its place: that is looked for where the largest is.
+    # torch vectorises amax but not argmax on CPU, so argmax runs only over the part that holds the maximum.
     parts = logits.unflatten(-1, (-1, width))
     largest, part = parts.amax(-1).max(-1)
     within = parts.gather(1, part[:, None, None].expand(-1, -1, width))[:, 0].max(-1).indices
@@ -82,7 +82,7 @@ def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
 def _penalised(
     logits: Tensor, seqs: list[Sequence], finite: list[bool], eos_token_ids: Collection[int]
 ) -> dict[int, Tensor]:
-    """Copies, float32, of the rows that penalties and grammars change; `logits` stay as the model made them."""
+    """Float32 copies of the rows that penalties and grammars change; `logits` itself stays unchanged."""
     rows: dict[int, Tensor] = {}
     for i, seq in enumerate(seqs):
         if finite[i] and (needs_penalties(seq) or seq.constraint is not None):
@@ -95,21 +95,21 @@ def _penalised(
 
 
 def score_prompt(rows: Tensor, item: ScheduledSequence) -> None:
-    """Append the log-probabilities of the prompt tokens that `rows` `[num_tokens, vocab]` of a chunk predict."""
+    """Append the log-probabilities of the prompt tokens that a chunk's `rows` `[num_tokens, vocab]` predict."""
     seq = item.seq
     num_top = seq.sampling.num_prompt_logprobs or 0
     logprobs = rows.float().log_softmax(-1)
     for offset in range(item.num_tokens):
-        place = item.start + offset + 1
-        # A prompt that is run again after preemption is not scored twice.
-        if len(seq.prompt_logprobs) == place - 1 and place < seq.num_prompt_tokens:
-            seq.prompt_logprobs.append(_report(logprobs[offset], None, seq.token_ids[place], num_top))
+        position = item.start + offset + 1
+        # A prompt that runs again after preemption is not scored twice.
+        if len(seq.prompt_logprobs) == position - 1 and position < seq.num_prompt_tokens:
+            seq.prompt_logprobs.append(_report(logprobs[offset], None, seq.token_ids[position], num_top))
 
 
 def _logprob(
-    logits: Tensor, penalised: Tensor | None, choice: Candidates | Whole | None, seq: Sequence, token_id: int
+    logits: Tensor, penalised: Tensor | None, choice: Candidates | FullVocabulary | None, seq: Sequence, token_id: int
 ) -> TokenLogprob | None:
-    """What the request wants to know of the draw: raw log-softmax, or that of the warped distribution (TGI)."""
+    """The log-probabilities the request asks for: raw log-softmax, or that of the warped distribution (TGI)."""
     num_top = seq.sampling.num_logprobs
     if num_top is None:
         return None
@@ -121,11 +121,11 @@ def _logprob(
 
 
 def _report(logprobs: Tensor, ids: Tensor | None, token_id: int, num_top: int) -> TokenLogprob:
-    """`ids` names the tokens of `logprobs`; None means position is token id."""
-    place = token_id if ids is None else int((ids == token_id).nonzero()[0])
+    """The entry for `token_id`; `ids` are the token ids of `logprobs`, None if index equals token id."""
+    index = token_id if ids is None else int((ids == token_id).nonzero()[0])
     top: tuple[tuple[int, float], ...] = ()
     if num_top:
         found = logprobs.topk(min(num_top, len(logprobs)))
         names = found.indices if ids is None else ids[found.indices]
         top = tuple(zip(names.tolist(), found.values.tolist(), strict=True))
-    return TokenLogprob(float(logprobs[place]), top)
+    return TokenLogprob(float(logprobs[index]), top)

@@ -1,7 +1,7 @@
-"""Temperature and truncation (top-k, top-p, min-p, typical-p), and the draw from what is left.
+"""Temperature and truncation (top-k, top-p, min-p, typical-p), and the draw from the remaining tokens.
 
-The order is TGI's and transformers': temperature, top-k, top-p, min-p, typical-p. A row's result depends on its own
-logits and parameters alone: rows share kernels, never thresholds.
+The order is TGI's and transformers': temperature, top-k, top-p, min-p, typical-p. A row's result depends only on its
+own logits and parameters: rows share kernels, never thresholds.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from torch import Tensor
 
 from handler.seam.protocol import SamplingParams
 
-# Candidates looked at before the whole vocabulary is sorted. A nucleus rarely holds more.
+# Candidates tried before the whole vocabulary is sorted. A nucleus rarely holds more.
 _NUM_CANDIDATES = 256
 _MAX_CANDIDATES = 1024
-# And the next look, at a row whose nucleus does.
+# Second try, for a row whose nucleus is larger.
 _MANY_CANDIDATES = 4096
-# Tokens that are summed together where nothing truncates.
+# Tokens per partial sum where nothing truncates.
 _BLOCK = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
-    """The tokens one row may still become: `token_ids` `[k]` and their float64 `probs` `[k]`, which sum to 1."""
+    """The tokens left after truncation: `token_ids` `[k]` and their float64 `probs` `[k]`, which sum to 1."""
 
     token_ids: Tensor
     probs: Tensor
@@ -37,23 +37,23 @@ class Candidates:
         return int(self.token_ids[min(index, len(cumulative) - 1)])
 
 
-class Whole:
-    """Every token, where nothing truncates: drawn from by blocks, so that no row is sorted or summed as a whole."""
+class FullVocabulary:
+    """All tokens, where nothing truncates. Draws by blocks, so that no row is sorted or summed as a whole."""
 
     def __init__(self, weights: Tensor, block_sums: Tensor, vocab_size: int) -> None:
-        """`weights` float32 `[blocks, _BLOCK]`, proportional to the probabilities; their sums float64 `[blocks]`."""
+        """`weights` float32 `[blocks, _BLOCK]`, unnormalised probabilities; `block_sums` float64 `[blocks]`."""
         self._weights = weights
         self._block_sums = block_sums
         self._vocab_size = vocab_size
 
     @property
     def token_ids(self) -> Tensor:
-        """int64 `[vocab]`."""
+        """All token ids, int64 `[vocab]`."""
         return torch.arange(self._vocab_size, device=self._weights.device)
 
     @property
     def probs(self) -> Tensor:
-        """Float64 `[vocab]`, which sum to 1."""
+        """Probabilities, float64 `[vocab]`, which sum to 1."""
         weights = self._weights.flatten()[: self._vocab_size].double()
         return weights / weights.sum()
 
@@ -61,13 +61,13 @@ class Whole:
         """The token at `uniform` in (0, 1) of the cumulative distribution; never one of weight 0."""
         cumulative = self._block_sums.cumsum(0)
         target = uniform * float(cumulative[-1])
-        block = _place(cumulative, target)
+        block = _first_beyond(cumulative, target)
         rest = target - (float(cumulative[block - 1]) if block else 0.0)
-        return block * _BLOCK + _place(self._weights[block].double().cumsum(0), rest)
+        return block * _BLOCK + _first_beyond(self._weights[block].double().cumsum(0), rest)
 
 
-def _place(cumulative: Tensor, target: float) -> int:
-    """The first index that lies beyond `target`; at the end, the last that adds anything."""
+def _first_beyond(cumulative: Tensor, target: float) -> int:
+    """The first index whose cumulative weight exceeds `target`; if none does, the last one of nonzero weight."""
     index = int(torch.searchsorted(cumulative, max(target, 0.0), right=True))
     if index < len(cumulative):
         return index
@@ -75,7 +75,7 @@ def _place(cumulative: Tensor, target: float) -> int:
 
 
 class _Masses:
-    """Exponentials of all rows, each relative to its row's largest score, and their sums by blocks."""
+    """Unnormalised probabilities of all rows, relative to each row's maximum, and their sums by blocks."""
 
     def __init__(self, scaled: Tensor) -> None:
         self._vocab_size = scaled.shape[1]
@@ -89,24 +89,24 @@ class _Masses:
         """Log-sum-exp of each row, float64 `[n]`."""
         return self._block_sums.sum(-1).log() + self._highest[:, 0].double()
 
-    def whole(self, i: int) -> Whole:
-        """Row `i` as it is."""
-        return Whole(self._weights[i], self._block_sums[i], self._vocab_size)
+    def full(self, i: int) -> FullVocabulary:
+        """Row `i`, untruncated."""
+        return FullVocabulary(self._weights[i], self._block_sums[i], self._vocab_size)
 
 
-def candidates(rows: Tensor, params: list[SamplingParams]) -> list[Candidates | Whole]:
-    """Warp float32 `rows` `[n, vocab]`, none of them greedy, and list what remains of each."""
+def candidates(rows: Tensor, params: list[SamplingParams]) -> list[Candidates | FullVocabulary]:
+    """Warp float32 `rows` `[n, vocab]`, none of them greedy; returns the remaining tokens of each."""
     temperatures = torch.tensor([p.temperature for p in params], device=rows.device)
     scaled = rows / temperatures[:, None]
     width = min(rows.shape[1], max(_NUM_CANDIDATES, *(_bounded_top_k(p) for p in params)))
     masses = _Masses(scaled) if any(not _truncates(p) or _nucleus(p) for p in params) else None
     totals = masses.log_totals() if masses is not None and any(_nucleus(p) for p in params) else None
     top = scaled.topk(width) if any(_truncates(p) for p in params) else None
-    result: list[Candidates | Whole] = []
+    result: list[Candidates | FullVocabulary] = []
     for i, p in enumerate(params):
-        found: Candidates | Whole | None = None
+        found: Candidates | FullVocabulary | None = None
         if masses is not None and not _truncates(p):
-            found = masses.whole(i)
+            found = masses.full(i)
         elif top is not None and p.typical_p >= 1.0:
             total = None if totals is None else totals[i]
             found = _from_head(top.values[i].double(), top.indices[i], total, p, width == rows.shape[1])
@@ -132,10 +132,10 @@ def _nucleus(params: SamplingParams) -> bool:
 def _from_head(
     scores: Tensor, ids: Tensor, total: Tensor | None, params: SamplingParams, whole: bool
 ) -> Candidates | None:
-    """Truncate among the best scores alone, descending; None if the answer may reach beyond them.
+    """Truncate among the highest `scores`, given in descending order; None if lower ones may be needed.
 
-    `total` is the log-sum-exp of the whole row, the normaliser where top-k is off. `whole` says that the scores
-    are the entire row.
+    `total` is the log-sum-exp of the row, the normaliser if top-k is off. `whole` is True if the scores are the entire
+    row.
     """
     if params.top_k:
         if params.top_k > len(scores):
@@ -152,7 +152,7 @@ def _from_head(
 
 
 def _keep(probs: Tensor, params: SamplingParams) -> Tensor:
-    """Which of the descending `probs` top-p and min-p leave; the first always stays."""
+    """Mask of the descending `probs` that top-p and min-p keep; the first is always kept."""
     keep = torch.ones_like(probs, dtype=torch.bool)
     if params.top_p < 1.0:
         keep &= probs.cumsum(0) - probs < params.top_p
@@ -163,7 +163,7 @@ def _keep(probs: Tensor, params: SamplingParams) -> Tensor:
 
 
 def _from_vocabulary(scores: Tensor, params: SamplingParams) -> Candidates:
-    """The exact answer from the whole row, sorted."""
+    """Truncate exactly, by sorting the whole row."""
     scores, ids = scores.sort(descending=True, stable=True)
     if params.top_k:
         scores, ids = scores[: params.top_k], ids[: params.top_k]

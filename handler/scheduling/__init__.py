@@ -1,1 +1,1 @@
-"""Who runs next, and the books of KV memory. Pure Python: never torch, never a socket."""
+"""Who runs next, and the accounting of KV memory. Pure Python: never torch, never a socket."""

@@ -1,43 +1,41 @@
-"""The books of KV memory: who holds which slot and how much of it. Pure Python; the tensors are in kv_cache.py."""
+"""`KVManager`: what the scheduler asks of KV memory. `SlotManager` and `BlockManager` implement it. Pure Python."""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Protocol
 
 from handler.scheduling.sequence import Sequence
-from handler.scheduling.slot_prefixes import SlotPrefixes
 
 
 class KVManager(Protocol):
-    """What the scheduler asks of KV memory. Amounts are in tokens of one sequence."""
+    """Accounting of KV memory; the tensors belong to the runner. Amounts are in tokens of one sequence."""
 
-    def admit(self, seq: Sequence) -> bool:
-        """Give `seq` a place and whatever prefix is already cached; False, changing nothing, if it must wait."""
+    def allocate(self, seq: Sequence) -> bool:
+        """Give `seq` a slot or block table and its cached prefix; False, changing nothing, if it must wait."""
 
     def reserve(self, seq: Sequence, num_tokens: int) -> bool:
-        """Make sure that `num_tokens` tokens of `seq` have room; False, changing nothing, if they have not."""
+        """Ensure room for the first `num_tokens` tokens of `seq`; False, changing nothing, if there is none."""
 
     def commit(self, seq: Sequence) -> None:
-        """The keys and values of `seq.token_ids[:seq.num_computed]` are now in the cache."""
+        """Record that the keys and values of `seq.token_ids[:seq.num_computed]` are in the cache."""
 
     def release(self, seq: Sequence) -> None:
-        """Take back everything `seq` holds."""
+        """Free everything `seq` holds."""
 
-    def distrust(self, seq: Sequence) -> None:
-        """What `seq` computed or was given may be wrong; nobody else shall be given it. `seq` is released next."""
+    def invalidate(self, seq: Sequence) -> None:
+        """Stop sharing what `seq` computed or reused, since it may be wrong. The caller releases `seq` next."""
 
     def check_integrity(self, running: Iterable[Sequence]) -> None:
-        """Raise RuntimeError unless the books add up and `running` holds exactly what is lent."""
+        """Raise RuntimeError unless the accounting is consistent and `running` holds exactly what is allocated."""
 
     @property
     def used_tokens(self) -> int:
-        """Tokens' worth of memory that is lent."""
+        """Tokens' worth of memory that is allocated."""
 
     @property
     def prefix_page_size(self) -> int:
-        """Tokens that prefixes are shared in; 0 if they are not."""
+        """Prefixes are shared in units of this many tokens; 0 if they are not shared."""
 
     @property
     def prefix_query_tokens(self) -> int:
@@ -46,114 +44,3 @@ class KVManager(Protocol):
     @property
     def prefix_hit_tokens(self) -> int:
         """Prompt tokens found there."""
-
-
-class SlotKV:
-    """One contiguous slot of `max_len` tokens for each running sequence, under a common budget of pages.
-
-    The lowest free slot is lent first, so that running sequences stay close together and a batch of them is one
-    view of the cache tensor. Memory of a slot is touched only as far as its sequence reaches; the budget counts
-    that, in pages of `page_size` tokens. `on_release` is told of each slot that comes back and of how many of its
-    tokens may have been written.
-    """
-
-    def __init__(
-        self,
-        num_slots: int,
-        max_len: int,
-        capacity_tokens: int,
-        page_size: int,
-        on_release: Callable[[int, int], None] = lambda _slot, _num_tokens: None,
-        prefixes: SlotPrefixes | None = None,
-    ) -> None:
-        if capacity_tokens < max_len:
-            raise ValueError(f"kv_capacity_tokens must be at least max_model_len ({max_len}). Given: {capacity_tokens}")
-        self.num_slots = num_slots
-        self.max_len = max_len
-        self.page_size = page_size
-        self.num_pages = -(-capacity_tokens // page_size)
-        self._free_slots = list(range(num_slots))
-        self._pages: dict[int, int] = {}
-        self._used_pages = 0
-        self._on_release = on_release
-        self._prefixes = prefixes
-
-    @property
-    def used_tokens(self) -> int:
-        """Tokens' worth of memory that is lent."""
-        return self._used_pages * self.page_size
-
-    @property
-    def prefix_page_size(self) -> int:
-        """Tokens that prefixes are shared in; 0 if they are not."""
-        return 0 if self._prefixes is None else self._prefixes.page_size
-
-    @property
-    def prefix_query_tokens(self) -> int:
-        """Prompt tokens looked up in the prefix cache so far."""
-        return 0 if self._prefixes is None else self._prefixes.query_tokens
-
-    @property
-    def prefix_hit_tokens(self) -> int:
-        """Prompt tokens found there."""
-        return 0 if self._prefixes is None else self._prefixes.hit_tokens
-
-    def _pages_for(self, num_tokens: int) -> int:
-        return -(-num_tokens // self.page_size)
-
-    def admit(self, seq: Sequence) -> bool:
-        """Lend the lowest free slot if the whole of `seq` and one more token fit the budget now."""
-        needed = self._pages_for(len(seq.token_ids) + 1)
-        if not self._free_slots or self._used_pages + needed > self.num_pages:
-            return False
-        seq.slot = heapq.heappop(self._free_slots)
-        self._pages[seq.slot] = 0
-        if self._prefixes is not None:
-            self._prefixes.restore(seq)
-            self.reserve(seq, seq.num_computed)
-        return True
-
-    def reserve(self, seq: Sequence, num_tokens: int) -> bool:
-        """Count pages for the first `num_tokens` tokens of the slot."""
-        if num_tokens > self.max_len:
-            return False
-        extra = self._pages_for(num_tokens) - self._pages[seq.slot]
-        if extra <= 0:
-            return True
-        if self._used_pages + extra > self.num_pages:
-            return False
-        self._pages[seq.slot] += extra
-        self._used_pages += extra
-        return True
-
-    def commit(self, seq: Sequence) -> None:
-        """Store the pages that became full for others."""
-        if self._prefixes is not None:
-            self._prefixes.save(seq)
-
-    def distrust(self, seq: Sequence) -> None:
-        """Forget what was stored of it."""
-        if self._prefixes is not None and seq.slot >= 0:
-            self._prefixes.distrust(seq.slot)
-
-    def release(self, seq: Sequence) -> None:
-        """Return the slot and its pages."""
-        num_pages = self._pages.pop(seq.slot)
-        self._used_pages -= num_pages
-        if self._prefixes is not None:
-            self._prefixes.release(seq.slot)
-        heapq.heappush(self._free_slots, seq.slot)
-        self._on_release(seq.slot, min(num_pages * self.page_size, self.max_len))
-        seq.slot = -1
-
-    def check_integrity(self, running: Iterable[Sequence]) -> None:
-        """Raise RuntimeError unless slots and pages add up."""
-        held = {seq.slot for seq in running}
-        if held != set(self._pages) or held & set(self._free_slots):
-            raise RuntimeError(f"slots lent {sorted(self._pages)} but held {sorted(held)}")
-        if len(held) + len(self._free_slots) != self.num_slots:
-            raise RuntimeError("a slot is neither free nor lent")
-        if sum(self._pages.values()) != self._used_pages:
-            raise RuntimeError(f"pages lent {sum(self._pages.values())} but counted {self._used_pages}")
-        if self._prefixes is not None:
-            self._prefixes.check_integrity(held)

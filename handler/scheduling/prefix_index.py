@@ -1,11 +1,11 @@
 """Which full pages of tokens are cached, found by content. Pure Python; it owns no memory and counts no holders.
 
-Pages form trees: a page's place is its parent page (for the first page of a prompt: the salt) and its own token ids.
-A digest of that finds it; then parent, salt and token ids are compared, so a digest is never trusted alone. A page's
-parent stays as long as the page does, hence equal place means equal tokens from the first one on.
+Pages form trees. A page's key is its parent page (the salt for the first page of a prompt) and its own token ids. A
+digest of the key finds the page; parent, salt and token ids are then compared, so a digest alone is never trusted. A
+parent stays as long as its children, so equal keys mean equal tokens from the first one on.
 
-The owner of the memory says which pages are in use: a page is inserted in use, `touch` makes it idle (evictable,
-least recently touched first), `hold` takes it into use again. Whoever holds a page holds its parents too.
+The owner of the memory reports which pages are in use: a page is inserted in use, `touch` makes it idle (evictable,
+least recently touched first), and `hold` puts it back into use. The holder of a page also holds its parents.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def chain_digest(parent: bytes, tokens: bytes) -> bytes:
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """One cached page. `parent` is None and `salt` counts for first pages; else the parent carries the salt."""
+    """One cached page. For first pages `parent` is None and `salt` is part of the key; others inherit the salt."""
 
     digest: bytes
     tokens: bytes
@@ -37,7 +37,7 @@ class _Entry:
 
 
 class PrefixIndex:
-    """Finds cached pages by salt and token ids, and knows which idle one to give up first."""
+    """Finds cached pages by salt and token ids, and evicts idle ones, least recently used first."""
 
     def __init__(self, page_size: int, digest: Digest = chain_digest) -> None:
         self.page_size = page_size
@@ -54,17 +54,17 @@ class PrefixIndex:
 
     @property
     def num_idle(self) -> int:
-        """Pages that `evict` can give up, one after the other."""
+        """Number of pages that `evict` can return."""
         return len(self._idle)
 
     def is_idle(self, page: int) -> bool:
-        """True if the page is cached and nobody holds it."""
+        """True if the page is cached and has no holder."""
         return page in self._idle
 
     def match(self, token_ids: Sequence[int], salt: str = "") -> list[int]:
         """The cached pages that hold the start of `token_ids`, whole pages only. Changes nothing.
 
-        Leave off what must be computed in any case: `index.match(ids[: len(ids) - 1])`.
+        Omit tokens that must be computed anyway: `index.match(ids[: len(ids) - 1])`.
         """
         pages: list[int] = []
         for first in range(0, len(token_ids) - self.page_size + 1, self.page_size):
@@ -76,10 +76,10 @@ class PrefixIndex:
         return pages
 
     def insert(self, page: int, token_ids: Sequence[int], parent: int | None = None, salt: str = "") -> int | None:
-        """Say that `page` holds the `page_size` tokens that follow `parent`'s; it is in use from now on.
+        """Cache `page`, which holds the `page_size` tokens that follow `parent`'s. It is in use from now on.
 
-        Returns the page that stands for these tokens: `page`, or the one that already did (then `page` is not
-        cached and is the caller's to free), or None if another page has the same digest (`page` is not cached).
+        Returns `page`; or the page that is already cached for these tokens (`page` is not cached, the caller frees
+        it); or None if another page has the same digest (`page` is not cached).
         Raises ValueError if `page` is cached already, is not full, or its parent is not cached.
         """
         if page in self._entries or len(token_ids) != self.page_size or (parent is not None and parent not in self):
@@ -95,12 +95,12 @@ class PrefixIndex:
         return page
 
     def hold(self, pages: Sequence[int]) -> None:
-        """These pages are in use: they are not evicted until they are touched again."""
+        """Mark pages as in use: they are not evicted until they are touched again."""
         for page in pages:
             self._idle.pop(page, None)
 
     def touch(self, pages: Sequence[int]) -> None:
-        """These pages, in the order of `match`, are idle and the most recently used; parents outlive children."""
+        """Mark pages, in the order of `match`, as idle and most recently used; parents outlive children."""
         for page in reversed(pages):
             if page not in self._entries:
                 raise ValueError(f"page {page} is not cached")
@@ -108,7 +108,7 @@ class PrefixIndex:
             self._idle.move_to_end(page)
 
     def evict(self) -> int | None:
-        """Forget the idle page that was touched longest ago and that no other page follows; None if there is none."""
+        """Remove and return the least recently touched idle page that has no children; None if there is none."""
         for page in self._idle:
             if not self._entries[page].children:
                 self._remove(page)
@@ -116,17 +116,17 @@ class PrefixIndex:
         return None
 
     def discard(self, page: int) -> list[int]:
-        """Forget `page` and all that follows it, in use or not. Returns those of them that were idle."""
-        family = [page] if page in self._entries else []
-        for member in family:  # grows while it is walked
-            family += self._entries[member].children
-        idle = [member for member in family if member in self._idle]
-        for member in reversed(family):
+        """Remove `page` and all its descendants, in use or not. Returns those that were idle."""
+        subtree = [page] if page in self._entries else []
+        for member in subtree:  # grows during iteration
+            subtree += self._entries[member].children
+        idle = [member for member in subtree if member in self._idle]
+        for member in reversed(subtree):
             self._remove(member)
         return idle
 
     def check_integrity(self) -> None:
-        """Raise RuntimeError unless every page is found where it was put."""
+        """Raise RuntimeError unless entries, digests, parents and idle pages agree."""
         if {entry.digest: page for page, entry in self._entries.items()} != self._by_digest:
             raise RuntimeError("digests and pages of the prefix index disagree")
         if not set(self._idle) <= set(self._entries):

@@ -1,8 +1,8 @@
 """Which sequences take part in the next step, and how many of their tokens. Pure Python.
 
-Sequences move waiting -> running -> finished, or back to waiting when memory runs out (preemption). A step first
-gives every running sequence that is decoding its one token, then fills what is left of the token budget with
-prompt chunks, oldest first, so a long prompt never stalls the streams that are already running.
+Sequences move waiting -> running -> finished, or back to waiting when memory runs out (preemption). A step schedules
+one token for every decoding sequence, then fills the rest of the token budget with prompt chunks, oldest first. A long
+prompt therefore never stalls running streams.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from handler.seam.protocol import FinishReason
 
 @dataclass(frozen=True, slots=True)
 class ScheduledSequence:
-    """`num_tokens` tokens of `seq`, from position `start` on; `samples` if a new token follows from the last."""
+    """`num_tokens` tokens of `seq`, starting at position `start`."""
 
     seq: Sequence
     start: int
@@ -28,12 +28,12 @@ class ScheduledSequence:
 
     @property
     def samples(self) -> bool:
-        """True if the chunk reaches the end of the sequence, so that its logits choose the next token."""
+        """True if the chunk reaches the end of the sequence, so that the next token is sampled from its logits."""
         return self.start + self.num_tokens == len(self.seq.token_ids)
 
     @property
     def num_prompt_tokens(self) -> int:
-        """How many of its tokens belong to the prompt; after a preemption output is run again too."""
+        """How many of its tokens belong to the prompt; after preemption a chunk may also hold output tokens."""
         return max(0, min(self.start + self.num_tokens, self.seq.num_prompt_tokens) - self.start)
 
     @property
@@ -56,9 +56,9 @@ class ScheduledBatch:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
-    """Bounds of the scheduler; token counts but for `max_num_seqs` and `max_waiting`.
+    """Bounds of the scheduler, in tokens except `max_num_seqs` and `max_waiting`.
 
-    `max_waiting_tokens` bounds what the sequences in the queue have together; 0 is no bound.
+    `max_waiting_tokens` bounds the sum over the queue; 0 means no bound.
     """
 
     max_num_seqs: int
@@ -70,7 +70,7 @@ class SchedulerLimits:
 
 
 class Scheduler:
-    """Owns both queues and every sequence in them."""
+    """Owns the waiting and running queues and every sequence in them."""
 
     def __init__(self, limits: SchedulerLimits, kv: KVManager) -> None:
         self.limits = limits
@@ -82,33 +82,33 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        """True if there is no work at all."""
+        """True if nothing waits and nothing runs."""
         return not self.waiting and not self.running
 
     @property
     def waiting_tokens(self) -> int:
-        """Tokens of the sequences in the queue, all of which have to be run."""
+        """Tokens of the waiting sequences."""
         return sum(len(seq.token_ids) for seq in self.waiting)
 
-    def has_room(self, num_tokens: int, coming: Collection[Sequence] = ()) -> bool:
-        """Whether a prompt of `num_tokens` may join the queue, as `coming` will. An empty queue takes any prompt."""
-        num_waiting = len(self.waiting) + len(coming)
+    def has_room(self, num_tokens: int, pending: Collection[Sequence] = ()) -> bool:
+        """Whether a prompt of `num_tokens` fits the queue beside `pending` ones. An empty queue takes any prompt."""
+        num_waiting = len(self.waiting) + len(pending)
         if num_waiting >= self.limits.max_waiting:
             return False
         limit = self.limits.max_waiting_tokens
         if not limit or not num_waiting:
             return True
-        return self.waiting_tokens + sum(len(seq.token_ids) for seq in coming) + num_tokens <= limit
+        return self.waiting_tokens + sum(len(seq.token_ids) for seq in pending) + num_tokens <= limit
 
     def add(self, seq: Sequence) -> None:
-        """Queue a sequence. The caller has asked `has_room` and checked the prompt's length."""
+        """Queue a sequence. The caller has checked `has_room` and the prompt's length."""
         self.waiting.append(seq)
 
     def schedule(self) -> ScheduledBatch:
         """Choose the next step's work; preempts the newest sequences if the cache cannot hold it."""
         batch = self._compose()
         while not batch.items and self.running:
-            # Half-filled prompts hold all memory and none can go on: the newest gives way.
+            # Partly computed prompts hold all memory and block each other: preempt the newest.
             self.preempt(self.running[-1])
             batch = self._compose()
         return batch
@@ -119,18 +119,18 @@ class Scheduler:
         budget -= len(decodes)
         chunks = self._continue_prefills(budget)
         budget -= sum(item.num_tokens for item in chunks)
-        chunks += self._admit(budget)
+        chunks += self._start_waiting(budget)
         return ScheduledBatch(decodes + chunks)
 
     def _schedule_decodes(self, budget: int) -> list[ScheduledSequence]:
-        """One token for each running sequence that has no more than its newest token to run, oldest first."""
+        """One token for each decoding sequence, oldest first: only its newest token is uncomputed."""
         items: list[ScheduledSequence] = []
         for seq in list(self.running):
             if len(items) >= budget:
                 break
             if seq.status is SequenceStatus.RUNNING and seq.num_uncomputed == 1 and self._make_room(seq, 1):
                 items.append(ScheduledSequence(seq, seq.num_computed, 1))
-        # A later sequence may have been preempted to make room for an earlier one, never the reverse.
+        # Room for a sequence is made by preempting later ones, never earlier ones.
         return [item for item in items if item.seq.status is SequenceStatus.RUNNING]
 
     def _continue_prefills(self, budget: int) -> list[ScheduledSequence]:
@@ -146,12 +146,12 @@ class Scheduler:
                 budget -= num_tokens
         return items
 
-    def _admit(self, budget: int) -> list[ScheduledSequence]:
-        """Move waiting sequences to running while budget, sequence slots and memory last; never out of order."""
+    def _start_waiting(self, budget: int) -> list[ScheduledSequence]:
+        """Move waiting sequences to running, in order, while budget, `max_num_seqs` and memory last."""
         items: list[ScheduledSequence] = []
         while self.waiting and budget > 0 and len(self.running) < self.limits.max_num_seqs:
             seq = self.waiting[0]
-            if worth_waiting(seq, self.running, self.kv.prefix_page_size) or not self.kv.admit(seq):
+            if worth_waiting(seq, self.running, self.kv.prefix_page_size) or not self.kv.allocate(seq):
                 break
             self.waiting.popleft()
             seq.status = SequenceStatus.RUNNING
@@ -168,7 +168,7 @@ class Scheduler:
         return self.kv.reserve(seq, seq.num_computed + num_tokens)
 
     def _make_room(self, seq: Sequence, num_tokens: int) -> bool:
-        """Reserve for `seq`, preempting the newest running sequences until it fits; False if `seq` itself went."""
+        """Reserve for `seq`, preempting the newest running sequences until it fits; False if `seq` was preempted."""
         while not self._reserve(seq, num_tokens):
             victim = self.running[-1]
             self.preempt(victim)
@@ -177,7 +177,7 @@ class Scheduler:
         return True
 
     def preempt(self, seq: Sequence) -> None:
-        """Take its memory back and put it first in the queue; its tokens are kept and run again later."""
+        """Free the memory of `seq` and put it first in the queue. It keeps its tokens and recomputes them later."""
         self.kv.release(seq)
         self.running.remove(seq)
         seq.status = SequenceStatus.WAITING
@@ -192,7 +192,7 @@ class Scheduler:
         self.kv.commit(item.seq)
 
     def append_token(self, seq: Sequence, token_id: int) -> FinishReason | None:
-        """Add a sampled token; finishes the sequence and frees its memory if it ends here."""
+        """Append a sampled token. If the sequence ends with it, finish it and return the reason."""
         seq.token_ids.append(token_id)
         reason = finish_reason(seq, self.limits.eos_token_ids, self.limits.max_model_len)
         if reason is not None:
@@ -200,7 +200,7 @@ class Scheduler:
         return reason
 
     def finish(self, seq: Sequence, reason: FinishReason) -> None:
-        """End a sequence from either queue and free its memory. Ending it again does nothing."""
+        """Remove a sequence from its queue and free its memory. Does nothing if it is finished already."""
         if seq.status is SequenceStatus.FINISHED:
             return
         if seq.status is SequenceStatus.RUNNING:
@@ -216,13 +216,16 @@ class Scheduler:
         return [seq for seq in (*self.running, *self.waiting) if seq.deadline_s <= now_s]
 
     def audit(self) -> None:
-        """Check the books once whenever work has run out. Raises RuntimeError: wrong books give keys to strangers."""
+        """Check integrity once each time the queues become empty. Raises RuntimeError.
+
+        With corrupt accounting one request could read another's keys and values.
+        """
         if self.idle and not self._audited:
             self.check_integrity()
         self._audited = self.idle
 
     def check_integrity(self) -> None:
-        """Raise RuntimeError if the queues and the memory books disagree."""
+        """Raise RuntimeError if the queues and the KV accounting disagree."""
         if any(seq.status is not SequenceStatus.RUNNING for seq in self.running):
             raise RuntimeError("a sequence in `running` is not RUNNING")
         if any(seq.status is not SequenceStatus.WAITING or seq.slot >= 0 or seq.block_table for seq in self.waiting):

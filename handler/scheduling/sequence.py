@@ -1,4 +1,4 @@
-"""`Sequence`: one request inside the engine, its tokens, its counts and its state. Pure Python."""
+"""`Sequence`: one request inside the engine, with its tokens, counts and state. Pure Python."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from handler.seam.protocol import FinishReason, GenerateRequest, SamplingParams,
 
 
 class SequenceStatus(enum.Enum):
-    """Where a sequence stands. FINISHED is terminal, whatever the reason."""
+    """State of a sequence. FINISHED is terminal, whatever the reason."""
 
     WAITING = enum.auto()
     RUNNING = enum.auto()
@@ -18,24 +18,24 @@ class SequenceStatus(enum.Enum):
 
 
 class Constraint(Protocol):
-    """A grammar's hold on one sequence (handler.sampling.grammar.TokenConstraint)."""
+    """A grammar applied to one sequence (handler.sampling.grammar.TokenConstraint)."""
 
     def mask(self) -> Any:
         """Bool `[vocab]`, True where a token is allowed."""
 
     def accept(self, token_id: int) -> bool:
-        """Move past a token; True if nothing may follow."""
+        """Advance by one token; True if nothing may follow."""
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A prompt and what has been generated after it.
+    """A prompt and the tokens generated after it.
 
     `token_ids` is prompt then output. Keys and values of `token_ids[:num_computed]` are in the cache; the others
     are still to be run. One new token is sampled each time `num_computed` reaches `len(token_ids)`. `slot` and
-    `block_table` say where the cache keeps them, -1 and [] while the sequence holds no memory. A `suspect` was at work
-    when an engine died and runs alone up to `alone_until` (handler.seam.suspects); `fingerprint` is the same for every
-    try of its request.
+    `block_table` locate them in the cache; -1 and [] while the sequence holds no memory. `num_cached` counts prompt
+    tokens taken from the prefix cache. A `suspect` was running when an engine died, and runs alone up to position
+    `alone_until` (handler.seam.suspects). `fingerprint` is equal for all retries of the same request.
     """
 
     request: GenerateRequest
@@ -63,12 +63,12 @@ class Sequence:
 
     @property
     def request_id(self) -> str:
-        """The server-made id of the request."""
+        """The id that the server gave the request."""
         return self.request.request_id
 
     @property
     def sampling(self) -> SamplingParams:
-        """How to choose its tokens."""
+        """The request's sampling parameters."""
         return self.request.sampling
 
     @property
@@ -83,10 +83,10 @@ class Sequence:
 
     @property
     def scores_prompt(self) -> bool:
-        """True if log-probabilities of its prompt are still wanted, so that all of it must be computed."""
+        """True if prompt log-probabilities are still to be returned, so that the whole prompt must be computed."""
         return self.sampling.num_prompt_logprobs is not None and self.num_output_tokens == 0
 
     @property
     def num_uncomputed(self) -> int:
-        """Tokens that still have to go through the model before the next one can be sampled."""
+        """Tokens that must go through the model before the next one can be sampled."""
         return len(self.token_ids) - self.num_computed

@@ -1,7 +1,7 @@
-"""Prompts that are being computed this moment and will be in the prefix cache the next. Pure Python.
+"""Prompts that are being computed now and will soon be in the prefix cache. Pure Python.
 
-The choices of one request (`n`, `best_of`) come together and have one prompt; without this they would all be admitted
-in the same step, before the first has put anything into the cache, and each would compute it.
+The choices of one request (`n`, `best_of`) arrive together with the same prompt. Without this check all of them would
+start in one step, before the first has filled the cache, and each would compute the prompt.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from handler.scheduling.sequence import Sequence
 
 
 def worth_waiting(seq: Sequence, running: Iterable[Sequence], page_size: int) -> bool:
-    """True if a running sequence is at more than half of the tokens that `seq` would have to compute.
+    """True if a running sequence is computing more than half of the tokens that `seq` would have to compute.
 
-    `page_size` is what prefixes are shared in, in tokens; 0 if they are not. A smaller part, a common system message
-    say, is computed again: it costs less than a step's wait.
+    `page_size` is the unit in which prefixes are shared, in tokens; 0 if they are not. A smaller common part, such as
+    a system message, is computed again: that costs less than waiting a step.
     """
     if not page_size or not seq.request.reuse_prefix or seq.scores_prompt:
         return False
@@ -23,8 +23,8 @@ def worth_waiting(seq: Sequence, running: Iterable[Sequence], page_size: int) ->
         if other.num_uncomputed <= 1 or not _may_share(seq, other):
             continue
         known = other.num_computed - other.num_computed % page_size
-        coming = _common_pages(seq.token_ids[:-1], other.token_ids, page_size) - known
-        if 2 * coming > len(seq.token_ids) - known:
+        shared = _common_tokens(seq.token_ids[:-1], other.token_ids, page_size) - known
+        if 2 * shared > len(seq.token_ids) - known:
             return True
     return False
 
@@ -33,8 +33,8 @@ def _may_share(seq: Sequence, other: Sequence) -> bool:
     return other.request.reuse_prefix and other.request.cache_salt == seq.request.cache_salt
 
 
-def _common_pages(one: list[int], other: list[int], page_size: int) -> int:
-    """Length of the beginning that both have, in whole pages."""
+def _common_tokens(one: list[int], other: list[int], page_size: int) -> int:
+    """Tokens of the common prefix, in whole pages."""
     length = 0
     for end in range(page_size, min(len(one), len(other)) + 1, page_size):
         if one[length:end] != other[length:end]:

@@ -1,6 +1,6 @@
 """When a sequence ends: end-of-sequence and stop tokens, the token limit, the context. Pure Python.
 
-Stop strings are found in the web process, where the text is.
+The web process finds stop strings: it has the text.
 """
 
 from __future__ import annotations

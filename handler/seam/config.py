@@ -1,4 +1,4 @@
-"""What the engine process is told at its start: one frozen struct, passed by PID 1 as a JSON file."""
+"""Configuration of the engine process: one frozen struct, which PID 1 passes as a JSON file."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import msgspec
 class Quantize(enum.StrEnum):
     """How weights are stored. `AUTO` takes the least lossy form that leaves room for the KV cache.
 
-    `INT8_BLOCKS` and `INT4_BLOCKS` are for CPU. From `EETQ` on: TGI's other names, most of them only for checkpoints
-    that are stored that way (handler/model/quantize.py says what becomes of each).
+    `INT8_BLOCKS` and `INT4_BLOCKS` are for CPU. The names from `EETQ` on are TGI's others; most apply only to
+    checkpoints that are stored that way (handler/model/quantize.py resolves each).
     """
 
     NONE = "none"
@@ -31,7 +31,7 @@ class Quantize(enum.StrEnum):
 
 
 class KVLayout(enum.StrEnum):
-    """How keys and values lie in memory. `AUTO` takes pages on CUDA if they pass the self-test there, else slots."""
+    """Memory layout of keys and values. `AUTO` takes pages on CUDA if they pass the self-test, else slots."""
 
     AUTO = "auto"
     SLOTS = "slots"
@@ -41,13 +41,13 @@ class KVLayout(enum.StrEnum):
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the engine. Zero or None means: derive it from the model and the device.
 
-    `model` is a directory, a .gguf file, a hub id, or empty for the bundled model. `max_model_len` bounds prompt
-    plus completion of one sequence, `max_num_batched_tokens` the tokens of one step, `max_num_seqs` the running
-    sequences, `max_waiting` the queue, `max_waiting_tokens` what its prompts have together, `kv_capacity_tokens` all
-    KV memory; all in tokens but the two counts.
+    `model` is a directory, a .gguf file, a hub id, or empty for the bundled model. Bounds, in tokens: `max_model_len`
+    for prompt plus completion of one sequence, `max_num_batched_tokens` for one step, `max_waiting_tokens` for all
+    queued prompts together, `kv_capacity_tokens` for all KV memory. In sequences: `max_num_seqs` running,
+    `max_waiting` queued.
 
-    `index` says which of `num_engines` it is; on CPU they share the memory. `num_devices` GPUs are used in all, of
-    which each engine takes `devices_per_engine`.
+    `index` numbers this engine among `num_engines`; on CPU they share the memory. `num_devices` is the number of GPUs
+    for all engines, `devices_per_engine` for each.
     """
 
     model: str = ""
@@ -75,7 +75,6 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     suspects_path: str = ""
     log_level: int = 20
     log_json: bool | None = None
-    epoch: int = 1
     index: int = 0
     num_engines: int = 1
     num_devices: int = 0

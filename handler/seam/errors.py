@@ -1,10 +1,10 @@
-"""Why an engine cannot start. Each class has the exit code PID 1 reports; messages are one sentence, no traceback."""
+"""Errors of the engine process. A startup error is one sentence, logged without a traceback, and an exit code."""
 
 from __future__ import annotations
 
 
 class StartupError(Exception):
-    """Base of everything that ends the engine before it is ready. 70 is sysexits.h's internal software error."""
+    """Base of all errors that end the engine before it is ready. 70 is EX_SOFTWARE of sysexits.h."""
 
     exit_code = 70
 
@@ -22,8 +22,14 @@ class BadModel(StartupError):
 
 
 class UnsupportedModel(BadModel):
-    """The model is sound, but no runner here computes it correctly."""
+    """The model is sound, but no runner computes it correctly."""
 
 
 class EngineBroken(Exception):
-    """The engine no longer computes anything; only a new process helps."""
+    """The engine cannot compute anything any more; only a new process helps."""
+
+
+def one_line(error: BaseException | str, limit: int = 300) -> str:
+    """The text of `error` on one line, cut to `limit` characters; an exception without text yields its class name."""
+    text = " ".join(str(error).split())[:limit]
+    return text or ("" if isinstance(error, str) else type(error).__name__)

@@ -9,7 +9,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(signal_number: int) -> None:
-    """Deliver `signal_number` to this process when the thread that started it ends; at once if it already has."""
+    """Have the kernel send `signal_number` when the thread that started this process ends; at once if it has ended."""
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal_number)
     if os.getppid() != parent:

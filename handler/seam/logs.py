@@ -1,8 +1,8 @@
-"""The log of all three kinds of process: a line of JSON for each record, or text for people. Standard library only.
+"""The log of all three kinds of process: one line of JSON per record, or text for people. Standard library only.
 
 A line of JSON holds TGI's keys `timestamp`, `level`, `target` and `message` (router/src/logging.rs, flattened), then
-`process` and `pid`, then the fields a caller adds with `extra={"fields": {...}}`, then `exception`. Whatever a client
-wrote stays inside its line: control characters are escaped in both forms, and messages are cut.
+`process` and `pid`, then the fields a caller adds with `extra={"fields": {...}}`, then `exception`. Client input cannot
+forge a record: both forms escape control characters and cut long messages.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ _MAX_MESSAGE = 2000
 
 
 def configure_logging(process: str, *, level: int, as_json: bool | None = None) -> None:
-    """Write everything this process logs to stderr. `as_json` None: unless stderr is a terminal.
+    """Send the log of this process to stderr, and uncaught exceptions to the log.
 
-    `process` is `main`, `web` or `engine`. May be called again, to change level or form.
+    `process` is `main`, `web` or `engine`. `as_json` None means JSON unless stderr is a terminal. Call it again to
+    change level or form.
     """
     wanted = not sys.stderr.isatty() if as_json is None else as_json
     handler = _Handler(sys.stderr)
@@ -34,25 +35,25 @@ def configure_logging(process: str, *, level: int, as_json: bool | None = None) 
 
 
 def escaped(text: str) -> str:
-    """`text` on one line, with whatever could forge another line or garble a terminal spelt out."""
+    """`text` on one line: non-printable characters, which could forge a line or garble a terminal, are escaped."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
 
 
 class _Handler(logging.StreamHandler[Any]):
-    """Told apart from those of libraries and test tools."""
+    """Our handler; the class distinguishes it from those of libraries and test tools."""
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a record, in ASCII."""
+    """One JSON object per record, in ASCII."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        """Without a line break."""
+        """The record as JSON, without a line break."""
         found: dict[str, Any] = {
             "timestamp": f"{_time(record):%Y-%m-%dT%H:%M:%S.%fZ}",
             "level": record.levelname,
@@ -68,14 +69,14 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, process, message, `field=value`; the lines of a traceback are indented below."""
+    """Time, level, process, message, `field=value`; a traceback follows on indented lines."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line but for tracebacks, whose lines no message can imitate."""
+        """One line, plus a traceback if there is one; its indentation keeps messages from imitating records."""
         fields = "".join(f" {name}={escaped(str(value))}" for name, value in _fields(record).items())
         line = f"{_time(record):%Y-%m-%d %H:%M:%S} {record.levelname} {self._process}: {escaped(_message(record))}"
         if not record.exc_info:

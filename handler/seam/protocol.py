@@ -1,9 +1,9 @@
-"""Every message that crosses the socket between a web worker and the engine.
+"""Every message on the socket between a web worker and the engine.
 
-One msgpack frame carries one list of messages. The types are tagged msgspec structs with unknown fields
-forbidden; nothing here can name a class or run code, and a frame that does not decode is dropped by the
-receiver. A request ends in exactly one terminal message: a `StepOutput` whose `finish_reason` is set, a
-`Rejected` (never started) or a `Failed` (started, could not be finished).
+One msgpack frame carries one list of messages. The types are tagged msgspec structs that forbid unknown fields, so a
+frame can neither name a class nor run code. The receiver drops a frame that does not decode. A request ends in exactly
+one terminal message: a `StepOutput` with `finish_reason`, a `Rejected` (never started) or a `Failed` (started, could
+not be finished).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 
 class FinishReason(enum.StrEnum):
-    """Why a sequence ended. The order is the precedence when several hold for one token."""
+    """Why a sequence ended. If several reasons hold for one token, the first in this order wins."""
 
     EOS = "eos"
     STOP_TOKEN = "stop_token"  # noqa: S105 - not a password
@@ -36,6 +36,10 @@ class ErrorCode(enum.StrEnum):
     ENGINE_DEAD = "engine_dead"
 
 
+# White space that JSON grammars allow: enough for every usual layout. If it is unbounded, small models never stop.
+JSON_WHITESPACE = r"(\n {0,16}| ?)"
+
+
 class GrammarKind(enum.StrEnum):
     """What `Grammar.source` holds."""
 
@@ -52,14 +56,14 @@ class Grammar(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """How to choose the tokens of one sequence. Values are validated by the dialect that built it.
+    """How to choose the tokens of one sequence. The dialect that built it has validated the values.
 
     `temperature` 0 is greedy. `top_k` 0, `top_p` 1, `min_p` 0, `typical_p` 1 and the neutral penalties are off.
     `seed` fixes every draw: token i of a request depends on (seed, i) and the logits alone, never on its
     neighbours in the batch. `num_logprobs` None reports nothing, 0 the chosen token, n also the n most likely.
     `warped_logprobs` reports log-probabilities after penalties and warping (TGI) instead of the raw ones (OpenAI).
-    `watermark` is the share of green tokens (0 to 1) and what is added to their logits.
-    The last token of a sequence in `bad_words` may not follow the others of it, in the output alone.
+    `watermark` is the share of green tokens (0 to 1) and the bias added to their logits.
+    Each entry of `bad_words` is a token sequence that must not appear in the output.
     `length_penalised_frequency` divides the frequency penalty by the sequence length, as TGI does.
     """
 
@@ -101,10 +105,10 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 class GenerateRequest(msgspec.Struct, frozen=True, tag="generate", array_like=True, forbid_unknown_fields=True):
     """One sequence to generate.
 
-    `request_id` is made by the server (128 random bits), unique for the engine's life. `prompt_token_ids` are all
-    in [0, vocabulary) and 1 to max_input_tokens long. `timeout_s` is the wall-clock budget from the moment the
-    engine receives the message. `cache_salt` separates tenants in the prefix cache;
-    without `reuse_prefix` nothing is taken from it nor left for others.
+    `request_id` is made by the server (128 random bits), unique for the engine's life. `prompt_token_ids` holds 1 to
+    max_input_tokens ids in [0, vocabulary). `timeout_s` is the wall-clock budget from the moment the engine receives
+    the message. `cache_salt` separates tenants in the prefix cache; without `reuse_prefix` the request neither reads
+    nor fills that cache.
     """
 
     request_id: str
@@ -116,7 +120,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, tag="generate", array_like=Tr
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort", array_like=True, forbid_unknown_fields=True):
-    """Stop a request and free its memory; unknown ids are ignored. No message answers it."""
+    """Stop a request and free its memory; unknown ids are ignored. There is no reply."""
 
     request_id: str
 
@@ -124,9 +128,9 @@ class Abort(msgspec.Struct, frozen=True, tag="abort", array_like=True, forbid_un
 class StepOutput(msgspec.Struct, frozen=True, tag="output", array_like=True, forbid_unknown_fields=True):
     """Tokens one step produced for one request; terminal if `finish_reason` is set.
 
-    `logprobs` has one entry per token when asked for. `prompt_logprobs` comes once, with the first token, one
-    entry per prompt token after the first. `start` counts the output tokens that were sent before these, so that a
-    frame that comes twice, late or after a lost one is known for what it is.
+    `logprobs` has one entry per token when requested. `prompt_logprobs` comes once, with the first token, one entry
+    per prompt token after the first. `start` counts the output tokens sent before these, so that the receiver detects
+    duplicate, late and lost frames.
     `num_cached_tokens` counts prompt tokens served from the prefix cache. Times are seconds on the engine's clock.
     """
 
@@ -142,7 +146,7 @@ class StepOutput(msgspec.Struct, frozen=True, tag="output", array_like=True, for
 
 
 class Rejected(msgspec.Struct, frozen=True, tag="rejected", array_like=True, forbid_unknown_fields=True):
-    """Terminal: the engine did not start the request. The message is fit for a client."""
+    """Terminal: the engine did not start the request. Clients may see the message."""
 
     request_id: str
     code: ErrorCode
@@ -150,7 +154,7 @@ class Rejected(msgspec.Struct, frozen=True, tag="rejected", array_like=True, for
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True, forbid_unknown_fields=True):
-    """Terminal: the request was started and cannot be finished. The message is fit for a client."""
+    """Terminal: the request was started and cannot be finished. Clients may see the message."""
 
     request_id: str
     code: ErrorCode
@@ -162,10 +166,10 @@ FromEngine = StepOutput | Rejected | Failed
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
-    """What the web side needs to know of the loaded model; written as JSON before the engine says ready.
+    """The loaded model as the web side needs it; the engine writes it as JSON before it reports ready.
 
     `tokenizer_dir` holds tokenizer.json and, where the model has them, tokenizer_config.json and a chat template.
-    Lengths are in tokens. Prompts in the queue have `max_waiting_tokens` together at most, 0 for no bound.
+    Lengths are in tokens. `max_waiting_tokens` bounds all queued prompts together, 0 means no bound.
     `vocab_size` is the width of the logits, which may exceed the tokenizer's. `runner` is `packed`, `paged` or
     `cache`.
     """
@@ -179,9 +183,6 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     device: str
     quantize: str
-    model_type: str
-    num_parameters: int
-    max_num_seqs: int
     kv_capacity_tokens: int
     max_waiting_tokens: int = 0
     runner: str = "packed"

@@ -1,8 +1,8 @@
-"""The status board: a small memory-mapped file that says how the engine is, readable without asking it.
+"""The status board: a small memory-mapped file with an engine's state, readable without contacting the engine.
 
-PID 1 creates it; the engine writes its progress; every web worker and PID 1 read it. `/ping` is answered from it,
-so a busy, hung or dead engine can never delay a health check. Each number is one aligned 8-byte store, so a
-reader sees the old or the new value of a field, never a mixture.
+PID 1 creates it, the engine writes it, and PID 1 and every web worker read it. `/ping` is answered from it, so a busy,
+hung or dead engine never delays a health check. Each number is one aligned 8-byte store: readers see the old or the new
+value of a field, never a mixture.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ logger = logging.getLogger(__name__)
 _NUMBERS = (
     "epoch",  # counts engine starts; 0 before the first
     "phase",
-    "phase_since_ns",
     "heartbeat_ns",  # time.monotonic_ns() of the last pass of the engine's loop
     "steps",
-    "step_limit_ms",  # how long the step under way may take before the engine counts as hung; 0 says nothing
+    "step_limit_ms",  # the current step's limit, beyond which the engine counts as hung; 0: no limit known
     "progress_permille",
     "running",
     "waiting",
@@ -39,8 +38,8 @@ _NUMBERS = (
     "restarts",
     "draining",
     "self_test",
-    "num_engines",  # that the container runs; PID 1 writes it on the first engine's board
-    "engines_wanted",  # that the devices have room for, as the first engine found; 0 while unknown
+    "num_engines",  # engines of the container; PID 1 writes it on the first engine's board
+    "engines_wanted",  # engines that fit the devices, as the first engine found; 0 while unknown
     "devices_per_engine",
 )
 _OFFSET = {name: 8 * i for i, name in enumerate(_NUMBERS)}
@@ -50,7 +49,7 @@ _SIZE = _TEXT_OFFSET + _TEXT_BYTES
 
 
 class Phase(enum.IntEnum):
-    """Where the engine's life has got to."""
+    """Stages of an engine's life."""
 
     STARTING = 0
     PREPARING = 1
@@ -62,7 +61,7 @@ class Phase(enum.IntEnum):
 
 
 class StatusBoard:
-    """Typed access to the mapped file. `board["running"]` reads a number, `board["running"] = 3` writes it."""
+    """Access to the mapped file. `board["running"]` reads a number, `board["running"] = 3` writes it."""
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         """Map `path`; with `create`, make it first (zeroed, mode 0600). Raises OSError if it is missing or short."""
@@ -96,23 +95,21 @@ class StatusBoard:
         return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
 
     def enter(self, phase: Phase, detail: str = "") -> None:
-        """Write a phase and its line."""
+        """Write a phase and its detail line."""
         text = detail.encode()[: _TEXT_BYTES - 1]
         self._map[_TEXT_OFFSET : _TEXT_OFFSET + _TEXT_BYTES] = text.ljust(_TEXT_BYTES, b"\0")
         self["progress_permille"] = 0
-        if phase != self["phase"]:
-            self["phase_since_ns"] = time.monotonic_ns()
         self["phase"] = phase
 
     def advance(self, permille: int, text: str) -> None:
-        """Show how far the phase has come, and what is being done, here and in the log."""
+        """Write the progress of the phase and what is being done; logs the text too."""
         self.enter(self.phase, text)
         self["progress_permille"] = permille
         self.beat()
         logger.info("%s", text)
 
     def beat(self) -> None:
-        """Say that the engine's loop is alive."""
+        """Write the heartbeat: the engine's loop is alive."""
         self["heartbeat_ns"] = time.monotonic_ns()
 
     def numbers(self) -> dict[str, int]:

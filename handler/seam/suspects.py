@@ -1,9 +1,11 @@
-"""Requests that were at work when an engine died: after the second time nobody tries them again.
+"""Requests that may crash the engine. One that was running at two crashes is refused.
 
-Two mapped files in the run directory. An engine writes into its `Hazards` whose tokens it is about to compute, and up
-to which position; what stands there when it dies is what may have killed it. PID 1 then counts those in `Suspects`,
-which the next engine reads: up to that position a suspect runs alone, so that a second death there proves it guilty and
-nobody else. One that finishes is no suspect any more.
+Two memory-mapped files in the run directory:
+
+- `Hazards`, one per engine: before each step the engine writes the fingerprints of the requests it is about to compute,
+  and up to which position. After a crash, the file names the requests that may have caused it.
+- `Suspects`, one for all engines: PID 1 adds the hazards of a crashed engine here, and engines read it. A suspect runs
+  alone up to the position of the crash, so a second crash there identifies it. It is cleared when it finishes.
 """
 
 from __future__ import annotations
@@ -18,17 +20,17 @@ import msgspec
 
 from handler.seam.protocol import GenerateRequest
 
-# Deaths of an engine at the same request after which it is refused.
+# A request that was running at this many crashes is refused.
 MAX_DEATHS = 2
 _WORD = struct.Struct("q")
-_NUM_PLACES = 4096
+_NUM_HAZARDS = 4096
 _NUM_SUSPECTS = 1024
 
 _encoder = msgspec.msgpack.Encoder()
 
 
 def fingerprint(request: GenerateRequest) -> int:
-    """The same for every try of a request; its id and seed, which are new for each, do not count. Never 0."""
+    """A nonzero hash that is equal for all retries of a request. Id and seed differ between retries and are ignored."""
     sampling = msgspec.structs.replace(request.sampling, seed=0)
     raw = _encoder.encode((request.prompt_token_ids, sampling, request.cache_salt))
     (found,) = _WORD.unpack(blake2b(raw, digest_size=8).digest())
@@ -36,7 +38,7 @@ def fingerprint(request: GenerateRequest) -> int:
 
 
 class _Words:
-    """A mapped file of 8-byte numbers. Each is one aligned store, so a reader sees the old or the new value."""
+    """A mapped file of 8-byte numbers. Each write is one aligned store: readers see the old or the new value."""
 
     def __init__(self, path: Path, num_words: int, *, create: bool) -> None:
         if create:
@@ -56,30 +58,34 @@ class _Words:
 
 
 class Hazards:
-    """What one engine has in hand. Word 0 counts the fingerprints of the step, word 1 is that of a grammar."""
+    """The requests one engine is computing.
+
+    Word 0 is the number of pairs (fingerprint, position) that follow from word 2 on; word 1 is the fingerprint of the
+    request whose grammar is being compiled, or 0.
+    """
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         """Map `path`; with `create`, make it first. Raises OSError if it is missing."""
-        self._words = _Words(path, 2 + 2 * _NUM_PLACES, create=create)
+        self._words = _Words(path, 2 + 2 * _NUM_HAZARDS, create=create)
 
     def enter(self, running: list[tuple[int, int]]) -> None:
-        """These run now: fingerprints, and the positions up to which they are computed."""
-        known = running[:_NUM_PLACES]
+        """Write the fingerprints of a step, each with the position up to which it is computed."""
+        known = running[:_NUM_HAZARDS]
         self._words.write(2, *(word for pair in known for word in pair))
         self._words.write(0, len(known))
 
     def leave(self) -> None:
-        """They survived."""
+        """Clear the step: it succeeded."""
         self._words.write(0, 0)
 
-    def compile(self, fingerprint: int) -> None:
-        """The grammar of this request is being compiled; 0 when it is done."""
+    def set_compiling(self, fingerprint: int) -> None:
+        """Write the request whose grammar is being compiled; 0 once it is done."""
         self._words.write(1, fingerprint)
 
     def take(self) -> dict[int, int]:
-        """What was in hand when the engine died, and up to which position; forgets it."""
+        """Position by fingerprint of everything that was in progress when the engine died. Clears the file."""
         num, grammar = self._words.read(0, 2)
-        words = self._words.read(2, 2 * min(num, _NUM_PLACES))
+        words = self._words.read(2, 2 * min(num, _NUM_HAZARDS))
         found = dict(zip(words[::2], words[1::2], strict=True))
         found.setdefault(grammar, 0)
         found.pop(0, None)
@@ -92,38 +98,41 @@ class Hazards:
 
 
 class Suspects:
-    """Deaths and position for each fingerprint. PID 1 adds, engines read and acquit. Word 0 counts all entries made."""
+    """Crashes and position by fingerprint. PID 1 adds entries; engines read and clear them.
+
+    Word 0 counts all entries ever made; entries of three words follow, used as a ring.
+    """
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         """Map `path`; with `create`, make it first. Raises OSError if it is missing."""
         self._words = _Words(path, 1 + 3 * _NUM_SUSPECTS, create=create)
 
-    def blame(self, hazards: Mapping[int, int]) -> None:
-        """An engine died with these in hand. Beyond `_NUM_SUSPECTS` the oldest entry gives way."""
+    def record_deaths(self, hazards: Mapping[int, int]) -> None:
+        """Count a crash of an engine against each of its `hazards`. A full table overwrites its oldest entry."""
         for each, position in hazards.items():
-            place = self._place(each)
-            if place is None:
+            index = self._index(each)
+            if index is None:
                 (made,) = self._words.read(0, 1)
-                place = made % _NUM_SUSPECTS
-                self._words.write(1 + 3 * place, each, 0, 0)
+                index = made % _NUM_SUSPECTS
+                self._words.write(1 + 3 * index, each, 0, 0)
                 self._words.write(0, made + 1)
-            self._words.write(2 + 3 * place, self.find(each)[0] + 1, position)
+            self._words.write(2 + 3 * index, self.find(each)[0] + 1, position)
 
     def find(self, fingerprint: int) -> tuple[int, int]:
-        """Engines that died with it in hand since it last finished, and the position at the last death."""
-        place = self._place(fingerprint)
-        if place is None:
+        """Crashes while this request ran, since it last finished, and the position at the last one; else (0, 0)."""
+        index = self._index(fingerprint)
+        if index is None:
             return 0, 0
-        deaths, position = self._words.read(2 + 3 * place, 2)
+        deaths, position = self._words.read(2 + 3 * index, 2)
         return deaths, position
 
-    def acquit(self, fingerprint: int) -> None:
-        """It has finished."""
-        place = self._place(fingerprint)
-        if place is not None:
-            self._words.write(2 + 3 * place, 0, 0)
+    def clear(self, fingerprint: int) -> None:
+        """Reset the count of a request that has finished."""
+        index = self._index(fingerprint)
+        if index is not None:
+            self._words.write(2 + 3 * index, 0, 0)
 
-    def _place(self, fingerprint: int) -> int | None:
+    def _index(self, fingerprint: int) -> int | None:
         (made,) = self._words.read(0, 1)
         if not made:
             return None

@@ -123,7 +123,7 @@ def test_abort_while_compiling(engine: LocalEngine) -> None:
         engine.step()
     assert not doomed.done
     assert engine.core.scheduler.idle
-    assert engine.core.admission.pending == 0
+    assert engine.core.intake.pending == 0
 
 
 def test_prompt_logprobs(engine: LocalEngine) -> None:

@@ -59,7 +59,7 @@ class HostileRunner(PagedRunner):
 
     def run(self, batch: ScheduledBatch) -> Any:
         if self.kv is not None:
-            self.cache.fill([TRASH_PAGE, *self.kv._free], float("nan"))
+            self.cache.fill([TRASH_PAGE, *self.kv.pool._free], float("nan"))
             self.sizes.append(len(batch.items))
         return super().run(batch)
 
@@ -203,7 +203,7 @@ def test_one_poisoned_sequence_fails_alone_and_leaves_nothing_behind(make_paged:
         assert poisoned.error.code is ErrorCode.NUMERICS
         assert [outcome.token_ids for outcome in outcomes] == expected
     assert ask_each(engine, prompts) == expected
-    assert kv_of(engine)._index.match([*system, *[9] * 20]) == kv_of(engine)._index.match(system), (
+    assert kv_of(engine).pool.index.match([*system, *[9] * 20]) == kv_of(engine).pool.index.match(system), (
         "nothing of it is left"
     )
 

@@ -93,7 +93,6 @@ def test_a_form_stands_for_the_weights_and_answers_alike_alone_and_in_a_batch(
     loaded = open_model(tiny_llama, quantize)
     assert loaded.quantize == quantize
     stock = tiny_models.build("llama")
-    assert loaded.num_parameters == stock.num_parameters()
     # Before the first product: bitsandbytes repacks 4-bit weights in place at that.
     rounded = dequantised(loaded.model)
     for layer in ("model.layers.0.self_attn.q_proj", "model.layers.3.mlp.up_proj"):

@@ -55,7 +55,6 @@ class FakeEngine:
         self.tokenizer = write_model(directory / "model", self.run_dir.card)
         self.requests: list[GenerateRequest] = []
         self.aborts: list[str] = []
-        self.num_bad_frames = 0
         self.script: Script = self.says("hello")
         self.heeds_aborts = True
         self._lives: list[_Life] = []
@@ -106,7 +105,6 @@ class FakeEngine:
         self.die()
         self.requests.clear()
         self.aborts.clear()
-        self.num_bad_frames = 0
         self.start()
 
     def close(self) -> None:
@@ -164,7 +162,6 @@ class _Life:
         try:
             messages = decode_to_engine(frame)
         except ValueError:
-            engine.num_bad_frames += 1
             return
         for message in messages:
             if isinstance(message, Abort):
@@ -222,9 +219,6 @@ def write_model(directory: Path, card_path: Path) -> Tokenizer:
         dtype="float32",
         device="cpu",
         quantize="none",
-        model_type="llama",
-        num_parameters=1,
-        max_num_seqs=64,
         kv_capacity_tokens=CONTEXT * 64,
         max_waiting_tokens=CONTEXT * 64,
     )

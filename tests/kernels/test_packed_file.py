@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from handler.kernels.compiler import multiplies_matrices
+from handler.linears.blocks_file import BLOCKS_FILE
 from handler.linears.choice import computes_blocks, packed_linear
 from handler.linears.packed_file import PackedWeight, file_name, packed_weights, write_packed
-from handler.linears.weight_blocks import BLOCKS_FILE, WeightBlocks, quantise, save_blocks
+from handler.linears.weight_blocks import WeightBlocks, quantise, save_blocks
 from handler.model.location import check_files
 from handler.seam.errors import BadModel
 

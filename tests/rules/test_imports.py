@@ -190,6 +190,12 @@ def test_the_pure_rooms_load_no_library_but_msgspec() -> None:
     assert not found & {"torch", "transformers", "zmq", "flask", "gevent", "numpy"}
 
 
+def test_the_engine_reports_a_missing_model_before_it_loads_torch() -> None:
+    found = imported_by(["handler.__main__", "handler.prepare"])
+    assert "handler.model.location" in found
+    assert not found & {"torch", "transformers", "numpy"}
+
+
 def test_the_supervisor_loads_neither_flask_nor_gevent() -> None:
     from container import supervisor
 

@@ -33,7 +33,7 @@ class Arrival:
     at: int
     seq: Sequence
     end: int | None
-    distrusted: bool
+    invalidated: bool
 
 
 @st.composite

@@ -176,7 +176,6 @@ def loaded(model: Any, eos_token_ids: frozenset[int] = frozenset()) -> LoadedMod
         device=model.device,
         quantize=Quantize.NONE,
         max_position_embeddings=getattr(text, "max_position_embeddings", 512),
-        num_parameters=model.num_parameters(),
     )
 
 

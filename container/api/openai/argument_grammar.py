@@ -11,9 +11,9 @@ from container.api.openai.schema_types import property_of, resolved, types_of_sc
 from container.api.openai.tool_parsers.xml_calls import PARAMETER, PARAMETER_END
 from container.api.openai.tools import Function
 from container.errors import InvalidRequest
+from handler.seam.protocol import JSON_WHITESPACE
 
-# Enough for every usual layout. With unbounded white space, small models write nothing else.
-_LAYOUT = {"whitespace_pattern": r"(\n {0,16}| ?)"}
+_LAYOUT = {"whitespace_pattern": JSON_WHITESPACE}
 _END = json.dumps(f"\n{PARAMETER_END}\n")
 _DEFINITIONS = ("$defs", "definitions")
 

@@ -18,8 +18,9 @@ from handler.runners.dynamic_cache.forward import CachedForward
 from handler.runners.limits import Limits
 from handler.runners.runner import StepLogits
 from handler.runners.trial import Trial
-from handler.scheduling.kv_manager import KVManager, SlotKV
+from handler.scheduling.kv_manager import KVManager
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
+from handler.scheduling.slot_manager import SlotManager
 from handler.seam.errors import UnsupportedModel
 
 # Rows up to this length decode together; longer ones with rows at least half as long. Padding costs memory and time.
@@ -82,7 +83,8 @@ class DynamicCacheRunner:
 
     def kv_manager(self, limits: Limits) -> KVManager:
         """Slots without prefix reuse: most of these families keep state that cannot be cut at a page."""
-        return SlotKV(limits.max_num_seqs, limits.max_model_len, limits.capacity_tokens, limits.page_size, self.forget)
+        sizes = (limits.max_num_seqs, limits.max_model_len, limits.capacity_tokens, limits.page_size)
+        return SlotManager(*sizes, self.forget)
 
     def retry(self, item: ScheduledSequence) -> ScheduledSequence:
         """All of the sequence so far: the pass may have left its row at any length in any layer."""

@@ -1,4 +1,4 @@
-"""The tensors behind `SlotKV`: keys and values of every layer, one slot for each running sequence."""
+"""The tensors behind `SlotManager`: keys and values of every layer, one slot for each running sequence."""
 
 from __future__ import annotations
 

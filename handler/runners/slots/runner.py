@@ -21,9 +21,10 @@ from handler.runners.slots.cache import SlotCache
 from handler.runners.slots.fused_layers import llama_shaped
 from handler.runners.slots.input import ModelInput, bucket, build_model_input
 from handler.runners.trial import MODEL_ERRORS, TOLERANCE, Trial
-from handler.scheduling.kv_manager import KVManager, SlotKV
+from handler.scheduling.kv_manager import KVManager
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 from handler.scheduling.sequence import Sequence
+from handler.scheduling.slot_manager import SlotManager
 from handler.scheduling.slot_prefixes import SlotPrefixes
 from handler.seam.errors import UnsupportedModel
 from handler.seam.protocol import GenerateRequest, SamplingParams
@@ -75,7 +76,7 @@ class SlotRunner:
         prefixes = None
         if self.cache.num_stored_pages:
             prefixes = SlotPrefixes(self.cache.num_stored_pages, self.cache.page_size, self.cache)
-        return SlotKV(
+        return SlotManager(
             limits.max_num_seqs,
             limits.max_model_len,
             limits.capacity_tokens,

@@ -80,7 +80,7 @@ def write_card(path: Path, tokenizer: Path) -> None:
     card = {
         "model_id": "quick", "tokenizer_dir": str(tokenizer), "revision": None, "vocab_size": 260,
         "max_model_len": _CONTEXT, "eos_token_ids": [EOS_ID], "dtype": "float32", "device": "cpu", "quantize": "none",
-        "model_type": "llama", "num_parameters": 1, "max_num_seqs": 8, "kv_capacity_tokens": _CONTEXT,
+        "kv_capacity_tokens": _CONTEXT,
     }  # fmt: skip
     path.write_text(json.dumps(card))
 

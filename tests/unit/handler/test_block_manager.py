@@ -100,8 +100,8 @@ def test_every_sequence_finds_its_own_history_and_all_memory_comes_back(
             if arrival.at == step:
                 scheduler.add(arrival.seq)
             if arrival.end == step and arrival.at <= step:
-                if arrival.distrusted:
-                    books(scheduler).distrust(arrival.seq)
+                if arrival.invalidated:
+                    books(scheduler).invalidate(arrival.seq)
                 scheduler.finish(arrival.seq, FinishReason.ABORTED)
         batch = scheduler.schedule()
         scheduler.check_integrity()
@@ -190,7 +190,7 @@ def test_idle_pages_make_room_and_the_prompt_used_last_survives() -> None:
     for seq in found[:1]:
         model.run(seq)
     assert found[0].num_cached > 0
-    assert len(books(model.scheduler)._index.match(PROMPT, "b")) == 0
+    assert len(books(model.scheduler).pool.index.match(PROMPT, "b")) == 0
 
 
 def test_pages_about_to_be_reused_are_no_room_for_the_rest() -> None:
@@ -199,7 +199,7 @@ def test_pages_about_to_be_reused_are_no_room_for_the_rest() -> None:
     model.scheduler.add(sequence("big", [3] * 43, 3))
     model.play(model.scheduler.schedule())
     again = sequence("b", [*PROMPT, *[4] * 9], 3)
-    assert not model.scheduler.kv.admit(again), "5 of 16 pages are idle, and b wants these and 3 more"
+    assert not model.scheduler.kv.allocate(again), "5 of 16 pages are idle, and b wants these and 3 more"
     assert (again.block_table, again.num_computed) == ([], 0)
     model.scheduler.check_integrity()
     model.run(again)
@@ -218,7 +218,7 @@ def test_a_preempted_sequence_finds_its_own_pages_again() -> None:
     assert new.num_computed == 0
     model.run()
     assert len(new.token_ids) == len(old.token_ids) == 51
-    assert new.num_cached == 0, "what the client is told is about the first admission"
+    assert new.num_cached == 0, "the client sees the count of the first start"
 
 
 def test_pages_of_a_failed_sequence_are_not_found_again(model: PretendedModel) -> None:
@@ -226,7 +226,7 @@ def test_pages_of_a_failed_sequence_are_not_found_again(model: PretendedModel) -
     model.scheduler.add(seq)
     for _ in range(8):
         model.play(model.scheduler.schedule())
-    books(model.scheduler).distrust(seq)
+    books(model.scheduler).invalidate(seq)
     model.scheduler.finish(seq, FinishReason.ABORTED)
     model.scheduler.check_integrity()
     again = sequence("b", PROMPT, 3)
@@ -241,7 +241,7 @@ def test_capacity_below_the_longest_sequence_is_refused() -> None:
 
 def broken_books() -> Iterator[tuple[str, Scheduler]]:
     """Schedulers whose books have been tampered with, one way each."""
-    for what in ("page lost", "page lent twice", "trash page lent", "table too short", "page free and lent", "hashed"):
+    for what in ("page lost", "page held twice", "trash page held", "table too short", "page free and held", "hashed"):
         scheduler = make()
         seq = sequence("a", PROMPT, 4)
         scheduler.add(seq)
@@ -249,15 +249,15 @@ def broken_books() -> Iterator[tuple[str, Scheduler]]:
             scheduler.advance(item)
         kv = books(scheduler)
         if what == "page lost":
-            kv._free.pop()
-        elif what == "page lent twice":
-            kv._refs[seq.block_table[0]] += 1
-        elif what == "trash page lent":
+            kv.pool._free.pop()
+        elif what == "page held twice":
+            kv.pool._refs[seq.block_table[0]] += 1
+        elif what == "trash page held":
             seq.block_table[-1] = TRASH_PAGE
         elif what == "table too short":
-            kv._drop(seq.block_table.pop())
-        elif what == "page free and lent":
-            kv._free[0] = seq.block_table[-1]
+            kv.pool.drop(seq.block_table.pop())
+        elif what == "page free and held":
+            kv.pool._free[0] = seq.block_table[-1]
         else:
             seq.num_hashed_pages += 1
         yield what, scheduler

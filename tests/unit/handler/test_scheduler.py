@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handler.scheduling.kv_manager import SlotKV
 from handler.scheduling.scheduler import ScheduledBatch, Scheduler, SchedulerLimits
 from handler.scheduling.sequence import Sequence, SequenceStatus
+from handler.scheduling.slot_manager import SlotManager
 from handler.seam.protocol import FinishReason, GenerateRequest, SamplingParams
 
 MAX_LEN = 64
@@ -31,7 +31,7 @@ def make(num_seqs: int = 4, budget: int = 16, capacity: int = 128, page: int = 8
         max_model_len=MAX_LEN,
         eos_token_ids=frozenset({EOS}),
     )
-    return Scheduler(limits, SlotKV(num_seqs, MAX_LEN, capacity, page))
+    return Scheduler(limits, SlotManager(num_seqs, MAX_LEN, capacity, page))
 
 
 def play(scheduler: Scheduler, batch: ScheduledBatch, token_id: int = 9) -> list[Sequence]:
@@ -155,7 +155,7 @@ def test_end_of_sequence_beats_length() -> None:
 
 def test_capacity_below_the_longest_sequence_is_refused() -> None:
     with pytest.raises(ValueError, match="max_model_len"):
-        SlotKV(2, 64, 63, 8)
+        SlotManager(2, 64, 63, 8)
 
 
 def broken_books() -> Iterator[tuple[str, Scheduler]]:

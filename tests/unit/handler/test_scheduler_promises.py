@@ -11,15 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handler.scheduling.block_manager import BlockManager
-from handler.scheduling.kv_manager import KVManager, SlotKV
+from handler.scheduling.kv_manager import KVManager
 from handler.scheduling.scheduler import Scheduler, SchedulerLimits
 from handler.scheduling.sequence import Sequence, SequenceStatus
+from handler.scheduling.slot_manager import SlotManager
 from handler.seam.protocol import FinishReason, GenerateRequest, SamplingParams
 
 MAX_LEN = 64
 Books = Callable[[int, int, int], KVManager]
 BOOKS: dict[str, Books] = {
-    "slots": lambda num_seqs, capacity, page: SlotKV(num_seqs, MAX_LEN, capacity, page),
+    "slots": lambda num_seqs, capacity, page: SlotManager(num_seqs, MAX_LEN, capacity, page),
     "pages": lambda _num_seqs, capacity, page: BlockManager(MAX_LEN, capacity, page),
 }
 
@@ -169,7 +170,7 @@ def test_a_prompt_of_4000_tokens_lets_every_stream_go_on(books: str, num_streams
     """Between two tokens of a stream the model never has more to do than one ordinary step of the budget."""
     budget, longest = 256, 8192
     limits = SchedulerLimits(64, budget, 128, longest, frozenset())
-    kv: KVManager = SlotKV(64, longest, 65536, 32) if books == "slots" else BlockManager(longest, 65536, 32)
+    kv: KVManager = SlotManager(64, longest, 65536, 32) if books == "slots" else BlockManager(longest, 65536, 32)
     scheduler = Scheduler(limits, kv)
     streams = [sequence(f"s{i}", [2 + i], 1000) for i in range(num_streams)]
     long = sequence("long", [3] * 4000, 1)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from handler.scheduling.block_manager import BlockManager
-from handler.scheduling.kv_manager import KVManager, SlotKV
+from handler.scheduling.kv_manager import KVManager
 from handler.scheduling.scheduler import Scheduler, SchedulerLimits
 from handler.scheduling.sequence import Sequence
+from handler.scheduling.slot_manager import SlotManager
 from handler.scheduling.slot_prefixes import SlotPrefixes
 from tests.support.arrivals import MAX_LEN, sequence
 
@@ -27,10 +28,10 @@ class Nothing:
 
 
 BOOKS: dict[str, Books] = {
-    "slots": lambda: SlotKV(8, MAX_LEN, 1024, PAGE, prefixes=SlotPrefixes(64, PAGE, Nothing())),
+    "slots": lambda: SlotManager(8, MAX_LEN, 1024, PAGE, prefixes=SlotPrefixes(64, PAGE, Nothing())),
     "pages": lambda: BlockManager(MAX_LEN, 1024, PAGE),
 }
-ALONE: Books = lambda: SlotKV(8, MAX_LEN, 1024, PAGE)  # noqa: E731
+ALONE: Books = lambda: SlotManager(8, MAX_LEN, 1024, PAGE)  # noqa: E731
 
 
 def steps(kv: KVManager, seqs: list[Sequence], budget: int = 100) -> list[list[tuple[str, int]]]:

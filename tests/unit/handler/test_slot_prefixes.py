@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handler.scheduling.kv_manager import SlotKV
-from handler.scheduling.prefix_index import Digest, PrefixIndex, chain_digest
+from handler.scheduling.prefix_index import Digest, chain_digest
 from handler.scheduling.scheduler import ScheduledBatch, Scheduler, SchedulerLimits
 from handler.scheduling.sequence import Sequence, SequenceStatus
+from handler.scheduling.slot_manager import SlotManager
 from handler.scheduling.slot_prefixes import SlotPrefixes
 from handler.seam.protocol import FinishReason
 from tests.support.arrivals import MAX_LEN, Arrival, arrivals, colliding_digest, history, sequence
@@ -90,9 +90,8 @@ def make(
     fails: int = 0,
 ) -> PretendedModel:
     memory = Memory(page, fails)
-    prefixes = SlotPrefixes(num_stored, page, memory)
-    prefixes._index = PrefixIndex(page, digest)
-    kv = SlotKV(num_seqs, MAX_LEN, capacity, page, memory.erase, prefixes)
+    prefixes = SlotPrefixes(num_stored, page, memory, digest)
+    kv = SlotManager(num_seqs, MAX_LEN, capacity, page, memory.erase, prefixes)
     limits = SchedulerLimits(num_seqs, budget, 100, MAX_LEN, frozenset())
     return PretendedModel(Scheduler(limits, kv), memory)
 
@@ -125,8 +124,8 @@ def test_every_sequence_finds_its_own_history_and_all_memory_comes_back(
             if arrival.at == step:
                 scheduler.add(arrival.seq)
             if arrival.end == step and arrival.at <= step:
-                if arrival.distrusted:
-                    scheduler.kv.distrust(arrival.seq)
+                if arrival.invalidated:
+                    scheduler.kv.invalidate(arrival.seq)
                 scheduler.finish(arrival.seq, FinishReason.ABORTED)
         batch = scheduler.schedule()
         scheduler.check_integrity()
@@ -186,7 +185,7 @@ def test_the_prompt_used_last_survives_in_a_small_store() -> None:
     assert found["b"].num_cached < 20
 
 
-def test_a_sequence_outlives_the_distrust_of_what_it_shares() -> None:
+def test_a_sequence_outlives_the_invalidation_of_what_it_shares() -> None:
     model = make()
     failing, healthy = sequence("0", [1] * 20, 9), sequence("1", [1] * 8 + [2] * 12, 9)
     model.scheduler.add(failing)
@@ -194,7 +193,7 @@ def test_a_sequence_outlives_the_distrust_of_what_it_shares() -> None:
     model.scheduler.add(healthy)
     model.play(model.scheduler.schedule())
     assert healthy.num_cached == 8
-    model.scheduler.kv.distrust(failing)
+    model.scheduler.kv.invalidate(failing)
     model.scheduler.finish(failing, FinishReason.ABORTED)
     model.scheduler.check_integrity()
     model.run()

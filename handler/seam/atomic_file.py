@@ -1,4 +1,4 @@
-"""Files that others find whole or not at all."""
+"""Atomic replacement of a file: readers see the old file or the complete new one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 
 @contextmanager
-def written_whole(target: Path) -> Iterator[Path]:
-    """A file beside `target`, which takes its place at the end of the block and is gone if that raises.
+def atomic_write(target: Path) -> Iterator[Path]:
+    """Yield a temporary file beside `target`. It replaces `target` when the block ends, and is deleted if it raises.
 
-    Its directory is made. Two writers do not meet: the last one stays. Raises OSError.
+    Creates the directory. Concurrent writers do not interfere; the last one wins. Raises OSError.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, suffix=".new")

@@ -37,7 +37,7 @@ def test_requests_whose_grammar_is_being_compiled_count_as_waiting(
     held = [engine.submit(PROMPT, max_tokens=4, grammar=Grammar(GrammarKind.REGEX, "[ab]{9}")) for _ in range(8)]
     for _ in range(100):
         engine.step()
-    assert engine.core.admission.pending == 3
+    assert engine.core.intake.pending == 3
     free = engine.submit(PROMPT, max_tokens=4)
     while not free.done:
         engine.step()
@@ -79,7 +79,7 @@ def test_wrong_books_end_the_engine_when_work_runs_out(make_engine: MakeEngine, 
             engine.core.step(0.0)
 
     try:
-        with pytest.raises(RuntimeError, match="pages lent 0 but counted 1"):
+        with pytest.raises(RuntimeError, match="pages allocated 0 but counted 1"):
             run_out()
     finally:
         kv._used_pages -= 1

@@ -1,4 +1,4 @@
-"""Between the socket and the scheduler: what is refused, and what waits for its grammar to be compiled."""
+"""Intake of requests, between socket and scheduler: validation, and waiting for grammars to be compiled."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from handler.scheduling.sequence import Sequence
 from handler.seam.protocol import ErrorCode, GenerateRequest, Rejected
 
 
-class Admission:
-    """Checks requests and holds those whose grammar is being compiled."""
+class Intake:
+    """Validates requests and holds sequences whose grammar is being compiled."""
 
     def __init__(self, limits: SchedulerLimits, vocab_size: int, grammars: GrammarCompiler | None) -> None:
         self._limits = limits
@@ -23,11 +23,11 @@ class Admission:
 
     @property
     def pending(self) -> int:
-        """Requests whose grammar is not ready yet."""
+        """Number of sequences whose grammar is being compiled."""
         return len(self._compiling)
 
     def refusal(self, request: GenerateRequest) -> Rejected | None:
-        """Why the request is not taken, or None. The web side has checked more, but the engine trusts nobody."""
+        """Why the request is invalid, or None. The web side checks more; the engine does not rely on it."""
         ids = request.prompt_token_ids
         if not ids or len(ids) >= self._limits.max_model_len:
             return _invalid(
@@ -47,7 +47,9 @@ class Admission:
         return None
 
     def needs_grammar(self, seq: Sequence, compiling: Callable[[bool], None]) -> bool:
-        """Start compiling if `seq` has a grammar; then it comes back from `ready` later. `compiling`: see `submit`."""
+        """Start compiling if `seq` has a grammar; `ready` then returns it later. `GrammarCompiler.submit` calls
+        `compiling`.
+        """
         grammar = seq.sampling.grammar
         if grammar is None or self._grammars is None:
             return False
@@ -55,7 +57,7 @@ class Admission:
         return True
 
     def ready(self) -> Iterator[Sequence | Rejected]:
-        """Sequences whose grammar is compiled, and refusals of those whose grammar is wrong."""
+        """Sequences whose grammar is compiled, and rejections of those whose grammar is wrong."""
         for request_id, (seq, future) in list(self._compiling.items()):
             if not future.done():
                 continue
@@ -68,13 +70,13 @@ class Admission:
                 yield seq
 
     def forget(self, seq: Sequence) -> None:
-        """The request ended while its grammar was being compiled."""
+        """Drop a sequence that ended while its grammar was being compiled."""
         found = self._compiling.pop(seq.request_id, None)
         if found is not None:
             found[1].cancel()
 
     def waiting(self) -> list[Sequence]:
-        """Those whose grammar is not ready yet."""
+        """The sequences whose grammar is being compiled."""
         return [seq for seq, _ in self._compiling.values()]
 
 
