@@ -1,4 +1,4 @@
-"""A GGUF file's matrices in the layout of this machine's kernel, kept on disk so that a start need not repack them."""
+"""A GGUF file's matrices, packed for this machine's kernel and kept on disk, so that later starts need not repack."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedWeight:
-    """What `packed_linear` takes for the module `name`."""
+    """The arguments of `choice.packed_linear` for the module `name`."""
 
     name: str
     bits: int
@@ -46,15 +46,15 @@ def write_packed(directory: Path, target: Path, dtype: torch.dtype) -> None:
         tensors[f"{name}.{blocks.bits}"], tensors[f"{name}.scales"] = packed_for(blocks, dtype)
     with atomic_write(target) as scratch:
         save_file(tensors, scratch)
-        # For whatever uid serves.
+        # Any uid may serve it.
         scratch.chmod(0o644)
 
 
 def packed_weights(directory: Path, cache_dir: Path, dtype: torch.dtype) -> Iterator[PackedWeight]:
     """The packed matrices of a converted model: from beside it, or from the cache, where they are made if absent.
 
-    They are views of the mapped file. A damaged file is made anew, in the cache. A cache that cannot be written costs
-    each start the time to pack.
+    They are views of the mapped file. A damaged file is rebuilt in the cache. If the cache cannot be written, each
+    start packs again.
     """
     name = file_name(dtype)
     cached = cache_dir / "packed" / f"{directory.name}-{name}"

@@ -1,4 +1,4 @@
-"""Packed weights in place of a loaded model's linear layers, on CPU."""
+"""Replace a loaded model's linear layers by packed ones, on CPU."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from handler.linears.weight_blocks import quantise
 
 logger = logging.getLogger(__name__)
 
-# Largest difference of products, relative, beyond what rounding of weights and scales explains.
+# Largest relative difference of products that rounding of weights and scales explains.
 _TOLERANCE = 3e-2
 # The output layer decides between near ties; it keeps eight bits where the others have four.
 _OUTPUT_BITS = 8
 
 
 class _Trial:
-    """Whether packed layers of a kind give the products of the weights they stand for: the first of each is tried."""
+    """Checks that packed layers give the products of their weights. The first layer of each kind is tried."""
 
     def __init__(self) -> None:
         self._passed: dict[tuple[type, int], bool] = {}
 
     def passes(self, layer: PackedLinear | KernelLinear, dense: Callable[[], Tensor]) -> bool:
-        """`dense` gives what `layer` holds as a matrix `[N, K]`."""
+        """`dense` returns the weights of `layer` as a matrix `[N, K]`."""
         kind = (type(layer), layer.bits)
         if kind not in self._passed:
             weight = dense()
@@ -50,7 +50,7 @@ class _Trial:
 def pack(model: nn.Module, weights: Iterable[PackedWeight], *, keep_dense: bool) -> int:
     """Replace the nn.Linear modules that `weights` name; returns how many.
 
-    They are the weights that the modules have. With `keep_dense` those stay beside the packed ones.
+    `weights` equal the modules' own. With `keep_dense` the dense ones stay beside the packed ones.
     """
     count, trial = 0, _Trial()
     for one in weights:
@@ -83,7 +83,7 @@ def quantise_and_pack(model: nn.Module, bits: int, *, keep_dense: bool) -> int:
         blocks = quantise(weight, _OUTPUT_BITS if linear is output else bits)
         dense = None
         if keep_dense:
-            # What the input embedding holds too is in memory anyway.
+            # The input embedding keeps a tied weight in memory anyway.
             dense = weight if weight.data_ptr() in tied else blocks.dequantise(weight.dtype)
         packed = packed_for(blocks, weight.dtype)
         layer = packed_linear(blocks.bits, *packed, _detached(linear.bias), dense)
@@ -115,7 +115,7 @@ def _output_layer(model: nn.Module) -> object:
 
 
 def _shared(model: nn.Module) -> set[int]:
-    """Where the weights of embeddings lie in memory."""
+    """Addresses of the weights of embeddings."""
     weights: list[Tensor] = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
     return {weight.data_ptr() for weight in weights}
 

@@ -14,7 +14,7 @@ from handler.seam.errors import BadConfiguration
 
 # Share of what is free after loading. On CPU the rest of the machine needs memory too.
 _CPU_FRACTION = 0.3
-# Tokens that prefix reuse counts in: a chat template and a short system message are more than 16 tokens, less than 32.
+# Granularity of prefix reuse: a chat template with a short system message takes 16 to 32 tokens.
 _CPU_PAGE_SIZE = 16
 # FlashAttention-2 loads pages in blocks of this many keys.
 CUDA_PAGE_SIZE = 256
@@ -24,7 +24,7 @@ _MAX_CAPACITY_TOKENS = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Derived limits of the engine: tokens, but for the two counts. Stored pages serve prefix reuse beside slots."""
+    """Limits of the engine, in tokens except for the two counts. Stored pages serve prefix reuse beside slots."""
 
     max_model_len: int
     max_num_seqs: int
@@ -35,7 +35,7 @@ class Limits:
 
 
 def derive_limits(config: EngineConfig, loaded: LoadedModel, *, paged: bool = False) -> Limits:
-    """Fill in what the configuration leaves open, for slots or pages. Raises BadConfiguration for the impossible."""
+    """Limits for slots or pages; fills in what the configuration leaves open. Raises BadConfiguration."""
     on_cpu = loaded.device.type == "cpu"
     capacity = config.kv_capacity_tokens or _capacity_tokens(loaded, config.num_engines)
     longest = min(loaded.max_position_embeddings, capacity)
@@ -65,17 +65,17 @@ def derive_limits(config: EngineConfig, loaded: LoadedModel, *, paged: bool = Fa
 
 
 def bytes_per_token(loaded: LoadedModel) -> int:
-    """KV memory of one token, as if every layer attended; a model without heads counts as one of its width."""
+    """KV memory of one token in bytes, as if every layer attended. A model without heads counts as one of its width."""
     return kv_bytes_per_token(loaded.text_config, loaded.dtype)
 
 
 def _capacity_tokens(loaded: LoadedModel, num_engines: int) -> int:
-    """On CPU the engines share what is free. Over several GPUs each holds its layers' part of a token."""
+    """On CPU the engines share free memory. Over several GPUs, each holds the part of a token that its layers need."""
     per_token = bytes_per_token(loaded)
     if loaded.device.type == "cpu":
         free = available_memory_bytes() * _CPU_FRACTION / num_engines
     else:
-        # Layers are dealt out evenly, so the fullest GPU bounds what all of them can hold.
+        # Layers are spread evenly, so the fullest GPU is the bound.
         least = min(torch.cuda.mem_get_info(device)[0] for device in loaded.devices)
         free = least * len(loaded.devices) * _CUDA_FRACTION
     return min(_MAX_CAPACITY_TOKENS, max(1, int(free) // per_token))

@@ -1,8 +1,8 @@
 """Rotary frequencies that do not change from step to step.
 
-For two rope types transformers chooses the frequencies anew in each forward pass, by its largest position. In a packed
-pass that is a neighbour's, and in a chunk of a prompt not the prompt's: numbers would depend on the batch, and the
-keys of one sequence would be turned by two sets of frequencies. docs/decisions/0070.
+For two rope types transformers chooses the frequencies in each forward pass, by the largest position in it. That
+position may belong to another sequence of the batch, or to a chunk instead of the whole prompt. Results would depend on
+the batch, and keys of one sequence would be rotated by two sets of frequencies. docs/decisions/0070.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 logger = logging.getLogger(__name__)
 
 _CHANGING = frozenset({"dynamic", "longrope"})
-# What transformers never recomputes.
+# The type that transformers never recomputes.
 _SETTLED = "default"
 
 
 def settle_rotary(model: nn.Module, max_model_len: int) -> None:
     """Choose the frequencies of every rotary embedding once, for sequences of up to `max_model_len` tokens.
 
-    `longrope`: the long set if sequences may outgrow the original context, else the short one. `dynamic` scales beyond
-    the model's longest sequence only, which no sequence here passes.
+    `longrope`: the long set if sequences may exceed the original context, else the short one. `dynamic` scales only
+    beyond the model's longest sequence, which no sequence here exceeds.
     """
     for module in model.modules():
         kinds = getattr(module, "rope_type", None)
@@ -44,7 +44,7 @@ def changing_ropes(model: Any) -> set[str]:
     for module in modules:
         kinds: Any = module.rope_type
         found |= {kinds} if isinstance(kinds, str) else set(kinds.values())
-    # A model with code of its own says it in its configuration alone.
+    # A model with its own code names the type in its configuration only.
     return (found if modules else rope_types(model.config.get_text_config())) & _CHANGING
 
 
@@ -72,7 +72,7 @@ def _settle(module: Any, kind: str, layer_type: str | None, max_model_len: int) 
     long, _ = ROPE_INIT_FUNCTIONS[kind](module.config, inv_freq.device, seq_len=original + 1, **options)
     inv_freq.copy_(long)
     logger.info(
-        "rotary embedding: the long factors for every sequence, since MAX_TOTAL_TOKENS is %d; up to %d it takes the "
-        "short ones, which are better for short sequences",
+        "rotary embedding: every sequence uses the long factors, because MAX_TOTAL_TOKENS is %d; with %d or less it "
+        "would use the short ones, which are better for short sequences",
         *(max_model_len, original),
     )

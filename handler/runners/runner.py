@@ -1,4 +1,4 @@
-"""What the engine asks of whatever runs the model. See model_runner.py, paged_runner.py, cache_runner.py."""
+"""`Runner`: what the engine needs from code that runs a model. `slots`, `paged`, `dynamic_cache` implement it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepLogits:
-    """What one forward pass is for.
+    """The result of one forward pass.
 
-    `logits` `[S, vocab]`, any float dtype, are those of the rows that choose a token, in the order of `samples`.
+    `logits` `[S, vocab]`, any float dtype, hold the rows that choose a token, in the order of `samples`.
     `prompt` holds, for each chunk of a request that asked for prompt log-probabilities, the logits
     `[num_tokens, vocab]` of all its rows.
     """
@@ -36,23 +36,23 @@ class Runner(Protocol):
 
     @property
     def name(self) -> str:
-        """What logs and the model card call it."""
+        """Its name in logs and in the model card."""
 
     @property
     def vocab_size(self) -> int:
         """Width of the logits."""
 
     def run(self, batch: ScheduledBatch) -> StepLogits:
-        """One forward pass. What it computed of every sequence is kept for the next pass."""
+        """Run one forward pass. Keys, values and states of every sequence are kept for the next pass."""
 
     def prove(self) -> None:
         """Run the start-up trial. Raises UnsupportedModel unless the model is computed as by its eager attention."""
 
     def kv_manager(self, limits: Limits) -> KVManager:
-        """The books of the memory this runner keeps its keys and values in."""
+        """Accounting of the memory that holds this runner's keys and values."""
 
     def retry(self, item: ScheduledSequence) -> ScheduledSequence:
-        """An item of a pass that raised, as it must be scheduled to run again. What the pass left of it is void."""
+        """The item to schedule after a pass that raised: whatever that pass wrote for the sequence does not count."""
 
     def forget(self, slot: int, num_tokens: int) -> None:
-        """The sequence in `slot`, which wrote `num_tokens` tokens at most, is gone; nothing of it may reach another."""
+        """Forget the sequence in `slot`, of at most `num_tokens` tokens. None of its data may reach another."""

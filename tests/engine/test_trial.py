@@ -156,7 +156,7 @@ CASES = [(torch.float32, 0), (torch.bfloat16, 0), (torch.bfloat16, 4), (torch.fl
 
 
 @pytest.mark.parametrize(("dtype", "bits"), CASES, ids=str)
-@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor multiplies no bfloat16")
+@pytest.mark.needs("avx512_bf16")
 def test_acceleration_that_fails_the_trial_is_undone_to_the_very_modules(
     dtype: torch.dtype, bits: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -26,7 +26,7 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
-# A subclass may keep state that is not known here, so types are compared exactly.
+# Types are compared exactly: a subclass may keep state that this file does not know.
 _KNOWN = frozenset(
     {
         DummyLayer,
@@ -37,9 +37,9 @@ _KNOWN = frozenset(
         LinearAttentionAndSlidingWindowAttentionLayer,
     }
 )
-# Fields of linear-attention layers: dictionaries of tensors `[B, ...]` or None, and what is known about them.
+# Fields of linear-attention layers: dictionaries of tensors `[B, ...]` or None, and flags about them.
 STATES = ("conv_states", "recurrent_states")
-_STATE_BOOKS = ("is_conv_states_initialized", "is_recurrent_states_initialized", "has_previous_state")
+_STATE_FLAGS = ("is_conv_states_initialized", "is_recurrent_states_initialized", "has_previous_state")
 
 
 class UnknownCacheLayer(NotImplementedError):
@@ -80,7 +80,7 @@ def clear_states(row: Cache, name: str) -> bool:
 
 
 def state_bytes(row: Cache) -> int:
-    """Memory of the states, which a row takes whatever its length."""
+    """Memory of the states in bytes; it does not depend on the row's length."""
     return sum(state.nbytes for name in STATES for state in _states(row, name))
 
 
@@ -107,7 +107,7 @@ def _merge_layer(parts: tuple[Any, ...]) -> Any:
     if isinstance(whole, LinearAttentionCacheLayerMixin):
         for name in STATES:
             setattr(whole, name, _stack([getattr(part, name) for part in parts]))
-        _own_books(whole)
+        _own_flags(whole)
     return whole
 
 
@@ -123,13 +123,13 @@ def _split_layer(whole: Any, index: int, length: int) -> Any:
         for name in STATES:
             states = getattr(whole, name)
             setattr(part, name, {i: None if s is None else s[index : index + 1] for i, s in states.items()})
-        _own_books(part)
+        _own_flags(part)
     return part
 
 
-def _own_books(layer: Any) -> None:
-    """A shallow copy shares the dictionaries that say what is initialised; the layer gets its own."""
-    for name in _STATE_BOOKS:
+def _own_flags(layer: Any) -> None:
+    """Give the layer its own dictionaries of flags; a shallow copy shares them."""
+    for name in _STATE_FLAGS:
         setattr(layer, name, dict(getattr(layer, name)))
     layer.conv_kernel_size = dict(layer.conv_kernel_size)
 

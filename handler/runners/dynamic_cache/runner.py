@@ -1,7 +1,7 @@
 """`DynamicCacheRunner`: any model on transformers' own cache, for families that the other runners compute wrongly.
 
-The price, against slots: keys are copied at each step, a batch is padded to its longest row and put
-together anew when a row joins or leaves, and prompts run one at a time.
+The cost, compared with slots: keys are copied at each step, a batch is padded to its longest row and rebuilt when a row
+joins or leaves, and prompts run one at a time.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 from handler.scheduling.slot_manager import SlotManager
 from handler.seam.errors import UnsupportedModel
 
-# Rows up to this length decode together; longer ones with rows at least half as long. Padding costs memory and time.
+# Rows up to this length decode together; longer rows join only rows at least half as long. Padding costs memory.
 _SHORT = 512
-# Tokens of the text that the trial runs follow from it, as those of the other runners do from their pages.
+# Sets the length of the trial's text, as the page size does for the other runners.
 _TRIAL_PAGE_SIZE = 16
 # (continues, merges), the best first.
 _WAYS = ((True, True), (False, True), (True, False), (False, False))
@@ -33,7 +33,7 @@ _WAYS = ((True, True), (False, True), (True, False), (False, False))
 
 @dataclass(slots=True, eq=False)
 class _StepParts:
-    """What the parts of a step yield; `logits` `[rows, vocab]` each, in the order of `samples`."""
+    """Results of the parts of a step; `logits` `[rows, vocab]` each, in the order of `samples`."""
 
     logits: list[Tensor] = field(default_factory=list)
     samples: list[ScheduledSequence] = field(default_factory=list)
@@ -43,9 +43,9 @@ class _StepParts:
 class DynamicCacheRunner:
     """Keeps one cache row for each slot. `prove` finds out what the family allows:
 
-    `continues`: a prompt may run in chunks. If not, chunks before the last are put off and the last one runs it all.
+    `continues`: a prompt may run in chunks. If not, only its last chunk runs, and runs the whole prompt.
     `merges`: rows of different lengths may decode in one padded batch. If not, they decode one by one.
-    `state_bytes`: what a row takes beside its keys and values, whatever its length.
+    `state_bytes`: memory of a row's states, independent of its length.
     """
 
     name = "dynamic_cache"
@@ -82,21 +82,21 @@ class DynamicCacheRunner:
         return StepLogits(logits, parts.samples, parts.prompt)
 
     def kv_manager(self, limits: Limits) -> KVManager:
-        """Slots without prefix reuse: most of these families keep state that cannot be cut at a page."""
+        """Slots without prefix reuse: most of these families keep states that cannot be cut at a page."""
         sizes = (limits.max_num_seqs, limits.max_model_len, limits.capacity_tokens, limits.page_size)
         return SlotManager(*sizes, self.forget)
 
     def retry(self, item: ScheduledSequence) -> ScheduledSequence:
-        """All of the sequence so far: the pass may have left its row at any length in any layer."""
+        """The whole sequence so far: the pass may have left its row at a different length in each layer."""
         self._batches.forget(item.seq.slot)
         return ScheduledSequence(item.seq, 0, item.start + item.num_tokens)
 
     def forget(self, slot: int, num_tokens: int) -> None:
-        """Drop the row of a sequence that is gone; no other row holds any of its numbers."""
+        """Drop the row; no other row holds any of its data."""
         self._batches.forget(slot)
 
     def prove(self) -> None:
-        """Find what the family allows, the most first. Raises UnsupportedModel if nothing computes it correctly."""
+        """Find the best way that passes the trial. Raises UnsupportedModel if none does."""
         trial = Trial(self.loaded, self._trial_limits())
         complaint: str | None = None
         for continues, merges in _WAYS:
@@ -108,7 +108,7 @@ class DynamicCacheRunner:
         raise UnsupportedModel(f"{self.loaded.model.config.model_type} over transformers' cache: {complaint}")
 
     def _trial_limits(self) -> Limits:
-        """Room for three sequences; rows take what they hold, so any number of tokens will do."""
+        """Room for three sequences. Rows grow as needed, so the number of tokens is free."""
         return Limits(self.max_len, 3, self.max_len, 3 * self.max_len, _TRIAL_PAGE_SIZE)
 
     @property
@@ -125,7 +125,10 @@ class DynamicCacheRunner:
 
     @torch.inference_mode()
     def _forgotten_states(self, text: list[int]) -> str | None:
-        """Which states a second chunk does not read; mamba and jamba begin anew, and at 16 bits it hardly shows."""
+        """The states that a second chunk does not read, if any. In half precision the logits hardly show it.
+
+        Mamba, FalconMamba and Jamba start a second chunk with an empty recurrent state (transformers 5.23).
+        """
         if not self.continues or len(text) < 4:
             return None
         half = len(text) // 2
@@ -140,7 +143,7 @@ class DynamicCacheRunner:
         return None
 
     def _decode(self, items: list[ScheduledSequence], parts: _StepParts) -> None:
-        """One token for each item, whose row has seen all before it."""
+        """Decode one token for each item; its row has seen all tokens before."""
         by_slot = {item.seq.slot: item for item in items}
         for batch in self._batches.gather(self._groups(items)):
             members = [by_slot[slot] for slot in batch.slots]
@@ -151,7 +154,7 @@ class DynamicCacheRunner:
                 _collect(item, row, parts)
 
     def _groups(self, items: list[ScheduledSequence]) -> list[list[int]]:
-        """The slots of each decode batch, longest row first: the order lasts, since all grow alike."""
+        """The slots of each decode batch, longest row first. The order stays valid because all rows grow alike."""
         groups: list[list[int]] = []
         longest = 0
         for item in sorted(items, key=lambda item: (-item.start, item.seq.slot)):
@@ -162,7 +165,7 @@ class DynamicCacheRunner:
         return groups
 
     def _prefill(self, item: ScheduledSequence, parts: _StepParts) -> None:
-        """Run one chunk; for a family that cannot continue, nothing, or all there is if the chunk is the last."""
+        """Run one chunk. For a family that cannot continue, run nothing until the last chunk, then the whole prompt."""
         if not self.continues:
             if not item.samples:
                 return
@@ -177,7 +180,7 @@ class DynamicCacheRunner:
 
 
 def _collect(item: ScheduledSequence, logits: Tensor, parts: _StepParts) -> None:
-    """File the logits `[1 or num_tokens, vocab]` of an item under what they are for."""
+    """Add the logits `[1 or num_tokens, vocab]` of an item to the prompt rows, the samples, or both."""
     if item.scores_prompt:
         parts.prompt.append((item, logits))
     if item.samples:

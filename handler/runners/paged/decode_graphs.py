@@ -17,14 +17,14 @@ _WARM_UP_RUNS = 2
 
 
 class Graph(Protocol):
-    """What has been captured: `torch.cuda.CUDAGraph`."""
+    """A captured forward pass: `torch.cuda.CUDAGraph`."""
 
     def replay(self) -> None:
-        """Run it again on the memory it was captured on."""
+        """Run it again on the same memory."""
 
 
 class DecodeGraphs:
-    """Captured forward passes. Without any, `reason` says why, and decoding runs operation by operation."""
+    """Captured forward passes. If there are none, `reason` says why, and decoding is eager."""
 
     def __init__(self) -> None:
         self.reason = "not captured"
@@ -43,7 +43,7 @@ class DecodeGraphs:
     def capture(
         self, forward: Callable[[int], Tensor], sizes: list[int], ropes: set[str], device: torch.device
     ) -> None:
-        """Capture `forward(size)`, logits `[size, vocab]` of static buffers, for each size; with none if that fails.
+        """Capture `forward(size)`, logits `[size, vocab]` of static buffers, for each size; captures none if one fails.
 
         The buffers must hold padding rows. The largest is captured first, and all share its memory pool. `ropes` are
         rope types whose frequencies follow the batch (handler/runners/rotary.py).
@@ -53,7 +53,7 @@ class DecodeGraphs:
             return
         try:
             self._capture(forward, sorted(sizes, reverse=True), device)
-        except Exception as exc:  # whatever it is, decoding without graphs is right
+        except Exception as exc:  # decoding without graphs is right in any case
             logger.warning("CUDA graphs could not be captured", exc_info=True)
             self.drop(f"capture failed: {exc}")
             torch.cuda.synchronize(device)

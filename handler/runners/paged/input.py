@@ -1,4 +1,4 @@
-"""`ScheduledBatch` -> the tensors of one forward pass over paged memory: packed, or in buffers that never move."""
+"""`ScheduledBatch` -> the tensors of one forward pass over pages: flattened, or in static buffers for decoding."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PagedInput:
     logits_index: Tensor | None
 
     def on(self, device: torch.device) -> PagedInput:
-        """What attention reads of it, on the device of another layer; the rest stays where it is."""
+        """Copy the tensors that attention reads to the device of another layer; the others stay."""
         names = ("slot_mapping", "cu_seq_q", "cu_seq_k", "seqused_k", "block_table")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 

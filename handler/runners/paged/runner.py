@@ -1,4 +1,4 @@
-"""Runs packed batches over paged memory: prompts and decodes in one forward pass, pure decodes from static buffers."""
+"""`PagedRunner`: prompts and decodes in one forward pass over pages, pure decodes from static buffers or graphs."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ class PagedRunner:
 
     @property
     def decoding(self) -> str:
-        """How decode steps run, for the log."""
+        """How decode steps run, in words for the log."""
         return "decoding by CUDA graphs" if self.graphs else f"no CUDA graphs ({self.graphs.reason})"
 
     def kv_manager(self, limits: Limits) -> BlockManager:
-        """Books of the cache's pages. `limits` are those the runner was made with."""
+        """Accounting of the cache's pages. `limits` are those the runner was made with."""
         return BlockManager(limits.max_model_len, limits.capacity_tokens, limits.page_size)
 
     def retry(self, item: ScheduledSequence) -> ScheduledSequence:
-        """The same: its keys and values are written again to the same places."""
+        """The same item: its keys and values are written again to the same memory."""
         return item
 
     def forget(self, slot: int, num_tokens: int) -> None:
-        """Nothing to do: keys beyond a sequence's own are never read, whatever a page held before."""
+        """Nothing to do: a sequence never reads keys beyond its own, so old page contents are harmless."""
 
     @torch.inference_mode()
     def run(self, batch: ScheduledBatch) -> StepLogits:
@@ -97,7 +97,7 @@ class PagedRunner:
     def _call_model(self, paged_input: PagedInput) -> Tensor:
         index = paged_input.logits_index
         if index is not None and self.loaded.other_devices:
-            # The last layer's output is on a device of its own; an index on the host fits any.
+            # The last layer may be on another device; an index on the host works for any.
             index = index.cpu()
         options = {"logits_to_keep": index} if self._keeps_logits and index is not None else {}
         logits: Tensor = self.loaded.model(

@@ -1,7 +1,7 @@
-"""Attention of packed sequences over paged keys: torch's kernel on CUDA, the same semantics in plain torch elsewhere.
+"""Attention of flattened sequences over paged keys: torch's kernel on CUDA, plain torch with its semantics elsewhere.
 
-`torch.nn.attention.varlen` is young (2.13; what it returns changed in 2.14): nothing else here names it, and its
-signature is looked at before the first call.
+`torch.nn.attention.varlen` is new in torch 2.13, and its return value changed in 2.14. Only this file names it, and it
+checks the signature before the first call.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def varlen_attn_cpu(
     return out
 
 
-# An operator, as torch's own is: to whoever watches or traces the forward pass, one call without host syncs.
+# A custom operator, like torch's own: dispatch modes and tracers see one call without host syncs.
 @torch.library.custom_op("heir::varlen_attn_cpu", mutates_args=())
 def _emulated(
     query: Tensor,

@@ -16,8 +16,8 @@ from handler.runners.slots.input import DecodeGroup, ModelInput, PrefillChunk
 if TYPE_CHECKING:  # where it runs, numba is loaded, which takes 0.3 s
     from handler.kernels.attention.row_attention import RowAttention
 
-# The CPU kernel works on blocks of 32 or more query rows and sums a block of 1 to 3 rows in another order. A row's
-# numbers must not depend on how many rows of its prompt run with it, so the rows are a multiple of this.
+# The CPU kernel sums a block of 1 to 3 query rows in another order than a larger one. A row's result must not depend on
+# how many rows of its prompt run with it, so the rows are padded to a multiple of this.
 _QUERY_ROWS = 4
 
 
@@ -82,7 +82,7 @@ def _decode(group: DecodeGroup, query: Tensor, keys: Tensor, values: Tensor, tra
 
 
 def _prefill(chunk: PrefillChunk, query: Tensor, keys: Tensor, values: Tensor, traits: LayerTraits) -> Tensor:
-    """A chunk of one prompt over everything the sequence has so far, the chunk included."""
+    """A chunk of one prompt over all keys of its sequence so far, the chunk's included."""
     q = query[chunk.first_row : chunk.first_row + chunk.num_rows].transpose(0, 1)[None]
     k = keys[chunk.slot, : chunk.length].transpose(0, 1)[None]
     v = values[chunk.slot, : chunk.length].transpose(0, 1)[None]
@@ -104,7 +104,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, traits: LayerTraits) 
 
 
 def _attend_by_parts(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, traits: LayerTraits) -> Tensor:
-    """Softcapped scores (Gemma 2) and attention sinks (gpt-oss), which the fused kernel does not know."""
+    """Softcapped scores (Gemma 2) and attention sinks (gpt-oss), which the fused kernel does not compute."""
     sinks = traits.sinks
     if q.shape[1] != k.shape[1]:
         k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)

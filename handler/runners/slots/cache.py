@@ -7,7 +7,7 @@ import mmap
 import torch
 from torch import Tensor
 
-# From Linux's mman-common: no swap is promised for the map, since most of it is never touched. Absent from Python.
+# Linux's mman-common.h: reserve no swap for the map, most of which is never touched. Python does not define it.
 _MAP_NORESERVE = 0x4000
 
 
@@ -90,7 +90,7 @@ class SlotCache:
     def erase(self, slot: int, num_tokens: int) -> None:
         """Zero the first `num_tokens` tokens of a slot.
 
-        A masked key has the weight 0, but 0 times NaN is NaN: one that was left here would reach the next sequence.
+        A masked key has weight 0, but 0 times NaN is NaN: a NaN left here would reach the next sequence.
         """
         for keys, values in self._layers.values():
             keys[slot, :num_tokens].zero_()

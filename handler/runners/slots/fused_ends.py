@@ -1,6 +1,6 @@
 """Rotary embedding and last norm of a model whose layers are fused, in fewer operations. For CPU.
 
-Rotary angles depend on a token's position alone (`handler.runners.rotary` sees to that), so they are computed once.
+Rotary angles depend on the position only (`handler.runners.rotary` ensures it), so they are computed once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class FusedNorm(nn.Module):
 class RotaryTable(nn.Module):
     """Takes the place of a rotary embedding: cosines and sines of every position, looked up."""
 
-    # What `handler.runners.rotary` looks for: nothing here changes.
+    # Tells `handler.runners.rotary` that the angles never change.
     rope_type = "default"
 
     def __init__(self, rotary: nn.Module, num_positions: int, like: Tensor) -> None:

@@ -1,7 +1,7 @@
-"""Fused decoder layers that follow each other, run by the threads in one go: `handler.kernels.program`.
+"""`FusedStack`: consecutive fused decoder layers in one call of the thread team (`handler.kernels.program`).
 
-For few rows a layer's kernels take less time than Python and the calling together of threads for each of them. Values
-between kernels lie in memory of their own, so that only the rows change from step to step.
+With few rows, Python and the start of the threads cost more than a layer's kernels. Intermediate values have fixed
+memory, so only the number of rows changes from step to step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # loaded where it is used: it takes 0.3 s
 
     _Product = BlockProduct | DenseProduct
 
-# Rows that there is room for at first; doubled as needed.
+# Rows of the buffers at first; doubled as needed.
 _FIRST_ROWS = 64
 # Steps of one layer, and which of them is attention, without norms of heads.
 _STEPS_OF_LAYER, _ATTENTION = 8, 2
@@ -35,7 +35,7 @@ class FusedStack(nn.Module):
     """Takes the place of several `FusedDecoderLayer`; called by the model as one of them."""
 
     def __init__(self, layers: Sequence[FusedDecoderLayer]) -> None:
-        """`layers` each pass `can_stack`, and all normalise heads or none does."""
+        """`layers` each pass `can_stack`; either all normalise heads or none does."""
         super().__init__()
         self._layers = [layer.parts for layer in layers]
         more = _num_head_norms(layers[0])
@@ -65,7 +65,7 @@ class FusedStack(nn.Module):
 
 
 class _Room:
-    """Memory for what passes between kernels, and the program over it, for some number of rows."""
+    """Buffers between kernels for a number of rows, and the program over them."""
 
     def __init__(self, layers: Sequence[LayerParts], num_rows: int, step: SlotStep) -> None:
         from handler.kernels.program import Program
@@ -80,7 +80,7 @@ class _Room:
         self.program: Program = Program([one for layer in layers for one in self._steps(layer, step)])
 
     def _steps(self, layer: LayerParts, step: SlotStep) -> list[Step]:
-        """As `LayerParts.forward`; sums and products go where one of their operands was."""
+        """As `LayerParts.forward`; sums and products overwrite one of their operands."""
         from handler.kernels.product.product_outputs import PLUS, SILU, TIMES
 
         kernels = _kernels(layer)
@@ -115,7 +115,7 @@ class _Room:
 
 
 class _Kernels(NamedTuple):
-    """What a layer of a stack consists of, in the order of its steps but for the norms."""
+    """The kernels of one layer, in the order of its steps except for the head norms."""
 
     input_norm: RowNorm
     qkv: _Product
@@ -130,7 +130,7 @@ class _Kernels(NamedTuple):
 
 
 def _kernels(parts: LayerParts) -> _Kernels | None:
-    """The layer's kernels if each of its parts is one of ours."""
+    """The layer's kernels, or None unless all its parts are kernels of ours."""
     if parts.kernel is None:
         return None
     from handler.kernels.norm.row_norm import RowNorm
@@ -155,14 +155,14 @@ def _num_head_norms(layer: FusedDecoderLayer) -> int:
 
 
 def _kind(layer: nn.Module) -> int | None:
-    """The same for layers that one stack may have; None for one that stays apart."""
+    """Layers of one kind may share a stack; None for a layer that cannot be stacked."""
     return _num_head_norms(layer) if isinstance(layer, FusedDecoderLayer) and can_stack(layer) else None
 
 
 def stack_layers(model: Any, run: Callable[[nn.Module], Tensor]) -> int:
-    """Put a `FusedStack` where layers of `model` that `can_stack` follow each other; returns how many layers it has.
+    """Replace consecutive layers of `model` that pass `can_stack` by a `FusedStack`; returns the number of such layers.
 
-    `run` calls a layer on some input. A stack that does not answer as its layers do, to the last bit, is not made.
+    `run` calls a layer on some input. A stack whose result differs from that of its layers in any bit is not used.
     """
     layers = decoder_layers(model)
     if layers is None:
@@ -189,7 +189,7 @@ def all_fused(model: Any) -> bool:
 
 
 class _OneByOne(nn.Module):
-    """The layers of a stack as the model calls them."""
+    """The layers of a stack, called one by one as the model does."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()

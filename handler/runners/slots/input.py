@@ -10,12 +10,12 @@ from torch import Tensor
 
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 
-# Key lengths are rounded up to this. The CPU kernel's result does not depend on how many masked keys follow, as long
-# as their number is a multiple of its vector width; so rows of any lengths may share a call.
+# Key lengths are rounded up to this. The CPU kernel's result does not depend on the number of masked keys that follow,
+# as long as it is a multiple of the vector width. So rows of any lengths may share a call.
 LENGTH_BUCKET = 16
-# Beyond so many separate runs of slots one call over all of them, idle slots included, costs less.
+# With more separate runs of slots than this, one call over all of them, idle slots included, costs less.
 _MAX_RUNS = 4
-# A run of rows is split where that spares reading so many keys, which is worth another call.
+# A run of rows is split where that avoids reading this many keys; fewer are not worth another call.
 _KEYS_WORTH_A_CALL = 1024
 
 
@@ -81,7 +81,7 @@ class PrefillChunk:
 
 @dataclass(slots=True, eq=False)
 class ModelInput:
-    """One packed forward pass of T tokens.
+    """One forward pass of T flattened tokens.
 
     `input_ids`, `position_ids` int64 `[1, T]`; `flat_index` int64 `[T]`, where each token's key goes in the cache;
     `logits_index` int64 `[S + P]`, the rows whose logits are wanted: first the S that choose a token, in the order of
@@ -99,7 +99,7 @@ class ModelInput:
 
 
 def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device) -> ModelInput:
-    """Pack the batch. Rows: single tokens ordered by slot, then prompt chunks. `max_len` is a slot's, in tokens."""
+    """Flatten the batch. Rows: single tokens ordered by slot, then prompt chunks. `max_len` is a slot's, in tokens."""
     singles = sorted((item for item in batch.items if item.num_tokens == 1), key=lambda item: item.seq.slot)
     longer = [item for item in batch.items if item.num_tokens > 1]
     ids: list[int] = []
@@ -136,12 +136,12 @@ def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device)
 
 
 def bucket(length: int) -> int:
-    """`length` tokens in whole buckets."""
+    """`length` rounded up to whole buckets."""
     return -(-length // LENGTH_BUCKET) * LENGTH_BUCKET
 
 
 def _group(singles: list[ScheduledSequence], device: torch.device) -> list[DecodeGroup]:
-    """Runs of neighbouring slots and similar lengths, each one view of the cache; one run if there are too many."""
+    """Group rows by neighbouring slots and similar lengths; each group is one view of the cache."""
     runs: list[list[ScheduledSequence]] = []
     for item in singles:
         if runs and runs[-1][-1].seq.slot + 1 == item.seq.slot:
@@ -160,7 +160,7 @@ def _group(singles: list[ScheduledSequence], device: torch.device) -> list[Decod
 
 
 def _split_by_length(run: list[ScheduledSequence]) -> list[list[ScheduledSequence]]:
-    """Cut `run` where its longest sequences end, as long as a cut spares enough reading."""
+    """Cut `run` where its longest sequences end, as long as a cut avoids enough reading."""
     longest_after = list(accumulate((item.start for item in reversed(run)), max))[::-1]
     whole = longest_after[0] * len(run)
     before, best, cut = 0, whole - _KEYS_WORTH_A_CALL, 0

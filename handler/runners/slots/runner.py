@@ -44,7 +44,7 @@ class SlotRunner:
         self, loaded: LoadedModel, num_slots: int, max_len: int, num_stored_pages: int = 0, page_size: int = 32
     ) -> None:
         self.loaded = loaded
-        # Keys are looked at in whole buckets, the last one of a slot too.
+        # Keys are read in whole buckets, also at the end of a slot.
         self.cache = SlotCache(num_slots, bucket(max_len), loaded.dtype, loaded.device, num_stored_pages, page_size)
         self._max_len = max_len
         self._windows = layer_windows(loaded.text_config)
@@ -72,7 +72,7 @@ class SlotRunner:
         return StepLogits(logits[:num_samples], model_input.samples, prompt)
 
     def kv_manager(self, limits: Limits) -> KVManager:
-        """Slots, with a store of pages for prefix reuse if the limits leave room for one."""
+        """Slots, with a store of pages for prefix reuse if the cache has one."""
         prefixes = None
         if self.cache.num_stored_pages:
             prefixes = SlotPrefixes(self.cache.num_stored_pages, self.cache.page_size, self.cache)
@@ -86,11 +86,11 @@ class SlotRunner:
         )
 
     def retry(self, item: ScheduledSequence) -> ScheduledSequence:
-        """The same: its keys and values are written again to the same places."""
+        """The same item: its keys and values are written again to the same memory."""
         return item
 
     def forget(self, slot: int, num_tokens: int) -> None:
-        """Zero what the sequence wrote: the next one may read its slot beyond its own tokens, masked."""
+        """Zero what the sequence wrote: the next one in the slot may read it, masked."""
         self.cache.erase(slot, num_tokens)
 
     def _run(self, model_input: ModelInput) -> Tensor:
