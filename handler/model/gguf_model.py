@@ -1,7 +1,7 @@
 """Converts a .gguf file, once, to a checkpoint directory (safetensors, tokenizer.json, chat template).
 
-transformers reads the file. Its table of pre-tokenizers lacks several names, so that digits after white space tokenise
-differently from the original model; this module repairs that.
+transformers reads the file. Its table of pre-tokenizers lacks several names, so that runs of spaces before a digit
+tokenise differently from the original model; this module repairs that.
 """
 
 from __future__ import annotations
