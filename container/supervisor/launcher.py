@@ -59,7 +59,7 @@ _IGNORED = {
     "MASTER_ADDR": "engines do not talk to each other",
     "MASTER_PORT": "engines do not talk to each other",
     "WEIGHTS_CACHE_OVERRIDE": "CACHE_DIR and HF_HOME set where files are kept",
-    "DISABLE_CUSTOM_KERNELS": "there are no custom kernels",
+    "DISABLE_CUSTOM_KERNELS": "kernels are chosen at start and undone if they differ from the model",
     "CUDA_MEMORY_FRACTION": "MAX_BATCH_TOTAL_TOKENS limits KV memory",
     "OTLP_ENDPOINT": "no traces are sent",
     "OTLP_SERVICE_NAME": "no traces are sent",
@@ -68,10 +68,10 @@ _IGNORED = {
     "NGROK_EDGE": "no tunnel is opened",
     "GRACEFUL_TERMINATION_TIMEOUT": "draining takes at most 24 s, because SageMaker kills after 30",
     "MAX_IMAGE_FETCH_SIZE": "no images are fetched",
-    "ATTENTION": "the start-up probe chooses",
+    "ATTENTION": "the start-up trial chooses",
     "PREFIX_CACHING": "prefixes are reused wherever answers stay the same",
     "PREFILL_CHUNKING": "prefill is always chunked",
-    "USE_FLASH_ATTENTION": "the start-up probe chooses",
+    "USE_FLASH_ATTENTION": "the start-up trial chooses",
 }
 _SHARDS = ("NUM_SHARD", "SM_NUM_GPUS")
 # Ignored silently: USAGE_STATS (nothing is ever sent), ENABLE_PREFILL_LOGPROBS (always on),

@@ -81,7 +81,10 @@ def fastest(linear: nn.Module) -> OneDnnLinear | PackedLinear | KernelLinear:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Replaced:
-    """A plain nn.Linear whose place in the model another layer has taken. Its weight is on the meta device."""
+    """A plain nn.Linear whose place in the model another layer has taken.
+
+    Its weight is on the meta device, unless the embedding holds the same one.
+    """
 
     parent: nn.Module
     name: str
@@ -89,25 +92,29 @@ class Replaced:
 
     def restore(self) -> None:
         """Put the module back, with its weight as it was, bit for bit."""
-        replacement: Linear = getattr(self.parent, self.name)
-        refill(self.linear, replacement.weight)
+        if self.linear.weight.is_meta:
+            replacement: Linear = getattr(self.parent, self.name)
+            refill(self.linear, replacement.weight)
         setattr(self.parent, self.name, self.linear)
 
 
-def prepack_linears(model: nn.Module) -> list[Replaced]:
-    """Replace every plain nn.Linear inside `model`, one by one, so that only one weight exists twice at a time."""
+def prepack_linears(model: nn.Module, replaced: list[Replaced]) -> None:
+    """Replace every plain nn.Linear inside `model`, one by one, so that only one weight exists twice at a time.
+
+    Adds each to `replaced`. A module that several parents hold is prepacked once.
+    """
     shared = {module.weight.data_ptr() for module in model.modules() if isinstance(module, nn.Embedding)}
-    places = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, nn.Linear) and is_plain(child)
-    ]
-    for parent, name, linear in places:
-        setattr(parent, name, prepacked(linear.weight, linear.bias))
-        if linear.weight.data_ptr() not in shared:
-            empty(linear)
-    return [Replaced(*place) for place in places]
+    made: dict[nn.Linear, nn.Module] = {}
+    children = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
+    for parent, name, linear in children:
+        if not (isinstance(linear, nn.Linear) and is_plain(linear)):
+            continue
+        if linear not in made:
+            made[linear] = prepacked(linear.weight, linear.bias)
+            if linear.weight.data_ptr() not in shared:
+                empty(linear)
+        replaced.append(Replaced(parent, name, linear))
+        setattr(parent, name, made[linear])
 
 
 def empty(linear: nn.Linear) -> None:
@@ -117,8 +124,7 @@ def empty(linear: nn.Linear) -> None:
 
 def refill(linear: nn.Linear, weight: Tensor) -> None:
     """Give a layer that was emptied its weight again."""
-    if linear.weight.is_meta:
-        linear.weight = nn.Parameter(weight, requires_grad=False)
+    linear.weight = nn.Parameter(weight, requires_grad=False)
 
 
 def _fits_half(numbers: Tensor) -> bool:

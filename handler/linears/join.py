@@ -21,7 +21,7 @@ def join(linears: Sequence[nn.Module]) -> nn.Linear | PackedLinear | KernelLinea
     if all(is_plain(one) for one in linears):
         return _join_plain([one for one in linears if isinstance(one, nn.Linear)])
     by_torch = [one for one in linears if isinstance(one, PackedLinear)]
-    by_kernel = [one for one in linears if isinstance(one, KernelLinear)]
+    by_kernel = [one for one in linears if isinstance(one, KernelLinear) and one.packed is not None]
     packed = by_torch or by_kernel
     if len(packed) != len(linears) or any(one.out_features % PACKED_TOGETHER for one in packed):
         return None

@@ -83,14 +83,6 @@ class PackedLinear(nn.Module):
         self._prepacked: tuple[Linear, ...] = ()
 
     @classmethod
-    def from_blocks(
-        cls, blocks: WeightBlocks, bias: Tensor | None, dtype: torch.dtype, dense: Tensor | None = None
-    ) -> PackedLinear:
-        """A layer for activations of `dtype`. `dense`, if given, is used for many rows: the same weights `[N, K]`."""
-        packed, scales_and_zeros = pack_blocks(blocks, dtype)
-        return cls(blocks.bits, packed, scales_and_zeros, None if bias is None else bias.detach().to(dtype), dense)
-
-    @classmethod
     def join(cls, parts: Sequence[PackedLinear], bias: Tensor | None) -> PackedLinear:
         """One layer with the outputs of all `parts`, of equal bits and inputs. They share its memory."""
         sizes = [one.out_features for one in parts]

@@ -24,7 +24,7 @@ _TOLERANCE = 3e-2
 _OUTPUT_BITS = 8
 
 
-class _Trial:
+class _ProductCheck:
     """Checks that packed layers give the products of their weights. The first layer of each kind is tried."""
 
     def __init__(self) -> None:
@@ -52,14 +52,14 @@ def pack(model: nn.Module, weights: Iterable[PackedWeight], *, keep_dense: bool)
 
     `weights` equal the modules' own. With `keep_dense` the dense ones stay beside the packed ones.
     """
-    count, trial = 0, _Trial()
+    count, check = 0, _ProductCheck()
     for one in weights:
         linear = model.get_submodule(one.name)
         if not isinstance(linear, nn.Linear):
             raise ValueError(f"{one.name} is not a linear layer of this model")
         dense = linear.weight.detach() if keep_dense else None
         layer = packed_linear(one.bits, one.packed, one.scales_and_zeros, _detached(linear.bias), dense)
-        if not trial.passes(layer, linear.weight.detach):
+        if not check.passes(layer, linear.weight.detach):
             continue
         _replace(model, one.name, layer)
         count += 1
@@ -73,7 +73,7 @@ def quantise_and_pack(model: nn.Module, bits: int, *, keep_dense: bool) -> int:
     """
     output = _output_layer(model)
     tied = _shared(model)
-    count, trial = 0, _Trial()
+    count, check = 0, _ProductCheck()
     left: list[str] = []
     for name, linear in list(_linears(model)):
         if not fits(linear.out_features, linear.in_features):
@@ -87,7 +87,7 @@ def quantise_and_pack(model: nn.Module, bits: int, *, keep_dense: bool) -> int:
             dense = weight if weight.data_ptr() in tied else blocks.dequantise(weight.dtype)
         packed = packed_for(blocks, weight.dtype)
         layer = packed_linear(blocks.bits, *packed, _detached(linear.bias), dense)
-        if not trial.passes(layer, partial(blocks.dequantise, weight.dtype)):
+        if not check.passes(layer, partial(blocks.dequantise, weight.dtype)):
             continue
         _replace(model, name, layer)
         count += 1

@@ -64,7 +64,7 @@ def engine_attention(
 ) -> tuple[Tensor, None]:
     """What transformers calls: `AttentionStep.attend` in its layout.
 
-    `query` `[1, Hq, T, D]`, `key` and `value` `[1, Hkv, T, Dk or Dv]` hold the new tokens of all sequences, packed.
+    `query` `[1, Hq, T, D]`, `key` and `value` `[1, Hkv, T, Dk or Dv]` hold the flattened new tokens of all sequences.
     Returns `([1, T, Hq, Dv], None)`. Raises UnsupportedAttention if a mask or dropout arrives.
     """
     if attention_mask is not None or dropout:

@@ -27,19 +27,22 @@ def choose_runner(config: EngineConfig, loaded: LoadedModel, board: StatusBoard)
     """Pages, else slots, else transformers' cache. Raises UnsupportedModel with every reason if none is right, and
     BadModel if the weights are the reason."""
     settle_rotary(loaded.model, derive_limits(config, loaded).max_model_len)
-    found = start_paged(config, loaded, board)
-    if found is not None:
-        return found
+    paged = start_paged(config, loaded, board)
+    if paged is not None:
+        return paged
     try:
-        found = _start_slots(config, loaded)
+        return _passed(board, _start_slots(config, loaded))
     except UnsupportedModel as exc:
         refusal = str(exc)
         damaged = not_finite(loaded.model)
         if damaged is not None:
             raise BadModel(f"the weight {damaged} holds numbers that are not finite; the file is damaged") from exc
-    if found is None:
-        _free_failed(loaded)
-        found = _start_dynamic_cache(config, loaded, refusal)
+    _free_failed(loaded)
+    return _passed(board, _start_dynamic_cache(config, loaded, refusal))
+
+
+def _passed(board: StatusBoard, found: tuple[Runner, Limits]) -> tuple[Runner, Limits]:
+    """Record the verdict, unless a faster runner failed before."""
     board["self_test"] = board["self_test"] or Verdict.PASSED
     return found
 
@@ -50,24 +53,33 @@ def start_paged(config: EngineConfig, loaded: LoadedModel, board: StatusBoard) -
     Writes the verdict to the board. Raises UnsupportedModel if the configuration insists on pages and they fail.
     """
     board["self_test"] = Verdict.NOT_RUN
-    on_cuda = loaded.device.type == "cuda"
-    if config.kv_layout is KVLayout.SLOTS or (config.kv_layout is KVLayout.AUTO and not on_cuda):
+    if not _wants_pages(config, loaded):
         return None
     limits = derive_limits(config, loaded, paged=True)
     try:
-        runner = PagedRunner(loaded, limits)
-        runner.prove()
+        runner = _proved_paged(loaded, limits)
     except UnsupportedModel as exc:
         board["self_test"] = Verdict.FELL_BACK
         if config.kv_layout is KVLayout.PAGED:
             raise
-        logger.warning("self-test: slots instead of pages, without CUDA graphs: %s", exc)
+        logger.warning("trial: slots instead of pages, without CUDA graphs: %s", str(exc))
     else:
         board["self_test"] = runner.verdict
-        logger.info("self-test: pages of %d tokens, %s", limits.page_size, runner.decoding)
+        logger.info("trial: pages of %d tokens, %s", limits.page_size, runner.decoding)
         return runner, limits
     _free_failed(loaded)
     return None
+
+
+def _wants_pages(config: EngineConfig, loaded: LoadedModel) -> bool:
+    return config.kv_layout is KVLayout.PAGED or (config.kv_layout is KVLayout.AUTO and loaded.device.type == "cuda")
+
+
+def _proved_paged(loaded: LoadedModel, limits: Limits) -> PagedRunner:
+    """In a function of its own: no local variable may hold a failed runner's pages while slots are allocated."""
+    runner = PagedRunner(loaded, limits)
+    runner.prove()
+    return runner
 
 
 def _start_slots(config: EngineConfig, loaded: LoadedModel) -> tuple[Runner, Limits]:

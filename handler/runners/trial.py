@@ -38,13 +38,14 @@ MODEL_ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError),
     *(RuntimeError, TypeError, UnsupportedAttention, ValueError),
 )
-# The script crosses attention windows of at most so many pages; longer ones would make the start slow.
+# Longest attention window that the script crosses, in pages; longer ones would make the start slow.
 _LONGEST_WINDOW_PAGES = 4
-# A trial whose longest text has at most so many tokens compares all logits, a longer one only those that choose a
-# token: a row takes 1 MB in float32 with a vocabulary of 262,144.
+# If the longest text has at most this many tokens, all logits are compared, else only those that choose a token: a row
+# takes 1 MB in float32 with a vocabulary of 262,144.
 _MAX_SCORED = 128
-# Tokens of the two shorter texts.
+# Tokens of the two shorter texts of a model without windows; with windows, shares of the long text.
 _SHORT = (9, 7)
+_SHARES = (0.67, 0.5)
 # Tokens that each sequence decodes one by one after its prompt, and after how many of them the first is preempted.
 _NUM_DECODES = (5, 4, 2)
 _PREEMPTED_AFTER = 2
@@ -70,13 +71,14 @@ class Trial:
         """`limits` are those of the runners to be tried. Raises UnsupportedModel if the model does not run at all."""
         self._loaded, self._limits = loaded, limits
         self._own_attention = attention_of(loaded)
-        lengths = [min(n, limits.max_model_len) for n in (self._longest_page() + _BEYOND, *_SHORT)]
+        long = min(max([limits.page_size, *self._windows()]) + _BEYOND, limits.max_model_len)
+        short = (int(share * long) for share in _SHARES) if self._windows() else _SHORT
+        lengths = (long, *(min(long, max(n, least)) for n, least in zip(short, _SHORT, strict=True)))
         vocab = int(loaded.text_config.vocab_size)
         self._texts = [[(7 * (i + first) + 3) % vocab for i in range(n)] for first, n in enumerate(lengths)]
         try:
             loaded.model.set_attn_implementation("eager")
-            long, *short = self._texts
-            self._expected = [*self._references([long]), *self._references(short)]
+            self._expected = [*self._references(self._texts[:1]), *self._references(self._texts[1:])]
         except MODEL_ERRORS as exc:
             raise UnsupportedModel(f"{loaded.model.config.model_type} does not run: {_described(exc)}") from exc
         finally:
@@ -95,19 +97,19 @@ class Trial:
         model, layers = self._loaded.model, int(self._loaded.text_config.num_hidden_layers)
         try:
             model.set_attn_implementation(ATTENTION_NAME)
-            complaint = self.complaint(runner)
+            found = self.difference(runner)
         except MODEL_ERRORS as exc:
-            complaint = _described(exc)
-        if complaint is None and runner.num_attention_calls != layers:
-            complaint = f"it calls the engine's attention in {runner.num_attention_calls} of {layers} layers"
-        if complaint is not None:
+            found = _described(exc)
+        if found is None and runner.num_attention_calls != layers:
+            found = f"it calls the engine's attention in {runner.num_attention_calls} of {layers} layers"
+        if found is not None:
             model.set_attn_implementation(self._own_attention)
-            raise UnsupportedModel(f"{model.config.model_type} over {runner.name}: {complaint}")
+            raise UnsupportedModel(f"{model.config.model_type} over {runner.name}: {found}")
 
-    def complaint(self, runner: Runner) -> str | None:
+    def difference(self, runner: Runner) -> str | None:
         """What is wrong with `runner` as it is now, or None. Its memory is free again afterwards."""
         try:
-            return self._difference(self.play(runner))
+            return self._compared(self.play(runner))
         except MODEL_ERRORS as exc:
             return _described(exc)
 
@@ -121,7 +123,7 @@ class Trial:
             play.leave()
         return play
 
-    def _difference(self, play: Play) -> str | None:
+    def _compared(self, play: Play) -> str | None:
         """The first rows that are off. Prompt rows and decoded ones are judged apart: either kind may be wrong."""
         for kind, rows_of in (("prompt", play.prompt_rows), ("decode", play.decode_rows)):
             for index, rows in sorted(rows_of.items()):
@@ -135,11 +137,11 @@ class Trial:
         """Eager logits after the token at `position`."""
         return self._expected[index][position - len(self._texts[index])]
 
-    def _longest_page(self) -> int:
-        """Tokens that the longest text must exceed: a page, and the model's windows and chunks as far as affordable."""
-        page_size, config = self._limits.page_size, self._loaded.text_config
+    def _windows(self) -> list[int]:
+        """The model's attention windows and chunks that the script can afford to cross, in tokens."""
+        config, longest = self._loaded.text_config, _LONGEST_WINDOW_PAGES * self._limits.page_size
         found = (getattr(config, name, None) or 0 for name in ("sliding_window", "attention_chunk_size"))
-        return max((page_size, *(each for each in found if each <= _LONGEST_WINDOW_PAGES * page_size)))
+        return [each for each in found if 0 < each <= longest]
 
     @torch.inference_mode()
     def _references(self, texts: list[list[int]]) -> list[Tensor]:

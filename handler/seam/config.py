@@ -31,7 +31,7 @@ class Quantize(enum.StrEnum):
 
 
 class KVLayout(enum.StrEnum):
-    """Memory layout of keys and values. `AUTO` takes pages on CUDA if they pass the self-test, else slots."""
+    """Memory layout of keys and values. `AUTO` takes pages on CUDA if they pass the trial, else slots."""
 
     AUTO = "auto"
     SLOTS = "slots"

@@ -170,8 +170,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
 
     `tokenizer_dir` holds tokenizer.json and, where the model has them, tokenizer_config.json and a chat template.
     Lengths are in tokens. `max_waiting_tokens` bounds all queued prompts together, 0 means no bound.
-    `vocab_size` is the width of the logits, which may exceed the tokenizer's. `runner` is `packed`, `paged` or
-    `cache`.
+    `vocab_size` is the width of the logits, which may exceed the tokenizer's. `runner` is `slots`, `paged` or
+    `dynamic_cache`.
     """
 
     model_id: str
@@ -185,7 +185,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     quantize: str
     kv_capacity_tokens: int
     max_waiting_tokens: int = 0
-    runner: str = "packed"
+    runner: str = "slots"
 
 
 _to_engine_encoder = msgspec.msgpack.Encoder()

@@ -44,7 +44,7 @@ def bundled() -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def served(bundled: LoadedModel) -> Iterator[LoadedModel]:
-    """The same, probed and sped up, as at a start; with DETERMINISTIC where two kernels would alternate."""
+    """The same, triald and sped up, as at a start; with DETERMINISTIC where two kernels would alternate."""
     from handler.kernels.compiler import keep_in
 
     keep_in(CACHE)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from handler.linears.packed_linear import KERNEL, Kernel, PackedLinear, fits
+from handler.linears.packed_linear import KERNEL, Kernel, fits
 from handler.linears.packed_model import quantise_and_pack
 from handler.linears.weight_blocks import quantise
 from handler.runners.slots.runner import SlotRunner
@@ -24,6 +24,7 @@ from handler.seam.protocol import GenerateRequest, SamplingParams
 from tests.support import tiny_models
 from tests.support.local_engine import loaded
 from tests.support.needs import require
+from tests.support.packed import packed_by_torch
 
 pytestmark = pytest.mark.usefixtures("several_threads")
 
@@ -76,7 +77,7 @@ def packed_runner() -> SlotRunner:
                 if type(child) is torch.nn.Linear and fits(*child.weight.shape):
                     blocks = quantise(child.weight, 4)
                     dense = blocks.dequantise(torch.bfloat16)
-                    setattr(parent, name, PackedLinear.from_blocks(blocks, None, torch.bfloat16, dense=dense))
+                    setattr(parent, name, packed_by_torch(blocks, None, torch.bfloat16, dense=dense))
     runner = SlotRunner(loaded(model), num_slots=16, max_len=256)
     runner.accelerate()
     runner.prove()
@@ -156,7 +157,7 @@ def test_random_neighbours_and_random_chunks(seed: int, runner: SlotRunner) -> N
     assert unequal(runner, seed) == 0
 
 
-def test_packed_weights_switch_kernels_unless_told_not_to(packed_runner: SlotRunner) -> None:
+def test_packed_weights_switch_kernels_unless_deterministic(packed_runner: SlotRunner) -> None:
     assert unequal(packed_runner, 0) > 0, "by rows: otherwise this test shows nothing"
     with KERNEL.using(Kernel.DENSE):
         assert unequal(packed_runner, 0) == 0

@@ -78,7 +78,7 @@ def test_the_kernel_says_what_the_emulator_says(window: tuple[int, int], heads: 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_self_test_passes_with_graphs(family: str) -> None:
+def test_the_trial_passes_with_graphs(family: str) -> None:
     runner = runner_for(family)
     runner.prove()
     assert runner.graphs, runner.decoding
@@ -91,10 +91,10 @@ def test_graphs_say_what_decoding_without_them_says(family: str) -> None:
     runner.prove()
     trial = Trial(runner.loaded, runner.limits)
     replayed = trial.play(runner).decode_rows
-    assert trial.complaint(runner) is None
+    assert trial.difference(runner) is None
     runner.graphs.drop("for comparison")
     eager = trial.play(runner).decode_rows
-    assert trial.complaint(runner) is None
+    assert trial.difference(runner) is None
     for index, rows in eager.items():
         one, other = (torch.stack([row for _, row in found]) for found in (rows, replayed[index]))
         assert compare(one, other, runner.loaded) is None
@@ -105,7 +105,7 @@ def test_the_decode_step_never_waits_for_the_device(family: str) -> None:
     runner = runner_for(family)
     runner.prove()
     with torch.inference_mode():
-        assert host_sync(lambda: runner.decode_padding(4)) is None
+        assert host_sync(lambda: runner.static_forward(4)) is None
 
 
 @pytest.fixture

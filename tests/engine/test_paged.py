@@ -59,7 +59,10 @@ class HostileRunner(PagedRunner):
 
     def run(self, batch: ScheduledBatch) -> Any:
         if self.kv is not None:
-            self.cache.fill([TRASH_PAGE, *self.kv.pool._free], float("nan"))
+            unused = [TRASH_PAGE, *self.kv.pool._free]
+            with torch.inference_mode():
+                for keys, values in self.cache._layers.values():
+                    keys[unused] = values[unused] = float("nan")
             self.sizes.append(len(batch.items))
         return super().run(batch)
 
@@ -259,7 +262,7 @@ def test_the_decode_step_never_waits_for_the_device(family: str) -> None:
     runner.prove()
     with torch.inference_mode():
         for size in (1, 3, 8):
-            assert host_sync(lambda size=size: runner.decode_padding(size)) is None
+            assert host_sync(lambda size=size: runner.static_forward(size)) is None
 
 
 @pytest.mark.parametrize(
@@ -286,7 +289,7 @@ def test_the_guard_sees_experts_that_are_looked_up_on_the_host() -> None:
     runner.prove()
     runner.loaded.model.set_experts_implementation("eager")
     with torch.inference_mode():
-        assert host_sync(lambda: runner.decode_padding(4)) is not None
+        assert host_sync(lambda: runner.static_forward(4)) is not None
 
 
 def test_the_guard_lets_pass_what_a_graph_holds() -> None:
@@ -312,7 +315,7 @@ def test_a_model_with_another_attention_is_refused() -> None:
         PagedRunner(loaded(model), limits(page_size=PAGE)).prove()
 
 
-def test_the_self_test_notices_windows_that_are_not_kept() -> None:
+def test_the_trial_notices_windows_that_are_not_kept() -> None:
     runner = PagedRunner(loaded(build("gemma3_text")), limits(page_size=PAGE))
     runner._windows = dict.fromkeys(runner._windows, 0)
     with pytest.raises(UnsupportedModel, match="differ from eager attention: sequence 0"):
@@ -344,7 +347,7 @@ def test_a_close_call_of_a_router_is_not_taken_for_wrong_attention(
 @pytest.mark.parametrize(
     "changes", [{"capacity_tokens": 16, "max_model_len": 16}, {"max_num_seqs": 2}, {"page_size": 256}]
 )
-def test_the_self_test_fits_into_little_memory(changes: dict[str, int], llama: Any) -> None:
+def test_the_trial_fits_into_little_memory(changes: dict[str, int], llama: Any) -> None:
     runner = PagedRunner(loaded(llama), limits(**({"page_size": PAGE} | changes)))
     runner.prove()
     assert runner.verdict is Verdict.PASSED
@@ -382,7 +385,7 @@ def test_pages_that_were_asked_for_and_fail_stop_the_start(tmp_path: Path) -> No
 def test_graphs_that_cannot_be_captured_are_done_without(
     llama: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Whatever the capture raises, here that there is no CUDA: the reason is told, and the answers are the same."""
+    """Whatever the capture raises (here that there is no CUDA), the reason is logged and the answers are the same."""
     expected = [greedy(llama, prompt, NUM_TOKENS) for prompt in PROMPTS[:2]]
     runner = PagedRunner(loaded(build("llama")), limits(page_size=PAGE))
     monkeypatch.setattr("handler.runners.paged.decode_graphs.obstacle", lambda *_: None)

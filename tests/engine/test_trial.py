@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from handler.linears import choice
 from handler.linears.onednn_linear import OneDnnLinear
+from handler.linears.packed_linear import PackedLinear
 from handler.linears.packed_model import quantise_and_pack
+from handler.runners import choice as runner_choice
 from handler.runners.dynamic_cache.runner import DynamicCacheRunner
 from handler.runners.paged.runner import PagedRunner
 from handler.runners.runner import Runner, StepLogits
@@ -20,7 +26,9 @@ from handler.runners.slots.fused_stack import FusedStack
 from handler.runners.slots.runner import SlotRunner
 from handler.runners.trial import Trial
 from handler.scheduling.scheduler import ScheduledBatch
+from handler.seam.config import EngineConfig, KVLayout
 from handler.seam.errors import UnsupportedModel
+from handler.seam.status import StatusBoard
 from tests.support import tiny_models
 from tests.support.local_engine import limits, loaded
 
@@ -167,25 +175,26 @@ def test_acceleration_that_fails_the_trial_is_undone_to_the_very_modules(
     modules = dict(model.named_modules())
     weights = {name: module.weight.clone() for name, module in modules.items() if hasattr(module, "weight")}
     accelerated: list[type] = []
-    complaint = Trial.complaint
+    difference = Trial.difference
 
-    def complains_first(self: Trial, runner: Runner) -> str | None:
+    def differs_first(self: Trial, runner: Runner) -> str | None:
         if not accelerated:
             accelerated.extend({type(module) for module in model.modules()})
             return "it is off"
-        return complaint(self, runner)
+        return difference(self, runner)
 
-    monkeypatch.setattr(Trial, "complaint", complains_first)
+    monkeypatch.setattr(Trial, "difference", differs_first)
     runner = SlotRunner(loaded(model), 4, 256)
     runner.accelerate()
     runner.prove()
     assert {FusedDecoderLayer, FusedStack} & set(accelerated)
     assert bits or OneDnnLinear in accelerated or nn.Linear not in accelerated
-    assert "stays as it is, because accelerated" in caplog.text
+    assert "not accelerated for this processor, because then it fails" in caplog.text
     assert dict(model.named_modules()) == modules
     for name, weight in weights.items():
         assert torch.equal(model.get_submodule(name).weight, weight), name
     assert not any(parameter.is_meta for parameter in model.parameters())
+    assert not any(module._prepacked for module in modules.values() if isinstance(module, PackedLinear))
 
 
 def test_a_linear_layer_with_a_forward_or_hooks_of_its_own_is_left_alone() -> None:
@@ -201,3 +210,80 @@ def test_a_linear_layer_with_a_forward_or_hooks_of_its_own_is_left_alone() -> No
     assert model.get_submodule("model.layers.0.self_attn.o_proj") is own
     assert model.get_submodule("model.layers.1.mlp.up_proj") is hooked
     assert isinstance(model.model.layers[2], FusedDecoderLayer | FusedStack)
+
+
+def test_an_exception_on_the_way_leaves_the_stock_model(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Some layers are replaced by then: oneDNN, say, finds no memory for a prepacked weight."""
+    model = tiny_models.build("llama")
+    modules = dict(model.named_modules())
+    weights = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    calls = iter(range(100))
+    prepacked = choice.prepacked
+
+    def fails_late(*args: Any) -> Any:
+        if next(calls) == 9:
+            raise RuntimeError("could not create a primitive")
+        return prepacked(*args)
+
+    monkeypatch.setattr(choice, "prepacked", fails_late)
+    runner = SlotRunner(loaded(model), 4, 256)
+    runner.accelerate()
+    runner.prove()
+    assert "could not create a primitive" in caplog.text
+    assert dict(model.named_modules()) == modules
+    assert all(torch.equal(parameter, weights[name]) for name, parameter in model.named_parameters())
+
+
+def test_what_was_replaced_is_freed_once_the_trial_has_passed() -> None:
+    model = tiny_models.build("llama")
+    layer = weakref.ref(model.model.layers[0])
+    runner = SlotRunner(loaded(model), 4, 256)
+    runner.accelerate()
+    assert layer() is not None
+    runner.prove()
+    gc.collect()
+    assert layer() is None
+
+
+def test_a_linear_layer_that_two_modules_share_is_prepacked_once() -> None:
+    shared = nn.Linear(64, 64)
+    model = nn.Sequential(nn.Sequential(shared), nn.Sequential(shared))
+    x = torch.randn(3, 64)
+    expected = model(x)
+    replaced: list[choice.Replaced] = []
+    choice.prepack_linears(model, replaced)
+    assert model[0][0] is model[1][0] is not shared
+    torch.testing.assert_close(model(x), expected)
+    for one in replaced:
+        one.restore()
+    assert model[0][0] is model[1][0] is shared
+    assert torch.equal(model(x), expected)
+
+
+def test_a_failed_runner_is_gone_before_the_next_one_takes_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made: list[weakref.ref[PagedRunner]] = []
+    init = PagedRunner.__init__
+
+    def remembers(self: PagedRunner, *args: Any) -> None:
+        init(self, *args)
+        made.append(weakref.ref(self))
+
+    def refuses(_self: PagedRunner) -> None:
+        raise UnsupportedModel("not on this device")
+
+    def start_slots(*_: Any) -> Any:
+        assert made[0]() is None, "its pages are still allocated"
+        raise UnsupportedModel("slots neither")
+
+    monkeypatch.setattr(PagedRunner, "__init__", remembers)
+    monkeypatch.setattr(PagedRunner, "prove", refuses)
+    monkeypatch.setattr(runner_choice, "_start_slots", start_slots)
+    found = loaded(tiny_models.build("llama"))
+    config = EngineConfig(kv_layout=KVLayout.AUTO, kv_capacity_tokens=1024, max_model_len=128)
+    monkeypatch.setattr(runner_choice, "_wants_pages", lambda *_: True)
+    runner_choice.choose_runner(config, found, StatusBoard(tmp_path / "board", create=True))
+    assert made

@@ -249,10 +249,10 @@ def test_a_thousand_clients_leave(server: Server, board: StatusBoard, scoreboard
     with ThreadPoolExecutor(24) as threads:
         list(threads.map(lambda draw: leave(server, draw), draws))
     settled, _ = timed(lambda: server.wait(lambda: board["running"] + board["waiting"] == 0, seconds=30))
-    places = server.run_dir().concurrency
-    server.wait(lambda: not any(struct.unpack("64q", places.read_bytes())), seconds=10)
+    in_flight = server.run_dir().concurrency
+    server.wait(lambda: not any(struct.unpack("64q", in_flight.read_bytes())), seconds=10)
     left = {name: board[name] for name in ("running", "waiting", "waiting_tokens", "kv_used_tokens")}
     answer = ask(server, 8)
-    seen = f"empty {settled:.2f} s after the last had left; {left}; places 0; {board['aborts']} aborts"
+    seen = f"empty {settled:.2f} s after the last had left; {left}; in flight 0; {board['aborts']} aborts"
     ok = settled < 1.0 and not any(left.values()) and answer.status == 200
     scoreboard(19, "whole container, everything back", "", seen, ok)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from handler.linears.join import join
 from handler.linears.packed_linear import KERNEL, Kernel, PackedLinear, fits
 from handler.linears.weight_blocks import quantise
+from tests.support.packed import packed_by_torch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -22,7 +23,7 @@ def packed(
     torch.manual_seed(out_features + in_features)
     blocks = quantise(torch.randn(out_features, in_features), bits)
     kept = blocks.dequantise(dtype) if dense else None
-    return PackedLinear.from_blocks(blocks, torch.randn(out_features) if bias else None, dtype, kept)
+    return packed_by_torch(blocks, torch.randn(out_features) if bias else None, dtype, kept)
 
 
 def relative(found: Tensor, expected: Tensor) -> float:

@@ -49,7 +49,7 @@ def render() -> str:
 _FOOT = """
 
 - *in chunks*: a long prompt is spread over several steps, so running streams continue meanwhile. *in one piece*: the
-  family's code starts a second chunk from an empty recurrent state (transformers 5.23), so all of it runs in the last step.
+  family's code starts a second chunk from an empty recurrent state (transformers 5.23), and the last step runs all.
 - *in batches*: rows of different lengths share one pass. *one by one*: the family's cache cannot be joined.
 - Rope type `longrope` (Phi-3, Phi-4-mini): every sequence uses the long factors if `MAX_TOTAL_TOKENS` is beyond the
   original context, else the short factors ([decision 0070](decisions/0070-one-set-of-rotary-frequencies.md)).

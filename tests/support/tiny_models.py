@@ -100,7 +100,7 @@ _LINEAR = {
     "linear_value_head_dim": 8,
 }
 _BARE = {"vocab_size": VOCAB_SIZE, "hidden_size": 64, "bos_token_id": 256, "eos_token_id": EOS_ID}
-# Families the packed runner computes wrongly: alibi, state space, convolution, hybrids, chunked attention.
+# Families that slots compute wrongly: alibi, state space, convolution, hybrids, chunked attention.
 CACHED_FAMILIES: dict[str, dict[str, Any]] = {
     "bloom": _BARE | {"n_layer": 3, "n_head": 4},
     "falcon": _BARE
@@ -138,7 +138,7 @@ CACHED_FAMILIES: dict[str, dict[str, Any]] = {
     | {"num_hidden_layers": 3, "num_experts_per_tok": 2, "n_routed_experts": 4, "moe_intermediate_size": 32}
     | {"sliding_window": 8, "q_lora_rank": 16, "o_lora_rank": 16, "index_head_dim": 16, "qk_rope_head_dim": 8},
 }
-# What the cache runner's probe must find of them. Their code starts a second chunk from an empty state;
+# What the trial must find of them. Their code starts a second chunk from an empty state;
 IN_ONE_PIECE = frozenset({"mamba", "falcon_mamba", "jamba"})
 # their cache has layers that cannot be joined.
 ONE_BY_ONE = frozenset({"deepseek_v4"})

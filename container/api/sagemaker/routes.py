@@ -50,7 +50,7 @@ _ROUTES: dict[str, _Target] = {
 @describe(
     Operation(
         tag="SageMaker",
-        summary="TGI's or OpenAI's body, told apart by its shape",
+        summary="TGI's or OpenAI's body; its shape decides",
         bodies=(Form(tgi.CompatGenerateBody, tgi.document_rules.COMPAT), openai.CHAT_FORM, openai.COMPLETION_FORM),
         answer=(list[tgi.GenerateAnswer], openai.ChatCompletion, openai.TextCompletion),
         event=(tgi.StreamEvent, openai.ChatChunk, openai.TextCompletion),

@@ -37,7 +37,7 @@ class _Engines(Collector):
         snapshots = [board.numbers() for board in boards]
         numbers = {name: sum(each[name] for each in snapshots) for name in snapshots[0]}
         num_ready = sum(board.phase is Phase.READY for board in boards)
-        # Not sums: how many engines serve, whether PID 1 drains, the worst self-test verdict.
+        # Not sums: how many engines serve, whether PID 1 drains, the worst verdict of the start-up trial.
         numbers |= {"engines": len(boards), "engines_ready": num_ready, "ready": int(num_ready > 0)}
         numbers |= {name: max(each[name] for each in snapshots) for name in ("draining", "self_test")}
         for name, source, text in _GAUGES:
@@ -66,7 +66,7 @@ _GAUGES = (
     ("heir_engines", "engines", "Engines in this container."),
     ("heir_engines_ready", "engines_ready", "Engines that serve."),
     ("heir_draining", "draining", "1 if the server is shutting down."),
-    ("heir_self_test", "self_test", "Verdict of the start-up self-test: 0 not run, 1 passed, 2 fell back."),
+    ("heir_self_test", "self_test", "Verdict of the start-up trial: 0 not run, 1 passed, 2 fell back."),
 )
 _COUNTERS = (
     ("heir_steps", "steps", "Forward passes."),

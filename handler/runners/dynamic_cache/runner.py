@@ -98,14 +98,14 @@ class DynamicCacheRunner:
     def prove(self) -> None:
         """Find the best way that passes the trial. Raises UnsupportedModel if none does."""
         trial = Trial(self.loaded, self._trial_limits())
-        complaint: str | None = None
+        found: str | None = None
         for continues, merges in _WAYS:
             self.continues, self.merges = continues, merges
-            complaint = trial.complaint(self) or self._forgotten_states(trial.text)
-            if complaint is None:
+            found = trial.difference(self) or self._forgotten_states(trial.text)
+            if found is None:
                 self.state_bytes = self._measure(trial.text)
                 return
-        raise UnsupportedModel(f"{self.loaded.model.config.model_type} over transformers' cache: {complaint}")
+        raise UnsupportedModel(f"{self.loaded.model.config.model_type} over {self.name}: {found}")
 
     def _trial_limits(self) -> Limits:
         """Room for three sequences. Rows grow as needed, so the number of tokens is free."""

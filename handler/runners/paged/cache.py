@@ -44,13 +44,6 @@ class PagedCache:
             found = self._layers[layer_idx] = (keys, torch.zeros_like(keys))
         return found
 
-    @torch.inference_mode()
-    def fill(self, pages: list[int], value: float) -> None:
-        """Overwrite whole pages of all layers; tests poison memory that nobody may read."""
-        for keys, values in self._layers.values():
-            keys[pages] = value
-            values[pages] = value
-
 
 def widen(heads: Tensor, head_dim: int) -> Tensor:
     """Zeros after the last dimension, up to `head_dim`."""

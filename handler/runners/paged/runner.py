@@ -82,8 +82,12 @@ class PagedRunner:
     def _decode(self, items: list[ScheduledSequence]) -> Tensor:
         """Logits `[len(items), vocab]`; a replay if graphs are captured, else the same buffers without one."""
         size = self._buffers.fill(items)
-        logits = self.graphs.replay(size) if self.graphs else self._forward(self._buffers.view(size))
+        logits = self.graphs.replay(size) if self.graphs else self.static_forward(size)
         return logits[: len(items)]
+
+    def static_forward(self, size: int) -> Tensor:
+        """The pass that graphs capture: logits `[size, vocab]` of the static buffers' rows."""
+        return self._forward(self._buffers.view(size))
 
     def _forward(self, paged_input: PagedInput) -> Tensor:
         step = PagedStep(self.cache, paged_input, self._windows)
@@ -127,13 +131,13 @@ class PagedRunner:
     def _prove_graphs(self, trial: Trial) -> None:
         self.capture()
         if self.graphs:
-            complaint = trial.complaint(self)
-            if complaint:
-                self.graphs.drop(f"decoding by them is wrong: {complaint}")
+            difference = trial.difference(self)
+            if difference:
+                self.graphs.drop(f"decoding by them is wrong: {difference}")
         slower = self.loaded.device.type == "cuda" and not self.graphs
         self.verdict = Verdict.FELL_BACK if slower else Verdict.PASSED
         if slower:
-            logger.warning("self-test: %s", self.decoding)
+            logger.warning("trial: %s", self.decoding)
 
     @torch.inference_mode()
     def capture(self) -> None:
@@ -143,13 +147,8 @@ class PagedRunner:
             return
         self._buffers.fill([], self._buffers.sizes[-1])
         self.graphs.capture(
-            lambda size: self._forward(self._buffers.view(size)),
+            self.static_forward,
             self._buffers.sizes,
             changing_ropes(self.loaded.model),
             self.loaded.device,
         )
-
-    def decode_padding(self, size: int) -> Tensor:
-        """The forward pass that `capture` captures; for tests of what it may contain."""
-        self._buffers.fill([], size)
-        return self._forward(self._buffers.view(size))

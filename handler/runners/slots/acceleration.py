@@ -2,7 +2,8 @@
 
 Level 0 is stock torch. 1: weights prepacked once (`handler.linears.choice`). 2: a decoder layer in fewer operations
 (`fused_layers`). 3: its attention and norms as kernels of ours (`handler.kernels`). 4: the kernels of all layers in one
-call (`fused_stack`). Each piece is compared with what it replaces; `undo` takes all of them back.
+call (`fused_stack`). Fused layers, stacks, norm and rotary embedding are compared one by one with what they replace. If
+the trial of the whole model fails, `undo` takes all levels back.
 """
 
 from __future__ import annotations
@@ -15,25 +16,31 @@ from torch import Tensor, nn
 
 from handler.linears.choice import Replaced, prepack_linears, prepacked
 from handler.linears.packed_linear import PackedLinear
-from handler.runners.slots.fused_ends import fuse_ends
 from handler.runners.slots.fused_layers import FusedDecoderLayer, decoder_layers, fuse_layers
 from handler.runners.slots.fused_stack import all_fused, stack_layers
+from handler.runners.slots.norm_and_rotary import fuse_norm_and_rotary
 
 
 class Acceleration:
     """All levels over one model, for as many of its parts as have the shape."""
 
-    @torch.inference_mode()
-    def __init__(self, model: Any, run: Callable[[nn.Module], Tensor], num_positions: int, tolerance: float) -> None:
-        """Applies them. `run` calls a decoder layer on some input; `tolerance` is relative to the largest result;
-        rotary angles are kept for `num_positions`.
-        """
+    def __init__(self, model: Any) -> None:
         self._model = model
-        self.num_fused = fuse_layers(model, run, tolerance)
         self._layers = decoder_layers(model)
-        self.num_stacked = stack_layers(model, run)
-        self._ends: dict[str, nn.Module] = fuse_ends(model, num_positions, tolerance) if all_fused(model) else {}
-        self._linears: list[Replaced] = prepack_linears(model)
+        self._linears: list[Replaced] = []
+        self._others: dict[str, nn.Module] = {}
+        self.num_fused = self.num_stacked = 0
+
+    @torch.inference_mode()
+    def apply(self, run: Callable[[nn.Module], Tensor], num_positions: int, tolerance: float) -> None:
+        """`run` calls a decoder layer on some input; `tolerance` is relative to the largest result; rotary angles are
+        kept for `num_positions`. If it raises, `undo` takes back what was done.
+        """
+        self.num_fused = fuse_layers(self._model, run, tolerance)
+        self.num_stacked = stack_layers(self._model, run)
+        if all_fused(self._model):
+            fuse_norm_and_rotary(self._model, num_positions, tolerance, self._others)
+        prepack_linears(self._model, self._linears)
         for packed in self._packed_linears():
             packed.prepack_dense(prepacked)
 
@@ -42,15 +49,22 @@ class Acceleration:
         """Put the replaced modules back, with their weights as they were."""
         for linear in self._linears:
             linear.restore()
-        for packed in self._packed_linears():
-            packed.restore_dense()
-        for name, module in self._ends.items():
+        for name, module in self._others.items():
             setattr(self._model.model, name, module)
+        for i, layer in enumerate(self._layers or ()):
+            if isinstance(layer, FusedDecoderLayer):
+                self._layers[i] = layer.restored()  # type: ignore[index]
         if self._layers is not None:
             self._model.model.layers = self._layers
-            for i, layer in enumerate(self._layers):
-                if isinstance(layer, FusedDecoderLayer):
-                    self._layers[i] = layer.restored()
+        for packed in self._packed_linears():
+            packed.restore_dense()
+
+    def keep(self) -> None:
+        """Free the replaced modules; `undo` is impossible afterwards."""
+        for layer in self._layers or ():
+            if isinstance(layer, FusedDecoderLayer):
+                layer.forget_replaced()
+        self._linears, self._others, self._layers = [], {}, None
 
     def _packed_linears(self) -> list[PackedLinear]:
         return [module for module in self._model.modules() if isinstance(module, PackedLinear)]

@@ -39,7 +39,7 @@ class FusedDecoderLayer(nn.Module):
         """`layer` is a stock layer of the shape, `qkv_proj` its query, key and value projections joined."""
         super().__init__()
         # In a tuple, so that it is no submodule.
-        self._replaced = (layer,)
+        self._replaced: tuple[Any, ...] = (layer,)
         # A plain attribute: looking up a submodule costs half a microsecond, a call through it one.
         self.parts = LayerParts(layer, qkv_proj)
         self._forward = self.parts.forward
@@ -63,6 +63,10 @@ class FusedDecoderLayer(nn.Module):
                 refill(linear, weight)
         layer: nn.Module = self._replaced[0]
         return layer
+
+    def forget_replaced(self) -> None:
+        """Free the layer that was replaced."""
+        self._replaced = ()
 
     def _plain_linears(self) -> list[nn.Linear]:
         """All seven, or none if they are packed."""

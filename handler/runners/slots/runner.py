@@ -26,7 +26,7 @@ from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 from handler.scheduling.sequence import Sequence
 from handler.scheduling.slot_manager import SlotManager
 from handler.scheduling.slot_prefixes import SlotPrefixes
-from handler.seam.errors import UnsupportedModel
+from handler.seam.errors import UnsupportedModel, one_line
 from handler.seam.protocol import GenerateRequest, SamplingParams
 
 logger = logging.getLogger(__name__)
@@ -127,27 +127,35 @@ class SlotRunner:
         if not can_prepack(self.loaded.device, self.loaded.dtype):
             return
         self._trial = self._new_trial()
-        self.loaded.model.set_attn_implementation(ATTENTION_NAME)
-        if llama_shaped(self.loaded.model) or self._attends():
-            tolerance = TOLERANCE[self.loaded.dtype]
-            self._acceleration = Acceleration(self.loaded.model, self._run_layer, self.cache.max_len, tolerance)
+        acceleration = Acceleration(self.loaded.model)
+        try:
+            self.loaded.model.set_attn_implementation(ATTENTION_NAME)
+            if llama_shaped(self.loaded.model) or self._attends():
+                acceleration.apply(self._run_layer, self.cache.max_len, TOLERANCE[self.loaded.dtype])
+                self._acceleration = acceleration
+        except MODEL_ERRORS as exc:
+            acceleration.undo()
+            logger.warning("the model is not accelerated for this processor: %s", one_line(exc))
 
     def prove(self) -> None:
         """Run the start-up trial; leaves the model set to the engine's attention. Raises UnsupportedModel."""
         trial, self._trial = self._trial or self._new_trial(), None
-        if self._acceleration is not None:
-            try:
-                trial.prove(self)
-            except UnsupportedModel as exc:
-                self._acceleration.undo()
-                logger.warning("the model stays as it is, because accelerated for this processor it fails: %s", exc)
-            else:
-                logger.info(
-                    "weights are prepacked for this processor; %d layers are fused, %d of them run in one call",
-                    *(self._acceleration.num_fused, self._acceleration.num_stacked),
-                )
-                return
-        trial.prove(self)
+        acceleration, self._acceleration = self._acceleration, None
+        if acceleration is None:
+            trial.prove(self)
+            return
+        try:
+            trial.prove(self)
+        except UnsupportedModel as exc:
+            acceleration.undo()
+            logger.warning("the model is not accelerated for this processor, because then it fails: %s", exc)
+            trial.prove(self)
+            return
+        acceleration.keep()
+        logger.info(
+            "weights are prepacked for this processor; %d layers are fused, %d of them run in one call",
+            *(acceleration.num_fused, acceleration.num_stacked),
+        )
 
     def _new_trial(self) -> Trial:
         page_size, num_slots = self.cache.page_size, self.cache.num_slots
@@ -156,10 +164,7 @@ class SlotRunner:
 
     def _attends(self) -> bool:
         """True if every layer calls the engine's attention for a prompt of one token. If not, the trial says why."""
-        try:
-            self.run(ScheduledBatch([_first_tokens(1)]))
-        except MODEL_ERRORS:
-            return False
+        self.run(ScheduledBatch([_first_tokens(1)]))
         return self.num_attention_calls == int(self.loaded.text_config.num_hidden_layers)
 
     @torch.inference_mode()
@@ -179,6 +184,6 @@ class SlotRunner:
 
 
 def _first_tokens(num_tokens: int) -> ScheduledSequence:
-    """A prompt of so many tokens in slot 0."""
+    """A prompt of `num_tokens` zeros in slot 0."""
     request = GenerateRequest("", [0] * num_tokens, SamplingParams(max_tokens=1, seed=0), 1.0)
     return ScheduledSequence(Sequence(request, b"", 0.0, 1.0, slot=0), 0, num_tokens)

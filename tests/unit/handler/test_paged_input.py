@@ -1,4 +1,4 @@
-"""The static decode buffers say the same as a freshly packed batch, whatever was in them before."""
+"""The static decode buffers say the same as a freshly flattened batch, whatever was in them before."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_buffers_hold_the_batch_and_harmless_padding(batches: list[list[Schedule
     assert memory == [tensor.data_ptr() for tensor in (buffers.view(10).input_ids, buffers.view(10).block_table)]
 
 
-def test_packed_prompts_and_decodes() -> None:
+def test_flattened_prompts_and_decodes() -> None:
     batch = ScheduledBatch(
         [item(5, 1, [3, 1]), item(2, 4, [2, 7], scored=True), item(0, 3, [5], length=8), item(4, 3, [6, 4])]
     )

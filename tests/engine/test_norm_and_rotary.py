@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from handler.runners.rotary import settle_rotary
-from handler.runners.slots.fused_ends import FusedNorm, RotaryTable, fuse_ends
+from handler.runners.slots.norm_and_rotary import FusedNorm, RotaryTable, fuse_norm_and_rotary
 from handler.runners.slots.runner import SlotRunner
 from tests.support import tiny_models
 from tests.support.local_engine import loaded
@@ -19,6 +19,13 @@ DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
 
 def model_of(family: str = "llama", **sizes: Any) -> Any:
     return tiny_models.build(family, **sizes).to(torch.bfloat16).eval()
+
+
+def fused(model: Any) -> set[str]:
+    """The attributes that are replaced."""
+    replaced: dict[str, Any] = {}
+    fuse_norm_and_rotary(model, 100, 1e-2, replaced)
+    return set(replaced)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
@@ -43,22 +50,22 @@ def test_angles_are_those_of_the_embedding_for_every_position() -> None:
     rotary, hidden = model.model.rotary_emb, torch.zeros(1, 1, 8).bfloat16()
     places = torch.randperm(100)[None]
     expected = rotary(hidden, position_ids=places)
-    assert fuse_ends(model, 100, 1e-2).keys() == {"norm", "rotary_emb"}
+    assert fused(model) == {"norm", "rotary_emb"}
     for one, other in zip(expected, model.model.rotary_emb(hidden, places), strict=True):
         assert torch.equal(one, other)
 
 
 def test_frequencies_that_change_are_not_tabulated() -> None:
     model = model_of(rope_parameters=DYNAMIC)
-    assert fuse_ends(model, 100, 1e-2).keys() == {"norm"}
+    assert fused(model) == {"norm"}
     settle_rotary(model, 100)
-    assert fuse_ends(model, 100, 1e-2).keys() == {"rotary_emb"}
+    assert fused(model) == {"rotary_emb"}
 
 
 def test_a_norm_that_answers_otherwise_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of()
     monkeypatch.setattr(FusedNorm, "forward", lambda _self, hidden: hidden * 2)
-    assert fuse_ends(model, 100, 1e-2).keys() == {"rotary_emb"}
+    assert fused(model) == {"rotary_emb"}
 
 
 def test_an_embedding_that_depends_on_more_than_the_position_stays() -> None:
@@ -68,7 +75,7 @@ def test_an_embedding_that_depends_on_more_than_the_position_stays() -> None:
     rotary.forward = lambda hidden, position_ids: tuple(
         one * position_ids.shape[1] for one in plain(hidden, position_ids)
     )
-    assert fuse_ends(model, 100, 1e-2).keys() == {"norm"}
+    assert fused(model) == {"norm"}
 
 
 def test_positions_beyond_the_table_are_added() -> None:

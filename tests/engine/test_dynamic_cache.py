@@ -1,4 +1,4 @@
-"""The runner over transformers' own cache: chunks, memory, failures, and what its probe finds and refuses."""
+"""The runner over transformers' own cache: chunks, memory, failures, and what its trial finds and refuses."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_a_model_that_keeps_its_state_elsewhere_is_refused_with_both_reasons(tmp
     config = AutoConfig.for_model("recurrent_gemma", **tiny_models.FAMILIES["llama"])
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     board = StatusBoard(tmp_path / "status", create=True)
-    with pytest.raises(UnsupportedModel, match=r"layers of type linear_attention.*over transformers' cache: \w+"):
+    with pytest.raises(UnsupportedModel, match=r"layers of type linear_attention.*over dynamic_cache: \w+"):
         choose_runner(EngineConfig(max_model_len=64, kv_capacity_tokens=4096), loaded(model), board)
 
 
@@ -181,7 +181,7 @@ def test_a_model_that_takes_no_cache_is_refused(tmp_path: Path) -> None:
 
 
 def test_chunked_attention_is_not_packed_however_long_the_chunk() -> None:
-    """A chunk of 8,192 tokens ends where no probe comes."""
+    """A chunk of 8,192 tokens ends where no trial comes."""
     config = AutoConfig.for_model(
         "llama4_text", **tiny_models.ALL_FAMILIES["llama4_text"] | {"attention_chunk_size": 8192}
     )

@@ -57,17 +57,16 @@ class RotaryTable(nn.Module):
 
 
 @torch.inference_mode()
-def fuse_ends(model: Any, num_positions: int, tolerance: float) -> dict[str, nn.Module]:
+def fuse_norm_and_rotary(model: Any, num_positions: int, tolerance: float, replaced: dict[str, nn.Module]) -> None:
     """Replace the last norm and the rotary embedding of `model`, all of whose layers are fused.
 
-    Returns the modules that were replaced, by attribute of `model.model`. A norm that answers otherwise, by more than
-    `tolerance`, relative, is not replaced; nor is a rotary embedding whose angles differ at all.
+    Adds the modules that were replaced to `replaced`, by attribute of `model.model`. A norm whose result differs by
+    more than `tolerance`, relative, is not replaced; nor is a rotary embedding whose angles differ at all.
     """
     inner = model.model
     generator = torch.Generator().manual_seed(0)
     embedding = inner.embed_tokens.weight
     rows = torch.randn(1, 3, embedding.shape[1], generator=generator).to(embedding.dtype)
-    replaced: dict[str, nn.Module] = {}
     if type(inner.norm).__name__ in _NORMS:
         norm = FusedNorm(inner.norm).eval()
         if relative_gap(inner.norm(rows).float(), norm(rows).float()) <= tolerance:
@@ -80,4 +79,3 @@ def fuse_ends(model: Any, num_positions: int, tolerance: float) -> dict[str, nn.
         pairs = zip(rotary(rows, position_ids=positions), table(rows, positions), strict=True)
         if all(torch.equal(*pair) for pair in pairs):
             replaced["rotary_emb"], inner.rotary_emb = rotary, table.eval()
-    return replaced

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from handler.linears.choice import prepack_linears, prepacked
+from handler.linears.choice import Replaced, prepack_linears, prepacked
 from handler.linears.kernel_linear import KernelLinear
 from handler.linears.onednn_linear import OneDnnLinear
 
@@ -94,7 +94,8 @@ def test_a_models_linears_are_replaced_and_put_back() -> None:
     x, before = rows(3, 64), model[0].weight.clone()
     expected = model(x)
     plain = list(model)
-    replaced = prepack_linears(model)
+    replaced: list[Replaced] = []
+    prepack_linears(model, replaced)
     assert all(type(layer) is KernelLinear for layer in model)
     torch.testing.assert_close(model(x), expected, atol=2e-3, rtol=2e-2)
     for one in replaced:
