@@ -14,7 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from handler.kernels.team import TEAM_SIZE, THREAD_NUMBER
-from handler.kernels.vectors import fetch
+from handler.kernels.vectors import EXP_FACTORS, fetch
 
 BITS_BFLOAT16 = 16
 BITS_FLOAT32 = 32
@@ -237,11 +237,11 @@ def exp_of_negative(x):  # pragma: no cover
     x = max(x, np.float32(-87.0))
     whole = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
     rest = x - whole * np.float32(0.693359375) - whole * np.float32(-2.12194440e-4)
-    y = np.float32(1.9875691500e-4)
-    y = y * rest + np.float32(1.3981999507e-3)
-    y = y * rest + np.float32(8.3334519073e-3)
-    y = y * rest + np.float32(4.1665795894e-2)
-    y = y * rest + np.float32(1.6666665459e-1)
-    y = y * rest + np.float32(5.0000001201e-1)
+    y = np.float32(EXP_FACTORS[0])
+    y = y * rest + np.float32(EXP_FACTORS[1])
+    y = y * rest + np.float32(EXP_FACTORS[2])
+    y = y * rest + np.float32(EXP_FACTORS[3])
+    y = y * rest + np.float32(EXP_FACTORS[4])
+    y = y * rest + np.float32(EXP_FACTORS[5])
     y = y * rest * rest + rest + np.float32(1.0)
     return y * _float_of(np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)))

@@ -28,7 +28,7 @@ BYTES = ir.VectorType(ir.IntType(8), LANES)
 HALVES = ir.VectorType(ir.HalfType(), LANES)
 _ROUND_AS_SET = 4
 # Cephes' polynomial for e^x, the highest power first.
-_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+EXP_FACTORS = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 # Two in each lane.
 BFLOATS = ir.VectorType(_BFloat(), 2 * LANES)
 SHORTS = ir.VectorType(ir.IntType(16), 2 * LANES)
@@ -132,8 +132,8 @@ def exp_of_finite(builder, x):
     )
     rest = multiply_add(builder, whole, floats(-0.693359375), x)
     rest = multiply_add(builder, whole, floats(2.12194440e-4), rest)
-    y = floats(_EXP[0])
-    for factor in _EXP[1:]:
+    y = floats(EXP_FACTORS[0])
+    for factor in EXP_FACTORS[1:]:
         y = multiply_add(builder, y, rest, floats(factor))
     y = builder.fadd(multiply_add(builder, builder.fmul(y, rest), rest, rest), floats(1.0))
     arguments = [y, whole, floats(0.0), ir.Constant(ir.IntType(16), -1), ir.Constant(ir.IntType(32), _ROUND_AS_SET)]
