@@ -12,7 +12,7 @@ from handler.engine.core import EngineCore
 from handler.engine.in_flight import InFlight
 from handler.engine.ipc import EngineSocket
 from handler.engine.warm_up import warm_up_sequence
-from handler.kernels.compiler import keep_in
+from handler.kernels.compiler import use_cache_dir
 from handler.linears.onednn_linear import keep_onednn_off_amx
 from handler.linears.packed_linear import KERNEL, Kernel
 from handler.model.loader import load, place
@@ -65,7 +65,7 @@ def _configure_libraries(config: EngineConfig) -> None:
     keep_onednn_off_amx()
     torch.set_num_threads(config.num_threads or len(os.sched_getaffinity(0)))
     KERNEL.kernel = Kernel.DENSE if config.deterministic else Kernel.BY_ROWS
-    keep_in(Path(config.cache_dir))
+    use_cache_dir(Path(config.cache_dir))
 
 
 def _place(config: EngineConfig, directory: Path, board: StatusBoard) -> Devices:

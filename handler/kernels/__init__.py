@@ -1,5 +1,6 @@
-"""Kernels for CPU that torch does not have, compiled by numba when the engine starts. Everything works without them.
+"""CPU kernels that numba compiles at start. They know tensors, never models; without numba everything works on torch.
 
-torch's attention for one new token of each of many sequences spends more on calling small matrix products than on the
-products; here one call does a whole layer's rotary embedding, cache and attention. docs/decisions/0009.
+`attention/`, `product/` and `norm/` are the kernels. `compiler` compiles and caches them; `team` runs one on torch's
+OpenMP threads; `program` runs several in one call. `vectors` (AVX-512), `tiles` (AMX) and `primitives` (memory,
+threads) emit instructions. Why: torch's decode attention spends more on calls than on products, docs/decisions/0009.
 """

@@ -1,7 +1,7 @@
-"""Kernels are compiled when the engine starts; what the compiler made is kept for the next start.
+"""Compile kernels when the engine starts, and cache the object code for the next start.
 
-numba's own cache holds pickles, which this server opens nowhere. Kept here are the object code and the names in it,
-under a digest of the package's source, of what the kernel was made for, and of the processor.
+numba's own cache holds pickles, which this server never opens. This cache holds object code and its symbol names. Its
+key digests the package's source, the integers that the kernel captures, and the processor.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _DTYPES = (torch.bfloat16, torch.float32)
 _DIGEST_BYTES = 32
 
 
-class _Kept(msgspec.Struct, frozen=True, array_like=True):
-    """One compiled kernel: names of its library and of its C function, object code, and the code as LLVM keeps it."""
+class _CachedKernel(msgspec.Struct, frozen=True, array_like=True):
+    """One compiled kernel: names of its library and of its C function, object code, LLVM bitcode."""
 
     library: str
     function: str
@@ -34,17 +34,17 @@ class _Kept(msgspec.Struct, frozen=True, array_like=True):
     bitcode: bytes
 
 
-class _Place:
-    """Where kernels are kept; nowhere until `keep_in`."""
+class _Cache:
+    """Where compiled kernels are cached; nowhere until `use_cache_dir`."""
 
     directory: Path | None = None
 
 
-_PLACE = _Place()
+_CACHE = _Cache()
 
 
 def usable(dtype: torch.dtype) -> bool:
-    """True if there are kernels for `dtype`: numba is installed. It is no part of the CUDA image."""
+    """True if there are kernels for `dtype` and numba is installed. The CUDA image does not have it."""
     return dtype in _DTYPES and importlib.util.find_spec("numba") is not None
 
 
@@ -55,7 +55,7 @@ def multiplies_bfloat16() -> bool:
 
 @functools.cache
 def multiplies_matrices() -> bool:
-    """True if the processor multiplies matrices of bfloat16 (AMX) and the kernel lets this process do so."""
+    """True if the processor multiplies bfloat16 matrices (AMX) and Linux lets this process do so."""
     if not (multiplies_bfloat16() and torch.cpu._is_amx_tile_supported()):
         return False
     from llvmlite import binding
@@ -63,20 +63,20 @@ def multiplies_matrices() -> bool:
     return bool(binding.get_host_cpu_features().get("amx-bf16")) and bool(torch.cpu._init_amx())
 
 
-def keep_in(cache_dir: Path) -> None:
-    """Where compiled kernels are kept from now on."""
-    _PLACE.directory = cache_dir / "kernels"
+def use_cache_dir(cache_dir: Path) -> None:
+    """Cache compiled kernels in `cache_dir / "kernels"` from now on."""
+    _CACHE.directory = cache_dir / "kernels"
 
 
 def compile_kernel(function: Callable[[Any], None]) -> int:
-    """The address of a C function that does what `function` does, with one argument: the address of its arguments.
+    """Compile `function` to a C function whose one argument is the address of its arguments; returns its address.
 
-    What `function` takes from around it must be numbers.
+    `function` may capture only integers; with a cache directory, anything else raises TypeError.
     """
-    path = None if _PLACE.directory is None else _PLACE.directory / f"{_key(function)}.kernel"
-    kept = None if path is None else _read(path)
-    if kept is not None:
-        return _load(kept)
+    path = None if _CACHE.directory is None else _CACHE.directory / f"{_key(function)}.kernel"
+    cached = None if path is None else _read(path)
+    if cached is not None:
+        return _load(cached)
     from numba import cfunc
 
     from handler.kernels.primitives import ARGUMENTS, FAST_MATH
@@ -88,22 +88,22 @@ def compile_kernel(function: Callable[[Any], None]) -> int:
     return int(compiled.address)
 
 
-# Code lives as long as the objects that made it.
+# Machine code lives as long as the objects that own it.
 _ALIVE: list[Any] = []
 
 
 def _key(function: Callable[[Any], None]) -> str:
     from llvmlite import binding
 
-    around = [cell.cell_contents for cell in function.__closure__ or ()]
-    if not all(isinstance(value, int) for value in around):
-        raise TypeError(f"{function.__qualname__} takes more than numbers from around it: {around}")
+    captured = [cell.cell_contents for cell in function.__closure__ or ()]
+    if not all(isinstance(value, int) for value in captured):
+        raise TypeError(f"{function.__qualname__} may capture only integers: {captured}")
     features = binding.get_host_cpu_features().flatten()
     parts = (
         _source_digest(),
         function.__module__,
         function.__qualname__,
-        around,
+        captured,
         binding.get_host_cpu_name(),
         features,
     )
@@ -118,38 +118,38 @@ def _source_digest() -> str:
     return hashlib.sha256(sources + numba.__version__.encode()).hexdigest()
 
 
-def _load(kept: _Kept) -> int:
+def _load(cached: _CachedKernel) -> int:
     from numba.core.registry import cpu_target
     from numba.core.runtime import rtsys
 
-    # The names of numba's own functions, which object code may call, are known to LLVM only after this.
+    # Makes numba's own functions, which object code may call, known to LLVM.
     context = cpu_target.target_context
     rtsys.initialize(context)
-    state = (kept.library, "object", (kept.objects, kept.bitcode))
+    state = (cached.library, "object", (cached.objects, cached.bitcode))
     library = context.codegen().unserialize_library(state)
     _ALIVE.append(library)
-    return int(library.get_pointer_to_function(kept.function))
+    return int(library.get_pointer_to_function(cached.function))
 
 
-def _read(path: Path) -> _Kept | None:
-    """What is kept there, if it is whole."""
+def _read(path: Path) -> _CachedKernel | None:
+    """The kernel at `path`, or None if it is missing or damaged."""
     try:
-        held = path.read_bytes()
+        content = path.read_bytes()
     except OSError:
         return None
-    digest, packed = held[:_DIGEST_BYTES], held[_DIGEST_BYTES:]
-    if hashlib.sha256(packed).digest() != digest:
-        logger.warning("a kept kernel is damaged and is compiled again: %s", path.name)
+    digest, encoded = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    if hashlib.sha256(encoded).digest() != digest:
+        logger.warning("a cached kernel is damaged and is compiled again: %s", path.name)
         return None
-    return msgspec.msgpack.decode(packed, type=_Kept)
+    return msgspec.msgpack.decode(encoded, type=_CachedKernel)
 
 
 def _write(path: Path, compiled: Any) -> None:
-    """Keep it, whole or not at all. A place that cannot be written costs each start the time to compile."""
+    """Cache the kernel atomically. If the directory is not writable, each start compiles again."""
     library, _, (objects, bitcode) = compiled._library.serialize_using_object_code()
-    packed = msgspec.msgpack.encode(_Kept(library, compiled.native_name, objects, bitcode))
+    encoded = msgspec.msgpack.encode(_CachedKernel(library, compiled.native_name, objects, bitcode))
     try:
         with atomic_write(path) as scratch:
-            scratch.write_bytes(hashlib.sha256(packed).digest() + packed)
+            scratch.write_bytes(hashlib.sha256(encoded).digest() + encoded)
     except OSError as exc:
-        logger.warning("kernels are not kept: %s cannot be written: %s", path.parent, exc.strerror or exc)
+        logger.warning("kernels are not cached: %s cannot be written: %s", path.parent, exc.strerror or exc)

@@ -1,7 +1,7 @@
-"""What kernels need and Python has no words for: typed access to addresses, bfloat16, tickets, a barrier.
+"""What kernels need and Python lacks: typed access to addresses, bfloat16, tickets, a barrier.
 
-A kernel is a C function that takes the address of one block of 64-bit integers, its arguments. bfloat16 is read as
-float32 and rounded to nearest even when it is written.
+A kernel is a C function whose one parameter is the address of its arguments, 64-bit integers. bfloat16 is read as
+float32 and rounded to nearest even when written.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from handler.kernels.team import TEAM_SIZE, THREAD_NUMBER
-from handler.kernels.vectors import fetch
+from handler.kernels.vectors import EXP_FACTORS, fetch
 
 BITS_BFLOAT16 = 16
 BITS_FLOAT32 = 32
 BITS = {torch.bfloat16: BITS_BFLOAT16, torch.float32: BITS_FLOAT32}
-# Sums may be taken in the order that suits the vector units: fixed when the kernel is compiled, the same for every row.
-# NaN and infinity keep their meaning: a damaged sequence must show.
+# The compiler may reorder sums for the vector units: the order is fixed at compile time, the same for every row.
+# NaN and infinity keep their meaning, so that a damaged sequence shows.
 FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
 
 ARGUMENTS = types.void(types.CPointer(types.int64))
@@ -31,7 +31,7 @@ _I32 = ir.IntType(32)
 
 @intrinsic(prefer_literal=True)
 def elements(_context, address, bits):  # pragma: no cover
-    """The address of bfloat16 or float32 numbers, as something that `load` and `store` take."""
+    """The address as a pointer to bfloat16 or float32 numbers, for `load` and `store`."""
     kind = types.uint16 if bits.literal_value == BITS_BFLOAT16 else types.float32
 
     def generate(context, builder, signature, arguments):
@@ -42,7 +42,7 @@ def elements(_context, address, bits):  # pragma: no cover
 
 @intrinsic
 def integers(_context, address):  # pragma: no cover
-    """The address of 64-bit integers."""
+    """The address as a pointer to 64-bit integers."""
 
     def generate(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
@@ -52,7 +52,7 @@ def integers(_context, address):  # pragma: no cover
 
 @intrinsic
 def bytes_at(_context, address):  # pragma: no cover
-    """The address of bytes that only other intrinsics look at."""
+    """The address as a pointer to 32-bit integers."""
 
     def generate(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
@@ -62,7 +62,7 @@ def bytes_at(_context, address):  # pragma: no cover
 
 @intrinsic
 def shifted(_context, pointer, index):  # pragma: no cover
-    """The address of the number at `index`."""
+    """The pointer to the number at `index`."""
 
     def generate(_context, builder, _signature, arguments):
         return builder.gep(arguments[0], [arguments[1]])
@@ -96,7 +96,7 @@ def store(_context, pointer, index, number):  # pragma: no cover
         bits = builder.bitcast(arguments[2], _I32)
         odd = builder.and_(builder.lshr(bits, ir.Constant(_I32, 16)), ir.Constant(_I32, 1))
         rounded = builder.add(bits, builder.add(odd, ir.Constant(_I32, 0x7FFF)))
-        # Rounding must not carry a NaN over into an infinity.
+        # Rounding must not turn a NaN into an infinity.
         is_nan = builder.fcmp_unordered("uno", arguments[2], arguments[2])
         chosen = builder.select(is_nan, builder.or_(bits, ir.Constant(_I32, 0x400000)), rounded)
         builder.store(builder.trunc(builder.lshr(chosen, ir.Constant(_I32, 16)), ir.IntType(16)), target)
@@ -106,7 +106,7 @@ def store(_context, pointer, index, number):  # pragma: no cover
 
 @intrinsic
 def prefetch(_context, pointer, index):  # pragma: no cover
-    """Have the number at `index` brought near; any index will do, also one beyond the end of the memory."""
+    """Prefetch the number at `index`; any index is allowed, also past the end of the memory."""
 
     def generate(_context, builder, _signature, arguments):
         pointer, index = arguments
@@ -117,7 +117,7 @@ def prefetch(_context, pointer, index):  # pragma: no cover
 
 @intrinsic
 def fetch_to_write(_context, address, count, stride):  # pragma: no cover
-    """Have `count` lines `stride` bytes apart brought near, to be written."""
+    """Prefetch `count` cache lines, `stride` bytes apart, for writing."""
 
     def generate(_context, builder, _signature, arguments):
         address, count, stride = arguments
@@ -130,7 +130,7 @@ def fetch_to_write(_context, address, count, stride):  # pragma: no cover
 
 @intrinsic
 def take_ticket(_context, arguments, index):  # pragma: no cover
-    """Add one to an argument and return what it was; every thread of the team gets another number."""
+    """Atomically add one to an argument and return its old value: no two threads get the same number."""
 
     def generate(_context, builder, _signature, values):
         counter = builder.gep(values[0], [values[1]])
@@ -141,7 +141,7 @@ def take_ticket(_context, arguments, index):  # pragma: no cover
 
 @intrinsic
 def wait_for_all(_context, barrier):  # pragma: no cover
-    """Call the team's barrier, the address of a C function without arguments."""
+    """Call the barrier at an address, a C function without arguments."""
 
     def generate(_context, builder, _signature, arguments):
         function = ir.FunctionType(ir.VoidType(), ()).as_pointer()
@@ -152,7 +152,7 @@ def wait_for_all(_context, barrier):  # pragma: no cover
 
 @intrinsic
 def _ask_team(_context, function, alone):  # pragma: no cover
-    """What OpenMP's function at an address answers, or `alone` if the address is 0."""
+    """The result of the OpenMP function at an address, or `alone` if the address is 0."""
 
     def generate(_context, builder, _signature, arguments):
         function, alone = arguments
@@ -173,7 +173,7 @@ def _ask_team(_context, function, alone):  # pragma: no cover
 
 @intrinsic
 def call_function(_context, function, argument):  # pragma: no cover
-    """Call the C function at an address with another address, as a kernel is called."""
+    """Call the kernel at address `function` with the address of its arguments."""
 
     def generate(_context, builder, _signature, arguments):
         kind = ir.FunctionType(ir.VoidType(), [_I64.as_pointer()]).as_pointer()
@@ -193,7 +193,7 @@ def _float_of(_context, bits):  # pragma: no cover
 
 @intrinsic
 def float_argument(_context, arguments, index):  # pragma: no cover
-    """The argument at `index`, whose lower half holds the bits of a float32."""
+    """The argument at `index`, whose lower half holds a float32."""
 
     def generate(_context, builder, _signature, values):
         found = builder.load(builder.gep(values[0], [values[1]]))
@@ -202,30 +202,29 @@ def float_argument(_context, arguments, index):  # pragma: no cover
     return types.float32(arguments, types.int64), generate
 
 
-# A function that becomes part of the kernels that call it.
+# A function inlined into the kernels that call it.
 inlined = njit(inline="always", fastmath=FAST_MATH, error_model="numpy")
-# One that may stay apart.
+# A function that may stay separate.
 called = njit(fastmath=FAST_MATH, error_model="numpy")
 
 
 @called
 def thread_number(arguments):  # pragma: no cover
-    """Which thread of the team this is; `arguments` as every kernel has them."""
+    """This thread's number in the team; `arguments` are the kernel's."""
     return _ask_team(arguments[THREAD_NUMBER], 0)
 
 
 @called
 def team_size(arguments):  # pragma: no cover
-    """How many threads the team has, which may be fewer than it was asked for."""
+    """Number of threads in the team, which may be fewer than requested."""
     return _ask_team(arguments[TEAM_SIZE], 1)
 
 
 @called
 def share_of(arguments, count):  # pragma: no cover
-    """This thread's share of `count` things: the first, and the one behind the last.
+    """This thread's share of `count` items: the first, and the one after the last.
 
-    The same thread has the same share each time. Tickets would wait for each other, and take what one thread has in its
-    cache to another.
+    A thread has the same share each time. Tickets would contend, and move data from one thread's cache to another's.
     """
     thread, size = thread_number(arguments), team_size(arguments)
     return count * thread // size, count * (thread + 1) // size
@@ -233,15 +232,15 @@ def share_of(arguments, count):  # pragma: no cover
 
 @inlined
 def exp_of_negative(x):  # pragma: no cover
-    """e^x in float32 for x <= 0, by Cephes' polynomial, which vectorises: the library's function does not."""
+    """e^x in float32 for x <= 0, by Cephes' polynomial, which vectorises; the library's function does not."""
     x = max(x, np.float32(-87.0))
     whole = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
     rest = x - whole * np.float32(0.693359375) - whole * np.float32(-2.12194440e-4)
-    y = np.float32(1.9875691500e-4)
-    y = y * rest + np.float32(1.3981999507e-3)
-    y = y * rest + np.float32(8.3334519073e-3)
-    y = y * rest + np.float32(4.1665795894e-2)
-    y = y * rest + np.float32(1.6666665459e-1)
-    y = y * rest + np.float32(5.0000001201e-1)
+    y = np.float32(EXP_FACTORS[0])
+    y = y * rest + np.float32(EXP_FACTORS[1])
+    y = y * rest + np.float32(EXP_FACTORS[2])
+    y = y * rest + np.float32(EXP_FACTORS[3])
+    y = y * rest + np.float32(EXP_FACTORS[4])
+    y = y * rest + np.float32(EXP_FACTORS[5])
     y = y * rest * rest + rest + np.float32(1.0)
     return y * _float_of(np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)))

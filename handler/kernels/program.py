@@ -1,8 +1,8 @@
-"""Kernels one after the other in one call: the team of threads is called together once, not for each of them.
+"""Run a sequence of kernels in one call: the thread team starts once, not once for each kernel.
 
-Threads take parts of each kernel's work, and wait for each other after it; or, with many rows, each takes rows of its
-own through kernel after kernel, which saves the waits and keeps what lies between kernels in one processor's cache. A
-row's bits are the same both ways.
+Threads share each kernel's work and meet at a barrier after it. With many rows, each thread instead takes its own rows
+through consecutive kernels: no barriers between them, and intermediate results stay in one core's cache. A row's bits
+are the same both ways.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from handler.kernels.team import (
     team_functions,
 )
 
-# Behind what every kernel has, of which the team's functions count.
+# After the common arguments, of which this kernel reads the team's functions.
 _COUNT, _BARRIER, _KERNELS, _TOGETHER, _TABLE, _WIDTH, _PARTS, _PART_TABLES = range(NUM_COMMON, NUM_COMMON + 8)
 _NUM_ARGUMENTS = NUM_COMMON + 8
 
 
-# A team's functions for a kernel that is run by one thread, whatever the others do.
+# Team functions for a kernel that one thread runs alone.
 _ALONE = (0, 0)
 
 
 class Step(NamedTuple):
-    """One kernel's turn.
+    """One kernel of a program.
 
-    `kernel` is the address of a C function, `arguments` int64, complete but for what all kernels have; `scratch_of` and
-    `shapes_of` say, for some rows, how many numbers of scratch a thread needs and where tiles' shapes are. Where rows
-    may be done apart, `row_bytes` says which arguments are addresses of rows and how far one is from the next, and
-    `least_rows` how many of two threads' rows each make that the quicker way.
+    `kernel` is the address of a C function; `arguments` int64, complete but for the common ones. `scratch_of` maps a
+    number of rows to the float32 elements of scratch a thread needs, `shapes_of` to the address of tile shapes.
+    `row_bytes` maps arguments that are addresses of rows to the bytes of a row; empty if rows cannot be split.
+    Splitting rows between two threads is faster if each gets at least `min_rows`.
     """
 
     kernel: int
@@ -51,27 +51,27 @@ class Step(NamedTuple):
     scratch_of: Callable[[int], int]
     shapes_of: Callable[[int], int]
     row_bytes: Mapping[int, int] = {}
-    least_rows: int = 1
+    min_rows: int = 1
 
 
 def nothing(_num_rows: int) -> int:
-    """For a kernel without scratch, or without tiles."""
+    """Return 0, for a kernel without scratch or without tiles."""
     return 0
 
 
 class Program:
-    """Steps that all threads take."""
+    """Steps that all threads run."""
 
     def __init__(self, steps: Sequence[Step]) -> None:
         width = max(len(step.arguments) for step in steps)
-        # `table` int64 `[steps, width]`: whoever knows a kernel's arguments may write there.
+        # int64 `[steps, width]`, a step's arguments in each row; callers may write here.
         self.table = np.zeros((len(steps), width), np.int64)
         self._row_bytes = np.zeros_like(self.table)
         for row, row_bytes, step in zip(self.table, self._row_bytes, steps, strict=True):
             row[: len(step.arguments)] = step.arguments
             row_bytes[list(step.row_bytes)] = list(step.row_bytes.values())
         self._part_tables = self.table[None]
-        self._least_rows = max(step.least_rows for step in steps)
+        self._min_rows = max(step.min_rows for step in steps)
         self._scratch_of = {step.scratch_of for step in steps}
         self._tiles = {
             shapes_of: np.array([i for i, step in enumerate(steps) if step.shapes_of is shapes_of])
@@ -87,32 +87,32 @@ class Program:
         )
 
     def run(self, num_rows: int) -> None:
-        """Take all steps for `num_rows` rows, at least one."""
-        room = scratch(max(scratch_of(num_rows) for scratch_of in self._scratch_of))
-        width = room.stride(0) * room.element_size()
-        self._set(self.table, team_functions(), num_rows, room.data_ptr(), width)
+        """Run all steps for `num_rows` rows, at least one."""
+        buffer = scratch(max(scratch_of(num_rows) for scratch_of in self._scratch_of))
+        stride = buffer.stride(0) * buffer.element_size()
+        self._set(self.table, team_functions(), num_rows, buffer.data_ptr(), stride)
         parts = num_threads()
-        # More threads than two would unpack the same weights, each for itself.
-        if parts == 1 or 2 * num_rows < self._least_rows * parts * parts:
+        # Each thread with its own rows unpacks all weights, so more threads need more rows each.
+        if parts == 1 or 2 * num_rows < self._min_rows * parts * parts:
             parts = 1
         else:
-            self._set_parts(parts, num_rows, room.data_ptr(), width)
+            self._set_parts(parts, num_rows, buffer.data_ptr(), stride)
         self._call.arguments[_PARTS:] = (parts, self._part_tables.ctypes.data)
         self._call.run()
 
-    def _set(self, table: NDArray[np.int64], functions: tuple[int, int], num_rows: int, room: int, width: int) -> None:
-        table[:, :TILES] = (0, *functions, num_rows, room, width)
+    def _set(self, table: NDArray[np.int64], team: tuple[int, int], num_rows: int, buffer: int, stride: int) -> None:
+        table[:, :TILES] = (0, *team, num_rows, buffer, stride)
         for shapes_of, steps in self._tiles.items():
             table[steps, TILES] = shapes_of(num_rows)
 
-    def _set_parts(self, parts: int, num_rows: int, room: int, width: int) -> None:
-        """A table for each part, over its own rows and scratch."""
+    def _set_parts(self, parts: int, num_rows: int, buffer: int, stride: int) -> None:
+        """Fill a table for each part, with its own rows and scratch."""
         if len(self._part_tables) != parts:
             self._part_tables = np.zeros((parts, *self.table.shape), np.int64)
         firsts = [num_rows * part // parts for part in range(parts + 1)]
         for part, table in enumerate(self._part_tables):
             table[:] = self.table + firsts[part] * self._row_bytes
-            self._set(table, _ALONE, firsts[part + 1] - firsts[part], room + part * width, width)
+            self._set(table, _ALONE, firsts[part + 1] - firsts[part], buffer + part * stride, stride)
 
 
 @functools.cache
@@ -126,7 +126,7 @@ def _compile() -> int:
             if i > 0 and barrier != 0 and not (apart and together[i - 1] == 0):
                 wait_for_all(barrier)
             if apart:
-                # The team may have fewer threads than it was asked for.
+                # The team may have fewer threads than requested.
                 for part in range(thread, parts, size):
                     call_function(kernels[i], arguments[_PART_TABLES] + (part * count + i) * row)
             else:

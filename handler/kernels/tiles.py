@@ -1,4 +1,4 @@
-"""The matrix unit's tiles (AMX) in LLVM's instructions, and the shapes that a thread gives them.
+"""Tiles of the matrix unit (AMX), in LLVM instructions, and their shapes.
 
 There are eight, of up to 16 rows by 64 bytes. A thread configures them before use and releases them afterwards.
 """
@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 TILE_ROWS = 16
-# Bytes of a row, which is a line of the cache, and of a tile.
+# Bytes of a row, which is a cache line, and of a tile.
 LINE = 64
 TILE_BYTES = TILE_ROWS * LINE
 _NUM_TILES = 8
@@ -25,20 +25,20 @@ BYTE, LONG = ir.IntType(8), ir.IntType(64)
 
 
 def tile_call(builder, name: str, *arguments: Any) -> None:
-    """Call one of LLVM's functions for tiles; an int is a tile's number."""
+    """Call an LLVM intrinsic for tiles; an int is a tile number."""
     given = [ir.Constant(BYTE, one) if isinstance(one, int) else one for one in arguments]
     kind = ir.FunctionType(ir.VoidType(), [one.type for one in given])
     builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.{name}"), given)
 
 
 def bytes_behind(builder, pointer, offset):
-    """The address `offset` bytes behind `pointer`."""
+    """The address `offset` bytes after `pointer`."""
     return builder.gep(builder.bitcast(pointer, BYTE.as_pointer()), [offset])
 
 
 @intrinsic
 def configure_tiles(_context, shapes):  # pragma: no cover
-    """Give this thread's tiles their shapes; `shapes` is the address of what `tile_shapes` makes."""
+    """Set the shapes of this thread's tiles; `shapes` is the address of `tile_shapes`' bytes."""
 
     def generate(_context, builder, _signature, arguments):
         tile_call(builder, "ldtilecfg", builder.inttoptr(arguments[0], BYTE.as_pointer()))
@@ -48,7 +48,7 @@ def configure_tiles(_context, shapes):  # pragma: no cover
 
 @intrinsic
 def release_tiles(_context):  # pragma: no cover
-    """Back to no tiles, which is what the operating system saves fastest."""
+    """Return to no tiles, the state that the operating system saves fastest."""
 
     def generate(_context, builder, _signature, _arguments):
         tile_call(builder, "tilerelease")
@@ -57,8 +57,8 @@ def release_tiles(_context):  # pragma: no cover
 
 
 def tile_shapes(rows: Mapping[int, int], widths: Mapping[int, int]) -> Tensor:
-    """The 64 bytes that tell the matrix unit the shapes of tiles: those named have fewer rows, or fewer bytes a row."""
-    # Palette 1; bytes of a row, 16 bits for each tile, from byte 16; rows from byte 48.
+    """The matrix unit's 64-byte configuration: `rows` and `widths` (bytes of a row) by tile, default 16 and 64."""
+    # Palette 1. From byte 16 the bytes of a row, 16 bits for each tile; from byte 48 the rows.
     shapes = torch.zeros(64, dtype=torch.uint8)
     shapes[0] = 1
     for tile in range(_NUM_TILES):

@@ -1,4 +1,4 @@
-"""Vectors of 16 lanes in LLVM's instructions: types, loads, copies of one number into all lanes."""
+"""Vectors of 16 lanes, in LLVM instructions: types, loads and stores, arithmetic, shuffles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LANES = 16
 
 
 class _BFloat(ir.Type):  # type: ignore[misc]
-    """llvmlite has no name for it."""
+    """LLVM's `bfloat`, which llvmlite lacks."""
 
     def _to_string(self):
         return "bfloat"
@@ -28,8 +28,8 @@ BYTES = ir.VectorType(ir.IntType(8), LANES)
 HALVES = ir.VectorType(ir.HalfType(), LANES)
 _ROUND_AS_SET = 4
 # Cephes' polynomial for e^x, the highest power first.
-_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
-# Two in each lane.
+EXP_FACTORS = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+# Two elements in each lane.
 BFLOATS = ir.VectorType(_BFloat(), 2 * LANES)
 SHORTS = ir.VectorType(ir.IntType(16), 2 * LANES)
 _ROUNDED = ir.VectorType(_BFloat(), LANES)
@@ -37,7 +37,7 @@ _HALVED = ir.VectorType(ir.IntType(16), LANES)
 
 
 def index(number: int):
-    """A constant of 64 bits."""
+    """A 64-bit constant."""
     return ir.Constant(ir.IntType(64), number)
 
 
@@ -48,12 +48,12 @@ def splat(builder, scalar, kind):
 
 
 def vector_at(builder, pointer, offset, kind, align: int = 2):
-    """Load a vector, `offset` elements behind `pointer`."""
+    """Load a vector, `offset` elements after `pointer`."""
     return builder.load(builder.bitcast(builder.gep(pointer, [offset]), kind.as_pointer()), align=align)
 
 
 def call(builder, name: str, result, arguments):
-    """Call one of LLVM's own functions."""
+    """Call an LLVM intrinsic."""
     kinds = [argument.type for argument in arguments]
     return builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, kinds), name), arguments)
 
@@ -64,7 +64,7 @@ def multiply_add(builder, one, other, third):
 
 
 def folded(builder, count, start, step):
-    """`step(i, so_far)` for each i below `count`, at least one, over vectors, from `start` on; returns the last."""
+    """Loop `so_far = step(i, so_far)` for i below `count`, at least 1, from the vectors `start`; returns the last."""
     before = builder.block
     head, after = builder.append_basic_block("fold"), builder.append_basic_block("folded")
     builder.branch(head)
@@ -82,7 +82,7 @@ def folded(builder, count, start, step):
 
 
 def over_vectors(builder, numbers, count, start, step):
-    """`step(i, place, so_far)` for each of `count` vectors one behind the other, at least one; returns the last."""
+    """Loop `so_far = step(i, place, so_far)` over `count` consecutive vectors, at least 1; returns the last."""
 
     def one(i, so_far):
         place = builder.gep(numbers, [builder.mul(i, index(LANES))])
@@ -92,37 +92,37 @@ def over_vectors(builder, numbers, count, start, step):
 
 
 def fetch(builder, address, to_write: bool = False) -> None:
-    """Have the line at an address brought near; any address will do, also one behind the end of the memory."""
+    """Prefetch the cache line at an address; any address is allowed, also past the end of the memory."""
     numbers = [ir.Constant(ir.IntType(32), number) for number in (int(to_write), 3, 1)]
     call(builder, "llvm.prefetch.p0", ir.VoidType(), [address, *numbers])
 
 
 def store_rounded(builder, numbers, place) -> None:
-    """Round a vector of float32 to bfloat16 at an address. Needs AVX-512 with bfloat16."""
+    """Store a vector of float32, rounded to bfloat16. Needs AVX-512 with bfloat16."""
     rounded = call(builder, "llvm.x86.avx512bf16.cvtneps2bf16.512", _ROUNDED, [numbers])
     builder.store(rounded, builder.bitcast(place, _ROUNDED.as_pointer()), align=2)
 
 
 def load_rounded(builder, place):
-    """16 numbers of bfloat16 at an address, as float32."""
+    """Load 16 bfloat16 numbers as float32."""
     found = builder.load(builder.bitcast(place, _HALVED.as_pointer()), align=2)
     return builder.bitcast(builder.shl(builder.zext(found, INTS), ir.Constant(INTS, [16] * LANES)), FLOATS)
 
 
 def call_max(builder, one, other):
-    """The larger of each lane; of a number and none, the number."""
+    """The larger of each lane; of a number and NaN, the number."""
     return call(builder, "llvm.maxnum.v16f32", FLOATS, [one, other])
 
 
 def exp_of_negatives(builder, x):
-    """e^x of each lane for x <= 0: as `memory.exp_of_negative`, whose sums these are."""
+    """e^x of each lane for x <= 0, by the polynomial of `primitives.exp_of_negative`."""
     least = ir.Constant(FLOATS, [-87.0] * LANES)
-    # The comparison is false for NaN, which stays.
+    # The comparison is false for NaN, so NaN stays.
     return exp_of_finite(builder, builder.select(builder.fcmp_ordered("<", x, least), least, x))
 
 
 def exp_of_finite(builder, x):
-    """The same for x that are finite. Of -inf it makes none; NaN stays."""
+    """The same for finite x. -inf gives NaN; NaN stays."""
 
     def floats(number: float):
         return ir.Constant(FLOATS, [number] * LANES)
@@ -132,8 +132,8 @@ def exp_of_finite(builder, x):
     )
     rest = multiply_add(builder, whole, floats(-0.693359375), x)
     rest = multiply_add(builder, whole, floats(2.12194440e-4), rest)
-    y = floats(_EXP[0])
-    for factor in _EXP[1:]:
+    y = floats(EXP_FACTORS[0])
+    for factor in EXP_FACTORS[1:]:
         y = multiply_add(builder, y, rest, floats(factor))
     y = builder.fadd(multiply_add(builder, builder.fmul(y, rest), rest, rest), floats(1.0))
     arguments = [y, whole, floats(0.0), ir.Constant(ir.IntType(16), -1), ir.Constant(ir.IntType(32), _ROUND_AS_SET)]
@@ -141,14 +141,14 @@ def exp_of_finite(builder, x):
 
 
 def reciprocal(builder, x):
-    """1 / x of each lane for x from 1 to 2, within float32's last bit or two: a sixth of a division's time."""
+    """1 / x of each lane for x from 1 to 2, within float32's last bit or two, in a sixth of a division's time."""
     guess = call(builder, "llvm.x86.avx512.rcp14.ps.512", FLOATS, [x, x, ir.Constant(ir.IntType(16), -1)])
     rest = multiply_add(builder, builder.fneg(x), guess, ir.Constant(FLOATS, [1.0] * LANES))
     return multiply_add(builder, guess, rest, guess)
 
 
 def reduced(builder, operation: str, vector):
-    """The largest lane (`fmax`), or the sum of all (`fadd`), halves at a time."""
+    """The largest lane (`fmax`) or the sum of all lanes (`fadd`), by folding halves."""
     half = LANES // 2
     while half:
         mask = ir.Constant(INTS, [lane + half if lane < half else lane for lane in range(LANES)])
@@ -159,9 +159,9 @@ def reduced(builder, operation: str, vector):
 
 
 def interleaved_halves(builder, one, other):
-    """Numbers of two vectors of 32 side by side: of each eight the first four, in one vector, and the last, in another.
+    """Interleave two vectors of 32: the first four of each eight into one vector, the last four into another.
 
-    What the processor's unpacking does in one instruction.
+    Each is one unpack instruction of the processor.
     """
     out = []
     for half in range(2):
@@ -172,7 +172,7 @@ def interleaved_halves(builder, one, other):
 
 
 def transposed(builder, rows):
-    """16 vectors of 16 as their columns: blocks of half the size change places, four times over."""
+    """Transpose 16 vectors of 16: swap blocks of 8, then of 4, 2 and 1."""
     rows, size = list(rows), LANES // 2
     while size:
         for i in range(LANES):

@@ -26,7 +26,7 @@ keep_onednn_off_amx()
 
 @pytest.fixture(scope="session", autouse=True)
 def _kernels(kept: Path) -> None:
-    compiler.keep_in(kept)
+    compiler.use_cache_dir(kept)
 
 
 @pytest.fixture
@@ -85,6 +85,6 @@ def llama() -> Any:
 def as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that starts in this process keeps its kernels elsewhere, and shuts the hub out; clients tested after
     it want theirs."""
-    monkeypatch.setattr(compiler._PLACE, "directory", compiler._PLACE.directory)
+    monkeypatch.setattr(compiler._CACHE, "directory", compiler._CACHE.directory)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)

@@ -44,10 +44,10 @@ def bundled() -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def served(bundled: LoadedModel) -> Iterator[LoadedModel]:
-    """The same, triald and sped up, as at a start; with DETERMINISTIC where two kernels would alternate."""
-    from handler.kernels.compiler import keep_in
+    """The same, accelerated and proved as at a start; with DETERMINISTIC where two kernels would alternate."""
+    from handler.kernels.compiler import use_cache_dir
 
-    keep_in(CACHE)
+    use_cache_dir(CACHE)
     with KERNEL.using(Kernel.BY_ROWS if computes_blocks(bundled.dtype) else Kernel.DENSE):
         runner = SlotRunner(bundled, 2, 64)
         runner.accelerate()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from handler.kernels.compiler import keep_in
+from handler.kernels.compiler import use_cache_dir
 from handler.linears.onednn_linear import keep_onednn_off_amx
 
 keep_onednn_off_amx()
@@ -14,4 +14,4 @@ keep_onednn_off_amx()
 
 @pytest.fixture(scope="session", autouse=True)
 def _kernels(kept: Path) -> None:
-    keep_in(kept)
+    use_cache_dir(kept)

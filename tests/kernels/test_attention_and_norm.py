@@ -200,8 +200,8 @@ def test_bfloat16_is_rounded_to_nearest_even_and_nan_stays_nan() -> None:
 # Each kernel does something and says what, in an interpreter of its own.
 PROGRAM = """
 import pathlib, sys, torch
-from handler.kernels.compiler import keep_in, multiplies_bfloat16
-keep_in(pathlib.Path(sys.argv[1]))
+from handler.kernels.compiler import multiplies_bfloat16, use_cache_dir
+use_cache_dir(pathlib.Path(sys.argv[1]))
 from handler.kernels.norm.row_norm import RowNorm
 from handler.kernels.attention.row_attention import row_attention
 for dtype in (torch.float32, torch.bfloat16):
@@ -238,18 +238,18 @@ def test_kernels_are_kept_and_damaged_ones_compiled_again(tmp_path: Path) -> Non
         one.write_bytes(held)
     found = start()
     assert found.stdout == expected
-    assert found.stderr.count("a kept kernel is damaged") == len(kept)
+    assert found.stderr.count("a cached kernel is damaged") == len(kept)
 
 
 def test_a_place_that_cannot_be_written_costs_time_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "kernels").write_text("in the way")
-    before = compiler._PLACE.directory
-    compiler.keep_in(tmp_path)
+    before = compiler._CACHE.directory
+    compiler.use_cache_dir(tmp_path)
     try:
         assert compile_kernel(copy)
     finally:
-        compiler._PLACE.directory = before
-    assert "kernels are not kept" in caplog.text
+        compiler._CACHE.directory = before
+    assert "kernels are not cached" in caplog.text
 
 
 def test_a_kernel_takes_only_numbers_from_around_it(tmp_path: Path) -> None:
@@ -259,13 +259,13 @@ def test_a_kernel_takes_only_numbers_from_around_it(tmp_path: Path) -> None:
         helper(arguments)
 
     helper = print
-    before = compiler._PLACE.directory
-    compiler.keep_in(tmp_path)
+    before = compiler._CACHE.directory
+    compiler.use_cache_dir(tmp_path)
     try:
-        with pytest.raises(TypeError, match="more than numbers"):
+        with pytest.raises(TypeError, match="only integers"):
             compile_kernel(kernel)
     finally:
-        compiler._PLACE.directory = before
+        compiler._CACHE.directory = before
 
 
 def test_no_kernels_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:

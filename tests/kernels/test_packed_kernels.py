@@ -126,7 +126,7 @@ def test_rows_apart_have_the_bits_of_rows_together(num_rows: int, parts: int, mo
     hidden, normed, wide = x.clone(), torch.empty_like(x), x.new_empty(num_rows, 192)
     at = [one.data_ptr() for one in (hidden, normed, wide)]
     steps = [norm.step(at[0], at[1]), up.step(at[1], at[2]), down.step(at[2], at[0], PLUS, at[0])]
-    program = Program([step._replace(least_rows=1) for step in steps])
+    program = Program([step._replace(min_rows=1) for step in steps])
     program.run(num_rows)
     assert torch.equal(hidden, expected)
 

@@ -1,1 +1,1 @@
-"""Kernels of softmax(QK)V with rotary embedding and cache writes, one call for all rows of a layer."""
+"""Attention kernels: rotary embedding, cache writes and softmax(QK^T)V, one call for all rows of a layer."""

@@ -1,4 +1,4 @@
-"""What attention's kernels share: their arguments, rotary embedding, new keys and values on their way to the cache."""
+"""What the attention kernels share: arguments, rotary embedding, storing new keys and values in the cache."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import numpy as np
 from handler.kernels.primitives import elements, inlined, integers, load, share_of, store, wait_for_all
 from handler.kernels.team import NUM_COMMON, NUM_ROWS
 
-# Places in the block of arguments.
+# Indices of the arguments.
 HEADS, HEADS_STRIDE, VALUES, VALUES_STRIDE, OUT = range(NUM_COMMON, NUM_COMMON + 5)
 COSINES, SINES, FLAT_INDEX, POSITIONS = range(NUM_COMMON + 5, NUM_COMMON + 9)
 CACHED_KEYS, CACHED_VALUES, WINDOW, SCALE, BARRIER = range(NUM_COMMON + 9, NUM_COMMON + 14)
 NUM_ARGUMENTS = NUM_COMMON + 14
 
 
-# Rows from which on each is one thread's work.
+# From this many rows on, one thread computes all heads of a row.
 MANY_ROWS = 8
 
 
@@ -31,7 +31,7 @@ def embed(source, at, cosines, sines, angles, target, to, scale, half):  # pragm
 
 @inlined
 def store_rows(arguments, num_kv_heads, group, head_dim, bits):  # pragma: no cover
-    """Each row's keys, embedded, and values to where they belong; all threads have done theirs when it returns."""
+    """Store each row's embedded keys and its values in the cache; returns when all threads have done so."""
     num_rows, token = arguments[NUM_ROWS], num_kv_heads * head_dim
     heads, values = elements(arguments[HEADS], bits), elements(arguments[VALUES], bits)
     cosines, sines = elements(arguments[COSINES], bits), elements(arguments[SINES], bits)
@@ -46,6 +46,6 @@ def store_rows(arguments, num_kv_heads, group, head_dim, bits):  # pragma: no co
             embed(heads, at, cosines, sines, row * head_dim, keys, to, np.float32(1), head_dim // 2)
         for d in range(token):
             store(cached, target + d, load(values, row * arguments[VALUES_STRIDE] + d))
-    # Rows of a prompt look at keys that other threads have just written.
+    # A prompt's rows attend to keys that other threads have just written.
     if arguments[BARRIER] != 0:
         wait_for_all(arguments[BARRIER])

@@ -1,4 +1,4 @@
-"""The inner loops of attention with AVX-512's bfloat16 dot products, written as LLVM instructions."""
+"""Inner loops of attention with AVX-512's bfloat16 dot products, in LLVM instructions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from handler.kernels.vectors import (
     vector_at,
 )
 
-# Keys whose scores are taken at once: one for each lane.
+# Keys scored at once, one in each lane.
 KEYS = LANES
 
 
@@ -32,7 +32,7 @@ KEYS = LANES
 def score_keys(_context, head_dim, query, keys, stride, scale, out):  # pragma: no cover
     """Scores of one query and 16 keys: float32 `[16]` to `out`.
 
-    `query` bfloat16 `[head_dim]`, `keys` the first of 16, `stride` numbers apart. `head_dim`, a multiple of 32, is
+    `query` bfloat16 `[head_dim]`; `keys` the first of 16, `stride` elements apart. `head_dim`, a multiple of 32, is
     literal.
     """
     width = head_dim.literal_value
@@ -55,7 +55,7 @@ def score_keys(_context, head_dim, query, keys, stride, scale, out):  # pragma: 
 
 
 def _sum_each(builder, vectors):
-    """The sum of the lanes of each of 16 vectors, in one: halves of two are folded into one, four times over."""
+    """The lane sums of 16 vectors, as one vector: fold halves of two vectors into one, four times."""
     half = LANES // 2
     while half:
         starts = range(0, LANES, 2 * half)
@@ -72,9 +72,9 @@ def _sum_each(builder, vectors):
 
 @intrinsic
 def softmax_keys(_context, scores, first, end, padded):  # pragma: no cover
-    """Turn scores `[first:end]` of `[padded]`, a multiple of 16, into weights whose sum is 1; the others lose meaning.
+    """Turn scores `[first:end]` of `[padded]`, a multiple of 16, into weights whose sum is 1; the others are undefined.
 
-    A score that is no number makes all weights none.
+    A NaN score makes all weights NaN.
     """
 
     def generate(_context, builder, _signature, arguments):
@@ -107,7 +107,7 @@ def softmax_keys(_context, scores, first, end, padded):  # pragma: no cover
 
 
 def _hide_others(builder, scores, first, end, padded, lowest) -> None:
-    """Write `lowest` over scores before `first`, in the first vector, and from `end` on, in the last."""
+    """Write `lowest` over scores before `first` in the first vector, and from `end` on in the last."""
     lanes = ir.Constant(LONGS, list(range(LANES)))
     for start in (index(0), builder.sub(padded, index(LANES))):
         places = builder.add(lanes, splat(builder, start, LONGS))
@@ -121,7 +121,7 @@ def _hide_others(builder, scores, first, end, padded, lowest) -> None:
 
 @intrinsic(prefer_literal=True)
 def weigh_values(_context, head_dim, group, weights, weights_stride, values, stride, num_keys, out):  # pragma: no cover
-    """Sums of values, weighted: float32 `[group, head_dim]` to `out`.
+    """Weighted sums of values: float32 `[group, head_dim]` to `out`.
 
     `weights` float32 `[group, num_keys]`, rows `weights_stride` apart; `values` bfloat16, keys `stride` apart.
     `head_dim`, a multiple of 32, and `group` are literal.
@@ -158,7 +158,7 @@ def weigh_values(_context, head_dim, group, weights, weights_stride, values, str
 
 
 def _even_and_odd(builder, pairs):
-    """32 bfloat16 numbers, two in each lane, as float32: those at even places, then those at odd ones."""
+    """32 bfloat16 numbers, two in each lane, as float32: those at even positions, then those at odd ones."""
     even = builder.shl(pairs, ir.Constant(INTS, [16] * LANES))
     odd = builder.and_(pairs, ir.Constant(INTS, [0xFFFF0000] * LANES))
     return [builder.bitcast(even, FLOATS), builder.bitcast(odd, FLOATS)]

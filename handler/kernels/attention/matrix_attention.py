@@ -1,7 +1,7 @@
-"""As the kernel of `row_attention`, by the matrix unit: heads that share keys, and rows of one prompt, go together.
+"""The kernel of `row_attention` on the matrix unit (AMX): its columns are heads that share keys and rows of a prompt.
 
-A column's result does not depend on the columns beside it, so a row has the same bits alone and in a prompt. Keys are
-looked at in whole 32s, counted from the sequence's first token; weights are rounded to bfloat16, as torch rounds them.
+A column's result does not depend on other columns, so a row has the same bits alone and in a prompt. Keys are read in
+blocks of 32, counted from the sequence's first token; weights are rounded to bfloat16, as torch rounds them.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ def attends_by_matrices(group: int, head_dim: int, dtype: torch.dtype) -> bool:
 
 
 def attention_scratch(head_dim: int, max_len: int) -> int:
-    """Numbers of scratch that a thread needs."""
-    return (_places(head_dim)[-1] + (max_len + KEYS_TOGETHER) * LINE + LINE) // 4
+    """Float32 elements of scratch that a thread needs."""
+    return (_scratch_offsets(head_dim)[-1] + (max_len + KEYS_TOGETHER) * LINE + LINE) // 4
 
 
 def attention_shapes(_num_rows: int) -> int:
-    """The address of the tiles' shapes."""
+    """The address of the tile shapes."""
     return _shapes().data_ptr()
 
 
@@ -75,8 +75,8 @@ def _shapes() -> torch.Tensor:
     return tile_shapes({}, {})
 
 
-def _places(head_dim: int) -> tuple[int, int, int, int, int, int]:
-    """Where things begin in a thread's scratch, in bytes: queries, one query, limits and shares, room, sums, scores."""
+def _scratch_offsets(head_dim: int) -> tuple[int, int, int, int, int, int]:
+    """Byte offsets in a thread's scratch: queries, one query, limits and shares, room, sums, scores."""
     tiles = min(DIMS_TOGETHER, head_dim) // TILE_ROWS
     one = head_dim // KEYS_TOGETHER * TILE_BYTES
     limits = one + head_dim * 2
@@ -87,13 +87,13 @@ def _places(head_dim: int) -> tuple[int, int, int, int, int, int]:
 
 @called
 def _place_columns(arguments, row, rows, h, group, head_dim, start, query_at, queries, limits):  # pragma: no cover
-    """Write the rows' queries, embedded, as columns, and which keys each sees."""
+    """Write the rows' embedded queries as columns, and the range of keys that each sees."""
     heads = elements(arguments[HEADS], BITS_BFLOAT16)
     cosines, sines = elements(arguments[COSINES], BITS_BFLOAT16), elements(arguments[SINES], BITS_BFLOAT16)
     positions, window = integers(arguments[POSITIONS]), arguments[WINDOW]
     query, pairs = elements(query_at, BITS_BFLOAT16), bytes_at(query_at)
     for column in range(rows * group, _COLUMNS):
-        # Nobody's columns see one key.
+        # Unused columns see one key.
         limits[column], limits[_COLUMNS + column] = np.int32(0), np.int32(1)
     for column in range(rows * group):
         r, g = column // group, column % group
@@ -108,7 +108,7 @@ def _place_columns(arguments, row, rows, h, group, head_dim, start, query_at, qu
 
 @called
 def _rows_together(flat_index, positions, row, num_rows, most):  # pragma: no cover
-    """How many rows from `row` on follow each other in one sequence, `most` at most."""
+    """Number of rows from `row` on that are consecutive tokens of one sequence, at most `most`."""
     rows = 1
     while (
         rows < most
@@ -122,9 +122,9 @@ def _rows_together(flat_index, positions, row, num_rows, most):  # pragma: no co
 
 @functools.cache
 def compile_matrix_attention(num_kv_heads: int, group: int, head_dim: int) -> int:
-    """The address of the kernel; arguments as `row_attention`'s."""
+    """The address of the kernel; it takes the arguments of `row_attention`'s."""
     token, dims, most = num_kv_heads * head_dim, min(DIMS_TOGETHER, head_dim), _COLUMNS // group
-    _, one_query, limits_place, room_place, sums_place, scores_place = _places(head_dim)
+    _, one_query, limits_place, room_place, sums_place, scores_place = _scratch_offsets(head_dim)
 
     def kernel(arguments):  # pragma: no cover
         num_rows, window = arguments[NUM_ROWS], arguments[WINDOW]

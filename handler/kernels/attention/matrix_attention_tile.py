@@ -1,7 +1,7 @@
-"""The inner loops of attention on a matrix unit, written as LLVM instructions.
+"""Inner loops of attention on the matrix unit, in LLVM instructions.
 
-Up to 16 queries, heads of one or several tokens, go together, each a column: scores and weights of a key lie side by
-side, one for each query. Keys go by 32.
+Up to 16 queries, heads of one or several tokens, are the columns: scores and weights of a key are contiguous, one for
+each query. Keys come in blocks of 32.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from handler.kernels.vectors import (
     vector_at,
 )
 
-# Keys whose values go through the unit together.
+# Keys whose values are multiplied together.
 KEYS_TOGETHER = 2 * TILE_ROWS
-# Outputs of a head that are summed at a time, in tiles of 16.
+# Dimensions of a head summed at a time, in tiles of 16.
 DIMS_TOGETHER = 64
 
-# The tiles' numbers: scores, keys, queries, of which there are four; four sums, weights, and values by turns.
+# Tile numbers. Scores: scores, keys (two in turn), four queries. Sums: four sums, weights, values (two in turn).
 _SCORES, _KEYS, _QUERIES = 0, (1, 6), 2
 _SUMS, _WEIGHTS, _VALUES = 0, 4, 5
 
@@ -48,7 +48,7 @@ def score_columns(_context, head_dim, keys, values, stride, near, queries, num_k
     """Scores of 16 columns and `num_keys` keys, a multiple of 16: float32 `[num_keys, 16]` to `scores`.
 
     `keys` bfloat16, `stride` bytes apart; `queries` int32 `[head_dim / 32, 16, 16]`, pairs of numbers by columns;
-    `head_dim`, a multiple of 32 up to 128, is literal. Of later keys, and of `values`, `near` bytes are fetched ahead.
+    `head_dim`, a multiple of 32 up to 128, is literal. `near` bytes of later keys and of `values` are prefetched.
     Addresses are integers.
     """
     parts = head_dim.literal_value // (2 * LANES)
@@ -83,9 +83,9 @@ def score_columns(_context, head_dim, keys, values, stride, near, queries, num_k
 
 @intrinsic
 def weigh_columns(_context, scores, scale, limits, num_keys, shares):  # pragma: no cover
-    """Turn `scores` float32 `[num_keys, 16]` into weights, the largest 1; `shares` gets what makes their sums 1.
+    """Turn `scores` float32 `[num_keys, 16]` into weights, the largest 1; `shares` gets 1 / their sums.
 
-    `limits` int32 `[2, 16]`: a column sees keys from the first number on to before the second; others weigh nothing.
+    `limits` int32 `[2, 16]`: a column sees keys from the first number to before the second; others weigh 0.
     """
 
     def generate(_context, builder, _signature, arguments):
@@ -120,10 +120,10 @@ def weigh_columns(_context, scores, scale, limits, num_keys, shares):  # pragma:
 
 @intrinsic(prefer_literal=True)
 def sum_values(_context, dims, weights, values, stride, num_keys, room, out):  # pragma: no cover
-    """Sums of values, weighed: float32 `[dims / 16, 16, 16]`, by 16 dimensions, columns, dimensions, to `out`.
+    """Weighted sums of values: float32 `[dims / 16, 16, 16]`, by 16 dimensions, columns, dimensions, to `out`.
 
-    `weights` float32 `[num_keys up to a multiple of 32, 16]`, zero behind `num_keys`; `values` bfloat16, `stride` bytes
-    apart, of which nobody's are not looked at; `room` `1 + dims / 16` tiles. `dims`, a multiple of 32 up to 64, is
+    `weights` float32 `[num_keys up to a multiple of 32, 16]`, zero from `num_keys` on; `values` bfloat16, `stride`
+    bytes apart, not read from `num_keys` on; `room` `1 + dims / 16` tiles. `dims`, a multiple of 32 up to 64, is
     literal. Each 32 dimensions are in the order of `interleaved_halves`.
     """
     tiles = dims.literal_value // LANES
@@ -154,7 +154,7 @@ def sum_values(_context, dims, weights, values, stride, num_keys, room, out):  #
 
 
 def _round_weights(builder, weights, room) -> None:
-    """Weights of 32 keys by 16 columns, as bfloat16 `[16, 32]` to `room`."""
+    """Write weights of 32 keys by 16 columns as bfloat16 `[16, 32]` to `room`."""
     rows = []
     for pair in range(TILE_ROWS):
         one, other = (vector_at(builder, weights, index((2 * pair + i) * LINE), FLOATS, 64) for i in range(2))
@@ -169,12 +169,12 @@ def _round_weights(builder, weights, room) -> None:
 
 
 def _pair_values(builder, tiles: int, values, stride, num_keys, room) -> None:
-    """Values of `num_keys` keys as tiles behind the first of `room`, two keys in each lane; zeros up to 32 keys."""
+    """Write values of `num_keys` keys as tiles after the first of `room`, two keys in each lane, zeros up to 32."""
     nothing = ir.Constant(SHORTS, [0] * 2 * LANES)
     with cgutils.for_range(builder, index(TILE_ROWS), intp=LONG) as loop:
         places = [builder.add(builder.mul(loop.index, index(2)), index(i)) for i in range(2)]
         known = [builder.icmp_signed("<", place, num_keys) for place in places]
-        # Where there is no key the first one is read, and not used.
+        # For a missing key the first one is read and not used.
         starts = [
             bytes_behind(builder, values, builder.mul(builder.select(there, place, index(0)), stride))
             for there, place in zip(known, places, strict=True)
@@ -192,7 +192,7 @@ def _pair_values(builder, tiles: int, values, stride, num_keys, room) -> None:
 
 @intrinsic(prefer_literal=True)
 def write_column(_context, dims, sums, shares, column, out, at):  # pragma: no cover
-    """One column of what `sum_values` wrote, times its share, rounded to bfloat16 `[dims]` at `at` of `out`."""
+    """Write one column of `sum_values`' output, times its share, as bfloat16 `[dims]` at index `at` of `out`."""
     halves = dims.literal_value // (2 * LANES)
 
     def generate(_context, builder, _signature, arguments):
@@ -221,7 +221,7 @@ def write_column(_context, dims, sums, shares, column, out, at):  # pragma: no c
 
 
 def _dims_in_order(half: int) -> list[int]:
-    """Where the dimensions `16 * half` on lie in the two vectors that `interleaved_halves` spreads 32 over."""
+    """Positions of the 16 dimensions from `16 * half` on in the two vectors that `interleaved_halves` makes of 32."""
     found = []
     for dim in range(LANES * half, LANES * (half + 1)):
         eight, within = divmod(dim, 8)

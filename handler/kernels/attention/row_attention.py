@@ -1,7 +1,7 @@
 """Rotary embedding, KV cache and attention of one layer in one call, row by row.
 
-Each new token is a row, whether it decodes or is part of a prompt; its result depends on its sequence alone, to the
-last bit. Numbers are read as float32 and rounded once, at the end.
+Each new token is a row, in decode and in prefill; its result depends on its sequence alone, to the last bit. Numbers
+are read as float32 and rounded once, at the end.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ from handler.kernels.team import (
     team_functions,
 )
 
-# Bytes of a cache line, and how many keys ahead of the one in work are fetched.
+# Bytes of a cache line, and how many keys ahead are prefetched.
 _LINE = 64
 _AHEAD = 16
-# Sums that are kept in vector registers, of which there are 32 of 16 numbers.
-_MOST_SUMS = 384
+# Sums kept in vector registers, of which there are 32 with 16 lanes each.
+_MAX_SUMS = 384
 
 
 @inlined
@@ -104,7 +104,7 @@ def _softmax(scratch, at, num_keys):  # pragma: no cover
 
 @inlined
 def _add_four(scratch, to, weights, cached, at, token, head_dim):  # pragma: no cover
-    """Four keys at once, so that the sums are read and written a quarter as often."""
+    """Add four keys at once: sums are read and written a quarter as often."""
     one, two = load(scratch, weights), load(scratch, weights + 1)
     three, four = load(scratch, weights + 2), load(scratch, weights + 3)
     for d in range(head_dim):
@@ -141,9 +141,9 @@ def _weigh(scratch, scores, cached, base, num_keys, token, head_dim, group):  # 
 def _score_by_16(
     scratch, scores, query, keys, cached, base, padded, token, head_dim, group, scale, near
 ):  # pragma: no cover
-    """As `_score`, 16 keys at a time: `padded` are whole sixteens, whose last scores mean nothing.
+    """As `_score`, 16 keys at a time: `padded` is a multiple of 16, and the last scores mean nothing.
 
-    `near` numbers of each key are fetched ahead.
+    `near` elements of each key are prefetched.
     """
     for j in range(0, padded, KEYS):
         for ahead in range(KEYS):
@@ -157,7 +157,7 @@ def _score_by_16(
 
 @inlined
 def _attend(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line):  # pragma: no cover
-    """From the queries at the beginning of `scratch`, scaled, to the sums behind them. `line` numbers are one line."""
+    """Attend with the scaled queries that begin `scratch`; the sums go after them. A cache line has `line` elements."""
     _score(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line)
     for g in range(group):
         _softmax(scratch, scores + g * num_keys, num_keys)
@@ -168,10 +168,10 @@ def _attend(scratch, scores, keys, cached, base, num_keys, token, head_dim, grou
 def _attend_by_16(
     scratch, scores, query, keys, cached, base, skipped, num_keys, token, head_dim, group, together, scale, near
 ):  # pragma: no cover
-    """As `_attend`, from queries of bfloat16, `together` of them at once.
+    """As `_attend`, from bfloat16 queries, `together` at once.
 
-    `base` is where the first key is that is seen; the sixteens begin `skipped` keys before it. The last keys of them
-    may be nobody's, but lie in the slot.
+    `base` is the first key that is seen; the blocks of 16 begin `skipped` keys before it. The last block may read
+    past the sequence's last key, but within the slot.
     """
     padded = (skipped + num_keys + KEYS - 1) // KEYS * KEYS
     _score_by_16(
@@ -185,10 +185,10 @@ def _attend_by_16(
 
 
 def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int) -> int:
-    # Only numbers are taken from here into the kernel: functions would make each start compile it anew.
+    # The kernel captures only integers, for the cache key of `compile_kernel`.
     token, half = num_kv_heads * head_dim, head_dim // 2
     line = _LINE * 8 // bits
-    together = group if group * head_dim <= _MOST_SUMS else 1
+    together = group if group * head_dim <= _MAX_SUMS else 1
     # A thread's scratch, float32: `group` queries, as many sums, then one row of scores for each.
     sums, scores = group * head_dim, 2 * group * head_dim
 
@@ -205,7 +205,7 @@ def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int)
 
         store_rows(arguments, num_kv_heads, group, head_dim, bits)
 
-        # Heads of a row one after the other, so that its keys come as one stream; one row is shared out.
+        # With many rows, a thread takes all heads of a row, so that its keys are one stream; else one head.
         at_once = num_kv_heads if num_rows >= MANY_ROWS else 1
         turn = take_ticket(arguments, TICKET) * at_once
         while turn < num_rows * num_kv_heads:
@@ -236,7 +236,7 @@ def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int)
 
 
 class RowAttention:
-    """The kernel for layers of one shape. Not for use by two threads at once."""
+    """The kernel for layers of one shape. Not thread-safe."""
 
     def __init__(self, num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
         self._group = num_heads // num_kv_heads
@@ -254,9 +254,9 @@ class RowAttention:
         self._call.arguments[BARRIER] = barrier_address()
 
     def step(self, qkv: int, out: int, cache: tuple[Tensor, Tensor], scale: float, window: int) -> Step:
-        """The same as part of a program; `qkv` is the address of `[rows, heads, head_dim]`: queries, keys, values.
+        """The kernel as a step of a program; `qkv` is the address of `[rows, heads, head_dim]`: queries, keys, values.
 
-        `place_rows` writes into the program's table which rows they are.
+        `set_rows` writes the rows' arguments into the program's table.
         """
         num_kv_heads = self._num_heads // self._group
         stride = (self._num_heads + 2 * num_kv_heads) * self._head_dim
@@ -289,13 +289,13 @@ class RowAttention:
         `heads` `[T, num_heads + num_kv_heads, head_dim]`, queries then keys before rotary embedding, `values`
         `[T, num_kv_heads, head_dim]`, each contiguous within a token; `cosines`, `sines` `[T, head_dim]`; `cache` the
         layer's keys and values `[num_slots, max_len, num_kv_heads, head_dim]`, `flat_index` and `positions` int64
-        `[T]`, where each token's key goes among all slots and in its own. `window` 0 is unlimited.
+        `[T]`, each token's index over all slots and in its own. `window` 0 is unlimited.
         """
         num_rows = len(heads)
         out = heads.new_empty(num_rows, self._width)
-        room = scratch(self._scratch_for(cache[0]))
+        buffer = scratch(self._scratch_for(cache[0]))
         self._call.set(
-            *(0, *team_functions(), num_rows, room.data_ptr(), room.stride(0) * 4, self._shapes_of(num_rows)),
+            *(0, *team_functions(), num_rows, buffer.data_ptr(), buffer.stride(0) * 4, self._shapes_of(num_rows)),
             *(heads.data_ptr(), heads.stride(0), values.data_ptr(), values.stride(0), out.data_ptr()),
             *(cosines.data_ptr(), sines.data_ptr(), flat_index.data_ptr(), positions.data_ptr()),
             *(cache[0].data_ptr(), cache[1].data_ptr(), window, float_bits(scale)),
@@ -304,8 +304,8 @@ class RowAttention:
         return out
 
 
-def place_rows(table: NDArray[np.int64], cosines: Tensor, sines: Tensor, flat_index: Tensor, positions: Tensor) -> None:
-    """Write into the arguments of steps, `table` `[steps, ...]`, what `RowAttention` takes of the rows."""
+def set_rows(table: NDArray[np.int64], cosines: Tensor, sines: Tensor, flat_index: Tensor, positions: Tensor) -> None:
+    """Write the rows' arguments of `RowAttention` into `table` `[steps, ...]`, the arguments of steps."""
     table[:, COSINES : POSITIONS + 1] = [one.data_ptr() for one in (cosines, sines, flat_index, positions)]
 
 

@@ -1,1 +1,1 @@
-"""The kernel of RMS norm, with and without the residual sum."""
+"""The RMS norm kernel, over whole rows or over their heads."""

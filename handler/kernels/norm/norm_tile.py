@@ -1,4 +1,4 @@
-"""The root-mean-square norm of one row of bfloat16 in vectors, in LLVM's instructions."""
+"""RMS norm of one bfloat16 row by vectors, in LLVM instructions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from handler.kernels.vectors import (
 
 _BYTES = 2 * LANES
 _FLOAT = ir.FloatType()
-# Sums under way at a time: each takes four cycles.
+# Independent sums at a time: an addition takes four cycles.
 _MOST_SUMS = 4
 
 

@@ -1,4 +1,4 @@
-"""Root-mean-square norm of rows in one call, where torch makes nine."""
+"""RMS norm of rows in one call, where torch needs nine."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from handler.kernels.vectors import LANES
 
 _ROWS, _OUT, _WEIGHT, _EPS, _PARTS, _STRIDE = range(NUM_COMMON, NUM_COMMON + 6)
 _NUM_ARGUMENTS = NUM_COMMON + 6
-# Fewer numbers than this are done before the other threads have woken up.
-_WORTH_A_TEAM = 1 << 16
+# Fewer elements than this are done before the other threads wake up.
+_MIN_PARALLEL = 1 << 16
 
 
 @functools.cache
@@ -56,7 +56,7 @@ class RowNorm:
     """`x / sqrt(mean(x^2) + eps) * weight` over the last dimension, in float32, rounded once."""
 
     def __init__(self, weight: Tensor, eps: float) -> None:
-        """`weight` `[width]`, kept."""
+        """`weight` `[width]`, not copied if contiguous."""
         self._weight = weight.contiguous()
         self._width = len(weight)
         in_vectors = weight.dtype is torch.bfloat16 and len(weight) % LANES == 0 and multiplies_bfloat16()
@@ -66,14 +66,14 @@ class RowNorm:
         self._call.arguments[_PARTS:] = (1, self._width)
 
     def step(self, x: int, out: int) -> Step:
-        """The norm as part of a program; `x` and `out` are addresses of `[rows, width]`."""
+        """The norm as a step of a program; `x` and `out` are addresses of `[rows, width]`."""
         arguments = self._call.arguments.copy()
         arguments[_ROWS : _OUT + 1] = (x, out)
         row = self._width * self._weight.element_size()
         return Step(self._call.kernel, arguments, nothing, nothing, {_ROWS: row, _OUT: row})
 
     def step_of_parts(self, x: int, num_parts: int, stride: int) -> Step:
-        """The norm of the first `num_parts` parts of rows at address `x`, in place; rows are `stride` numbers apart."""
+        """The norm of each row's first `num_parts` parts, in place. Rows begin at `x`, `stride` elements apart."""
         step, row = self.step(x, x), stride * self._weight.element_size()
         step.arguments[_PARTS:] = (num_parts, stride)
         return step._replace(row_bytes={_ROWS: row, _OUT: row})
@@ -83,5 +83,5 @@ class RowNorm:
         x = x.contiguous()
         out = torch.empty_like(x)
         self._call.set(0, *team_functions(), x.numel() // self._width, 0, 0, 0, x.data_ptr(), out.data_ptr())
-        self._call.run(parallel=x.numel() >= _WORTH_A_TEAM)
+        self._call.run(parallel=x.numel() >= _MIN_PARALLEL)
         return out

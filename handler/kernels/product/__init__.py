@@ -1,1 +1,1 @@
-"""Kernels that multiply rows by weights of 4 and 8 bits or bfloat16, by vectors or by a matrix unit."""
+"""Kernels that multiply rows by weights of 4 or 8 bits or bfloat16, on vectors or on the matrix unit."""

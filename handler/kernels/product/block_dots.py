@@ -1,4 +1,4 @@
-"""Products with weights of 4 and 8 bits by AVX-512's bfloat16 dot products: 8 rows at a time."""
+"""Products with weights of 4 and 8 bits by AVX-512's bfloat16 dot products, 8 rows at a time."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from handler.kernels.product.product_outputs import (
 from handler.kernels.team import NUM_ROWS, SCRATCH, SCRATCH_STRIDE
 from handler.kernels.vectors import LANES
 
-# Rows that go through a group together.
+# Rows multiplied by a group together.
 _ROWS = 8
 
-# Products of a tile, before what follows them.
+# Products of a tile, before `write_outputs`.
 _PRODUCTS = _ROWS * GROUPS * LANES
 
 
 def dots_scratch(num_rows: int, blocks: int) -> int:
-    """Numbers of scratch that a thread needs."""
+    """Float32 elements of scratch that a thread needs."""
     return _PRODUCTS + num_rows * blocks * (1 + BLOCK // 2)
 
 
 @called
 def _interleave(x, num_rows, blocks, pairs, sums):  # pragma: no cover
-    """Rows as `block_tile` takes them, 8 at a time and then the rest; `x` `[num_rows, blocks * 32]`."""
+    """Write rows in the layout of `block_tile`, 8 at a time, then the rest; `x` `[num_rows, blocks * 32]`."""
     width = blocks * (BLOCK // 2)
     for first in range(0, num_rows, _ROWS):
         rows = min(_ROWS, num_rows - first)
@@ -88,7 +88,7 @@ def compile_dots(bits: int) -> int:
                 while group < last:
                     codes = bytes_at(arguments[CODES] + group * blocks * (BLOCK * LANES * bits // 8))
                     scales = bytes_at(arguments[SCALES] + group * blocks * (LANES * 4))
-                    # Fewer rows go with more groups, so that as many sums are under way at a time.
+                    # Fewer rows take more groups, so that as many sums are independent.
                     groups = 1
                     if rows == 8:
                         block_tile(8, 1, bits, codes, scales, x, sums, blocks, found)

@@ -1,4 +1,4 @@
-"""How weights of 4 and 8 bits lie in memory for the kernels that multiply by them."""
+"""Prepacked layout of weights of 4 and 8 bits for the vector kernels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from handler.kernels.vectors import LANES
 
 
 def packed_codes(codes: Tensor, bits: int) -> Tensor:
-    """`codes` uint8 `[N, K]` as `block_tile` reads them: int32 `[N / 16, K / 32, 4, 16]`, or uint8."""
+    """`codes` uint8 `[N, K]` for `block_tile`: int32 `[N / 16, K / 32, 4, 16]`, or uint8 `[.., .., 16, 16, 2]`."""
     num_rows, num_columns = codes.shape
     if bits == 8:
         pairs = codes.view(num_rows // LANES, LANES, num_columns // BLOCK, BLOCK // 2, 2)
@@ -21,6 +21,6 @@ def packed_codes(codes: Tensor, bits: int) -> Tensor:
 
 
 def packed_scales(scale: Tensor, minimum: Tensor) -> Tensor:
-    """Float16 `[N / 16, K / 32, 2, 16]`."""
+    """Scales and minima as float16 `[N / 16, K / 32, 2, 16]`."""
     both = torch.stack((scale, minimum), -1).half()
     return both.view(-1, LANES, *both.shape[1:]).permute(0, 2, 3, 1).contiguous()

@@ -1,7 +1,7 @@
-"""The inner loop of products with weights of 4 and 8 bits: AVX-512's bfloat16 dot products, in LLVM's instructions.
+"""Inner loop of products with weights of 4 and 8 bits: AVX-512's bfloat16 dot products, in LLVM instructions.
 
-Four-bit codes become bfloat16 without a conversion, two at once: 0x4300 is 128 in bfloat16, whose last bits a code
-fills. So a product is one with 128 + code, and 128 times the sum of the block's activations is taken off afterwards.
+4-bit codes become bfloat16 without a conversion, two at once: 0x4300 is 128 in bfloat16, and a code fills its last
+bits. Dot products therefore use 128 + code; 128 times the sum of the block's activations is subtracted afterwards.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BLOCK = 32
 
 
 class BlockEmitter:
-    """Writes one tile: `rows` rows of activations by `groups` groups of 16 outputs, over all blocks."""
+    """Emits one tile: `rows` rows of activations by `groups` groups of 16 outputs, over all blocks."""
 
     def __init__(self, builder, rows: int, groups: int, bits: int, pointers) -> None:
         self.b = builder
@@ -40,7 +40,7 @@ class BlockEmitter:
         self.codes, self.scales, self.x, self.sums, self.blocks = pointers
 
     def at(self, *terms: tuple[object, object]):
-        """The sum of products, 64-bit."""
+        """The sum of the terms' products, 64-bit."""
         total = ir.Constant(ir.IntType(64), 0)
         for one, other in terms:
             total = self.b.add(total, self.b.mul(one, other))
@@ -53,7 +53,7 @@ class BlockEmitter:
         return [totals[r * self.groups : (r + 1) * self.groups] for r in range(self.rows)]
 
     def add_block(self, block, totals):
-        """The totals, one row's groups after the other's, with one block's products."""
+        """The totals, by row and group, plus one block's products."""
         b, following = self.b, []
         found, offsets = self.block(block), self.offsets(block)
         for r in range(self.rows):
@@ -65,7 +65,7 @@ class BlockEmitter:
         return following
 
     def offsets(self, block):
-        """For each group the block's scales, and its minima less what codes are too large by."""
+        """For each group the block's scales and minima, the latter less 128 * scale for 4-bit codes."""
         b, out = self.b, []
         for g in range(self.groups):
             start = b.mul(self.at((index(g), self.blocks), (index(1), block)), index(2 * LANES))
@@ -90,7 +90,7 @@ class BlockEmitter:
         return sums
 
     def weights(self, block):
-        """For each of the block's 16 pairs of inputs: the codes of both, or 128 more, in bfloat16, for each group."""
+        """For each of the block's 16 pairs of inputs: code or 128 + code of both, in bfloat16, for each group."""
         b = self.b
         if self.bits == 8:
             for pair in range(BLOCK // 2):
@@ -128,13 +128,13 @@ class BlockEmitter:
 
 @intrinsic(prefer_literal=True)
 def block_tile(_context, rows, groups, bits, codes, scales, x, sums, blocks, out):  # pragma: no cover
-    """Write `rows` x `groups * 16` float32 products to `out`, row after row. `rows`, `groups` and `bits` are literal.
+    """Write `rows` x `groups * 16` float32 products to `out`, row by row. `rows`, `groups` and `bits` are literal.
 
     `codes` of 4 bits: int32 `[groups, blocks, 4, 16]`, in each number eight weights of one output, weight 2s in bits 4s
     to 4s + 3 and weight 2s + 1 in bits 16 + 4s on; of 8 bits: uint8 `[groups, blocks, 16, 16, 2]`, two inputs for each
     of 16 outputs. `scales` float16 `[groups, blocks, 2, 16]`, scales and minima. `x` pairs of bfloat16
-    `[blocks, 16, rows]` and `sums` float32 `[blocks, rows]`, the sum of each block: side by side, so that one register
-    points at all rows.
+    `[blocks, 16, rows]` and `sums` float32 `[blocks, rows]`, the sum of each block: rows are innermost, so that
+    one register addresses all rows.
     """
     num_rows, num_groups, num_bits = rows.literal_value, groups.literal_value, bits.literal_value
 
@@ -153,7 +153,7 @@ def block_tile(_context, rows, groups, bits, codes, scales, x, sums, blocks, out
 
 @intrinsic
 def interleave_eight(_context, source, stride, count, out):  # pragma: no cover
-    """Write int32 `[count, 8]`: the numbers of eight rows side by side; `source` int32, rows `stride` apart.
+    """Write eight rows interleaved, int32 `[count, 8]`; `source` int32, rows `stride` apart.
 
     `count` is a multiple of 16.
     """
@@ -177,7 +177,7 @@ def interleave_eight(_context, source, stride, count, out):  # pragma: no cover
 
 
 def _interleaved(builder, one, other, chunk: int):
-    """Two sequences of vectors as one, `chunk` numbers from each in turn."""
+    """Interleave two sequences of vectors, `chunk` elements from each in turn."""
     out = []
     for i in range(2 * len(one)):
         start = i % 2 * LANES // 2

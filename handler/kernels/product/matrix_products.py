@@ -1,6 +1,6 @@
-"""Products by the processor's matrix unit, with weights of 4 and 8 bits or bfloat16.
+"""Products on the matrix unit (AMX), with weights of 4 and 8 bits or bfloat16.
 
-A row is summed in one order whatever other rows there are. docs/decisions/0019.
+The order of a row's sums does not depend on other rows. docs/decisions/0019.
 """
 
 from __future__ import annotations
@@ -38,19 +38,18 @@ from handler.kernels.team import NUM_ROWS, SCRATCH, SCRATCH_STRIDE, TILES
 from handler.kernels.tiles import LINE, TILE_BYTES, TILE_ROWS, configure_tiles, release_tiles, tile_shapes
 from handler.kernels.vectors import LANES
 
-# Rows that go together.
+# Rows multiplied together.
 _TOGETHER = PAIR * TILE_ROWS
-# Activations that a thread has as tiles at a time, so many that they stay in its second cache: blocks of all rows, and
-# rows.
+# Activations that a thread holds as tiles at a time, few enough for its L2 cache: blocks of all rows, and rows.
 _MOST_BLOCKS, _MOST_ROWS = 1 << 14, 256
-# Of a tile of one row.
+# Bytes of a line of a tile of one row.
 _NARROW = 4
 _OUT_ROW = PAIR * LANES * 4
 _PLAN_BYTES = 2 * LINE
 
 
 def matrix_scratch(num_rows: int, blocks: int) -> int:
-    """Numbers of scratch that a thread needs: products and activations as tiles, products as rows, weights."""
+    """Float32 elements of scratch that a thread needs: products and activations as tiles, products as rows, weights."""
     chunks = -(-min(num_rows, _MOST_ROWS, max(_MOST_BLOCKS // blocks, _TOGETHER)) // TILE_ROWS)
     tiles = chunks * blocks + PAIR * PAIR
     room = ROOM_BYTES + max(blocks, RING) * ROOM_BLOCK_BYTES
@@ -58,7 +57,7 @@ def matrix_scratch(num_rows: int, blocks: int) -> int:
 
 
 def matrix_shapes(num_rows: int) -> int:
-    """The address of the tiles' shapes for `num_rows` rows: one is not filled up to 16."""
+    """The address of the tile shapes for `num_rows` rows; a single row is not padded to 16."""
     return _shapes(num_rows == 1).data_ptr()
 
 
@@ -69,8 +68,8 @@ def _shapes(one_row: bool) -> Tensor:
 
 @called
 def _plan_memory(plan, found_at, num_rows, blocks, x):  # pragma: no cover
-    """Write what is the same for all weights of a product; returns where activations are, or are to be, as tiles."""
-    # Weights that other rows need too are kept unpacked.
+    """Write the plan's entries that all weights share; returns the address of activations as tiles, written or not."""
+    # With further rows, unpacked weights are kept for them.
     many = num_rows > _TOGETHER
     plan[BLOCKS], plan[MASK], plan[ROOM_BLOCKS] = blocks, -1 if many else RING - 1, blocks if many else RING
     plan[TO_TILES] = found_at + _TOGETHER * _OUT_ROW
@@ -85,7 +84,7 @@ def _plan_memory(plan, found_at, num_rows, blocks, x):  # pragma: no cover
 
 @called
 def _turn_rows(x, num_rows, blocks, out):  # pragma: no cover
-    """Activations as tiles, `[rows / 16, blocks]` of pairs of inputs by rows."""
+    """Transpose activations to tiles, `[rows / 16, blocks]` of pairs of inputs by rows."""
     stride = blocks * LINE
     for first in range(0, num_rows, TILE_ROWS):
         for block in range(blocks):
@@ -95,7 +94,7 @@ def _turn_rows(x, num_rows, blocks, out):  # pragma: no cover
 
 @called
 def _turn_products(tiles, num_rows, out):  # pragma: no cover
-    """Products of 32 outputs as float32 rows."""
+    """Transpose products of 32 outputs to float32 rows."""
     for first in range(0, num_rows, TILE_ROWS):
         for group in range(PAIR):
             source = tiles + (first // TILE_ROWS * PAIR + group) * TILE_BYTES

@@ -1,6 +1,6 @@
-"""`y = x W^T + b` by a kernel of ours, and what follows it in a layer.
+"""`y = x W^T + b` by our kernels, and the operation that follows in a layer.
 
-A row's sums are taken in one order whatever other rows there are.
+The order of a row's sums does not depend on other rows.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ from handler.kernels.program import Step, nothing
 from handler.kernels.team import Call, scratch, team_functions
 from handler.kernels.vectors import LANES
 
-# Measured on the matrix unit. By bits a weight.
-_LEAST_ROWS = {4: 28, 8: 32, DENSE: 64}
+# `Step.min_rows` by bits of a weight, measured on the matrix unit.
+_MIN_ROWS = {4: 28, 8: 32, DENSE: 64}
 _BFLOAT_BYTES = 2
 
 
 class _Kernel(NamedTuple):
-    """Address of the C function; scratch of a thread for some rows and blocks; address of tiles' shapes, or 0.
+    """Address of the C function; a thread's scratch for some rows and blocks; address of tile shapes, or 0.
 
-    `least_rows` as `Step` has it: if each thread takes rows of its own, each reads all weights.
+    `min_rows` as in `Step`: threads with their own rows each read all weights.
     """
 
     address: int
     scratch_of: Callable[[int, int], int]
     shapes_of: Callable[[int], int]
-    least_rows: int
+    min_rows: int
 
 
 class _Product:
     """A kernel over one weight of `N` outputs and `K` inputs; activations are bfloat16."""
 
     def __init__(self, kernel: _Kernel, weights: Tensor, scales: Tensor | None, bias: Tensor | None) -> None:
-        """`weights` `[N / 16, K / 32, ...]`, N a multiple of 64; `scales` as the kernel takes them; `bias` `[N]`."""
+        """`weights` `[N / 16, K / 32, ...]`, N a multiple of 64; `scales` in the kernel's layout; `bias` `[N]`."""
         num_groups, self._blocks = weights.shape[:2]
         self.out_features, self.in_features = num_groups * LANES, self._blocks * BLOCK
         self._held = (weights, scales, bias)
@@ -87,13 +87,13 @@ class _Product:
         return self._run(x, PLUS, other)
 
     def step(self, x: int, out: int, operation: int = NONE, other: int = 0) -> Step:
-        """The product as part of a program; `x`, `out` and `other` are addresses of `[rows, width]`."""
+        """The product as a step of a program; `x`, `out` and `other` are addresses of `[rows, width]`."""
         arguments = self._call.arguments.copy()
         arguments[X : OUT + 1] = (x, other, operation, out)
         scratch_of, kernel = _of_rows(self._kernel.scratch_of, self._blocks), self._kernel
         into, onto = self.in_features * _BFLOAT_BYTES, self.out_features * _BFLOAT_BYTES
         row_bytes = {X: into, OTHER: onto, OUT: onto}
-        return Step(kernel.address, arguments, scratch_of, kernel.shapes_of, row_bytes, kernel.least_rows)
+        return Step(kernel.address, arguments, scratch_of, kernel.shapes_of, row_bytes, kernel.min_rows)
 
     def _run(self, x: Tensor, operation: int, other: Tensor | None = None) -> Tensor:
         x = x.contiguous()
@@ -103,8 +103,8 @@ class _Product:
             return out
         if other is not None:
             other = other.contiguous()
-        room = scratch(self._kernel.scratch_of(num_rows, self._blocks))
-        where = (room.data_ptr(), room.stride(0) * 4, self._kernel.shapes_of(num_rows))
+        buffer = scratch(self._kernel.scratch_of(num_rows, self._blocks))
+        where = (buffer.data_ptr(), buffer.stride(0) * 4, self._kernel.shapes_of(num_rows))
         beside = 0 if other is None else other.data_ptr()
         self._call.set(0, *team_functions(), num_rows, *where, x.data_ptr(), beside, operation, out.data_ptr())
         self._call.run()
@@ -112,18 +112,19 @@ class _Product:
 
 
 class BlockProduct(_Product):
-    """Over weights of 4 or 8 bits: `w = scale * code + minimum` for each block of 32."""
+    """With weights of 4 or 8 bits: `w = scale * code + minimum` for each block of 32."""
 
     def __init__(self, codes: Tensor, scales: Tensor, bias: Tensor | None) -> None:
-        """`codes` as `packed_codes` makes them, or for the matrix unit (AMX) as `tiled_codes` does; `scales` as
-        `packed_scales`. N is a multiple of 64. `bias` `[N]`.
+        """`codes` from `packed_codes`, or from `tiled_codes` for the matrix unit (AMX); `scales` from `packed_scales`.
+
+        N is a multiple of 64. `bias` `[N]`.
         """
         bits = 8 if codes.dtype is torch.uint8 else 4
         super().__init__(_matrix_kernel(bits) if are_tiles(codes) else _dots_kernel(bits), codes, scales, bias)
 
 
 class DenseProduct(_Product):
-    """Over bfloat16 weights, by the matrix unit, which `multiplies_matrices` must have found."""
+    """With bfloat16 weights, on the matrix unit; `multiplies_matrices` must be true."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         """`weight` bfloat16 `[N, K]`, N a multiple of 64 and K of 32, copied; `bias` `[N]`."""
@@ -132,14 +133,14 @@ class DenseProduct(_Product):
 
 
 def _matrix_kernel(bits: int) -> _Kernel:
-    return _Kernel(compile_matrix_products(bits), matrix_scratch, matrix_shapes, _LEAST_ROWS[bits])
+    return _Kernel(compile_matrix_products(bits), matrix_scratch, matrix_shapes, _MIN_ROWS[bits])
 
 
 def _dots_kernel(bits: int) -> _Kernel:
-    return _Kernel(compile_dots(bits), dots_scratch, nothing, _LEAST_ROWS[bits])
+    return _Kernel(compile_dots(bits), dots_scratch, nothing, _MIN_ROWS[bits])
 
 
 @functools.cache
 def _of_rows(scratch_of: Callable[[int, int], int], blocks: int) -> Callable[[int], int]:
-    """The same function for the same blocks, so that a program asks it once."""
+    """`scratch_of` for fixed `blocks`; cached, so that a program calls it once for equal shapes."""
     return lambda num_rows: scratch_of(num_rows, blocks)

@@ -1,4 +1,4 @@
-"""Arguments of the kernels that multiply by weights, and how their products become a layer's output."""
+"""Arguments of the product kernels, and how products become a layer's output."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from handler.kernels.vectors import (
 
 NONE, SILU, TIMES, PLUS = range(4)
 
-# Behind what all kernels have: what changes from call to call, then what does not. `X`, `OTHER`, `OUT` and `BIAS` are
-# addresses of bfloat16, the last 0 if there is none.
+# After the common arguments: those that change from call to call, then those that do not. `X`, `OTHER`, `OUT` and
+# `BIAS` are addresses of bfloat16, the last 0 without a bias.
 X, OTHER, OPERATION, OUT = range(NUM_COMMON, NUM_COMMON + 4)
 NUM_GROUPS, NUM_BLOCKS, CODES, SCALES, BIAS = range(NUM_COMMON + 4, NUM_COMMON + 9)
 NUM_ARGUMENTS = NUM_COMMON + 9
@@ -38,7 +38,7 @@ _ROUNDED_BYTES = 2 * LANES
 
 @intrinsic
 def write_outputs(_context, arguments, products, num_rows, num_groups, row, group):  # pragma: no cover
-    """From `products`, float32 `[num_rows, num_groups * 16]`, to the output from `row` and `group` on, rounded once.
+    """Turn `products`, float32 `[num_rows, num_groups * 16]`, into output from `row` and `group` on, rounded once.
 
     `arguments` are the kernel's.
     """
@@ -68,16 +68,16 @@ def write_outputs(_context, arguments, products, num_rows, num_groups, row, grou
 
 
 class _Rows:
-    """Writes the loop over rows and groups of products."""
+    """Emits the loop over rows and groups of products."""
 
     def __init__(self, builder, products, num_rows, num_groups, first, width) -> None:
-        """`first`: where the output begins, in numbers."""
+        """`first`: index of the first output element."""
         self.b = builder
         self.products, self.num_rows, self.num_groups = products, num_rows, num_groups
         self.first, self.width = first, width
 
     def write(self, compute, bias, other, out) -> None:
-        """`compute(builder, y, other)` for each vector `y`, with the bias if there is one. Addresses."""
+        """Emit `compute(builder, y, other)` for each vector `y`, plus `bias` if not None; all three are addresses."""
         b = self.b
         with cgutils.for_range(b, self.num_rows, intp=_LONG) as by_row:
             source = b.mul(by_row.index, b.mul(self.num_groups, index(LANES)))
@@ -92,7 +92,7 @@ class _Rows:
                 store_rounded(b, result, self._at(out, place))
 
     def _at(self, address, number):
-        """A pointer to bfloat16 `number` behind an address."""
+        """A pointer to bfloat16 number `number` after an address."""
         return self.b.inttoptr(self.b.add(address, self.b.mul(number, index(2))), _BYTE.as_pointer())
 
 

@@ -1,8 +1,8 @@
-"""The inner loop of products on the matrix unit: tiles of weights times tiles of activations, in LLVM's instructions.
+"""Inner loop of products on the matrix unit: tiles of weights times tiles of activations, in LLVM instructions.
 
 Weights are the left operand, 16 outputs by 32 inputs; activations the right one, 16 pairs of inputs by 16 rows; so
-products come out as 16 outputs by 16 rows. Two groups of outputs and up to two of rows go together, and each sum is
-taken over all inputs in one tile, in their order.
+products are 16 outputs by 16 rows. Two groups of outputs and up to two of rows are multiplied together. Each sum runs
+over all inputs in one tile, in their order.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from handler.kernels.product.unpacked_tile import SCALES_BYTES, WIDE_SCALES_BYTE
 from handler.kernels.tiles import BYTE, LINE, LONG, TILE_BYTES, TILE_ROWS, bytes_behind, tile_call
 from handler.kernels.vectors import INTS, index, transposed
 
-# Groups of 16 outputs, and of 16 rows, that go together.
+# Groups of 16 outputs, and of 16 rows, multiplied together.
 PAIR = 2
-# Tiles are unpacked so many blocks before they are loaded: a load waits for the stores it takes from.
+# Tiles are unpacked this many blocks before they are loaded: a load waits for the stores it reads.
 AHEAD = 2
-# Room for unpacked tiles of which each is used once.
+# Blocks in the ring of unpacked tiles that are each used once.
 RING = 8
-# Bits of a weight that is bfloat16 already.
+# Bits of a bfloat16 weight, which is not unpacked.
 DENSE = 16
-# Of those a tile is brought near so many blocks before it is loaded.
+# Its tiles are prefetched this many blocks before they are loaded.
 _FETCHED = 6
 
-# Scratch for unpacked tiles: for all, and for each block.
+# Bytes of scratch for unpacked tiles: once, and for each block.
 ROOM_BYTES, ROOM_BLOCK_BYTES = PAIR * WIDE_SCALES_BYTES, PAIR * TILE_BYTES
 
-# Places in a plan: addresses, then numbers.
+# Indices in a plan: addresses, then numbers.
 WEIGHTS, WEIGHT_SCALES, NEXT_WEIGHTS, NEXT_SCALES, FROM_TILES, ROOM, TO_TILES = range(7)
 BLOCKS, MASK, ROOM_BLOCKS, STEP, LINE_BYTES = range(7, 12)
 PLAN_SIZE = 12
 
-# The tiles' numbers: products by group and half of the rows, weights by group, activations by half.
+# Tile numbers: products by group and half of the rows, weights by group, activations by half.
 _PRODUCTS, _WEIGHTS, _ACTIVATIONS = ((0, 1), (2, 3)), (4, 5), (6, 7)
-# Those that are as wide as there are rows.
+# Tiles as wide as there are rows.
 BY_ROWS = (0, 1, 2, 3, 6, 7)
 
 
 class _Multiplier:
-    """Writes the loop over the blocks of two groups."""
+    """Emits the loop over the blocks of two groups."""
 
     def __init__(self, builder, bits: int, halves: int, first: bool, plan) -> None:
         self.b, self.bits, self.halves = builder, bits, halves
@@ -53,7 +53,7 @@ class _Multiplier:
         self.here, self.following = addresses[:2], addresses[2:4]
         self.x, self.room, self.out = addresses[4:]
         self.blocks, self.mask, self.room_blocks, self.step, self.line = plan[BLOCKS:]
-        # Weights that need no unpacking are multiplied where they are.
+        # Weights that need no unpacking are read where they are.
         self.weights = self.here[0] if bits == DENSE else bytes_behind(builder, self.room, index(ROOM_BYTES))
         self.distance = self.blocks if bits == DENSE else self.room_blocks
         self.unpackers = [self._unpacker(group) for group in range(PAIR)] if self.unpacks else []
@@ -68,7 +68,7 @@ class _Multiplier:
         return Unpacker(self.b, self.bits, self.blocks, here, following, wide)
 
     def _of_group(self, group: int, address, size: int):
-        """Where a group begins whose blocks have `size` bytes, and the first group of which is at an address."""
+        """The address of a group whose blocks have `size` bytes; `address` is that of group 0."""
         return bytes_behind(self.b, address, self.b.mul(self.blocks, index(group * size)))
 
     def run(self) -> None:
@@ -94,7 +94,7 @@ class _Multiplier:
                 tile_call(b, "tilestored64", _PRODUCTS[group][half], bytes_behind(b, self.out, place), self.line)
 
     def _both(self, block) -> None:
-        """Multiply by one block while a later one is unpacked: instructions of both stand side by side."""
+        """Multiply by one block while unpacking a later one: instructions of both are interleaved."""
         unpacking = self._unpacking(self.b.add(block, index(AHEAD)))
         for parts in zip_longest(unpacking, self._multiplying(block)):
             for part in parts:
@@ -106,7 +106,7 @@ class _Multiplier:
             yield from unpacker.parts(block, self._tile(group, block))
 
     def _tile(self, group: int, block):
-        """Where the weights of a block are."""
+        """The address of a block's weights."""
         b = self.b
         kept = block if self.bits == DENSE else b.and_(block, self.mask)
         place = b.add(kept, b.mul(self.distance, index(group)))
@@ -140,10 +140,10 @@ def multiply_tiles(_context, bits, halves, first, plan):  # pragma: no cover
     """Write products of 32 outputs with 16 rows, or 32 if `halves` is 2, as tiles, float32 `[16, rows]`.
 
     `bits`, `halves` and `first` are literal; `plan` has the integers named above. `FROM_TILES` has a tile for each
-    block, `STEP` bytes from one to the next, of rows `LINE_BYTES` apart; so have products, the two groups one after the
-    other, for each half. `ROOM` is scratch of `ROOM_BYTES` and `ROOM_BLOCK_BYTES` for each of `ROOM_BLOCKS`: if `first`
-    weights are unpacked to it, each block at its number & `MASK`; else they are there. `NEXT_WEIGHTS` and
-    `NEXT_SCALES` are those of the two groups that this thread multiplies by afterwards.
+    block, `STEP` bytes apart, of rows `LINE_BYTES` apart; `TO_TILES` gets products likewise, for each half the two
+    groups in turn. `ROOM` is scratch of `ROOM_BYTES` plus `ROOM_BLOCK_BYTES` for each of `ROOM_BLOCKS`: if `first`,
+    weights are unpacked to it, each block at its number & `MASK`; else they are already there. `NEXT_WEIGHTS` and
+    `NEXT_SCALES` are those of the two groups that this thread multiplies by next.
     """
     num_bits, num_halves, is_first = bits.literal_value, halves.literal_value, bool(first.literal_value)
 
@@ -156,9 +156,9 @@ def multiply_tiles(_context, bits, halves, first, plan):  # pragma: no cover
 
 @intrinsic
 def turn_tile(_context, source, stride, last, out, out_stride):  # pragma: no cover
-    """Write 16 columns of 16 rows of 32-bit numbers as rows. Strides are in bytes; all are integers.
+    """Transpose 16 rows of 16 32-bit numbers. Strides are in bytes; all arguments are integers.
 
-    Row `last` stands for those behind it too.
+    Row `last` replaces the rows after it.
     """
 
     def generate(_context, builder, _signature, arguments):

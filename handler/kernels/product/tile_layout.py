@@ -1,4 +1,4 @@
-"""How weights lie in memory for the matrix unit: a tile is 16 outputs by 32 inputs, an output's inputs side by side."""
+"""Prepacked layout of weights for the matrix unit: tiles of 16 outputs by 32 inputs, an output's inputs contiguous."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor
 from handler.kernels.product.block_tile import BLOCK
 from handler.kernels.tiles import TILE_ROWS
 
-# Codes of four bits in an integer of 64: of each of four outputs as many inputs.
+# A 64-bit integer holds 4-bit codes of four outputs, four inputs each.
 _FOUR = 4
 
 
 def tiled_codes(codes: Tensor, bits: int) -> Tensor:
-    """`codes` uint8 `[N, K]`: of 8 bits as they are, `[N / 16, K / 32, 16, 32]`; of 4 int64 `[N / 16, K / 32, 4, 8]`.
+    """`codes` uint8 `[N, K]` as uint8 `[N / 16, K / 32, 16, 32]` (8 bits) or int64 `[N / 16, K / 32, 4, 8]` (4 bits).
 
-    Integer `[.., v, q]` has input 4q + i of output 4v + j in bits 16j + 4i to 16j + 4i + 3: from one register, four
-    outputs are had by one instruction each.
+    Integer `[.., v, q]` has input 4q + i of output 4v + j in bits 16j + 4i to 16j + 4i + 3: one instruction each
+    extracts four outputs from one register.
     """
     num_outputs, num_inputs = codes.shape
     groups, blocks = num_outputs // TILE_ROWS, num_inputs // BLOCK
@@ -31,7 +31,7 @@ def tiled_codes(codes: Tensor, bits: int) -> Tensor:
 
 
 def are_tiles(codes: Tensor) -> bool:
-    """True if `tiled_codes` made them, False if `packed_codes` did."""
+    """True if `codes` are from `tiled_codes`, False if from `packed_codes`."""
     return codes.dtype is torch.int64 or (codes.dtype is torch.uint8 and codes.dim() == 4)
 
 
@@ -43,6 +43,6 @@ def tiled_weights(weight: Tensor) -> Tensor:
 
 
 def untiled(tiles: Tensor) -> Tensor:
-    """The weight that `tiled_weights` was given."""
+    """The inverse of `tiled_weights`."""
     groups, blocks = tiles.shape[:2]
     return tiles.transpose(1, 2).reshape(groups * TILE_ROWS, blocks * BLOCK)

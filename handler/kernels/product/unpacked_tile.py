@@ -1,7 +1,7 @@
-"""Weights of 4 and 8 bits written as bfloat16 tiles for the matrix unit, in LLVM's instructions.
+"""Unpacks weights of 4 and 8 bits to bfloat16 tiles for the matrix unit, in LLVM instructions.
 
-A weight is `scale * code + minimum` in float32, rounded to the nearest bfloat16. Of four bits an output of a block has
-16 different ones: they are computed once, 16 lanes at a time, and each weight is looked up in that register by code.
+A weight is `scale * code + minimum` in float32, rounded to the nearest bfloat16. With 4 bits, an output has 16 distinct
+weights in a block: they are computed once, in 16 lanes, and each weight is looked up in that register by its code.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ from handler.kernels.vectors import (
     vector_at,
 )
 
-# Of a block of 16 outputs: scales and minima in float16, and in float32 as scratch.
+# Bytes of a 16-output block's scales and minima: in float16, and in float32 as scratch.
 SCALES_BYTES = 2 * LANES * 2
 WIDE_SCALES_BYTES = 2 * LANES * 4
-# A block's codes are brought near so many blocks before they are unpacked.
+# Codes are prefetched this many blocks before they are unpacked.
 _FETCHED = 12
 
 _ALL_BYTES = ir.VectorType(ir.IntType(8), LINE)
 _FLOAT = ir.FloatType()
-# Bits in a byte of an index that say which float32 of a register is meant; the two below say which of its bytes.
+# Bits of an index byte that select a float32 in a register; the two below select its byte.
 _WHICH_NUMBER = 0x3C
-# Half of what bfloat16's last bit is worth, so that numbers in the middle between two go up or down. One weight in ten
-# is such a number, so there is a choice for each code that leaves their sums as they were.
+# Half of bfloat16's last bit, so that ties round up or down. One weight in ten is a tie: the direction depends on the
+# code, so that rounding does not shift sums.
 _UP, _DOWN = 0x8000, 0x7FFF
 _HALVES = (_UP, _DOWN, _DOWN, _UP) * 4
-# The upper half of a float32 are its bytes 2 and 3.
+# The upper half of a float32: bytes 2 and 3.
 _UPPER_HALF = (2, 3)
 
 
 def codes_bytes(bits: int) -> int:
-    """Of the codes of a block of 16 outputs."""
+    """Bytes of the codes of a block of 16 outputs."""
     return TILE_ROWS * BLOCK * bits // 8
 
 
 def fetch_block(builder, block, blocks, here, there, size: int) -> None:
-    """Have a block of `size` bytes brought near, of those from `here` on, or from `there` if it is behind the last."""
+    """Prefetch block number `block`, of `size` bytes, from `here` on; past the last, from `there` on."""
     is_here = builder.icmp_signed("<", block, blocks)
     number = builder.select(is_here, block, builder.sub(block, blocks))
     place = bytes_behind(builder, builder.select(is_here, here, there), builder.mul(number, index(size)))
@@ -61,27 +61,26 @@ def fetch_block(builder, block, blocks, here, there, size: int) -> None:
 
 
 class Unpacker:
-    """Writes one tile, bfloat16 `[16, 32]`."""
+    """Emits the unpacking of one tile, bfloat16 `[16, 32]`."""
 
     def __init__(self, builder, bits: int, blocks, here, following, wide) -> None:
-        """`here`: codes as `tiled_codes` makes them and scales as `packed_scales`, of one group of 16 outputs.
+        """`here`: codes from `tiled_codes` and scales from `packed_scales`, of one group of 16 outputs.
 
-        `following`: both, of the group that this thread unpacks after this one. `wide` has room for
-        `WIDE_SCALES_BYTES`. Addresses.
+        `following`: both, of the group that this thread unpacks next. `wide` has `WIDE_SCALES_BYTES`. Addresses.
         """
         self.b = builder
         self.bits, self.blocks, self.here, self.following, self.wide = bits, blocks, here, following, wide
         self.codes, self.scales = here
 
     def parts(self, block, to) -> Iterator[Callable[[], None]]:
-        """What to do for the tile of `block` at `to`, in parts, so that others' instructions may stand between them."""
+        """Emitters of the tile of `block` at `to`, in parts, so that other instructions can be interleaved."""
         codes = bytes_behind(self.b, self.codes, self.b.mul(block, index(codes_bytes(self.bits))))
         yield partial(self._start, block)
         for four in range(4):
             yield partial(self._four_looked_up if self.bits == 4 else self._four_converted, codes, to, four)
 
     def _start(self, block) -> None:
-        """Have a later block brought near, and this one's scales widened."""
+        """Prefetch a later block and widen this one's scales."""
         b, later = self.b, self.b.add(block, index(_FETCHED))
         for here, there, size in zip(self.here, self.following, (codes_bytes(self.bits), SCALES_BYTES), strict=True):
             fetch_block(b, later, self.blocks, here, there, size)
@@ -90,8 +89,8 @@ class Unpacker:
             found = vector_at(b, b.bitcast(scales, ir.HalfType().as_pointer()), index(half * LANES), HALVES)
             place = bytes_behind(b, self.wide, index(half * LANES * 4))
             b.store(b.fpext(found, FLOATS), b.bitcast(place, FLOATS.as_pointer()), align=4)
-        # They are to be read from memory again, one for all lanes: shuffling them out of the register would take turns
-        # with what looks weights up.
+        # Makes the scales be read from memory again, one for all lanes: shuffling them out of the register would
+        # compete with the lookups of weights.
         b.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", (), True)
 
     def _number(self, output: int, which: int):
@@ -114,7 +113,7 @@ class Unpacker:
             output = 4 * four + j
             numbers = b.bitcast(self._weights(output, ir.Constant(FLOATS, [float(n) for n in range(LANES)])), INTS)
             table = b.bitcast(b.add(numbers, ir.Constant(INTS, [*_HALVES])), _ALL_BYTES)
-            # Where in its 64 bits each byte of an index begins: two below a code, twice for each.
+            # First bit of each index byte in its 64 bits: two below its code, twice for each code.
             starts = [(16 * j + 4 * i - 2) % 64 for i in range(4) for _ in range(2)] * 8
             places = call(b, "llvm.x86.avx512.pmultishift.qb.512", _ALL_BYTES, [ir.Constant(_ALL_BYTES, starts), found])
             places = b.and_(places, ir.Constant(_ALL_BYTES, [_WHICH_NUMBER] * LINE))

@@ -47,7 +47,7 @@ class FusedStack(nn.Module):
 
         Returns `[1, T, width]`, which the next call overwrites.
         """
-        from handler.kernels.attention.row_attention import place_rows
+        from handler.kernels.attention.row_attention import set_rows
 
         step = current_step()
         step.calls += len(self._layers)
@@ -59,7 +59,7 @@ class FusedStack(nn.Module):
         out.copy_(hidden[0])
         cosines, sines = (one.contiguous() for one in position_embeddings)
         found = step.model_input
-        place_rows(room.program.table[self._attention], cosines, sines, found.flat_index, found.position_ids)
+        set_rows(room.program.table[self._attention], cosines, sines, found.flat_index, found.position_ids)
         room.program.run(num_rows)
         return out[None]
 
