@@ -143,21 +143,23 @@ class Trial:
         found = (getattr(config, name, None) or 0 for name in ("sliding_window", "attention_chunk_size"))
         return [each for each in found if 0 < each <= longest]
 
-    @torch.inference_mode()
     def _references(self, texts: list[list[int]]) -> list[Tensor]:
-        """Float32 `[rows, vocab]` of each text: all rows of short ones, the last few of a longer one.
-
-        One batch. The shorter text is continued to the length of the longer, which changes none of its own rows.
-        """
+        """Float32 `[rows, vocab]` of each text: all rows of short ones, the last few of a longer one."""
         longest = max(map(len, texts))
-        keep = longest if longest <= _MAX_SCORED else _NUM_DECODES[0] + 1
+        if longest > _MAX_SCORED:
+            return [self._logits([text], _NUM_DECODES[0] + 1)[0] for text in texts]
+        # One batch. A shorter text is continued with zeros, which changes none of its own rows.
+        padded = [text + [0] * (longest - len(text)) for text in texts]
+        return [rows[: len(text)] for rows, text in zip(self._logits(padded, longest), texts, strict=True)]
+
+    @torch.inference_mode()
+    def _logits(self, batch: list[list[int]], keep: int) -> Tensor:
+        """Eager logits, float32 `[batch, keep, vocab]`, of the last `keep` tokens; texts have one length."""
         model = self._loaded.model
         options = {"logits_to_keep": keep} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-        tokens = torch.tensor([text + [0] * (longest - len(text)) for text in texts], device=self._loaded.device)
-        logits: Tensor = model(input_ids=tokens, use_cache=False, **options).logits[:, -keep:]
-        return [
-            rows[: len(text) if keep == longest else keep].float() for rows, text in zip(logits, texts, strict=True)
-        ]
+        tokens = torch.tensor(batch, device=self._loaded.device)
+        logits: Tensor = model(input_ids=tokens, use_cache=False, **options).logits
+        return logits[:, -keep:].float()
 
 
 def compare(expected: Tensor, got: Tensor, loaded: LoadedModel) -> str | None:

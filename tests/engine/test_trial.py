@@ -287,3 +287,24 @@ def test_a_failed_runner_is_gone_before_the_next_one_takes_memory(
     monkeypatch.setattr(runner_choice, "_wants_pages", lambda *_: True)
     runner_choice.choose_runner(config, found, StatusBoard(tmp_path / "board", create=True))
     assert made
+
+
+@pytest.mark.parametrize("window", [5, 40, 200])
+@pytest.mark.parametrize("kind", ["slots", "paged"])
+def test_windows_are_crossed_by_every_sequence(kind: str, window: int) -> None:
+    """Long texts are compared where they choose tokens, short ones in every row; a window one token short is found."""
+    model = tiny_models.build("mistral", sliding_window=window)
+    page = 64 if window == 200 else PAGE
+    runners: dict[str, Callable[[], Any]] = {
+        "slots": lambda: SlotRunner(loaded(model), 4, 256, num_stored_pages=8, page_size=page),
+        "paged": lambda: PagedRunner(loaded(model), limits(page_size=page, capacity_tokens=1024)),
+    }
+    runner = runners[kind]()
+    steps = recorded(runner)
+    runner.prove()
+    ends = {name: max(start + num for step in steps for other, start, num in step if other == name) for name in "012"}
+    assert window == 5 or min(ends.values()) > window // 2
+    wrong = runners[kind]()
+    wrong._windows = {layer: size - 1 for layer, size in wrong._windows.items()} or dict.fromkeys(range(4), window - 1)
+    with pytest.raises(UnsupportedModel, match="logits differ from eager attention: sequence 0"):
+        wrong.prove()
