@@ -55,8 +55,13 @@ def serve() -> Iterator[WebServer]:
 
 
 def memory(server: WebServer) -> int:
-    """Bytes all workers hold and share with nobody."""
-    return sum(psutil.Process(pid).memory_full_info().uss for pid in server.workers())
+    """Bytes that all workers hold and do not share."""
+    return sum(memory_of_each(server).values())
+
+
+def memory_of_each(server: WebServer) -> dict[int, int]:
+    """Bytes that each worker holds and does not share, by process id."""
+    return {pid: psutil.Process(pid).memory_full_info().uss for pid in server.workers()}
 
 
 def malformed(count: int) -> Iterator[tuple[str, bytes]]:
@@ -259,7 +264,7 @@ def oversize(web: WebServer) -> Iterator[tuple[str, int, bytes, int]]:
 
 @pytest.mark.row(6, bug="container/web/worker.py: an unwanted body is read without limit")
 def test_oversize(web: WebServer, scoreboard: Scoreboard) -> None:
-    limit, before, found, most, right = 2_000_000, memory(web), [], 0, True
+    limit, before, found, most, right = 2_000_000, memory_of_each(web), [], 0, True
     for name, status, start, more in oversize(web):
         taken, answer = pour(web, start, more)
         code = answer.split(b" ")[1].decode() if answer else "closed"
@@ -267,8 +272,9 @@ def test_oversize(web: WebServer, scoreboard: Scoreboard) -> None:
         most = max(most, taken)
         found.append(f"{name} {code}")
         right &= code == str(status) or (code == "closed" and name == "1 MB header")
-    grown = memory(web) - before
-    seen = f"{', '.join(found)}; {most / 1e6:.2f} MB taken with the kernel; memory +{grown / 1e6:.1f} MB"
+    # A worker keeps one buffer of the payload limit; how many workers get a large body is chance.
+    grown = max(now - before[pid] for pid, now in memory_of_each(web).items())
+    seen = f"{', '.join(found)}; {most / 1e6:.2f} MB taken with the kernel; memory of a worker +{grown / 1e6:.1f} MB"
     scoreboard(6, "six kinds", "", seen, right and most < limit + 65_536 + 6_000_000 and grown < 5e6)
 
 

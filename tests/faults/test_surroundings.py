@@ -129,7 +129,8 @@ def test_descriptors_run_out(scoreboard: Scoreboard, tiny_llama: Path, tmp_path:
         began = time.monotonic()
         server.wait(lambda: server.ping() == 200, 30)
         recovered = time.monotonic() - began
-        same = {p.pid for p in tree} == {p.pid for p in psutil.Process(server.process.pid).children(recursive=True)}
+        # A child that starts late, such as the process of chat templates, is no death.
+        same = {p.pid for p in tree} <= {p.pid for p in psutil.Process(server.process.pid).children(recursive=True)}
     finally:
         server.kill()
     text = f"recovered after {recovered:.1f} s, {'no process' if same else 'A PROCESS'} died"
