@@ -263,7 +263,8 @@ def oversize(web: WebServer) -> Iterator[tuple[str, int, bytes, int]]:
 
 
 @pytest.mark.row(6, bug="container/web/worker.py: an unwanted body is read without limit")
-def test_oversize(web: WebServer, scoreboard: Scoreboard) -> None:
+def test_oversize(fresh_web: WebServer, scoreboard: Scoreboard) -> None:
+    web = fresh_web
     limit, before, found, most, right = 2_000_000, memory_of_each(web), [], 0, True
     for name, status, start, more in oversize(web):
         taken, answer = pour(web, start, more)
