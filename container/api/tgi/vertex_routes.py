@@ -8,6 +8,7 @@ import msgspec
 from flask import Blueprint, Response
 from msgspec import Meta
 
+from container.api.answer_headers import add_time_limit
 from container.api.operation import Form, Operation, describe
 from container.api.request_body import read_body
 from container.api.tgi.answer_types import ErrorAnswer, VertexAnswer
@@ -78,7 +79,9 @@ def vertex() -> Response:
     record = current_record()
     folds = [fold for instance in instances for fold in _start(instance, served, record).folds]
     collect(folds)
-    return json_response(VertexAnswer([fold.text for fold in folds]))
+    response = json_response(VertexAnswer([fold.text for fold in folds]))
+    add_time_limit(response, [fold.generation for fold in folds])
+    return response
 
 
 def _instance(instance: dict[str, Any], number: int) -> VertexInputs | ChatBody:
