@@ -12,6 +12,7 @@ from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
 from container.api import documents
+from container.api.adapters import absent_route
 from container.api.dialect import Dialect, all_dialects, dialect_of_route
 from container.api.operation import Operation, operation_of
 from container.api.server import health, metrics_page
@@ -139,7 +140,7 @@ def _on_error(exc: Exception) -> Response:
 
 def _translate(exc: Exception, record: RequestRecord | None) -> ServiceError:
     if isinstance(exc, WerkzeugNotFound):
-        return NotFound(f"there is no route {request.method} {request.path[:200]}")
+        return NotFound(absent_route(request.path) or f"there is no route {request.method} {request.path[:200]}")
     if isinstance(exc, WerkzeugMethodNotAllowed):
         return MethodNotAllowed(f"{request.path[:200]} does not take {request.method}")
     if isinstance(exc, HTTPException) and exc.code is not None and exc.code < 500:

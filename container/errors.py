@@ -7,6 +7,7 @@
     │   ├── ContextLengthExceeded       400   context_length_exceeded  validation
     │   ├── TemplateFailed              400   template_error           template
     │   ├── SessionUnknown              400   session_not_found        validation
+    │   ├── AdapterUnknown              404   adapter_not_found        validation
     │   └── EmptyInstances              400   invalid_value            validation             api/tgi/error_response.py
     ├── Unauthorized                    401   invalid_api_key          unauthorized
     ├── NotFound                        404   not_found                not_found
@@ -93,6 +94,17 @@ class SessionUnknown(InvalidRequest):
 
     def __init__(self, session_id: str) -> None:
         super().__init__(f"session {session_id[:80]!r} is not open; open one with the session id NEW_SESSION")
+
+
+class AdapterUnknown(InvalidRequest):
+    """The request names an adapter that is not loaded."""
+
+    status = 404
+    code = "adapter_not_found"
+
+    def __init__(self, place: str, name: str, *, param: str | None) -> None:
+        """`place` is the header or the field that holds `name`."""
+        super().__init__(f"`{place}` must be absent, this server has no adapters. Given: {name}", param=param)
 
 
 class Unauthorized(ServiceError):

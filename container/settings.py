@@ -192,7 +192,10 @@ class Settings:
         26_214_400, _count(1), "Largest request body on /invocations, in bytes.", "INVOCATIONS_PAYLOAD_LIMIT"
     )
     request_timeout_s: float = _setting(
-        55.0, _seconds, "Time limit of a complete answer, in seconds; SageMaker cuts at 60.", "REQUEST_TIMEOUT_S"
+        55.0,
+        _seconds,
+        "Time for a whole answer, in seconds; then it ends with `length`. SageMaker cuts at 60.",
+        "REQUEST_TIMEOUT_S",
     )
     stream_timeout_s: float = _setting(3600.0, _seconds, "Time limit of a stream, in seconds.", "STREAM_TIMEOUT_S")
     sessions_expiration_s: float = _setting(

@@ -42,6 +42,13 @@ def add_whole_headers(
     }
     for name, value in values.items():
         response.headers[name] = str(value)
+    add_time_limit(response, answers)
+
+
+def add_time_limit(response: Response, answers: Sequence[Generation]) -> None:
+    """`x-timed-out`, on whole answers that the time limit ended; their finish reason is `length` as at any limit."""
+    if any(each.timed_out for each in answers):
+        response.headers["x-timed-out"] = "true"
 
 
 def add_compute_time(response: Response, record: RequestRecord) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import gevent
 from gevent.queue import SimpleQueue
 
+from container.errors import DeadlineExceeded
 from container.generation.generation import Delta, Generation
 
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -28,7 +29,8 @@ def fan_out(generations: Sequence[Generation]) -> Generator[tuple[int, Delta | N
     """Run all concurrently; yield (index, delta) in order of arrival, and (index, None) after `KEEPALIVE_S` of silence.
 
     Each index ends with one delta that has a `finish_reason`. The first failure ends the iteration with its
-    ServiceError or ClientDisconnected. Generations still running when the iteration ends or is closed are aborted.
+    ServiceError or ClientDisconnected; DeadlineExceeded only if no generation has a token. Generations still
+    running when the iteration ends or is closed are aborted.
     """
     if len(generations) == 1:
         for delta in generations[0].deltas():
@@ -37,15 +39,22 @@ def fan_out(generations: Sequence[Generation]) -> Generator[tuple[int, Delta | N
     queue: SimpleQueue[tuple[int, Delta | _Ended | None]] = SimpleQueue()
     tasks = [gevent.spawn(_drain, index, generation, queue) for index, generation in enumerate(generations)]
     running = len(tasks)
+    late: dict[int, DeadlineExceeded] = {}
     try:
         while running:
             index, found = queue.get()
             if not isinstance(found, _Ended):
                 yield index, found
                 continue
-            if found.error is not None:
+            if isinstance(found.error, DeadlineExceeded):
+                late[index] = found.error
+            elif found.error is not None:
                 raise found.error
             running -= 1
+        for index, error in late.items():
+            if not any(each.num_tokens for each in generations):
+                raise error
+            yield index, generations[index].cut()
     finally:
         gevent.killall(tasks)
 

@@ -115,6 +115,7 @@ class Generation:
         self.prompt = prompt
         self.request_id = request_id
         self.finish_reason: FinishReason | None = None
+        self.timed_out = False
         self.timings = Timings()
         self.num_tokens = 0
         self.num_cached_tokens = 0
@@ -134,7 +135,8 @@ class Generation:
     def deltas(self) -> Iterator[Delta | None]:
         """Yield the answer piece by piece, and None after each `KEEPALIVE_S` of silence.
 
-        Raises ServiceError if the engine rejects or fails the request, ClientDisconnected if the client has gone.
+        An answer whose time runs out after its first token ends there, with reason LENGTH. Raises ServiceError if the
+        engine rejects or fails the request, ClientDisconnected if the client has gone.
         """
         request = GenerateRequest(
             self.request_id,
@@ -159,12 +161,23 @@ class Generation:
                 yield delta
                 if delta.finish_reason is not None:
                     return
+        except DeadlineExceeded as exc:
+            failure = None if self.num_tokens else exc.outcome
+            if not self.num_tokens:
+                raise
+            yield self.cut()
         except ServiceError as exc:
             failure = exc.outcome
             raise
         finally:
             reply.close()
             self._observer.end(self, failure)
+
+    def cut(self) -> Delta:
+        """The last delta of an answer that the time limit ends: the text held back so far."""
+        self.timed_out = True
+        text, self.finish_reason = self._rest(FinishReason.LENGTH)
+        return Delta(text, [], self.finish_reason)
 
     def _outputs(self, reply: Reply) -> Iterator[StepOutput | None]:
         """Yield the engine's outputs, and None after each `KEEPALIVE_S` of silence. Raises as `deltas` does."""
@@ -211,11 +224,14 @@ class Generation:
             if self._stop.matched is not None:
                 return Delta("".join(pieces), tokens, FinishReason.STOP_STRING)
         if reason is not None:
-            pieces.append(self._stop.push(self._text.finish()))
-            pieces.append(self._stop.flush())
-            if self._stop.matched is not None:
-                reason = FinishReason.STOP_STRING
+            rest, reason = self._rest(reason)
+            pieces.append(rest)
         return Delta("".join(pieces), tokens, reason)
+
+    def _rest(self, reason: FinishReason) -> tuple[str, FinishReason]:
+        """The text held back, and why the answer ends: a stop string found in it comes before `reason`."""
+        text = self._stop.push(self._text.finish()) + self._stop.flush()
+        return text, reason if self._stop.matched is None else FinishReason.STOP_STRING
 
     def _token(self, token_id: int, logprob: TokenLogprob | None) -> Token:
         text = "" if self._raw is None else self._raw.push([token_id])

@@ -143,5 +143,9 @@ def test_too_many_requests_are_told_to_come_back(narrow_server: Server) -> None:
 
 def test_a_deadline_is_kept(narrow_server: Server) -> None:
     answer = narrow_server.request("POST", "/v1/chat/completions", CHAT | {"max_tokens": 450, "ignore_eos": True})
-    assert answer.status == 504
-    assert answer.json["error"]["code"] == "deadline_exceeded"
+    if answer.status == 504:  # no token came in time
+        assert answer.json["error"]["code"] == "deadline_exceeded"
+        return
+    assert (answer.status, answer.headers["x-timed-out"]) == (200, "true")
+    assert answer.json["choices"][0]["finish_reason"] == "length"
+    assert answer.json["usage"]["completion_tokens"] < 450

@@ -101,8 +101,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         20,
         "200 requests past their deadline",
-        "504 at deadline + <= 0.25 s; 0 late bytes to anyone",
-        (f"{_PROCESS}/test_serving.py",),
+        "504, or what there is, at deadline + <= 0.25 s; 0 late bytes to anyone",
+        (f"{_PROCESS}/test_serving.py", f"{_SEAM}/test_time_limit.py"),
     ),
     Row(
         21,

@@ -28,7 +28,7 @@ from container.web.responses import json_response
 
 blueprint = Blueprint("openai", __name__)
 
-_ERRORS = (400, 413, 415, 429, 500, 503, 504)
+_ERRORS = (400, 404, 413, 415, 429, 500, 503, 504)
 # The body's forms, also for /invocations.
 CHAT_FORM = Form(ChatRequest, chat_request.RULE)
 COMPLETION_FORM = Form(CompletionRequest, completion_request.RULE)

@@ -50,7 +50,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int | None, within(0)] = None
     temperature: Annotated[float | None, within(0, 100)] = None
-    top_p: Annotated[float | None, within(above=0, maximum=1)] = None
+    top_p: Annotated[float | None, within(0, 1)] = None
     n: Annotated[int | None, within(1)] = None
     stop: Annotated[str | Annotated[list[_Text], shown(maxItems=4)] | None, shown(minLength=1)] = None
     seed: Annotated[int | None, within(-_MAX_SEED - 1, _MAX_SEED)] = None
@@ -145,11 +145,15 @@ def sampling_params(
     grammar: Grammar | None = None,
     bad_words: tuple[tuple[int, ...], ...] = (),
 ) -> SamplingParams:
-    """OpenAI's defaults: temperature 1, top-p 1, everything else off. A request without a seed gets a random one."""
+    """OpenAI's defaults: temperature 1, top-p 1, everything else off. A request without a seed gets a random one.
+
+    `top_p` 0, OpenAI's minimum, leaves only the most likely token: greedy.
+    """
+    temperature = 1.0 if request.temperature is None else request.temperature
     return SamplingParams(
         max_tokens=max_tokens,
         seed=secrets.randbits(63) if request.seed is None else request.seed % (1 << 64),
-        temperature=1.0 if request.temperature is None else request.temperature,
+        temperature=0.0 if request.top_p == 0 else temperature,
         top_p=request.top_p or 1.0,
         top_k=max(0, request.top_k or 0),
         min_p=request.min_p or 0.0,

@@ -10,6 +10,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from container.api import openai, tgi
+from container.api.adapters import without_adapters
 from container.api.dialect import Dialect
 from container.api.operation import Form, Operation, describe
 from container.api.sagemaker.custom_attributes import ATTRIBUTES, route_of
@@ -56,7 +57,7 @@ _ROUTES: dict[str, _Target] = {
         event=(tgi.StreamEvent, openai.ChatChunk, openai.TextCompletion),
         last_event=sse.DONE_DATA,
         error=(tgi.ErrorAnswer, openai.ErrorBody),
-        errors=(400, 413, 415, 422, 424, 429, 500, 503, 504),
+        errors=(400, 404, 413, 415, 422, 424, 429, 500, 503, 504),
         text_errors=(400, 413, 415, 422),
         example={"inputs": "What is deep learning?", "parameters": {"max_new_tokens": 20}},
     )
@@ -71,7 +72,7 @@ def invocations() -> Response:
     def answer(body: dict[str, Any]) -> Response:
         target = named or _target_by_shape(body)
         record.dialect = target.dialect.name
-        return target.answer(body, record)
+        return target.answer(without_adapters(body), record)
 
     return in_session(body, sessions, answer)
 

@@ -47,6 +47,11 @@ class AnswerFold:
         return "".join(self._text)
 
     @property
+    def closing_token(self) -> AnswerToken:
+        """An event needs a token: an empty special one, which clients skip, ends a stream whose time ran out."""
+        return AnswerToken(self.tokens[-1].id, "", 0.0, special=True)
+
+    @property
     def mean_logprob(self) -> float:
         """TGI's score for choosing the best of several answers."""
         return sum(token.logprob for token in self.tokens) / max(1, len(self.tokens))

@@ -100,7 +100,10 @@ class VertexAnswer(msgspec.Struct, frozen=True):
 
 
 class Info(msgspec.Struct, frozen=True, kw_only=True):
-    """The model and the limits: TGI 3's names, and those of TGI 2 that clients still read."""
+    """The model and the limits: TGI 3's names, and those of TGI 2 that clients still read.
+
+    `version` is TGI's, with ours as its local part; `server_version` is ours.
+    """
 
     model_id: str
     model_sha: str | None
@@ -117,6 +120,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     max_client_batch_size: int
     router: str
     version: str
+    server_version: str
     sha: str | None
     docker_label: str | None
     quantize: str

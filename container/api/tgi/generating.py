@@ -56,16 +56,18 @@ class Generating:
                     index += 1
                     yield self._event(index, token, fold, i - len(new), last=fold.finished and i == len(new) - 1)
                 if fold.finished and not new:
-                    raise IncompleteGeneration
+                    if not fold.generation.timed_out:
+                        raise IncompleteGeneration
+                    yield self._event(index + 1, fold.closing_token, fold, 0, last=True)
         finally:
             deltas.close()  # type: ignore[attr-defined]
 
     def _event(self, index: int, token: AnswerToken, fold: AnswerFold, from_end: int, *, last: bool) -> bytes:
-        """`from_end` is the token's index from the end of the fold: -1 is the newest."""
+        """`from_end` is the token's index from the end of the fold: -1 is the newest, 0 is none of them."""
         event = StreamEvent(
             index=index,
             token=token,
-            top_tokens=fold.top_tokens[from_end] if fold.top_tokens else UNSET,
+            top_tokens=fold.top_tokens[from_end] if fold.top_tokens and from_end else UNSET,
             generated_text=fold.text if last else None,
             details=fold.stream_details() if last and self.parameters.details else None,
         )

@@ -22,7 +22,7 @@ from container.api.tgi.request.generate_request import (
 from container.api.tgi.request.parameter_checks import check_before_admission
 from container.monitoring.request_record import RequestRecord, current_record
 from container.serving.service import service
-from container.version import VERSION
+from container.version import TGI_VERSION, VERSION
 from container.web import sse
 from container.web.responses import json_response
 
@@ -109,7 +109,8 @@ def info() -> Response:
             validation_workers=settings.web_workers,
             max_client_batch_size=settings.max_client_batch_size,
             router="text-generation-router",
-            version=VERSION,
+            version=TGI_VERSION,
+            server_version=VERSION,
             sha=None,
             docker_label=None,
             quantize=card.quantize,

@@ -8,6 +8,7 @@ import msgspec
 from flask import Blueprint, Response
 from msgspec import Meta
 
+from container.api.answer_headers import add_time_limit
 from container.api.operation import Form, Operation, describe
 from container.api.request_body import read_body
 from container.api.tgi.answer_types import ErrorAnswer, VertexAnswer
@@ -30,10 +31,11 @@ _INSTANCE = {"anyOf": [{"$ref": "#/components/schemas/VertexInputs"}, {"$ref": "
 
 
 class VertexParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """The two parameters that /vertex reads; all others are ignored."""
+    """The parameters that /vertex reads; all others are ignored."""
 
     max_new_tokens: Annotated[U32 | None, Meta(extra_json_schema={"minimum": 1})] = None
     seed: Annotated[USize | None, Meta(extra_json_schema={"maximum": 2**64 - 1})] = None
+    adapter_id: Annotated[str | None, Meta(extra_json_schema={"maxLength": 0})] = None
 
 
 class VertexInputs(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +79,9 @@ def vertex() -> Response:
     record = current_record()
     folds = [fold for instance in instances for fold in _start(instance, served, record).folds]
     collect(folds)
-    return json_response(VertexAnswer([fold.text for fold in folds]))
+    response = json_response(VertexAnswer([fold.text for fold in folds]))
+    add_time_limit(response, [fold.generation for fold in folds])
+    return response
 
 
 def _instance(instance: dict[str, Any], number: int) -> VertexInputs | ChatBody:
@@ -87,7 +91,8 @@ def _instance(instance: dict[str, Any], number: int) -> VertexInputs | ChatBody:
 
 def _start(instance: VertexInputs | ChatBody, served: ServedModel, record: RequestRecord) -> Generating:
     if isinstance(instance, VertexInputs):
-        parameters = _parameters(instance.parameters.max_new_tokens, instance.parameters.seed)
+        wanted = instance.parameters
+        parameters = _parameters(wanted.max_new_tokens, wanted.seed, wanted.adapter_id)
         return start(instance.inputs, parameters, served, record, streaming=False, prefix="")
     parameters = _parameters(instance.max_tokens, instance.seed)
     check_parameters(parameters, service().settings)
@@ -98,6 +103,6 @@ def _start(instance: VertexInputs | ChatBody, served: ServedModel, record: Reque
     return start_tokens(token_ids, parameters, served, record, max_tokens, streaming=False, prefix="")
 
 
-def _parameters(max_new_tokens: int | None, seed: int | None) -> GenerateParameters:
+def _parameters(max_new_tokens: int | None, seed: int | None, adapter_id: str | None = None) -> GenerateParameters:
     """TGI always samples on this route."""
-    return GenerateParameters(do_sample=True, max_new_tokens=max_new_tokens, seed=seed)
+    return GenerateParameters(do_sample=True, max_new_tokens=max_new_tokens, seed=seed, adapter_id=adapter_id)

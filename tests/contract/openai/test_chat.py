@@ -218,7 +218,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"logit_bias": {"260": 1}}, "logit_bias", "below 260"),
     ({"stop_token_ids": [-1]}, "stop_token_ids", "token ids"),
     ({"stop_token_ids": [260]}, "stop_token_ids", "below 260"),
-    ({"top_p": 0}, "top_p", "> 0 and <= 1"),
+    ({"top_p": -0.1}, "top_p", "from 0 to 1"),
     ({"stop": ["a"] * 5}, "stop", "at most 4"),
     ({"stop": [""]}, "stop", "non-empty"),
     ({"max_tokens": 0}, "max_tokens", "at least 1"),

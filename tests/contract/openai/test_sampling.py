@@ -57,6 +57,14 @@ def test_a_temperature_beyond_openais_2_is_taken(qwen: ScriptedServer, path: str
     assert found.greedy == (temperature == 0)
 
 
+def test_a_top_p_of_zero_is_greedy(qwen: ScriptedServer, path: str) -> None:
+    """OpenAI's minimum: the smallest set that holds any probability is the most likely token."""
+    assert asked(qwen, path, top_p=0).greedy
+    assert asked(qwen, path, top_p=0, temperature=1.5).greedy
+    assert not asked(qwen, path, top_p=0.01).greedy
+    assert refused(qwen, path, top_p=-0.1) == "`top_p` must be from 0 to 1. Given: -0.1"
+
+
 def test_a_temperature_has_a_limit(qwen: ScriptedServer, path: str) -> None:
     assert refused(qwen, path, temperature=100.5) == "`temperature` must be from 0 to 100. Given: 100.5"
     assert refused(qwen, path, temperature=-0.1) == "`temperature` must be from 0 to 100. Given: -0.1"

@@ -51,6 +51,17 @@ def test_the_shape_of_the_body_chooses_the_dialect(tiny_server: Server, body: An
         assert answer.status in {400, 422}
 
 
+@pytest.mark.parametrize("path", ["/invocations", "/", "/predict"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_list_of_prompts_is_told_where_to_go(tiny_server: Server, path: str, stream: bool) -> None:
+    """Pipelines and LMI take it, TGI does not; the way the sentence names works."""
+    answer = tiny_server.request("POST", path, {"inputs": ["hello", "hi"], "stream": stream})
+    assert (answer.status, answer.json["error_type"]) == (422, "validation")
+    assert answer.json["error"].startswith("Input validation error: `inputs` must be one string. For several prompts")
+    told = tiny_server.request("POST", "/invocations", {"prompt": ["hello", "hi"], "max_tokens": 2})
+    assert [choice["index"] for choice in told.json["choices"]] == [0, 1]
+
+
 def test_no_dialect_at_all_has_tgis_words(tiny_server: Server) -> None:
     answer = tiny_server.request("POST", "/invocations", {"colour": "red"})
     assert answer.body.decode() == (

@@ -8,7 +8,9 @@ import re
 from typing import Any
 
 import pytest
+from packaging.version import Version
 
+from container.version import VERSION
 from tests.contract.tgi.conftest import EOS, says, says_a_and_eos
 from tests.support.server import Server
 
@@ -294,6 +296,17 @@ def test_info(server: Server) -> None:
     assert (info["max_input_tokens"], info["max_total_tokens"]) == (511, 512)
     limits = ("max_concurrent_requests", "max_best_of", "max_stop_sequences", "max_client_batch_size")
     assert [info[name] for name in limits] == [128, 2, 4, 4]
-    assert set(info) == INFO | OLDER_INFO
+    assert set(info) == INFO | OLDER_INFO | {"server_version"}
     assert (info["model_sha"], info["sha"], info["docker_label"]) == (None, None, None)
     assert info["model_pipeline_tag"] == "text-generation", "so the full text is returned where TGI's default asks it"
+
+
+def test_clients_that_compare_versions_find_tgi_3(server: Server) -> None:
+    """llama-index calls functions from 2.0.1 on; PEP 440 decides."""
+    info = server.request("GET", "/info").json
+    found = Version(info["version"])
+    assert found.release == (3, 3, 7)
+    assert found >= Version("3.3.7") > Version("2.0.1")
+    assert not found.is_prerelease
+    assert info["version"] == f"3.3.7+tgi-heir.{info['server_version']}"
+    assert info["server_version"] == VERSION

@@ -11,6 +11,7 @@ from msgspec import Meta
 from container.api.tgi.request.body_shape import shaped
 from container.api.tgi.request.grammar_parameter import grammar
 from container.api.tgi.request.parameters import ABSENT_PARAMETERS, GenerateParameters
+from container.errors import InvalidRequest
 from container.settings import Settings
 from handler.seam.protocol import SamplingParams
 
@@ -43,7 +44,14 @@ def parse_generate(body: dict[str, Any]) -> GenerateBody:
 
 
 def parse_compat_generate(body: dict[str, Any]) -> CompatGenerateBody:
-    """Raises WrongShape in TGI's words."""
+    """Raises WrongShape in TGI's words, InvalidRequest for a list of prompts, which pipelines and LMI take."""
+    inputs = body.get("inputs")
+    if isinstance(inputs, list) and inputs and all(isinstance(each, str) for each in inputs):
+        raise InvalidRequest(
+            "`inputs` must be one string. For several prompts send one request each, or their list as `prompt`, "
+            "OpenAI's field on /v1/completions and /invocations. Given: a list",
+            param="inputs",
+        )
     return shaped(body, CompatGenerateBody)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from container.api.tgi.request.grammar_parameter import check_grammar
 from container.api.tgi.request.parameters import GenerateParameters
 from container.api.validation import show
-from container.errors import ContextLengthExceeded, InvalidRequest
+from container.errors import AdapterUnknown, ContextLengthExceeded, InvalidRequest
 from container.serving.served_model import ServedModel
 from container.settings import Settings
 
@@ -54,9 +54,7 @@ def check_parameters(parameters: GenerateParameters, settings: Settings) -> None
             param="top_n_tokens",
         )
     if p.adapter_id:
-        raise InvalidRequest(
-            f"`adapter_id` must be absent, this server has no adapters. Given: {show(p.adapter_id)}", param="adapter_id"
-        )
+        raise AdapterUnknown("adapter_id", show(p.adapter_id), param="adapter_id")
 
 
 def _check_distribution(p: GenerateParameters) -> None:
