@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from handler.linears.blocks_file import BLOCKS_FILE
-from handler.seam.errors import BadModel
+from handler.seam.errors import BadModel, one_line
 
 if TYPE_CHECKING:
     from handler.linears.weight_blocks import WeightBlocks
@@ -67,8 +67,12 @@ def converted(gguf: Path, cache_dir: Path, progress: Progress) -> Path:
         if not (target / "config.json").is_file():
             _make_readable(scratch)
             os.replace(scratch, target)
-    except (OSError, ValueError, KeyError, NotImplementedError) as exc:
-        raise BadModel(f"{gguf.name} could not be converted: {type(exc).__name__}: {exc}") from exc
+    except BadModel:
+        raise
+    except BaseException as exc:  # the libraries that read it share no base class, and pyo3's panic is no Exception
+        if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
+            raise
+        raise BadModel(f"{gguf.name} could not be converted: {type(exc).__name__}: {one_line(exc)}") from exc
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
@@ -89,11 +93,15 @@ def _convert(gguf: Path, target: Path, progress: Progress) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from handler.model.gguf_blocks import read_blocks
+    from handler.model.weight_check import check_weights
 
     progress(150, "reading the tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     progress(400, "dequantising the weights")
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+    options = {"dtype": torch.bfloat16, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, **options)
+    model, info = loaded
+    check_weights(model, info, gguf.name)
     progress(700, "keeping the quantised matrices")
     reader = GGUFReader(gguf)
     blocks = read_blocks(reader, model)

@@ -31,6 +31,8 @@ from handler.model.quantize import (
     stored_form,
     weight_sizes,
 )
+from handler.model.weight_check import check_weights, unconverted
+from handler.model.weight_index import complete_index
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel, one_line
 
@@ -131,6 +133,8 @@ def _load_weights(
 ) -> tuple[PreTrainedModel, str]:
     """The model, and the form in which transformers has stored its weights. Raises BadModel or BadConfiguration."""
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "config": model_config}
+    # Weights of the wrong shape are reported below, by name.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     stored = stored_form(model_config) or str(Quantize.NONE)
     device = devices.own[0]
     if len(devices.own) > 1:
@@ -141,14 +145,19 @@ def _load_weights(
         if quantize in BITSANDBYTES or (quantize is Quantize.AUTO and device.type == "cuda"):
             chosen, options["quantization_config"] = _plan(config, model_config, dtype, devices, quantize)
             stored = str(chosen)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            directory, trust_remote_code=config.trust_remote_code, **options
-        )
+        with complete_index(directory) as complete:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                complete, trust_remote_code=config.trust_remote_code, **options
+            )
     except torch.OutOfMemoryError as exc:
         raise BadConfiguration(f"{device} has too little memory for the weights: {one_line(exc)}") from exc
     except Exception as exc:  # the libraries that load share no base class
         form = "" if stored == Quantize.NONE else f", stored as {stored},"
+        if name := unconverted(exc):
+            raise BadModel(f"the weights in {directory}{form} do not make up the weight {name}") from exc
         raise BadModel(f"the weights in {directory}{form} could not be loaded: {one_line(exc)}") from exc
+    model: PreTrainedModel = loaded[0]
+    check_weights(model, loaded[1], str(directory))
     if len(devices.own) > 1:
         _check_spread(model, devices)
     return model, stored

@@ -93,7 +93,9 @@ def _check_weights(directory: Path) -> None:
     """
     index = directory / "model.safetensors.index.json"
     if index.is_file() and not (directory / "model.safetensors").is_file():
-        shards = read_json(index).get("weight_map", {})
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise BadModel(f"{index} must say in weight_map which file holds each weight")
         missing = sorted(name for name in set(map(str, shards.values())) if not (directory / name).is_file())
         if missing:
             raise BadModel(f"{directory} lacks {missing[0]}, which {index.name} names ({len(missing)} missing)")
