@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -19,6 +20,7 @@ from handler.linears.packed_model import dense_bytes, pack, quantise_and_pack
 from handler.model.device import choose_device, choose_dtype
 from handler.model.end_tokens import eos_token_ids
 from handler.model.kv_size import kv_bytes_per_token
+from handler.model.location import read_json
 from handler.model.machine_memory import available_memory_bytes
 from handler.model.placement import Devices, choose_devices, free_gpu_bytes, memory_limits, weight_bytes
 from handler.model.quantize import (
@@ -31,6 +33,7 @@ from handler.model.quantize import (
     stored_form,
     weight_sizes,
 )
+from handler.model.remote_code import follows_code
 from handler.model.weight_check import check_weights, unconverted
 from handler.model.weight_index import complete_index
 from handler.seam.config import EngineConfig, Quantize
@@ -95,7 +98,9 @@ def load(
     devices = devices or Devices((choose_device(config.device),))
     device = devices.own[0]
     dtype = choose_dtype(config.dtype, device)
-    model_config = _read_config(directory, config.trust_remote_code)
+    trusted = follows_code(read_json(directory / "config.json"), trust_remote_code=config.trust_remote_code)
+    config = msgspec.structs.replace(config, trust_remote_code=trusted)
+    model_config = _read_config(directory, trusted)
     quantize = resolve(config.quantize, device, model_config)
     progress(200, f"loading weights on {device} as {str(dtype).removeprefix('torch.')}")
     model, stored = _load_weights(config, directory, model_config, dtype, devices, quantize)
