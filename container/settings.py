@@ -126,7 +126,7 @@ class Settings:
     trust_remote_code: bool = _setting(
         False,
         _flag,
-        "Run code from the model's directory.",
+        "Run code from the directory of a model whose family transformers does not know.",
         "HF_MODEL_TRUST_REMOTE_CODE",
         "TRUST_REMOTE_CODE",
     )

@@ -16,8 +16,9 @@ from handler.kernels.compiler import use_cache_dir
 from handler.linears.onednn_linear import keep_onednn_off_amx
 from handler.linears.packed_linear import KERNEL, Kernel
 from handler.model.loader import load, place
-from handler.model.location import locate
+from handler.model.location import locate, read_json
 from handler.model.placement import Devices
+from handler.model.remote_code import follows_code
 from handler.model.tokenizer_files import tokenizer_dir
 from handler.runners.choice import choose_runner
 from handler.runners.limits import Limits
@@ -46,8 +47,9 @@ def start(
     directory, model_id = located or locate(config, board.advance)
     board.enter(Phase.LOADING, f"loading {model_id}")
     devices = _place(config, directory, board)
-    tokens_dir = tokenizer_dir(directory, Path(config.cache_dir), config.trust_remote_code)
-    loaded = load(config, directory, board.advance, devices)
+    trusted = follows_code(read_json(directory / "config.json"), trust_remote_code=config.trust_remote_code)
+    tokens_dir = tokenizer_dir(directory, Path(config.cache_dir), trusted)
+    loaded = load(config, directory, board.advance, devices, tokens_dir)
     board.advance(700, "comparing the engine's attention with the model's own")
     runner, limits = choose_runner(config, loaded, board)
     board.enter(Phase.WARMING, "generating the first token")

