@@ -19,6 +19,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from torch import Tensor
 
+from handler.sampling.grammar_tokenizer import grammar_tokenizer
 from handler.seam.errors import one_line
 from handler.seam.protocol import JSON_WHITESPACE, Grammar, GrammarKind
 
@@ -121,8 +122,7 @@ class GrammarCompiler:
         if len(grammar.source.encode()) > _MAX_SOURCE_BYTES:
             raise GrammarError(f"grammar must be at most {_MAX_SOURCE_BYTES} bytes. Given: {len(grammar.source)}")
         if self._tokenizer is None:
-            text = self._tokenizer_file.read_text("utf-8")
-            self._tokenizer = LLTokenizer(text, n_vocab=self._vocab_size, eos_token=self._eos_token_ids)
+            self._tokenizer = grammar_tokenizer(self._tokenizer_file, self._vocab_size, self._eos_token_ids)
         limits = LLParserLimits(max_grammar_size=_MAX_GRAMMAR_ITEMS * 100, max_lexer_states=_MAX_LEXER_STATES)
         matcher = LLMatcher(self._tokenizer, _source(grammar), limits=limits)
         if matcher.is_error():
