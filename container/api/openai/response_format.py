@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from container.api.bounds import shown
-from container.api.closed_schema import closed
+from container.api.enforceable_schema import enforceable
 from container.api.validation import show
 from container.errors import InvalidRequest
 from handler.seam.protocol import Grammar, GrammarKind
@@ -96,7 +96,7 @@ def grammar_of(response_format: ResponseFormat | None) -> Grammar | None:
             found = named.schema if named is not None else (value or {}).get("schema", value)
         case _:
             found = {"type": "object"} if response_format.value is UNSET else response_format.value
-    return Grammar(GrammarKind.JSON_SCHEMA, msgspec.json.encode(closed(_read(found))).decode())
+    return Grammar(GrammarKind.JSON_SCHEMA, msgspec.json.encode(enforceable(_read(found))).decode())
 
 
 def _read(schema: Any) -> Any:
