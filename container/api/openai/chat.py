@@ -108,4 +108,11 @@ def _choice(chat: Chat, rendered: ChatPrompt) -> Choice:
         return Choice(splitter, None)
     short_ids = traits.family in {Family.MISTRAL, Family.MISTRAL_NAMED}
     parser = parser_of(traits.family, chat.tools.schemas)
-    return Choice(splitter, parser, max_calls=None if chat.tools.parallel else 1, short_ids=short_ids)
+    return Choice(
+        splitter,
+        parser,
+        max_calls=None if chat.tools.parallel else 1,
+        short_ids=short_ids,
+        forced=bool(chat.tools.forced),
+        marks=traits.family.markers,
+    )
