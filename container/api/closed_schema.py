@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 # These build an object from several schemas; closing one of them would exclude the properties of the others.
+# Branches of `oneOf` that overlap would exclude each other once they are closed.
 _COMBINING = frozenset(
-    ["allOf", "not", "if", "dependentSchemas", "unevaluatedProperties", "$dynamicRef", "$recursiveRef"]
+    ["allOf", "oneOf", "not", "if", "dependentSchemas", "unevaluatedProperties", "$dynamicRef", "$recursiveRef"]
 )
-_ALTERNATIVES = ("anyOf", "oneOf")
+_ALTERNATIVES = ("anyOf",)
 _DEFINITIONS = ("$defs", "definitions")
 # Next to `properties`, these describe properties that it does not name.
 _OPENING = frozenset(

@@ -13,6 +13,7 @@ from typing import Protocol
 from container.errors import DeadlineExceeded, ServiceError, from_engine
 from container.generation.engine_client import Reply
 from container.generation.engine_pool import EnginePool
+from container.generation.visible_text import VisibleText, spell_special
 from container.text.detokenizer import IncrementalDetokenizer
 from container.text.stop_strings import StopStrings
 from container.text.tokenizer import Tokenizer
@@ -131,6 +132,8 @@ class Generation:
         self._text = IncrementalDetokenizer(tokenizer, tail, skip_special_tokens=not prompt.show_special)
         self._raw = IncrementalDetokenizer(tokenizer, tail, skip_special_tokens=False) if prompt.show_tokens else None
         self._stop = StopStrings(prompt.stop, keep=prompt.keep_stop)
+        searches_special = not prompt.show_special and spell_special(prompt.stop, tokenizer)
+        self._visible = VisibleText(tokenizer, tail, self._stop) if searches_special else None
 
     def deltas(self) -> Iterator[Delta | None]:
         """Yield the answer piece by piece, and None after each `KEEPALIVE_S` of silence.
@@ -220,7 +223,7 @@ class Generation:
             self.num_tokens += 1
             tokens.append(self._token(token_id, output.logprobs[i] if output.logprobs else None))
             if not (last and reason in {FinishReason.EOS, FinishReason.STOP_TOKEN} and token_id in self._end_token_ids):
-                pieces.append(self._stop.push(self._text.push([token_id])))
+                pieces.append(self._push(token_id))
             if self._stop.matched is not None:
                 return Delta("".join(pieces), tokens, FinishReason.STOP_STRING)
         if reason is not None:
@@ -230,8 +233,16 @@ class Generation:
 
     def _rest(self, reason: FinishReason) -> tuple[str, FinishReason]:
         """The text held back, and why the answer ends: a stop string found in it comes before `reason`."""
-        text = self._stop.push(self._text.finish()) + self._stop.flush()
+        text = self._finish()
         return text, reason if self._stop.matched is None else FinishReason.STOP_STRING
+
+    def _push(self, token_id: int) -> str:
+        return self._stop.push(self._text.push([token_id])) if self._visible is None else self._visible.push(token_id)
+
+    def _finish(self) -> str:
+        if self._visible is not None:
+            return self._visible.finish()
+        return self._stop.push(self._text.finish()) + self._stop.flush()
 
     def _token(self, token_id: int, logprob: TokenLogprob | None) -> Token:
         text = "" if self._raw is None else self._raw.push([token_id])

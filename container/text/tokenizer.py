@@ -131,6 +131,10 @@ class Tokenizer:
         token_id = self.token_id(text)
         return token_id if token_id is not None and self.is_special(token_id) else None
 
+    def marker_token_id(self, text: str) -> int | None:
+        """The id of `text` if it spells one added token exactly, control token or not, else None."""
+        return self.token_id(text) if text in self.added_tokens else None
+
     @cached_property
     def token_bytes(self) -> TokenBytes | None:
         """The bytes of each token, or None if this decoder is not a concatenation."""

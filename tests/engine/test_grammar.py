@@ -100,6 +100,22 @@ def test_a_bad_grammar_is_rejected_alone(engine: LocalEngine, grammar: Grammar) 
     assert len(good.token_ids) == 5
 
 
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"$ref": "#"}, "no text fits it"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "the branches of `oneOf` overlap"),
+    ],
+)
+def test_a_refusal_speaks_of_the_schema(engine: LocalEngine, schema: Any, reason: str) -> None:
+    bad = engine.submit(PROMPT, grammar=Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema)))
+    engine.run()
+    assert bad.error is not None
+    assert bad.error.code is ErrorCode.INVALID
+    assert bad.error.message.startswith(f"grammar is not valid: {reason}")
+    assert not bad.token_ids
+
+
 def test_a_grammar_survives_preemption(tmp_path: Path, tiny_llama: Path, text: Any) -> None:
     runner = SlotRunner(loaded(tiny_models.build("llama"), frozenset({tiny_models.EOS_ID})), 8, 256)
     runner.prove()

@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from container.api.closed_schema import closed
-from container.api.openai.schema_types import property_of, resolved, types_of_schema
+from container.api.enforceable_schema import FORMATS, enforceable
 from container.api.openai.tool_parsers.xml_calls import PARAMETER, PARAMETER_END
 from container.api.openai.tools import Function
+from container.api.schema_types import property_of, resolved, types_of_schema
 from container.errors import InvalidRequest
 from handler.seam.protocol import JSON_WHITESPACE
 
@@ -29,7 +29,7 @@ def json_arguments(function: Function, name: str) -> Arguments:
 
 def json_value(schema: Any) -> str:
     """A value that fits the schema."""
-    schema = closed(schema)
+    schema = enforceable(schema)
     formatted = {**schema, "x-guidance": _LAYOUT} if isinstance(schema, dict) else schema
     return "%json " + json.dumps(formatted, ensure_ascii=False)
 
@@ -106,7 +106,7 @@ class _XmlValue:
 
     def _text(self, part: dict[str, Any]) -> str:
         for keyword in ("pattern", "format"):
-            if keyword in part:
+            if keyword in part and (keyword != "format" or part[keyword] in FORMATS):
                 raise InvalidRequest(
                     f"`{keyword}` of {self._function.name}.{self._key[:80]} cannot be enforced in the form this model "
                     "writes calls in; leave it out, or use neither `strict` nor a forced call",

@@ -26,7 +26,17 @@ from handler.seam.protocol import Grammar, GrammarKind
 _MAX_CALLS = 16
 _ANY_OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
 
-ControlTokenId = Callable[[str], int | None]
+
+@dataclass(frozen=True, slots=True)
+class MarkIds:
+    """The ids of marks in the model's vocabulary.
+
+    `of` returns the id of a mark that is one added token, `of_control` only that of a control token. Text cannot hold
+    a control token. Other added tokens are text, and the readers find them by their spelling.
+    """
+
+    of: Callable[[str], int | None]
+    of_control: Callable[[str], int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,26 +82,23 @@ _FORMS: dict[Family, _Form] = {
 }
 
 
-def forced_calls(use: ToolUse, family: Family, control_token_id: ControlTokenId) -> Grammar:
-    """One call of the forced functions, or several if calls may be parallel.
-
-    `control_token_id` returns the id of a marker that is a control token of this model, None for plain text.
-    """
-    rules = _Rules(control_token_id)
+def forced_calls(use: ToolUse, family: Family, mark_ids: MarkIds) -> Grammar:
+    """One call of the forced functions, or several if calls may be parallel."""
+    rules = _Rules(mark_ids)
     return rules.grammar(rules.calls(use.forced, _FORMS[family], use.parallel))
 
 
-def answer_or_calls(schema: Any, use: ToolUse, family: Family, control_token_id: ControlTokenId) -> Grammar:
+def answer_or_calls(schema: Any, use: ToolUse, family: Family, mark_ids: MarkIds) -> Grammar:
     """Either a JSON answer that fits `schema` or calls of any function."""
-    rules = _Rules(control_token_id)
+    rules = _Rules(mark_ids)
     calls = rules.calls(use.functions, _FORMS[family], use.parallel)
     rules.add(f"answer: {json_value(schema)}")
     return rules.grammar(f"answer | {calls}")
 
 
-def text_with_calls(use: ToolUse, family: Family, control_token_id: ControlTokenId) -> Grammar:
+def text_with_calls(use: ToolUse, family: Family, mark_ids: MarkIds) -> Grammar:
     """Any text in which every call is well-formed; arguments of `strict` functions fit their schema."""
-    rules = _Rules(control_token_id)
+    rules = _Rules(mark_ids)
     functions = tuple(f if f.strict else replace(f, parameters=_ANY_OBJECT) for f in use.functions)
     form = _FORMS[family]
     if form.starts:
@@ -102,8 +109,8 @@ def text_with_calls(use: ToolUse, family: Family, control_token_id: ControlToken
 class _Rules:
     """Collects Lark rules."""
 
-    def __init__(self, control_token_id: ControlTokenId) -> None:
-        self._control_token_id = control_token_id
+    def __init__(self, mark_ids: MarkIds) -> None:
+        self._mark_ids = mark_ids
         self._rules: list[str] = []
 
     def add(self, rule: str) -> None:
@@ -122,14 +129,14 @@ class _Rules:
         """Text that does not begin like a call, or calls."""
         calls = self.calls(functions, form, parallel)
         self.add(f"TEXT: /(.|\\n)*/ & ~/{form.starts}(.|\\n)*/")
-        tag = self._control_token_id(PYTHON_TAG)
+        tag = self._mark_ids.of_control(PYTHON_TAG)
         tagged = "" if tag is None else f"<[{tag}]>? "
         return f"{self._marks()}(TEXT | {tagged}{calls})"
 
     def calls_within_text(self, functions: tuple[Function, ...], form: _Form, parallel: bool) -> str:
         """Text with calls in it; a call's first marker is where the constraint begins."""
         _, mark = _first_marker(form.opening + form.before)
-        token_id = self._control_token_id(mark)
+        token_id = self._mark_ids.of_control(mark)
         if token_id is None:
             self.add(f"head[lazy]: /(.|\\n)*/ {json.dumps(mark)}")
         else:
@@ -144,7 +151,7 @@ class _Rules:
 
     def _marks(self) -> str:
         """Optional reasoning marks: text cannot contain them where they are control tokens."""
-        ids = [token_id for token_id in map(self._control_token_id, (OPEN, CLOSE)) if token_id is not None]
+        ids = [token_id for token_id in map(self._mark_ids.of_control, (OPEN, CLOSE)) if token_id is not None]
         if ids:
             self.add("THOUGHT: /(.|\\n)*/")
         return "".join(f"(THOUGHT <[{token_id}]>)? " for token_id in ids)
@@ -158,11 +165,11 @@ class _Rules:
         self.add("call: " + " | ".join(f"call_{i}" for i in range(len(functions))))
 
     def _literal(self, text: str) -> str:
-        """`text` as Lark; markers that are control tokens become token ids."""
+        """`text` as Lark; markers that are added tokens become token ids."""
         pieces: list[str] = []
         while text:
             position, marker = _first_marker(text)
-            token_id = self._control_token_id(marker) if marker else None
+            token_id = self._mark_ids.of(marker) if marker else None
             if position:
                 pieces.append(json.dumps(text[:position], ensure_ascii=False))
             if marker:

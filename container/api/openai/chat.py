@@ -10,7 +10,7 @@ from flask import Response, request
 
 from container.api.answer_headers import add_compute_time, add_stream_headers, add_whole_headers
 from container.api.openai.bad_words import banned_sequences
-from container.api.openai.call_grammar import answer_or_calls, forced_calls, text_with_calls
+from container.api.openai.call_grammar import MarkIds, answer_or_calls, forced_calls, text_with_calls
 from container.api.openai.chat_prompt import ChatPrompt, chat_prompt
 from container.api.openai.chat_request import Chat, parse_chat
 from container.api.openai.chat_response import ChatAnswer
@@ -80,17 +80,17 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: Reque
 
 def _grammar(chat: Chat, served: ServedModel, family: Family) -> Grammar | None:
     """The answer's constraint: `response_format`, forced calls, either of both, or the schemas of strict functions."""
-    control_token_id = served.tokenizer.control_token_id
+    ids = MarkIds(served.tokenizer.marker_token_id, served.tokenizer.control_token_id)
     if chat.tools is None:
         return chat.grammar
     if chat.tools.forced:
-        return forced_calls(chat.tools, family, control_token_id)
+        return forced_calls(chat.tools, family, ids)
     if chat.grammar is None:
-        return text_with_calls(chat.tools, family, control_token_id) if chat.tools.strict else None
+        return text_with_calls(chat.tools, family, ids) if chat.tools.strict else None
     if chat.grammar.kind is not GrammarKind.JSON_SCHEMA:
         raise InvalidRequest("a regex as `response_format` and `tools` exclude each other", param="response_format")
     schema = msgspec.json.decode(chat.grammar.source)
-    return answer_or_calls(schema, chat.tools, family, control_token_id)
+    return answer_or_calls(schema, chat.tools, family, ids)
 
 
 def _reads_control_tokens(chat: Chat, served: ServedModel, traits: TemplateTraits) -> bool:
@@ -108,4 +108,11 @@ def _choice(chat: Chat, rendered: ChatPrompt) -> Choice:
         return Choice(splitter, None)
     short_ids = traits.family in {Family.MISTRAL, Family.MISTRAL_NAMED}
     parser = parser_of(traits.family, chat.tools.schemas)
-    return Choice(splitter, parser, max_calls=None if chat.tools.parallel else 1, short_ids=short_ids)
+    return Choice(
+        splitter,
+        parser,
+        max_calls=None if chat.tools.parallel else 1,
+        short_ids=short_ids,
+        forced=bool(chat.tools.forced),
+        marks=traits.family.markers,
+    )

@@ -16,6 +16,7 @@ from container.api.openai.answer_types import (
     FunctionFragment,
     ToolCallAnswer,
 )
+from container.api.openai.argument_text import ArgumentText
 from container.api.openai.parts import CallArguments, CallStart, Content, Part, Reasoning, joined
 from container.api.openai.reasoning import ReasoningSplitter
 from container.api.openai.tool_parsers import ToolParser
@@ -36,6 +37,7 @@ class _Call:
     id: str
     name: str
     arguments: list[str] = field(default_factory=list)
+    text: ArgumentText = field(default_factory=ArgumentText)
 
     @property
     def whole(self) -> ToolCallAnswer:
@@ -52,8 +54,13 @@ class Choice:
         *,
         max_calls: int | None = None,
         short_ids: bool = False,
+        forced: bool = False,
+        marks: tuple[str, ...] = (),
     ) -> None:
-        """`max_calls` limits the calls in the answer. `short_ids`: nine letters and digits, which Mistral requires."""
+        """`max_calls` limits the calls in the answer. `short_ids`: nine letters and digits, which Mistral requires.
+
+        `forced`: a grammar allows calls only, so there is no text. `marks` begin a call in the family's form.
+        """
         self.tokens: list[Token] = []
         self.finish_reason: ChatFinish | None = None
         self.num_reasoning_tokens = 0
@@ -64,6 +71,8 @@ class Choice:
         self._parser = tools
         self._max_calls = max_calls
         self._short_ids = short_ids
+        self._forced = forced
+        self._marks = marks
         self._num_calls_seen = 0
 
     def add(self, delta: Delta) -> list[ChatDelta]:
@@ -71,7 +80,7 @@ class Choice:
         self.tokens += delta.tokens
         parts = self._split(delta)
         if delta.finish_reason is not None:
-            parts += self._finish()
+            parts += self._finish(cut=delta.finish_reason is FinishReason.LENGTH)
         chunks = [self._keep(part) for part in joined(parts)]
         if delta.finish_reason is not None:
             self.finish_reason = _FINISH[delta.finish_reason]
@@ -90,12 +99,19 @@ class Choice:
     def _parse(self, text: str) -> list[Part]:
         return [Content(text)] if self._parser is None else self._parser.push(text)
 
-    def _finish(self) -> list[Part]:
+    def _finish(self, *, cut: bool) -> list[Part]:
         parts: list[Part] = []
         if self._splitter is not None:
             reasoning, content = self._splitter.flush()
             parts += [Reasoning(reasoning), *self._parse(content)]
-        return parts + ([] if self._parser is None else self._parser.flush())
+        held = [] if self._parser is None else self._parser.flush()
+        return parts + [part for part in held if not self._begins_call(part, cut=cut)]
+
+    def _begins_call(self, part: Part, *, cut: bool) -> bool:
+        """Whether text that the parser held back to the end is the markup of a call without a name."""
+        if not isinstance(part, Content):
+            return False
+        return self._forced or (cut and part.text.lstrip().startswith(self._marks))
 
     def _keep(self, part: Part) -> ChatDelta | None:
         """Add a part to the message and return it as a chunk's delta; None for calls beyond the limit."""
@@ -124,6 +140,7 @@ class Choice:
         return ChatDelta(tool_calls=[CallFragment(index=index, id=call.id, type="function", function=function)])
 
     def _extend_call(self, fragment: str) -> ChatDelta:
+        fragment = self._calls[-1].text.push(fragment)
         self._calls[-1].arguments.append(fragment)
         function = FunctionFragment(arguments=fragment)
         return ChatDelta(tool_calls=[CallFragment(index=len(self._calls) - 1, function=function)])
@@ -132,7 +149,7 @@ class Choice:
         """The whole message."""
         text = "".join(self._content)
         return AnswerMessage(
-            content=(text or None) if self._calls else text,
+            content=(text or None) if self._calls or self._forced else text,
             tool_calls=[call.whole for call in self._calls] or UNSET,
             reasoning_content="".join(self._reasoning) or UNSET,
         )

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from container.api.bounds import shown
-from container.api.closed_schema import closed
+from container.api.enforceable_schema import enforceable
 from container.api.validation import show
 from container.errors import InvalidRequest
 from handler.seam.protocol import Grammar, GrammarKind
@@ -27,7 +27,7 @@ _IN_A_STRING = {
 _Schema = Annotated[Any, shown(anyOf=[{"type": ["object", "boolean"]}, _IN_A_STRING])]
 
 
-class FormatSchema(msgspec.Struct, frozen=True, kw_only=True):
+class FormatSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A schema with a name. It is always enforced, whether `strict` is set or not."""
 
     schema: _Schema
@@ -36,23 +36,44 @@ class FormatSchema(msgspec.Struct, frozen=True, kw_only=True):
     strict: bool | None = None
 
 
-class TextFormat(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
-    """Any text."""
+class TextFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="text"):
+    """Any text. Null counts as absent."""
+
+    schema: None = None
+    json_schema: None = None
 
 
-class JsonObjectFormat(msgspec.Struct, frozen=True, tag_field="type", tag="json_object"):
-    """Any JSON object (OpenAI), or one that fits `value` (TGI)."""
+class _ObjectFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
+    """Any JSON object (OpenAI), or one that fits `value` (TGI), `schema` (llama.cpp) or `json_schema.schema`."""
 
     value: _Schema | UnsetType = UNSET
+    schema: _Schema | UnsetType | None = UNSET
+    json_schema: FormatSchema | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError; msgspec adds the path to its message."""
+        if len(self.schemas) > 1:
+            raise ValueError("must have one of `value`, `schema` and `json_schema`")
+
+    @property
+    def schemas(self) -> list[Any]:
+        """The schemas given, under any name."""
+        named = [] if self.json_schema is None else [self.json_schema.schema]
+        return [
+            *(each for each in (self.value, UNSET if self.schema is None else self.schema) if each is not UNSET),
+            *named,
+        ]
 
 
-class JsonFormat(msgspec.Struct, frozen=True, tag_field="type", tag="json"):
+class JsonObjectFormat(_ObjectFormat, frozen=True, tag="json_object"):
+    """OpenAI's name."""
+
+
+class JsonFormat(_ObjectFormat, frozen=True, tag="json"):
     """TGI's name for the same."""
 
-    value: _Schema | UnsetType = UNSET
 
-
-class JsonSchemaFormat(msgspec.Struct, frozen=True, tag_field="type", tag="json_schema"):
+class JsonSchemaFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="json_schema"):
     """JSON that fits `json_schema.schema` (OpenAI); or `value.schema`, or the schema that is `value` (TGI)."""
 
     json_schema: FormatSchema | None = None
@@ -64,7 +85,7 @@ class JsonSchemaFormat(msgspec.Struct, frozen=True, tag_field="type", tag="json_
             raise ValueError("must have `json_schema`")
 
 
-class RegexFormat(msgspec.Struct, frozen=True, tag_field="type", tag="regex"):
+class RegexFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="regex"):
     """Text that matches a regular expression from its beginning to its end (TGI)."""
 
     value: str
@@ -95,8 +116,8 @@ def grammar_of(response_format: ResponseFormat | None) -> Grammar | None:
             # In TGI, `value` may also be the schema itself; it has no `schema` key then.
             found = named.schema if named is not None else (value or {}).get("schema", value)
         case _:
-            found = {"type": "object"} if response_format.value is UNSET else response_format.value
-    return Grammar(GrammarKind.JSON_SCHEMA, msgspec.json.encode(closed(_read(found))).decode())
+            (found,) = response_format.schemas or [{"type": "object"}]
+    return Grammar(GrammarKind.JSON_SCHEMA, msgspec.json.encode(enforceable(_read(found))).decode())
 
 
 def _read(schema: Any) -> Any:

@@ -32,21 +32,24 @@ ALLOWED = {
 }
 
 
-class FunctionFields(msgspec.Struct, frozen=True, kw_only=True):
-    """One function; TGI calls its schema `arguments`."""
+class FunctionFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One function; TGI calls its schema `arguments`. transformers' tools describe what they return."""
 
     name: Annotated[str, shown(pattern=_NAME, minLength=1, maxLength=_MAX_NAME_CHARS)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     arguments: dict[str, Any] | None = None
     strict: bool | None = None
+    returns: Any = msgspec.field(name="return", default=None)
+    cache_control: Any = None
 
 
-class Tool(msgspec.Struct, frozen=True, kw_only=True):
-    """Functions are the only tools."""
+class Tool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Functions are the only tools. `cache_control` is Anthropic's and changes no answer."""
 
     function: FunctionFields
     type: Literal["function"] = "function"
+    cache_control: Any = None
 
 
 Tools = Annotated[list[Tool], Meta(max_length=_MAX_TOOLS)]

@@ -74,11 +74,18 @@ def a_regex_and_tools_exclude_each_other(body: dict[str, Any]) -> bool:
     return kind != "regex" or not body.get("tools") or body.get("tool_choice") == "none"
 
 
+def an_object_has_one_schema(body: dict[str, Any]) -> bool:
+    found = body.get("response_format") or {}
+    names = [name for name in ("schema", "json_schema") if found.get(name) is not None]
+    return found.get("type") not in {"json", "json_object"} or len(names) + ("value" in found) < 2
+
+
 def schemas_in_strings_are_json(body: dict[str, Any]) -> bool:
     found = body.get("response_format") or {}
     parameters = body.get("parameters")
     grammar = (parameters.get("grammar") or {}) if isinstance(parameters, dict) else {}
-    values = [found.get("value"), (found.get("json_schema") or {}).get("schema"), grammar.get("value")]
+    values = [found.get("value"), found.get("schema"), (found.get("json_schema") or {}).get("schema")]
+    values += [grammar.get("value")]
     values += [value["schema"] for value in values if isinstance(value, dict) and "schema" in value]
     kinds = {found.get("type"), grammar.get("type")}
     return "regex" in kinds or all(is_schema(value) for value in values if isinstance(value, str))
@@ -111,6 +118,7 @@ RULES = (
     the_choice_is_among_the_tools,
     a_final_message_that_is_continued_has_text,
     a_regex_and_tools_exclude_each_other,
+    an_object_has_one_schema,
     schemas_in_strings_are_json,
     a_prompt_has_a_token,
     best_of_is_at_least_n,

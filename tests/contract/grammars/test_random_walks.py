@@ -13,7 +13,7 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
-from container.api.openai.call_grammar import forced_calls
+from container.api.openai.call_grammar import MarkIds, forced_calls
 from container.api.openai.parts import CallArguments, CallStart, Part
 from container.api.openai.tool_parsers import Family, parser_of
 from container.api.openai.tools import Function, ToolUse
@@ -22,6 +22,7 @@ from tests.support.tiny_models import EOS_ID, VOCAB_SIZE, write_tokenizer
 
 CASES = int(os.environ.get("GRAMMAR_CASES", "10"))
 MAX_TOKENS = 20_000
+NO_IDS = MarkIds(lambda _mark: None, lambda _mark: None)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,9 @@ def test_every_text_of_the_grammar_is_calls_that_fit(tokenizer: LLTokenizer, fam
         rng = random.Random(seed)
         schemas = [random_object(rng, patterns=family is not Family.QWEN_XML) for _ in range(2)]
         functions = tuple(Function(f"f{i}", "", schema, True) for i, schema in enumerate(schemas))
-        grammar = forced_calls(ToolUse(functions, functions, parallel=True), family, lambda _marker: None)
+        grammar = forced_calls(
+            ToolUse(functions, functions, parallel=True), family, MarkIds(lambda _mark: None, lambda _mark: None)
+        )
         text = walk(tokenizer, grammar.source, rng)
         calls = calls_in(family, text, functions)
         assert calls, (seed, text)

@@ -337,3 +337,38 @@ def test_refusals_name_the_field(qwen: ScriptedServer, fields: dict[str, Any], p
     assert answer.status == 400, answer.body
     assert answer.json["error"]["param"] == param
     assert words in answer.json["error"]["message"]
+
+
+def test_control_characters_in_arguments_are_escaped(server_for: Callable[[str], ScriptedServer]) -> None:
+    for template in ("qwen2.5", "llama-3.3", "mistral-nemo", "phi-4-mini", "smollm2"):
+        server = server_for(template)
+        server.engine.says(BY_FAMILY[template].replace("Paris", "Par\nis\t\x01"))
+        (call,) = server.ok("hi", tools=TOOLS)["choices"][0]["message"]["tool_calls"]
+        assert json.loads(call["function"]["arguments"]) == {"city": "Par\nis\t\x01"}
+        deltas = [chunk["choices"][0]["delta"] for chunk in server.chunks("hi", tools=TOOLS)]
+        fragments = [call["function"].get("arguments", "") for delta in deltas for call in delta.get("tool_calls", ())]
+        assert json.loads("".join(fragments)) == {"city": "Par\nis\t\x01"}
+
+
+@pytest.mark.parametrize("template", [template for template in BY_FAMILY if template != "qwen3"])
+def test_a_forced_call_that_is_cut_leaves_no_text(server_for: Callable[[str], ScriptedServer], template: str) -> None:
+    server = server_for(template)
+    text = BY_FAMILY[template]
+    server.engine.says(text)
+    for length in range(1, len(server.engine.token_ids(text.partition("weather")[0])) + 3):
+        fields = {"tools": TOOLS, "tool_choice": "required", "max_tokens": length}
+        found = server.ok("hi", **fields)["choices"][0]
+        assert found["message"]["content"] is None
+        assert "tool_calls" not in found["message"]
+        assert found["finish_reason"] == "length"
+    assert not any(chunk["choices"][0]["delta"].get("content") for chunk in server.chunks("hi", **fields))
+
+
+def test_a_second_call_that_is_cut_leaves_no_text(qwen: ScriptedServer) -> None:
+    qwen.engine.says(f'{CALL}\n<tool_call>\n{{"na')
+    found = qwen.ok("hi", tools=TOOLS, max_tokens=len(CALL) + 17)["choices"][0]
+    assert found["finish_reason"] == "length"
+    assert found["message"]["content"] is None
+    assert len(found["message"]["tool_calls"]) == 1
+    qwen.engine.says("I look: <tool")
+    assert qwen.ok("hi", tools=TOOLS, max_tokens=13)["choices"][0]["message"]["content"] == "I look: <tool"

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from container.api.openai.parts import CallArguments, CallStart, Content, Part, joined
-from container.api.openai.schema_types import types_of
 from container.api.openai.tool_parsers.marker import Gap, Marker, overlap
+from container.api.schema_types import types_of
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 FUNCTION, PARAMETER = "<function=", "<parameter="

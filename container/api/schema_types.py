@@ -24,15 +24,21 @@ def types_of(schema: dict[str, Any], name: str) -> frozenset[str]:
 def resolved(part: Any, root: dict[str, Any]) -> Any:
     """`part`, or the target of its `$ref` within `root`; `part` itself if the target does not exist."""
     for _ in range(_MAX_REFERENCES):
-        if not isinstance(part, dict) or not isinstance(part.get("$ref"), str):
-            break
-        found: Any = root
-        for step in part["$ref"].removeprefix("#").strip("/").split("/"):
-            found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
+        found = target_of(part, root)
         if found is None:
             break
         part = found
     return part
+
+
+def target_of(part: Any, root: dict[str, Any]) -> Any:
+    """What the `$ref` of `part` names within `root`; None without a reference, or if nothing has that name."""
+    if not isinstance(part, dict) or not isinstance(part.get("$ref"), str):
+        return None
+    found: Any = root
+    for step in filter(None, part["$ref"].removeprefix("#").strip("/").split("/")):
+        found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
+    return found
 
 
 def types_of_schema(part: Any, root: dict[str, Any], depth: int = 0) -> frozenset[str]:
