@@ -130,6 +130,12 @@ class Settings:
         "HF_MODEL_TRUST_REMOTE_CODE",
         "TRUST_REMOTE_CODE",
     )
+    refuse_custom_code: bool = _setting(
+        False,
+        _flag,
+        "Refuse to start beside code that is never run: inference.py, handler.py, model.py, requirements.txt, code/.",
+        "REFUSE_CUSTOM_CODE",
+    )
     max_input_tokens: int = _setting(
         0, _count(1), "Longest prompt, in tokens. Default: MAX_TOTAL_TOKENS - 1.",
         "MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH",

@@ -72,6 +72,8 @@ _IGNORED = {
     "PREFIX_CACHING": "prefixes are reused wherever answers stay the same",
     "PREFILL_CHUNKING": "prefill is always chunked",
     "USE_FLASH_ATTENTION": "the start-up trial chooses",
+    "SAGEMAKER_PROGRAM": "no handler code is run",
+    "CUSTOM_SCRIPT_FILENAME": "no handler code is run",
 }
 _SHARDS = ("NUM_SHARD", "SM_NUM_GPUS")
 # Ignored silently: USAGE_STATS (nothing is ever sent), ENABLE_PREFILL_LOGPROBS (always on),

@@ -100,7 +100,10 @@ class VertexAnswer(msgspec.Struct, frozen=True):
 
 
 class Info(msgspec.Struct, frozen=True, kw_only=True):
-    """The model and the limits: TGI 3's names, and those of TGI 2 that clients still read."""
+    """The model and the limits: TGI 3's names, and those of TGI 2 that clients still read.
+
+    `custom_code_ignored` is ours: files of the model's directory that hold code and are not run.
+    """
 
     model_id: str
     model_sha: str | None
@@ -120,6 +123,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     sha: str | None
     docker_label: str | None
     quantize: str
+    custom_code_ignored: list[str]
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True):
