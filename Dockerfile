@@ -69,6 +69,7 @@ COPY --from=app /usr/local/bin/serve /usr/local/bin/serve
 COPY LICENSE NOTICE /licenses/
 COPY --from=app /app /app
 # All writes go below /tmp: the root file system and /opt/ml/model may be read-only, and the uid may be any.
+# HF_HOME is unset: a mounted /data is the hub's cache then, else it is below XDG_CACHE_HOME.
 # NVIDIA's runtime injects the driver only if these variables ask for it.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
@@ -77,7 +78,6 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp \
     CACHE_DIR=/tmp/tgi-heir \
-    HF_HOME=/tmp/huggingface \
     XDG_CACHE_HOME=/tmp/cache \
     TORCHINDUCTOR_CACHE_DIR=/tmp/torchinductor \
     TRITON_CACHE_DIR=/tmp/triton \

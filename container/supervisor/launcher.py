@@ -8,7 +8,9 @@ launcher/src/main.rs of text-generation-inference v3.3.7.
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from container.settings import SettingsError
 
@@ -76,6 +78,12 @@ _IGNORED = {
     "CUSTOM_SCRIPT_FILENAME": "no handler code is run",
 }
 _SHARDS = ("NUM_SHARD", "SM_NUM_GPUS")
+# The hub client reads the first two; TGI's older images and the toolkit of Hugging Face also had the last.
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN")
+# What says where the hub's files are kept.
+_HUB_CACHES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")
+# TGI's image keeps the hub's files here, so users mount a volume here.
+_TGI_VOLUME = Path("/data")
 # Ignored silently: USAGE_STATS (nothing is ever sent), ENABLE_PREFILL_LOGPROBS (always on),
 # HUGGINGFACE_HUB_CACHE (read by huggingface_hub), HF_TASK and MESSAGES_API_ENABLED (TGI ignores them too).
 
@@ -105,11 +113,17 @@ def read_arguments(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def translate(environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ`, with BIND_ADDRESS from TGI's HOSTNAME if that is an address, and NUM_SHARD=1 for SHARDED=false.
+    """`environ`, with our names beside TGI's: BIND_ADDRESS, NUM_SHARD, HF_TOKEN and HF_HUB_CACHE.
 
-    Docker sets HOSTNAME to the container's name. TGI then listens on all addresses, and so do we.
+    BIND_ADDRESS comes from HOSTNAME if that is an address. Docker sets HOSTNAME to the container's name; TGI then
+    listens on all addresses, and so do we. A writable /data is the hub's cache, as in TGI, unless a variable names one.
     """
     found = dict(environ)
+    token = next((found[name].strip() for name in _TOKENS if found.get(name, "").strip()), "")
+    if token:
+        found["HF_TOKEN"] = token
+    if not any(found.get(name, "").strip() for name in _HUB_CACHES) and os.access(_TGI_VOLUME, os.W_OK | os.X_OK):
+        found["HF_HUB_CACHE"] = str(_TGI_VOLUME)
     if not found.get("BIND_ADDRESS", "").strip() and _is_address(found.get("HOSTNAME", "").strip()):
         found["BIND_ADDRESS"] = found["HOSTNAME"].strip()
     if found.get("SHARDED", "").strip().lower() == "false" and not any(found.get(name, "").strip() for name in _SHARDS):

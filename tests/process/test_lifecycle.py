@@ -179,6 +179,7 @@ def test_a_missing_model(make_server: MakeServer) -> None:
         ("chat_template.jinja", b"{% for m in messages %}", "chat template"),
         ("config.json", b"{", "config.json is not valid JSON"),
         ("config.json", b'{"model_type": "no_such_model"}', "config.json was not understood"),
+        ("config.json", b'{"model_type": "bart"}', "model type 'bart' is an encoder-decoder; only decoder-only"),
         ("config.json", b'{"model_type": "llama", "auto_map": {"AutoConfig": "x.Y"}}', "auto_map"),
         ("config.json", b'{"model_type": "llama", "_attn_implementation_internal": "a/b"}', "_attn_implementation"),
     ],

@@ -77,6 +77,30 @@ def test_hostname_counts_if_it_is_an_address(environ: dict[str, str], address: s
 
 
 @pytest.mark.parametrize(
+    ("environ", "token"),
+    [
+        ({"HF_API_TOKEN": "c"}, "c"),
+        ({"HUGGING_FACE_HUB_TOKEN": "b", "HF_API_TOKEN": "c"}, "b"),
+        ({"HF_TOKEN": "a", "HF_API_TOKEN": "c"}, "a"),
+        ({"HF_TOKEN": " ", "HF_API_TOKEN": "c"}, "c"),
+        ({}, None),
+    ],
+)
+def test_the_hubs_token_has_three_names(environ: dict[str, str], token: str | None) -> None:
+    assert launcher.translate(environ).get("HF_TOKEN") == token
+
+
+def test_a_writable_data_volume_is_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Path("/data") == launcher._TGI_VOLUME
+    monkeypatch.setattr(launcher, "_TGI_VOLUME", tmp_path / "none")
+    assert "HF_HUB_CACHE" not in launcher.translate({})
+    monkeypatch.setattr(launcher, "_TGI_VOLUME", tmp_path)
+    assert launcher.translate({"HF_HOME": ""})["HF_HUB_CACHE"] == str(tmp_path)
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        assert launcher.translate({name: "/elsewhere"}).get("HF_HUB_CACHE") in {None, "/elsewhere"}
+
+
+@pytest.mark.parametrize(
     ("environ", "number"),
     [
         ({}, 0),
