@@ -7,6 +7,7 @@ values. An impossible value raises `SettingsError` with one sentence that names 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -79,6 +80,12 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
     return parse
 
 
+def _route(value: str) -> str:
+    if not re.fullmatch(r"/[\w.~:@!$&'()*+,;=%/-]*", value, re.ASCII):
+        raise ValueError("a path that begins with /, without < and >")
+    return value
+
+
 def _log_level(value: str) -> int:
     """A level's name, or the number that the SageMaker SDK sends."""
     names = {"trace": 5, "debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40, "critical": 50, "off": 100}
@@ -103,7 +110,11 @@ def _setting(default: Any, parse: Callable[[str], Any], help_text: str, *names: 
 class Settings:
     """Everything an operator can configure. Zero means: derive it from the model and the machine."""
 
-    port: int = _setting(8080, _count(1, 65535), "Port to listen on.", parameters.BIND_TO_PORT_ENV, "PORT")
+    port: int = _setting(
+        8080, _count(1, 65535), "Port to listen on.", parameters.BIND_TO_PORT_ENV, "AIP_HTTP_PORT", "PORT"
+    )
+    health_route: str = _setting("", _route, "One more path of /health; Vertex AI sets it.", "AIP_HEALTH_ROUTE")
+    predict_route: str = _setting("", _route, "One more path of /vertex; Vertex AI sets it.", "AIP_PREDICT_ROUTE")
     host: str = _setting("0.0.0.0", _text, "Address to listen on.", "BIND_ADDRESS")  # noqa: S104 - a container
     model: str = _setting(
         "", _text, "Model: directory, .gguf file or hub id. Unset: /opt/ml/model, /repository, the bundled model.",

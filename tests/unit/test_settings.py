@@ -24,6 +24,7 @@ def test_every_variable_may_be_empty() -> None:
 
 def test_the_first_name_wins() -> None:
     assert Settings.from_environ({"PORT": "80", "SAGEMAKER_BIND_TO_PORT": "9000"}).port == 9000
+    assert Settings.from_environ({"PORT": "80", "AIP_HTTP_PORT": "81"}).port == 81, "the image sets PORT"
     assert Settings.from_environ({"MODEL_ID": "b", "HF_MODEL_ID": "a"}).model == "a"
     assert Settings.from_environ({"MODEL_ID": "b", "HF_MODEL_ID": ""}).model == "b"
 
@@ -44,6 +45,9 @@ def test_log_levels_are_names_or_numbers(value: str, level: int) -> None:
         ("HF_MODEL_QUANTIZE", "int3", "HF_MODEL_QUANTIZE must be one of none, bitsandbytes, "),
         ("REQUEST_TIMEOUT_S", "-1", "REQUEST_TIMEOUT_S must be a number of seconds"),
         ("REQUEST_TIMEOUT_S", "nan", "REQUEST_TIMEOUT_S must be a number of seconds"),
+        ("AIP_PREDICT_ROUTE", "predict", "AIP_PREDICT_ROUTE must be a path that begins with /"),
+        ("AIP_HEALTH_ROUTE", "/<x>", "AIP_HEALTH_ROUTE must be a path that begins with /"),
+        ("AIP_HTTP_PORT", "http", "AIP_HTTP_PORT must be a whole number from 1 to 65535. Given: 'http'"),
         ("LOG_LEVEL", "loud", "LOG_LEVEL must be a level name"),
     ],
 )
