@@ -88,6 +88,17 @@ _TGI_VOLUME = Path("/data")
 # HUGGINGFACE_HUB_CACHE (read by huggingface_hub), HF_TASK and MESSAGES_API_ENABLED (TGI ignores them too).
 
 
+def arguments() -> list[str]:
+    """Every argument, those with a value as `--port VALUE`, in alphabetical order."""
+    return sorted([f"--{name}" for name in _SWITCHES] + [f"--{name} VALUE" for name in _ARGUMENTS])
+
+
+def takes_value(argument: str) -> bool:
+    """True if the next argument is the value of this one."""
+    flag = _SHORT.get(argument, argument)
+    return flag.startswith("--") and flag.removeprefix("--") in _ARGUMENTS
+
+
 def read_arguments(arguments: Sequence[str]) -> dict[str, str]:
     """Translate TGI's launcher arguments to environment variables. A leading `serve`, from SageMaker, is dropped.
 
