@@ -118,6 +118,9 @@ def read_arguments(arguments: Sequence[str]) -> dict[str, str]:
             if takes_value and not rest:
                 raise SettingsError(f"{flag} takes a value")
             value = rest.pop(0) if takes_value else "true"
+        # An empty variable is unset; an argument that was given is not.
+        if not value.strip():
+            raise SettingsError(f"{flag} takes a value. Given: {value!r}")
         variable = name.replace("-", "_").upper()
         values[_FIRST_NAMES.get(variable, variable)] = value
     return values
@@ -143,7 +146,10 @@ def translate(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def check(environ: Mapping[str, str]) -> list[str]:
-    """One line for each TGI variable that is set but ignored. Raises SettingsError for a refused one."""
+    """One line for each TGI variable that is set but ignored, and for an empty API_KEY.
+
+    Raises SettingsError for a refused one.
+    """
     given = {name: value.strip() for name, value in environ.items() if value.strip()}
     for name, advice in _REFUSED.items():
         if name in given:
@@ -151,7 +157,10 @@ def check(environ: Mapping[str, str]) -> list[str]:
     tokens, length = given.get("MAX_INPUT_TOKENS"), given.get("MAX_INPUT_LENGTH")
     if tokens and length and tokens != length:
         raise SettingsError(f"MAX_INPUT_TOKENS ({tokens}) and MAX_INPUT_LENGTH ({length}) are one limit; set one")
-    return [f"{name} is ignored: {reason}" for name, reason in _IGNORED.items() if name in given]
+    lines = [f"{name} is ignored: {reason}" for name, reason in _IGNORED.items() if name in given]
+    if environ.get("API_KEY") == "":
+        lines.append("API_KEY is empty, which means unset: requests need no key")
+    return lines
 
 
 def _is_address(text: str) -> bool:

@@ -46,6 +46,8 @@ def test_arguments_become_variables(arguments: list[str], expected: dict[str, st
         (["server"], "Given: server"),
         (["--model", "x"], "Given: --model"),
         (["--model-id"], "--model-id takes a value"),
+        (["--api-key="], "--api-key takes a value. Given: ''"),
+        (["--model-id", " "], "--model-id takes a value. Given: ' '"),
         (["serve", "serve"], "Given: serve"),
     ],
 )
@@ -136,6 +138,12 @@ def test_what_tunes_speed_is_ignored_with_one_line_each() -> None:
     assert len(lines) == 3
     assert all(" is ignored: " in line for line in lines)
     assert launcher.check({"LORA_ADAPTERS": " ", "SPECULATE": ""}) == []
+
+
+def test_an_empty_key_is_said() -> None:
+    (line,) = launcher.check({"API_KEY": ""})
+    assert "requests need no key" in line
+    assert launcher.check({"API_KEY": "a"}) == launcher.check({}) == []
 
 
 def test_every_launcher_option_is_in_the_migration_guide() -> None:
