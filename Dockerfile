@@ -46,8 +46,12 @@ COPY handler /app/handler
 # A checkout may be readable only to its owner, but the container may run as any user.
 RUN chmod -R a+rX /app \
  && python -m compileall -q /app \
- && printf '#!/bin/sh\nexec /opt/venv/bin/python -m container.serve serve\n' > /usr/local/bin/serve \
- && chmod 755 /usr/local/bin/serve
+ && printf '#!/bin/sh\nexec /opt/venv/bin/python -m container.serve serve "$@"\n' > /usr/local/bin/serve \
+ && for name in launcher server benchmark; do \
+      printf '#!/bin/sh\nexec /opt/venv/bin/python -m container.tgi_commands text-generation-%s "$@"\n' "${name}" \
+        > "/usr/local/bin/text-generation-${name}"; \
+    done \
+ && chmod 755 /usr/local/bin/serve /usr/local/bin/text-generation-*
 
 FROM ${PYTHON_IMAGE}
 ARG PYTHON_IMAGE
@@ -65,10 +69,14 @@ LABEL org.opencontainers.image.title="tgi-heir" \
       com.amazonaws.sagemaker.capabilities.accept-bind-to-port="true"
 COPY --from=packages /opt/venv /opt/venv
 COPY --from=model /opt/heir /opt/venv/share/tgi-heir
-COPY --from=app /usr/local/bin/serve /usr/local/bin/serve
+COPY --from=app /usr/local/bin/serve /usr/local/bin/
+COPY --from=app /usr/local/bin/text-generation-launcher /usr/local/bin/
+COPY --from=app /usr/local/bin/text-generation-server /usr/local/bin/
+COPY --from=app /usr/local/bin/text-generation-benchmark /usr/local/bin/
 COPY LICENSE NOTICE /licenses/
 COPY --from=app /app /app
 # All writes go below /tmp: the root file system and /opt/ml/model may be read-only, and the uid may be any.
+# HF_HOME is unset: a mounted /data is the hub's cache then, else it is below XDG_CACHE_HOME.
 # NVIDIA's runtime injects the driver only if these variables ask for it.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
@@ -77,7 +85,6 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp \
     CACHE_DIR=/tmp/tgi-heir \
-    HF_HOME=/tmp/huggingface \
     XDG_CACHE_HOME=/tmp/cache \
     TORCHINDUCTOR_CACHE_DIR=/tmp/torchinductor \
     TRITON_CACHE_DIR=/tmp/triton \

@@ -44,6 +44,8 @@ def create_app(settings: Settings, run_dir: RunDir) -> Flask:
     routes = (blueprint for dialect in dialects.values() for blueprint in dialect.blueprints)
     for blueprint in (health.blueprint, metrics_page.blueprint, *routes, documents.blueprint, documents.pages):
         app.register_blueprint(blueprint)
+    _add_route(app, settings.health_route, "health.health", "GET")
+    _add_route(app, settings.predict_route, "tgi_vertex.vertex", "POST")
     app.register_error_handler(Exception, _on_error)
     app.before_request(_open_record)
     app.before_request(_ApiKey(settings.api_key))
@@ -51,6 +53,13 @@ def create_app(settings: Settings, run_dir: RunDir) -> Flask:
     app.after_request(_finish_record)
     app.after_request(_Cors(settings.cors_allow_origin))
     return app
+
+
+def _add_route(app: Flask, path: str, endpoint: str, method: str) -> None:
+    """Serve `endpoint` at `path` too, if a path is given and no route has it: Vertex AI may be told any of ours."""
+    taken = {rule.rule for rule in app.url_map.iter_rules() if method in (rule.methods or ())}
+    if path and path not in taken:
+        app.add_url_rule(path, endpoint, methods=[method])
 
 
 def _operation() -> Operation | None:

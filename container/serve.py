@@ -21,6 +21,7 @@ from container.directories import NotWritable, check_writable, make_run_dir, nam
 from container.run_dir import RunDir
 from container.settings import Settings, SettingsError
 from container.supervisor import launcher
+from container.supervisor.information import information, launcher_usage
 from container.supervisor.supervisor import Supervisor
 from handler.seam.errors import BadConfiguration
 from handler.seam.logs import configure_logging
@@ -33,7 +34,14 @@ _SEND_BUFFER_BYTES = 131_072
 
 
 def main(arguments: list[str]) -> int:
-    """Serve; return the exit code. `arguments`: an optional "serve" (SageMaker's), then those of TGI's launcher."""
+    """Serve; return the exit code. `arguments`: an optional "serve" (SageMaker's), then those of TGI's launcher.
+
+    `--help`, `--version` and `--env` print a text instead.
+    """
+    text = information("serve", arguments, launcher_usage("serve"))
+    if text is not None:
+        sys.stdout.write(text + "\n")
+        return 0
     configure_logging("main", level=logging.INFO)
     try:
         # The web workers read their settings from the environment too.

@@ -1,12 +1,14 @@
 """Configuration: the environment, read once into a frozen `Settings`.
 
-TGI's names come first, then SageMaker's. An empty string means unset, because the SageMaker SDK injects empty
-values. An impossible value raises `SettingsError` with one sentence that names the variable and the value.
+TGI's names come first, then SageMaker's. An empty string means unset, because the SageMaker SDK injects empty values; a
+blank one holds nothing usable. An impossible value raises `SettingsError` with one sentence that names the variable and
+the value.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -79,6 +81,44 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
     return parse
 
 
+def _items(value: str) -> list[str]:
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
+def _keys(value: str) -> str:
+    """Keys that a client can send: one that no header can hold would lock everybody out, none nobody."""
+    keys = _items(value)
+    if not keys or not all(re.fullmatch(r"[!-~](?:[ -~]*[!-~])?", key) for key in keys):
+        raise ValueError("one key or several, comma-separated, of printable ASCII characters")
+    return ",".join(keys)
+
+
+def _origins(value: str) -> str:
+    """Origins as browsers send them: in lower case, without a path."""
+    origins = [item.lower().removesuffix("/") for item in _items(value)]
+    if not origins or not all(re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[!-.0-~]+", origin) for origin in origins):
+        raise ValueError("* or origins such as https://a.example:8443, comma-separated, without a path")
+    return ",".join(origins)
+
+
+def _header(value: str) -> str:
+    if not re.fullmatch(r"[ -~]+", value):
+        raise ValueError("printable ASCII characters, as it is a header's value")
+    return value
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value, re.ASCII):
+        raise ValueError("auto, cpu, cuda or cuda:N")
+    return value
+
+
+def _route(value: str) -> str:
+    if not re.fullmatch(r"/[\w.~:@!$&'()*+,;=%/-]*", value, re.ASCII):
+        raise ValueError("a path that begins with /, without < and >")
+    return value
+
+
 def _log_level(value: str) -> int:
     """A level's name, or the number that the SageMaker SDK sends."""
     names = {"trace": 5, "debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40, "critical": 50, "off": 100}
@@ -103,7 +143,11 @@ def _setting(default: Any, parse: Callable[[str], Any], help_text: str, *names: 
 class Settings:
     """Everything an operator can configure. Zero means: derive it from the model and the machine."""
 
-    port: int = _setting(8080, _count(1, 65535), "Port to listen on.", parameters.BIND_TO_PORT_ENV, "PORT")
+    port: int = _setting(
+        8080, _count(1, 65535), "Port to listen on.", parameters.BIND_TO_PORT_ENV, "AIP_HTTP_PORT", "PORT"
+    )
+    health_route: str = _setting("", _route, "One more path of /health; Vertex AI sets it.", "AIP_HEALTH_ROUTE")
+    predict_route: str = _setting("", _route, "One more path of /vertex; Vertex AI sets it.", "AIP_PREDICT_ROUTE")
     host: str = _setting("0.0.0.0", _text, "Address to listen on.", "BIND_ADDRESS")  # noqa: S104 - a container
     model: str = _setting(
         "", _text, "Model: directory, .gguf file or hub id. Unset: /opt/ml/model, /repository, the bundled model.",
@@ -115,7 +159,7 @@ class Settings:
     dtype: str = _setting(
         "auto", _one_of("auto", "float32", "float16", "bfloat16"), "Type of weights and KV memory.", "DTYPE"
     )
-    device: str = _setting("auto", _text, "auto, cpu, cuda or cuda:N.", "DEVICE")
+    device: str = _setting("auto", _device, "auto, cpu, cuda or cuda:N.", "DEVICE")
     num_gpus: int = _setting(0, _count(0, 64), "GPUs to use. Default: all visible GPUs.", "NUM_SHARD", "SM_NUM_GPUS")
     engine_replicas: int = _setting(
         0,
@@ -129,6 +173,12 @@ class Settings:
         "Run code from the directory of a model whose family transformers does not know.",
         "HF_MODEL_TRUST_REMOTE_CODE",
         "TRUST_REMOTE_CODE",
+    )
+    refuse_custom_code: bool = _setting(
+        False,
+        _flag,
+        "Refuse to start beside code that is never run: inference.py, handler.py, model.py, requirements.txt, code/.",
+        "REFUSE_CUSTOM_CODE",
     )
     max_input_tokens: int = _setting(
         0, _count(1), "Longest prompt, in tokens. Default: MAX_TOTAL_TOKENS - 1.",
@@ -202,10 +252,10 @@ class Settings:
         1200.0, _seconds, "Lifetime of a SageMaker session, in seconds.", "SAGEMAKER_SESSIONS_EXPIRATION"
     )
     api_key: str | None = _setting(
-        None, _text, "Bearer token that clients must send; several, comma-separated, are all accepted.", "API_KEY"
+        None, _keys, "Bearer token that clients must send; several, comma-separated, are all accepted.", "API_KEY"
     )
     cors_allow_origin: str = _setting(
-        "*", _text, "Origins that may call from a browser, comma-separated.", "CORS_ALLOW_ORIGIN"
+        "*", _origins, "Origins that may call from a browser, comma-separated.", "CORS_ALLOW_ORIGIN"
     )
     web_workers: int = _setting(
         2, _count(1, 64), "Web worker processes.", "WEB_WORKERS", parameters.MODEL_SERVER_WORKERS_ENV
@@ -223,7 +273,7 @@ class Settings:
         "ENGINE_STALL_TIMEOUT_S",
     )
     cache_dir: str = _setting(default_cache_dir, _text, "The only directory that is written to.", "CACHE_DIR")
-    compute_type: str = _setting("", _text, "Value of the x-compute-type header.", "COMPUTE_TYPE")
+    compute_type: str = _setting("", _header, "Value of the x-compute-type header.", "COMPUTE_TYPE")
     log_level: int = _setting(20, _log_level, "Log level.", "LOG_LEVEL", parameters.LOG_LEVEL_ENV)
     json_output: bool | None = _setting(
         None, _flag, "Log as JSON. Default: yes, unless stderr is a terminal.", "JSON_OUTPUT"
@@ -235,9 +285,12 @@ class Settings:
         values: dict[str, Any] = {}
         for item in fields(cls):
             for name in item.metadata["names"]:
-                raw = environ.get(name, "").strip()
-                if not raw:
+                given = environ.get(name, "")
+                if not given:
                     continue
+                raw = given.strip()
+                if not raw:
+                    raise SettingsError(f"{name} is blank: give it a value or unset it")
                 try:
                     values[item.name] = item.metadata["parse"](raw)
                 except ValueError as exc:

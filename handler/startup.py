@@ -16,7 +16,7 @@ from handler.kernels.compiler import use_cache_dir
 from handler.linears.onednn_linear import keep_onednn_off_amx
 from handler.linears.packed_linear import KERNEL, Kernel
 from handler.model.loader import load, place
-from handler.model.location import locate, read_json
+from handler.model.location import custom_code, locate, read_json
 from handler.model.placement import Devices
 from handler.model.remote_code import follows_code
 from handler.model.tokenizer_files import tokenizer_dir
@@ -57,7 +57,7 @@ def start(
     core = build_core(config, runner, limits, board, grammars)
     core.generate_for_warm_up(warm_up_sequence(runner.vocab_size, limits.max_model_len))
     board["kv_capacity_tokens"] = limits.capacity_tokens
-    card = _card(config, runner, limits, model_id, tokens_dir)
+    card = _card(config, runner, limits, model_id, tokens_dir, custom_code(config, directory))
     _log_start(card, limits)
     return core, card
 
@@ -109,7 +109,9 @@ def _max_waiting_tokens(config: EngineConfig, limits: Limits) -> int:
     return config.max_waiting_tokens or _WAITING_PER_KV * limits.capacity_tokens
 
 
-def _card(config: EngineConfig, runner: Runner, limits: Limits, model_id: str, tokens_dir: Path) -> ModelCard:
+def _card(
+    config: EngineConfig, runner: Runner, limits: Limits, model_id: str, tokens_dir: Path, code: list[str]
+) -> ModelCard:
     loaded = runner.loaded
     return ModelCard(
         model_id=model_id,
@@ -124,6 +126,7 @@ def _card(config: EngineConfig, runner: Runner, limits: Limits, model_id: str, t
         kv_capacity_tokens=limits.capacity_tokens,
         max_waiting_tokens=_max_waiting_tokens(config, limits),
         runner=runner.name,
+        custom_code=code,
     )
 
 

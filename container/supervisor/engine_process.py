@@ -181,6 +181,7 @@ class EngineProcess:
             dtype=s.dtype,
             device=s.device,
             trust_remote_code=s.trust_remote_code,
+            refuse_custom_code=s.refuse_custom_code,
             cache_dir=s.cache_dir,
             max_model_len=s.max_total_tokens,
             max_num_seqs=s.max_batch_size,

@@ -8,7 +8,9 @@ launcher/src/main.rs of text-generation-inference v3.3.7.
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from container.settings import SettingsError
 
@@ -72,10 +74,29 @@ _IGNORED = {
     "PREFIX_CACHING": "prefixes are reused wherever answers stay the same",
     "PREFILL_CHUNKING": "prefill is always chunked",
     "USE_FLASH_ATTENTION": "the start-up trial chooses",
+    "SAGEMAKER_PROGRAM": "no handler code is run",
+    "CUSTOM_SCRIPT_FILENAME": "no handler code is run",
 }
 _SHARDS = ("NUM_SHARD", "SM_NUM_GPUS")
+# The hub client reads the first two; TGI's older images and the toolkit of Hugging Face also had the last.
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN")
+# What says where the hub's files are kept.
+_HUB_CACHES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")
+# TGI's image keeps the hub's files here, so users mount a volume here.
+_TGI_VOLUME = Path("/data")
 # Ignored silently: USAGE_STATS (nothing is ever sent), ENABLE_PREFILL_LOGPROBS (always on),
 # HUGGINGFACE_HUB_CACHE (read by huggingface_hub), HF_TASK and MESSAGES_API_ENABLED (TGI ignores them too).
+
+
+def arguments() -> list[str]:
+    """Every argument, those with a value as `--port VALUE`, in alphabetical order."""
+    return sorted([f"--{name}" for name in _SWITCHES] + [f"--{name} VALUE" for name in _ARGUMENTS])
+
+
+def takes_value(argument: str) -> bool:
+    """True if the next argument is the value of this one."""
+    flag = _SHORT.get(argument, argument)
+    return flag.startswith("--") and flag.removeprefix("--") in _ARGUMENTS
 
 
 def read_arguments(arguments: Sequence[str]) -> dict[str, str]:
@@ -97,17 +118,26 @@ def read_arguments(arguments: Sequence[str]) -> dict[str, str]:
             if takes_value and not rest:
                 raise SettingsError(f"{flag} takes a value")
             value = rest.pop(0) if takes_value else "true"
+        # An empty variable is unset; an argument that was given is not.
+        if not value.strip():
+            raise SettingsError(f"{flag} takes a value. Given: {value!r}")
         variable = name.replace("-", "_").upper()
         values[_FIRST_NAMES.get(variable, variable)] = value
     return values
 
 
 def translate(environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ`, with BIND_ADDRESS from TGI's HOSTNAME if that is an address, and NUM_SHARD=1 for SHARDED=false.
+    """`environ`, with our names beside TGI's: BIND_ADDRESS, NUM_SHARD, HF_TOKEN and HF_HUB_CACHE.
 
-    Docker sets HOSTNAME to the container's name. TGI then listens on all addresses, and so do we.
+    BIND_ADDRESS comes from HOSTNAME if that is an address. Docker sets HOSTNAME to the container's name; TGI then
+    listens on all addresses, and so do we. A writable /data is the hub's cache, as in TGI, unless a variable names one.
     """
     found = dict(environ)
+    token = next((found[name].strip() for name in _TOKENS if found.get(name, "").strip()), "")
+    if token:
+        found["HF_TOKEN"] = token
+    if not any(found.get(name, "").strip() for name in _HUB_CACHES) and os.access(_TGI_VOLUME, os.W_OK | os.X_OK):
+        found["HF_HUB_CACHE"] = str(_TGI_VOLUME)
     if not found.get("BIND_ADDRESS", "").strip() and _is_address(found.get("HOSTNAME", "").strip()):
         found["BIND_ADDRESS"] = found["HOSTNAME"].strip()
     if found.get("SHARDED", "").strip().lower() == "false" and not any(found.get(name, "").strip() for name in _SHARDS):
@@ -116,7 +146,10 @@ def translate(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def check(environ: Mapping[str, str]) -> list[str]:
-    """One line for each TGI variable that is set but ignored. Raises SettingsError for a refused one."""
+    """One line for each TGI variable that is set but ignored, and for an empty API_KEY.
+
+    Raises SettingsError for a refused one.
+    """
     given = {name: value.strip() for name, value in environ.items() if value.strip()}
     for name, advice in _REFUSED.items():
         if name in given:
@@ -124,7 +157,10 @@ def check(environ: Mapping[str, str]) -> list[str]:
     tokens, length = given.get("MAX_INPUT_TOKENS"), given.get("MAX_INPUT_LENGTH")
     if tokens and length and tokens != length:
         raise SettingsError(f"MAX_INPUT_TOKENS ({tokens}) and MAX_INPUT_LENGTH ({length}) are one limit; set one")
-    return [f"{name} is ignored: {reason}" for name, reason in _IGNORED.items() if name in given]
+    lines = [f"{name} is ignored: {reason}" for name, reason in _IGNORED.items() if name in given]
+    if environ.get("API_KEY") == "":
+        lines.append("API_KEY is empty, which means unset: requests need no key")
+    return lines
 
 
 def _is_address(text: str) -> bool:

@@ -17,6 +17,7 @@ from handler.linears.blocks_file import BLOCKS_FILE
 from handler.linears.choice import computes_blocks
 from handler.linears.packed_file import packed_weights
 from handler.linears.packed_model import dense_bytes, pack, quantise_and_pack
+from handler.model.causal import check_causal
 from handler.model.device import choose_device, choose_dtype
 from handler.model.end_tokens import eos_token_ids
 from handler.model.kv_size import kv_bytes_per_token
@@ -125,6 +126,7 @@ def _read_config(directory: Path, trust_remote_code: bool) -> Any:
         found = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise BadModel(f"{directory / 'config.json'} was not understood: {one_line(exc)}") from exc
+    check_causal(found, directory)
     return found
 
 

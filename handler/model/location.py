@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from handler.linears.blocks_file import BLOCKS_FILE
+from handler.model.custom_code import CUSTOM_CODE, custom_code_files, report_custom_code
 from handler.model.gguf_model import BUNDLED_MODEL_ID, bundled_gguf, converted
 from handler.model.remote_code import check_code
 from handler.seam.config import EngineConfig
@@ -22,8 +23,10 @@ from handler.seam.errors import BadModel
 # SageMaker mounts model data at the first (its developer guide, "Custom Inference Code with Hosting Services"),
 # Inference Endpoints at the second.
 _MOUNTS = (Path("/opt/ml/model"), Path("/repository"))
-# What a hub download may fetch: never pickles, never code.
-_HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*", "*.txt"]
+# What a hub download may fetch: never pickles, and code only to name it (handler/model/custom_code.py).
+_HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*", "*.txt", *CUSTOM_CODE, "code/*.py"]
+# Fetched too if the model's code may run: its modules, and those that they import.
+_HUB_CODE = ["*.py"]
 
 
 def locate(config: EngineConfig, progress: Callable[[int, str], None]) -> tuple[Path, str]:
@@ -34,7 +37,22 @@ def locate(config: EngineConfig, progress: Callable[[int, str], None]) -> tuple[
     directory, model_id = _find(config, progress)
     _go_offline()
     check_files(directory, trust_remote_code=config.trust_remote_code)
+    if config.index == 0:  # all engines find the same
+        report_custom_code(custom_code(config, directory), refuse=config.refuse_custom_code)
     return directory, config.served_model_id or model_id
+
+
+def custom_code(config: EngineConfig, directory: Path) -> list[str]:
+    """Files with code that is not run, of the checkpoint in `directory` and of the mounts. Raises BadModel.
+
+    The SageMaker SDK mounts a user's code without weights if HF_MODEL_ID names the model.
+    """
+    model_config = read_json(directory / "config.json")
+    found = custom_code_files(directory, model_config, trust_remote_code=config.trust_remote_code)
+    for mount in _MOUNTS:
+        if mount != directory:
+            found += custom_code_files(mount, {}, trust_remote_code=False)
+    return found
 
 
 def _find(config: EngineConfig, progress: Callable[[int, str], None]) -> tuple[Path, str]:
@@ -59,8 +77,9 @@ def _download(config: EngineConfig, progress: Callable[[int, str], None]) -> Pat
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    patterns = _HUB_PATTERNS + (_HUB_CODE if config.trust_remote_code else [])
     try:
-        return Path(snapshot_download(config.model, revision=config.revision, allow_patterns=_HUB_PATTERNS))
+        return Path(snapshot_download(config.model, revision=config.revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as exc:
         raise BadModel(
             f"the hub model {config.model!r} could not be downloaded ({type(exc).__name__}); give HF_MODEL_ID a "

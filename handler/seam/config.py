@@ -57,6 +57,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     dtype: str = "auto"
     device: str = "auto"
     trust_remote_code: bool = False
+    refuse_custom_code: bool = False
     cache_dir: str = ""
     max_model_len: int = 0
     max_num_seqs: int = 64

@@ -171,7 +171,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     `tokenizer_dir` holds tokenizer.json and, where the model has them, tokenizer_config.json and a chat template.
     Lengths are in tokens. `max_waiting_tokens` bounds all queued prompts together, 0 means no bound.
     `vocab_size` is the width of the logits, which may exceed the tokenizer's. `runner` is `slots`, `paged` or
-    `dynamic_cache`.
+    `dynamic_cache`. `custom_code` lists files of the model's directory that hold code and are not run.
     """
 
     model_id: str
@@ -186,6 +186,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     kv_capacity_tokens: int
     max_waiting_tokens: int = 0
     runner: str = "slots"
+    custom_code: list[str] = msgspec.field(default_factory=list)
 
 
 _to_engine_encoder = msgspec.msgpack.Encoder()

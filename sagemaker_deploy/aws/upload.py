@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from sagemaker_deploy.progress import Progress
 
 _SKIPPED_DIRECTORIES = {".git", ".cache", "__pycache__", ".ipynb_checkpoints"}
 _SKIPPED_SUFFIXES = {".pyc", ".lock", ".tmp"}
+# The container names these and never runs them: handler/model/custom_code.py has the same list.
+_CUSTOM_CODE = ("inference.py", "handler.py", "model.py", "requirements.txt")
 _OTHER_FORMATS = {".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot"}
 
 
@@ -31,7 +33,7 @@ def upload_model(directory: Path, prefix: str, s3: Any, progress: Progress, *, c
     """Copy a model directory to `prefix`, and `code` (handler functions, requirements.txt) to `prefix` + code/.
 
     Files already in S3 with the same SHA-256 are not sent again. If the directory has safetensors, other weight formats
-    are left out. Raises `SpecError` for an unusable directory or prefix.
+    are left out. Warns of code: the container never runs it. Raises `SpecError` for an unusable directory or prefix.
     """
     bucket, base = _bucket_and_base(prefix)
     files = dict(model_files(directory))
@@ -39,6 +41,8 @@ def upload_model(directory: Path, prefix: str, s3: Any, progress: Progress, *, c
         if not (code / "inference.py").is_file():
             raise SpecError(f"{code} has no inference.py")
         files |= {f"code/{path.relative_to(code).as_posix()}": path for path in _walk(code)}
+    for warning in code_warnings(files):
+        progress.warn(warning)
     sent = 0
     for i, (key, path) in enumerate(sorted(files.items()), 1):
         progress.status(f"{i}/{len(files)} {key}, {path.stat().st_size / 1e9:.2f} GB")
@@ -46,6 +50,16 @@ def upload_model(directory: Path, prefix: str, s3: Any, progress: Progress, *, c
     progress.step(f"{sent} of {len(files)} files sent to s3://{bucket}/{base}, the others were already there")
     total = sum(path.stat().st_size for path in files.values())
     return Uploaded(f"s3://{bucket}/{base}", sent, total / 1e9)
+
+
+def code_warnings(keys: Iterable[str]) -> Iterator[str]:
+    """Yield a sentence if files of the model hold code: the container ignores it, or refuses to start."""
+    found = sorted(key for key in keys if key in _CUSTOM_CODE or key.startswith("code/"))
+    if found:
+        yield (
+            f"{', '.join(found)}: the container never runs handler code and installs no packages; it logs these names "
+            "at start, or refuses to start with REFUSE_CUSTOM_CODE=true"
+        )
 
 
 def model_files(directory: Path) -> Iterator[tuple[str, Path]]:

@@ -91,7 +91,7 @@ def _add_making_commands(subparsers: argparse._SubParsersAction[argparse.Argumen
     upload = _add(subparsers, "upload", commands.upload, "copy a model directory to S3, uncompressed")
     upload.add_argument("directory", type=Path)
     upload.add_argument("prefix", help="s3://bucket/prefix/")
-    upload.add_argument("--code", type=Path, help="directory with inference.py, copied to code/")
+    upload.add_argument("--code", type=Path, help="directory with inference.py, copied to code/, never run")
 
 
 def _add_running_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

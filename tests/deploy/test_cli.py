@@ -172,6 +172,7 @@ def test_weights_and_code_go_up_once(shell: Shell, served: Clients, tmp_path: Pa
     command = ["upload", str(model), "s3://weights/llm", "--code", str(code)]
     assert shell(*command) == 0
     assert shell.json["model_s3"] == "s3://weights/llm/"
+    assert "code/inference.py: the container never runs handler code" in shell.err
     keys = [item["Key"] for item in served["s3"].list_objects_v2(Bucket="weights")["Contents"]]
     assert keys == ["llm/code/inference.py", "llm/config.json", "llm/model.safetensors"]
     assert shell(*command) == 0

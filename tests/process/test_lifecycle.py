@@ -180,6 +180,7 @@ def test_a_missing_model(make_server: MakeServer) -> None:
         ("config.json", b"{", "config.json is not valid JSON"),
         ("config.json", b'{"model_type": "no_such_model"}', "config.json was not understood"),
         ("config.json", b'{"model_type": "new", "auto_map": {"AutoConfig": "x.Y"}}', "auto_map"),
+        ("config.json", b'{"model_type": "bart"}', "model type 'bart' is an encoder-decoder; only decoder-only"),
         ("config.json", b'{"model_type": "llama", "_attn_implementation_internal": "a/b"}', "_attn_implementation"),
     ],
 )
@@ -190,6 +191,17 @@ def test_damaged_models(
     shutil.copytree(tiny_llama, broken)
     (broken / file).write_bytes(content)
     fails(make_server(HF_MODEL_ID=str(broken)), 3, sentence)
+
+
+def test_code_beside_the_model_is_named(make_server: MakeServer, tiny_llama: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    (model / "handler.py").write_text("raise SystemExit(9)")
+    server = make_server(HF_MODEL_ID=str(model))
+    server.wait_ready()
+    assert server.request("GET", "/info").json["custom_code_ignored"] == [str(model / "handler.py")]
+    assert server.log.read_text().count("handler.py") == 1
+    refused = make_server(HF_MODEL_ID=str(model), REFUSE_CUSTOM_CODE="true")
+    fails(refused, 3, "REFUSE_CUSTOM_CODE is set, and this server never runs")
 
 
 def test_empty_sagemaker_values_are_unset(make_server: MakeServer) -> None:

@@ -21,6 +21,17 @@ def test_every_setting_is_documented_and_nothing_else() -> None:
     assert documented == {name for item in fields(Settings) for name in item.metadata["names"]}
 
 
+def test_every_client_of_the_migration_guide_has_its_test() -> None:
+    clients = (ROOT / "docs" / "migrate-from-tgi.md").read_text().partition("## Clients")[2]
+    rows = [line for line in clients.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 10
+    for row in rows:
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", row)
+        assert named, row
+        for file, test in named:
+            assert f"def {test}(" in (ROOT / "tests" / file).read_text(), test
+
+
 def test_every_file_the_architecture_names_exists() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
     for name in re.findall(r"`((?:container|handler|tests)/[\w/]+\.py)`", text):

@@ -22,7 +22,7 @@ FOLDERS = (
 # Files of other projects, and those that users bring.
 OTHERS = {
     *("llama.cpp", "cache_utils.py", "text_generation_server/utils/watermark.py", "src/alignment/data.py"),
-    *("inference.py", "handler.py"),
+    *("inference.py", "handler.py", "model.py", "modeling_x.py"),
 }
 
 

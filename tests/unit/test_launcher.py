@@ -46,6 +46,8 @@ def test_arguments_become_variables(arguments: list[str], expected: dict[str, st
         (["server"], "Given: server"),
         (["--model", "x"], "Given: --model"),
         (["--model-id"], "--model-id takes a value"),
+        (["--api-key="], "--api-key takes a value. Given: ''"),
+        (["--model-id", " "], "--model-id takes a value. Given: ' '"),
         (["serve", "serve"], "Given: serve"),
     ],
 )
@@ -74,6 +76,30 @@ def test_every_launcher_option_is_an_argument(name: str) -> None:
 )
 def test_hostname_counts_if_it_is_an_address(environ: dict[str, str], address: str) -> None:
     assert Settings.from_environ(launcher.translate(environ)).host == address
+
+
+@pytest.mark.parametrize(
+    ("environ", "token"),
+    [
+        ({"HF_API_TOKEN": "c"}, "c"),
+        ({"HUGGING_FACE_HUB_TOKEN": "b", "HF_API_TOKEN": "c"}, "b"),
+        ({"HF_TOKEN": "a", "HF_API_TOKEN": "c"}, "a"),
+        ({"HF_TOKEN": " ", "HF_API_TOKEN": "c"}, "c"),
+        ({}, None),
+    ],
+)
+def test_the_hubs_token_has_three_names(environ: dict[str, str], token: str | None) -> None:
+    assert launcher.translate(environ).get("HF_TOKEN") == token
+
+
+def test_a_writable_data_volume_is_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Path("/data") == launcher._TGI_VOLUME
+    monkeypatch.setattr(launcher, "_TGI_VOLUME", tmp_path / "none")
+    assert "HF_HUB_CACHE" not in launcher.translate({})
+    monkeypatch.setattr(launcher, "_TGI_VOLUME", tmp_path)
+    assert launcher.translate({"HF_HOME": ""})["HF_HUB_CACHE"] == str(tmp_path)
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        assert launcher.translate({name: "/elsewhere"}).get("HF_HUB_CACHE") in {None, "/elsewhere"}
 
 
 @pytest.mark.parametrize(
@@ -112,6 +138,12 @@ def test_what_tunes_speed_is_ignored_with_one_line_each() -> None:
     assert len(lines) == 3
     assert all(" is ignored: " in line for line in lines)
     assert launcher.check({"LORA_ADAPTERS": " ", "SPECULATE": ""}) == []
+
+
+def test_an_empty_key_is_said() -> None:
+    (line,) = launcher.check({"API_KEY": ""})
+    assert "requests need no key" in line
+    assert launcher.check({"API_KEY": "a"}) == launcher.check({}) == []
 
 
 def test_every_launcher_option_is_in_the_migration_guide() -> None:

@@ -11,19 +11,63 @@ from container.settings import Settings, SettingsError
 
 def test_nothing_set_gives_the_defaults() -> None:
     assert Settings.from_environ({}) == Settings()
-    assert Settings.from_environ({"PORT": "", "HF_MODEL_ID": " "}) == Settings()
+    assert Settings.from_environ({"PORT": "", "HF_MODEL_ID": ""}) == Settings()
+
+
+NAMES = [name for item in dataclasses.fields(Settings) for name in item.metadata["names"]]
+
+
+@pytest.mark.parametrize("blank", [" ", "\t\n"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_blank_setting_is_an_error_that_names_it(name: str, blank: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{name} is blank"):
+        Settings.from_environ({name: blank})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("API_KEY", value) for value in (",", " , ,", "\u00e9", "a,\u00e9", "a\nb")),
+        *(
+            ("CORS_ALLOW_ORIGIN", value)
+            for value in (",", " , ,", "*,a", "a.example", "https://a.example/b", "a b://c")
+        ),
+    ],
+)
+def test_a_guard_that_could_never_match_is_an_error(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{name} must be ") as error:
+        Settings.from_environ({name: value})
+    shown = "(hidden)" if name == "API_KEY" else repr(value.strip())
+    assert str(error.value).endswith(f"Given: {shown}")
+
+
+@pytest.mark.parametrize(
+    ("value", "origins"),
+    [
+        ("*", "*"),
+        ("https://A.example/, http://b.example:81,", "https://a.example,http://b.example:81"),
+        ("null,chrome-extension://abc", "null,chrome-extension://abc"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+    ],
+)
+def test_origins_are_written_as_browsers_send_them(value: str, origins: str) -> None:
+    assert Settings.from_environ({"CORS_ALLOW_ORIGIN": value}).cors_allow_origin == origins
+
+
+def test_keys_without_the_gaps() -> None:
+    assert Settings.from_environ({"API_KEY": " a ,, b,"}).api_key == "a,b"
 
 
 def test_every_variable_may_be_empty() -> None:
     """SageMaker's SDK sets some of its own to nothing."""
-    names = [name for item in dataclasses.fields(Settings) for name in item.metadata["names"]]
-    assert {"SAGEMAKER_BIND_TO_PORT", "SAGEMAKER_CONTAINER_LOG_LEVEL", "HF_MODEL_ID"} <= set(names)
-    assert Settings.from_environ(dict.fromkeys(names, "")) == Settings()
+    assert {"SAGEMAKER_BIND_TO_PORT", "SAGEMAKER_CONTAINER_LOG_LEVEL", "HF_MODEL_ID"} <= set(NAMES)
+    assert Settings.from_environ(dict.fromkeys(NAMES, "")) == Settings()
     assert Settings.from_environ({"SAGEMAKER_BIND_TO_PORT": "", "PORT": "81"}).port == 81
 
 
 def test_the_first_name_wins() -> None:
     assert Settings.from_environ({"PORT": "80", "SAGEMAKER_BIND_TO_PORT": "9000"}).port == 9000
+    assert Settings.from_environ({"PORT": "80", "AIP_HTTP_PORT": "81"}).port == 81, "the image sets PORT"
     assert Settings.from_environ({"MODEL_ID": "b", "HF_MODEL_ID": "a"}).model == "a"
     assert Settings.from_environ({"MODEL_ID": "b", "HF_MODEL_ID": ""}).model == "b"
 
@@ -44,6 +88,12 @@ def test_log_levels_are_names_or_numbers(value: str, level: int) -> None:
         ("HF_MODEL_QUANTIZE", "int3", "HF_MODEL_QUANTIZE must be one of none, bitsandbytes, "),
         ("REQUEST_TIMEOUT_S", "-1", "REQUEST_TIMEOUT_S must be a number of seconds"),
         ("REQUEST_TIMEOUT_S", "nan", "REQUEST_TIMEOUT_S must be a number of seconds"),
+        ("AIP_PREDICT_ROUTE", "predict", "AIP_PREDICT_ROUTE must be a path that begins with /"),
+        ("AIP_HEALTH_ROUTE", "/<x>", "AIP_HEALTH_ROUTE must be a path that begins with /"),
+        ("AIP_HTTP_PORT", "http", "AIP_HTTP_PORT must be a whole number from 1 to 65535. Given: 'http'"),
+        ("COMPUTE_TYPE", "a\nb", "COMPUTE_TYPE must be printable ASCII characters"),
+        ("DEVICE", "gpu", "DEVICE must be auto, cpu, cuda or cuda:N. Given: 'gpu'"),
+        ("LOG_LEVEL", ",", "LOG_LEVEL must be a level name"),
         ("LOG_LEVEL", "loud", "LOG_LEVEL must be a level name"),
     ],
 )

@@ -34,8 +34,15 @@ def two_workers() -> Iterator[WebServer]:
 
 @pytest.fixture(scope="session")
 def guarded() -> Iterator[WebServer]:
-    """With a key, a small body limit and little time for a whole answer."""
-    yield from _serve(API_KEY="Secret", PAYLOAD_LIMIT="1000", INVOCATIONS_PAYLOAD_LIMIT="2000", REQUEST_TIMEOUT_S="1")
+    """With a key, a small body limit, little time for a whole answer, and Vertex AI's routes."""
+    yield from _serve(
+        API_KEY="Secret",
+        PAYLOAD_LIMIT="1000",
+        INVOCATIONS_PAYLOAD_LIMIT="2000",
+        REQUEST_TIMEOUT_S="1",
+        AIP_HEALTH_ROUTE="/v1/endpoints/1/deployedModels/2",
+        AIP_PREDICT_ROUTE="/v1/endpoints/1/deployedModels/2:predict",
+    )
 
 
 @pytest.fixture

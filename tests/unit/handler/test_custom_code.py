@@ -1,0 +1,98 @@
+"""Code beside the model is never run, so it is named: in the log, on the card, or in the refusal."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from huggingface_hub.utils import filter_repo_objects
+from safetensors.numpy import save_file
+
+from handler.model import location as model_location
+from handler.model.custom_code import CUSTOM_CODE, custom_code_files
+from handler.model.location import custom_code, locate
+from handler.seam.config import EngineConfig
+from handler.seam.errors import BadModel
+from sagemaker_deploy.aws.upload import code_warnings
+
+NAMES = ["code/helper.py", "code/inference.py", "code/requirements.txt", *CUSTOM_CODE]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    save_file({}, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def write(directory: Path, name: str) -> str:
+    path = directory / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+    return str(path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_name_is_logged_once_and_refused_on_demand(
+    model: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(model, name)
+    with caplog.at_level(logging.WARNING):
+        for index in (0, 1):
+            locate(EngineConfig(model=str(model), index=index), lambda *_: None)
+    assert [path in record.getMessage() for record in caplog.records] == [True]
+    with pytest.raises(BadModel, match=f"REFUSE_CUSTOM_CODE.*{name}"):
+        locate(EngineConfig(model=str(model), refuse_custom_code=True), lambda *_: None)
+
+
+def test_a_model_without_code_is_silent(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(model, "README.md")
+    locate(EngineConfig(model=str(model), refuse_custom_code=True), lambda *_: None)
+    assert not caplog.records
+
+
+def test_code_in_a_mount_counts_though_the_weights_are_elsewhere(
+    model: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount = tmp_path_factory.mktemp("mount")
+    monkeypatch.setattr(model_location, "_MOUNTS", (mount,))
+    path = write(mount, "code/inference.py")
+    assert custom_code(EngineConfig(model=str(model)), model) == [path]
+
+
+def test_a_module_that_auto_map_runs_is_not_ignored(model: Path) -> None:
+    config = {"auto_map": {"AutoModelForCausalLM": "model.Model", "AutoTokenizer": ["handler.Slow", None]}}
+    for name in ("model.py", "handler.py", "inference.py"):
+        write(model, name)
+    names = [Path(path).name for path in custom_code_files(model, config, trust_remote_code=True)]
+    assert names == ["inference.py"]
+    assert len(custom_code_files(model, config, trust_remote_code=False)) == 3
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_hub_download_has_code_to_name_and_modules_if_trusted(
+    model: Path, trusted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`modeling_x.py` and what it imports are needed to run the model's code."""
+    patterns: list[str] = []
+
+    def download(_repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        patterns.extend(allow_patterns)
+        return str(model)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    locate(EngineConfig(model="owner/name", trust_remote_code=trusted), lambda *_: None)
+    offered = [*NAMES, "modeling_x.py", "lib/rope.py", "pytorch_model.bin", "config.json"]
+    found = set(filter_repo_objects(offered, allow_patterns=patterns))
+    assert found == set(offered) - {"pytorch_model.bin"} - (set() if trusted else {"modeling_x.py", "lib/rope.py"})
+
+
+def test_the_deploy_helper_warns_of_the_same_names() -> None:
+    (warning,) = code_warnings([*NAMES, "config.json"])
+    assert all(name in warning for name in NAMES)
+    assert "config.json" not in warning
+    assert list(code_warnings(["config.json", json.dumps({})])) == []
