@@ -92,8 +92,8 @@ def _convert(gguf: Path, target: Path, progress: Progress) -> None:
     from gguf import GGUFReader
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from handler.model.checks.weight_check import check_weights
     from handler.model.gguf_blocks import read_blocks
-    from handler.model.weight_check import check_weights
 
     progress(150, "reading the tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)

@@ -17,7 +17,10 @@ from handler.linears.blocks_file import BLOCKS_FILE
 from handler.linears.choice import computes_blocks
 from handler.linears.packed_file import packed_weights
 from handler.linears.packed_model import dense_bytes, pack, quantise_and_pack
-from handler.model.causal import check_causal
+from handler.model.checks.causal import check_causal
+from handler.model.checks.remote_code import follows_code
+from handler.model.checks.weight_check import check_weights, unconverted
+from handler.model.checks.weight_index import complete_index
 from handler.model.device import choose_device, choose_dtype
 from handler.model.end_tokens import eos_token_ids
 from handler.model.kv_size import kv_bytes_per_token
@@ -34,9 +37,6 @@ from handler.model.quantize import (
     stored_form,
     weight_sizes,
 )
-from handler.model.remote_code import follows_code
-from handler.model.weight_check import check_weights, unconverted
-from handler.model.weight_index import complete_index
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel, one_line
 

@@ -14,16 +14,16 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from handler.linears.blocks_file import BLOCKS_FILE
-from handler.model.custom_code import CUSTOM_CODE, custom_code_files, report_custom_code
+from handler.model.checks.custom_code import CUSTOM_CODE, custom_code_files, report_custom_code
+from handler.model.checks.remote_code import check_code
 from handler.model.gguf_model import BUNDLED_MODEL_ID, bundled_gguf, converted
-from handler.model.remote_code import check_code
 from handler.seam.config import EngineConfig
 from handler.seam.errors import BadModel
 
 # SageMaker mounts model data at the first (its developer guide, "Custom Inference Code with Hosting Services"),
 # Inference Endpoints at the second.
 _MOUNTS = (Path("/opt/ml/model"), Path("/repository"))
-# What a hub download may fetch: never pickles, and code only to name it (handler/model/custom_code.py).
+# What a hub download may fetch: never pickles, and code only to name it (handler/model/checks/custom_code.py).
 _HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "tokenizer*", "*.txt", *CUSTOM_CODE, "code/*.py"]
 # Fetched too if the model's code may run: its modules, and those that they import.
 _HUB_CODE = ["*.py"]

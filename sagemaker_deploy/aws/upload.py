@@ -15,7 +15,7 @@ from sagemaker_deploy.progress import Progress
 
 _SKIPPED_DIRECTORIES = {".git", ".cache", "__pycache__", ".ipynb_checkpoints"}
 _SKIPPED_SUFFIXES = {".pyc", ".lock", ".tmp"}
-# The container names these and never runs them: handler/model/custom_code.py has the same list.
+# The container names these and never runs them: handler/model/checks/custom_code.py has the same list.
 _CUSTOM_CODE = ("inference.py", "handler.py", "model.py", "requirements.txt")
 _OTHER_FORMATS = {".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot"}
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from handler.model.causal import check_causal
+from handler.model.checks.causal import check_causal
 from handler.seam.errors import BadModel
 
 

@@ -12,7 +12,7 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.numpy import save_file
 
 from handler.model import location as model_location
-from handler.model.custom_code import CUSTOM_CODE, custom_code_files
+from handler.model.checks.custom_code import CUSTOM_CODE, custom_code_files
 from handler.model.location import custom_code, locate
 from handler.seam.config import EngineConfig
 from handler.seam.errors import BadModel
