@@ -52,7 +52,7 @@ def test_sequences_beyond_the_original_context(
     expected = [stock.greedy(tiny_models.build("phi3", **LONGROPE), prompt, 8) for prompt in LONG]
     with caplog.at_level(logging.INFO, "handler"):
         engine = start_engine(tiny_models.build("phi3", **LONGROPE), max_model_len=200, kv_layout=KVLayout(layout))
-    assert "the long factors for every sequence, since MAX_TOTAL_TOKENS is 200; up to 32" in caplog.text
+    assert "every sequence uses the long factors, because MAX_TOTAL_TOKENS is 200; with 32 or less" in caplog.text
     alone = [answers(engine, [prompt])[0] for prompt in SHORT]
     assert answers(engine, [*LONG, *SHORT]) == expected + alone
 
