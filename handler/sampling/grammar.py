@@ -65,6 +65,10 @@ class TokenConstraint:
         """Bool `[vocab]` on CPU, True where the grammar allows a token. Raises GrammarError if computing it failed."""
         return self._mask.result()
 
+    def begins(self) -> bool:
+        """True if the grammar allows any token now. Waits for the mask. Raises GrammarError if computing it failed."""
+        return bool(self._mask.result().any())
+
     def accept(self, token_id: int) -> bool:
         """Advance by one token; True if the text is complete and nothing may follow. Raises GrammarError."""
         if not _guarded("the grammar cannot go on", lambda: self._matcher.consume_token(token_id)):
@@ -135,7 +139,7 @@ class GrammarCompiler:
 def _check_begins(constraint: TokenConstraint) -> None:
     """Raises GrammarError if no text fits: the matcher finds out at its first mask, and tells its own state."""
     try:
-        begins = bool(constraint.mask().any())
+        begins = constraint.begins()
     except GrammarError as exc:
         raise GrammarError("grammar is not valid: no text fits it, or it needs too much work") from exc
     if not begins:
