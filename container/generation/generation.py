@@ -6,8 +6,8 @@ Dialects create a `Generation` and fold or stream its deltas; nothing here knows
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from container.errors import DeadlineExceeded, ServiceError, from_engine
@@ -71,7 +71,8 @@ class Prompt:
     """The prompt and options of one choice of one request.
 
     `keep_stop` keeps the stop string that ends the text (TGI). `show_tokens` produces the text of each token.
-    `show_special` keeps control tokens in the text. `cache_salt` and `reuse_prefix` are as in `GenerateRequest`.
+    `show_special` keeps control tokens in the text; `marks` gives the text that stands for one, by its id.
+    `cache_salt` and `reuse_prefix` are as in `GenerateRequest`.
     """
 
     token_ids: list[int]
@@ -80,6 +81,7 @@ class Prompt:
     keep_stop: bool = False
     show_tokens: bool = False
     show_special: bool = False
+    marks: Mapping[int, str] = field(default_factory=dict)
     timeout_s: float = 55.0
     cache_salt: str = ""
     reuse_prefix: bool = True
@@ -132,8 +134,10 @@ class Generation:
         self._text = IncrementalDetokenizer(tokenizer, tail, skip_special_tokens=not prompt.show_special)
         self._raw = IncrementalDetokenizer(tokenizer, tail, skip_special_tokens=False) if prompt.show_tokens else None
         self._stop = StopStrings(prompt.stop, keep=prompt.keep_stop)
-        searches_special = not prompt.show_special and spell_special(prompt.stop, tokenizer)
-        self._visible = VisibleText(tokenizer, tail, self._stop) if searches_special else None
+        marked = bool(prompt.marks) or (not prompt.show_special and spell_special(prompt.stop, tokenizer))
+        self._visible = (
+            VisibleText(tokenizer, tail, self._stop, prompt.marks, show_special=prompt.show_special) if marked else None
+        )
 
     def deltas(self) -> Iterator[Delta | None]:
         """Yield the answer piece by piece, and None after each `KEEPALIVE_S` of silence.

@@ -1,9 +1,9 @@
-"""An answer's text up to a stop string, where stop strings may spell special tokens that the text leaves out."""
+"""An answer's text up to a stop string, with what stands for each special token in it."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from container.text.detokenizer import IncrementalDetokenizer
 from container.text.stop_strings import StopStrings
@@ -11,31 +11,49 @@ from container.text.tokenizer import Tokenizer
 
 
 class VisibleText:
-    """Searches the text with special tokens, as TGI does, and gives it without them."""
+    """Searches the text with special tokens, as TGI does, and gives it without them.
 
-    def __init__(self, tokenizer: Tokenizer, prompt_tail: Sequence[int], stop: StopStrings) -> None:
+    `marks` gives the text that stands for a special token, by its id; with `show_special`, each other one stands for
+    itself.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt_tail: Sequence[int],
+        stop: StopStrings,
+        marks: Mapping[int, str],
+        *,
+        show_special: bool,
+    ) -> None:
         self._tokenizer = tokenizer
         self._text = IncrementalDetokenizer(tokenizer, prompt_tail, skip_special_tokens=False)
         self._stop = stop
-        # One for each character that the search holds back.
-        self._visible: deque[bool] = deque()
+        self._marks = marks
+        self._show_special = show_special
+        # What is shown for each character that the search holds back.
+        self._shown: deque[str] = deque()
 
     def push(self, token_id: int) -> str:
         """The text that the token completes."""
         text = self._text.push([token_id])
         special = self._tokenizer.is_special(token_id)
-        num_hidden = len(self._tokenizer.decode([token_id], skip_special_tokens=False)) if special else 0
-        self._visible += [index < len(text) - num_hidden for index in range(len(text))]
-        return self._shown(self._stop.push(text))
+        spelling = self._tokenizer.decode([token_id], skip_special_tokens=False) if special else ""
+        before = text[: max(0, len(text) - len(spelling))]
+        self._shown += before
+        if spelling and text:
+            mark = self._marks.get(token_id, spelling if self._show_special else "")
+            self._shown += [mark, *[""] * (len(text) - len(before) - 1)]
+        return self._take(self._stop.push(text))
 
     def finish(self) -> str:
         """The text still held back."""
         rest = self._text.finish()
-        self._visible += [True] * len(rest)
-        return self._shown(self._stop.push(rest) + self._stop.flush())
+        self._shown += rest
+        return self._take(self._stop.push(rest) + self._stop.flush())
 
-    def _shown(self, text: str) -> str:
-        return "".join(character for character in text if self._visible.popleft())
+    def _take(self, text: str) -> str:
+        return "".join(self._shown.popleft() for _ in text)
 
 
 def spell_special(stops: Sequence[str], tokenizer: Tokenizer) -> bool:
