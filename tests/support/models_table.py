@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
+from container.api.openai.thought_forms import FORMS
 from tests.support import tiny_models
 
 PATH = Path(__file__).resolve().parents[2] / "docs" / "models.md"
@@ -43,7 +44,7 @@ def render() -> str:
     """The whole document."""
     rows = [_row(family) for family in sorted(tiny_models.ALL_FAMILIES)]
     head = _HEAD.format(num_slots=len(tiny_models.FAMILIES), num_cached=len(tiny_models.CACHED_FAMILIES))
-    return head + "\n".join(rows) + _FOOT
+    return head + "\n".join(rows) + _FOOT.format(thoughts=_thoughts())
 
 
 _FOOT = """
@@ -55,7 +56,24 @@ _FOOT = """
   original context, else the short factors ([decision 0070](decisions/0070-one-set-of-rotary-frequencies.md)).
 - Refused with one sentence: families that keep their state outside transformers' cache (`recurrent_gemma`, `rwkv`,
   `xlstm`) or in a cache class of their own (`minimax`).
+
+## Thoughts
+
+These marks split thoughts from the answer if the chat template or the vocabulary has them:
+
+{thoughts}
+- any pair of tags whose name says it, such as `<think>` and `</think>`, `<seed:think>`, `<mm:think>`, `<thought>`,
+  `<reasoning>`. The answer may stand in `<answer>` or `<response>`.
 """
+
+
+def _thoughts() -> str:
+    """One line for each form of `thought_forms.FORMS`."""
+    return "\n".join(f"- {_marks(form.openings)} to {_marks(form.closings)}" for form in FORMS)
+
+
+def _marks(marks: tuple[str, ...]) -> str:
+    return " or ".join(f"`{mark}`" for mark in marks)
 
 
 def _row(family: str) -> str:

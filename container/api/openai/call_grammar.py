@@ -14,7 +14,6 @@ from container.api.openai.argument_grammar import (
     python_arguments,
     xml_arguments,
 )
-from container.api.openai.reasoning import CLOSE, OPEN
 from container.api.openai.tool_parsers import Family
 from container.api.openai.tool_parsers import xml_calls as xml
 from container.api.openai.tool_parsers.family import HERMES_TAGS, PHI_TAGS, PYTHON_TAG
@@ -32,11 +31,13 @@ class MarkIds:
     """The ids of marks in the model's vocabulary.
 
     `of` returns the id of a mark that is one added token, `of_control` only that of a control token. Text cannot hold
-    a control token. Other added tokens are text, and the readers find them by their spelling.
+    a control token. Other added tokens are text, and the readers find them by their spelling. `thoughts` are the
+    control tokens around thoughts, in the order in which a model writes them.
     """
 
     of: Callable[[str], int | None]
     of_control: Callable[[str], int | None]
+    thoughts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ class _Rules:
 
     def _marks(self) -> str:
         """Optional reasoning marks: text cannot contain them where they are control tokens."""
-        ids = [token_id for token_id in map(self._mark_ids.of_control, (OPEN, CLOSE)) if token_id is not None]
+        ids = [token_id for token_id in map(self._mark_ids.of_control, self._mark_ids.thoughts) if token_id is not None]
         if ids:
             self.add("THOUGHT: /(.|\\n)*/")
         return "".join(f"(THOUGHT <[{token_id}]>)? " for token_id in ids)

@@ -16,7 +16,7 @@ from container.api.openai.chat_request import Chat, parse_chat
 from container.api.openai.chat_response import ChatAnswer
 from container.api.openai.choice import Choice
 from container.api.openai.error_response import error_body
-from container.api.openai.reasoning import CLOSE, OPEN, ReasoningSplitter
+from container.api.openai.mark_text import SIGN
 from container.api.openai.sampling import of_choice, sampling_params
 from container.api.openai.template_traits import TemplateTraits
 from container.api.openai.tool_parsers import Family, parser_of
@@ -50,16 +50,16 @@ def answer_chat(body: dict[str, Any], record: RequestRecord) -> Response:
         response = json_response(answer.whole())
         add_whole_headers(response, record, generations[:1], generations)
         add_compute_time(response, record)
-    add_stream_headers(response, service().settings, served, rendered.num_chars)
+    add_stream_headers(response, service().settings, served, len(rendered.rendered.text))
     return response
 
 
 def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: RequestRecord) -> Prompt:
-    grammar = _grammar(chat, served, rendered.traits.family)
+    grammar = _grammar(chat, served, rendered.traits)
     token_ids = rendered.token_ids
-    if chat.constrained and rendered.thinking:
+    if chat.constrained and (thought := rendered.thought) is not None:
         # Only the answer is constrained, so reasoning that the template has opened ends here.
-        token_ids = token_ids + served.tokenizer.encode_continuation(f"\n{CLOSE}\n\n")
+        token_ids = token_ids + served.tokenizer.encode_continuation(thought.form.ending)
     max_tokens = served.check_length(len(token_ids), chat.request.limit)
     return Prompt(
         token_ids=token_ids,
@@ -71,16 +71,17 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: Reque
             bad_words=banned_sequences(chat.request.bad_words, served.tokenizer),
         ),
         stop=chat.request.stop_strings,
-        show_special=_reads_control_tokens(chat, served, rendered.traits),
+        marks=_marks(chat, rendered.traits),
         timeout_s=service().timeout_s(record, streaming=bool(chat.request.stream)),
         cache_salt=chat.request.cache_salt or "",
         reuse_prefix=chat.request.cache_prompt is not False,
     )
 
 
-def _grammar(chat: Chat, served: ServedModel, family: Family) -> Grammar | None:
+def _grammar(chat: Chat, served: ServedModel, traits: TemplateTraits) -> Grammar | None:
     """The answer's constraint: `response_format`, forced calls, either of both, or the schemas of strict functions."""
-    ids = MarkIds(served.tokenizer.marker_token_id, served.tokenizer.control_token_id)
+    family = traits.family
+    ids = MarkIds(served.tokenizer.marker_token_id, served.tokenizer.control_token_id, traits.thoughts.control_tokens)
     if chat.tools is None:
         return chat.grammar
     if chat.tools.forced:
@@ -93,17 +94,18 @@ def _grammar(chat: Chat, served: ServedModel, family: Family) -> Grammar | None:
     return answer_or_calls(schema, chat.tools, family, ids)
 
 
-def _reads_control_tokens(chat: Chat, served: ServedModel, traits: TemplateTraits) -> bool:
-    """Whether the readers look for control tokens, which the text leaves out otherwise."""
-    markers = (*(traits.family.markers if chat.tools is not None else ()), *((OPEN, CLOSE) if traits.thinks else ()))
-    return any(served.tokenizer.control_token_id(marker) is not None for marker in markers)
+def _marks(chat: Chat, traits: TemplateTraits) -> dict[int, str]:
+    """The control tokens that the readers look for, which the text leaves out otherwise."""
+    calls, thoughts = chat.tools is not None, not chat.constrained
+    shown = traits.thoughts.shown.items()
+    return {token_id: text for token_id, text in shown if (thoughts if text.startswith(SIGN) else calls)}
 
 
 def _choice(chat: Chat, rendered: ChatPrompt) -> Choice:
     """The readers of one answer: for reasoning if the model reasons, for tool calls if it may call."""
     traits = rendered.traits
     # A grammar leaves no room for reasoning.
-    splitter = ReasoningSplitter(opened=rendered.thinking) if traits.thinks and not chat.constrained else None
+    splitter = None if chat.constrained else rendered.splitter
     if chat.tools is None:
         return Choice(splitter, None)
     short_ids = traits.family in {Family.MISTRAL, Family.MISTRAL_NAMED}

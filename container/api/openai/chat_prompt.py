@@ -6,24 +6,41 @@ from dataclasses import dataclass
 from typing import Any
 
 from container.api.openai.chat_request import Chat, ChatRequest
-from container.api.openai.conversation import conversation
-from container.api.openai.reasoning import OPEN
+from container.api.openai.conversation import conversation, text_of
+from container.api.openai.reasoning import ReasoningSplitter
 from container.api.openai.template_traits import TemplateTraits, traits_of
+from container.api.openai.thoughts import Thought
 from container.errors import TemplateFailed
 from container.monitoring.request_record import timed
 from container.serving.served_model import ServedModel
-from container.text.chat_template import TemplateError
+from container.text.chat_template import RenderedPrompt, TemplateError
 from container.text.offload import encode_prompt
 
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A prompt of `num_chars` characters. `thinking`: it ends with the opening mark of the model's reasoning."""
+    """A prompt. `continued` is the text of the last message if the model continues it."""
 
     token_ids: list[int]
-    num_chars: int
-    thinking: bool
+    rendered: RenderedPrompt
     traits: TemplateTraits
+    continued: str | None
+
+    @property
+    def thought(self) -> Thought | None:
+        """The thought that the prompt has opened and not closed."""
+        thoughts = self.traits.thoughts
+        opened = None if self.continued is None else thoughts.left_open_by(self.continued)
+        return opened or thoughts.opened_by(self.rendered.text)
+
+    @property
+    def splitter(self) -> ReasoningSplitter | None:
+        """What reads the thoughts of an answer to the prompt, if the model thinks."""
+        thoughts = self.traits.thoughts
+        if not thoughts.forms:
+            return None
+        closings = thoughts.answer_opened_by(self.rendered.text)
+        return ReasoningSplitter(thoughts, opened=self.thought, begun=bool(self.continued), closings=closings)
 
 
 def chat_prompt(chat: Chat, served: ServedModel) -> ChatPrompt:
@@ -31,7 +48,7 @@ def chat_prompt(chat: Chat, served: ServedModel) -> ChatPrompt:
     template = served.chat_template
     if template is None:
         raise TemplateFailed("template not found: this model has no chat template; use /generate or /v1/completions")
-    traits = traits_of(template)
+    traits = traits_of(template, served.tokenizer)
     messages, tools = conversation(chat.messages, chat.tools, chat.request.tool_prompt, traits)
     continues = bool(chat.request.continue_final_message)
     try:
@@ -45,9 +62,9 @@ def chat_prompt(chat: Chat, served: ServedModel) -> ChatPrompt:
             )
     except TemplateError as exc:
         raise TemplateFailed(str(exc)) from exc
-    thinking = traits.thinks and rendered.text.rstrip().endswith(OPEN)
+    continued = text_of(messages[-1]) if continues else None
     with timed("tokenise"):
-        return ChatPrompt(encode_prompt(served.tokenizer, rendered), len(rendered.text), thinking, traits)
+        return ChatPrompt(encode_prompt(served.tokenizer, rendered), rendered, traits, continued)
 
 
 def _template_kwargs(request: ChatRequest, traits: TemplateTraits) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def _without_calls(messages: list[Message]) -> list[Message]:
     for message in messages:
         is_result = message["role"] == "tool"
         if is_result:
-            text = f"Result of {message.get('name', 'the function')}:\n{_text_of(message)}"
+            text = f"Result of {message.get('name', 'the function')}:\n{text_of(message)}"
             if in_results:
                 found[-1] = _extended(found[-1], f"\n{text}")
             else:
@@ -108,7 +108,7 @@ def _with_calls_as_text(message: Message) -> Message:
     if "tool_calls" not in message:
         return message
     functions = [{**c["function"], "arguments": _as_object(c["function"]["arguments"])} for c in message["tool_calls"]]
-    lines = [_text_of(message), *(json.dumps(function, ensure_ascii=False) for function in functions)]
+    lines = [text_of(message), *(json.dumps(function, ensure_ascii=False) for function in functions)]
     rest = {key: value for key, value in message.items() if key != "tool_calls"}
     return {**rest, "content": "\n".join(filter(None, lines))}
 
@@ -120,13 +120,14 @@ def _with_instructions(messages: list[Message], text: str, traits: TemplateTrait
         return [_extended(first, f"\n\n{text}"), *messages[1:]]
     if traits.takes_system:
         return [{"role": "system", "content": text}, *messages]
-    return [{**first, "content": f"{text}\n\n{_text_of(first)}"}, *messages[1:]]
+    return [{**first, "content": f"{text}\n\n{text_of(first)}"}, *messages[1:]]
 
 
 def _extended(message: Message, text: str) -> Message:
-    return {**message, "content": _text_of(message) + text}
+    return {**message, "content": text_of(message) + text}
 
 
-def _text_of(message: Message) -> str:
+def text_of(message: Message) -> str:
+    """The text of a message, whose content is a text or a list of text parts."""
     content = message.get("content", "")
     return content if isinstance(content, str) else "".join(part["text"] for part in content)

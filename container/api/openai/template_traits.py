@@ -5,9 +5,12 @@ from __future__ import annotations
 from functools import cached_property, lru_cache
 from typing import Any
 
-from container.api.openai.reasoning import CLOSE, OPEN
+from container.api.openai.mark_text import MarkText
+from container.api.openai.thought_forms import forms_of
+from container.api.openai.thoughts import Thoughts
 from container.api.openai.tool_parsers import Family
 from container.text.chat_template import ChatTemplate, TemplateError
+from container.text.tokenizer import Tokenizer
 
 _PROBE = "Probe7f3a"
 _USER = {"role": "user", "content": "a"}
@@ -15,11 +18,12 @@ _TOOL = {"type": "function", "function": {"name": "f", "description": _PROBE, "p
 
 
 class TemplateTraits:
-    """Facts about one template, each computed on first use."""
+    """Facts about one template and its tokenizer, each computed on first use."""
 
-    def __init__(self, template: ChatTemplate) -> None:
+    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer) -> None:
         self._render = template.render
         self._source = template.source + template.tool_source
+        self._tokenizer = tokenizer
 
     @cached_property
     def family(self) -> Family:
@@ -42,9 +46,10 @@ class TemplateTraits:
         return "developer" in self._source
 
     @cached_property
-    def thinks(self) -> bool:
-        """Whether the model puts its reasoning between <think> and </think>."""
-        return OPEN in self._source or CLOSE in self._source
+    def thoughts(self) -> Thoughts:
+        """How the model marks its thoughts."""
+        forms = forms_of(self._source, self._tokenizer.added_tokens)
+        return Thoughts(forms, MarkText(self._tokenizer, self.family.markers), self.family.markers)
 
     @cached_property
     def writes_argument_objects(self) -> bool:
@@ -70,9 +75,9 @@ class TemplateTraits:
 
 
 @lru_cache(maxsize=2)
-def traits_of(template: ChatTemplate) -> TemplateTraits:
+def traits_of(template: ChatTemplate, tokenizer: Tokenizer) -> TemplateTraits:
     """The traits of a template, computed once per loaded template."""
-    return TemplateTraits(template)
+    return TemplateTraits(template, tokenizer)
 
 
 def _with_call(arguments: Any) -> list[dict[str, Any]]:

@@ -8,7 +8,11 @@ import pytest
 
 from tests.contract.openai.scripted import ScriptedServer, started
 
-SPECIAL = {"mistral-nemo": ("[TOOL_CALLS]",), "llama-3.3": ("<|python_tag|>",)}
+SPECIAL = {
+    "mistral-nemo": ("[TOOL_CALLS]",),
+    "llama-3.3": ("<|python_tag|>",),
+    "marked-thoughts": ("[THINK]", "[/THINK]", "[REF]"),
+}
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from container.api.openai.tools import Function, ToolUse
 STRICT = (Function("f", "", {"type": "object", "properties": {}, "additionalProperties": False}, strict=True),)
 PLAIN_MARKS = {"<tool_call>": 300, "</tool_call>": 301, "<think>": 302, "</think>": 303}
 PLAIN = MarkIds(PLAIN_MARKS.get, lambda _mark: None)
-CONTROL = MarkIds(PLAIN_MARKS.get, PLAIN_MARKS.get)
+CONTROL = MarkIds(PLAIN_MARKS.get, PLAIN_MARKS.get, ("<think>", "</think>"))
 
 
 @pytest.mark.parametrize("ids", [PLAIN, CONTROL])
