@@ -31,7 +31,7 @@ _OUTPUT_FACTOR = 4
 _OUTPUT_BASE = 1 << 20
 # Upper estimate for a number, true, false or null with its punctuation in the rendered JSON.
 _SCALAR_CHARS = 8
-# Names of the reasoning field: templates read the first today, gpt-oss reads the second.
+# Names of the reasoning field: templates read the first today, gpt-oss reads the second, some the third.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _RESERVED = frozenset(["messages", "tools", "documents", "add_generation_prompt", "range"])
 
@@ -186,10 +186,12 @@ class _Variant:
 
 
 def _normalised(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The message as templates expect it: no null values, reasoning under both names that templates read."""
+    """The message as templates expect it: no null values, reasoning under every name that templates read."""
     present = {key: value for key, value in message.items() if value is not None}
     reasoning = next((present[key] for key in _REASONING if key in present), None)
-    return present if reasoning is None else {"thinking": reasoning, **present, "reasoning_content": reasoning}
+    if reasoning is None:
+        return present
+    return {"thinking": reasoning, "reasoning": reasoning, **present, "reasoning_content": reasoning}
 
 
 def _size(value: Any) -> int:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from container.api.openai.chat_request import Chat, ChatRequest
-from container.api.openai.conversation import conversation, text_of
+from container.api.openai.conversation import conversation
 from container.api.openai.reasoning import ReasoningSplitter
+from container.api.openai.system_messages import text_of
 from container.api.openai.template_traits import TemplateTraits, traits_of
 from container.api.openai.thoughts import Thought
 from container.errors import TemplateFailed
@@ -25,6 +26,11 @@ class ChatPrompt:
     rendered: RenderedPrompt
     traits: TemplateTraits
     continued: str | None
+
+    @property
+    def marked(self) -> str:
+        """The prompt's text. What a message spells is no mark in it."""
+        return self.rendered.marked
 
     @property
     def thought(self) -> Thought | None:

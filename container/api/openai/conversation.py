@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from container.api.openai.past_calls import shown_in_full
+from container.api.openai.system_messages import SYSTEM_ROLES, folded, text_of
 from container.api.openai.template_traits import TemplateTraits
 from container.api.openai.tools import ToolUse
 
@@ -26,11 +28,13 @@ def conversation(
     """Messages and tools for the template. The arguments are not modified.
 
     `developer` becomes `system` unless the template knows it, `function` becomes `tool`, and arguments of past calls
-    become objects. If the template takes no tools, they go into the system message (`PLAIN_TOOLS`), past calls become
-    the text that PLAIN_TOOLS asks for, and their results become user messages. TGI's `tool_prompt` replaces the
-    sentences of PLAIN_TOOLS; if the template takes tools, it is appended to the last message, as in TGI.
+    become objects. What the template would lose or refuse is said where it takes it (`folded`, `shown_in_full`).
+    If the template takes no tools, they go into the system message (`PLAIN_TOOLS`), past calls become the text that
+    PLAIN_TOOLS asks for, and their results become user messages. TGI's `tool_prompt` replaces the sentences of
+    PLAIN_TOOLS; if the template takes tools, it is appended to the last message, as in TGI.
     """
-    adapted = [_adapted(message, traits) for message in _with_tool_names(messages)]
+    adapted = folded([_adapted(message, traits) for message in _with_tool_names(messages)], traits)
+    adapted = shown_in_full(adapted, traits)
     if tools is not None and traits.takes_tools:
         if tool_prompt is not None:
             adapted[-1] = _extended(adapted[-1], f"\n---\n{tool_prompt}")
@@ -116,7 +120,7 @@ def _with_calls_as_text(message: Message) -> Message:
 def _with_instructions(messages: list[Message], text: str, traits: TemplateTraits) -> list[Message]:
     """`text` in the system message, or before the first message if the template takes no system message."""
     first = messages[0]
-    if first["role"] in {"system", "developer"}:
+    if first["role"] in SYSTEM_ROLES:
         return [_extended(first, f"\n\n{text}"), *messages[1:]]
     if traits.takes_system:
         return [{"role": "system", "content": text}, *messages]
@@ -125,9 +129,3 @@ def _with_instructions(messages: list[Message], text: str, traits: TemplateTrait
 
 def _extended(message: Message, text: str) -> Message:
     return {**message, "content": text_of(message) + text}
-
-
-def text_of(message: Message) -> str:
-    """The text of a message, whose content is a text or a list of text parts."""
-    content = message.get("content", "")
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)

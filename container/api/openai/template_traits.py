@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -13,8 +14,17 @@ from container.text.chat_template import ChatTemplate, TemplateError
 from container.text.tokenizer import Tokenizer
 
 _PROBE = "Probe7f3a"
+_SYSTEM = {"role": "system", "content": "a"}
 _USER = {"role": "user", "content": "a"}
 _TOOL = {"type": "function", "function": {"name": "f", "description": _PROBE, "parameters": {"type": "object"}}}
+
+
+class Place(enum.Enum):
+    """Where a system message may stand but in front: after another, between other messages, or at the end."""
+
+    SECOND = enum.auto()
+    LATE = enum.auto()
+    LAST = enum.auto()
 
 
 class TemplateTraits:
@@ -24,6 +34,7 @@ class TemplateTraits:
         self._render = template.render
         self._source = template.source + template.tool_source
         self._tokenizer = tokenizer
+        self._takes_later: dict[tuple[str, Place], bool] = {}
 
     @cached_property
     def family(self) -> Family:
@@ -42,8 +53,21 @@ class TemplateTraits:
 
     @cached_property
     def takes_developer(self) -> bool:
-        """Whether the template mentions the developer role."""
-        return "developer" in self._source
+        """Whether the template mentions the developer role, and shows its message."""
+        developer = {"role": "developer", "content": _PROBE}
+        return "developer" in self._source and _PROBE in self._rendered([developer, _USER])
+
+    def takes_later(self, role: str, place: Place) -> bool:
+        """Whether a message of `role`, system or developer, reaches the prompt there."""
+        if (role, place) not in self._takes_later:
+            late: dict[str, Any] = {"role": role, "content": _PROBE}
+            conversations = {
+                Place.SECOND: [_SYSTEM, late, _USER],
+                Place.LATE: [_SYSTEM, _USER, {"role": "assistant", "content": "a"}, late, _USER],
+                Place.LAST: [_SYSTEM, _USER, late],
+            }
+            self._takes_later[role, place] = _PROBE in self._rendered(conversations[place])
+        return self._takes_later[role, place]
 
     @cached_property
     def thoughts(self) -> Thoughts:
@@ -61,6 +85,27 @@ class TemplateTraits:
         if as_object and "'b'" not in as_object:
             return True
         return '"b"' not in self._rendered(_with_call('{"a": "b"}'))
+
+    @cached_property
+    def splits_calls(self) -> bool:
+        """Whether a template that loses or refuses the second call of an answer shows it in an answer of its own."""
+        first, second = (_call(name, f"call0000{i}") for i, name in enumerate(("f", _PROBE)))
+        results = [
+            {"role": "tool", "content": "b", "tool_call_id": call["id"], "name": "f"} for call in (first, second)
+        ]
+        together = [_USER, _answer(first, second), *results]
+        apart = [_USER, _answer(first), results[0], _answer(second), results[1]]
+        return _PROBE not in self._rendered(together) and _PROBE in self._rendered(apart)
+
+    @cached_property
+    def takes_thought_or_text(self) -> bool:
+        """Whether a template loses or refuses a call's text if a thought comes with it, but takes either alone."""
+        answer = _answer(_call("f", "call00000"))
+        text, thought = {"content": _PROBE}, {"reasoning_content": _PROBE}
+        both = self._rendered([_USER, {**answer, **text, "reasoning_content": "c"}])
+        return _PROBE not in both and all(
+            _PROBE in self._rendered([_USER, {**answer, **one}]) for one in (text, thought)
+        )
 
     def mentions(self, variable: str) -> bool:
         """Whether the template's text names `variable`."""
@@ -81,6 +126,13 @@ def traits_of(template: ChatTemplate, tokenizer: Tokenizer) -> TemplateTraits:
 
 
 def _with_call(arguments: Any) -> list[dict[str, Any]]:
-    call = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": arguments}}
-    answer = {"role": "tool", "content": "b", "tool_call_id": "call00001", "name": "f"}
-    return [_USER, {"role": "assistant", "content": "", "tool_calls": [call]}, answer]
+    call = _call("f", "call00001", arguments)
+    return [_USER, _answer(call), {"role": "tool", "content": "b", "tool_call_id": "call00001", "name": "f"}]
+
+
+def _call(name: str, call_id: str, arguments: Any = "{}") -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _answer(*calls: dict[str, Any]) -> dict[str, Any]:
+    return {"role": "assistant", "content": "", "tool_calls": list(calls)}

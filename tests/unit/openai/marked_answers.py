@@ -21,7 +21,7 @@ from handler.seam.protocol import FinishReason
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 
 
-def tokenizer_with(special: Iterable[str], plain: Iterable[str] = ()) -> Tokenizer:
+def backend_with(special: Iterable[str], plain: Iterable[str] = ()) -> Backend:
     """A token for each byte, and added tokens with and without the special flag."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Backend(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
@@ -29,7 +29,15 @@ def tokenizer_with(special: Iterable[str], plain: Iterable[str] = ()) -> Tokeniz
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in special])
     backend.add_tokens([AddedToken(text, special=False, normalized=False) for text in plain])
-    return Tokenizer(backend, SpecialTokens(named={}, flagged=frozenset()))
+    return backend
+
+
+def tokenizer_with(special: Iterable[str], plain: Iterable[str] = ()) -> Tokenizer:
+    """The same as the web side reads it."""
+    return Tokenizer(
+        backend_with(special, plain),
+        SpecialTokens(named={"bos_token": "<s>", "eos_token": "</s>"}, flagged=frozenset()),
+    )
 
 
 def template_of(source: str, tokenizer: Tokenizer) -> ChatTemplate:
