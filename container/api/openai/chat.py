@@ -16,6 +16,7 @@ from container.api.openai.chat_request import Chat, parse_chat
 from container.api.openai.chat_response import ChatAnswer
 from container.api.openai.choice import Choice
 from container.api.openai.error_response import error_body
+from container.api.openai.harmony import HarmonyReader, harmony_grammar
 from container.api.openai.mark_text import SIGN
 from container.api.openai.sampling import of_choice, sampling_params
 from container.api.openai.template_traits import TemplateTraits
@@ -27,7 +28,7 @@ from container.serving.served_model import ServedModel
 from container.serving.service import service
 from container.web import sse
 from container.web.responses import json_response
-from handler.seam.protocol import Grammar, GrammarKind
+from handler.seam.protocol import Grammar, GrammarKind, SamplingParams
 
 
 def answer_chat(body: dict[str, Any], record: RequestRecord) -> Response:
@@ -55,7 +56,7 @@ def answer_chat(body: dict[str, Any], record: RequestRecord) -> Response:
 
 
 def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: RequestRecord) -> Prompt:
-    grammar = _grammar(chat, served, rendered.traits)
+    grammar = _grammar(chat, served, rendered)
     token_ids = rendered.token_ids
     if chat.constrained and (thought := rendered.thought) is not None:
         # Only the answer is constrained, so reasoning that the template has opened ends here.
@@ -63,12 +64,15 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: Reque
     max_tokens = served.check_length(len(token_ids), chat.request.limit)
     return Prompt(
         token_ids=token_ids,
-        sampling=sampling_params(
-            chat.request,
-            max_tokens,
-            num_logprobs=chat.request.num_logprobs,
-            grammar=grammar,
-            bad_words=banned_sequences(chat.request.bad_words, served.tokenizer),
+        sampling=_ended(
+            sampling_params(
+                chat.request,
+                max_tokens,
+                num_logprobs=chat.request.num_logprobs,
+                grammar=grammar,
+                bad_words=banned_sequences(chat.request.bad_words, served.tokenizer),
+            ),
+            rendered.traits,
         ),
         stop=chat.request.stop_strings,
         marks=_marks(chat, rendered.traits),
@@ -78,9 +82,19 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: Reque
     )
 
 
-def _grammar(chat: Chat, served: ServedModel, traits: TemplateTraits) -> Grammar | None:
+def _ended(sampling: SamplingParams, traits: TemplateTraits) -> SamplingParams:
+    """The marks that end an answer in harmony end it even if the checkpoint does not say so."""
+    if traits.harmony is None or sampling.ignore_eos:
+        return sampling
+    ids = (*sampling.stop_token_ids, *traits.harmony.stop_token_ids)
+    return msgspec.structs.replace(sampling, stop_token_ids=tuple(dict.fromkeys(ids)))
+
+
+def _grammar(chat: Chat, served: ServedModel, rendered: ChatPrompt) -> Grammar | None:
     """The answer's constraint: `response_format`, forced calls, either of both, or the schemas of strict functions."""
-    family = traits.family
+    traits, family = rendered.traits, rendered.traits.family
+    if traits.harmony is not None:
+        return harmony_grammar(chat.grammar, chat.tools, rendered.marked, served.tokenizer.marker_token_id)
     ids = MarkIds(served.tokenizer.marker_token_id, served.tokenizer.control_token_id, traits.thoughts.control_tokens)
     if chat.tools is None:
         return chat.grammar
@@ -96,6 +110,8 @@ def _grammar(chat: Chat, served: ServedModel, traits: TemplateTraits) -> Grammar
 
 def _marks(chat: Chat, traits: TemplateTraits) -> dict[int, str]:
     """The control tokens that the readers look for, which the text leaves out otherwise."""
+    if traits.harmony is not None:
+        return traits.harmony.shown
     calls, thoughts = chat.tools is not None, not chat.constrained
     shown = traits.thoughts.shown.items()
     return {token_id: text for token_id, text in shown if (thoughts if text.startswith(SIGN) else calls)}
@@ -104,6 +120,11 @@ def _marks(chat: Chat, traits: TemplateTraits) -> dict[int, str]:
 def _choice(chat: Chat, rendered: ChatPrompt) -> Choice:
     """The readers of one answer: for reasoning if the model reasons, for tool calls if it may call."""
     traits = rendered.traits
+    max_calls = None if chat.tools is None or chat.tools.parallel else 1
+    if traits.harmony is not None:
+        names = frozenset(() if chat.tools is None else chat.tools.schemas)
+        reader = HarmonyReader(traits.harmony, names, rendered.marked)
+        return Choice(None, reader, max_calls=max_calls, forced=chat.tools is not None and bool(chat.tools.forced))
     # A grammar leaves no room for reasoning.
     splitter = None if chat.constrained else rendered.splitter
     if chat.tools is None:
@@ -113,7 +134,7 @@ def _choice(chat: Chat, rendered: ChatPrompt) -> Choice:
     return Choice(
         splitter,
         parser,
-        max_calls=None if chat.tools.parallel else 1,
+        max_calls=max_calls,
         short_ids=short_ids,
         forced=bool(chat.tools.forced),
         marks=traits.family.markers,

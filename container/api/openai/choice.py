@@ -17,6 +17,7 @@ from container.api.openai.answer_types import (
     ToolCallAnswer,
 )
 from container.api.openai.argument_text import ArgumentText
+from container.api.openai.harmony import HarmonyReader
 from container.api.openai.parts import CallArguments, CallStart, Content, Part, Reasoning, joined
 from container.api.openai.reasoning import ReasoningSplitter
 from container.api.openai.tool_parsers import ToolParser
@@ -90,7 +91,11 @@ class Choice:
 
     def _split(self, delta: Delta) -> list[Part]:
         if self._splitter is None:
-            return self._parse(delta.text)
+            parts = self._parse(delta.text)
+            thinks = isinstance(self._parser, HarmonyReader) and self._parser.thinking
+            if thinks or any(isinstance(part, Reasoning) for part in parts):
+                self.num_reasoning_tokens += len(delta.tokens)
+            return parts
         reasoning, content = self._splitter.push(delta.text)
         if reasoning or self._splitter.thinking:
             self.num_reasoning_tokens += len(delta.tokens)

@@ -14,7 +14,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """Text the model wrote for itself, between <think> and </think>."""
+    """Text the model wrote for itself, between the marks of a thought."""
 
     text: str
 
@@ -46,6 +46,8 @@ def joined(parts: list[Part]) -> list[Part]:
                 continue
             case Content(text), Content(before):
                 found[-1] = Content(before + text)
+            case Reasoning(text), Reasoning(before):
+                found[-1] = Reasoning(before + text)
             case CallArguments(text), CallArguments(before):
                 found[-1] = CallArguments(before + text)
             case _:

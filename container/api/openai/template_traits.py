@@ -6,6 +6,7 @@ import enum
 from functools import cached_property, lru_cache
 from typing import Any
 
+from container.api.openai.harmony import HarmonyMarks
 from container.api.openai.mark_text import MarkText
 from container.api.openai.thought_forms import forms_of
 from container.api.openai.thoughts import Thoughts
@@ -40,6 +41,11 @@ class TemplateTraits:
     def family(self) -> Family:
         """How the model writes tool calls."""
         return Family.of(self._source) if self.takes_tools else Family.PLAIN
+
+    @cached_property
+    def harmony(self) -> HarmonyMarks | None:
+        """The marks of a model that answers in harmony."""
+        return HarmonyMarks.of(self._source, self._tokenizer)
 
     @cached_property
     def takes_tools(self) -> bool:

@@ -11,6 +11,7 @@ from tests.contract.openai.scripted import ScriptedServer, started
 SPECIAL = {
     "mistral-nemo": ("[TOOL_CALLS]",),
     "llama-3.3": ("<|python_tag|>",),
+    "harmony": ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>"),
     "marked-thoughts": ("[THINK]", "[/THINK]", "[REF]"),
 }
 
