@@ -64,6 +64,7 @@ These marks split thoughts from the answer if the chat template or the vocabular
 {thoughts}
 - any pair of tags whose name says it, such as `<think>` and `</think>`, `<seed:think>`, `<mm:think>`, `<thought>`,
   `<reasoning>`. The answer may stand in `<answer>` or `<response>`.
+- the marks between which the chat template renders the thoughts of earlier answers, if they are none of these.
 - gpt-oss's channels (harmony): `analysis` is a thought, `final` the answer, a message to a function a tool call.
 """
 

@@ -126,7 +126,7 @@ def _choice(chat: Chat, rendered: ChatPrompt) -> Choice:
         reader = HarmonyReader(traits.harmony, names, rendered.marked)
         return Choice(None, reader, max_calls=max_calls, forced=chat.tools is not None and bool(chat.tools.forced))
     # A grammar leaves no room for reasoning.
-    splitter = None if chat.constrained else rendered.splitter
+    splitter = None if chat.constrained else rendered.splitter(calls=chat.tools is not None)
     if chat.tools is None:
         return Choice(splitter, None)
     short_ids = traits.family in {Family.MISTRAL, Family.MISTRAL_NAMED}

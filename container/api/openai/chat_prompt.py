@@ -39,14 +39,15 @@ class ChatPrompt:
         opened = None if self.continued is None else thoughts.left_open_by(self.continued)
         return opened or thoughts.opened_by(self.rendered.text)
 
-    @property
-    def splitter(self) -> ReasoningSplitter | None:
-        """What reads the thoughts of an answer to the prompt, if the model thinks."""
+    def splitter(self, *, calls: bool) -> ReasoningSplitter | None:
+        """What reads the thoughts of an answer to the prompt, if the model thinks. `calls`: it may call tools."""
         thoughts = self.traits.thoughts
         if not thoughts.forms:
             return None
         closings = thoughts.answer_opened_by(self.rendered.text)
-        return ReasoningSplitter(thoughts, opened=self.thought, begun=bool(self.continued), closings=closings)
+        return ReasoningSplitter(
+            thoughts, opened=self.thought, begun=bool(self.continued), closings=closings, calls=calls
+        )
 
 
 def chat_prompt(chat: Chat, served: ServedModel) -> ChatPrompt:

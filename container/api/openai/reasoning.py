@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from container.api.openai.mark_text import SIGN
-from container.api.openai.thoughts import Thought, Thoughts, Turn
+from container.api.openai.thoughts import Thought, Thoughts, Turn, Turns
 from container.api.openai.tool_parsers.marker import Gap, overlap
 
 
@@ -13,18 +13,26 @@ class ReasoningSplitter:
     """Reasoning is the text between the marks of a thought.
 
     Marks that are control tokens are found anywhere in the answer, others only at its beginning. `opened`: the prompt
-    has begun this thought. `begun`: the prompt has begun the answer, which `closings` end. White space around the marks
+    has begun this thought. `begun`: the prompt has begun the answer, which `closings` end. `calls`: the model may call
+    tools, which ends a thought. White space around the marks
     belongs to neither reasoning nor content. The result does not depend on how the text was cut into pushes.
     """
 
     def __init__(
-        self, thoughts: Thoughts, *, opened: Thought | None = None, begun: bool = False, closings: tuple[str, ...] = ()
+        self,
+        thoughts: Thoughts,
+        *,
+        opened: Thought | None = None,
+        begun: bool = False,
+        closings: tuple[str, ...] = (),
+        calls: bool = False,
     ) -> None:
         self._thoughts = thoughts
         self._thought = opened
         # Only white space has been read of the answer, or of the thought.
         self._at_start = opened is not None or not (begun or closings)
         self._closings = closings
+        self._calls = calls
         # In a thought, and in an answer between marks, white space waits for what follows it.
         self._gap = Gap(after_call=True)
         self._after_mark = bool(closings)
@@ -61,7 +69,7 @@ class ReasoningSplitter:
 
     def _begin(self, text: str, *, final: bool) -> str:
         """Read a mark at the start, or find that there is none; return the text that is left."""
-        turns = self._thoughts.start if self._thought is None else self._thought.start
+        turns = self._thoughts.start if self._thought is None else self._in_thought(self._thought.start)
         start = text.lstrip()
         mark, waits = _mark_at(start, turns, final=final)
         if waits:
@@ -74,7 +82,7 @@ class ReasoningSplitter:
 
     def _go_on(self, text: str, *, final: bool) -> str:
         """Show the text up to the next mark; return what is left behind it."""
-        turns = self._thought.inside if self._thought is not None else self._turns_in_answer
+        turns = self._in_answer() if self._thought is None else self._in_thought(self._thought.inside)
         end = _first(text, turns, final=final)
         self._show(text[:end])
         mark, waits = _mark_at(text[end:], turns, final=final)
@@ -83,8 +91,10 @@ class ReasoningSplitter:
             return ""
         return self._turn(turns[mark], mark) + text[end + len(mark) :]
 
-    @property
-    def _turns_in_answer(self) -> dict[str, Turn]:
+    def _in_thought(self, turns: Turns) -> Turns:
+        return turns if self._calls else {mark: turn for mark, turn in turns.items() if turn is not Turn.CALL}
+
+    def _in_answer(self) -> Turns:
         return self._thoughts.inside | dict.fromkeys(self._closings, Turn.ANSWERED)
 
     def _turn(self, turn: Turn, mark: str) -> str:

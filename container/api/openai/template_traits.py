@@ -8,7 +8,7 @@ from typing import Any
 
 from container.api.openai.harmony import HarmonyMarks
 from container.api.openai.mark_text import MarkText
-from container.api.openai.thought_forms import forms_of
+from container.api.openai.thought_forms import ThoughtForm, form_shown, forms_of
 from container.api.openai.thoughts import Thoughts
 from container.api.openai.tool_parsers import Family
 from container.text.chat_template import ChatTemplate, TemplateError
@@ -41,6 +41,12 @@ class TemplateTraits:
     def family(self) -> Family:
         """How the model writes tool calls."""
         return Family.of(self._source) if self.takes_tools else Family.PLAIN
+
+    def _shown_thought(self) -> ThoughtForm | None:
+        """How the template renders the thought of an earlier answer."""
+        answer = {"role": "assistant", "content": "a"}
+        thinking = self._rendered([_USER, {**answer, "reasoning_content": _PROBE}], begins_answer=False)
+        return form_shown(thinking, self._rendered([_USER, answer], begins_answer=False), _PROBE)
 
     @cached_property
     def harmony(self) -> HarmonyMarks | None:
@@ -78,8 +84,13 @@ class TemplateTraits:
     @cached_property
     def thoughts(self) -> Thoughts:
         """How the model marks its thoughts."""
+        if self.harmony is not None:
+            return Thoughts((), MarkText(self._tokenizer))
         forms = forms_of(self._source, self._tokenizer.added_tokens)
-        return Thoughts(forms, MarkText(self._tokenizer, self.family.markers), self.family.markers)
+        if not forms and (shown := self._shown_thought()) is not None:
+            forms = (shown,)
+        markers = self.family.markers
+        return Thoughts(forms, MarkText(self._tokenizer, markers), markers[0] if markers else "")
 
     @cached_property
     def writes_argument_objects(self) -> bool:
@@ -117,10 +128,16 @@ class TemplateTraits:
         """Whether the template's text names `variable`."""
         return variable in self._source
 
-    def _rendered(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
+    def _rendered(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None = None,
+        *,
+        begins_answer: bool = True,
+    ) -> str:
         """The prompt, "" if the template refuses."""
         try:
-            return self._render(messages, tools=tools).text
+            return self._render(messages, tools=tools, add_generation_prompt=begins_answer).text
         except TemplateError:
             return ""
 

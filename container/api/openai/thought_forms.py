@@ -79,3 +79,19 @@ def _tagged(template: str, added_tokens: Collection[str]) -> Iterator[ThoughtFor
     answer = tuple(pair for pair in _ANSWER if pair[0] in template or pair[0] in added_tokens)
     for name in dict.fromkeys(_TAG.findall(template + "\0".join(sorted(closings)))):
         yield ThoughtForm((f"<{name}>",), (f"</{name}>",), answer=answer, ending=f"\n</{name}>\n\n")
+
+
+# Something in brackets, directly before or after a thought.
+_BRACKETS = r"(<[^<>\s]{1,64}>|\[[^\[\]\s]{1,64}\]|◁[^◁▷\s]{1,64}▷)"
+_BEFORE = re.compile(_BRACKETS + r"\s*$")
+_AFTER = re.compile(r"\s*" + _BRACKETS)
+
+
+def form_shown(with_thought: str, without: str, thought: str) -> ThoughtForm | None:
+    """The form in which a template renders `thought`: the marks around it, if nothing else has them."""
+    before, found, after = with_thought.partition(thought)
+    marks = _BEFORE.search(before), _AFTER.match(after)
+    if not found or marks[0] is None or marks[1] is None:
+        return None
+    opening, closing = marks[0][1], marks[1][1]
+    return None if opening in without or closing in without else _form(opening, closing)

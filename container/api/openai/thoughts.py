@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from container.api.openai.mark_text import SIGN, MarkText
@@ -41,8 +40,8 @@ class Thoughts:
     thought it begins, and to the marks that end the answer it begins.
     """
 
-    def __init__(self, forms: tuple[ThoughtForm, ...], text: MarkText, calls: Iterable[str] = ()) -> None:
-        """`calls`: marks of tool calls; one that is a control token ends a thought."""
+    def __init__(self, forms: tuple[ThoughtForm, ...], text: MarkText, call: str = "") -> None:
+        """`call` begins a tool call, also in a thought that has no end: anywhere, or in a new line if it is text."""
         self.forms = forms
         openings = [(text.of(mark), form) for form in forms for mark in form.openings]
         closings = [text.of(mark) for form in forms for mark in form.closings]
@@ -51,7 +50,8 @@ class Thoughts:
         # Read last: by now `text` knows every control token.
         self.shown = text.shown
         loose = dict.fromkeys((token for token in text.shown.values() if token.startswith(SIGN)), Turn.SKIP)
-        self._ends = dict.fromkeys((mark for mark in calls if mark in text.shown.values()), Turn.CALL)
+        self._call = call
+        self._is_control = call in text.shown.values()
         answers = dict.fromkeys(self.answers, Turn.ANSWER)
         self.start: Turns = loose | dict.fromkeys(closings, Turn.SKIP) | answers
         self.inside: Turns = loose | _control(dict.fromkeys(closings, Turn.CLOSE)) | _control(answers)
@@ -62,9 +62,12 @@ class Thoughts:
 
     def _thought(self, form: ThoughtForm, text: MarkText, loose: Turns) -> Thought:
         answers = {text.of(begin): Turn.ANSWER for begin, _ in form.answer}
-        inside = loose | self._ends | _control(answers) | {text.of(mark): Turn.CLOSE for mark in form.closings}
+        call = self._call if self._is_control else f"\n{self._call}"
+        calls = {call: Turn.CALL} if self._call else {}
+        inside = loose | calls | _control(answers) | {text.of(mark): Turn.CLOSE for mark in form.closings}
         repeated = {text.of(mark): Turn.SKIP for mark in form.openings}
-        return Thought(form, inside | repeated | ({form.label: Turn.SKIP} if form.label else {}), inside)
+        label = {form.label: Turn.SKIP} if form.label else {}
+        return Thought(form, inside | repeated | label | dict.fromkeys(filter(None, [self._call]), Turn.CALL), inside)
 
     @property
     def control_tokens(self) -> tuple[str, ...]:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import pytest
 
 from container.api.openai.choice import Choice
-from container.api.openai.mark_text import SIGN
+from container.api.openai.mark_text import SIGN, MarkText
 from container.api.openai.reasoning import ReasoningSplitter
 from container.api.openai.template_traits import TemplateTraits
+from container.api.openai.thought_forms import forms_of
 from container.api.openai.thoughts import Thoughts
+from container.api.openai.tool_parsers import Family, parser_of
 from handler.seam.protocol import FinishReason
 from tests.unit.openai.marked_answers import CHATML, Said, read_everywhere, template_of, text_of, tokenizer_with
 
@@ -142,6 +144,50 @@ def test_each_familys_thoughts(row: Row) -> None:
     assert (said.reasoning, said.content) == (row.reasoning, row.content)
 
 
+def shows(opening: str, closing: str) -> str:
+    """A template that renders thoughts between two marks."""
+    thought = "{% if m.reasoning_content %}" + opening + "{{ m.reasoning_content }}" + closing + "{% endif %}"
+    return CHATML.replace("{{ m.content }}", thought + "{{ m.content }}")
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing", "special"),
+    [
+        ("<|muse|>", "<|/muse|>", True),
+        ("<|muse|>\n", "\n<|/muse|>\n\n", False),
+        ("[SCRATCH]", "[/SCRATCH]", True),
+        ("<scratchpad>", "</scratchpad>", False),
+    ],
+)
+def test_marks_that_only_the_template_knows(opening: str, closing: str, special: bool) -> None:
+    marks = (opening.strip(), closing.strip())
+    tokenizer = tokenizer_with((*marks, "<|im_start|>", "<|im_end|>") if special else ())
+    thoughts = TemplateTraits(template_of(shows(opening, closing), tokenizer), tokenizer).thoughts
+    text = text_of(tokenizer, [opening, "2+2", closing, "4"], thoughts.shown)
+    said = read_everywhere(lambda: Choice(ReasoningSplitter(thoughts), None), text)
+    assert (said.reasoning, said.content) == ("2+2", "4")
+
+
+HEADERS = "{% if add_generation_prompt %}<|head|>assistant<|neck|>{% endif %}"
+MESSAGE = "<|head|>{{ m.role }}<|neck|>{{ m.content }}<|eot|>"
+OWN_MESSAGE = "{% if m.reasoning_content %}<|head|>assistant<|neck|>{{ m.reasoning_content }}<|eot|>{% endif %}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        shows("", ""),
+        shows("Thought: ", "\n"),
+        shows("<a>", ""),
+        shows("<a>", "<|im_end|>"),
+        "{% for m in messages %}" + OWN_MESSAGE + MESSAGE + "{% endfor %}" + HEADERS,
+    ],
+)
+def test_what_stands_around_other_texts_too_is_no_mark(source: str) -> None:
+    tokenizer = tokenizer_with(())
+    assert not TemplateTraits(template_of(source, tokenizer), tokenizer).thoughts.forms
+
+
 SPECIAL = Model(special=MISTRAL)
 PLAIN = Model("<think>", plain=THINK)
 PLACES = [
@@ -178,6 +224,30 @@ def test_where_thoughts_begin_and_end(model: Model, pieces: tuple[str, ...], rea
     said = model.says(*pieces)
     assert (said.reasoning, said.content) == (reasoning, content)
     assert SIGN not in reasoning + content
+
+
+HERMES = (("<tool_call>", "</tool_call>"), Family.HERMES)
+CALL = '{"name": "f", "arguments": {}}'
+UNCLOSED = [
+    # The call's marks are control tokens, or text; whether tools are in use; what the model writes
+    (True, True, ["<think>", "Call: ", "<tool_call>", CALL, "</tool_call>"], "Call:", 1),
+    (False, True, ["<think>", "Call:\n", "<tool_call>", CALL, "</tool_call>"], "Call:", 1),
+    (False, True, ["<think>", "\n", "<tool_call>", CALL, "</tool_call>"], "", 1),
+    (False, True, ["<think>", "A <tool_call> tag", "</think>", "4"], "A <tool_call> tag", 0),
+    (False, False, ["<think>", "Call:\n", "<tool_call>", "no"], "Call:\n<tool_call>no", 0),
+]
+
+
+@pytest.mark.parametrize(("control", "calls", "pieces", "reasoning", "num_calls"), UNCLOSED)
+def test_a_call_ends_a_thought(control: bool, calls: bool, pieces: list[str], reasoning: str, num_calls: int) -> None:
+    marks, family = HERMES
+    tokenizer = tokenizer_with(marks if control else (), (*THINK, *(() if control else marks)))
+    thoughts = Thoughts(forms_of("<think>", ()), MarkText(tokenizer, marks), marks[0])
+    text = text_of(tokenizer, pieces, thoughts.shown)
+    said = read_everywhere(
+        lambda: Choice(ReasoningSplitter(thoughts, calls=calls), parser_of(family, {"f": {}} if calls else {})), text
+    )
+    assert (said.reasoning, len(said.calls)) == (reasoning, num_calls)
 
 
 @pytest.mark.parametrize("reason", [FinishReason.LENGTH, FinishReason.STOP_STRING])
