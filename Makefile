@@ -20,8 +20,11 @@ IN_PARALLEL := -n $(WORKERS) --dist worksteal
 # Tests with the SageMaker SDK run in its environment and start the container from the main one.
 SDK_TEST   := CONTAINER_PYTHON=$(BIN)/python
 
+# Clients want versions of their own, and no two the same.
+CLIENTS    := $(patsubst requirements/clients/%.txt,.venv-clients/%/.installed,$(wildcard requirements/clients/*.txt))
+
 .DEFAULT_GOAL := help
-.PHONY: help run install unit test check ci coverage lint types format house fuzz test-deploy faults soak bench bench-quant \
+.PHONY: help run install unit test check ci coverage lint types format house fuzz test-deploy test-clients faults soak bench bench-quant \
 	bench-rivals image image-check wheel sbom version clean
 
 help:  ## list the targets
@@ -71,6 +74,10 @@ fuzz: $(TEST_STAMP)  ## the long tests: 500 requests for each operation of the d
 test-deploy: $(TEST_STAMP) .venv-sdk2/.installed .venv-sdk3/.installed  ## test the deploy helper beside both SageMaker SDKs
 	$(SDK_TEST) .venv-sdk2/bin/python -m pytest tests/deploy
 	$(SDK_TEST) .venv-sdk3/bin/python -m pytest tests/deploy
+
+test-clients: $(TEST_STAMP) $(CLIENTS)  ## test the newest clients, each in its own environment (4 GB, once); docs/clients.md
+	$(BIN)/python -m handler.prepare $(CACHE_DIR)
+	$(BIN)/python -m pytest tests/clients
 
 faults: $(TEST_STAMP)  ## faults and attacks in full, into docs/reliability.md; ROWS="10 11" runs some
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
@@ -127,8 +134,13 @@ sbom: $(TEST_STAMP) .venv-sbom/.installed  ## write build/sbom.cdx.json: every p
 	.venv-sdk$*/bin/python -m pip install --quiet --disable-pip-version-check -c requirements/sdk$*-constraints.txt -r $<
 	@touch $@
 
+.venv-clients/%/.installed: requirements/clients/%.txt
+	$(PYTHON) -m venv --clear .venv-clients/$*
+	.venv-clients/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 clean:  ## remove what was installed and cached here
-	rm -rf $(VENV) .venv-sdk2 .venv-sdk3 .venv-sbom .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist *.egg-info
+	rm -rf $(VENV) .venv-sdk2 .venv-sdk3 .venv-sbom .venv-clients .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist *.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'

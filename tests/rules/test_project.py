@@ -57,7 +57,7 @@ def test_every_target_that_ci_makes_exists(path: Path) -> None:
 
 def test_the_workflows_make_what_a_developer_makes() -> None:
     by_name = {path.stem: made(runs(path)) for path in WORKFLOWS}
-    assert by_name["check"] >= {"check", "test-deploy", "faults", "wheel", "sbom"}
+    assert by_name["check"] >= {"check", "test-deploy", "test-clients", "faults", "wheel", "sbom"}
     assert by_name["image"] >= {"image", "image-check"}
     assert by_name["release"] >= {"ci", "wheel", "sbom", "image", "version"}
 

@@ -25,6 +25,7 @@ class Kind(Enum):
     INSTALLATION = "for want of a program that `make install` installs (CI fails)"
 
 
+_ROOT = Path(__file__).resolve().parents[2]
 ALLOWED_IN_CI = {Kind.HARDWARE, Kind.ELSEWHERE}
 
 
@@ -82,6 +83,12 @@ def _has_hadolint() -> bool:
     return bool(hadolint_program())
 
 
+def _has_clients() -> bool:
+    from tools.client_locks import CLIENTS
+
+    return all((_ROOT / ".venv-clients" / name / ".installed").is_file() for name in CLIENTS)
+
+
 def _has_module(name: str) -> Callable[[], bool]:
     return lambda: importlib.util.find_spec(name) is not None
 
@@ -104,6 +111,7 @@ NEEDS = {
     "sdk2": Need(Kind.ELSEWHERE, "version 2 of the SageMaker SDK: `make test-deploy`", _has_sdk_2),
     "torch": Need(Kind.ELSEWHERE, "the server's packages, absent beside an SDK: `make test`", _has_module("torch")),
     "openai": Need(Kind.ELSEWHERE, "OpenAI's client, absent beside an SDK: `make test`", _has_module("openai")),
+    "clients": Need(Kind.ELSEWHERE, "the newest clients, each in its environment: `make test-clients`", _has_clients),
     "terraform": Need(
         Kind.ELSEWHERE, "Terraform: job `deploy` of .github/workflows/check.yml", _has_program("terraform")
     ),

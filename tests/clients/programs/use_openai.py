@@ -1,0 +1,65 @@
+import asyncio
+from typing import Literal
+
+import openai
+import task
+from pydantic import BaseModel
+
+
+class Capital(BaseModel):
+    capital: Literal["Berlin", "Paris"]
+    is_in_europe: bool
+
+
+class Weather(BaseModel):
+    city: str
+
+
+client = openai.OpenAI(base_url=f"{task.URL}/v1", api_key=task.KEY, max_retries=0)
+greedy = {
+    "model": "m",
+    "messages": task.MESSAGES,
+    "temperature": task.TEMPERATURE,
+    "max_completion_tokens": task.MAX_TOKENS,
+}
+whole = client.chat.completions.create(**greedy)
+chunks = list(client.chat.completions.create(stream=True, stream_options={"include_usage": True}, **greedy))
+
+
+async def in_async() -> list[str]:
+    async with openai.AsyncOpenAI(base_url=f"{task.URL}/v1", api_key=task.KEY, max_retries=0) as client:
+        stream = await client.chat.completions.create(stream=True, **greedy)
+        return [chunk.choices[0].delta.content or "" async for chunk in stream]
+
+
+capital = [{"role": "user", "content": task.CAPITAL_QUESTION}]
+parsed = client.chat.completions.parse(model="m", messages=capital, response_format=Capital).choices[0].message.parsed
+
+scripted = openai.OpenAI(base_url=f"{task.SCRIPTED}/v1", api_key=task.KEY, max_retries=0)
+tool = openai.pydantic_function_tool(Weather, name="weather")
+asked = [{"role": "user", "content": task.WEATHER_QUESTION}]
+with scripted.chat.completions.stream(model="m", messages=asked, tools=[tool]) as stream:
+    message = stream.get_final_completion().choices[0].message
+call = message.tool_calls[0]
+result = {"role": "tool", "tool_call_id": call.id, "content": task.weather(call.function.parsed_arguments.city)}
+final = scripted.chat.completions.create(model="m", messages=[*asked, message, result], tools=[tool])
+# As users do: the message goes back as it was dumped.
+dumped = scripted.chat.completions.create(model="m", messages=[*asked, message.model_dump(), result], tools=[tool])
+
+try:
+    client.chat.completions.create(**greedy | {"temperature": -1})
+except openai.BadRequestError as refused:
+    error = f"{refused.param}: {refused.message}"
+
+task.report(
+    chat=whole.choices[0].message.content,
+    usage=whole.usage.completion_tokens,
+    stream=[chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices],
+    stream_usage=chunks[-1].usage.completion_tokens,
+    async_stream=asyncio.run(in_async()),
+    structured=parsed.model_dump(),
+    tools=final.choices[0].message.content,
+    tools_replayed_as_dumped=dumped.choices[0].message.content,
+    models=[model.id for model in client.models.list()],
+    error=error,
+)
