@@ -71,7 +71,7 @@ class Prompt:
     """The prompt and options of one choice of one request.
 
     `keep_stop` keeps the stop string that ends the text (TGI). `show_tokens` produces the text of each token.
-    `show_special` keeps control tokens in the text. `cache_salt` and `reuse_prefix` are as in `GenerateRequest`.
+    The text keeps the control tokens `shown_special`. `cache_salt` and `reuse_prefix` are as in `GenerateRequest`.
     """
 
     token_ids: list[int]
@@ -79,7 +79,7 @@ class Prompt:
     stop: tuple[str, ...] = ()
     keep_stop: bool = False
     show_tokens: bool = False
-    show_special: bool = False
+    shown_special: frozenset[int] = frozenset()
     timeout_s: float = 55.0
     cache_salt: str = ""
     reuse_prefix: bool = True
@@ -129,11 +129,12 @@ class Generation:
         # These end the text without being part of it. A completed grammar ends with a token that is part of it.
         self._end_token_ids = {*eos_token_ids, *prompt.sampling.stop_token_ids}
         tail = prompt.token_ids[-_TAIL:]
-        self._text = IncrementalDetokenizer(tokenizer, tail, skip_special_tokens=not prompt.show_special)
+        shown = prompt.shown_special
+        self._text = IncrementalDetokenizer(tokenizer, tail, shown_special=shown)
         self._raw = IncrementalDetokenizer(tokenizer, tail, skip_special_tokens=False) if prompt.show_tokens else None
         self._stop = StopStrings(prompt.stop, keep=prompt.keep_stop)
-        searches_special = not prompt.show_special and spell_special(prompt.stop, tokenizer)
-        self._visible = VisibleText(tokenizer, tail, self._stop) if searches_special else None
+        searches_special = spell_special(prompt.stop, tokenizer)
+        self._visible = VisibleText(tokenizer, tail, self._stop, shown) if searches_special else None
 
     def deltas(self) -> Iterator[Delta | None]:
         """Yield the answer piece by piece, and None after each `KEEPALIVE_S` of silence.

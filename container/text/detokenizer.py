@@ -7,7 +7,7 @@ that the model wrote), and it raises "Invalid prefix" if a later token changes t
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from container.text.token_bytes import TokenBytes
 from container.text.tokenizer import Tokenizer
@@ -40,22 +40,30 @@ class IncrementalDetokenizer:
     its bytes into U+FFFD; here its valid characters survive, because a stream cannot take back what it has sent.
 
     `prompt_tail` is the last few ids of the prompt. It decides whether a leading space is kept, and it completes a
-    character that the prompt left unfinished. It is never part of the output.
+    character that the prompt left unfinished. It is never part of the output. `shown_special` are kept even if special
+    tokens are skipped.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt_tail: Sequence[int] = (), *, skip_special_tokens: bool = True
+        self,
+        tokenizer: Tokenizer,
+        prompt_tail: Sequence[int] = (),
+        *,
+        skip_special_tokens: bool = True,
+        shown_special: Collection[int] = (),
     ) -> None:
         table = tokenizer.token_bytes
         self._text = _Window(tokenizer) if table is None else _Concatenation(table)
         self._is_special = tokenizer.is_special
         self._skip_special_tokens = skip_special_tokens
+        self._shown_special = shown_special
         self.push(prompt_tail)
 
     def push(self, token_ids: Sequence[int]) -> str:
         """The text that `token_ids` complete, possibly empty."""
         if self._skip_special_tokens:
-            token_ids = [token_id for token_id in token_ids if not self._is_special(token_id)]
+            shown = self._shown_special
+            token_ids = [token_id for token_id in token_ids if token_id in shown or not self._is_special(token_id)]
         return self._text.push(token_ids)
 
     def finish(self) -> str:

@@ -19,7 +19,7 @@ from container.api.openai.error_response import error_body
 from container.api.openai.reasoning import CLOSE, OPEN, ReasoningSplitter
 from container.api.openai.sampling import of_choice, sampling_params
 from container.api.openai.template_traits import TemplateTraits
-from container.api.openai.tool_parsers import Family, parser_of
+from container.api.openai.tool_parsers import Form, FormParser
 from container.errors import InvalidRequest
 from container.generation.generation import Prompt
 from container.monitoring.request_record import RequestRecord
@@ -55,7 +55,7 @@ def answer_chat(body: dict[str, Any], record: RequestRecord) -> Response:
 
 
 def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: RequestRecord) -> Prompt:
-    grammar = _grammar(chat, served, rendered.traits.family)
+    grammar = _grammar(chat, served, rendered.traits.form)
     token_ids = rendered.token_ids
     if chat.constrained and rendered.thinking:
         # Only the answer is constrained, so reasoning that the template has opened ends here.
@@ -71,32 +71,32 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: Reque
             bad_words=banned_sequences(chat.request.bad_words, served.tokenizer),
         ),
         stop=chat.request.stop_strings,
-        show_special=_reads_control_tokens(chat, served, rendered.traits),
+        shown_special=_read_control_tokens(chat, served, rendered.traits),
         timeout_s=service().timeout_s(record, streaming=bool(chat.request.stream)),
         cache_salt=chat.request.cache_salt or "",
         reuse_prefix=chat.request.cache_prompt is not False,
     )
 
 
-def _grammar(chat: Chat, served: ServedModel, family: Family) -> Grammar | None:
+def _grammar(chat: Chat, served: ServedModel, form: Form) -> Grammar | None:
     """The answer's constraint: `response_format`, forced calls, either of both, or the schemas of strict functions."""
     ids = MarkIds(served.tokenizer.marker_token_id, served.tokenizer.control_token_id)
     if chat.tools is None:
         return chat.grammar
     if chat.tools.forced:
-        return forced_calls(chat.tools, family, ids)
+        return forced_calls(chat.tools, form, ids)
     if chat.grammar is None:
-        return text_with_calls(chat.tools, family, ids) if chat.tools.strict else None
+        return text_with_calls(chat.tools, form, ids) if chat.tools.strict else None
     if chat.grammar.kind is not GrammarKind.JSON_SCHEMA:
         raise InvalidRequest("a regex as `response_format` and `tools` exclude each other", param="response_format")
     schema = msgspec.json.decode(chat.grammar.source)
-    return answer_or_calls(schema, chat.tools, family, ids)
+    return answer_or_calls(schema, chat.tools, form, ids)
 
 
-def _reads_control_tokens(chat: Chat, served: ServedModel, traits: TemplateTraits) -> bool:
-    """Whether the readers look for control tokens, which the text leaves out otherwise."""
-    markers = (*(traits.family.markers if chat.tools is not None else ()), *((OPEN, CLOSE) if traits.thinks else ()))
-    return any(served.tokenizer.control_token_id(marker) is not None for marker in markers)
+def _read_control_tokens(chat: Chat, served: ServedModel, traits: TemplateTraits) -> frozenset[int]:
+    """The control tokens that the readers look for; the text leaves out all others."""
+    marks = (*(traits.form.marks if chat.tools is not None else ()), *((OPEN, CLOSE) if traits.thinks else ()))
+    return frozenset(token_id for mark in marks if (token_id := served.tokenizer.control_token_id(mark)) is not None)
 
 
 def _choice(chat: Chat, rendered: ChatPrompt) -> Choice:
@@ -106,13 +106,12 @@ def _choice(chat: Chat, rendered: ChatPrompt) -> Choice:
     splitter = ReasoningSplitter(opened=rendered.thinking) if traits.thinks and not chat.constrained else None
     if chat.tools is None:
         return Choice(splitter, None)
-    short_ids = traits.family in {Family.MISTRAL, Family.MISTRAL_NAMED}
-    parser = parser_of(traits.family, chat.tools.schemas)
     return Choice(
         splitter,
-        parser,
+        FormParser(traits.form, chat.tools.schemas),
         max_calls=None if chat.tools.parallel else 1,
-        short_ids=short_ids,
+        call_ids=traits.form.call_ids,
+        num_past_calls=rendered.num_past_calls,
         forced=bool(chat.tools.forced),
-        marks=traits.family.markers,
+        marks=(*traits.form.begins, *traits.form.ends),
     )

@@ -18,12 +18,16 @@ from container.text.offload import encode_prompt
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A prompt of `num_chars` characters. `thinking`: it ends with the opening mark of the model's reasoning."""
+    """A prompt of `num_chars` characters. `thinking`: it ends with the opening mark of the model's reasoning.
+
+    `num_past_calls` counts the tool calls of earlier answers.
+    """
 
     token_ids: list[int]
     num_chars: int
     thinking: bool
     traits: TemplateTraits
+    num_past_calls: int = 0
 
 
 def chat_prompt(chat: Chat, served: ServedModel) -> ChatPrompt:
@@ -46,8 +50,10 @@ def chat_prompt(chat: Chat, served: ServedModel) -> ChatPrompt:
     except TemplateError as exc:
         raise TemplateFailed(str(exc)) from exc
     thinking = traits.thinks and rendered.text.rstrip().endswith(OPEN)
+    num_past_calls = sum(len(message.get("tool_calls") or ()) for message in chat.messages)
     with timed("tokenise"):
-        return ChatPrompt(encode_prompt(served.tokenizer, rendered), len(rendered.text), thinking, traits)
+        token_ids = encode_prompt(served.tokenizer, rendered)
+    return ChatPrompt(token_ids, len(rendered.text), thinking, traits, num_past_calls)
 
 
 def _template_kwargs(request: ChatRequest, traits: TemplateTraits) -> dict[str, Any]:

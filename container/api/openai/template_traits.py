@@ -6,7 +6,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from container.api.openai.reasoning import CLOSE, OPEN
-from container.api.openai.tool_parsers import Family
+from container.api.openai.tool_parsers import PLAIN, Form, form_of
 from container.text.chat_template import ChatTemplate, TemplateError
 
 _PROBE = "Probe7f3a"
@@ -20,11 +20,20 @@ class TemplateTraits:
     def __init__(self, template: ChatTemplate) -> None:
         self._render = template.render
         self._source = template.source + template.tool_source
+        self._vocabulary = template.added_tokens
 
     @cached_property
-    def family(self) -> Family:
-        """How the model writes tool calls."""
-        return Family.of(self._source) if self.takes_tools else Family.PLAIN
+    def form(self) -> Form:
+        """How the model writes tool calls. `PLAIN` is what we ask for, and the guess where a template shows nothing."""
+        return self.known_form or PLAIN
+
+    @cached_property
+    def known_form(self) -> Form | None:
+        """The form in the template, in what it renders, or in the vocabulary; None if there is none."""
+        if not self.takes_tools:
+            return None
+        rendered = (self._rendered(messages, [_TOOL]) for messages in ([_USER], _with_call({"a": "b"})))
+        return form_of("\n".join([self._source, *rendered]), self._vocabulary)
 
     @cached_property
     def takes_tools(self) -> bool:

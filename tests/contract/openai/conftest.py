@@ -1,5 +1,7 @@
 """One server for each chat template, before an engine that says what the test wants."""
 
+# ruff: noqa: RUF001 - marks of DeepSeek have fullwidth bars
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -8,7 +10,27 @@ import pytest
 
 from tests.contract.openai.scripted import ScriptedServer, started
 
-SPECIAL = {"mistral-nemo": ("[TOOL_CALLS]",), "llama-3.3": ("<|python_tag|>",)}
+SPECIAL = {
+    "mistral-nemo": ("[TOOL_CALLS]",),
+    "llama-3.3": ("<|python_tag|>",),
+    "marks-deepseek": (
+        "<｜tool▁calls▁begin｜>",
+        "<｜tool▁calls▁end｜>",
+        "<｜tool▁call▁begin｜>",
+        "<｜tool▁call▁end｜>",
+        "<｜tool▁sep｜>",
+        "<｜Assistant｜>",
+    ),
+    "marks-kimi": (
+        "<|tool_calls_section_begin|>",
+        "<|tool_calls_section_end|>",
+        "<|tool_call_begin|>",
+        "<|tool_call_end|>",
+        "<|tool_call_argument_begin|>",
+        "<|im_middle|>",
+    ),
+    "marks-gemma": ("<|tool_call>", "<tool_call|>", '<|"|>', "<|channel>", "<channel|>"),
+}
 
 
 @pytest.fixture(scope="session")
