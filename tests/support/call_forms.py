@@ -15,6 +15,7 @@ MODELS = {
     "gigachat-3.5": "GigaChat 3.5",
     "step-3": "Step 3",
     "minimax-m2": "MiniMax M2",
+    "minimax-m3": "MiniMax M3",
     "dots": "dots",
     "muse": "Muse Glimmer",
     "minicpm-5": "MiniCPM 5",
@@ -83,6 +84,10 @@ WIRES = {
     "</steptml:parameter>\n</steptml:invoke><｜tool_call_end｜>\n<｜tool_calls_end｜>",
     "minimax-m2": '<minimax:tool_call>\n<invoke name="weather">\n<parameter name="city">Paris</parameter>\n</invoke>\n'
     '<invoke name="now">\n<parameter name="n">3</parameter>\n</invoke>\n</minimax:tool_call>',
+    "minimax-m3": "]<]minimax[>[<tool_call>\n" + "\n".join(
+        f']<]minimax[>[<invoke name="{name}">]<]minimax[>[<{key}>{value}]<]minimax[>[</{key}>]<]minimax[>[</invoke>'
+        for name, key, value in (("weather", "city", "Paris"), ("now", "n", "3"))
+    ) + "\n]<]minimax[>[</tool_call>",
     "dots": '<dots_function_call>\n<invoke name="weather">\n<parameter name="city">Paris</parameter>\n</invoke>\n'
     '<invoke name="now">\n<parameter name="n">3</parameter>\n</invoke>\n</dots_function_call>',
     "muse": '<atem:function_calls>\n<atem:invoke name="weather">\n<atem:parameter name="city">Paris</atem:parameter>\n'

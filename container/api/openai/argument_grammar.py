@@ -55,14 +55,17 @@ def json_value(schema: Any) -> str:
 def _tagged_arguments(function: Function, name: str, tags: Tags, literals: Literals) -> Rules:
     """For each property its tags around the value, in the schema's order."""
     frame = "\n" if tags.framed else ""
-    end = frame + tags.value_close + tags.gap
+    if _is_open(function) and tags.nested:
+        return _json_arguments(function, name)
     if _is_open(function):
         key = f'{literals.literal(tags.key_open)} /[^<>\\n"]{{1,64}}/'
         opening = literals.literal(tags.key_close + tags.text + tags.value_open + frame)
+        end = frame + tags.value_close + tags.gap
         return _text(f"{name}_any", "/(.|\\n)*/", end, literals), f"({key} {opening} {name}_any)*"
     rules: list[str] = []
     items: list[str] = []
     for i, (key, required) in enumerate(_properties(function)):
+        end = frame + tags.value_close.replace("{key}", key) + tags.gap
         value = _Value(function, key, end, literals)
         attribute = tags.text if value.is_text else tags.other.replace("{type}", value.type)
         opening = literals.literal(f"{tags.key_open}{key}{tags.key_close}{attribute}{tags.value_open}{frame}")

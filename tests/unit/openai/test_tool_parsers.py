@@ -1,8 +1,11 @@
 """Tool parsers: what each family writes, wherever the text is cut, and what is no call."""
 
+# ruff: noqa: RUF001 - marks of DeepSeek and StepFun have fullwidth bars
+
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -201,6 +204,91 @@ def test_each_form_wherever_the_text_is_cut(name: str) -> None:
         for place in range(1, len(text)):
             assert parsed(read(form, [text[:place], text[place:]])) == expected, place
         assert parsed(read(form, list(text))) == expected
+
+
+TYPED = [form for form in ALL if form.tags is not None or form.quotes]
+KINDS = {
+    "weather": {"properties": {"city": {"type": "string"}}},
+    "now": {"properties": {"n": {"type": ["number", "boolean", "null", "array"]}}},
+}
+
+
+@pytest.mark.parametrize("form", TYPED, ids=lambda form: form.name)
+def test_values_without_quotes_have_the_schemas_type(form: Form) -> None:
+    wire = WIRES[form.name]
+    for city in ("5", "true", "null", '{"a": 1}', '"quoted"', " spaced ", "a < b\n\nc", "é\u2028"):
+        text = wire.replace("Paris", city)
+        for pieces in ([text], list(text)):
+            assert parsed(read(form, pieces, KINDS)) == [("weather", {"city": city}), ("now", {"n": 3})]
+    found = re.search(r"(?<=[>:\n])3(?=[<}\n\]])", wire)
+    assert found is not None
+    for value in ("3.5", "-1e3", "true", "null", "[1, 2]", "12345678901234567890"):
+        text = wire[: found.start()] + value + wire[found.end() :]
+        assert parsed(read(form, [text], KINDS))[1] == ("now", {"n": json.loads(value)})
+
+
+def test_nested_values() -> None:
+    ns = "]<]minimax[>["
+    schema = {"properties": {"o": {"type": "object", "properties": {"z": {"type": "string"}}}, "l": {"type": "array"}}}
+    inner = f"{ns}<z>5{ns}</z>{ns}<m>{ns}<k>1{ns}</k>{ns}</m>"
+    items = f"{ns}<item>1{ns}</item>\n{ns}<item>two{ns}</item>"
+    calls = f'{ns}<invoke name="now">{ns}<o>{inner}{ns}</o>{ns}<l>{items}{ns}</l>{ns}</invoke>'
+    expected: list[Any] = [("now", {"o": {"z": "5", "m": {"k": 1}}, "l": [1, "two"]})]
+    wire = f"{ns}<tool_call>{calls}{ns}</tool_call>"
+    assert parsed(read(NAMED["minimax-m3"], list(wire), {"now": schema})) == expected
+    text = 'call:now{o:{z:<|"|>a}{,b<|"|>,y:[{k:1},<|"|>"<|"|>]},l:"q\\"}",e:{},f:[]}'
+    expected = [("now", {"o": {"z": "a}{,b", "y": [{"k": 1}, '"']}, "l": 'q"}', "e": {}, "f": []})]
+    assert parsed(read(NAMED["gemma-4"], list(f"<|tool_call>{text}<tool_call|>"), {"now": {}})) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["call:now{n:}", "call:now{n}", "call:now{:1}", "call:now{n:[1}", 'call:now{n:"\\q"}', "call:now{n:1", "call:now",
+     "call:now{" + "a:{" * 3000 + "}" * 3001, "now", "call:{}", 'call:now{n:<|"|>open}'],
+)  # fmt: skip
+def test_malformed_calls_are_content(text: str) -> None:
+    whole = f"<|tool_call>{text}<tool_call|>"
+    assert said(read(NAMED["gemma-4"], [whole])) == said(read(NAMED["gemma-4"], list(whole))) == [whole]
+
+
+VARIANTS = [
+    ("deepseek-v3.1", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n{}\n```<｜tool▁call▁end｜>"),
+    ("deepseek-v3", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜>"),
+    ("kimi-k2", "<|tool_call_begin|>now:12<|tool_call_argument_begin|><|tool_call_end|><|tool_calls_section_end|>"),
+    ("kimi-k2", "<|tool_calls_section_begin|>\n<|tool_call_begin|> now <|tool_call_argument_begin|> {} "),
+    ("glm-4.5", "<tool_call>now</tool_call>"),
+    ("glm-4.5", "<tool_call>\nnow\n</tool_call>"),
+    ("glm-4.5", '<tool_call>{"name": "now", "arguments": {}}</tool_call>'),
+    ("longcat", "<longcat_tool_call>now\n{}</longcat_tool_call>"),
+    ("longcat", '<longcat_tool_call>\n{"name": "now", "arguments": {}}\n</longcat_tool_call>'),
+    ("minimax-m2", '<invoke name="now"></invoke>'),
+    ("dots", '<dots_function_call>{"name": "now", "arguments": {}}</dots_function_call>'),
+    ("step-3", '<｜tool_calls_begin｜><steptml:invoke name="now"></steptml:invoke><｜tool_calls_end｜>'),
+    ("hunyuan", "<tool_calls><tool_call>now<tool_sep>{}</tool_call></tool_calls>"),
+    ("hunyuan-3", "<tool_calls><tool_call>now</tool_call></tool_calls>"),
+    ("tool-calls list", '<tool_calls>\n{"name": "now", "arguments": {}}\n</tool_calls>'),
+    ("command-r", 'Action:```json\n[{"tool_name": "now", "parameters": {}}]\n```'),
+    ("command-r", 'Action: [{"tool_name": "now", "parameters": {}}]'),
+    ("cohere", '<|START_ACTION|>{"tool_name": "now", "parameters": {}}<|END_ACTION|>'),
+    ("internlm", '<|action_start|> <|plugin|>\n{"name": "now", "parameters": {}}<|action_end|>'),
+    ("granite-3", '<tool_call>[{"name": "now", "arguments": {}}]</tool_call>'),
+    ("phi-4-mini", 'functools[{"name": "now", "arguments": {}}]'),
+    ("apertus", '<|tools_prefix|>[{"now": {}}]'),
+    ("olmo-3", "<function_calls>now()</function_calls>"),
+    ("lfm-2", "<|tool_call_start|>now()<|tool_call_end|>"),
+    ("pythonic", "[now()]"),
+    ("pythonic", "<|python_start|>[now()]"),
+    ("llama-3", '{"name": "now", "parameters": {}}'),
+    ("qwen3-coder", "<tool_call>\n<function=now>\n</function>"),
+    ("functionary-v3.2", "all\n>>>now\n{}"),
+    ("kimi-k3", '<|open|>call tool="now"<|sep|><|close|>call<|sep|>'),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), VARIANTS)
+def test_near_spellings_are_calls_too(name: str, text: str) -> None:
+    for pieces in ([text], list(text)):
+        assert parsed(read(NAMED[name], pieces)) == [("now", {})]
 
 
 @pytest.mark.parametrize("name", WIRES)

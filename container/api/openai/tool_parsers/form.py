@@ -45,6 +45,7 @@ class Tags:
 
     `text` is the attribute of a string, `other` that of any other value, with its type for `{type}`. `gap` follows a
     value. `framed`: a line break next to a value belongs to its tag. `cdata`: a value may stand in `<![CDATA[...]]>`.
+    `value_close` may name the key as `{key}`. `nested`: objects and arrays are tags too, items of arrays `<item>`.
     """
 
     key_open: str
@@ -56,6 +57,7 @@ class Tags:
     gap: str = "\n"
     framed: bool = False
     cdata: bool = False
+    nested: bool = False
 
 
 @dataclass(frozen=True, slots=True)

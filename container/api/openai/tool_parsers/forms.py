@@ -101,6 +101,12 @@ FORMS: tuple[Form, ...] = (
         "minimax-m2", "<minimax:tool_call>", "</minimax:tool_call>",
         shows=(("<minimax:tool_call>",),), tokens=("<minimax:tool_call>",),
     ),
+    Form(
+        "minimax-m3", Arguments.TAGS, "]<]minimax[>[<tool_call>", ("\n", "\n"), ']<]minimax[>[<invoke name="',
+        between='">', end="]<]minimax[>[</invoke>", closing="]<]minimax[>[</tool_call>",
+        tags=Tags("]<]minimax[>[<", ">", "]<]minimax[>[</{key}>", gap="", nested=True), shows=(("]<]minimax[>[",),),
+        tokens=("]<]minimax[>[",),
+    ),
     _invocations("dots", "<dots_function_call>", "</dots_function_call>", shows=(("<dots_function_call>",),)),
     _invocations("muse", "<atem:function_calls>", "</atem:function_calls>", "atem:", shows=(("<atem:invoke",),)),
     Form(
@@ -111,7 +117,7 @@ FORMS: tuple[Form, ...] = (
     Form(
         "kimi-k3", Arguments.TAGS, "<|open|>tools<|sep|>", begin='<|open|>call tool="',
         between=f'" index="{NUMBER}"<|sep|>',
-        end="<|close|>call<|sep|>", separator="", closing="<|close|>tools<|sep|>", head=r'(?P<name>[^"]*)"[^<]*',
+        end="<|close|>call<|sep|>", separator="", closing="<|close|>tools<|sep|>", head=r'(?P<name>[^"]*)(?:"[^<]*)?',
         drops=("<|close|>message<|sep|>",),
         tags=Tags(
             '<|open|>argument key="', "<|sep|>", "<|close|>argument<|sep|>", '"', ' type="string"', ' type="{type}"', ""
@@ -200,7 +206,7 @@ FORMS: tuple[Form, ...] = (
     Form(
         "hunyuan", Arguments.JSON, _HUNYUAN, begin="<tool_call>", lead="function<tool_sep>", between="\n```json\n",
         tail="\n```", end="</tool_call>", closing="</tool_calls>", drops=("```",),
-        head=rf"(?:\w+\s*<tool_sep>)?\s*{_NAME}\s*(?:```json)?", shows=((_HUNYUAN, "<tool_sep>"),),
+        head=rf"(?:\w+\s*<tool_sep>)?\s*{_NAME}\s*(?:<tool_sep>)?\s*(?:```json)?", shows=((_HUNYUAN, "<tool_sep>"),),
     ),
     _keys_and_values("glm-4.5", shows=(("<tool_call>", "<arg_key>"),), tokens=("<tool_call>", "<arg_key>")),
     replace(

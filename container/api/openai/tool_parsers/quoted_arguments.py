@@ -13,6 +13,8 @@ from container.api.schema_types import types_of
 _MAX_DEPTH = 32
 _SPACE = re.compile(r"\s*")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_ANY_CHARACTER = re.compile(r"(?s:.)")
+_IN_STRING = re.compile(r'["\\]')
 _BARE = re.compile(r"[^,{}\[\]]+")
 _KEY = re.compile(r"[^:{}\[\],]+")
 _ANY: frozenset[str] = frozenset()
@@ -28,6 +30,7 @@ class QuotedArguments:
     def __init__(self, quotes: str) -> None:
         self._quotes = quotes
         self._outside = re.compile(f'{re.escape(quotes)}|["{{}}\\[\\]]')
+        self._closing = re.compile(re.escape(quotes))
         self._text: list[str] = []
         self._held = ""
         self._depth = 0
@@ -42,10 +45,11 @@ class QuotedArguments:
     def push(self, text: str) -> str | None:
         """The text after the object; None while it goes on."""
         text, index = self._held + text, 0
+        # What ends the text may begin the mark, which may hold a quote itself.
+        size = overlap(text, self._quotes)
         while index < len(text):
             found = self._next(text, index)
-            if found is None:
-                size = overlap(text[index:], self._quotes)
+            if found is None or found.start() >= len(text) - size:
                 self._held = text[len(text) - size :]
                 self._text.append(text[: len(text) - size])
                 return None
@@ -61,11 +65,11 @@ class QuotedArguments:
 
     def _next(self, text: str, index: int) -> re.Match[str] | None:
         if self._escaped:
-            return re.compile(r"(?s:.)").match(text, index)
+            return _ANY_CHARACTER.match(text, index)
         if self._inside == '"':
-            return re.compile(r'["\\]').search(text, index)
+            return _IN_STRING.search(text, index)
         if self._inside:
-            return re.compile(re.escape(self._quotes)).search(text, index)
+            return self._closing.search(text, index)
         return self._outside.search(text, index)
 
     def _take(self, found: str) -> None:
@@ -135,7 +139,7 @@ class _Reader:
             return as_json(written, types) if types and "string" not in types else _dumps(written)
         first = self._text[self._index : self._index + 1]
         if first == '"':
-            return self._match(_STRING)
+            return _dumps(self._string())
         if first == "{":
             return self.object(depth)
         if first == "[":
@@ -148,8 +152,15 @@ class _Reader:
             return self._until_quotes()
         if self._skips('"'):
             self._index -= 1
-            return str(json.loads(self._match(_STRING), strict=False))
+            return self._string()
         return self._match(_KEY).strip()
+
+    def _string(self) -> str:
+        """A string as in JSON, which a forced call may hold."""
+        try:
+            return str(json.loads(self._match(_STRING), strict=False))
+        except ValueError as exc:
+            raise NotArguments(str(exc)) from exc
 
     def _until_quotes(self) -> str:
         end = self._text.find(self._quotes, self._index)

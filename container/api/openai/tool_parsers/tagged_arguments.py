@@ -9,8 +9,9 @@ from typing import Any
 from container.api.openai.tool_parsers.form import Tags
 from container.api.openai.tool_parsers.json_value import ValueScanner
 from container.api.openai.tool_parsers.marker import Marker
+from container.api.openai.tool_parsers.nested_values import nested_as_json
 from container.api.openai.tool_parsers.typed_value import as_json, escaped
-from container.api.schema_types import types_of
+from container.api.schema_types import property_of, types_of
 
 # What stands between the tags of a key; longer text is all key.
 _MAX_KEY_CHARS = 256
@@ -50,7 +51,9 @@ class TaggedArguments:
     def _between(self, text: str) -> str | None:
         begun = text.lstrip()
         opening = self._tags.key_open
-        if begun.startswith(opening):
+        # Where the tags of arguments have no name of their own, a slash tells the end of the call.
+        named = not self._tags.nested
+        if begun.startswith(opening) and (named or begun[len(opening) :][:1] not in {"", "/"}):
             self._state = self._key
             return begun[len(opening) :] or self._wait("")
         if opening.startswith(begun):
@@ -81,7 +84,8 @@ class TaggedArguments:
         key = key.strip()
         self._written.append(f"{', ' if self._num_arguments else '{'}{json.dumps(key, ensure_ascii=False)}: ")
         self._num_arguments += 1
-        self._value = _Value(self._tags, self._types(key, attribute if closed else ""))
+        schema = property_of(self._schema, key) if self._tags.nested else True
+        self._value = _Value(self._tags, key, self._types(key, attribute if closed else ""), schema)
         self._state = self._in_value
         return rest or self._wait("")
 
@@ -114,10 +118,11 @@ class TaggedArguments:
 class _Value:
     """One value as JSON. A string is emitted as it comes, any other value when it is complete."""
 
-    def __init__(self, tags: Tags, types: frozenset[str]) -> None:
+    def __init__(self, tags: Tags, key: str, types: frozenset[str], schema: Any) -> None:
         self._tags = tags
         self._types = types
-        self._end = Marker(tags.value_close)
+        self._schema = schema
+        self._end = Marker(tags.value_close.replace("{key}", key))
         self._streams = types == {"string"} and not tags.cdata
         self._begun = False
         self._held: list[str] = []
@@ -137,6 +142,8 @@ class _Value:
             text = text.strip()[len(_CDATA[0]) : -len(_CDATA[1])]
         if self._types == {"string"}:
             return json.dumps(text, ensure_ascii=False)
+        if self._tags.nested and text.lstrip().startswith(self._tags.key_open):
+            return nested_as_json(text, self._tags, self._schema)
         return as_json(text, self._types)
 
     def _text(self, *, ends: bool) -> str:
