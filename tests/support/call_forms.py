@@ -53,11 +53,12 @@ MODELS = {
     "phi-4-mini": "Phi-4-mini",
     "granite-3": "Granite 3",
     "hermes": "Hermes 2 Pro and 3, Qwen2.5, Qwen3, QwQ, Granite 4, EXAONE 4, ERNIE 4.5, SmolLM3, Trinity, MiMo 7B, Bielik",
-    "lfm-2": "LFM2, LFM2.5",
+    "lfm-2": "LFM2, LFM2.5, MiniCPM 3",
     "pythonic": "Llama 3.2, Llama 4, ToolACE",
     "llama-3": "Llama 3.1, 3.3",
+    "xlam": "xLAM 2",
     "glm-4": "GLM 4 of 2024 and 0414",
-    "plain JSON": "all others, xLAM",
+    "plain JSON": "all others",
 }
 
 W, N = '{"city": "Paris"}', '{"n": 3}'
@@ -165,6 +166,7 @@ WIRES = {
     "lfm-2": '<|tool_call_start|>[weather(city="Paris"), now(n=3)]<|tool_call_end|>',
     "pythonic": '<|python_start|>[weather(city="Paris"), now(n=3)]<|python_end|>',
     "llama-3": f'<|python_tag|>{{"name": "weather", "parameters": {W}}}; {{"name": "now", "parameters": {N}}}',
+    "xlam": f'[{{"name": "weather", "arguments": {W}}}, {{"name": "now", "arguments": {N}}}]',
     "glm-4": f"weather\n{W}\nnow\n{N}",
     "plain JSON": f'{{"name": "weather", "arguments": {W}}}\n{{"name": "now", "arguments": {N}}}',
 }  # fmt: skip

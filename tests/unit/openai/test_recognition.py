@@ -20,6 +20,7 @@ TEMPLATES = Path(__file__).resolve().parents[2] / "data" / "chat_templates"
 BESIDE = {
     "functionary-v3.2": ">>>\n// Supported function definitions",
     "glm-4": "<|observation|>",
+    "xlam": '[{"name": "tool_call_name", "arguments": {}}]',
 }
 
 

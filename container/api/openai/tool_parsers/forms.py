@@ -182,8 +182,8 @@ FORMS: tuple[Form, ...] = (
     ),
     Form(
         "solar-open", Arguments.JSON, "<|tool_calls|>", begin="<|tool_call:begin|>", lead=f"{NUMBER}<|tool_call:name|>",
-        between="<|tool_call:args|>", end="<|tool_call:end|>", separator="",
-        head=rf"[^<]*<\|tool_call:name\|>{_NAME}<\|tool_call:args\|>", drops=("<|calls|>",),
+        between="<|tool_call:args|>", end="<|tool_call:end|>", separator="", also=("<|begin|>assistant<|tool_calls|>",),
+        head=rf"(?:<\|tool_call:begin\|>)?[^<]*<\|tool_call:name\|>{_NAME}<\|tool_call:args\|>", drops=("<|calls|>",),
         shows=(("<|tool_call:begin|>",),), tokens=("<|tool_call:begin|>",),
     ),
     Form(
@@ -239,7 +239,8 @@ FORMS: tuple[Form, ...] = (
     _each("hermes", "<tool_call>", "</tool_call>", line="\n", tail="}\n", shows=(("<tool_call>",),)),
     Form(
         "lfm-2", Arguments.PYTHON, "<|tool_call_start|>", ("[", "]"), between="(", tail=")", separator=", ",
-        closing="<|tool_call_end|>", shows=(("<|tool_call_start|>",),), tokens=("<|tool_call_start|>",),
+        closing="<|tool_call_end|>", drops=("```python", "```"),
+        shows=(("<|tool_call_start|>",),), tokens=("<|tool_call_start|>",),
     ),
     Form(
         "pythonic", Arguments.PYTHON, around=("[", "]"), between="(", tail=")", separator=", ",
@@ -249,6 +250,7 @@ FORMS: tuple[Form, ...] = (
     ),
     _each("llama-3", "", arguments="parameters", separator="; ", also=("<|python_tag|>",), drops=("<|python_tag|>",),
           starts=r"\s*\{\s*\x22(name|type|function|parameters)\x22", shows=(("<|python_tag|>",),)),
+    _objects("xlam", "", starts=r"\s*\[\s*\{", shows=(('"tool_call_name"',),)),
     Form(
         "glm-4", Arguments.JSON, between="\n", begun=True, starts=r"(NAMES)\n",
         shows=(("<|observation|>",),),
