@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+from functools import partial
 
 from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
@@ -27,6 +28,7 @@ from container.errors import (
 from container.generation.generation import ClientDisconnected
 from container.monitoring.request_record import DROPPED, RequestRecord, find_record
 from container.run_dir import RunDir
+from container.serving.served_model import ServedModel
 from container.serving.service import Service
 from container.settings import Settings
 
@@ -39,8 +41,8 @@ def create_app(settings: Settings, run_dir: RunDir) -> Flask:
     """The application of one worker, made after the fork; `run_dir` leads to the engines."""
     app = Flask("container", static_folder=None)
     app.url_map.strict_slashes = False
-    app.extensions["service"] = Service(settings, run_dir)
     dialects = app.extensions["dialects"] = all_dialects()
+    app.extensions["service"] = Service(settings, run_dir, partial(_about, dialects))
     routes = (blueprint for dialect in dialects.values() for blueprint in dialect.blueprints)
     for blueprint in (health.blueprint, metrics_page.blueprint, *routes, documents.blueprint, documents.pages):
         app.register_blueprint(blueprint)
@@ -53,6 +55,10 @@ def create_app(settings: Settings, run_dir: RunDir) -> Flask:
     app.after_request(_finish_record)
     app.after_request(_Cors(settings.cors_allow_origin))
     return app
+
+
+def _about(dialects: dict[str, Dialect], served: ServedModel) -> str:
+    return "; ".join(dialect.about(served) for dialect in dialects.values() if dialect.about is not None)
 
 
 def _add_route(app: Flask, path: str, endpoint: str, method: str) -> None:

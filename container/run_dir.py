@@ -64,6 +64,11 @@ class RunDir(EngineDir):
         return self.path / "template-fault"
 
     @property
+    def template_told(self) -> Path:
+        """Created by the first web worker that says in the log what the chat template is like."""
+        return self.path / "template-told"
+
+    @property
     def sessions(self) -> Path:
         """Directory with one file for each open SageMaker session; created with the first."""
         return self.path / "sessions"

@@ -27,7 +27,8 @@ class Dialect:
     """One package of container/api, which has it as `dialect`.
 
     `error_response` writes an error as its clients expect it, also for unknown paths that begin with `prefix`.
-    `write_limits` tightens the schemas of its types in the OpenAPI document to what settings and model allow.
+    `write_limits` tightens the schemas of its types in the OpenAPI document to what settings and model allow. `about`
+    says in the log what the dialect makes of a loaded model; it may raise TemplateError.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Dialect:
     error_response: Callable[[ServiceError], Response]
     prefix: str
     write_limits: WriteLimits = _no_limits
+    about: Callable[[ServedModel], str] | None = None
 
 
 def all_dialects() -> dict[str, Dialect]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
@@ -38,11 +39,20 @@ class ModelWatch:
     All engines serve the same model, so the card that was read last is the card.
     """
 
-    def __init__(self, engines: EnginePool, run_dir: RunDir, settings: Settings) -> None:
+    def __init__(
+        self,
+        engines: EnginePool,
+        run_dir: RunDir,
+        settings: Settings,
+        describe: Callable[[ServedModel], str] | None = None,
+    ) -> None:
+        """`describe` gives a line for the log, said once for all workers."""
+        self._describe = describe
         self._engines = engines
         self._settings = settings
         self._refusal_path = run_dir.refusal
         self._template_fault_path = run_dir.template_fault
+        self._template_told_path = run_dir.template_told
         self._renderer = RenderProcess()
         self._model: ServedModel | None = None
         self._loaded = Event()
@@ -96,13 +106,19 @@ class ModelWatch:
             gevent.spawn(self._check_template, self._model)
 
     def _check_template(self, model: ServedModel) -> None:
-        """Log before the first chat, once for all workers, if the chat template cannot run.
+        """Log before the first chat, once for all workers, what the template is like, or that it cannot run.
 
         Everything but chats is served then, and each chat is refused with the same reason.
         """
+        if model.chat_template is None:
+            return
         try:
-            if model.chat_template is not None:
-                model.chat_template.compile()
+            model.chat_template.compile()
+            line = self._describe(model) if self._describe is not None else None
+            with suppress(FileExistsError):
+                if line is not None:
+                    self._template_told_path.touch(exist_ok=False)
+                    logger.info(line)
         except TemplateError as exc:
             with suppress(FileExistsError):
                 self._template_fault_path.touch(exist_ok=False)

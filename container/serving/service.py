@@ -29,12 +29,15 @@ _POLL_INTERVAL_S = 0.05
 class Service:
     """One for each web worker, made after the fork."""
 
-    def __init__(self, settings: Settings, run_dir: RunDir) -> None:
+    def __init__(
+        self, settings: Settings, run_dir: RunDir, describe: Callable[[ServedModel], str] | None = None
+    ) -> None:
+        """`describe` gives a line about a loaded model for the log."""
         self.settings = settings
         self.engines = EnginePool(run_dir, metrics.count_stray)
         self.sessions_dir = run_dir.sessions
         self._admission = Admission(self.engines, run_dir.concurrency, settings.max_concurrent_requests)
-        self._models = ModelWatch(self.engines, run_dir, settings)
+        self._models = ModelWatch(self.engines, run_dir, settings, describe)
         # Frozen objects would outlive the modules that their finalizers need.
         atexit.register(gc.unfreeze)
         gevent.spawn(self._poll)

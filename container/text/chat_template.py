@@ -74,6 +74,7 @@ class ChatTemplate:
             raise TemplateError(f"The model has several chat templates ({names}) and none is the default.")
         self.source = sources["default"]
         self.tool_source = sources.get("tool_use", self.source)
+        self.added_tokens = tokenizer.added_tokens
         self._special_tokens = dict(tokenizer.special_tokens_map)
         default = CompiledTemplate(self.source)
         tool_use = CompiledTemplate(sources["tool_use"]) if "tool_use" in sources else default

@@ -9,8 +9,11 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
-from container.api.openai.thought_forms import FORMS
+from container.api.openai import thought_forms
+from container.api.openai.tool_parsers import FORMS, PLAIN, Form
+from container.api.openai.tool_parsers.form import Arguments
 from tests.support import tiny_models
+from tests.support.call_forms import MODELS
 
 PATH = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 
@@ -44,7 +47,8 @@ def render() -> str:
     """The whole document."""
     rows = [_row(family) for family in sorted(tiny_models.ALL_FAMILIES)]
     head = _HEAD.format(num_slots=len(tiny_models.FAMILIES), num_cached=len(tiny_models.CACHED_FAMILIES))
-    return head + "\n".join(rows) + _FOOT.format(thoughts=_thoughts())
+    calls = "\n".join(map(_calls_row, (*FORMS, PLAIN)))
+    return head + "\n".join(rows) + _FOOT.format(thoughts=_thoughts()) + _CALLS + calls + "\n"
 
 
 _FOOT = """
@@ -71,11 +75,41 @@ These marks split thoughts from the answer if the chat template or the vocabular
 
 def _thoughts() -> str:
     """One line for each form of `thought_forms.FORMS`."""
-    return "\n".join(f"- {_marks(form.openings)} to {_marks(form.closings)}" for form in FORMS)
+    return "\n".join(f"- {_marks(form.openings)} to {_marks(form.closings)}" for form in thought_forms.FORMS)
 
 
 def _marks(marks: tuple[str, ...]) -> str:
     return " or ".join(f"`{mark}`" for mark in marks)
+
+
+_CALLS = """
+## Tool calls
+
+Under `tool_choice` auto a call in the form that the model was trained on comes back as `tool_calls`, streamed or whole.
+The form is recognised from the chat template, from what it renders, or from the vocabulary; the log says at start
+`tool format: NAME`, or that it is unknown. With an unknown form, JSON objects are read as calls and all else is
+content. A forced or strict call is written in the same form.
+
+Each form is tested with calls as the models' templates write them, cut at every character, and the grammar of forced
+calls takes the same texts.
+
+| tool format | models | a call begins with | arguments |
+|---|---|---|---|
+"""
+_WRITTEN = {
+    Arguments.OBJECT: "JSON, with the name",
+    Arguments.KEYED: "JSON, under the name",
+    Arguments.JSON: "JSON, after the name",
+    Arguments.TAGS: "tags, typed by the schema",
+    Arguments.QUOTED: "`key:value`, typed by the schema",
+    Arguments.PYTHON: "Python keywords",
+}
+
+
+def _calls_row(form: Form) -> str:
+    begin = (form.opening or form.begin).strip().replace("|", "\\|")
+    begins = f"`{begin}`" if begin else "the call itself"
+    return f"| {form.name} | {MODELS[form.name]} | {begins} | {_WRITTEN[form.arguments]} |"
 
 
 def _row(family: str) -> str:

@@ -1,28 +1,46 @@
-"""Grammars of one function's arguments, as JSON, Qwen3-Coder's XML or Python keywords: Lark in llguidance's dialect."""
+"""Grammars of one function's arguments in each way to write them: Lark in llguidance's dialect."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from container.api.enforceable_schema import FORMATS, enforceable
-from container.api.openai.tool_parsers.xml_calls import PARAMETER, PARAMETER_END
+from container.api.openai.tool_parsers.form import Arguments, Form, Tags
 from container.api.openai.tools import Function
-from container.api.schema_types import property_of, resolved, types_of_schema
+from container.api.schema_types import property_of, resolved, types_of, types_of_schema
 from container.errors import InvalidRequest
 from handler.seam.protocol import JSON_WHITESPACE
 
 _LAYOUT = {"whitespace_pattern": JSON_WHITESPACE}
-_END = json.dumps(f"\n{PARAMETER_END}\n")
 _DEFINITIONS = ("$defs", "definitions")
 
 # Further rules, and an expression that uses them.
-Arguments = tuple[list[str], str]
-WriteArguments = Callable[[Function, str], Arguments]
+Rules = tuple[list[str], str]
 
 
-def json_arguments(function: Function, name: str) -> Arguments:
+class Literals(Protocol):
+    """Text as Lark, with marks by token id."""
+
+    def literal(self, text: str) -> str:
+        """An expression for the text."""
+
+    def has_control(self, text: str) -> bool:
+        """Whether the text holds a control token, which free text cannot."""
+
+
+def arguments_of(function: Function, name: str, form: Form, literals: Literals) -> Rules:
+    """The arguments as the form writes them, as rules whose names begin with `name`."""
+    if form.arguments is Arguments.PYTHON:
+        return _python_arguments(function, name)
+    if form.arguments is Arguments.QUOTED:
+        return _quoted_arguments(function, name, form.quotes, literals)
+    if form.tags is not None:
+        return _tagged_arguments(function, name, form.tags, literals)
+    return json_arguments(function, name)
+
+
+def json_arguments(function: Function, name: str) -> Rules:
     """One JSON object, as the rule `name`. Each schema has its own `%json`, so that `$ref` starts at its root."""
     return [f"{name}: {json_value(_object(function))}"], name
 
@@ -34,20 +52,57 @@ def json_value(schema: Any) -> str:
     return "%json " + json.dumps(formatted, ensure_ascii=False)
 
 
-def xml_arguments(function: Function, name: str) -> Arguments:
-    """For each property `<parameter=key>`, the value on its own lines, `</parameter>`; in the schema's order."""
+def _tagged_arguments(function: Function, name: str, tags: Tags, literals: Literals) -> Rules:
+    """For each property its tags around the value, in the schema's order."""
+    frame = "\n" if tags.framed else ""
+    if _is_open(function) and tags.nested:
+        return json_arguments(function, name)
     if _is_open(function):
-        return [f"{name}_any[lazy]: /(.|\\n)*/ {_END}"], f'("{PARAMETER}" /[^>\\n]{{1,64}}/ ">\\n" {name}_any)*'
+        key = f'{literals.literal(tags.key_open)} /[^<>\\n"]{{1,64}}/'
+        opening = literals.literal(tags.key_close + tags.text + tags.value_open + frame)
+        end = frame + tags.value_close + tags.gap
+        return _text(f"{name}_any", "/(.|\\n)*/", end, literals), f"({key} {opening} {name}_any)*"
     rules: list[str] = []
     items: list[str] = []
     for i, (key, required) in enumerate(_properties(function)):
-        opening = json.dumps(f"{PARAMETER}{key}>\n", ensure_ascii=False)
-        rules += _XmlValue(function, key).rules(f"{name}_{i}", property_of(function.parameters, key))
+        end = frame + tags.value_close.replace("{key}", key) + tags.gap
+        value = _Value(function, key, end, literals)
+        attribute = tags.text if value.is_text else tags.other.replace("{type}", value.type)
+        opening = literals.literal(f"{tags.key_open}{key}{tags.key_close}{attribute}{tags.value_open}{frame}")
+        rules += value.rules(f"{name}_{i}", property_of(function.parameters, key))
         items.append(f"({opening} {name}_{i}){'' if required else '?'}")
     return rules, " ".join(items)
 
 
-def python_arguments(function: Function, name: str) -> Arguments:
+def _quoted_arguments(function: Function, name: str, quotes: str, literals: Literals) -> Rules:
+    """`{key:value}` for each property, separated by commas, in the schema's order; strings stand in quotes."""
+    opening = literals.literal(quotes)
+    if _is_open(function):
+        rules = _text(f"{name}_any", "/(.|\\n)*/", quotes, literals)
+        item = f'/[A-Za-z_][A-Za-z0-9_]{{0,63}}/ ":" {opening} {name}_any'
+        return rules, f'"{{" ({item} ("," {item})*)? "}}"'
+    found: list[str] = []
+    items: list[tuple[str, bool]] = []
+    for i, (key, required) in enumerate(_properties(function)):
+        value = _Value(function, key, quotes, literals)
+        schema = property_of(function.parameters, key)
+        if value.is_text:
+            found += value.rules(f"{name}_{i}", schema)
+        else:
+            found.append(f"{name}_{i}: {json_value(_part(function, key))}")
+        before = f"{opening} " if value.is_text else ""
+        items.append((f"{literals.literal(f'{key}:')} {before}{name}_{i}", required))
+    return found, f'"{{" {_in_sequence(items, ",")} "}}"'
+
+
+def _text(name: str, text: str, end: str, literals: Literals) -> list[str]:
+    """The rule `name`: free text up to `end`. Text cannot hold a control token, so it needs no search for one."""
+    if literals.has_control(end):
+        return [f"{name}: {name.upper()}_TEXT {literals.literal(end)}", f"{name.upper()}_TEXT: {text}"]
+    return [f"{name}[lazy]: {text} {json.dumps(end, ensure_ascii=False)}"]
+
+
+def _python_arguments(function: Function, name: str) -> Rules:
     """`key=value` for each property, separated by commas, in the schema's order; values are JSON.
 
     Raises InvalidRequest for a key that is not a Python identifier.
@@ -65,12 +120,12 @@ def python_arguments(function: Function, name: str) -> Arguments:
             )
         rules.append(f"{name}_{i}: {json_value(_part(function, key))}")
         items.append((f'"{key}=" {name}_{i}', required))
-    return rules, _in_sequence(items)
+    return rules, _in_sequence(items, ", ")
 
 
-def _in_sequence(items: list[tuple[str, bool]]) -> str:
-    """The items that are present, with ", " between them; each is required or optional."""
-    followers = [f'", " {item}' if required else f'(", " {item})?' for item, required in items]
+def _in_sequence(items: list[tuple[str, bool]], comma: str) -> str:
+    """The items that are present, with `comma` between them; each is required or optional."""
+    followers = [f'"{comma}" {item}' if required else f'("{comma}" {item})?' for item, required in items]
     beginnings: list[str] = []
     for i, (item, required) in enumerate(items):
         beginnings.append(" ".join([item, *followers[i + 1 :]]))
@@ -79,17 +134,27 @@ def _in_sequence(items: list[tuple[str, bool]]) -> str:
     return f"({' | '.join(beginnings)})?" if beginnings else ""
 
 
-class _XmlValue:
-    """Rules for one value of XML arguments and the line of its closing tag."""
+class _Value:
+    """Rules for one value and the mark after it. Strings are text without quotes, other values are JSON."""
 
-    def __init__(self, function: Function, key: str) -> None:
+    def __init__(self, function: Function, key: str, end: str, literals: Literals) -> None:
         self._function = function
         self._key = key
+        self._end = end
+        self._literals = literals
+        self._types = types_of(function.parameters, key)
+        self.is_text = not self._types or "string" in self._types
+
+    @property
+    def type(self) -> str:
+        """One of the types, as templates find it in a value."""
+        return min(self._types, default="object").replace("integer", "number")
 
     def rules(self, name: str, schema: Any) -> list[str]:
-        """The rule `name` and the rules it uses. Strings are text without quotes, other values are JSON."""
+        """The rule `name` and the rules it uses."""
         part = resolved(schema, self._function.parameters)
         part = part if isinstance(part, dict) else {}
+        end = self._literals.literal(self._end)
         for several in ("anyOf", "oneOf"):
             if isinstance(part.get(several), list):
                 names = [f"{name}_{i}" for i in range(len(part[several]))]
@@ -98,13 +163,13 @@ class _XmlValue:
         if "enum" in part or "const" in part:
             values = part.get("enum", [part.get("const")])
             texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
-            return [f"{name}: ({' | '.join(json.dumps(text, ensure_ascii=False) for text in texts)}) {_END}"]
+            return [f"{name}: ({' | '.join(json.dumps(text, ensure_ascii=False) for text in texts)}) {end}"]
         types = types_of_schema(part, self._function.parameters)
         if types and "string" not in types:
-            return [f"{name}: {json_value(_with_definitions(self._function, part))} {_END}"]
-        return [f"{name}[lazy]: {self._text(part)} {_END}"]
+            return [f"{name}: {json_value(_with_definitions(self._function, part))} {end}"]
+        return _text(name, self._pattern(part), self._end, self._literals)
 
-    def _text(self, part: dict[str, Any]) -> str:
+    def _pattern(self, part: dict[str, Any]) -> str:
         for keyword in ("pattern", "format"):
             if keyword in part and (keyword != "format" or part[keyword] in FORMATS):
                 raise InvalidRequest(

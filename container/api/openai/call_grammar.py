@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from container.api.openai.argument_grammar import (
-    WriteArguments,
-    json_arguments,
-    json_value,
-    python_arguments,
-    xml_arguments,
-)
-from container.api.openai.tool_parsers import Family
-from container.api.openai.tool_parsers import xml_calls as xml
-from container.api.openai.tool_parsers.family import HERMES_TAGS, PHI_TAGS, PYTHON_TAG
-from container.api.openai.tool_parsers.mistral import ARGUMENTS, MARKER
+from container.api.openai.argument_grammar import arguments_of, json_value
+from container.api.openai.tool_parsers import Form
+from container.api.openai.tool_parsers.form import NUMBER
 from container.api.openai.tools import Function, ToolUse
 from handler.seam.protocol import Grammar, GrammarKind
 
 # Without a limit, a constrained model could write calls for ever.
 _MAX_CALLS = 16
+_ANY_NUMBER = "/[0-9]{1,2}/"
 _ANY_OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
 
 
@@ -40,78 +34,36 @@ class MarkIds:
     thoughts: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """How a call is written: `before`, the name, `between`, the arguments, `after`; calls are split by `separator`.
-
-    `opening` and `closing` enclose all calls. In families without a marker before calls, `starts` is a regular
-    expression that matches the beginning of an answer that is a call.
-    """
-
-    before: str
-    between: str
-    after: str
-    separator: str = "\n"
-    opening: str = ""
-    closing: str = ""
-    arguments: WriteArguments = json_arguments
-    starts: str = ""
-
-
-def _json_form(arguments: str, separator: str, *, opening: str = "", closing: str = "", starts: str = "") -> _Form:
-    around = (separator, opening, closing)
-    return _Form('{"name": "', f'", "{arguments}": ', "}", *around, starts=starts)
-
-
-_FORMS: dict[Family, _Form] = {
-    Family.HERMES: _Form(
-        HERMES_TAGS[0] + '\n{"name": "',
-        '", "arguments": ',
-        "}\n" + HERMES_TAGS[1],
-    ),
-    Family.QWEN_XML: _Form(
-        f"{xml.OPENING}\n{xml.FUNCTION}", ">\n", f"{xml.FUNCTION_END}\n{xml.CLOSING}", arguments=xml_arguments
-    ),
-    Family.PHI: _Form(PHI_TAGS[0] + '{"name": "', '", "arguments": ', "}" + PHI_TAGS[1]),
-    Family.LLAMA: _json_form("parameters", "; ", starts=r"\s*\{\s*\x22(name|type|function|parameters)\x22"),
-    Family.MISTRAL: _json_form("arguments", ", ", opening=MARKER + "[", closing="]"),
-    Family.MISTRAL_NAMED: _Form(MARKER, ARGUMENTS, "", separator=""),
-    Family.PYTHONIC: _Form(
-        "", "(", ")", separator=", ", opening="[", closing="]", arguments=python_arguments, starts=r"\s*\[\s*[A-Za-z_]"
-    ),
-    Family.PLAIN: _json_form("arguments", "\n", starts=r"\s*[\[,;]?\s*\{\s*\x22(name|arguments)\x22"),
-}
-
-
-def forced_calls(use: ToolUse, family: Family, mark_ids: MarkIds) -> Grammar:
+def forced_calls(use: ToolUse, form: Form, mark_ids: MarkIds) -> Grammar:
     """One call of the forced functions, or several if calls may be parallel."""
-    rules = _Rules(mark_ids)
-    return rules.grammar(rules.calls(use.forced, _FORMS[family], use.parallel))
+    rules = _Rules(mark_ids, form)
+    return rules.grammar(rules.calls(use.forced, use.parallel))
 
 
-def answer_or_calls(schema: Any, use: ToolUse, family: Family, mark_ids: MarkIds) -> Grammar:
+def answer_or_calls(schema: Any, use: ToolUse, form: Form, mark_ids: MarkIds) -> Grammar:
     """Either a JSON answer that fits `schema` or calls of any function."""
-    rules = _Rules(mark_ids)
-    calls = rules.calls(use.functions, _FORMS[family], use.parallel)
+    rules = _Rules(mark_ids, form)
+    calls = rules.calls(use.functions, use.parallel)
     rules.add(f"answer: {json_value(schema)}")
     return rules.grammar(f"answer | {calls}")
 
 
-def text_with_calls(use: ToolUse, family: Family, mark_ids: MarkIds) -> Grammar:
+def text_with_calls(use: ToolUse, form: Form, mark_ids: MarkIds) -> Grammar:
     """Any text in which every call is well-formed; arguments of `strict` functions fit their schema."""
-    rules = _Rules(mark_ids)
+    rules = _Rules(mark_ids, form)
     functions = tuple(f if f.strict else replace(f, parameters=_ANY_OBJECT) for f in use.functions)
-    form = _FORMS[family]
     if form.starts:
-        return rules.grammar(rules.text_or_calls(functions, form, use.parallel))
-    return rules.grammar(rules.calls_within_text(functions, form, use.parallel))
+        return rules.grammar(rules.text_or_calls(functions, use.parallel))
+    return rules.grammar(rules.calls_within_text(functions, use.parallel))
 
 
 class _Rules:
-    """Collects Lark rules."""
+    """Collects Lark rules for calls in one form."""
 
-    def __init__(self, mark_ids: MarkIds) -> None:
+    def __init__(self, mark_ids: MarkIds, form: Form) -> None:
         self._mark_ids = mark_ids
+        self._form = form
+        self._token_ids = {mark: token_id for mark in form.marks if (token_id := mark_ids.of(mark)) is not None}
         self._rules: list[str] = []
 
     def add(self, rule: str) -> None:
@@ -120,35 +72,44 @@ class _Rules:
     def grammar(self, start: str) -> Grammar:
         return Grammar(GrammarKind.LARK, "\n".join(["%llguidance {}", f"start: {start}", *self._rules, ""]))
 
-    def calls(self, functions: tuple[Function, ...], form: _Form, parallel: bool) -> str:
-        """An expression for one call or, if `parallel`, several."""
-        self._call(functions, form)
-        more = f"({self._literal(form.separator)} call){{0,{_MAX_CALLS - 1}}}" if parallel else ""
-        return " ".join(filter(None, [self._literal(form.opening), "call", more, self._literal(form.closing)]))
+    def calls(self, functions: tuple[Function, ...], parallel: bool, *, begun: str = "") -> str:
+        """An expression for one call or, if `parallel`, several. The text `begun` is left out at the beginning."""
+        form = self._form
+        before, opening = form.begin + form.lead, form.opening + form.around[0]
+        first = "first" if begun and not opening else "call"
+        self._call(functions, first, before if opening else before.removeprefix(begun))
+        more = ""
+        if parallel:
+            more = f"({self.literal(form.separator)} call){{0,{_MAX_CALLS - 1}}}"
+            if first != "call":
+                self._call(functions, "call", before)
+        start, end = self.literal(opening.removeprefix(begun)), self.literal(form.around[1] + form.closing)
+        return " ".join(filter(None, [start, first, more, end]))
 
-    def text_or_calls(self, functions: tuple[Function, ...], form: _Form, parallel: bool) -> str:
+    def text_or_calls(self, functions: tuple[Function, ...], parallel: bool) -> str:
         """Text that does not begin like a call, or calls."""
-        calls = self.calls(functions, form, parallel)
-        self.add(f"TEXT: /(.|\\n)*/ & ~/{form.starts}(.|\\n)*/")
-        tag = self._mark_ids.of_control(PYTHON_TAG)
-        tagged = "" if tag is None else f"<[{tag}]>? "
+        calls = self.calls(functions, parallel)
+        names = "|".join(re.escape(function.name) for function in functions)
+        starts = self._form.starts.replace("NAMES", names)
+        self.add(f"TEXT: /(.|\\n)*/ & ~/{starts}(.|\\n)*/")
+        tags = [
+            f"<[{token_id}]>" for tag in self._form.also if (token_id := self._mark_ids.of_control(tag)) is not None
+        ]
+        tagged = f"({' | '.join(tags)})? " if tags else ""
         return f"{self._marks()}(TEXT | {tagged}{calls})"
 
-    def calls_within_text(self, functions: tuple[Function, ...], form: _Form, parallel: bool) -> str:
-        """Text with calls in it; a call's first marker is where the constraint begins."""
-        _, mark = _first_marker(form.opening + form.before)
-        token_id = self._mark_ids.of_control(mark)
-        if token_id is None:
-            self.add(f"head[lazy]: /(.|\\n)*/ {json.dumps(mark)}")
+    def calls_within_text(self, functions: tuple[Function, ...], parallel: bool) -> str:
+        """Text with calls in it; a call's first mark is where the constraint begins."""
+        form = self._form
+        mark = form.opening or form.begin
+        if self.has_control(mark):
+            self.add(f"head: TEXT {self.literal(mark)}")
         else:
-            self.add(f"head: TEXT <[{token_id}]>")
+            self.add(f"head[lazy]: /(.|\\n)*/ {json.dumps(mark, ensure_ascii=False)}")
         self.add("TEXT: /(.|\\n)*/")
         self.add("end: TEXT")
-        if form.opening:
-            inside = self.calls(functions, replace(form, opening=form.opening.removeprefix(mark)), parallel)
-            return f"{self._marks()}(head {inside})? end"
-        self._call(functions, replace(form, before=form.before.removeprefix(mark)))
-        return f"{self._marks()}(head call){{0,{_MAX_CALLS if parallel else 1}}} end"
+        calls = self.calls(functions, parallel and bool(form.opening), begun=mark)
+        return f"{self._marks()}(head {calls}){{0,{_MAX_CALLS if parallel else 1}}} end"
 
     def _marks(self) -> str:
         """Optional reasoning marks: text cannot contain them where they are control tokens."""
@@ -157,32 +118,29 @@ class _Rules:
             self.add("THOUGHT: /(.|\\n)*/")
         return "".join(f"(THOUGHT <[{token_id}]>)? " for token_id in ids)
 
-    def _call(self, functions: tuple[Function, ...], form: _Form) -> None:
+    def _call(self, functions: tuple[Function, ...], rule: str, before: str) -> None:
+        form = self._form
         for i, function in enumerate(functions):
-            rules, arguments = form.arguments(function, f"arguments_{i}")
+            rules, arguments = arguments_of(function, f"{rule}_arguments_{i}", form, self)
             self._rules += rules
-            parts = (self._literal(form.before + function.name + form.between), arguments, self._literal(form.after))
-            self.add(f"call_{i}: {' '.join(filter(None, parts))}")
-        self.add("call: " + " | ".join(f"call_{i}" for i in range(len(functions))))
+            parts = (self.literal(before + function.name + form.between), arguments, self.literal(form.tail + form.end))
+            self.add(f"{rule}_{i}: {' '.join(filter(None, parts))}")
+        self.add(f"{rule}: " + " | ".join(f"{rule}_{i}" for i in range(len(functions))))
 
-    def _literal(self, text: str) -> str:
-        """`text` as Lark; markers that are added tokens become token ids."""
-        pieces: list[str] = []
-        while text:
-            position, marker = _first_marker(text)
-            token_id = self._mark_ids.of(marker) if marker else None
-            if position:
-                pieces.append(json.dumps(text[:position], ensure_ascii=False))
-            if marker:
-                pieces.append(json.dumps(marker) if token_id is None else f"<[{token_id}]>")
-            text = text[position + len(marker) :]
-        return " ".join(pieces)
+    def literal(self, text: str) -> str:
+        """`text` as Lark; marks that are added tokens become token ids.
 
+        No lexeme may be the beginning of another that could stand in its place. So a line break is a lexeme of its own,
+        but not after a name that could be text.
+        """
+        special = {NUMBER: _ANY_NUMBER} | {mark: f"<[{token_id}]>" for mark, token_id in self._token_ids.items()}
+        longest_first = sorted(special, key=len, reverse=True)
+        pieces = re.split(
+            "(" + "|".join([*([] if self._form.begun else [r"\n"]), *map(re.escape, longest_first)]) + ")", text
+        )
+        written = [special.get(piece) or json.dumps(piece, ensure_ascii=False) for piece in pieces if piece]
+        return " ".join(written)
 
-_MARKERS = tuple(dict.fromkeys(marker for family in Family for marker in family.markers))
-
-
-def _first_marker(text: str) -> tuple[int, str]:
-    """Position of the first marker and the marker; the text's length and "" if there is none."""
-    found = [(position, marker) for marker in _MARKERS if (position := text.find(marker)) >= 0]
-    return min(found, default=(len(text), ""))
+    def has_control(self, text: str) -> bool:
+        """Whether the text holds a control token, which free text cannot."""
+        return any(mark in text and self._mark_ids.of_control(mark) is not None for mark in self._token_ids)

@@ -20,7 +20,7 @@ from container.api.openai.harmony import HarmonyReader, harmony_grammar
 from container.api.openai.mark_text import SIGN
 from container.api.openai.sampling import of_choice, sampling_params
 from container.api.openai.template_traits import TemplateTraits
-from container.api.openai.tool_parsers import Family, parser_of
+from container.api.openai.tool_parsers import FormParser
 from container.errors import InvalidRequest
 from container.generation.generation import Prompt
 from container.monitoring.request_record import RequestRecord
@@ -92,20 +92,20 @@ def _ended(sampling: SamplingParams, traits: TemplateTraits) -> SamplingParams:
 
 def _grammar(chat: Chat, served: ServedModel, rendered: ChatPrompt) -> Grammar | None:
     """The answer's constraint: `response_format`, forced calls, either of both, or the schemas of strict functions."""
-    traits, family = rendered.traits, rendered.traits.family
+    traits, form = rendered.traits, rendered.traits.form
     if traits.harmony is not None:
         return harmony_grammar(chat.grammar, chat.tools, rendered.marked, served.tokenizer.marker_token_id)
     ids = MarkIds(served.tokenizer.marker_token_id, served.tokenizer.control_token_id, traits.thoughts.control_tokens)
     if chat.tools is None:
         return chat.grammar
     if chat.tools.forced:
-        return forced_calls(chat.tools, family, ids)
+        return forced_calls(chat.tools, form, ids)
     if chat.grammar is None:
-        return text_with_calls(chat.tools, family, ids) if chat.tools.strict else None
+        return text_with_calls(chat.tools, form, ids) if chat.tools.strict else None
     if chat.grammar.kind is not GrammarKind.JSON_SCHEMA:
         raise InvalidRequest("a regex as `response_format` and `tools` exclude each other", param="response_format")
     schema = msgspec.json.decode(chat.grammar.source)
-    return answer_or_calls(schema, chat.tools, family, ids)
+    return answer_or_calls(schema, chat.tools, form, ids)
 
 
 def _marks(chat: Chat, traits: TemplateTraits) -> dict[int, str]:
@@ -129,13 +129,12 @@ def _choice(chat: Chat, rendered: ChatPrompt) -> Choice:
     splitter = None if chat.constrained else rendered.splitter(calls=chat.tools is not None)
     if chat.tools is None:
         return Choice(splitter, None)
-    short_ids = traits.family in {Family.MISTRAL, Family.MISTRAL_NAMED}
-    parser = parser_of(traits.family, chat.tools.schemas)
     return Choice(
         splitter,
-        parser,
+        FormParser(traits.form, chat.tools.schemas),
         max_calls=max_calls,
-        short_ids=short_ids,
+        call_ids=traits.form.call_ids,
+        num_past_calls=rendered.num_past_calls,
         forced=bool(chat.tools.forced),
-        marks=traits.family.markers,
+        marks=(*traits.form.begins, *traits.form.ends),
     )

@@ -20,12 +20,16 @@ from container.text.offload import encode_prompt
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A prompt. `continued` is the text of the last message if the model continues it."""
+    """A prompt. `continued` is the text of the last message if the model continues it.
+
+    `num_past_calls` counts the tool calls of earlier answers.
+    """
 
     token_ids: list[int]
     rendered: RenderedPrompt
     traits: TemplateTraits
     continued: str | None
+    num_past_calls: int = 0
 
     @property
     def marked(self) -> str:
@@ -70,8 +74,9 @@ def chat_prompt(chat: Chat, served: ServedModel) -> ChatPrompt:
     except TemplateError as exc:
         raise TemplateFailed(str(exc)) from exc
     continued = text_of(messages[-1]) if continues else None
+    num_past_calls = sum(len(message.get("tool_calls") or ()) for message in chat.messages)
     with timed("tokenise"):
-        return ChatPrompt(encode_prompt(served.tokenizer, rendered), rendered, traits, continued)
+        return ChatPrompt(encode_prompt(served.tokenizer, rendered), rendered, traits, continued, num_past_calls)
 
 
 def _template_kwargs(request: ChatRequest, traits: TemplateTraits) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from container.api.openai.argument_text import ArgumentText
 from container.api.openai.harmony import HarmonyReader
 from container.api.openai.parts import CallArguments, CallStart, Content, Part, Reasoning, joined
 from container.api.openai.reasoning import ReasoningSplitter
-from container.api.openai.tool_parsers import ToolParser
+from container.api.openai.tool_parsers import CallIds, ToolParser
 from container.generation.generation import Delta, Token
 from handler.seam.protocol import FinishReason
 
@@ -54,13 +54,14 @@ class Choice:
         tools: ToolParser | None,
         *,
         max_calls: int | None = None,
-        short_ids: bool = False,
+        call_ids: CallIds = CallIds.ANY,
+        num_past_calls: int = 0,
         forced: bool = False,
         marks: tuple[str, ...] = (),
     ) -> None:
-        """`max_calls` limits the calls in the answer. `short_ids`: nine letters and digits, which Mistral requires.
+        """`max_calls` limits the calls in the answer. `call_ids` and `num_past_calls` decide the ids of calls.
 
-        `forced`: a grammar allows calls only, so there is no text. `marks` begin a call in the family's form.
+        `forced`: a grammar allows calls only, so there is no text. `marks` stand around calls in the family's form.
         """
         self.tokens: list[Token] = []
         self.finish_reason: ChatFinish | None = None
@@ -71,7 +72,8 @@ class Choice:
         self._splitter = reasoning
         self._parser = tools
         self._max_calls = max_calls
-        self._short_ids = short_ids
+        self._call_ids = call_ids
+        self._num_past_calls = num_past_calls
         self._forced = forced
         self._marks = marks
         self._num_calls_seen = 0
@@ -79,10 +81,10 @@ class Choice:
     def add(self, delta: Delta) -> list[ChatDelta]:
         """The parts that `delta` completes, each as the `delta` of a chunk."""
         self.tokens += delta.tokens
-        parts = self._split(delta)
+        chunks = [self._keep(part) for part in joined(self._split(delta))]
         if delta.finish_reason is not None:
-            parts += self._finish(cut=delta.finish_reason is FinishReason.LENGTH)
-        chunks = [self._keep(part) for part in joined(parts)]
+            cut = delta.finish_reason is FinishReason.LENGTH
+            chunks += [self._keep(part) for part in joined(self._finish(cut=cut))]
         if delta.finish_reason is not None:
             self.finish_reason = _FINISH[delta.finish_reason]
             if self._calls and self.finish_reason == "stop":
@@ -116,7 +118,9 @@ class Choice:
         """Whether text that the parser held back to the end is the markup of a call without a name."""
         if not isinstance(part, Content):
             return False
-        return self._forced or (cut and part.text.lstrip().startswith(self._marks))
+        text = part.text.strip()
+        begun = self._num_calls_seen > 0 and any(mark.startswith(text) for mark in self._marks)
+        return self._forced or (cut and (begun or text.startswith(self._marks)))
 
     def _keep(self, part: Part) -> ChatDelta | None:
         """Add a part to the message and return it as a chunk's delta; None for calls beyond the limit."""
@@ -138,11 +142,20 @@ class Choice:
         return self._max_calls is None or self._num_calls_seen <= self._max_calls
 
     def _begin_call(self, name: str) -> ChatDelta:
-        call = _Call(secrets.token_hex(5)[:9] if self._short_ids else f"call_{secrets.token_hex(12)}", name)
+        call = _Call(self._new_id(name), name)
         self._calls.append(call)
         function = FunctionFragment(name=name, arguments="")
         index = len(self._calls) - 1
         return ChatDelta(tool_calls=[CallFragment(index=index, id=call.id, type="function", function=function)])
+
+    def _new_id(self, name: str) -> str:
+        match self._call_ids:
+            case CallIds.SHORT:
+                return secrets.token_hex(5)[:9]
+            case CallIds.NUMBERED:
+                return f"functions.{name}:{self._num_past_calls + len(self._calls)}"
+            case CallIds.ANY:
+                return f"call_{secrets.token_hex(12)}"
 
     def _extend_call(self, fragment: str) -> ChatDelta:
         fragment = self._calls[-1].text.push(fragment)

@@ -10,7 +10,7 @@ from container.api.openai.harmony import HarmonyMarks
 from container.api.openai.mark_text import MarkText
 from container.api.openai.thought_forms import ThoughtForm, form_shown, forms_of
 from container.api.openai.thoughts import Thoughts
-from container.api.openai.tool_parsers import Family
+from container.api.openai.tool_parsers import PLAIN, Form, form_of
 from container.text.chat_template import ChatTemplate, TemplateError
 from container.text.tokenizer import Tokenizer
 
@@ -35,12 +35,21 @@ class TemplateTraits:
         self._render = template.render
         self._source = template.source + template.tool_source
         self._tokenizer = tokenizer
+        self._vocabulary = template.added_tokens
         self._takes_later: dict[tuple[str, Place], bool] = {}
 
     @cached_property
-    def family(self) -> Family:
-        """How the model writes tool calls."""
-        return Family.of(self._source) if self.takes_tools else Family.PLAIN
+    def form(self) -> Form:
+        """How the model writes tool calls. `PLAIN` is what we ask for, and the guess where a template shows nothing."""
+        return self.known_form or PLAIN
+
+    @cached_property
+    def known_form(self) -> Form | None:
+        """The form in the template, in what it renders, or in the vocabulary; None if there is none."""
+        if not self.takes_tools:
+            return None
+        rendered = (self._rendered(messages, [_TOOL]) for messages in ([_USER], _with_call({"a": "b"})))
+        return form_of("\n".join([self._source, *rendered]), self._vocabulary)
 
     def _shown_thought(self) -> ThoughtForm | None:
         """How the template renders the thought of an earlier answer."""
@@ -89,8 +98,8 @@ class TemplateTraits:
         forms = forms_of(self._source, self._tokenizer.added_tokens)
         if not forms and (shown := self._shown_thought()) is not None:
             forms = (shown,)
-        markers = self.family.markers
-        return Thoughts(forms, MarkText(self._tokenizer, markers), markers[0] if markers else "")
+        begins = self.form.begins
+        return Thoughts(forms, MarkText(self._tokenizer, self.form.marks), begins[0] if begins else "")
 
     @cached_property
     def writes_argument_objects(self) -> bool:

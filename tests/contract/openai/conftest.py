@@ -1,5 +1,7 @@
 """One server for each chat template, before an engine that says what the test wants."""
 
+# ruff: noqa: RUF001 - marks of DeepSeek have fullwidth bars
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -13,6 +15,23 @@ SPECIAL = {
     "llama-3.3": ("<|python_tag|>",),
     "harmony": ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>"),
     "marked-thoughts": ("[THINK]", "[/THINK]", "[REF]"),
+    "marks-deepseek": (
+        "<｜tool▁calls▁begin｜>",
+        "<｜tool▁calls▁end｜>",
+        "<｜tool▁call▁begin｜>",
+        "<｜tool▁call▁end｜>",
+        "<｜tool▁sep｜>",
+        "<｜Assistant｜>",
+    ),
+    "marks-kimi": (
+        "<|tool_calls_section_begin|>",
+        "<|tool_calls_section_end|>",
+        "<|tool_call_begin|>",
+        "<|tool_call_end|>",
+        "<|tool_call_argument_begin|>",
+        "<|im_middle|>",
+    ),
+    "marks-gemma": ("<|tool_call>", "<tool_call|>", '<|"|>', "<|channel>", "<channel|>"),
 }
 
 

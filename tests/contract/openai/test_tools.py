@@ -370,5 +370,7 @@ def test_a_second_call_that_is_cut_leaves_no_text(qwen: ScriptedServer) -> None:
     assert found["finish_reason"] == "length"
     assert found["message"]["content"] is None
     assert len(found["message"]["tool_calls"]) == 1
+    qwen.engine.says(CALL)
+    assert qwen.ok("hi", tools=TOOLS, max_tokens=len(CALL) - 4)["choices"][0]["message"]["content"] is None
     qwen.engine.says("I look: <tool")
     assert qwen.ok("hi", tools=TOOLS, max_tokens=13)["choices"][0]["message"]["content"] == "I look: <tool"

@@ -12,7 +12,7 @@ from container.api.openai.reasoning import ReasoningSplitter
 from container.api.openai.template_traits import TemplateTraits
 from container.api.openai.thought_forms import forms_of
 from container.api.openai.thoughts import Thoughts
-from container.api.openai.tool_parsers import Family, parser_of
+from container.api.openai.tool_parsers import FORMS, FormParser
 from handler.seam.protocol import FinishReason
 from tests.unit.openai.marked_answers import CHATML, Said, read_everywhere, template_of, text_of, tokenizer_with
 
@@ -226,7 +226,7 @@ def test_where_thoughts_begin_and_end(model: Model, pieces: tuple[str, ...], rea
     assert SIGN not in reasoning + content
 
 
-HERMES = (("<tool_call>", "</tool_call>"), Family.HERMES)
+HERMES = next(form for form in FORMS if form.name == "hermes")
 CALL = '{"name": "f", "arguments": {}}'
 UNCLOSED = [
     # The call's marks are control tokens, or text; whether tools are in use; what the model writes
@@ -240,12 +240,12 @@ UNCLOSED = [
 
 @pytest.mark.parametrize(("control", "calls", "pieces", "reasoning", "num_calls"), UNCLOSED)
 def test_a_call_ends_a_thought(control: bool, calls: bool, pieces: list[str], reasoning: str, num_calls: int) -> None:
-    marks, family = HERMES
+    marks = HERMES.marks
     tokenizer = tokenizer_with(marks if control else (), (*THINK, *(() if control else marks)))
     thoughts = Thoughts(forms_of("<think>", ()), MarkText(tokenizer, marks), marks[0])
     text = text_of(tokenizer, pieces, thoughts.shown)
     said = read_everywhere(
-        lambda: Choice(ReasoningSplitter(thoughts, calls=calls), parser_of(family, {"f": {}} if calls else {})), text
+        lambda: Choice(ReasoningSplitter(thoughts, calls=calls), FormParser(HERMES, {"f": {}} if calls else {})), text
     )
     assert (said.reasoning, len(said.calls)) == (reasoning, num_calls)
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from container.api.openai.parts import Content, Part
 from container.api.openai.tool_parsers.call_reader import CallReader
 
-# Models separate calls by commas, semicolons (Llama) or line breaks.
-_BETWEEN = " \t\r\n,;[]"
+# Models separate calls by commas, semicolons (Llama) or line breaks. A bracket after a call may begin a mark.
+_BEFORE = " \t\r\n,;[]"
+_AFTER = " \t\r\n,;]"
 
 
 class CallList:
     """Reads calls until other text follows. Text that turns out not to be a call becomes content."""
 
-    def __init__(self, names: frozenset[str]) -> None:
+    def __init__(self, names: frozenset[str], *, keyed: bool = False) -> None:
         self.started = False
         self._names = names
+        self._keyed = keyed
         self._reader: CallReader | None = None
         self._skipped = ""
 
@@ -29,7 +31,7 @@ class CallList:
                     return parts, None
                 if text[index] != "{":
                     return parts, self._skipped + text[index:]
-                self._reader = CallReader(self._names)
+                self._reader = CallReader(self._names, keyed=self._keyed)
             found, index = self._reader.push(text, index)
             parts += found
             self.started = self.started or self._reader.started
@@ -47,8 +49,8 @@ class CallList:
 
     def _skip(self, text: str, index: int) -> int:
         """Skip brackets and separators, but keep them until a call has started."""
-        start = index
-        while index < len(text) and text[index] in _BETWEEN:
+        start, between = index, _AFTER if self.started else _BEFORE
+        while index < len(text) and text[index] in between:
             index += 1
         self._skipped = "" if self.started else self._skipped + text[start:index]
         return index

@@ -1,4 +1,4 @@
-"""One call written as a JSON object, {"name": ..., "arguments": {...}}, read while it streams."""
+"""One call written as a JSON object, `{"name": ..., "arguments": {...}}`, read while it streams."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 from container.api.openai.parts import CallArguments, CallStart, Part
 from container.api.openai.tool_parsers.json_value import ValueScanner
 
-_ARGUMENTS = frozenset(["arguments", "parameters"])
+_NAMES = frozenset(["name", "tool_name"])
+_ARGUMENTS = frozenset(["arguments", "parameters", "args"])
 _SPACE = " \t\r\n"
 
 
@@ -24,14 +25,16 @@ class _At(enum.Enum):
 class CallReader:
     """Reads one object. Once the name is known, the arguments pass through as they come.
 
-    `failed` is set when the object is not a call of one of `names`, `started` once a `CallStart` was emitted.
+    `failed` is set when the object is not a call of one of `names`, `started` once a `CallStart` was emitted. `keyed`:
+    the object's first key is the name.
     """
 
-    def __init__(self, names: frozenset[str]) -> None:
+    def __init__(self, names: frozenset[str], *, keyed: bool = False) -> None:
         self.done = False
         self.failed = False
         self.started = False
         self._names = names
+        self._keyed = keyed
         self._at = _At.START
         self._scanner: ValueScanner | None = None
         self._key: str | None = None
@@ -104,9 +107,12 @@ class CallReader:
             self._key = _string(text)
             self.failed = self._key is None
             self._at = _At.COLON
+            if self._keyed and not self.started:
+                self._end_name(self._key)
+                self._key = "arguments"
             return
         self._at = _At.AFTER
-        if self._key == "name" and not self.started:
+        if self._key in _NAMES and not self.started:
             self._end_name(_string(text))
         elif self._key in _ARGUMENTS and not self._emitted_arguments:
             self._end_arguments(text)

@@ -1,4 +1,4 @@
-"""Calls as a Python list, `[get_weather(city="Paris"), now()]`: Llama 3.2, Llama 4 and relatives."""
+"""Calls as Python, `[get_weather(city="Paris"), now()]`, with or without the brackets of a list."""
 
 from __future__ import annotations
 
@@ -6,70 +6,75 @@ import re
 
 import msgspec
 
-from container.api.openai.parts import CallArguments, CallStart, Content, Part, joined
+from container.api.openai.parts import CallArguments, CallStart, Content, Part
 from container.api.openai.tool_parsers.python_literal import NotACall, read_call
 
-TAGS = ("<|python_start|>", "<|python_tag|>")
-_MAX_TAG_CHARS = max(map(len, TAGS))
 _SIGNIFICANT = re.compile(r"[\"'\\()\[\]{}]")
 _BETWEEN = " \t\r\n,"
 
 
-class PythonicParser:
-    """Reads a list of calls that is the whole answer; each call is emitted when it is complete."""
+class PythonCalls:
+    """Reads calls until other text follows; each call is emitted when it is complete."""
 
     def __init__(self, names: frozenset[str]) -> None:
+        self.started = False
         self._names = names
         self._longest = max(map(len, names), default=0)
-        self._begin: str | None = ""
-        self._is_text = False
+        self._in_brackets = False
         self._raw: list[str] = []
         self._call: list[str] = []
         self._head = ""
         self._depth = 0
         self._quote = ""
         self._escaped = False
+        self._failed = False
 
-    def push(self, text: str) -> list[Part]:
-        """The parts that `text` completes."""
+    def push(self, text: str) -> tuple[list[Part], str | None]:
+        """The parts, and the text that follows the calls or is none; None while more calls may come."""
         parts: list[Part] = []
-        if self._begin is not None:
-            text = self._start(self._begin + text)
         index = 0
-        while index < len(text) and not self._is_text:
-            index = self._call_text(text, index, parts) if self._call else self._between(text, index)
-        if self._is_text:
-            parts += [Content("".join(self._raw)), Content(text[index:])]
-            self._raw = []
-        return joined(parts)
+        while True:
+            if self._call:
+                index = self._call_text(text, index, parts)
+                if self._failed:
+                    return parts, self._taken() + text[index:]
+                if index == len(text):
+                    return parts, None
+                continue
+            index = self._skip(text, index)
+            if index == len(text):
+                return parts, None
+            if text[index] == "]" and self._in_brackets:
+                raw = self._taken()
+                return parts, text[index + 1 :] if self.started else f"{raw}]{text[index + 1 :]}"
+            if not self._begin_call(text[index]):
+                self._in_brackets = True
+                self._raw.append("[")
+                index += 1
 
-    def _start(self, text: str) -> str:
-        """Remove the list's opening, or wait for it."""
-        begun = text.lstrip()
-        tag = next((tag for tag in TAGS if begun.startswith(tag)), "")
-        inside = begun.removeprefix(tag).lstrip()
-        waiting = not inside or (not tag and len(begun) < _MAX_TAG_CHARS and any(t.startswith(begun) for t in TAGS))
-        self._begin = text if waiting else None
-        if waiting:
-            return ""
-        if inside[0] != "[":
-            self._is_text = True
-            return text
-        self._raw = [text[: len(text) - len(inside) + 1]]
-        return inside[1:]
+    def flush(self) -> list[Part]:
+        """The text held back, which is not a call. Separators after a call are not text."""
+        in_call = bool(self._call)
+        raw = self._taken()
+        return [Content(raw)] if raw and (in_call or not self.started or raw.strip(_BETWEEN)) else []
 
-    def _between(self, text: str, index: int) -> int:
+    def _taken(self) -> str:
+        raw, self._raw, self._call = "".join(self._raw), [], []
+        return raw
+
+    def _skip(self, text: str, index: int) -> int:
         start = index
         while index < len(text) and text[index] in _BETWEEN:
             index += 1
         self._raw.append(text[start:index])
-        if index == len(text):
-            return index
-        if text[index] == "]":
-            self._raw, self._is_text = [], True
-            return index + 1
-        self._call, self._head, self._depth = [""], "", 0
         return index
+
+    def _begin_call(self, character: str) -> bool:
+        """Whether a call begins here; else it is the bracket of the list."""
+        if character == "[" and not (self._in_brackets or self.started):
+            return False
+        self._call, self._head, self._depth = [""], "", 0
+        return True
 
     def _call_text(self, text: str, index: int, parts: list[Part]) -> int:
         """Read up to the next significant character, and end the call at its closing parenthesis."""
@@ -79,7 +84,7 @@ class PythonicParser:
         self._raw.append(piece)
         self._call.append(piece)
         if self._depth == 0 and not self._heads_a_call(piece):
-            self._is_text = True
+            self._failed = True
         elif self._escaped:
             self._escaped = False
         elif found is not None and self._ends(found[0]):
@@ -110,13 +115,8 @@ class PythonicParser:
         try:
             name, arguments = read_call("".join(self._call))
         except NotACall:
-            self._is_text = True
+            self._failed = True
             return
+        self.started = True
         parts += [CallStart(name), CallArguments(msgspec.json.encode(arguments).decode())]
         self._raw, self._call = [], []
-
-    def flush(self) -> list[Part]:
-        """The parts held back so far; call it at the end of the answer."""
-        waiting, self._begin = self._begin, None
-        raw, self._raw = "".join(self._raw), []
-        return joined([Content(waiting or ""), Content(raw if self._call or raw.strip(_BETWEEN) else "")])
