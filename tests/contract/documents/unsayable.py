@@ -112,7 +112,15 @@ def bad_words_have_few_tokens(body: dict[str, Any]) -> bool:
     return all(len(word.encode()) < 64 for word in body.get("bad_words") or ())
 
 
+def reasoning_is_spelt_once(body: dict[str, Any]) -> bool:
+    names = ("reasoning", "thinking", "enable_thinking", "think", "reasoning_effort")
+    given = [body[name] for name in names if body.get(name) is not None]
+    apart = given[0] if given and isinstance(given[0], dict) else {}
+    return len(given) < 2 and ("effort" not in apart or "enabled" not in apart)
+
+
 RULES = (
+    reasoning_is_spelt_once,
     answers_fit_the_context,
     tools_have_different_names,
     the_choice_is_among_the_tools,
