@@ -252,7 +252,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"chat_template_kwargs": {"messages": "x"}}, "chat_template_kwargs.messages", "reserved"),
     ({"chat_template_kwargs": {"tools": ["x"]}}, "chat_template_kwargs.tools", "reserved"),
     ({"chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs.chat_template", "reserved"),
-    ({"chat_template_kwargs": {"a": {"b": 1}}}, "chat_template_kwargs[...]", "array"),
+    ({"chat_template_kwargs": {"a": {"b": 1}}}, "chat_template_kwargs.a", "array"),
     ({"continue_final_message": True, "add_generation_prompt": True}, "continue_final_message", "exclude"),
 ]
 
