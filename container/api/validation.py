@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -36,6 +37,15 @@ def check(field: str, allowed: str, value: Any, ok: bool) -> None:
     """Raise InvalidRequest unless `ok`; `allowed` completes "`field` must be ..."."""
     if not ok:
         raise InvalidRequest(f"`{field}` must be {allowed}. Given: {show(value)}", param=field)
+
+
+@contextmanager
+def at_place(place: str) -> Iterator[None]:
+    """Errors raised inside name the field at `place`."""
+    try:
+        yield
+    except InvalidRequest as exc:
+        raise InvalidRequest(f"`{place}`: {exc.message}", param=place) from exc
 
 
 def show(value: Any) -> str:

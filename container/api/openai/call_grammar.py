@@ -20,6 +20,7 @@ from container.api.openai.tool_parsers import xml_calls as xml
 from container.api.openai.tool_parsers.family import HERMES_TAGS, PHI_TAGS, PYTHON_TAG
 from container.api.openai.tool_parsers.mistral import ARGUMENTS, MARKER
 from container.api.openai.tools import Function, ToolUse
+from container.api.validation import at_place
 from handler.seam.protocol import Grammar, GrammarKind
 
 # Without a limit, a constrained model could write calls for ever.
@@ -88,11 +89,12 @@ def forced_calls(use: ToolUse, family: Family, mark_ids: MarkIds) -> Grammar:
     return rules.grammar(rules.calls(use.forced, _FORMS[family], use.parallel))
 
 
-def answer_or_calls(schema: Any, use: ToolUse, family: Family, mark_ids: MarkIds) -> Grammar:
-    """Either a JSON answer that fits `schema` or calls of any function."""
+def answer_or_calls(schema: Any, place: str, use: ToolUse, family: Family, mark_ids: MarkIds) -> Grammar:
+    """Either a JSON answer that fits `schema`, which the request has at `place`, or calls of any function."""
     rules = _Rules(mark_ids)
     calls = rules.calls(use.functions, _FORMS[family], use.parallel)
     rules.add(f"answer: {json_value(schema)}")
+    rules.places["answer"] = place
     return rules.grammar(f"answer | {calls}")
 
 
@@ -112,12 +114,15 @@ class _Rules:
     def __init__(self, mark_ids: MarkIds) -> None:
         self._mark_ids = mark_ids
         self._rules: list[str] = []
+        self.places = {"": "tools"}
 
     def add(self, rule: str) -> None:
         self._rules.append(rule)
 
     def grammar(self, start: str) -> Grammar:
-        return Grammar(GrammarKind.LARK, "\n".join(["%llguidance {}", f"start: {start}", *self._rules, ""]))
+        return Grammar(
+            GrammarKind.LARK, "\n".join(["%llguidance {}", f"start: {start}", *self._rules, ""]), self.places
+        )
 
     def calls(self, functions: tuple[Function, ...], form: _Form, parallel: bool) -> str:
         """An expression for one call or, if `parallel`, several."""
@@ -158,7 +163,9 @@ class _Rules:
 
     def _call(self, functions: tuple[Function, ...], form: _Form) -> None:
         for i, function in enumerate(functions):
-            rules, arguments = form.arguments(function, f"arguments_{i}")
+            with at_place(function.path):
+                rules, arguments = form.arguments(function, f"arguments_{i}")
+            self.places[f"arguments_{i}"] = function.path
             self._rules += rules
             parts = (self._literal(form.before + function.name + form.between), arguments, self._literal(form.after))
             self.add(f"call_{i}: {' '.join(filter(None, parts))}")

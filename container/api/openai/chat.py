@@ -90,7 +90,7 @@ def _grammar(chat: Chat, served: ServedModel, family: Family) -> Grammar | None:
     if chat.grammar.kind is not GrammarKind.JSON_SCHEMA:
         raise InvalidRequest("a regex as `response_format` and `tools` exclude each other", param="response_format")
     schema = msgspec.json.decode(chat.grammar.source)
-    return answer_or_calls(schema, chat.tools, family, ids)
+    return answer_or_calls(schema, chat.grammar.places.get("", ""), chat.tools, family, ids)
 
 
 def _reads_control_tokens(chat: Chat, served: ServedModel, traits: TemplateTraits) -> bool:

@@ -100,12 +100,16 @@ ToolChoiceField = Annotated[str | ToolChoice | None, shown(**_CHOICE_RULE)]
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """One function; `strict` asks that its arguments fit `parameters` whenever it is called."""
+    """One function; `strict` asks that its arguments fit `parameters` whenever it is called.
+
+    `path` is where the request has `parameters`.
+    """
 
     name: str
     description: str
     parameters: dict[str, Any]
     strict: bool
+    path: str = "tools"
 
     @property
     def for_template(self) -> dict[str, Any]:
@@ -168,7 +172,8 @@ def _function(given: FunctionFields, path: str) -> Function:
     ok = len(name) <= _MAX_NAME_CHARS and re.fullmatch(_NAME, name) is not None and not name.endswith("\n")
     check(f"{path}.name", _NAME_WORDS, name, ok)
     parameters = given.parameters or given.arguments or _NO_PARAMETERS
-    return Function(name, given.description or "", parameters, bool(given.strict))
+    key = "arguments" if given.arguments and not given.parameters else "parameters"
+    return Function(name, given.description or "", parameters, bool(given.strict), f"{path}.{key}")
 
 
 def _named(name: str, functions: tuple[Function, ...]) -> Function:
