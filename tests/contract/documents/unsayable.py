@@ -113,10 +113,12 @@ def bad_words_have_few_tokens(body: dict[str, Any]) -> bool:
 
 
 def reasoning_is_spelt_once(body: dict[str, Any]) -> bool:
+    """And says nothing that needs another field of the request."""
     names = ("reasoning", "thinking", "enable_thinking", "think", "reasoning_effort")
     given = [body[name] for name in names if body.get(name) is not None]
     apart = given[0] if given and isinstance(given[0], dict) else {}
-    return len(given) < 2 and ("effort" not in apart or "enabled" not in apart)
+    others = any(apart.get(name) is not None for name in ("exclude", "max_tokens", "budget_tokens"))
+    return len(given) < 2 and not others and ("effort" not in apart or "enabled" not in apart)
 
 
 RULES = (
