@@ -262,6 +262,7 @@ _TOOL: Rules = {
 }
 _FUNCTION: Rules = {
     **_OFFER,
+    **_not_done("send `parameters`", "input_schema", "inputSchema", "schema"),
     **_ignored("only `parameters` are enforced", "title", "output_schema", "outputSchema", "examples", "type"),
 }
 _CHOSEN: Rules = _ignored("a function is chosen by its name", "description", "parameters", "strict", "arguments")

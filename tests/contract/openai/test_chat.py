@@ -246,7 +246,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "unknown field",
     ),
     ({"response_format": {"type": "json_object", "schema": {}, "value": {}}}, "response_format", "must have one of"),
-    ({"tools": [{"function": {"name": "f", "input_schema": {}}}]}, "tools[0].function.input_schema", "unknown field"),
+    (
+        {"tools": [{"function": {"name": "f", "input_schema": {}}}]},
+        "tools[0].function.input_schema",
+        "send `parameters`",
+    ),
     ({"tools": [{"function": {"name": "f", "paramaters": {}}}]}, "tools[0].function.paramaters", "unknown field"),
     ({"tools": [{"function": {"name": "f"}, "strict": True}]}, "tools[0].strict", "send it inside `function`"),
     ({"chat_template_kwargs": {"messages": "x"}}, "chat_template_kwargs.messages", "reserved"),
