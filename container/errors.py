@@ -30,6 +30,7 @@ A message is one sentence made of constants and checked values: never a tracebac
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 from handler.seam.protocol import ErrorCode, Failed, Rejected
@@ -214,6 +215,8 @@ class InternalError(ServiceError):
         super().__init__("internal error")
 
 
+# The engine names a field of the request only at the beginning.
+_NAMES_A_FIELD = re.compile(r"`([^`]+)` (?:is|must)")
 _FROM_ENGINE: dict[ErrorCode, type[ServiceError]] = {
     ErrorCode.OVERLOADED: Overloaded,
     ErrorCode.DRAINING: NotReady,
@@ -228,4 +231,5 @@ def from_engine(message: Rejected | Failed) -> ServiceError:
     """The error for a terminal message of the engine."""
     kind = _FROM_ENGINE.get(message.code, GenerationFailed)
     retry_after_s = 1 if kind in {Overloaded, NotReady, OutOfMemory} else None
-    return kind(message.message, retry_after_s=retry_after_s)
+    named = _NAMES_A_FIELD.match(message.message) if kind is InvalidRequest else None
+    return kind(message.message, param=named[1] if named else None, retry_after_s=retry_after_s)

@@ -225,6 +225,12 @@ class Settings:
     disable_grammar_support: bool = _setting(
         False, _flag, "Refuse grammars on TGI's routes.", "DISABLE_GRAMMAR_SUPPORT"
     )
+    unknown_fields: str = _setting(
+        "refuse",
+        _one_of("refuse", "ignore"),
+        "On /v1, fields that no known server has: refuse, or ignore with a log line. Near misses are always refused.",
+        "UNKNOWN_FIELDS",
+    )
     watermark_gamma: float = _setting(
         0.5,
         _number("a number from 0 to 1", lambda n: 0 <= n <= 1),

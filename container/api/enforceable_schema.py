@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from container.api.closed_schema import closed
+from container.api.number_bounds import bounded
 from container.api.schema_types import resolved, target_of, types_of_schema
 from container.errors import InvalidRequest
 
@@ -24,14 +25,19 @@ _MAX_EXACT = 2**53
 
 
 def enforceable(schema: Any) -> Any:
-    """The schema to enforce: objects closed, annotations dropped. Raises InvalidRequest if nothing can fit it."""
+    """The schema to enforce: objects closed, annotations dropped. Raises InvalidRequest if nothing can fit it.
+
+    The engine takes the schema `true`, which anything fits, only as an empty object.
+    """
+    if schema is False:
+        raise InvalidRequest("no value fits the JSON schema `false`")
     try:
         if not _Values(schema).exist(schema):
             raise InvalidRequest(
                 "no value fits the JSON schema: a reference in it leads to itself without end; give it an alternative "
                 "that ends, such as null"
             )
-        return closed(_rewritten(schema, lambda part: _plain(part, schema)))
+        return {} if schema is True else closed(_rewritten(schema, lambda part: _plain(part, schema)))
     except RecursionError:
         return schema
 
@@ -66,7 +72,7 @@ def _plain(part: dict[str, Any], root: Any) -> dict[str, Any]:
     branches = part.get("oneOf")
     if isinstance(branches, list) and "anyOf" not in part and all(_disjoint(a, b, root) for a, b in _pairs(branches)):
         part["anyOf"] = part.pop("oneOf")
-    return part
+    return bounded(part)
 
 
 def _integral(value: Any) -> Any:

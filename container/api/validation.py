@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
 
-from container.api.value_path import steps_of, value_at
+from container.api.value_path import ANY_KEY, Step, replaced, steps_of, value_at
 from container.errors import InvalidRequest
 from container.web.body import json_type
 
@@ -27,7 +28,7 @@ def convert(body: dict[str, Any], kind: type[T], allowed: Mapping[str, str] | No
     try:
         return msgspec.convert(body, kind)
     except msgspec.ValidationError as exc:
-        raise _explain(str(exc), body, allowed or {}) from exc
+        raise _explain(str(exc), body, kind, allowed or {}) from exc
     except RecursionError as exc:
         raise InvalidRequest("the request is nested too deeply") from exc
 
@@ -38,6 +39,15 @@ def check(field: str, allowed: str, value: Any, ok: bool) -> None:
         raise InvalidRequest(f"`{field}` must be {allowed}. Given: {show(value)}", param=field)
 
 
+@contextmanager
+def at_place(place: str) -> Iterator[None]:
+    """Errors raised inside name the field at `place`."""
+    try:
+        yield
+    except InvalidRequest as exc:
+        raise InvalidRequest(f"`{place}`: {exc.message}", param=place) from exc
+
+
 def show(value: Any) -> str:
     """A value as JSON, shortened: messages must stay short (SageMaker quotes at most 2,048 characters)."""
     if isinstance(value, dict | list):
@@ -46,18 +56,46 @@ def show(value: Any) -> str:
     return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
 
 
-def _explain(text: str, body: Any, allowed: Mapping[str, str]) -> InvalidRequest:
+def _explain(text: str, body: Any, kind: Any, allowed: Mapping[str, str]) -> InvalidRequest:
     found = _PATH.match(text)
     reason, path = (found["text"], found["path"].lstrip(".")) if found else (text, "")
     field = _quoted_field(reason)
-    param = ".".join(filter(None, (path, field))) or None
-    given = value_at(body, steps_of(found["path"])) if found else None
-    suffix = f". Given: {show(given)}" if found and path and field is None else ""
+    steps = _with_keys(text, body, kind, steps_of(f".{path}"))
+    place = _spelt(steps)
+    param = ".".join(filter(None, (place, field))) or None
+    suffix = f". Given: {show(value_at(body, steps))}" if found and path and field is None else ""
     words = allowed.get(re.sub(r"\[\d+\]", "[]", path)) if field is None else None
     if words is not None:
-        return InvalidRequest(f"`{path}` must be {words}{suffix}", param=param)
-    prefix = f"`{path}`: " if path else ""
+        return InvalidRequest(f"`{place}` must be {words}{suffix}", param=param)
+    prefix = f"`{place}`: " if path else ""
     return InvalidRequest(f"{prefix}{_lower_first(reason)[:_MAX_REASON_CHARS]}{suffix}", param=param)
+
+
+def _with_keys(text: str, body: Any, kind: Any, steps: list[Step]) -> list[Step]:
+    """The steps with the keys that msgspec leaves out: of a dict's keys, the first that gives the same error alone."""
+    steps = list(steps)
+    while ANY_KEY in steps:
+        before = steps[: steps.index(ANY_KEY)]
+        keys = list(value_at(body, before))
+        while len(keys) > 1:
+            half = keys[: len(keys) // 2]
+            kept = {key: value_at(body, [*before, key]) for key in half}
+            keys = half if _error(replaced(body, before, kept), kind) == text else keys[len(half) :]
+        steps[len(before)] = keys[0]
+    return steps
+
+
+def _spelt(steps: list[Step]) -> str:
+    parts = (f"[{step}]" if isinstance(step, int) else f".{step[:_SHOWN_CHARS]}" for step in steps)
+    return "".join(parts).removeprefix(".")
+
+
+def _error(body: Any, kind: Any) -> str | None:
+    try:
+        msgspec.convert(body, kind)
+    except msgspec.ValidationError as exc:
+        return str(exc)
+    return None
 
 
 def _lower_first(text: str) -> str:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 Step = str | int
+ANY_KEY = "..."
 
 _STEP = re.compile(r"\.(?P<key>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
 
 
 def steps_of(path: str) -> list[Step]:
-    """The keys and indices of a path without its `$`. msgspec writes "..." for any key of a dict."""
+    """The keys and indices of a path without its `$`. msgspec writes "..." (`ANY_KEY`) for any key of a dict."""
     return [_step(found["key"], found["index"]) for found in _STEP.finditer(path)]
 
 
@@ -31,3 +32,12 @@ def value_at(body: Any, steps: Sequence[Step]) -> Any:
         except (LookupError, TypeError):
             return None
     return value
+
+
+def replaced(body: Any, steps: Sequence[Step], value: Any) -> Any:
+    """A copy of `body` that holds `value` where the steps, which exist, lead to; the rest is shared."""
+    if not steps:
+        return value
+    found = body.copy()
+    found[steps[0]] = replaced(body[steps[0]], steps[1:], value)
+    return found

@@ -21,6 +21,9 @@ _READ_BYTES = 65_536
 _UNSPECIFIC = frozenset({"", content_types.ANY, content_types.OCTET_STREAM, "binary/octet-stream"})
 # Below this, every whole float stands for exactly one integer.
 _EXACT = 2**53
+# msgspec's words for an end that comes too early, also after half a surrogate pair shortly before the end.
+_TRUNCATED = "Input data was truncated"
+_HALF_PAIR = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?=[^\\]|\\[^u])")
 _SYNTAX = "Failed to parse the request body as JSON"
 _CUT = "the request body is not as long as its headers or chunk sizes say"
 
@@ -53,9 +56,12 @@ def read_json(request: Request, limit_bytes: int, *, any_media_type: bool = Fals
 def _with_line(reason: str, raw: bytes) -> str:
     """msgspec's message with a line and a column instead of "(byte N)"."""
     found = re.search(r" \(byte (\d+)\)$", reason)
-    if found is not None:
+    half = _HALF_PAIR.search(raw) if reason == _TRUNCATED else None
+    if half is not None:
+        before, reason = raw[: half.end()], "JSON is malformed: unexpected end of escaped utf-16 surrogate pair"
+    elif found is not None:
         before, reason = raw[: int(found[1])], reason[: found.start()]
-    elif reason == "Input data was truncated":
+    elif reason == _TRUNCATED:
         before, reason = raw, "EOF while parsing a value"
     else:
         return reason

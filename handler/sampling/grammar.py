@@ -19,6 +19,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from torch import Tensor
 
+from handler.sampling.grammar_fault import sentence, subject
 from handler.sampling.grammar_tokenizer import grammar_tokenizer
 from handler.seam.errors import one_line
 from handler.seam.protocol import JSON_WHITESPACE, Grammar, GrammarKind
@@ -114,7 +115,7 @@ class GrammarCompiler:
         def compile_it() -> TokenConstraint:
             compiling(True)
             try:
-                return _guarded("grammar is not valid", lambda: self._compile(grammar))
+                return _guarded(f"{subject(grammar)} is not valid", lambda: self._compile(grammar))
             finally:
                 compiling(False)
 
@@ -124,33 +125,28 @@ class GrammarCompiler:
         if not self._eos_token_ids:
             raise GrammarError("grammars need a model that has an end-of-sequence token")
         if len(grammar.source.encode()) > _MAX_SOURCE_BYTES:
-            raise GrammarError(f"grammar must be at most {_MAX_SOURCE_BYTES} bytes. Given: {len(grammar.source)}")
+            raise GrammarError(
+                f"{subject(grammar)} must be at most {_MAX_SOURCE_BYTES} bytes. Given: {len(grammar.source)}"
+            )
         if self._tokenizer is None:
             self._tokenizer = grammar_tokenizer(self._tokenizer_file, self._vocab_size, self._eos_token_ids)
         limits = LLParserLimits(max_grammar_size=_MAX_GRAMMAR_ITEMS * 100, max_lexer_states=_MAX_LEXER_STATES)
         matcher = LLMatcher(self._tokenizer, _source(grammar), limits=limits)
         if matcher.is_error():
-            raise GrammarError(f"grammar is not valid: {_reason(matcher.get_error())}")
+            raise GrammarError(sentence(grammar, matcher.get_error()))
         constraint = TokenConstraint(matcher, self._vocab_size, self._masks)
-        _check_begins(constraint)
+        _check_begins(constraint, subject(grammar))
         return constraint
 
 
-def _check_begins(constraint: TokenConstraint) -> None:
+def _check_begins(constraint: TokenConstraint, noun: str) -> None:
     """Raises GrammarError if no text fits: the matcher finds out at its first mask, and tells its own state."""
     try:
         begins = constraint.begins()
     except GrammarError as exc:
-        raise GrammarError("grammar is not valid: no text fits it, or it needs too much work") from exc
+        raise GrammarError(f"{noun} is not valid: no text fits it, or it needs too much work") from exc
     if not begins:
-        raise GrammarError("grammar is not valid: no text fits it")
-
-
-def _reason(error: str) -> str:
-    """The matcher's error, in terms of what a client can change."""
-    if "coerce_one_of" in error:
-        return "the branches of `oneOf` overlap, or cannot be shown not to; use `anyOf`, or a constant in each"
-    return one_line(error)
+        raise GrammarError(f"{noun} is not valid: no text fits it")
 
 
 def _source(grammar: Grammar) -> str:

@@ -49,10 +49,14 @@ class GrammarKind(enum.StrEnum):
 
 
 class Grammar(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A constraint on the text of the completion; `source` is a JSON schema text, a regex or a Lark grammar."""
+    """A constraint on the text of the completion; `source` is a JSON schema text, a regex or a Lark grammar.
+
+    `places` says which field of the request the rule of that name was made of; "" is the whole grammar.
+    """
 
     kind: GrammarKind
     source: str
+    places: dict[str, str] = {}
 
 
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

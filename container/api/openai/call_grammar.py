@@ -12,6 +12,7 @@ from container.api.openai.argument_grammar import arguments_of, json_value
 from container.api.openai.tool_parsers import Form
 from container.api.openai.tool_parsers.form import NUMBER
 from container.api.openai.tools import Function, ToolUse
+from container.api.validation import at_place
 from handler.seam.protocol import Grammar, GrammarKind
 
 # Without a limit, a constrained model could write calls for ever.
@@ -40,11 +41,12 @@ def forced_calls(use: ToolUse, form: Form, mark_ids: MarkIds) -> Grammar:
     return rules.grammar(rules.calls(use.forced, use.parallel))
 
 
-def answer_or_calls(schema: Any, use: ToolUse, form: Form, mark_ids: MarkIds) -> Grammar:
-    """Either a JSON answer that fits `schema` or calls of any function."""
+def answer_or_calls(schema: Any, place: str, use: ToolUse, form: Form, mark_ids: MarkIds) -> Grammar:
+    """Either a JSON answer that fits `schema`, which the request has at `place`, or calls of any function."""
     rules = _Rules(mark_ids, form)
     calls = rules.calls(use.functions, use.parallel)
     rules.add(f"answer: {json_value(schema)}")
+    rules.places["answer"] = place
     return rules.grammar(f"answer | {calls}")
 
 
@@ -65,12 +67,15 @@ class _Rules:
         self._form = form
         self._token_ids = {mark: token_id for mark in form.marks if (token_id := mark_ids.of(mark)) is not None}
         self._rules: list[str] = []
+        self.places = {"": "tools"}
 
     def add(self, rule: str) -> None:
         self._rules.append(rule)
 
     def grammar(self, start: str) -> Grammar:
-        return Grammar(GrammarKind.LARK, "\n".join(["%llguidance {}", f"start: {start}", *self._rules, ""]))
+        return Grammar(
+            GrammarKind.LARK, "\n".join(["%llguidance {}", f"start: {start}", *self._rules, ""]), self.places
+        )
 
     def calls(self, functions: tuple[Function, ...], parallel: bool, *, begun: str = "") -> str:
         """An expression for one call or, if `parallel`, several. The text `begun` is left out at the beginning."""
@@ -121,7 +126,9 @@ class _Rules:
     def _call(self, functions: tuple[Function, ...], rule: str, before: str) -> None:
         form = self._form
         for i, function in enumerate(functions):
-            rules, arguments = arguments_of(function, f"{rule}_arguments_{i}", form, self)
+            with at_place(function.path):
+                rules, arguments = arguments_of(function, f"{rule}_arguments_{i}", form, self)
+            self.places[f"{rule}_arguments_{i}"] = function.path
             self._rules += rules
             parts = (self.literal(before + function.name + form.between), arguments, self.literal(form.tail + form.end))
             self.add(f"{rule}_{i}: {' '.join(filter(None, parts))}")

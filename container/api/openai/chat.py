@@ -105,7 +105,7 @@ def _grammar(chat: Chat, served: ServedModel, rendered: ChatPrompt) -> Grammar |
     if chat.grammar.kind is not GrammarKind.JSON_SCHEMA:
         raise InvalidRequest("a regex as `response_format` and `tools` exclude each other", param="response_format")
     schema = msgspec.json.decode(chat.grammar.source)
-    return answer_or_calls(schema, chat.tools, form, ids)
+    return answer_or_calls(schema, chat.grammar.places.get("", ""), chat.tools, form, ids)
 
 
 def _marks(chat: Chat, traits: TemplateTraits) -> dict[int, str]:

@@ -9,24 +9,17 @@ from msgspec import Meta
 
 from container.api.bounds import shown, within
 from container.api.openai import messages, response_format, tools
+from container.api.openai.foreign_fields import read
 from container.api.openai.messages import Message, for_template
+from container.api.openai.reasoning_effort import Effort, with_reasoning_effort
 from container.api.openai.response_format import ResponseFormat, grammar_of
-from container.api.openai.sampling import STREAM_RULE, SamplingFields, check_sampling, check_token_ids, refuse_known
+from container.api.openai.sampling import STREAM_RULE, SamplingFields, check_sampling, check_token_ids
 from container.api.openai.tools import ToolChoiceField, Tools, ToolUse, tool_use
-from container.api.validation import convert
 from container.errors import InvalidRequest
 from container.settings import Settings
 from handler.seam.protocol import Grammar
 
 _MAX_TOP_LOGPROBS = 20
-# OpenAI's fields that this server does not support; null counts as absent.
-_REFUSED = {
-    "audio": "audio answers are not supported",
-    "functions": "`functions` is superseded; send `tools`",
-    "function_call": "`function_call` is superseded; send `tool_choice`",
-    "moderation": "there is no moderation on this server",
-    "web_search_options": "this server does not search the web",
-}
 _AUDIO = 'only "text"; audio answers are not supported'
 _KWARG = "a string, number, boolean or array of these"
 _ALLOWED = {
@@ -53,7 +46,7 @@ _Plain = str | int | float | bool | None
 # Rules between fields, which types cannot express; for the OpenAPI document.
 _LOGPROBS_RULE = {
     "anyOf": [
-        {"properties": {"top_logprobs": {"type": "null"}}},
+        {"properties": {"top_logprobs": {"enum": [0, None]}}},
         {"required": ["logprobs"], "properties": {"logprobs": {"const": True}}},
     ]
 }
@@ -67,7 +60,7 @@ RULE: dict[str, Any] = {"allOf": [STREAM_RULE, _LOGPROBS_RULE, _PROMPT_RULE]}
 
 
 class ChatRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """OpenAI's fields, then TGI's and vLLM's. None counts as absent. `store` and `prediction` change no answer."""
+    """OpenAI's fields, then TGI's and vLLM's. None counts as absent."""
 
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_tokens: Annotated[int | None, within(1)] = None
@@ -80,18 +73,10 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fiel
     parallel_tool_calls: bool | None = None
     tool_prompt: str | None = None
     modalities: Annotated[list[Literal["text"]], Meta(min_length=1, max_length=1)] | None = None
-    store: bool | None = None
-    prediction: dict[str, Any] | None = None
-    verbosity: Literal["medium"] | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    reasoning_effort: Effort | None = None
     chat_template_kwargs: dict[_KwargName, _Plain | list[_Plain]] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
-    audio: None = None
-    functions: None = None
-    function_call: None = None
-    moderation: None = None
-    web_search_options: None = None
 
     @property
     def limit(self) -> int | None:
@@ -120,8 +105,10 @@ class Chat(msgspec.Struct, frozen=True):
 
 def parse_chat(body: dict[str, Any], settings: Settings, vocab_size: int) -> Chat:
     """Raises InvalidRequest naming field, limit and value."""
-    refuse_known(body, _REFUSED)
-    request = convert(body, ChatRequest, _ALLOWED)
+    unknown = settings.unknown_fields == "ignore"
+    request = read(
+        with_reasoning_effort(body, ChatRequest.__struct_fields__), ChatRequest, _ALLOWED, takes_unknown=unknown
+    )
     check_sampling(request, settings)
     check_token_ids(request, vocab_size)
     _check_own_fields(request)
@@ -130,7 +117,7 @@ def parse_chat(body: dict[str, Any], settings: Settings, vocab_size: int) -> Cha
 
 
 def _check_own_fields(request: ChatRequest) -> None:
-    if request.top_logprobs is not None and not request.logprobs:
+    if request.top_logprobs and not request.logprobs:
         raise InvalidRequest("`top_logprobs` needs `logprobs`: true", param="top_logprobs")
     if request.continue_final_message and request.add_generation_prompt:
         raise InvalidRequest(

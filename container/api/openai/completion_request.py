@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import msgspec
 
 from container.api.bounds import shown, within
-from container.api.openai.sampling import STREAM_RULE, SamplingFields, check_sampling, check_token_ids, refuse_known
-from container.api.validation import check, convert
+from container.api.openai.foreign_fields import read
+from container.api.openai.sampling import STREAM_RULE, SamplingFields, check_sampling, check_token_ids
+from container.api.validation import check
 from container.errors import InvalidRequest
 from container.monitoring.request_record import timed
 from container.serving.served_model import ServedModel
@@ -18,7 +19,6 @@ from container.text.offload import encode
 _DEFAULT_MAX_TOKENS = 16
 _MAX_LOGPROBS = 5
 _MAX_TOKEN_ID = 2**31 - 1
-_REFUSED = {"suffix": "it can be achieved by preprocessing the prompt"}
 _IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0, "maximum": _MAX_TOKEN_ID}}
 # One text or several, the token ids of one prompt or of several.
 _Prompt = Annotated[
@@ -49,7 +49,6 @@ class CompletionRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknow
     echo: bool | None = None
     logprobs: Annotated[int | None, within(0, _MAX_LOGPROBS)] = None
     best_of: Annotated[int | None, within(1)] = None
-    suffix: None = None
 
 
 class Completion(msgspec.Struct, frozen=True):
@@ -72,8 +71,7 @@ class Completion(msgspec.Struct, frozen=True):
 
 def parse_completion(body: dict[str, Any], settings: Settings, vocab_size: int) -> Completion:
     """Raises InvalidRequest naming field, limit and value."""
-    refuse_known(body, _REFUSED)
-    request = convert(body, CompletionRequest)
+    request = read(body, CompletionRequest, {}, takes_unknown=settings.unknown_fields == "ignore")
     check_sampling(request, settings)
     check_token_ids(request, vocab_size)
     if request.max_tokens == 0 and not request.echo:

@@ -1,15 +1,20 @@
-"""This server's limits in the OpenAPI document's schemas of OpenAI's requests."""
+"""This server's limits, and the fields of `field_rules`, in the OpenAPI document's schemas of OpenAI's requests."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
+from container.api.openai.field_rules import RULES, Ignored, NotDone, Spelling
+from container.api.openai.reasoning_effort import ReasoningWishes
 from container.serving.served_model import ServedModel
 from container.settings import Settings
 
 
 def write_limits(schemas: dict[str, Any], settings: Settings, served: ServedModel) -> None:
-    """Tighten `schemas`, the document's components, in place."""
+    """Tighten and complete `schemas`, the document's components, in place."""
+    _write_rules(schemas)
     last_token_id = served.card.vocab_size - 1
     for name in ("ChatRequest", "CompletionRequest"):
         properties = schemas[name]["properties"]
@@ -21,6 +26,22 @@ def write_limits(schemas: dict[str, Any], settings: Settings, served: ServedMode
     _, texts, ids, lists = properties["prompt"]["anyOf"]
     texts["maxItems"] = lists["maxItems"] = settings.max_client_batch_size
     ids["items"]["maximum"] = lists["items"]["items"]["maximum"] = last_token_id
+
+
+def _write_rules(schemas: dict[str, Any]) -> None:
+    _, found = msgspec.json.schema_components([ReasoningWishes], ref_template="#/components/schemas/{name}")
+    spellings = found.pop(ReasoningWishes.__name__)["properties"]
+    schemas |= found
+    for name, rules in RULES.items():
+        properties = schemas[name]["properties"]
+        for field, rule in rules.items():
+            properties.setdefault(field, spellings[field] if isinstance(rule, Spelling) else _schema(rule))
+
+
+def _schema(rule: NotDone | Ignored) -> dict[str, Any]:
+    if isinstance(rule, NotDone):
+        return {"enum": [None, *rule.neutral], "description": f"Not supported: {rule.why}."}
+    return {"description": f"Ignored: {rule.why}."}
 
 
 def _array(schema: dict[str, Any]) -> dict[str, Any]:

@@ -16,17 +16,15 @@ ALLOWED = {
     "messages[].content": "a string or an array of text parts",
     "messages[].content[].type": '"text"; this model reads text only',
 }
-# Fields of an earlier answer that clients echo and templates do not read.
-_ECHOED = {"refusal", "annotations", "parsed"}
 
 
-class TextPart(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
+class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="text"):
     """A piece of text; parts of other kinds are refused before anything is fetched or decoded."""
 
     text: str
 
 
-class RefusalPart(msgspec.Struct, frozen=True, tag_field="type", tag="refusal"):
+class RefusalPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="refusal"):
     """A piece of an earlier refusal."""
 
     refusal: str
@@ -35,7 +33,7 @@ class RefusalPart(msgspec.Struct, frozen=True, tag_field="type", tag="refusal"):
 Part = TextPart | RefusalPart
 
 
-class CalledFunction(msgspec.Struct, frozen=True, kw_only=True):
+class CalledFunction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The arguments are JSON text or an object; TGI also calls them `parameters`."""
 
     name: str
@@ -43,7 +41,7 @@ class CalledFunction(msgspec.Struct, frozen=True, kw_only=True):
     parameters: str | dict[str, Any] | None = None
 
 
-class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A call of an earlier answer."""
 
     function: CalledFunction
@@ -52,33 +50,21 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Null counts as absent, also in fields that only other roles may set."""
+    """`field_rules` holds what clients send beside these."""
 
     content: str | list[Part]
     name: str | None = None
-    tool_calls: None = None
-    refusal: None = None
-    reasoning_content: None = None
-    reasoning: None = None
-    annotations: None = None
-    parsed: None = None
-    audio: None = None
-    function_call: None = None
 
 
-class _Said(_Message, frozen=True, kw_only=True, omit_defaults=True):
-    tool_call_id: None = None
-
-
-class SystemMessage(_Said, frozen=True, tag_field="role", tag="system"):
+class SystemMessage(_Message, frozen=True, tag_field="role", tag="system"):
     """Instructions for the model."""
 
 
-class DeveloperMessage(_Said, frozen=True, tag_field="role", tag="developer"):
+class DeveloperMessage(_Message, frozen=True, tag_field="role", tag="developer"):
     """OpenAI's newer name for the system role."""
 
 
-class UserMessage(_Said, frozen=True, tag_field="role", tag="user"):
+class UserMessage(_Message, frozen=True, tag_field="role", tag="user"):
     """The user's message."""
 
 
@@ -88,7 +74,7 @@ class ToolMessage(_Message, frozen=True, kw_only=True, omit_defaults=True, tag_f
     tool_call_id: str | None = None
 
 
-class FunctionMessage(_Said, frozen=True, tag_field="role", tag="function"):
+class FunctionMessage(_Message, frozen=True, tag_field="role", tag="function"):
     """OpenAI's older name for a tool's result."""
 
 
@@ -101,19 +87,14 @@ class AssistantMessage(
     tag_field="role",
     tag="assistant",
 ):
-    """The model's answer: text, calls or both. `annotations` and `parsed` are echoes and are ignored."""
+    """The model's answer: text, calls or both."""
 
     content: str | list[Part] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
-    tool_call_id: None = None
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
-    annotations: Any = None
-    parsed: Any = None
-    audio: None = None
-    function_call: None = None
 
     def __post_init__(self) -> None:
         """Raises ValueError; msgspec adds the path to its message."""
@@ -138,7 +119,7 @@ Message = Annotated[
 
 
 def for_template(messages: list[Message]) -> list[dict[str, Any]]:
-    """The messages as plain values, without null fields and echoes of earlier answers.
+    """The messages as plain values, without null fields and earlier refusals, which templates do not read.
 
     The arguments of past calls stay as they were sent.
     """
@@ -146,10 +127,10 @@ def for_template(messages: list[Message]) -> list[dict[str, Any]]:
 
 
 def _plain(message: Message) -> dict[str, Any]:
-    found = {key: value for key, value in msgspec.to_builtins(message).items() if key not in _ECHOED}
+    found = {key: value for key, value in msgspec.to_builtins(message).items() if key != "refusal"}
     content = message.content
     if content is None:
-        found["content"] = message.refusal or ""
+        found["content"] = (message.refusal if isinstance(message, AssistantMessage) else None) or ""
     elif isinstance(content, list):
         texts = [part.text if isinstance(part, TextPart) else part.refusal for part in content]
         found["content"] = [{"type": "text", "text": text} for text in texts]

@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from container.api.bounds import shown
 from container.api.enforceable_schema import enforceable
-from container.api.validation import show
+from container.api.validation import at_place, show
 from container.errors import InvalidRequest
 from handler.seam.protocol import Grammar, GrammarKind
 
@@ -107,17 +107,29 @@ ResponseFormat = Annotated[
 
 def grammar_of(response_format: ResponseFormat | None) -> Grammar | None:
     """The constraint on the answer's text, or None. Raises InvalidRequest."""
-    match response_format:
-        case None | TextFormat():
-            return None
-        case RegexFormat(pattern):
-            return Grammar(GrammarKind.REGEX, pattern)
-        case JsonSchemaFormat(named, value):
-            # In TGI, `value` may also be the schema itself; it has no `schema` key then.
-            found = named.schema if named is not None else (value or {}).get("schema", value)
-        case _:
-            (found,) = response_format.schemas or [{"type": "object"}]
-    return Grammar(GrammarKind.JSON_SCHEMA, msgspec.json.encode(enforceable(_read(found))).decode())
+    if response_format is None or isinstance(response_format, TextFormat):
+        return None
+    if isinstance(response_format, RegexFormat):
+        return Grammar(GrammarKind.REGEX, response_format.value, {"": f"{_FIELD}.value"})
+    name, found = _schema(response_format)
+    place = f"{_FIELD}.{name}" if name else _FIELD
+    schema = _read(found)
+    with at_place(place):
+        source = msgspec.json.encode(enforceable(schema)).decode()
+    return Grammar(GrammarKind.JSON_SCHEMA, source, {"": place})
+
+
+def _schema(response_format: JsonSchemaFormat | _ObjectFormat) -> tuple[str, Any]:
+    """Where the format has its schema, and the schema."""
+    if response_format.json_schema is not None:
+        return "json_schema.schema", response_format.json_schema.schema
+    value = response_format.value
+    if isinstance(response_format, JsonSchemaFormat):
+        # In TGI, `value` may also be the schema itself; it has no `schema` key then.
+        return ("value.schema", value["schema"]) if value and "schema" in value else ("value", value)
+    if value is not UNSET:
+        return "value", value
+    return ("schema", response_format.schema) if response_format.schemas else ("", {"type": "object"})
 
 
 def _read(schema: Any) -> Any:

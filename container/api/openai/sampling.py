@@ -36,14 +36,14 @@ STREAM_RULE: dict[str, Any] = {
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a stream contains besides text."""
 
-    include_usage: bool = False
-    continuous_usage_stats: bool = False
-    include_obfuscation: bool = False
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None
 
 
 class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """OpenAI's fields, then those of TGI, vLLM and llama.cpp. None counts as absent. Fields from `user` on change no
-    answer. `check_sampling` applies the ranges."""
+    """OpenAI's fields, then those of TGI, vLLM and llama.cpp. None counts as absent. `check_sampling` applies the
+    ranges, `field_rules` holds what clients send beside these."""
 
     model: str | None = None
     stream: bool | None = None
@@ -67,13 +67,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     bad_words: Annotated[list[_Word], shown(maxItems=MAX_WORDS)] | None = None
     cache_salt: _Text | None = None
     cache_prompt: bool | None = None
-    user: str | None = None
-    metadata: dict[str, str] | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
-    prompt_cache_options: dict[str, Any] | None = None
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -90,19 +84,12 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     @property
     def include_usage(self) -> bool:
         """True if a stream ends with a usage chunk."""
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     @property
     def continuous_usage(self) -> bool:
         """True if every chunk of a stream carries the usage so far."""
-        return self.stream_options is not None and self.stream_options.continuous_usage_stats
-
-
-def refuse_known(body: dict[str, Any], refused: dict[str, str]) -> None:
-    """Raise InvalidRequest for the first field of `refused` that has a value."""
-    for field, reason in refused.items():
-        if body.get(field) is not None:
-            raise InvalidRequest(f"`{field}` is not supported: {reason}", param=field)
+        return self.stream_options is not None and bool(self.stream_options.continuous_usage_stats)
 
 
 def check_sampling(request: SamplingFields, settings: Settings) -> None:

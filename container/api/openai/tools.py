@@ -41,41 +41,39 @@ class FunctionFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     arguments: dict[str, Any] | None = None
     strict: bool | None = None
     returns: Any = msgspec.field(name="return", default=None)
-    cache_control: Any = None
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Functions are the only tools. `cache_control` is Anthropic's and changes no answer."""
+    """Functions are the only tools."""
 
     function: FunctionFields
     type: Literal["function"] = "function"
-    cache_control: Any = None
 
 
 Tools = Annotated[list[Tool], Meta(max_length=_MAX_TOOLS)]
 
 
-class FunctionName(msgspec.Struct, frozen=True):
+class FunctionName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The name of a function."""
 
     name: str
 
 
-class NamedFunction(msgspec.Struct, frozen=True, kw_only=True):
+class NamedFunction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A reference to one of the tools."""
 
     function: FunctionName
     type: Literal["function"] = "function"
 
 
-class AllowedTools(msgspec.Struct, frozen=True, kw_only=True):
+class AllowedTools(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """OpenAI's subset of the tools, for this request only."""
 
     mode: Literal["auto", "required"]
     tools: Annotated[list[NamedFunction], Meta(min_length=1)]
 
 
-class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
+class ToolChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The function to call, or the functions that may be called."""
 
     type: Literal["function", "allowed_tools"] = "function"
@@ -102,12 +100,16 @@ ToolChoiceField = Annotated[str | ToolChoice | None, shown(**_CHOICE_RULE)]
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """One function; `strict` asks that its arguments fit `parameters` whenever it is called."""
+    """One function; `strict` asks that its arguments fit `parameters` whenever it is called.
+
+    `path` is where the request has `parameters`.
+    """
 
     name: str
     description: str
     parameters: dict[str, Any]
     strict: bool
+    path: str = "tools"
 
     @property
     def for_template(self) -> dict[str, Any]:
@@ -170,7 +172,8 @@ def _function(given: FunctionFields, path: str) -> Function:
     ok = len(name) <= _MAX_NAME_CHARS and re.fullmatch(_NAME, name) is not None and not name.endswith("\n")
     check(f"{path}.name", _NAME_WORDS, name, ok)
     parameters = given.parameters or given.arguments or _NO_PARAMETERS
-    return Function(name, given.description or "", parameters, bool(given.strict))
+    key = "arguments" if given.arguments and not given.parameters else "parameters"
+    return Function(name, given.description or "", parameters, bool(given.strict), f"{path}.{key}")
 
 
 def _named(name: str, functions: tuple[Function, ...]) -> Function:

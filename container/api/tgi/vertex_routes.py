@@ -19,6 +19,7 @@ from container.api.tgi.request.body_shape import shaped
 from container.api.tgi.request.generate_request import Inputs
 from container.api.tgi.request.parameter_checks import check_lengths, check_parameters
 from container.api.tgi.request.parameters import U32, GenerateParameters, USize
+from container.api.tgi.request.unknown_names import note_unknown
 from container.monitoring.request_record import RequestRecord, current_record, timed
 from container.serving.served_model import ServedModel
 from container.serving.service import service
@@ -86,7 +87,14 @@ def vertex() -> Response:
 
 def _instance(instance: dict[str, Any], number: int) -> VertexInputs | ChatBody:
     at: tuple[str, int] = ("instances", number)
-    return shaped(instance, VertexInputs, at) if "inputs" in instance else shaped(instance, ChatBody, at)
+    if "inputs" not in instance:
+        chat = shaped(instance, ChatBody, at)
+        note_unknown(instance, ChatBody, "instances[].")
+        return chat
+    inputs = shaped(instance, VertexInputs, at)
+    note_unknown(instance, VertexInputs, "instances[].")
+    note_unknown(instance.get("parameters"), VertexParameters, "instances[].parameters.")
+    return inputs
 
 
 def _start(instance: VertexInputs | ChatBody, served: ServedModel, record: RequestRecord) -> Generating:

@@ -58,16 +58,21 @@ def test_the_limits_are_this_servers(document: Any) -> None:
 def test_openais_types_are_those_that_are_read(document: Any) -> None:
     from container.api.openai.chat_request import ChatRequest
     from container.api.openai.completion_request import CompletionRequest
+    from container.api.openai.field_rules import RULES
 
     schemas = document["components"]["schemas"]
     for kind in (ChatRequest, CompletionRequest):
-        assert tuple(schemas[kind.__name__]["properties"]) == kind.__struct_fields__
+        others = [name for name in RULES[kind.__name__] if name not in kind.__struct_fields__]
+        assert list(schemas[kind.__name__]["properties"]) == [*kind.__struct_fields__, *others]
         assert schemas[kind.__name__]["additionalProperties"] is False
     properties = schemas["ChatRequest"]["properties"]
     assert set(properties["messages"]["items"]["discriminator"]["mapping"]) == {
         "system", "developer", "user", "assistant", "tool", "function",
     }  # fmt: skip
     assert (properties["n"]["minimum"], properties["n"]["maximum"]) == (1, 8)
+    assert properties["best_of"]["enum"] == [None, 1]
+    assert properties["store"] == {"description": "Ignored: nothing is stored."}
+    assert "effort" in schemas["Reasoning"]["properties"]
     ids = schemas["CompletionRequest"]["properties"]["prompt"]["anyOf"][2]
     assert ids["items"]["maximum"] == 319, "the vocabulary of this model"
 

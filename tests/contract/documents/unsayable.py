@@ -112,7 +112,17 @@ def bad_words_have_few_tokens(body: dict[str, Any]) -> bool:
     return all(len(word.encode()) < 64 for word in body.get("bad_words") or ())
 
 
+def reasoning_is_spelt_once(body: dict[str, Any]) -> bool:
+    """And says nothing that needs another field of the request."""
+    names = ("reasoning", "thinking", "enable_thinking", "think", "reasoning_effort")
+    given = [body[name] for name in names if body.get(name) is not None]
+    apart = given[0] if given and isinstance(given[0], dict) else {}
+    others = any(apart.get(name) is not None for name in ("exclude", "max_tokens", "budget_tokens"))
+    return len(given) < 2 and not others and ("effort" not in apart or "enabled" not in apart)
+
+
 RULES = (
+    reasoning_is_spelt_once,
     answers_fit_the_context,
     tools_have_different_names,
     the_choice_is_among_the_tools,

@@ -230,7 +230,6 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"modalities": ["audio"]}, "modalities[0]", "audio answers are not supported"),
     ({"functions": [{"name": "f"}]}, "functions", "tools"),
     ({"web_search_options": {}}, "web_search_options", "not supported"),
-    ({"verbosity": "low"}, "verbosity", "low"),
     ({"response_format": {"type": "xml"}}, "response_format.type", "one of"),
     (
         {"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}},
@@ -247,13 +246,17 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "unknown field",
     ),
     ({"response_format": {"type": "json_object", "schema": {}, "value": {}}}, "response_format", "must have one of"),
-    ({"tools": [{"function": {"name": "f", "input_schema": {}}}]}, "tools[0].function.input_schema", "unknown field"),
+    (
+        {"tools": [{"function": {"name": "f", "input_schema": {}}}]},
+        "tools[0].function.input_schema",
+        "send `parameters`",
+    ),
     ({"tools": [{"function": {"name": "f", "paramaters": {}}}]}, "tools[0].function.paramaters", "unknown field"),
-    ({"tools": [{"function": {"name": "f"}, "strict": True}]}, "tools[0].strict", "unknown field"),
+    ({"tools": [{"function": {"name": "f"}, "strict": True}]}, "tools[0].strict", "send it inside `function`"),
     ({"chat_template_kwargs": {"messages": "x"}}, "chat_template_kwargs.messages", "reserved"),
     ({"chat_template_kwargs": {"tools": ["x"]}}, "chat_template_kwargs.tools", "reserved"),
     ({"chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs.chat_template", "reserved"),
-    ({"chat_template_kwargs": {"a": {"b": 1}}}, "chat_template_kwargs[...]", "array"),
+    ({"chat_template_kwargs": {"a": {"b": 1}}}, "chat_template_kwargs.a", "array"),
     ({"continue_final_message": True, "add_generation_prompt": True}, "continue_final_message", "exclude"),
 ]
 

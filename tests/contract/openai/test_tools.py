@@ -249,7 +249,7 @@ def test_what_xml_cannot_be_held_to_is_refused_by_name(server_for: Callable[[str
     parameters = {"type": "object", "properties": {"d": {"type": "string", "format": "date"}}}
     tool = {"type": "function", "function": {"name": "f", "strict": True, "parameters": parameters}}
     answer = server.chat("hi", tools=[tool])
-    assert (answer.status, answer.json["error"]["param"]) == (400, "tools")
+    assert (answer.status, answer.json["error"]["param"]) == (400, "tools[0].function.parameters")
     assert "`format` of f.d cannot be enforced" in answer.json["error"]["message"]
 
 

@@ -12,6 +12,7 @@ import msgspec
 from container.api.openai.argument_grammar import json_arguments, json_value
 from container.api.openai.harmony.marks import CHANNEL, CONSTRAIN, END, MESSAGE, START, Header, Place, end_of
 from container.api.openai.tools import Function, ToolUse
+from container.api.validation import at_place
 from container.errors import InvalidRequest
 from handler.seam.protocol import Grammar, GrammarKind
 
@@ -49,9 +50,11 @@ class _Rules:
     def __init__(self, id_of: Callable[[str], int | None]) -> None:
         self._id_of = id_of
         self._rules = ["TEXT: /(.|\\n)*/"]
+        self._places = {"": "tools"}
 
     def grammar(self, start: str) -> Grammar:
-        return Grammar(GrammarKind.LARK, "\n".join(["%llguidance {}", f"start: {start}", *self._rules, ""]))
+        source = "\n".join(["%llguidance {}", f"start: {start}", *self._rules, ""])
+        return Grammar(GrammarKind.LARK, source, self._places)
 
     def messages(self, answer: Grammar | None, use: ToolUse | None) -> str:
         """Thoughts, then what is asked for."""
@@ -90,6 +93,7 @@ class _Rules:
     def _answer(self, answer: Grammar) -> str:
         match answer.kind:
             case GrammarKind.JSON_SCHEMA:
+                self._places["answer"] = answer.places.get("", "")
                 self._rules.append(f"answer: {json_value(msgspec.json.decode(answer.source))}")
             case GrammarKind.REGEX:
                 self._rules.append(f"answer: /{_in_slashes(answer.source)}/")
@@ -100,7 +104,9 @@ class _Rules:
     def _calls(self, functions: tuple[Function, ...], use: ToolUse) -> str:
         """One call or, if they may be parallel, several. The recipient's place is beside the role or the channel."""
         for i, function in enumerate(functions):
-            rules, arguments = json_arguments(function, f"arguments_{i}")
+            with at_place(function.path):
+                rules, arguments = json_arguments(function, f"arguments_{i}")
+            self._places[f"arguments_{i}"] = function.path
             recipient = f"to=functions.{function.name}"
             heads = (f"{CHANNEL}commentary {recipient}", f" {recipient}{CHANNEL}commentary")
             kind = f'(" "? {self.text(CONSTRAIN)} "json" | " json")?'

@@ -10,7 +10,8 @@ from msgspec import Meta
 
 from container.api.tgi.request.body_shape import shaped
 from container.api.tgi.request.grammar_parameter import grammar
-from container.api.tgi.request.parameters import ABSENT_PARAMETERS, GenerateParameters
+from container.api.tgi.request.parameters import ABSENT_PARAMETERS, GenerateParameters, JsonGrammar
+from container.api.tgi.request.unknown_names import note_unknown
 from container.errors import InvalidRequest
 from container.settings import Settings
 from handler.seam.protocol import SamplingParams
@@ -40,7 +41,9 @@ class CompatGenerateBody(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse_generate(body: dict[str, Any]) -> GenerateBody:
     """Raises WrongShape in TGI's words."""
-    return shaped(body, GenerateBody)
+    parsed = shaped(body, GenerateBody)
+    _note_unknown(body)
+    return parsed
 
 
 def parse_compat_generate(body: dict[str, Any]) -> CompatGenerateBody:
@@ -52,7 +55,16 @@ def parse_compat_generate(body: dict[str, Any]) -> CompatGenerateBody:
             "OpenAI's field on /v1/completions and /invocations. Given: a list",
             param="inputs",
         )
-    return shaped(body, CompatGenerateBody)
+    parsed = shaped(body, CompatGenerateBody)
+    _note_unknown(body)
+    return parsed
+
+
+def _note_unknown(body: dict[str, Any]) -> None:
+    parameters = body.get("parameters", {})
+    note_unknown(body, CompatGenerateBody)
+    note_unknown(parameters, GenerateParameters, "parameters.")
+    note_unknown(parameters.get("grammar"), JsonGrammar, "parameters.grammar.")
 
 
 def sampling_params(parameters: GenerateParameters, max_tokens: int, settings: Settings) -> SamplingParams:

@@ -1,0 +1,119 @@
+"""A request's fields that its type does not have: taken if neutral or without effect, else refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import inspect as mi
+
+from container.api.ignored_fields import note_ignored
+from container.api.openai.field_rules import RULES, Ignored, NotDone, Rules
+from container.api.spelling import did_you_mean, near
+from container.api.validation import convert
+from container.errors import InvalidRequest
+
+T = TypeVar("T", bound=msgspec.Struct)
+_SHOWN_CHARS = 80
+
+
+def read(body: dict[str, Any], kind: type[T], allowed: Mapping[str, str], *, takes_unknown: bool = False) -> T:
+    """`body` as `kind`, a msgspec struct, without the fields of `RULES`. Raises InvalidRequest.
+
+    `takes_unknown` takes names that are known nowhere and near to no known name.
+    """
+    reader = _Reader(takes_unknown)
+    body = reader.fields(body, _shape(kind), "", deep=False)
+    try:
+        return msgspec.convert(body, kind)
+    except (msgspec.ValidationError, RecursionError) as exc:
+        # Few requests pay for the walk through all messages.
+        if "contains unknown field" in str(exc):
+            body = reader.fields(body, _shape(kind), "", deep=True)
+        return convert(body, kind, allowed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """One struct: the types of its fields, and the rules for fields that it does not have."""
+
+    types: dict[str, mi.Type]
+    rules: Rules
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.types, *(name for name in self.rules if name not in self.types)]
+
+
+class _Reader:
+    def __init__(self, takes_unknown: bool) -> None:
+        self._takes_unknown = takes_unknown
+
+    def value(self, value: Any, kind: mi.Type, path: str) -> Any:
+        """`value` without foreign fields, at any depth that `kind` describes."""
+        if isinstance(kind, mi.Metadata):
+            return self.value(value, kind.type, path)
+        if isinstance(value, dict):
+            found = _struct_for(value, kind)
+            return value if found is None else self.fields(value, _shape(found.cls), path, deep=True)
+        if isinstance(value, list):
+            item = next((each.item_type for each in _branches(kind) if isinstance(each, mi.ListType)), None)
+            return value if item is None else [self.value(each, item, f"{path}[{i}]") for i, each in enumerate(value)]
+        return value
+
+    def fields(self, value: dict[str, Any], shape: _Shape, path: str, *, deep: bool) -> dict[str, Any]:
+        found = {}
+        for name, each in value.items():
+            place = f"{path}.{name}" if path else name
+            if name in shape.types:
+                found[name] = self.value(each, shape.types[name], place) if deep else each
+            else:
+                self._settle(name, each, shape, path, place)
+        return found
+
+    def _settle(self, name: str, value: Any, shape: _Shape, path: str, place: str) -> None:
+        """Raises InvalidRequest unless the field may be left out."""
+        rule = shape.rules.get(name)
+        if rule is None:
+            self._unknown(name, shape, path, place)
+        elif isinstance(rule, NotDone):
+            if not rule.takes(value):
+                raise InvalidRequest(f"`{place}` is not supported: {rule.why}", param=place)
+        elif isinstance(rule, Ignored) and value is not None:
+            note_ignored(place, rule.why)
+
+    def _unknown(self, name: str, shape: _Shape, path: str, place: str) -> None:
+        if self._takes_unknown and not near(name, shape.names):
+            return note_ignored(place[:_SHOWN_CHARS], "no server is known to have it")
+        where = f"`{path}`: " if path else ""
+        hint = did_you_mean(name, shape.names)
+        text = f"{where}unknown field `{name[:_SHOWN_CHARS]}`{'.' if hint else ''}{hint}"
+        raise InvalidRequest(text, param=f"{path}.{name[:_SHOWN_CHARS]}" if path else name[:_SHOWN_CHARS])
+
+
+@cache
+def _shape(struct: type[Any]) -> _Shape:
+    kind = mi.type_info(struct)
+    if not isinstance(kind, mi.StructType):
+        raise TypeError(f"{struct} is no msgspec struct")
+    types = {field.encode_name: field.type for field in kind.fields}
+    if kind.tag_field is not None:
+        types[kind.tag_field] = mi.AnyType()
+    return _Shape(types, RULES.get(struct.__name__, {}))
+
+
+def _branches(kind: mi.Type) -> tuple[mi.Type, ...]:
+    if isinstance(kind, mi.Metadata):
+        return _branches(kind.type)
+    return kind.types if isinstance(kind, mi.UnionType) else (kind,)
+
+
+def _struct_for(value: dict[str, Any], kind: mi.Type) -> mi.StructType | None:
+    """The struct that reads `value`: the only one, or the one of its tag; None if there is none."""
+    structs = [each for each in _branches(kind) if isinstance(each, mi.StructType)]
+    if len(structs) == 1:
+        return structs[0]
+    return next((each for each in structs if value.get(each.tag_field or "") == each.tag), None)
