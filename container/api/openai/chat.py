@@ -81,15 +81,19 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: Reque
 def _grammar(chat: Chat, served: ServedModel, family: Family) -> Grammar | None:
     """The answer's constraint: `response_format`, forced calls, either of both, or the schemas of strict functions."""
     ids = MarkIds(served.tokenizer.marker_token_id, served.tokenizer.control_token_id)
+    constraint = chat.constraint
     if chat.tools is None:
-        return chat.grammar
+        return None if constraint is None else constraint.grammar
     if chat.tools.forced:
         return forced_calls(chat.tools, family, ids)
-    if chat.grammar is None:
+    if constraint is None:
         return text_with_calls(chat.tools, family, ids) if chat.tools.strict else None
-    if chat.grammar.kind is not GrammarKind.JSON_SCHEMA:
-        raise InvalidRequest("a regex as `response_format` and `tools` exclude each other", param="response_format")
-    schema = msgspec.json.decode(chat.grammar.source)
+    if constraint.grammar.kind is not GrammarKind.JSON_SCHEMA:
+        raise InvalidRequest(
+            f"`{constraint.field}` and `tools` exclude each other, unless it is a JSON schema in the usual layout",
+            param=constraint.field,
+        )
+    schema = msgspec.json.decode(constraint.grammar.source)
     return answer_or_calls(schema, chat.tools, family, ids)
 
 

@@ -8,15 +8,15 @@ import msgspec
 from msgspec import Meta
 
 from container.api.bounds import shown, within
-from container.api.openai import messages, response_format, tools
+from container.api.openai import messages, response_format, structured_outputs, tools
 from container.api.openai.messages import Message, for_template
-from container.api.openai.response_format import ResponseFormat, grammar_of
+from container.api.openai.response_format import ResponseFormat
 from container.api.openai.sampling import STREAM_RULE, SamplingFields, check_sampling, check_token_ids, refuse_known
+from container.api.openai.structured_outputs import Constraint, constraint_of
 from container.api.openai.tools import ToolChoiceField, Tools, ToolUse, tool_use
 from container.api.validation import convert
 from container.errors import InvalidRequest
 from container.settings import Settings
-from handler.seam.protocol import Grammar
 
 _MAX_TOP_LOGPROBS = 20
 # OpenAI's fields that this server does not support; null counts as absent.
@@ -32,6 +32,7 @@ _KWARG = "a string, number, boolean or array of these"
 _ALLOWED = {
     **messages.ALLOWED,
     **response_format.ALLOWED,
+    **structured_outputs.ALLOWED,
     **tools.ALLOWED,
     "modalities": _AUDIO,
     "modalities[]": _AUDIO,
@@ -105,17 +106,17 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Chat(msgspec.Struct, frozen=True):
-    """A checked request: its messages as templates take them, the tools in use, the grammar of `response_format`."""
+    """A checked request: its messages as templates take them, the tools in use, the constraint on its answer."""
 
     request: ChatRequest
     messages: list[dict[str, Any]]
     tools: ToolUse | None
-    grammar: Grammar | None
+    constraint: Constraint | None
 
     @property
     def constrained(self) -> bool:
         """Whether a grammar constrains the whole answer, which leaves no room for reasoning."""
-        return self.grammar is not None or (self.tools is not None and bool(self.tools.forced))
+        return self.constraint is not None or (self.tools is not None and bool(self.tools.forced))
 
 
 def parse_chat(body: dict[str, Any], settings: Settings, vocab_size: int) -> Chat:
@@ -126,7 +127,7 @@ def parse_chat(body: dict[str, Any], settings: Settings, vocab_size: int) -> Cha
     check_token_ids(request, vocab_size)
     _check_own_fields(request)
     use = tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
-    return Chat(request, for_template(request.messages), use, grammar_of(request.response_format))
+    return Chat(request, for_template(request.messages), use, constraint_of(request, request.response_format))
 
 
 def _check_own_fields(request: ChatRequest) -> None:

@@ -7,7 +7,10 @@ from typing import Annotated, Any
 import msgspec
 
 from container.api.bounds import shown, within
+from container.api.openai import response_format, structured_outputs
+from container.api.openai.response_format import ResponseFormat
 from container.api.openai.sampling import STREAM_RULE, SamplingFields, check_sampling, check_token_ids, refuse_known
+from container.api.openai.structured_outputs import Constraint, constraint_of
 from container.api.validation import check, convert
 from container.errors import InvalidRequest
 from container.monitoring.request_record import timed
@@ -19,6 +22,7 @@ _DEFAULT_MAX_TOKENS = 16
 _MAX_LOGPROBS = 5
 _MAX_TOKEN_ID = 2**31 - 1
 _REFUSED = {"suffix": "it can be achieved by preprocessing the prompt"}
+_ALLOWED = {**response_format.ALLOWED, **structured_outputs.ALLOWED}
 _IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0, "maximum": _MAX_TOKEN_ID}}
 # One text or several, the token ids of one prompt or of several.
 _Prompt = Annotated[
@@ -43,12 +47,13 @@ RULE: dict[str, Any] = {"allOf": [STREAM_RULE, _NOTHING_RULE]}
 
 
 class CompletionRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """OpenAI's fields. None counts as absent."""
+    """OpenAI's fields, and vLLM's `response_format`. None counts as absent."""
 
     prompt: _Prompt
     echo: bool | None = None
     logprobs: Annotated[int | None, within(0, _MAX_LOGPROBS)] = None
     best_of: Annotated[int | None, within(1)] = None
+    response_format: ResponseFormat | None = None
     suffix: None = None
 
 
@@ -58,6 +63,7 @@ class Completion(msgspec.Struct, frozen=True):
     request: CompletionRequest
     prompts: list[str | list[int]]
     num_candidates: int
+    constraint: Constraint | None
 
     @property
     def num_chars(self) -> int:
@@ -73,7 +79,7 @@ class Completion(msgspec.Struct, frozen=True):
 def parse_completion(body: dict[str, Any], settings: Settings, vocab_size: int) -> Completion:
     """Raises InvalidRequest naming field, limit and value."""
     refuse_known(body, _REFUSED)
-    request = convert(body, CompletionRequest)
+    request = convert(body, CompletionRequest, _ALLOWED)
     check_sampling(request, settings)
     check_token_ids(request, vocab_size)
     if request.max_tokens == 0 and not request.echo:
@@ -82,7 +88,7 @@ def parse_completion(body: dict[str, Any], settings: Settings, vocab_size: int) 
     prompts = _prompts(request.prompt)
     limit = settings.max_client_batch_size
     check("prompt", f"at most {limit} prompts", len(prompts), len(prompts) <= limit)
-    return Completion(request, prompts, candidates)
+    return Completion(request, prompts, candidates, constraint_of(request, request.response_format))
 
 
 def tokenized(prompts: list[str | list[int]], served: ServedModel) -> list[list[int]]:

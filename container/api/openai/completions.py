@@ -81,6 +81,7 @@ def _prompt(
             max_tokens,
             num_logprobs=num_logprobs,
             num_prompt_logprobs=wanted.logprobs if wanted.echo else None,
+            grammar=None if completion.constraint is None else completion.constraint.grammar,
             bad_words=bad_words,
         ),
         stop=wanted.stop_strings,

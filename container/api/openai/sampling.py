@@ -10,6 +10,7 @@ import msgspec
 
 from container.api.bounds import check_bounds, shown, within
 from container.api.openai.bad_words import MAX_CHARS, MAX_WORDS, check_bad_words
+from container.api.openai.extension_fields import ExtensionFields
 from container.api.validation import check, show
 from container.errors import InvalidRequest
 from container.generation.fan_out import derived_seed
@@ -41,7 +42,7 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     include_obfuscation: bool = False
 
 
-class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SamplingFields(ExtensionFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """OpenAI's fields, then those of TGI, vLLM and llama.cpp. None counts as absent. Fields from `user` on change no
     answer. `check_sampling` applies the ranges."""
 
