@@ -17,7 +17,7 @@ from container.api.openai.chat_response import ChatAnswer
 from container.api.openai.choice import Choice
 from container.api.openai.error_response import error_body
 from container.api.openai.reasoning import CLOSE, OPEN, ReasoningSplitter
-from container.api.openai.sampling import of_choice, sampling_params
+from container.api.openai.sampling import of_choice, sampling_params, text_options
 from container.api.openai.template_traits import TemplateTraits
 from container.api.openai.tool_parsers import Family, parser_of
 from container.errors import InvalidRequest
@@ -71,6 +71,7 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: Reque
             bad_words=banned_sequences(chat.request.bad_words, served.tokenizer),
         ),
         stop=chat.request.stop_strings,
+        **text_options(chat.request),
         show_special=_reads_control_tokens(chat, served, rendered.traits),
         timeout_s=service().timeout_s(record, streaming=bool(chat.request.stream)),
         cache_salt=chat.request.cache_salt or "",

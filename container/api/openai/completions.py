@@ -15,7 +15,7 @@ from container.api.openai.bad_words import banned_sequences
 from container.api.openai.completion_request import Completion, parse_completion, tokenized
 from container.api.openai.error_response import error_body
 from container.api.openai.logprobs import CompletionLogprobs, Scored
-from container.api.openai.sampling import of_choice, sampling_params
+from container.api.openai.sampling import of_choice, sampling_params, text_options
 from container.api.openai.usage import chunk_usage, usage_of
 from container.errors import InvalidRequest
 from container.generation.fan_out import fan_out
@@ -85,6 +85,7 @@ def _prompt(
             bad_words=bad_words,
         ),
         stop=wanted.stop_strings,
+        **text_options(wanted),
         timeout_s=service().timeout_s(record, streaming=bool(wanted.stream)),
         cache_salt=wanted.cache_salt or "",
         reuse_prefix=wanted.cache_prompt is not False,
@@ -118,13 +119,13 @@ class CompletionAnswer:
         for number, index in enumerate(self._chosen()):
             scored = self._echoed(index) + self._scored[index]
             text = self._echo_text(index) + "".join(self._texts[index])
-            choices.append(self._choice(number, text, scored, CompletionLogprobs(self._tokenizer), index))
+            choices.append(self._choice(number, text, scored, self._lists(), index))
         return TextCompletion(**self._head, choices=choices, usage=self._usage())
 
     def frames(self) -> Iterator[bytes]:
         """Chunks of all choices as they come, then usage if requested, then one [DONE]."""
         deltas = fan_out(self._generations)
-        lists = [CompletionLogprobs(self._tokenizer) for _ in self._generations]
+        lists = [self._lists() for _ in self._generations]
         begun: set[int] = set()
         try:
             for index, delta in deltas:
@@ -144,16 +145,19 @@ class CompletionAnswer:
         yield sse.DONE
 
     def _add(self, index: int, delta: Delta) -> tuple[str, list[Scored]]:
-        """The delta's visible part: its text, and its tokens without the control token that ends it."""
+        """The delta's visible part: its text, and its tokens without those that the text leaves out."""
         if delta.finish_reason is not None:
             self._reasons[index] = _FINISH.get(delta.finish_reason, "stop")
         if self._completion.max_tokens == 0:
             self._reasons[index] = "length"
             return "", []
-        scored: list[Scored] = [(token.id, token.logprob) for token in delta.tokens if not token.special]
+        scored: list[Scored] = [(token.id, token.logprob) for token in delta.tokens if not token.hidden]
         self._texts[index].append(delta.text)
         self._scored[index] += scored
         return delta.text, scored
+
+    def _lists(self) -> CompletionLogprobs:
+        return CompletionLogprobs(self._tokenizer, shows_special=self._request.shows_special)
 
     def _chosen(self) -> list[int]:
         """The `n` best candidates of each prompt by mean log-probability, in the order of the prompts."""
@@ -173,7 +177,8 @@ class CompletionAnswer:
     def _echo_text(self, index: int) -> str:
         if not self._request.echo:
             return ""
-        return self._tokenizer.decode(self._generations[index].prompt.token_ids, skip_special_tokens=True)
+        ids = self._generations[index].prompt.token_ids
+        return self._tokenizer.decode(ids, skip_special_tokens=not self._request.shows_special)
 
     def _echoed(self, index: int) -> list[Scored]:
         """The prompt's tokens with their log-probabilities; the first token has none."""

@@ -37,7 +37,7 @@ class TokenTexts:
 class ChatLogprobs:
     """The entries of one choice, token by token. All `bytes` together are the text, up to a stop string.
 
-    Control tokens, including the one that ends the answer, are not part of the text and have no entry.
+    Tokens that are not part of the text, control tokens as a rule, have no entry.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -48,7 +48,7 @@ class ChatLogprobs:
         """One entry for each token, with its alternatives."""
         found: list[ScoredToken] = []
         for token in tokens:
-            if token.logprob is None or token.special:
+            if token.logprob is None or token.hidden:
                 continue
             top = [self._named(other, value) for other, value in token.logprob.top]
             chosen = self._named(token.id, token.logprob.logprob)
@@ -66,8 +66,9 @@ class ChatLogprobs:
 class CompletionLogprobs:
     """The parallel lists of /v1/completions, built token by token. Offsets count characters of the choice's text."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, shows_special: bool = False) -> None:
         self._texts = TokenTexts(tokenizer)
+        self._shows_special = shows_special
         self._first = True
         self._offset = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -81,7 +82,7 @@ class CompletionLogprobs:
             result.token_logprobs.append(None if found is None else max(found.logprob, _FLOOR))
             result.top_logprobs.append(None if found is None else self._top(found))
             result.text_offset.append(self._offset)
-            if not self._texts.is_special(token_id):
+            if self._shows_special or not self._texts.is_special(token_id):
                 self._offset += len(self._decoder.decode(raw))
                 self._first = False
         return result

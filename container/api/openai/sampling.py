@@ -173,6 +173,16 @@ def sampling_params(
     )
 
 
+def text_options(request: SamplingFields) -> dict[str, bool]:
+    """What an answer's text holds beside the model's words: fields of `Prompt`."""
+    return {
+        "keep_stop": request.keeps_stop,
+        "keep_end": request.keeps_stop,
+        "special_is_text": request.shows_special,
+        "join_special": request.spaces_between_special_tokens is False,
+    }
+
+
 def of_choice(params: SamplingParams, index: int) -> SamplingParams:
     """The parameters of choice `index`, with its own seed; choice 0 keeps the request's."""
     return msgspec.structs.replace(params, seed=derived_seed(params.seed, index))
