@@ -26,6 +26,7 @@ def needs_penalties(seq: Sequence) -> bool:
         or params.logit_bias
         or params.watermark is not None
         or seq.num_output_tokens < params.min_tokens
+        or params.allowed_token_ids
         or _banned_ids(seq)
     )
 
@@ -47,9 +48,20 @@ def apply_penalties(row: Tensor, seq: Sequence, eos_token_ids: Collection[int]) 
         row[ids] += torch.tensor(list(params.logit_bias.values()), device=row.device, dtype=row.dtype)
     if seq.num_output_tokens < params.min_tokens and (eos_token_ids or params.stop_token_ids):
         row[torch.tensor(sorted({*eos_token_ids, *params.stop_token_ids}), device=row.device)] = float("-inf")
+    if params.allowed_token_ids:
+        row.masked_fill_(_forbidden(seq, row), float("-inf"))
     banned = _banned_ids(seq)
     if banned:
         row[torch.tensor(banned, device=row.device)] = float("-inf")
+
+
+def _forbidden(seq: Sequence, row: Tensor) -> Tensor:
+    """Bool `[vocab]`, True for each token that is not allowed."""
+    if seq.forbidden is None:
+        seq.forbidden = torch.ones(len(row), dtype=torch.bool, device=row.device)
+        seq.forbidden[torch.tensor(seq.sampling.allowed_token_ids, device=row.device)] = False
+    mask: Tensor = seq.forbidden
+    return mask
 
 
 def _banned_ids(seq: Sequence) -> list[int]:

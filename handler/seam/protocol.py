@@ -63,6 +63,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
     neighbours in the batch. `num_logprobs` None reports nothing, 0 the chosen token, n also the n most likely.
     `warped_logprobs` reports log-probabilities after penalties and warping (TGI) instead of the raw ones (OpenAI).
     `watermark` is the share of green tokens (0 to 1) and the bias added to their logits.
+    `allowed_token_ids` are the only tokens that may be chosen, unless there are none.
     Each entry of `bad_words` is a token sequence that must not appear in the output.
     `length_penalised_frequency` divides the frequency penalty by the sequence length, as TGI does.
     """
@@ -83,6 +84,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
     num_logprobs: int | None = None
     num_prompt_logprobs: int | None = None
     warped_logprobs: bool = False
@@ -96,10 +98,14 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """Log-probability (natural log) of the chosen token and of the most likely `(token_id, logprob)` pairs."""
+    """Log-probability (natural log) of the chosen token and of the most likely `(token_id, logprob)` pairs.
+
+    `rank` is the token's place among all tokens, from 1; 0 where it was not counted. Tokens of a prompt have it.
+    """
 
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+    rank: int = 0
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, tag="generate", array_like=True, forbid_unknown_fields=True):

@@ -16,6 +16,7 @@ from container.api.openai.chat_request import Chat, parse_chat
 from container.api.openai.chat_response import ChatAnswer
 from container.api.openai.choice import Choice
 from container.api.openai.error_response import error_body
+from container.api.openai.extension_fields import truncated
 from container.api.openai.reasoning import CLOSE, OPEN, ReasoningSplitter
 from container.api.openai.sampling import of_choice, sampling_params, text_options
 from container.api.openai.template_traits import TemplateTraits
@@ -43,7 +44,9 @@ def answer_chat(body: dict[str, Any], record: RequestRecord) -> Response:
         for index in range(chat.request.num_choices)
     ]
     choices = [_choice(chat, rendered) for _ in generations]
-    answer = ChatAnswer(chat.request, served, generations, choices, f"chatcmpl-{secrets.token_hex(12)}")
+    answer = ChatAnswer(
+        chat.request, served, generations, choices, f"chatcmpl-{chat.request.answer_id or secrets.token_hex(12)}"
+    )
     if chat.request.stream:
         response = sse.stream(answer.frames(), error_body, record)
     else:
@@ -60,6 +63,7 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: Reque
     if chat.constrained and rendered.thinking:
         # Only the answer is constrained, so reasoning that the template has opened ends here.
         token_ids = token_ids + served.tokenizer.encode_continuation(f"\n{CLOSE}\n\n")
+    token_ids = truncated(token_ids, chat.request, served.prompt_room(chat.request.limit))
     max_tokens = served.check_length(len(token_ids), chat.request.limit)
     return Prompt(
         token_ids=token_ids,
@@ -67,6 +71,7 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: Reque
             chat.request,
             max_tokens,
             num_logprobs=chat.request.num_logprobs,
+            num_prompt_logprobs=chat.request.prompt_logprobs,
             grammar=grammar,
             bad_words=banned_sequences(chat.request.bad_words, served.tokenizer),
         ),

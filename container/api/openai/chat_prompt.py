@@ -47,7 +47,10 @@ def chat_prompt(chat: Chat, served: ServedModel) -> ChatPrompt:
         raise TemplateFailed(str(exc)) from exc
     thinking = traits.thinks and rendered.text.rstrip().endswith(OPEN)
     with timed("tokenise"):
-        return ChatPrompt(encode_prompt(served.tokenizer, rendered), len(rendered.text), thinking, traits)
+        token_ids = encode_prompt(served.tokenizer, rendered)
+        if chat.request.add_special_tokens:
+            token_ids = served.tokenizer.with_special_tokens(token_ids)
+        return ChatPrompt(token_ids, len(rendered.text), thinking, traits)
 
 
 def _template_kwargs(request: ChatRequest, traits: TemplateTraits) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from container.api.bounds import shown, within
 from container.api.openai import messages, response_format, structured_outputs, tools
+from container.api.openai.extension_fields import PROMPT_LOGPROBS_RULE
 from container.api.openai.messages import Message, for_template
 from container.api.openai.response_format import ResponseFormat
 from container.api.openai.sampling import STREAM_RULE, SamplingFields, check_sampling, check_token_ids, refuse_known
@@ -64,7 +65,7 @@ _PROMPT_RULE = {
         {"properties": {"continue_final_message": {"enum": [False, None]}}},
     ]
 }
-RULE: dict[str, Any] = {"allOf": [STREAM_RULE, _LOGPROBS_RULE, _PROMPT_RULE]}
+RULE: dict[str, Any] = {"allOf": [STREAM_RULE, _LOGPROBS_RULE, _PROMPT_RULE, PROMPT_LOGPROBS_RULE]}
 
 
 class ChatRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):

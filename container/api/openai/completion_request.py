@@ -8,6 +8,7 @@ import msgspec
 
 from container.api.bounds import shown, within
 from container.api.openai import response_format, structured_outputs
+from container.api.openai.extension_fields import PROMPT_LOGPROBS_RULE, truncated
 from container.api.openai.response_format import ResponseFormat
 from container.api.openai.sampling import STREAM_RULE, SamplingFields, check_sampling, check_token_ids, refuse_known
 from container.api.openai.structured_outputs import Constraint, constraint_of
@@ -43,7 +44,7 @@ _NOTHING_RULE = {
         {"required": ["echo"], "properties": {"echo": {"const": True}}},
     ]
 }
-RULE: dict[str, Any] = {"allOf": [STREAM_RULE, _NOTHING_RULE]}
+RULE: dict[str, Any] = {"allOf": [STREAM_RULE, _NOTHING_RULE, PROMPT_LOGPROBS_RULE]}
 
 
 class CompletionRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,15 +92,18 @@ def parse_completion(body: dict[str, Any], settings: Settings, vocab_size: int) 
     return Completion(request, prompts, candidates, constraint_of(request, request.response_format))
 
 
-def tokenized(prompts: list[str | list[int]], served: ServedModel) -> list[list[int]]:
-    """The token ids of each prompt. Raises InvalidRequest."""
+def tokenized(completion: Completion, served: ServedModel) -> list[list[int]]:
+    """The token ids of each prompt, cut as `truncate_prompt_tokens` says. Raises InvalidRequest."""
+    adds_special = completion.request.add_special_tokens is not False
+    room = served.prompt_room(max(1, completion.max_tokens))
     with timed("tokenise"):
-        return [_token_ids(prompt, served) for prompt in prompts]
+        found = [_token_ids(prompt, served, adds_special) for prompt in completion.prompts]
+    return [truncated(token_ids, completion.request, room) for token_ids in found]
 
 
-def _token_ids(prompt: str | list[int], served: ServedModel) -> list[int]:
+def _token_ids(prompt: str | list[int], served: ServedModel, adds_special: bool) -> list[int]:
     if isinstance(prompt, str):
-        return encode(served.tokenizer, prompt)
+        return encode(served.tokenizer, prompt, add_special_tokens=adds_special)
     vocab_size, largest = served.card.vocab_size, max(prompt)
     check("prompt", f"made of token ids below {vocab_size}", largest, largest < vocab_size)
     return prompt

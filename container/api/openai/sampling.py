@@ -10,7 +10,7 @@ import msgspec
 
 from container.api.bounds import check_bounds, shown, within
 from container.api.openai.bad_words import MAX_CHARS, MAX_WORDS, check_bad_words
-from container.api.openai.extension_fields import ExtensionFields
+from container.api.openai.extension_fields import ExtensionFields, check_extensions
 from container.api.validation import check, show
 from container.errors import InvalidRequest
 from container.generation.fan_out import derived_seed
@@ -112,6 +112,7 @@ def check_sampling(request: SamplingFields, settings: Settings) -> None:
     check_bounds(request)
     _check_stop(request, settings.max_stop_sequences)
     check_bad_words(request.bad_words)
+    check_extensions(request)
     for key, value in (request.logit_bias or {}).items():
         if re.fullmatch(_IN_DIGITS, key) is None or key.endswith("\n"):
             raise InvalidRequest(f"`logit_bias` must have token ids as keys. Given: {show(key)}", param="logit_bias")
@@ -132,7 +133,7 @@ def _check_stop(request: SamplingFields, limit: int) -> None:
 
 def check_token_ids(request: SamplingFields, vocab_size: int) -> None:
     """Raise InvalidRequest for a token id outside the vocabulary."""
-    for field in ("logit_bias", "stop_token_ids"):
+    for field in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
         for token_id in map(int, getattr(request, field) or ()):
             check(field, f"made of token ids below {vocab_size}", token_id, token_id < vocab_size)
 
@@ -166,6 +167,7 @@ def sampling_params(
         min_tokens=min(request.min_tokens or 0, max_tokens),
         ignore_eos=bool(request.ignore_eos),
         stop_token_ids=tuple(request.stop_token_ids or ()),
+        allowed_token_ids=tuple(request.allowed_token_ids or ()),
         num_logprobs=num_logprobs,
         num_prompt_logprobs=num_prompt_logprobs,
         grammar=grammar,

@@ -134,6 +134,10 @@ def a_prompt_has_a_token(body: dict[str, Any]) -> bool:
     return prompt != "" and (not isinstance(prompt, list) or "" not in prompt)
 
 
+def a_prompt_is_cut_to_what_fits(body: dict[str, Any]) -> bool:
+    return (body.get("truncate_prompt_tokens") or 1) <= ROOM
+
+
 def best_of_is_at_least_n(body: dict[str, Any]) -> bool:
     best_of, n = body.get("best_of"), body.get("n") or 1
     return best_of is None or (best_of >= n and (best_of == n or not body.get("stream")))
@@ -154,6 +158,7 @@ RULES = (
     an_object_has_one_schema,
     schemas_in_strings_are_json,
     a_prompt_has_a_token,
+    a_prompt_is_cut_to_what_fits,
     best_of_is_at_least_n,
     bad_words_have_few_tokens,
 )
