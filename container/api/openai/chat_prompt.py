@@ -8,8 +8,9 @@ from typing import Any
 from container.api.openai.chat_request import Chat, ChatRequest
 from container.api.openai.conversation import conversation
 from container.api.openai.reasoning import OPEN
+from container.api.openai.request_template import template_for
 from container.api.openai.template_traits import TemplateTraits, traits_of
-from container.errors import TemplateFailed
+from container.errors import InvalidRequest, TemplateFailed
 from container.monitoring.request_record import timed
 from container.serving.served_model import ServedModel
 from container.text.chat_template import TemplateError
@@ -28,10 +29,11 @@ class ChatPrompt:
 
 def chat_prompt(chat: Chat, served: ServedModel) -> ChatPrompt:
     """Raises TemplateFailed if there is no template, or if it refuses the conversation."""
-    template = served.chat_template
-    if template is None:
-        raise TemplateFailed("template not found: this model has no chat template; use /generate or /v1/completions")
+    template = template_for(chat.request.chat_template, served)
     traits = traits_of(template)
+    documents = chat.request.documents or None
+    if documents is not None and not traits.mentions("documents"):
+        raise InvalidRequest("`documents`: this model's chat template does not read documents", param="documents")
     messages, tools = conversation(chat.messages, chat.tools, chat.request.tool_prompt, traits)
     continues = bool(chat.request.continue_final_message)
     try:
@@ -39,6 +41,7 @@ def chat_prompt(chat: Chat, served: ServedModel) -> ChatPrompt:
             rendered = template.render(
                 messages,
                 tools=tools,
+                documents=documents,
                 add_generation_prompt=not continues and chat.request.add_generation_prompt is not False,
                 continue_final_message=continues,
                 template_kwargs=_template_kwargs(chat.request, traits),

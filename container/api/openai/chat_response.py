@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from container.api.openai.answer_types import (
+    AnswerMessage,
     ChatChoiceAnswer,
     ChatChunk,
     ChatCompletion,
@@ -19,7 +20,7 @@ from container.api.openai.answer_types import (
     CompletionTokensDetails,
     Usage,
 )
-from container.api.openai.chat_request import ChatRequest
+from container.api.openai.chat_request import Chat
 from container.api.openai.choice import Choice
 from container.api.openai.logprobs import ChatLogprobs, prompt_entries
 from container.api.openai.usage import chunk_usage, usage_of
@@ -35,13 +36,14 @@ class ChatAnswer:
 
     def __init__(
         self,
-        request: ChatRequest,
+        chat: Chat,
         model: ServedModel,
         generations: list[Generation],
         choices: list[Choice],
         answer_id: str,
     ) -> None:
-        self._request = request
+        self._request = request = chat.request
+        self._echo = chat.echoed
         self._generations = generations
         self._choices = choices
         self._logprobs = [self._list_of(model) for _ in choices] if request.logprobs else []
@@ -66,7 +68,7 @@ class ChatAnswer:
         choices = [
             ChatChoiceAnswer(
                 index=index,
-                message=choice.message(),
+                message=self._whole_message(choice),
                 logprobs=self._scored(index, choice.tokens),
                 finish_reason=choice.finish_reason or "stop",
                 token_ids=[token.id for token in choice.tokens] if self._request.return_token_ids else UNSET,
@@ -82,6 +84,10 @@ class ChatAnswer:
             asked["prompt_logprobs"] = prompt_entries(first.prompt.token_ids, scored, num_top, self._tokenizer)
         return ChatCompletion(**self._head, **asked, choices=choices, usage=self._usage())
 
+    def _whole_message(self, choice: Choice) -> AnswerMessage:
+        found = choice.message()
+        return structs.replace(found, content=self._echo + (found.content or "")) if self._echo else found
+
     def frames(self) -> Iterator[bytes]:
         """The chat.completion.chunk events and [DONE]. The first chunk of a choice carries the role."""
         deltas = fan_out(self._generations)
@@ -95,6 +101,8 @@ class ChatAnswer:
                 if index not in begun:
                     begun.add(index)
                     yield self._chunk(index, ChatDelta(role="assistant", content=""), None, [], begins=True)
+                    if self._echo:
+                        yield self._chunk(index, ChatDelta(content=self._echo), None, [])
                 yield from self._delta_chunks(index, delta.tokens, choice.add(delta))
                 if choice.finish_reason is not None:
                     yield self._chunk(index, ChatDelta(), choice.finish_reason, [])

@@ -18,7 +18,7 @@ from container.api.openai.answer_types import (
 )
 from container.api.openai.argument_text import ArgumentText
 from container.api.openai.parts import CallArguments, CallStart, Content, Part, Reasoning, joined
-from container.api.openai.reasoning import ReasoningSplitter
+from container.api.openai.reasoning_options import Splits
 from container.api.openai.tool_parsers import ToolParser
 from container.generation.generation import Delta, Token
 from handler.seam.protocol import FinishReason
@@ -49,7 +49,7 @@ class Choice:
 
     def __init__(
         self,
-        reasoning: ReasoningSplitter | None,
+        reasoning: Splits | None,
         tools: ToolParser | None,
         *,
         max_calls: int | None = None,
