@@ -55,6 +55,19 @@ class Grammar(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     source: str
 
 
+class ThinkingLimit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """At most `num_tokens` tokens of thought; then the tokens of `ending` are forced.
+
+    The thought begins after a token of `opened_by` at the start of the answer, or with the answer if that is empty. It
+    ends by itself with a token of `closed_by`.
+    """
+
+    num_tokens: int
+    opened_by: tuple[int, ...]
+    closed_by: tuple[int, ...]
+    ending: tuple[int, ...]
+
+
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """How to choose the tokens of one sequence. The dialect that built it has validated the values.
 
@@ -90,6 +103,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
     warped_logprobs: bool = False
     watermark: tuple[float, float] | None = None
     grammar: Grammar | None = None
+    thinking: ThinkingLimit | None = None
 
     @property
     def greedy(self) -> bool:

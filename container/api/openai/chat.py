@@ -21,6 +21,7 @@ from container.api.openai.reasoning import CLOSE, OPEN, ReasoningSplitter
 from container.api.openai.reasoning_options import HeldReasoning, Splits
 from container.api.openai.sampling import of_choice, sampling_params, text_options
 from container.api.openai.template_traits import TemplateTraits
+from container.api.openai.thinking_budget import thinking_limit
 from container.api.openai.tool_parsers import Family, parser_of
 from container.errors import InvalidRequest
 from container.generation.generation import Prompt
@@ -29,7 +30,7 @@ from container.serving.served_model import ServedModel
 from container.serving.service import service
 from container.web import sse
 from container.web.responses import json_response
-from handler.seam.protocol import Grammar, GrammarKind
+from handler.seam.protocol import Grammar, GrammarKind, ThinkingLimit
 
 
 def answer_chat(body: dict[str, Any], record: RequestRecord) -> Response:
@@ -74,6 +75,7 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: Reque
             num_logprobs=chat.request.num_logprobs,
             num_prompt_logprobs=chat.request.prompt_logprobs,
             grammar=grammar,
+            thinking=_thinking(chat, served, rendered, token_ids),
             bad_words=banned_sequences(chat.request.bad_words, served.tokenizer),
         ),
         stop=chat.request.stop_strings,
@@ -83,6 +85,14 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: Reque
         cache_salt=chat.request.cache_salt or "",
         reuse_prefix=chat.request.cache_prompt is not False,
     )
+
+
+def _thinking(chat: Chat, served: ServedModel, rendered: ChatPrompt, token_ids: list[int]) -> ThinkingLimit | None:
+    """The budget of the answer's thoughts; a constrained answer has none."""
+    found = thinking_limit(
+        chat.request.thinking_token_budget, token_ids, served.tokenizer, thinks=rendered.traits.thinks
+    )
+    return None if chat.constrained else found
 
 
 def _grammar(chat: Chat, served: ServedModel, family: Family) -> Grammar | None:

@@ -17,6 +17,8 @@ from container.api.openai.completion_request import Completion, CompletionReques
 from container.api.openai.error_response import error_body
 from container.api.openai.logprobs import CompletionLogprobs, Scored, prompt_entries
 from container.api.openai.sampling import of_choice, sampling_params, text_options
+from container.api.openai.template_traits import traits_of
+from container.api.openai.thinking_budget import thinking_limit
 from container.api.openai.usage import chunk_usage, usage_of
 from container.errors import InvalidRequest
 from container.generation.fan_out import fan_out
@@ -27,7 +29,7 @@ from container.serving.service import service
 from container.version import FINGERPRINT
 from container.web import sse
 from container.web.responses import json_response
-from handler.seam.protocol import FinishReason
+from handler.seam.protocol import FinishReason, ThinkingLimit
 
 _FINISH: dict[FinishReason, TextFinish] = {FinishReason.LENGTH: "length"}
 
@@ -83,6 +85,7 @@ def _prompt(
             num_logprobs=num_logprobs,
             num_prompt_logprobs=_num_prompt_logprobs(wanted),
             grammar=None if completion.constraint is None else completion.constraint.grammar,
+            thinking=_thinking(completion, served, token_ids),
             bad_words=bad_words,
         ),
         stop=wanted.stop_strings,
@@ -91,6 +94,14 @@ def _prompt(
         cache_salt=wanted.cache_salt or "",
         reuse_prefix=wanted.cache_prompt is not False,
     )
+
+
+def _thinking(completion: Completion, served: ServedModel, token_ids: list[int]) -> ThinkingLimit | None:
+    """The budget of the answer's thoughts, where the model's chat template says that it has any."""
+    thinks = served.chat_template is not None and traits_of(served.chat_template).thinks
+    budget = completion.request.thinking_token_budget
+    found = thinking_limit(budget, token_ids, served.tokenizer, thinks=thinks)
+    return None if completion.constraint is not None else found
 
 
 def _num_prompt_logprobs(wanted: CompletionRequest) -> int | None:

@@ -41,6 +41,7 @@ class ExtensionFields(ConstraintFields, frozen=True, kw_only=True, forbid_unknow
     truncation_side: Literal["left", "right"] | None = None
     allowed_token_ids: Annotated[list[_TokenId] | None, shown(minItems=1)] = None
     prompt_logprobs: Annotated[int | None, within(0, _MAX_PROMPT_LOGPROBS)] = None
+    thinking_token_budget: Annotated[int | None, within(-1, _MAX_INT)] = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     priority: Annotated[int | None, within(-_MAX_INT - 1, _MAX_INT)] = None

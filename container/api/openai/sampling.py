@@ -15,7 +15,7 @@ from container.api.validation import check, show
 from container.errors import InvalidRequest
 from container.generation.fan_out import derived_seed
 from container.settings import Settings
-from handler.seam.protocol import Grammar, SamplingParams
+from handler.seam.protocol import Grammar, SamplingParams, ThinkingLimit
 
 _MAX_SEED = 2**63 - 1
 _MAX_COUNT = 2**31 - 1
@@ -145,6 +145,7 @@ def sampling_params(
     num_logprobs: int | None,
     num_prompt_logprobs: int | None = None,
     grammar: Grammar | None = None,
+    thinking: ThinkingLimit | None = None,
     bad_words: tuple[tuple[int, ...], ...] = (),
 ) -> SamplingParams:
     """OpenAI's defaults: temperature 1, top-p 1, everything else off. A request without a seed gets a random one.
@@ -171,6 +172,7 @@ def sampling_params(
         num_logprobs=num_logprobs,
         num_prompt_logprobs=num_prompt_logprobs,
         grammar=grammar,
+        thinking=thinking,
         bad_words=bad_words,
     )
 

@@ -134,6 +134,14 @@ def a_prompt_has_a_token(body: dict[str, Any]) -> bool:
     return prompt != "" and (not isinstance(prompt, list) or "" not in prompt)
 
 
+def a_model_that_does_not_think_has_no_budget(body: dict[str, Any]) -> bool:
+    return body.get("thinking_token_budget") in (None, -1)
+
+
+def no_template_reads_documents(body: dict[str, Any]) -> bool:
+    return not body.get("documents") and body.get("chat_template") is None
+
+
 def a_prompt_is_cut_to_what_fits(body: dict[str, Any]) -> bool:
     return (body.get("truncate_prompt_tokens") or 1) <= ROOM
 
@@ -159,6 +167,8 @@ RULES = (
     schemas_in_strings_are_json,
     a_prompt_has_a_token,
     a_prompt_is_cut_to_what_fits,
+    a_model_that_does_not_think_has_no_budget,
+    no_template_reads_documents,
     best_of_is_at_least_n,
     bad_words_have_few_tokens,
 )

@@ -8,7 +8,7 @@ import pytest
 
 from tests.contract.openai.scripted import ScriptedServer, started
 
-SPECIAL = {"mistral-nemo": ("[TOOL_CALLS]",), "llama-3.3": ("<|python_tag|>",)}
+SPECIAL = {"mistral-nemo": ("[TOOL_CALLS]",), "llama-3.3": ("<|python_tag|>",), "qwen3-marked": ("<think>", "</think>")}
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +18,8 @@ def server_for(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[s
 
     def find(template: str) -> ScriptedServer:
         if template not in servers:
-            servers[template] = started(tmp_path_factory.mktemp(template), template, SPECIAL.get(template, ()))
+            name = template.removesuffix("-marked")
+            servers[template] = started(tmp_path_factory.mktemp(template), name, SPECIAL.get(template, ()))
         server = servers[template]
         server.engine.says("")
         server.engine.bytes_per_step = 1
