@@ -12,13 +12,13 @@ from container.api.answer_headers import add_compute_time, add_stream_headers, a
 from container.api.openai.bad_words import banned_sequences
 from container.api.openai.call_grammar import MarkIds, answer_or_calls, forced_calls, text_with_calls
 from container.api.openai.chat_prompt import ChatPrompt, chat_prompt
-from container.api.openai.chat_request import Chat, ChatRequest, parse_chat
+from container.api.openai.chat_request import Chat, parse_chat
 from container.api.openai.chat_response import ChatAnswer
 from container.api.openai.choice import Choice
 from container.api.openai.error_response import error_body
 from container.api.openai.extension_fields import truncated
 from container.api.openai.reasoning import CLOSE, OPEN, ReasoningSplitter
-from container.api.openai.reasoning_options import HeldReasoning, Splits
+from container.api.openai.reasoning_options import ReasoningView
 from container.api.openai.sampling import of_choice, sampling_params, text_options
 from container.api.openai.template_traits import TemplateTraits
 from container.api.openai.thinking_budget import thinking_limit
@@ -120,24 +120,21 @@ def _reads_control_tokens(chat: Chat, served: ServedModel, traits: TemplateTrait
     return any(served.tokenizer.control_token_id(marker) is not None for marker in markers)
 
 
-def _as_wanted(splitter: Splits, wanted: ChatRequest) -> Splits:
-    drops = wanted.include_reasoning is False
-    return HeldReasoning(splitter, drops=drops) if drops or wanted.stream_reasoning is False else splitter
-
-
 def _choice(chat: Chat, rendered: ChatPrompt) -> Choice:
     """The readers of one answer: for reasoning if the model reasons, for tool calls if it may call."""
     traits = rendered.traits
     # A grammar leaves no room for reasoning.
     splits = traits.thinks and not chat.constrained and chat.request.separate_reasoning is not False
-    splitter = _as_wanted(ReasoningSplitter(opened=rendered.thinking), chat.request) if splits else None
+    splitter = ReasoningSplitter(opened=rendered.thinking) if splits else None
+    view = ReasoningView(drops=chat.request.include_reasoning is False, holds=chat.request.stream_reasoning is False)
     if chat.tools is None:
-        return Choice(splitter, None)
+        return Choice(splitter, None, view=view)
     short_ids = traits.family in {Family.MISTRAL, Family.MISTRAL_NAMED}
     parser = parser_of(traits.family, chat.tools.schemas)
     return Choice(
         splitter,
         parser,
+        view=view,
         max_calls=None if chat.tools.parallel else 1,
         short_ids=short_ids,
         forced=bool(chat.tools.forced),

@@ -18,7 +18,8 @@ from container.api.openai.answer_types import (
 )
 from container.api.openai.argument_text import ArgumentText
 from container.api.openai.parts import CallArguments, CallStart, Content, Part, Reasoning, joined
-from container.api.openai.reasoning_options import Splits
+from container.api.openai.reasoning import ReasoningSplitter
+from container.api.openai.reasoning_options import ReasoningView
 from container.api.openai.tool_parsers import ToolParser
 from container.generation.generation import Delta, Token
 from handler.seam.protocol import FinishReason
@@ -49,15 +50,17 @@ class Choice:
 
     def __init__(
         self,
-        reasoning: Splits | None,
+        reasoning: ReasoningSplitter | None,
         tools: ToolParser | None,
         *,
+        view: ReasoningView | None = None,
         max_calls: int | None = None,
         short_ids: bool = False,
         forced: bool = False,
         marks: tuple[str, ...] = (),
     ) -> None:
-        """`max_calls` limits the calls in the answer. `short_ids`: nine letters and digits, which Mistral requires.
+        """`view` says how thoughts are shown. `max_calls` limits the calls in the answer. `short_ids`: nine letters and
+        digits, which Mistral requires.
 
         `forced`: a grammar allows calls only, so there is no text. `marks` begin a call in the family's form.
         """
@@ -68,6 +71,7 @@ class Choice:
         self._reasoning: list[str] = []
         self._calls: list[_Call] = []
         self._splitter = reasoning
+        self._view = view or ReasoningView()
         self._parser = tools
         self._max_calls = max_calls
         self._short_ids = short_ids
@@ -94,7 +98,8 @@ class Choice:
         reasoning, content = self._splitter.push(delta.text)
         if reasoning or self._splitter.thinking:
             self.num_reasoning_tokens += len(delta.tokens)
-        return [Reasoning(reasoning), *self._parse(content)]
+        shown = self._view.show(reasoning, thinking=self._splitter.thinking)
+        return [Reasoning(shown), *self._parse(content)]
 
     def _parse(self, text: str) -> list[Part]:
         return [Content(text)] if self._parser is None else self._parser.push(text)
@@ -103,7 +108,7 @@ class Choice:
         parts: list[Part] = []
         if self._splitter is not None:
             reasoning, content = self._splitter.flush()
-            parts += [Reasoning(reasoning), *self._parse(content)]
+            parts += [Reasoning(self._view.show(reasoning, thinking=False)), *self._parse(content)]
         held = [] if self._parser is None else self._parser.flush()
         return parts + [part for part in held if not self._begins_call(part, cut=cut)]
 

@@ -47,13 +47,14 @@ def test_thoughts_are_shown_as_asked(
         assert sum("reasoning_content" in delta for delta in deltas) == bool(reasoning)
 
 
-def test_hidden_thoughts_are_counted(thinker: ScriptedServer) -> None:
+@pytest.mark.parametrize("num_bytes", [1, 5, 99])
+def test_hidden_thoughts_are_counted(thinker: ScriptedServer, num_bytes: int) -> None:
     thinker.engine.says(THOUGHT)
-    counts = [
-        thinker.ok(include_reasoning=shown)["usage"]["completion_tokens_details"]["reasoning_tokens"]
-        for shown in (True, False)
-    ]
-    assert counts[0] == counts[1] > 0
+    thinker.engine.bytes_per_step = num_bytes
+    options = ({}, {"include_reasoning": False}, {"stream_reasoning": False})
+    answers = [thinker.ok(**each)["usage"]["completion_tokens_details"]["reasoning_tokens"] for each in options]
+    assert len(set(answers)) == 1
+    assert answers[0] > 0
 
 
 def test_a_thought_that_never_ends_is_shown_or_not(thinker: ScriptedServer) -> None:
