@@ -47,7 +47,7 @@ def answer_chat(body: dict[str, Any], record: RequestRecord) -> Response:
     ]
     choices = [_choice(chat, rendered) for _ in generations]
     answer = ChatAnswer(
-        chat, served, generations, choices, f"chatcmpl-{chat.request.answer_id or secrets.token_hex(12)}"
+        chat, served, generations, choices, f"chatcmpl-{chat.request.request_id or secrets.token_hex(12)}"
     )
     if chat.request.stream:
         response = sse.stream(answer.frames(), error_body, record)

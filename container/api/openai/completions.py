@@ -124,7 +124,7 @@ class CompletionAnswer:
         self._ids: list[list[int]] = [[] for _ in generations]
         self._reasons: list[TextFinish | None] = [None for _ in generations]
         self._head: dict[str, Any] = {
-            "id": f"cmpl-{self._request.answer_id or secrets.token_hex(12)}",
+            "id": f"cmpl-{self._request.request_id or secrets.token_hex(12)}",
             "created": int(time.time()),
             "model": served.card.model_id if self._request.model is None else self._request.model,
             "system_fingerprint": FINGERPRINT,

@@ -28,8 +28,7 @@ PROMPT_LOGPROBS_RULE = {
 class ExtensionFields(ConstraintFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What vLLM and SGLang add to OpenAI's fields. None counts as absent.
 
-    `no_stop_trim` is SGLang's name of `include_stop_str_in_output`, `rid` that of `request_id`. All requests have one
-    `priority`.
+    `no_stop_trim` is SGLang's name of `include_stop_str_in_output`. All requests have one `priority`.
     """
 
     skip_special_tokens: bool | None = None
@@ -46,7 +45,6 @@ class ExtensionFields(ConstraintFields, frozen=True, kw_only=True, forbid_unknow
     return_tokens_as_token_ids: bool | None = None
     priority: Annotated[int | None, within(-_MAX_INT - 1, _MAX_INT)] = None
     request_id: Annotated[str | None, shown(minLength=1, maxLength=256)] = None
-    rid: Annotated[str | None, shown(minLength=1, maxLength=256)] = None
 
     @property
     def keeps_stop(self) -> bool:
@@ -58,22 +56,17 @@ class ExtensionFields(ConstraintFields, frozen=True, kw_only=True, forbid_unknow
         """Whether the text has control tokens."""
         return self.skip_special_tokens is False
 
-    @property
-    def answer_id(self) -> str | None:
-        """The client's own id of the answer."""
-        return self.rid if self.request_id is None else self.request_id
-
 
 def check_extensions(request: ExtensionFields) -> None:
     """Raise InvalidRequest naming field, limit and value; ranges of numbers are `check_bounds`'s."""
     ids = request.allowed_token_ids
     check("allowed_token_ids", "token ids, at least one", ids, ids is None or bool(ids))
-    for token_id in ids or ():
-        check("allowed_token_ids", "token ids", token_id, 0 <= token_id <= _MAX_TOKEN_ID)
+    lowest, highest = min(ids or [0]), max(ids or [0])
+    check("allowed_token_ids", "token ids", lowest, lowest >= 0)
+    check("allowed_token_ids", "token ids", highest, highest <= _MAX_TOKEN_ID)
     check("truncate_prompt_tokens", "-1 or at least 1", 0, request.truncate_prompt_tokens != 0)
-    for field in ("request_id", "rid"):
-        value = getattr(request, field)
-        check(field, "1 to 256 characters", value, value is None or 0 < len(value) <= 256)
+    name = request.request_id
+    check("request_id", "1 to 256 characters", name, name is None or 0 < len(name) <= 256)
     if request.prompt_logprobs and getattr(request, "stream", None):
         raise InvalidRequest("`prompt_logprobs` above 0 is not available in a stream", param="prompt_logprobs")
 

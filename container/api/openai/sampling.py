@@ -134,8 +134,8 @@ def _check_stop(request: SamplingFields, limit: int) -> None:
 def check_token_ids(request: SamplingFields, vocab_size: int) -> None:
     """Raise InvalidRequest for a token id outside the vocabulary."""
     for field in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
-        for token_id in map(int, getattr(request, field) or ()):
-            check(field, f"made of token ids below {vocab_size}", token_id, token_id < vocab_size)
+        largest = max(map(int, getattr(request, field) or ()), default=0)
+        check(field, f"made of token ids below {vocab_size}", largest, largest < vocab_size)
 
 
 def sampling_params(
@@ -168,7 +168,7 @@ def sampling_params(
         min_tokens=min(request.min_tokens or 0, max_tokens),
         ignore_eos=bool(request.ignore_eos),
         stop_token_ids=tuple(request.stop_token_ids or ()),
-        allowed_token_ids=tuple(request.allowed_token_ids or ()),
+        allowed_token_ids=tuple(dict.fromkeys(request.allowed_token_ids or ())),
         num_logprobs=num_logprobs,
         num_prompt_logprobs=num_prompt_logprobs,
         grammar=grammar,
