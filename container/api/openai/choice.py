@@ -85,7 +85,8 @@ class Choice:
         parts = self._split(delta)
         if delta.finish_reason is not None:
             parts += self._finish(cut=delta.finish_reason is FinishReason.LENGTH)
-        chunks = [self._keep(part) for part in joined(parts)]
+        shown = self._view.shown(parts, over=delta.finish_reason is not None)
+        chunks = [self._keep(part) for part in joined(shown)]
         if delta.finish_reason is not None:
             self.finish_reason = _FINISH[delta.finish_reason]
             if self._calls and self.finish_reason == "stop":
@@ -98,8 +99,7 @@ class Choice:
         reasoning, content = self._splitter.push(delta.text)
         if reasoning or self._splitter.thinking:
             self.num_reasoning_tokens += len(delta.tokens)
-        shown = self._view.show(reasoning, thinking=self._splitter.thinking)
-        return [Reasoning(shown), *self._parse(content)]
+        return [Reasoning(reasoning), *self._parse(content)]
 
     def _parse(self, text: str) -> list[Part]:
         return [Content(text)] if self._parser is None else self._parser.push(text)
@@ -108,7 +108,7 @@ class Choice:
         parts: list[Part] = []
         if self._splitter is not None:
             reasoning, content = self._splitter.flush()
-            parts += [Reasoning(self._view.show(reasoning, thinking=False)), *self._parse(content)]
+            parts += [Reasoning(reasoning), *self._parse(content)]
         held = [] if self._parser is None else self._parser.flush()
         return parts + [part for part in held if not self._begins_call(part, cut=cut)]
 

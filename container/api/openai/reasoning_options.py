@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from container.api.openai.parts import Content, Part, Reasoning
+
 
 class ReasoningView:
-    """Passes on the text of thoughts.
+    """Passes on the parts of an answer.
 
-    `drops`: none of it (vLLM's `include_reasoning` false). `holds`: each thought when it is over (SGLang's
-    `stream_reasoning` false).
+    `drops`: no thoughts (vLLM's `include_reasoning` false). `holds`: each thought in one part, before what follows
+    it (SGLang's `stream_reasoning` false).
     """
 
     def __init__(self, *, drops: bool = False, holds: bool = False) -> None:
@@ -15,13 +19,21 @@ class ReasoningView:
         self._holds = holds
         self._held: list[str] = []
 
-    def show(self, text: str, *, thinking: bool) -> str:
-        """What of the thought can be shown now; `thinking` says whether more of it may follow."""
-        if self._drops or not self._holds:
-            return "" if self._drops else text
-        self._held.append(text)
-        if thinking:
-            return ""
+    def shown(self, parts: list[Part], *, over: bool) -> list[Part]:
+        """What of the parts can be shown now; `over` says that no more will follow."""
+        found = [each for part in parts for each in self._shown(part)]
+        return [*found, *self._release()] if over else found
+
+    def _shown(self, part: Part) -> Iterator[Part]:
+        if isinstance(part, Reasoning) and (self._drops or self._holds):
+            self._held += [] if self._drops else [part.text]
+            return
+        if not isinstance(part, Content) or part.text:
+            yield from self._release()
+        yield part
+
+    def _release(self) -> Iterator[Part]:
         text = "".join(self._held)
         self._held.clear()
-        return text
+        if text:
+            yield Reasoning(text)
