@@ -177,7 +177,7 @@ def sampling_params(
     )
 
 
-def text_options(request: SamplingFields) -> dict[str, bool]:
+def text_options(request: SamplingFields) -> dict[str, Any]:
     """What an answer's text holds beside the model's words: fields of `Prompt`."""
     return {
         "keep_stop": request.keeps_stop,
