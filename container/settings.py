@@ -174,6 +174,12 @@ class Settings:
         "HF_MODEL_TRUST_REMOTE_CODE",
         "TRUST_REMOTE_CODE",
     )
+    trust_request_chat_template: bool = _setting(
+        False,
+        _flag,
+        "Run the `chat_template` that a chat sends, in the sandbox of the model's own.",
+        "TRUST_REQUEST_CHAT_TEMPLATE",
+    )
     refuse_custom_code: bool = _setting(
         False,
         _flag,

@@ -33,12 +33,16 @@ class ClientDisconnected(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One generated token. `text` is what it adds, special tokens included; "" while a character is incomplete."""
+    """One generated token. `text` is what it adds, special tokens included; "" while a character is incomplete.
+
+    The client's text leaves a `hidden` token out.
+    """
 
     id: int
     text: str
     special: bool
     logprob: TokenLogprob | None
+    hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,9 @@ class Prompt:
     """The prompt and options of one choice of one request.
 
     `keep_stop` keeps the stop string that ends the text (TGI). `show_tokens` produces the text of each token.
-    `show_special` keeps control tokens in the text; `marks` gives the text that stands for one, by its id.
-    `cache_salt` and `reuse_prefix` are as in `GenerateRequest`.
+    `marks` gives the text that stands for a control token, by its id. `show_special` keeps control tokens in the text
+    for the readers, `special_is_text` for the client, and `keep_end` also the token that ends the text. `join_special`
+    is as in `IncrementalDetokenizer`, negated. `cache_salt` and `reuse_prefix` are as in `GenerateRequest`.
     """
 
     token_ids: list[int]
@@ -81,6 +86,9 @@ class Prompt:
     keep_stop: bool = False
     show_tokens: bool = False
     show_special: bool = False
+    special_is_text: bool = False
+    keep_end: bool = False
+    join_special: bool = False
     marks: Mapping[int, str] = field(default_factory=dict)
     timeout_s: float = 55.0
     cache_salt: str = ""
@@ -131,12 +139,18 @@ class Generation:
         # These end the text without being part of it. A completed grammar ends with a token that is part of it.
         self._end_token_ids = {*eos_token_ids, *prompt.sampling.stop_token_ids}
         tail = prompt.token_ids[-_TAIL:]
-        self._text = IncrementalDetokenizer(tokenizer, tail, skip_special_tokens=not prompt.show_special)
+        shows_special = prompt.show_special or prompt.special_is_text
+        self._text = IncrementalDetokenizer(
+            tokenizer,
+            tail,
+            skip_special_tokens=not shows_special,
+            spaces_between_special_tokens=not prompt.join_special,
+        )
         self._raw = IncrementalDetokenizer(tokenizer, tail, skip_special_tokens=False) if prompt.show_tokens else None
         self._stop = StopStrings(prompt.stop, keep=prompt.keep_stop)
-        marked = bool(prompt.marks) or (not prompt.show_special and spell_special(prompt.stop, tokenizer))
+        marked = bool(prompt.marks) or (not shows_special and spell_special(prompt.stop, tokenizer))
         self._visible = (
-            VisibleText(tokenizer, tail, self._stop, prompt.marks, show_special=prompt.show_special) if marked else None
+            VisibleText(tokenizer, tail, self._stop, prompt.marks, show_special=shows_special) if marked else None
         )
 
     def deltas(self) -> Iterator[Delta | None]:
@@ -225,8 +239,10 @@ class Generation:
         for i, token_id in enumerate(output.token_ids):
             last = i == len(output.token_ids) - 1
             self.num_tokens += 1
-            tokens.append(self._token(token_id, output.logprobs[i] if output.logprobs else None))
-            if not (last and reason in {FinishReason.EOS, FinishReason.STOP_TOKEN} and token_id in self._end_token_ids):
+            ends = last and reason in {FinishReason.EOS, FinishReason.STOP_TOKEN} and token_id in self._end_token_ids
+            outside = ends and not self.prompt.keep_end
+            tokens.append(self._token(token_id, output.logprobs[i] if output.logprobs else None, outside))
+            if not outside:
                 pieces.append(self._push(token_id))
             if self._stop.matched is not None:
                 return Delta("".join(pieces), tokens, FinishReason.STOP_STRING)
@@ -248,6 +264,7 @@ class Generation:
             return self._visible.finish()
         return self._stop.push(self._text.finish()) + self._stop.flush()
 
-    def _token(self, token_id: int, logprob: TokenLogprob | None) -> Token:
+    def _token(self, token_id: int, logprob: TokenLogprob | None, outside: bool) -> Token:
         text = "" if self._raw is None else self._raw.push([token_id])
-        return Token(token_id, text, self._tokenizer.is_special(token_id), logprob)
+        special = self._tokenizer.is_special(token_id)
+        return Token(token_id, text, special, logprob, special and (outside or not self.prompt.special_is_text))

@@ -23,6 +23,7 @@ class ServedModel:
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
     max_input_tokens: int
+    renderer: Renderer | None = None
 
     @classmethod
     def load(cls, card_path: Path, settings: Settings, renderer: Renderer) -> ServedModel:
@@ -35,7 +36,11 @@ class ServedModel:
         tokenizer = Tokenizer.load(directory)
         template = ChatTemplate.load(directory, tokenizer, renderer)
         longest = card.max_model_len - 1
-        return cls(card, tokenizer, template, min(settings.max_input_tokens or longest, longest))
+        return cls(card, tokenizer, template, min(settings.max_input_tokens or longest, longest), renderer)
+
+    def prompt_room(self, max_new_tokens: int | None) -> int:
+        """The longest prompt, in tokens, beside so many new tokens; at least 1."""
+        return max(1, min(self.max_input_tokens, self.card.max_model_len - (max_new_tokens or 0)))
 
     def check_length(self, num_input_tokens: int, max_new_tokens: int | None) -> int:
         """The number of tokens to generate. Raises InvalidRequest or ContextLengthExceeded in TGI's words."""

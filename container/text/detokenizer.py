@@ -44,19 +44,34 @@ class IncrementalDetokenizer:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt_tail: Sequence[int] = (), *, skip_special_tokens: bool = True
+        self,
+        tokenizer: Tokenizer,
+        prompt_tail: Sequence[int] = (),
+        *,
+        skip_special_tokens: bool = True,
+        spaces_between_special_tokens: bool = True,
     ) -> None:
+        """Without `spaces_between_special_tokens`, a special token directly after another begins with no space."""
         table = tokenizer.token_bytes
         self._text = _Window(tokenizer) if table is None else _Concatenation(table)
         self._is_special = tokenizer.is_special
         self._skip_special_tokens = skip_special_tokens
+        self._joins = not spaces_between_special_tokens
+        self._after_special = False
         self.push(prompt_tail)
+        self._after_special = False
 
     def push(self, token_ids: Sequence[int]) -> str:
         """The text that `token_ids` complete, possibly empty."""
         if self._skip_special_tokens:
             token_ids = [token_id for token_id in token_ids if not self._is_special(token_id)]
-        return self._text.push(token_ids)
+        return "".join(map(self._joined, token_ids)) if self._joins else self._text.push(token_ids)
+
+    def _joined(self, token_id: int) -> str:
+        text = self._text.push([token_id])
+        special = self._is_special(token_id)
+        follows, self._after_special = special and self._after_special, special
+        return text.removeprefix(" ") if follows else text
 
     def finish(self) -> str:
         """The text still held back; an unfinished character becomes U+FFFD. Call once, after the last token."""

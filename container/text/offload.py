@@ -22,9 +22,9 @@ T = TypeVar("T")
 _LONG_CHARS = 4096
 
 
-def encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Token ids with the special tokens the tokenizer adds. Raises InvalidRequest."""
-    return offload(len(text), partial(tokenizer.encode, text, add_special_tokens=True))
+def encode(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    """Token ids, as a rule with the special tokens the tokenizer adds. Raises InvalidRequest."""
+    return offload(len(text), partial(tokenizer.encode, text, add_special_tokens=add_special_tokens))
 
 
 def encode_prompt(tokenizer: Tokenizer, rendered: RenderedPrompt) -> list[int]:

@@ -3,7 +3,8 @@
 A template is code from a model repository. It runs in jinja2's immutable sandbox with the names that transformers
 provides. These are limited: characters of output, characters of one value made by `*`, `+` or `%`, digits made by `**`,
 and items of `range`. Everything else (doubling by `~`, `join`, `replace` or captured blocks, widths, other loops) is
-limited by the process that runs it (`template_process`). Even so, never accept a template from a request.
+limited by the process that runs it (`template_process`). Even so, a request's own template runs only where the operator
+trusts it (docs/decisions/0085-a-template-from-a-request.md).
 """
 
 from __future__ import annotations

@@ -95,6 +95,13 @@ class Tokenizer:
             return ids[len(newline) :]
         return self.encode(text, add_special_tokens=False)
 
+    def with_special_tokens(self, token_ids: list[int]) -> list[int]:
+        """`token_ids` between the special tokens that the tokenizer adds to a text, bos as a rule."""
+        plain, full = (self.encode("a", add_special_tokens=added) for added in (False, True))
+        starts = range(len(full) - len(plain) + 1)
+        start = next((i for i in starts if full[i : i + len(plain)] == plain), 0)
+        return [*full[:start], *token_ids, *full[start + len(plain) :]]
+
     def spans(self, text: str, *, add_special_tokens: bool) -> list[TokenSpan]:
         """The tokens of `text` with the bytes that each covers (see `TokenSpan`)."""
         encoding = self._encode(text, add_special_tokens)

@@ -38,9 +38,16 @@ class Intake:
         wanted = request.sampling
         if not all(wanted.bad_words):
             return _invalid(request, "bad_words must have at least one token each")
-        named = (*wanted.logit_bias, *wanted.stop_token_ids, *chain.from_iterable(wanted.bad_words))
+        named = (
+            *wanted.logit_bias,
+            *wanted.stop_token_ids,
+            *wanted.allowed_token_ids,
+            *chain.from_iterable(wanted.bad_words),
+        )
+        if wanted.thinking is not None:
+            named = (*named, *wanted.thinking.ending)
         if named and not 0 <= min(named) <= max(named) < self._vocab_size:
-            fields = "logit_bias, stop_token_ids and bad_words"
+            fields = "logit_bias, stop_token_ids, allowed_token_ids, bad_words and the end of a thought"
             return _invalid(request, f"token ids of {fields} must be in [0, {self._vocab_size})")
         if request.sampling.grammar is not None and self._grammars is None:
             return _invalid(request, "grammar is not supported by this model's tokenizer")

@@ -10,6 +10,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from handler.sampling.thinking import forced_token
 from handler.scheduling.sequence import Sequence
 
 # TGI's key, so that its detectors find our watermark.
@@ -26,12 +27,17 @@ def needs_penalties(seq: Sequence) -> bool:
         or params.logit_bias
         or params.watermark is not None
         or seq.num_output_tokens < params.min_tokens
+        or params.allowed_token_ids
         or _banned_ids(seq)
+        or forced_token(seq) is not None
     )
 
 
 def apply_penalties(row: Tensor, seq: Sequence, eos_token_ids: Collection[int]) -> None:
-    """Apply what `seq` requests, in TGI's order: watermark, repetition, frequency, presence; then bias and bans."""
+    """Apply what `seq` requests, in TGI's order: watermark, repetition, frequency, presence; then bias and bans.
+
+    The end of a thought whose budget is used up comes before all of them.
+    """
     params = seq.sampling
     if params.watermark is not None:
         _watermark(row, seq.token_ids[-1], *params.watermark)
@@ -47,9 +53,24 @@ def apply_penalties(row: Tensor, seq: Sequence, eos_token_ids: Collection[int]) 
         row[ids] += torch.tensor(list(params.logit_bias.values()), device=row.device, dtype=row.dtype)
     if seq.num_output_tokens < params.min_tokens and (eos_token_ids or params.stop_token_ids):
         row[torch.tensor(sorted({*eos_token_ids, *params.stop_token_ids}), device=row.device)] = float("-inf")
+    if params.allowed_token_ids:
+        row.masked_fill_(_forbidden(seq, row), float("-inf"))
     banned = _banned_ids(seq)
     if banned:
         row[torch.tensor(banned, device=row.device)] = float("-inf")
+    forced = forced_token(seq)
+    if forced is not None:
+        row.fill_(float("-inf"))
+        row[forced] = 0.0
+
+
+def _forbidden(seq: Sequence, row: Tensor) -> Tensor:
+    """Bool `[vocab]`, True for each token that is not allowed."""
+    if seq.forbidden is None:
+        seq.forbidden = torch.ones(len(row), dtype=torch.bool, device=row.device)
+        seq.forbidden[torch.tensor(seq.sampling.allowed_token_ids, device=row.device)] = False
+    mask: Tensor = seq.forbidden
+    return mask
 
 
 def _banned_ids(seq: Sequence) -> list[int]:

@@ -38,6 +38,11 @@ _NOT_FINITE = Sampled(None, error=ErrorCode.NUMERICS, message="the model's outpu
 _NOTHING_ALLOWED = Sampled(
     None, error=ErrorCode.INTERNAL, message="grammar, bias, bad words and penalties together leave no token to choose"
 )
+_NONE_OF_THE_ALLOWED = Sampled(
+    None,
+    error=ErrorCode.INVALID,
+    message="no token of `allowed_token_ids` may follow: grammar, bad words, bias or `min_tokens` exclude them all",
+)
 
 
 def sample(logits: Tensor, seqs: list[Sequence], eos_token_ids: Collection[int]) -> list[Sampled]:
@@ -46,7 +51,7 @@ def sample(logits: Tensor, seqs: list[Sequence], eos_token_ids: Collection[int])
     finite, greedy_ids = largest.isfinite().tolist(), indices.tolist()
     rows = _penalised(logits, seqs, finite, eos_token_ids)
     failed = {i: _NOT_FINITE for i, ok in enumerate(finite) if not ok}
-    failed |= {i: _NOTHING_ALLOWED for i, row in rows.items() if not row.max().isfinite()}
+    failed |= {i: _nothing_allowed(seqs[i]) for i, row in rows.items() if not row.max().isfinite()}
     drawn = [i for i, seq in enumerate(seqs) if i not in failed and not seq.sampling.greedy]
     choices: dict[int, Candidates | FullVocabulary] = {}
     if drawn:
@@ -64,6 +69,10 @@ def sample(logits: Tensor, seqs: list[Sequence], eos_token_ids: Collection[int])
             token_id = int(rows[i].argmax()) if i in rows else greedy_ids[i]
         result.append(Sampled(token_id, _logprob(logits[i], rows.get(i), choices.get(i), seq, token_id)))
     return result
+
+
+def _nothing_allowed(seq: Sequence) -> Sampled:
+    return _NONE_OF_THE_ALLOWED if seq.sampling.allowed_token_ids else _NOTHING_ALLOWED
 
 
 def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,11 +108,21 @@ def score_prompt(rows: Tensor, item: ScheduledSequence) -> None:
     seq = item.seq
     num_top = seq.sampling.num_prompt_logprobs or 0
     logprobs = rows.float().log_softmax(-1)
+    token_ids = seq.token_ids[item.start + 1 : item.start + item.num_tokens + 1]
+    ranks = _ranks(logprobs, token_ids)
     for offset in range(item.num_tokens):
         position = item.start + offset + 1
         # A prompt that runs again after preemption is not scored twice.
         if len(seq.prompt_logprobs) == position - 1 and position < seq.num_prompt_tokens:
-            seq.prompt_logprobs.append(_report(logprobs[offset], None, seq.token_ids[position], num_top))
+            found = _report(logprobs[offset], None, token_ids[offset], num_top)
+            seq.prompt_logprobs.append(TokenLogprob(found.logprob, found.top, ranks[offset]))
+
+
+def _ranks(logprobs: Tensor, token_ids: list[int]) -> list[int]:
+    """For each of the first rows, how many tokens are at least as likely as its own."""
+    own = logprobs[torch.arange(len(token_ids)), torch.tensor(token_ids, dtype=torch.int64)]
+    ranks: list[int] = (logprobs[: len(token_ids)] >= own[:, None]).sum(-1).tolist()
+    return ranks
 
 
 def _logprob(

@@ -36,6 +36,7 @@ class Sequence:
     `block_table` locate them in the cache; -1 and [] while the sequence holds no memory. `num_cached` counts prompt
     tokens taken from the prefix cache. A `suspect` was running when an engine died, and runs alone up to position
     `alone_until` (handler.seam.suspects). `fingerprint` is equal for all retries of the same request.
+    `forbidden` is the sampler's mask of tokens outside `allowed_token_ids`, made once.
     """
 
     request: GenerateRequest
@@ -53,6 +54,7 @@ class Sequence:
     first_scheduled_s: float | None = None
     num_preemptions: int = 0
     constraint: Constraint | None = None
+    forbidden: Any = None
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     fingerprint: int = 0
     suspect: bool = False

@@ -59,6 +59,19 @@ class Grammar(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     places: dict[str, str] = {}
 
 
+class ThinkingLimit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """At most `num_tokens` tokens of thought; then the tokens of `ending` are forced.
+
+    The thought begins after a token of `opened_by` at the start of the answer, or with the answer if that is empty. It
+    ends by itself with a token of `closed_by`.
+    """
+
+    num_tokens: int
+    opened_by: tuple[int, ...]
+    closed_by: tuple[int, ...]
+    ending: tuple[int, ...]
+
+
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """How to choose the tokens of one sequence. The dialect that built it has validated the values.
 
@@ -67,6 +80,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
     neighbours in the batch. `num_logprobs` None reports nothing, 0 the chosen token, n also the n most likely.
     `warped_logprobs` reports log-probabilities after penalties and warping (TGI) instead of the raw ones (OpenAI).
     `watermark` is the share of green tokens (0 to 1) and the bias added to their logits.
+    `allowed_token_ids` are the only tokens that may be chosen, unless there are none.
     Each entry of `bad_words` is a token sequence that must not appear in the output.
     `length_penalised_frequency` divides the frequency penalty by the sequence length, as TGI does.
     """
@@ -87,11 +101,13 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
     num_logprobs: int | None = None
     num_prompt_logprobs: int | None = None
     warped_logprobs: bool = False
     watermark: tuple[float, float] | None = None
     grammar: Grammar | None = None
+    thinking: ThinkingLimit | None = None
 
     @property
     def greedy(self) -> bool:
@@ -100,10 +116,14 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """Log-probability (natural log) of the chosen token and of the most likely `(token_id, logprob)` pairs."""
+    """Log-probability (natural log) of the chosen token and of the most likely `(token_id, logprob)` pairs.
+
+    `rank` is the token's place among all tokens, from 1; 0 where it was not counted. Tokens of a prompt have it.
+    """
 
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+    rank: int = 0
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, tag="generate", array_like=True, forbid_unknown_fields=True):

@@ -60,13 +60,26 @@ class AnswerMessage(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_content: str | UnsetType = UNSET
 
 
+class PromptToken(msgspec.Struct, frozen=True):
+    """A token that the prompt has, or could have, at one position; rank 1 is the most likely (vLLM)."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+# For each position the prompt's own token and the most likely ones, by id; the first has no log-probabilities.
+PromptLogprobs = list[dict[str, PromptToken] | None]
+
+
 class ChatChoiceAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """One of `n` answers."""
+    """One of `n` answers. `token_ids` are those generated, if the request asks for them (vLLM)."""
 
     index: int
     message: AnswerMessage
     logprobs: ChatLogprobsAnswer | None
     finish_reason: ChatFinish
+    token_ids: list[int] | UnsetType = UNSET
 
 
 class FunctionFragment(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +114,7 @@ class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
     delta: ChatDelta
     logprobs: ChatLogprobsAnswer | None
     finish_reason: ChatFinish | None
+    token_ids: list[int] | UnsetType = UNSET
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):
@@ -131,6 +145,7 @@ class _ChatHead(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     system_fingerprint: str
     service_tier: Literal["default"] | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
 
 
 class ChatCompletion(_ChatHead, frozen=True, kw_only=True):
@@ -139,6 +154,7 @@ class ChatCompletion(_ChatHead, frozen=True, kw_only=True):
     object: Literal["chat.completion"] = "chat.completion"
     choices: list[ChatChoiceAnswer]
     usage: Usage
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
 class ChatChunk(_ChatHead, frozen=True, kw_only=True):
@@ -159,12 +175,16 @@ class TextLogprobs(msgspec.Struct, frozen=True):
 
 
 class TextChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer to one prompt, or one chunk of it."""
+    """One answer to one prompt, or one chunk of it. The fields after `finish_reason` are vLLM's, if asked for; a stream
+    has `prompt_token_ids` in a choice's first chunk."""
 
     index: int
     text: str
     logprobs: TextLogprobs | None
     finish_reason: TextFinish | None
+    token_ids: list[int] | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
 class TextCompletion(msgspec.Struct, frozen=True, kw_only=True):

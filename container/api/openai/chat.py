@@ -16,10 +16,13 @@ from container.api.openai.chat_request import Chat, parse_chat
 from container.api.openai.chat_response import ChatAnswer
 from container.api.openai.choice import Choice
 from container.api.openai.error_response import error_body
+from container.api.openai.extension_fields import truncated
 from container.api.openai.harmony import HarmonyReader, harmony_grammar
 from container.api.openai.mark_text import SIGN
-from container.api.openai.sampling import of_choice, sampling_params
+from container.api.openai.reasoning_options import ReasoningView
+from container.api.openai.sampling import of_choice, sampling_params, text_options
 from container.api.openai.template_traits import TemplateTraits
+from container.api.openai.thinking_budget import thinking_limit
 from container.api.openai.tool_parsers import FormParser
 from container.errors import InvalidRequest
 from container.generation.generation import Prompt
@@ -28,7 +31,7 @@ from container.serving.served_model import ServedModel
 from container.serving.service import service
 from container.web import sse
 from container.web.responses import json_response
-from handler.seam.protocol import Grammar, GrammarKind, SamplingParams
+from handler.seam.protocol import Grammar, GrammarKind, SamplingParams, ThinkingLimit
 
 
 def answer_chat(body: dict[str, Any], record: RequestRecord) -> Response:
@@ -44,7 +47,9 @@ def answer_chat(body: dict[str, Any], record: RequestRecord) -> Response:
         for index in range(chat.request.num_choices)
     ]
     choices = [_choice(chat, rendered) for _ in generations]
-    answer = ChatAnswer(chat.request, served, generations, choices, f"chatcmpl-{secrets.token_hex(12)}")
+    answer = ChatAnswer(
+        chat, served, generations, choices, f"chatcmpl-{chat.request.request_id or secrets.token_hex(12)}"
+    )
     if chat.request.stream:
         response = sse.stream(answer.frames(), error_body, record)
     else:
@@ -61,6 +66,7 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: Reque
     if chat.constrained and (thought := rendered.thought) is not None:
         # Only the answer is constrained, so reasoning that the template has opened ends here.
         token_ids = token_ids + served.tokenizer.encode_continuation(thought.form.ending)
+    token_ids = truncated(token_ids, chat.request, served.prompt_room(chat.request.limit))
     max_tokens = served.check_length(len(token_ids), chat.request.limit)
     return Prompt(
         token_ids=token_ids,
@@ -69,17 +75,28 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: Reque
                 chat.request,
                 max_tokens,
                 num_logprobs=chat.request.num_logprobs,
+                num_prompt_logprobs=chat.request.prompt_logprobs,
+                thinking=_thinking(chat, served, rendered, token_ids),
                 grammar=grammar,
                 bad_words=banned_sequences(chat.request.bad_words, served.tokenizer),
             ),
             rendered.traits,
         ),
         stop=chat.request.stop_strings,
+        **text_options(chat.request),
         marks=_marks(chat, rendered.traits),
         timeout_s=service().timeout_s(record, streaming=bool(chat.request.stream)),
         cache_salt=chat.request.cache_salt or "",
         reuse_prefix=chat.request.cache_prompt is not False,
     )
+
+
+def _thinking(chat: Chat, served: ServedModel, rendered: ChatPrompt, token_ids: list[int]) -> ThinkingLimit | None:
+    """The budget of the answer's thoughts; a constrained answer has none."""
+    found = thinking_limit(
+        chat.request.thinking_token_budget, token_ids, served.tokenizer, forms=rendered.traits.thoughts.forms
+    )
+    return None if chat.constrained else found
 
 
 def _ended(sampling: SamplingParams, traits: TemplateTraits) -> SamplingParams:
@@ -92,20 +109,29 @@ def _ended(sampling: SamplingParams, traits: TemplateTraits) -> SamplingParams:
 
 def _grammar(chat: Chat, served: ServedModel, rendered: ChatPrompt) -> Grammar | None:
     """The answer's constraint: `response_format`, forced calls, either of both, or the schemas of strict functions."""
+    constraint = chat.constraint
     traits, form = rendered.traits, rendered.traits.form
     if traits.harmony is not None:
-        return harmony_grammar(chat.grammar, chat.tools, rendered.marked, served.tokenizer.marker_token_id)
+        return harmony_grammar(
+            None if constraint is None else constraint.grammar,
+            chat.tools,
+            rendered.marked,
+            served.tokenizer.marker_token_id,
+        )
     ids = MarkIds(served.tokenizer.marker_token_id, served.tokenizer.control_token_id, traits.thoughts.control_tokens)
     if chat.tools is None:
-        return chat.grammar
+        return None if constraint is None else constraint.grammar
     if chat.tools.forced:
         return forced_calls(chat.tools, form, ids)
-    if chat.grammar is None:
+    if constraint is None:
         return text_with_calls(chat.tools, form, ids) if chat.tools.strict else None
-    if chat.grammar.kind is not GrammarKind.JSON_SCHEMA:
-        raise InvalidRequest("a regex as `response_format` and `tools` exclude each other", param="response_format")
-    schema = msgspec.json.decode(chat.grammar.source)
-    return answer_or_calls(schema, chat.grammar.places.get("", ""), chat.tools, form, ids)
+    if constraint.grammar.kind is not GrammarKind.JSON_SCHEMA:
+        raise InvalidRequest(
+            f"`{constraint.field}` and `tools` exclude each other, unless it is a JSON schema in the usual layout",
+            param=constraint.field,
+        )
+    schema = msgspec.json.decode(constraint.grammar.source)
+    return answer_or_calls(schema, constraint.grammar.places.get("", ""), chat.tools, form, ids)
 
 
 def _marks(chat: Chat, traits: TemplateTraits) -> dict[int, str]:
@@ -120,18 +146,23 @@ def _marks(chat: Chat, traits: TemplateTraits) -> dict[int, str]:
 def _choice(chat: Chat, rendered: ChatPrompt) -> Choice:
     """The readers of one answer: for reasoning if the model reasons, for tool calls if it may call."""
     traits = rendered.traits
+    view = ReasoningView(drops=chat.request.include_reasoning is False, holds=chat.request.stream_reasoning is False)
     max_calls = None if chat.tools is None or chat.tools.parallel else 1
     if traits.harmony is not None:
         names = frozenset(() if chat.tools is None else chat.tools.schemas)
         reader = HarmonyReader(traits.harmony, names, rendered.marked)
-        return Choice(None, reader, max_calls=max_calls, forced=chat.tools is not None and bool(chat.tools.forced))
+        return Choice(
+            None, reader, view=view, max_calls=max_calls, forced=chat.tools is not None and bool(chat.tools.forced)
+        )
     # A grammar leaves no room for reasoning.
-    splitter = None if chat.constrained else rendered.splitter(calls=chat.tools is not None)
+    separates = not chat.constrained and chat.request.separate_reasoning is not False
+    splitter = rendered.splitter(calls=chat.tools is not None) if separates else None
     if chat.tools is None:
-        return Choice(splitter, None)
+        return Choice(splitter, None, view=view)
     return Choice(
         splitter,
         FormParser(traits.form, chat.tools.schemas),
+        view=view,
         max_calls=max_calls,
         call_ids=traits.form.call_ids,
         num_past_calls=rendered.num_past_calls,

@@ -8,10 +8,11 @@ from typing import Any
 from container.api.openai.chat_request import Chat, ChatRequest
 from container.api.openai.conversation import conversation
 from container.api.openai.reasoning import ReasoningSplitter
+from container.api.openai.request_template import template_for
 from container.api.openai.system_messages import text_of
 from container.api.openai.template_traits import TemplateTraits, traits_of
 from container.api.openai.thoughts import Thought
-from container.errors import TemplateFailed
+from container.errors import InvalidRequest, TemplateFailed
 from container.monitoring.request_record import timed
 from container.serving.served_model import ServedModel
 from container.text.chat_template import RenderedPrompt, TemplateError
@@ -56,10 +57,11 @@ class ChatPrompt:
 
 def chat_prompt(chat: Chat, served: ServedModel) -> ChatPrompt:
     """Raises TemplateFailed if there is no template, or if it refuses the conversation."""
-    template = served.chat_template
-    if template is None:
-        raise TemplateFailed("template not found: this model has no chat template; use /generate or /v1/completions")
+    template = template_for(chat.request.chat_template, served)
     traits = traits_of(template, served.tokenizer)
+    documents = chat.request.documents or None
+    if documents is not None and not traits.mentions("documents"):
+        raise InvalidRequest("`documents`: this model's chat template does not read documents", param="documents")
     messages, tools = conversation(chat.messages, chat.tools, chat.request.tool_prompt, traits)
     continues = bool(chat.request.continue_final_message)
     try:
@@ -67,6 +69,7 @@ def chat_prompt(chat: Chat, served: ServedModel) -> ChatPrompt:
             rendered = template.render(
                 messages,
                 tools=tools,
+                documents=documents,
                 add_generation_prompt=not continues and chat.request.add_generation_prompt is not False,
                 continue_final_message=continues,
                 template_kwargs=_template_kwargs(chat.request, traits),
@@ -76,7 +79,10 @@ def chat_prompt(chat: Chat, served: ServedModel) -> ChatPrompt:
     continued = text_of(messages[-1]) if continues else None
     num_past_calls = sum(len(message.get("tool_calls") or ()) for message in chat.messages)
     with timed("tokenise"):
-        return ChatPrompt(encode_prompt(served.tokenizer, rendered), rendered, traits, continued, num_past_calls)
+        token_ids = encode_prompt(served.tokenizer, rendered)
+        if chat.request.add_special_tokens:
+            token_ids = served.tokenizer.with_special_tokens(token_ids)
+        return ChatPrompt(token_ids, rendered, traits, continued, num_past_calls)
 
 
 def _template_kwargs(request: ChatRequest, traits: TemplateTraits) -> dict[str, Any]:

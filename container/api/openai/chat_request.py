@@ -8,16 +8,18 @@ import msgspec
 from msgspec import Meta
 
 from container.api.bounds import shown, within
-from container.api.openai import messages, response_format, tools
+from container.api.openai import messages, response_format, structured_outputs, tools
+from container.api.openai.chat_extension_fields import ChatExtensionFields, check_chat_extensions
+from container.api.openai.extension_fields import PROMPT_LOGPROBS_RULE
 from container.api.openai.foreign_fields import read
 from container.api.openai.messages import Message, for_template
 from container.api.openai.reasoning_effort import Effort, with_reasoning_effort
-from container.api.openai.response_format import ResponseFormat, grammar_of
-from container.api.openai.sampling import STREAM_RULE, SamplingFields, check_sampling, check_token_ids
+from container.api.openai.response_format import ResponseFormat
+from container.api.openai.sampling import STREAM_RULE, check_sampling, check_token_ids
+from container.api.openai.structured_outputs import Constraint, constraint_of
 from container.api.openai.tools import ToolChoiceField, Tools, ToolUse, tool_use
 from container.errors import InvalidRequest
 from container.settings import Settings
-from handler.seam.protocol import Grammar
 
 _MAX_TOP_LOGPROBS = 20
 _AUDIO = 'only "text"; audio answers are not supported'
@@ -25,6 +27,7 @@ _KWARG = "a string, number, boolean or array of these"
 _ALLOWED = {
     **messages.ALLOWED,
     **response_format.ALLOWED,
+    **structured_outputs.ALLOWED,
     **tools.ALLOWED,
     "modalities": _AUDIO,
     "modalities[]": _AUDIO,
@@ -56,10 +59,10 @@ _PROMPT_RULE = {
         {"properties": {"continue_final_message": {"enum": [False, None]}}},
     ]
 }
-RULE: dict[str, Any] = {"allOf": [STREAM_RULE, _LOGPROBS_RULE, _PROMPT_RULE]}
+RULE: dict[str, Any] = {"allOf": [STREAM_RULE, _LOGPROBS_RULE, _PROMPT_RULE, PROMPT_LOGPROBS_RULE]}
 
 
-class ChatRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ChatRequest(ChatExtensionFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """OpenAI's fields, then TGI's and vLLM's. None counts as absent."""
 
     messages: Annotated[list[Message], Meta(min_length=1)]
@@ -90,17 +93,26 @@ class ChatRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Chat(msgspec.Struct, frozen=True):
-    """A checked request: its messages as templates take them, the tools in use, the grammar of `response_format`."""
+    """A checked request: its messages as templates take them, the tools in use, the constraint on its answer."""
 
     request: ChatRequest
     messages: list[dict[str, Any]]
     tools: ToolUse | None
-    grammar: Grammar | None
+    constraint: Constraint | None
+
+    @property
+    def echoed(self) -> str:
+        """The text that begins the answer: that of a last message of the assistant, with `echo`."""
+        last = self.messages[-1]
+        if not self.request.echo or last["role"] != "assistant":
+            return ""
+        content = last["content"]
+        return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
     @property
     def constrained(self) -> bool:
         """Whether a grammar constrains the whole answer, which leaves no room for reasoning."""
-        return self.grammar is not None or (self.tools is not None and bool(self.tools.forced))
+        return self.constraint is not None or (self.tools is not None and bool(self.tools.forced))
 
 
 def parse_chat(body: dict[str, Any], settings: Settings, vocab_size: int) -> Chat:
@@ -111,9 +123,10 @@ def parse_chat(body: dict[str, Any], settings: Settings, vocab_size: int) -> Cha
     )
     check_sampling(request, settings)
     check_token_ids(request, vocab_size)
+    check_chat_extensions(request, settings)
     _check_own_fields(request)
     use = tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
-    return Chat(request, for_template(request.messages), use, grammar_of(request.response_format))
+    return Chat(request, for_template(request.messages), use, constraint_of(request, request.response_format))
 
 
 def _check_own_fields(request: ChatRequest) -> None:
@@ -123,6 +136,9 @@ def _check_own_fields(request: ChatRequest) -> None:
         raise InvalidRequest(
             "`continue_final_message` and `add_generation_prompt` exclude each other", param="continue_final_message"
         )
+    follows = isinstance(request.messages[-1], messages.AssistantMessage)
+    if request.echo and request.add_generation_prompt is False and not follows:
+        raise InvalidRequest("`echo` repeats a last message of the assistant only", param="echo")
     for key in request.chat_template_kwargs or {}:
         field = f"chat_template_kwargs.{key[:80]}"
         if key in _RESERVED or key.startswith("_") or key.endswith("_token"):

@@ -6,7 +6,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from msgspec import UNSET, structs
+
 from container.api.openai.answer_types import (
+    AnswerMessage,
     ChatChoiceAnswer,
     ChatChunk,
     ChatCompletion,
@@ -17,9 +20,9 @@ from container.api.openai.answer_types import (
     CompletionTokensDetails,
     Usage,
 )
-from container.api.openai.chat_request import ChatRequest
+from container.api.openai.chat_request import Chat
 from container.api.openai.choice import Choice
-from container.api.openai.logprobs import ChatLogprobs
+from container.api.openai.logprobs import ChatLogprobs, prompt_entries
 from container.api.openai.usage import chunk_usage, usage_of
 from container.generation.fan_out import fan_out
 from container.generation.generation import Generation, Token
@@ -33,16 +36,18 @@ class ChatAnswer:
 
     def __init__(
         self,
-        request: ChatRequest,
+        chat: Chat,
         model: ServedModel,
         generations: list[Generation],
         choices: list[Choice],
         answer_id: str,
     ) -> None:
-        self._request = request
+        self._request = request = chat.request
+        self._echo = chat.echoed
         self._generations = generations
         self._choices = choices
-        self._logprobs = [ChatLogprobs(model.tokenizer) for _ in choices] if request.logprobs else []
+        self._logprobs = [self._list_of(model) for _ in choices] if request.logprobs else []
+        self._tokenizer = model.tokenizer
         self._head: dict[str, Any] = {
             "id": answer_id,
             "created": int(time.time()),
@@ -52,6 +57,9 @@ class ChatAnswer:
         if request.service_tier is not None:
             self._head["service_tier"] = "default"
 
+    def _list_of(self, model: ServedModel) -> ChatLogprobs:
+        return ChatLogprobs(model.tokenizer, as_ids=bool(self._request.return_tokens_as_token_ids))
+
     def whole(self) -> ChatCompletion:
         """The chat.completion object."""
         for index, delta in fan_out(self._generations):
@@ -60,13 +68,25 @@ class ChatAnswer:
         choices = [
             ChatChoiceAnswer(
                 index=index,
-                message=choice.message(),
+                message=self._whole_message(choice),
                 logprobs=self._scored(index, choice.tokens),
                 finish_reason=choice.finish_reason or "stop",
+                token_ids=[token.id for token in choice.tokens] if self._request.return_token_ids else UNSET,
             )
             for index, choice in enumerate(self._choices)
         ]
-        return ChatCompletion(**self._head, choices=choices, usage=self._usage())
+        asked: dict[str, Any] = {}
+        first = self._generations[0]
+        if self._request.return_token_ids:
+            asked["prompt_token_ids"] = first.prompt.token_ids
+        if (num_top := self._request.prompt_logprobs) is not None:
+            scored = first.prompt_logprobs or []
+            asked["prompt_logprobs"] = prompt_entries(first.prompt.token_ids, scored, num_top, self._tokenizer)
+        return ChatCompletion(**self._head, **asked, choices=choices, usage=self._usage())
+
+    def _whole_message(self, choice: Choice) -> AnswerMessage:
+        found = choice.message()
+        return structs.replace(found, content=self._echo + (found.content or "")) if self._echo else found
 
     def frames(self) -> Iterator[bytes]:
         """The chat.completion.chunk events and [DONE]. The first chunk of a choice carries the role."""
@@ -80,7 +100,9 @@ class ChatAnswer:
                 choice = self._choices[index]
                 if index not in begun:
                     begun.add(index)
-                    yield self._chunk(index, ChatDelta(role="assistant", content=""), None, [])
+                    yield self._chunk(index, ChatDelta(role="assistant", content=""), None, [], begins=True)
+                    if self._echo:
+                        yield self._chunk(index, ChatDelta(content=self._echo), None, [])
                 yield from self._delta_chunks(index, delta.tokens, choice.add(delta))
                 if choice.finish_reason is not None:
                     yield self._chunk(index, ChatDelta(), choice.finish_reason, [])
@@ -91,17 +113,32 @@ class ChatAnswer:
         yield sse.DONE
 
     def _delta_chunks(self, index: int, tokens: list[Token], deltas: list[ChatDelta]) -> Iterator[bytes]:
-        """A chunk for each delta; log-probabilities go with the first, or into a chunk of their own without deltas."""
-        if not deltas and tokens and self._request.logprobs:
+        """A chunk for each delta; what belongs to tokens goes with the first, or into a chunk of its own."""
+        if not deltas and tokens and (self._request.logprobs or self._request.return_token_ids):
             yield self._chunk(index, ChatDelta(content=""), None, tokens)
         for i, delta in enumerate(deltas):
             yield self._chunk(index, delta, None, tokens if i == 0 else [])
 
-    def _chunk(self, index: int, delta: ChatDelta, finish_reason: ChatFinish | None, tokens: list[Token]) -> bytes:
-        logprobs = self._scored(index, tokens) if tokens else None
-        choice = ChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=finish_reason)
+    def _chunk(
+        self,
+        index: int,
+        delta: ChatDelta,
+        finish_reason: ChatFinish | None,
+        tokens: list[Token],
+        *,
+        begins: bool = False,
+    ) -> bytes:
+        returns_ids = bool(self._request.return_token_ids)
+        choice = ChunkChoice(
+            index=index,
+            delta=delta,
+            logprobs=self._scored(index, tokens) if tokens else None,
+            finish_reason=finish_reason,
+            token_ids=[token.id for token in tokens] if tokens and returns_ids else UNSET,
+        )
         usage = chunk_usage(self._request, self._usage)
-        return sse.frame(ChatChunk(**self._head, choices=[choice], usage=usage))
+        prompt = self._generations[index].prompt.token_ids if begins and returns_ids else UNSET
+        return sse.frame(ChatChunk(**self._head, choices=[choice], usage=usage, prompt_token_ids=prompt))
 
     def _usage(self) -> Usage:
         reasoning_tokens = sum(choice.num_reasoning_tokens for choice in self._choices)

@@ -20,6 +20,7 @@ from container.api.openai.argument_text import ArgumentText
 from container.api.openai.harmony import HarmonyReader
 from container.api.openai.parts import CallArguments, CallStart, Content, Part, Reasoning, joined
 from container.api.openai.reasoning import ReasoningSplitter
+from container.api.openai.reasoning_options import ReasoningView
 from container.api.openai.tool_parsers import CallIds, ToolParser
 from container.generation.generation import Delta, Token
 from handler.seam.protocol import FinishReason
@@ -53,13 +54,15 @@ class Choice:
         reasoning: ReasoningSplitter | None,
         tools: ToolParser | None,
         *,
+        view: ReasoningView | None = None,
         max_calls: int | None = None,
         call_ids: CallIds = CallIds.ANY,
         num_past_calls: int = 0,
         forced: bool = False,
         marks: tuple[str, ...] = (),
     ) -> None:
-        """`max_calls` limits the calls in the answer. `call_ids` and `num_past_calls` decide the ids of calls.
+        """`view` says how thoughts are shown. `max_calls` limits the calls in the answer. `call_ids` and
+        `num_past_calls` decide the ids of calls.
 
         `forced`: a grammar allows calls only, so there is no text. `marks` stand around calls in the family's form.
         """
@@ -70,6 +73,7 @@ class Choice:
         self._reasoning: list[str] = []
         self._calls: list[_Call] = []
         self._splitter = reasoning
+        self._view = view or ReasoningView()
         self._parser = tools
         self._max_calls = max_calls
         self._call_ids = call_ids
@@ -81,10 +85,10 @@ class Choice:
     def add(self, delta: Delta) -> list[ChatDelta]:
         """The parts that `delta` completes, each as the `delta` of a chunk."""
         self.tokens += delta.tokens
-        chunks = [self._keep(part) for part in joined(self._split(delta))]
+        chunks = [self._keep(part) for part in joined(self._view.shown(self._split(delta), over=False))]
         if delta.finish_reason is not None:
             cut = delta.finish_reason is FinishReason.LENGTH
-            chunks += [self._keep(part) for part in joined(self._finish(cut=cut))]
+            chunks += [self._keep(part) for part in joined(self._view.shown(self._finish(cut=cut), over=True))]
         if delta.finish_reason is not None:
             self.finish_reason = _FINISH[delta.finish_reason]
             if self._calls and self.finish_reason == "stop":

@@ -7,8 +7,12 @@ from typing import Annotated, Any
 import msgspec
 
 from container.api.bounds import shown, within
+from container.api.openai import response_format, structured_outputs
+from container.api.openai.extension_fields import PROMPT_LOGPROBS_RULE, truncated
 from container.api.openai.foreign_fields import read
+from container.api.openai.response_format import ResponseFormat
 from container.api.openai.sampling import STREAM_RULE, SamplingFields, check_sampling, check_token_ids
+from container.api.openai.structured_outputs import Constraint, constraint_of
 from container.api.validation import check
 from container.errors import InvalidRequest
 from container.monitoring.request_record import timed
@@ -19,6 +23,7 @@ from container.text.offload import encode
 _DEFAULT_MAX_TOKENS = 16
 _MAX_LOGPROBS = 5
 _MAX_TOKEN_ID = 2**31 - 1
+_ALLOWED = {**response_format.ALLOWED, **structured_outputs.ALLOWED}
 _IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0, "maximum": _MAX_TOKEN_ID}}
 # One text or several, the token ids of one prompt or of several.
 _Prompt = Annotated[
@@ -39,16 +44,17 @@ _NOTHING_RULE = {
         {"required": ["echo"], "properties": {"echo": {"const": True}}},
     ]
 }
-RULE: dict[str, Any] = {"allOf": [STREAM_RULE, _NOTHING_RULE]}
+RULE: dict[str, Any] = {"allOf": [STREAM_RULE, _NOTHING_RULE, PROMPT_LOGPROBS_RULE]}
 
 
 class CompletionRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """OpenAI's fields. None counts as absent."""
+    """OpenAI's fields, and vLLM's `response_format`. None counts as absent."""
 
     prompt: _Prompt
     echo: bool | None = None
     logprobs: Annotated[int | None, within(0, _MAX_LOGPROBS)] = None
     best_of: Annotated[int | None, within(1)] = None
+    response_format: ResponseFormat | None = None
 
 
 class Completion(msgspec.Struct, frozen=True):
@@ -57,6 +63,7 @@ class Completion(msgspec.Struct, frozen=True):
     request: CompletionRequest
     prompts: list[str | list[int]]
     num_candidates: int
+    constraint: Constraint | None
 
     @property
     def num_chars(self) -> int:
@@ -71,7 +78,7 @@ class Completion(msgspec.Struct, frozen=True):
 
 def parse_completion(body: dict[str, Any], settings: Settings, vocab_size: int) -> Completion:
     """Raises InvalidRequest naming field, limit and value."""
-    request = read(body, CompletionRequest, {}, takes_unknown=settings.unknown_fields == "ignore")
+    request = read(body, CompletionRequest, _ALLOWED, takes_unknown=settings.unknown_fields == "ignore")
     check_sampling(request, settings)
     check_token_ids(request, vocab_size)
     if request.max_tokens == 0 and not request.echo:
@@ -80,18 +87,21 @@ def parse_completion(body: dict[str, Any], settings: Settings, vocab_size: int) 
     prompts = _prompts(request.prompt)
     limit = settings.max_client_batch_size
     check("prompt", f"at most {limit} prompts", len(prompts), len(prompts) <= limit)
-    return Completion(request, prompts, candidates)
+    return Completion(request, prompts, candidates, constraint_of(request, request.response_format))
 
 
-def tokenized(prompts: list[str | list[int]], served: ServedModel) -> list[list[int]]:
-    """The token ids of each prompt. Raises InvalidRequest."""
+def tokenized(completion: Completion, served: ServedModel) -> list[list[int]]:
+    """The token ids of each prompt, cut as `truncate_prompt_tokens` says. Raises InvalidRequest."""
+    adds_special = completion.request.add_special_tokens is not False
+    room = served.prompt_room(max(1, completion.max_tokens))
     with timed("tokenise"):
-        return [_token_ids(prompt, served) for prompt in prompts]
+        found = [_token_ids(prompt, served, adds_special) for prompt in completion.prompts]
+    return [truncated(token_ids, completion.request, room) for token_ids in found]
 
 
-def _token_ids(prompt: str | list[int], served: ServedModel) -> list[int]:
+def _token_ids(prompt: str | list[int], served: ServedModel, adds_special: bool) -> list[int]:
     if isinstance(prompt, str):
-        return encode(served.tokenizer, prompt)
+        return encode(served.tokenizer, prompt, add_special_tokens=adds_special)
     vocab_size, largest = served.card.vocab_size, max(prompt)
     check("prompt", f"made of token ids below {vocab_size}", largest, largest < vocab_size)
     return prompt

@@ -8,14 +8,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from flask import Response, request
+from msgspec import structs
 
 from container.api.answer_headers import add_stream_headers, add_whole_headers
 from container.api.openai.answer_types import TextChoice, TextCompletion, TextFinish, Usage
 from container.api.openai.bad_words import banned_sequences
-from container.api.openai.completion_request import Completion, parse_completion, tokenized
+from container.api.openai.completion_request import Completion, CompletionRequest, parse_completion, tokenized
 from container.api.openai.error_response import error_body
-from container.api.openai.logprobs import CompletionLogprobs, Scored
-from container.api.openai.sampling import of_choice, sampling_params
+from container.api.openai.logprobs import CompletionLogprobs, Scored, prompt_entries
+from container.api.openai.sampling import of_choice, sampling_params, text_options
+from container.api.openai.template_traits import traits_of
+from container.api.openai.thinking_budget import thinking_limit
 from container.api.openai.usage import chunk_usage, usage_of
 from container.errors import InvalidRequest
 from container.generation.fan_out import fan_out
@@ -26,7 +29,7 @@ from container.serving.service import service
 from container.version import FINGERPRINT
 from container.web import sse
 from container.web.responses import json_response
-from handler.seam.protocol import FinishReason
+from handler.seam.protocol import FinishReason, ThinkingLimit
 
 _FINISH: dict[FinishReason, TextFinish] = {FinishReason.LENGTH: "length"}
 
@@ -53,7 +56,7 @@ def answer_completion(body: dict[str, Any], record: RequestRecord) -> Response:
 
 
 def _prompts(completion: Completion, served: ServedModel, record: RequestRecord) -> Iterator[Prompt]:
-    prompts = tokenized(completion.prompts, served)
+    prompts = tokenized(completion, served)
     bad_words = banned_sequences(completion.request.bad_words, served.tokenizer)
     for token_ids in prompts:
         yield _prompt(completion, served, record, token_ids, bad_words)
@@ -80,14 +83,33 @@ def _prompt(
             wanted,
             max_tokens,
             num_logprobs=num_logprobs,
-            num_prompt_logprobs=wanted.logprobs if wanted.echo else None,
+            num_prompt_logprobs=_num_prompt_logprobs(wanted),
+            grammar=None if completion.constraint is None else completion.constraint.grammar,
+            thinking=_thinking(completion, served, token_ids),
             bad_words=bad_words,
         ),
         stop=wanted.stop_strings,
+        **text_options(wanted),
         timeout_s=service().timeout_s(record, streaming=bool(wanted.stream)),
         cache_salt=wanted.cache_salt or "",
         reuse_prefix=wanted.cache_prompt is not False,
     )
+
+
+def _thinking(completion: Completion, served: ServedModel, token_ids: list[int]) -> ThinkingLimit | None:
+    """The budget of the answer's thoughts, where the model's chat template says that it has any."""
+    template = served.chat_template
+    forms = () if template is None else traits_of(template, served.tokenizer).thoughts.forms
+    budget = completion.request.thinking_token_budget
+    found = thinking_limit(budget, token_ids, served.tokenizer, forms=forms)
+    return None if completion.constraint is not None else found
+
+
+def _num_prompt_logprobs(wanted: CompletionRequest) -> int | None:
+    """As many as `echo` and `prompt_logprobs` show."""
+    echoed = wanted.logprobs if wanted.echo else None
+    counts = [count for count in (echoed, wanted.prompt_logprobs) if count is not None]
+    return max(counts, default=None)
 
 
 class CompletionAnswer:
@@ -100,9 +122,10 @@ class CompletionAnswer:
         self._generations = generations
         self._texts: list[list[str]] = [[] for _ in generations]
         self._scored: list[list[Scored]] = [[] for _ in generations]
+        self._ids: list[list[int]] = [[] for _ in generations]
         self._reasons: list[TextFinish | None] = [None for _ in generations]
         self._head: dict[str, Any] = {
-            "id": f"cmpl-{secrets.token_hex(12)}",
+            "id": f"cmpl-{self._request.request_id or secrets.token_hex(12)}",
             "created": int(time.time()),
             "model": served.card.model_id if self._request.model is None else self._request.model,
             "system_fingerprint": FINGERPRINT,
@@ -117,25 +140,30 @@ class CompletionAnswer:
         for number, index in enumerate(self._chosen()):
             scored = self._echoed(index) + self._scored[index]
             text = self._echo_text(index) + "".join(self._texts[index])
-            choices.append(self._choice(number, text, scored, CompletionLogprobs(self._tokenizer), index))
+            choice = self._choice(number, text, scored, self._lists(), index)
+            choices.append(structs.replace(choice, **self._asked(index, self._ids[index], begins=True)))
         return TextCompletion(**self._head, choices=choices, usage=self._usage())
 
     def frames(self) -> Iterator[bytes]:
         """Chunks of all choices as they come, then usage if requested, then one [DONE]."""
         deltas = fan_out(self._generations)
-        lists = [CompletionLogprobs(self._tokenizer) for _ in self._generations]
+        lists = [self._lists() for _ in self._generations]
         begun: set[int] = set()
         try:
             for index, delta in deltas:
                 if delta is None:
                     yield sse.KEEPALIVE
                     continue
+                num_before = len(self._ids[index])
                 text, scored = self._add(index, delta)
-                if index not in begun:
+                begins = index not in begun
+                if begins:
                     begun.add(index)
                     text, scored = self._echo_text(index) + text, self._echoed(index) + scored
-                if text or self._request.logprobs is not None or self._reasons[index] is not None:
-                    yield self._chunk(self._choice(index, text, scored, lists[index], index))
+                asked = self._asked(index, self._ids[index][num_before:], begins=begins)
+                if text or asked or self._request.logprobs is not None or self._reasons[index] is not None:
+                    choice = self._choice(index, text, scored, lists[index], index)
+                    yield self._chunk(structs.replace(choice, **asked))
         finally:
             deltas.close()
         if self._request.include_usage:
@@ -143,16 +171,34 @@ class CompletionAnswer:
         yield sse.DONE
 
     def _add(self, index: int, delta: Delta) -> tuple[str, list[Scored]]:
-        """The delta's visible part: its text, and its tokens without the control token that ends it."""
+        """The delta's visible part: its text, and its tokens without those that the text leaves out."""
         if delta.finish_reason is not None:
             self._reasons[index] = _FINISH.get(delta.finish_reason, "stop")
         if self._completion.max_tokens == 0:
             self._reasons[index] = "length"
             return "", []
-        scored: list[Scored] = [(token.id, token.logprob) for token in delta.tokens if not token.special]
+        scored: list[Scored] = [(token.id, token.logprob) for token in delta.tokens if not token.hidden]
         self._texts[index].append(delta.text)
+        self._ids[index] += [token.id for token in delta.tokens]
         self._scored[index] += scored
         return delta.text, scored
+
+    def _lists(self) -> CompletionLogprobs:
+        as_ids = bool(self._request.return_tokens_as_token_ids)
+        return CompletionLogprobs(self._tokenizer, shows_special=self._request.shows_special, as_ids=as_ids)
+
+    def _asked(self, index: int, token_ids: list[int], *, begins: bool) -> dict[str, Any]:
+        """vLLM's fields of a choice, or of a chunk of it with the new `token_ids`."""
+        found: dict[str, Any] = {}
+        prompt, num_top = self._generations[index].prompt.token_ids, self._request.prompt_logprobs
+        if self._request.return_token_ids:
+            found["token_ids"] = token_ids
+        if self._request.return_token_ids and begins:
+            found["prompt_token_ids"] = prompt
+        if num_top is not None and not self._request.stream:
+            scored = self._generations[index].prompt_logprobs or []
+            found["prompt_logprobs"] = prompt_entries(prompt, scored, num_top, self._tokenizer)
+        return found
 
     def _chosen(self) -> list[int]:
         """The `n` best candidates of each prompt by mean log-probability, in the order of the prompts."""
@@ -172,7 +218,8 @@ class CompletionAnswer:
     def _echo_text(self, index: int) -> str:
         if not self._request.echo:
             return ""
-        return self._tokenizer.decode(self._generations[index].prompt.token_ids, skip_special_tokens=True)
+        ids = self._generations[index].prompt.token_ids
+        return self._tokenizer.decode(ids, skip_special_tokens=not self._request.shows_special)
 
     def _echoed(self, index: int) -> list[Scored]:
         """The prompt's tokens with their log-probabilities; the first token has none."""
@@ -180,7 +227,10 @@ class CompletionAnswer:
         if not self._request.echo or self._request.logprobs is None:
             return []
         ids = generation.prompt.token_ids
-        return list(zip(ids, [None, *(generation.prompt_logprobs or [])], strict=False))
+        listed = [
+            structs.replace(each, top=each.top[: self._request.logprobs]) for each in generation.prompt_logprobs or []
+        ]
+        return list(zip(ids, [None, *listed], strict=False))
 
     def _choice(
         self,

@@ -20,7 +20,8 @@ def write_limits(schemas: dict[str, Any], settings: Settings, served: ServedMode
         properties = schemas[name]["properties"]
         properties["n"]["maximum"] = settings.max_choices
         _array(properties["stop"])["maxItems"] = settings.max_stop_sequences
-        _array(properties["stop_token_ids"])["items"]["maximum"] = last_token_id
+        for field in ("stop_token_ids", "allowed_token_ids"):
+            _array(properties[field])["items"]["maximum"] = last_token_id
     properties = schemas["CompletionRequest"]["properties"]
     properties["best_of"]["maximum"] = settings.max_choices
     _, texts, ids, lists = properties["prompt"]["anyOf"]

@@ -24,13 +24,13 @@ _IN_A_STRING = {
     "contentSchema": {"type": ["object", "boolean"]},
 }
 # The schema itself, or a JSON string that contains it (TGI).
-_Schema = Annotated[Any, shown(anyOf=[{"type": ["object", "boolean"]}, _IN_A_STRING])]
+SchemaField = Annotated[Any, shown(anyOf=[{"type": ["object", "boolean"]}, _IN_A_STRING])]
 
 
 class FormatSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A schema with a name. It is always enforced, whether `strict` is set or not."""
 
-    schema: _Schema
+    schema: SchemaField
     name: str | None = None
     description: str | None = None
     strict: bool | None = None
@@ -46,8 +46,8 @@ class TextFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
 class _ObjectFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type"):
     """Any JSON object (OpenAI), or one that fits `value` (TGI), `schema` (llama.cpp) or `json_schema.schema`."""
 
-    value: _Schema | UnsetType = UNSET
-    schema: _Schema | UnsetType | None = UNSET
+    value: SchemaField | UnsetType = UNSET
+    schema: SchemaField | UnsetType | None = UNSET
     json_schema: FormatSchema | None = None
 
     def __post_init__(self) -> None:
@@ -140,4 +140,5 @@ def _read(schema: Any) -> Any:
             raise InvalidRequest(f"`{_FIELD}` holds a schema that is not JSON", param=_FIELD) from exc
     if not isinstance(schema, dict | bool):
         raise InvalidRequest(f"`{_FIELD}` must hold a JSON schema. Given: {show(schema)}", param=_FIELD)
-    return schema
+    # The engine lays out objects only; both mean any value.
+    return {} if schema is True else schema

@@ -10,11 +10,12 @@ import msgspec
 
 from container.api.bounds import check_bounds, shown, within
 from container.api.openai.bad_words import MAX_CHARS, MAX_WORDS, check_bad_words
+from container.api.openai.extension_fields import ExtensionFields, check_extensions
 from container.api.validation import check, show
 from container.errors import InvalidRequest
 from container.generation.fan_out import derived_seed
 from container.settings import Settings
-from handler.seam.protocol import Grammar, SamplingParams
+from handler.seam.protocol import Grammar, SamplingParams, ThinkingLimit
 
 _MAX_SEED = 2**63 - 1
 _MAX_COUNT = 2**31 - 1
@@ -41,7 +42,7 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     include_obfuscation: bool | None = None
 
 
-class SamplingFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SamplingFields(ExtensionFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """OpenAI's fields, then those of TGI, vLLM and llama.cpp. None counts as absent. `check_sampling` applies the
     ranges, `field_rules` holds what clients send beside these."""
 
@@ -98,6 +99,7 @@ def check_sampling(request: SamplingFields, settings: Settings) -> None:
     check_bounds(request)
     _check_stop(request, settings.max_stop_sequences)
     check_bad_words(request.bad_words)
+    check_extensions(request)
     for key, value in (request.logit_bias or {}).items():
         if re.fullmatch(_IN_DIGITS, key) is None or key.endswith("\n"):
             raise InvalidRequest(f"`logit_bias` must have token ids as keys. Given: {show(key)}", param="logit_bias")
@@ -118,9 +120,9 @@ def _check_stop(request: SamplingFields, limit: int) -> None:
 
 def check_token_ids(request: SamplingFields, vocab_size: int) -> None:
     """Raise InvalidRequest for a token id outside the vocabulary."""
-    for field in ("logit_bias", "stop_token_ids"):
-        for token_id in map(int, getattr(request, field) or ()):
-            check(field, f"made of token ids below {vocab_size}", token_id, token_id < vocab_size)
+    for field in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
+        largest = max(map(int, getattr(request, field) or ()), default=0)
+        check(field, f"made of token ids below {vocab_size}", largest, largest < vocab_size)
 
 
 def sampling_params(
@@ -130,6 +132,7 @@ def sampling_params(
     num_logprobs: int | None,
     num_prompt_logprobs: int | None = None,
     grammar: Grammar | None = None,
+    thinking: ThinkingLimit | None = None,
     bad_words: tuple[tuple[int, ...], ...] = (),
 ) -> SamplingParams:
     """OpenAI's defaults: temperature 1, top-p 1, everything else off. A request without a seed gets a random one.
@@ -152,11 +155,23 @@ def sampling_params(
         min_tokens=min(request.min_tokens or 0, max_tokens),
         ignore_eos=bool(request.ignore_eos),
         stop_token_ids=tuple(request.stop_token_ids or ()),
+        allowed_token_ids=tuple(dict.fromkeys(request.allowed_token_ids or ())),
         num_logprobs=num_logprobs,
         num_prompt_logprobs=num_prompt_logprobs,
         grammar=grammar,
+        thinking=thinking,
         bad_words=bad_words,
     )
+
+
+def text_options(request: SamplingFields) -> dict[str, Any]:
+    """What an answer's text holds beside the model's words: fields of `Prompt`."""
+    return {
+        "keep_stop": request.keeps_stop,
+        "keep_end": request.keeps_stop,
+        "special_is_text": request.shows_special,
+        "join_special": request.spaces_between_special_tokens is False,
+    }
 
 
 def of_choice(params: SamplingParams, index: int) -> SamplingParams:

@@ -151,7 +151,7 @@ class TemplateTraits:
             return ""
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=16)
 def traits_of(template: ChatTemplate, tokenizer: Tokenizer) -> TemplateTraits:
     """The traits of a template, computed once per loaded template."""
     return TemplateTraits(template, tokenizer)

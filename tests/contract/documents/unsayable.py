@@ -69,9 +69,40 @@ def a_final_message_that_is_continued_has_text(body: dict[str, Any]) -> bool:
     return (bool(content) and not isinstance(content, str)) or isinstance(content, str)
 
 
-def a_regex_and_tools_exclude_each_other(body: dict[str, Any]) -> bool:
+def only_a_schema_goes_with_tools(body: dict[str, Any]) -> bool:
+    if "messages" not in body or not body.get("tools") or body.get("tool_choice") == "none":
+        return True
     kind = (body.get("response_format") or {}).get("type")
-    return kind != "regex" or not body.get("tools") or body.get("tool_choice") == "none"
+    return kind != "regex" and not constraints(body)
+
+
+def a_constraint_is_alone(body: dict[str, Any]) -> bool:
+    kind = (body.get("response_format") or {}).get("type", "text")
+    return len(constraints(body)) + (kind != "text") < 2
+
+
+def constraints(body: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Kind and value of each of vLLM's and SGLang's constraints."""
+    if not {"messages", "prompt"} & body.keys():
+        return []
+    nested = body.get("structured_outputs") or {}
+    given = [(kind, nested.get(kind)) for kind in ("json", "json_object", "regex", "choice", "grammar")]
+    given += [(name.removeprefix("guided_"), value) for name, value in body.items() if name.startswith("guided_")]
+    given += [
+        (kind, body.get(name)) for name, kind in (("json_schema", "json"), ("regex", "regex"), ("ebnf", "grammar"))
+    ]
+    kinds = {"json", "json_object", "regex", "choice", "grammar"}
+    return [(kind, value) for kind, value in given if kind in kinds and value not in (None, False)]
+
+
+def constraints_can_be_read(body: dict[str, Any]) -> bool:
+    """Schemas in text are JSON, and rules of a grammar are found by the engine."""
+    for kind, value in constraints(body):
+        if kind == "json" and isinstance(value, str) and not is_schema(value):
+            return False
+        if kind == "grammar" and ("::=" in value or not value.strip()):
+            return False
+    return True
 
 
 def an_object_has_one_schema(body: dict[str, Any]) -> bool:
@@ -103,6 +134,18 @@ def a_prompt_has_a_token(body: dict[str, Any]) -> bool:
     return prompt != "" and (not isinstance(prompt, list) or "" not in prompt)
 
 
+def a_model_that_does_not_think_has_no_budget(body: dict[str, Any]) -> bool:
+    return body.get("thinking_token_budget") in (None, -1)
+
+
+def no_template_reads_documents(body: dict[str, Any]) -> bool:
+    return not body.get("documents") and body.get("chat_template") is None
+
+
+def a_prompt_is_cut_to_what_fits(body: dict[str, Any]) -> bool:
+    return (body.get("truncate_prompt_tokens") or 1) <= ROOM
+
+
 def best_of_is_at_least_n(body: dict[str, Any]) -> bool:
     best_of, n = body.get("best_of"), body.get("n") or 1
     return best_of is None or (best_of >= n and (best_of == n or not body.get("stream")))
@@ -127,10 +170,15 @@ RULES = (
     tools_have_different_names,
     the_choice_is_among_the_tools,
     a_final_message_that_is_continued_has_text,
-    a_regex_and_tools_exclude_each_other,
+    only_a_schema_goes_with_tools,
+    a_constraint_is_alone,
+    constraints_can_be_read,
     an_object_has_one_schema,
     schemas_in_strings_are_json,
     a_prompt_has_a_token,
+    a_prompt_is_cut_to_what_fits,
+    a_model_that_does_not_think_has_no_budget,
+    no_template_reads_documents,
     best_of_is_at_least_n,
     bad_words_have_few_tokens,
 )

@@ -14,6 +14,7 @@ SPECIAL = {
     "mistral-nemo": ("[TOOL_CALLS]",),
     "llama-3.3": ("<|python_tag|>",),
     "harmony": ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>"),
+    "qwen3-marked": ("<think>", "</think>"),
     "marked-thoughts": ("[THINK]", "[/THINK]", "[REF]"),
     "marks-deepseek": (
         "<｜tool▁calls▁begin｜>",
@@ -31,7 +32,7 @@ SPECIAL = {
         "<|tool_call_argument_begin|>",
         "<|im_middle|>",
     ),
-    "marks-gemma": ("<|tool_call>", "<tool_call|>", '<|"|>', "<|channel>", "<channel|>"),
+    "marks-gemma": ("<|tool_call>", "<tool_call|>", '<|"|>', "<|channel>", "<channel|>", "<|image|>"),
 }
 
 
@@ -42,7 +43,8 @@ def server_for(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[s
 
     def find(template: str) -> ScriptedServer:
         if template not in servers:
-            servers[template] = started(tmp_path_factory.mktemp(template), template, SPECIAL.get(template, ()))
+            name = template.removesuffix("-marked")
+            servers[template] = started(tmp_path_factory.mktemp(template), name, SPECIAL.get(template, ()))
         server = servers[template]
         server.engine.says("")
         server.engine.bytes_per_step = 1

@@ -108,7 +108,8 @@ class ScriptedEngine:
         top = tuple((token_id, -1.0 - token_id) for token_id in range(sampling.num_logprobs or 0))
         prompt = None
         if sampling.num_prompt_logprobs is not None and done == 0:
-            prompt = [TokenLogprob(-float(i), top) for i in range(1, len(request.prompt_token_ids))]
+            likely = tuple((token_id, -1.0 - token_id) for token_id in range(sampling.num_prompt_logprobs))
+            prompt = [TokenLogprob(-float(i), likely) for i in range(1, len(request.prompt_token_ids))]
         reason = None
         if over:
             reason = FinishReason.EOS if new[-1] == EOS_ID else FinishReason.LENGTH

@@ -26,7 +26,7 @@ FORMS = {
         "<|tool_call_end|><|tool_calls_section_end|>",
         "<|im_middle|>",
     ),
-    "marks-gemma": ("gemma-4", '<|tool_call>call:weather{city:<|"|>Paris<|"|>}<tool_call|>', "<channel|>"),
+    "marks-gemma": ("gemma-4", '<|tool_call>call:weather{city:<|"|>Paris<|"|>}<tool_call|>', "<|image|>"),
     "marks-glm": (
         "glm-4.5",
         "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>",

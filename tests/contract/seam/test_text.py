@@ -168,3 +168,18 @@ def test_absent_parameters_sample_and_an_empty_object_does_not(web: WebServer, e
 @pytest.mark.parametrize("model", ["gpt-4o", "", "a/b", "x" * 300])
 def test_any_model_is_echoed(web: WebServer, model: str) -> None:
     assert web.post("/v1/chat/completions", CHAT | {"model": model}).json["model"] == model
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("name", ["include_stop_str_in_output", "no_stop_trim"])
+def test_a_stop_token_is_kept_if_the_client_says_so(web: WebServer, engine: FakeEngine, path: str, name: str) -> None:
+    """vLLM's rule: the text leaves out the token that ends it, unless the request keeps it."""
+    engine.script = engine.says("ab", engine.token_ids("x"), finish=FinishReason.STOP_TOKEN)
+    body = (CHAT if "chat" in path else PROMPT) | {"stop_token_ids": engine.token_ids("x"), "max_tokens": 9}
+    for kept in (False, True):
+        answer = web.post(path, body | {name: kept}).json["choices"][0]
+        assert (answer["message"]["content"] if "chat" in path else answer["text"]) == ("abx" if kept else "ab")
+        chunks = [json.loads(event) for event in events(web.post(path, body | {name: kept, "stream": True}).body)[:-1]]
+        choices = [chunk["choices"][0] for chunk in chunks]
+        pieces = [choice["delta"].get("content") or "" if "chat" in path else choice["text"] for choice in choices]
+        assert "".join(pieces) == ("abx" if kept else "ab")

@@ -103,9 +103,9 @@ def filled(value: Any, schema: Any) -> Any:
 @pytest.mark.parametrize(("form", "place"), FORMATS, ids=str)
 def test_a_bad_schema_of_the_answer_names_its_place(form: dict[str, Any], place: str) -> None:
     bad = {"properties": {"a": {"type": "nonsense"}}}
-    alone = chat([], response_format=filled(form, bad)).grammar
+    alone = chat([], response_format=filled(form, bad)).constraint
     assert alone is not None
-    assert refusal(alone).param == f"{place}.properties.a"
+    assert refusal(alone.grammar).param == f"{place}.properties.a"
     beside = chat([{"name": "f"}], response_format=filled(form, bad))
     assert beside.tools is not None
     both = answer_or_calls(bad, place, beside.tools, HERMES, IDS)
@@ -116,10 +116,10 @@ def test_a_bad_schema_of_the_answer_names_its_place(form: dict[str, Any], place:
 
 
 def test_a_bad_regex_names_its_place() -> None:
-    grammar = chat([], response_format={"type": "regex", "value": "(a+"}).grammar
-    assert grammar is not None
-    error = LLMatcher.validate_grammar(LLMatcher.grammar_from_regex(grammar.source))
-    assert sentence(grammar, error).startswith("`response_format.value` is not valid: invalid regex")
+    found = chat([], response_format={"type": "regex", "value": "(a+"}).constraint
+    assert found is not None
+    error = LLMatcher.validate_grammar(LLMatcher.grammar_from_regex(found.grammar.source))
+    assert sentence(found.grammar, error).startswith("`response_format.value` is not valid: invalid regex")
 
 
 @pytest.mark.parametrize(

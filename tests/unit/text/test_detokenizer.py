@@ -256,6 +256,24 @@ def test_special_tokens_in_the_middle(opened):
     assert streamed(tokenizer, [first, end, second], [1, 1, 1]) == "é"
 
 
+@pytest.mark.parametrize("name", ["no decoder", "word piece"])
+def test_spaces_between_special_tokens(opened, name):
+    """vLLM's rule: a special token directly after another begins with no space; other spaces stay."""
+    tokenizer = opened[name]
+    (special,) = sorted(tokenizer.control_tokens)
+    end, word = tokenizer.token_id(special), tokenizer.token_id("a" if name == "word piece" else "an")
+    ids, text = [word, end, end, word, end, end], tokenizer.decode([word], skip_special_tokens=False)
+    for sizes in ([1] * 6, [2, 4], [6]):
+        spaced = streamed(tokenizer, ids, sizes, skip_special_tokens=False)
+        joined = streamed(tokenizer, ids, sizes, skip_special_tokens=False, spaces_between_special_tokens=False)
+        assert spaced == f"{text} {special} {special} {text} {special} {special}"
+        assert joined == f"{text} {special}{special} {text} {special}{special}"
+    detokenizer = IncrementalDetokenizer(
+        tokenizer, [word, end], skip_special_tokens=False, spaces_between_special_tokens=False
+    )
+    assert detokenizer.push([end]) == f" {special}", "the prompt's last token is no part of the answer"
+
+
 def test_a_word_separator_that_depends_on_the_next_token(opened):
     tokenizer = opened["suffix"]
     ids = tokenizer.encode("the quick brown fox", add_special_tokens=False)
