@@ -34,6 +34,9 @@ from typing import ClassVar
 
 from handler.seam.protocol import ErrorCode, Failed, Rejected
 
+# Clients obey Retry-After in full (openai's up to 120 s): a longer one keeps them away from a server that is free.
+MAX_RETRY_AFTER_S = 30
+
 
 class ServiceError(Exception):
     """Base of all errors that a client may see.
@@ -47,11 +50,11 @@ class ServiceError(Exception):
     outcome: ClassVar[str] = "internal"
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
-        """`param` is the field at fault, `retry_after_s` goes into the Retry-After header."""
+        """`param` is the field at fault. `retry_after_s`, 1 to MAX_RETRY_AFTER_S, goes into the Retry-After header."""
         super().__init__(message)
         self.message = message
         self.param = param
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = None if retry_after_s is None else min(max(1, retry_after_s), MAX_RETRY_AFTER_S)
 
 
 class InvalidRequest(ServiceError):
