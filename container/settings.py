@@ -251,6 +251,12 @@ class Settings:
     sessions_expiration_s: float = _setting(
         1200.0, _seconds, "Lifetime of a SageMaker session, in seconds.", "SAGEMAKER_SESSIONS_EXPIRATION"
     )
+    standard_sessions: bool | None = _setting(
+        None,
+        _flag,
+        "True: sessions answer as AWS's hosting standards do; false: they are refused.",
+        "SAGEMAKER_ENABLE_STATEFUL_SESSIONS",
+    )
     api_key: str | None = _setting(
         None, _keys, "Bearer token that clients must send; several, comma-separated, are all accepted.", "API_KEY"
     )

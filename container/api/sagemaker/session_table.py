@@ -57,6 +57,10 @@ class SessionTable:
         if self._expiry(session_id) <= time.time():
             raise SessionUnknown(session_id)
 
+    def expired(self, session_id: str) -> bool:
+        """Whether the session was opened here and its time is over; not known of one that was swept since."""
+        return 0 < self._expiry(session_id) <= time.time()
+
     def close(self, session_id: str) -> None:
         """Raises SessionUnknown unless the session was open."""
         self.check(session_id)
