@@ -41,10 +41,22 @@ def target_of(part: Any, root: dict[str, Any]) -> Any:
     return found
 
 
-def types_of_schema(part: Any, root: dict[str, Any], depth: int = 0) -> frozenset[str]:
+def types_of_schema(part: Any, root: dict[str, Any]) -> frozenset[str]:
     """JSON's names of the types that a schema within `root` allows; empty if it does not restrict them."""
-    if not isinstance(part, dict) or depth > _MAX_REFERENCES:
+    return _types(part, root, {}) or frozenset()
+
+
+def _types(part: Any, root: dict[str, Any], found: dict[int, frozenset[str] | None]) -> frozenset[str] | None:
+    """None for a part that is asked for within itself, which adds nothing. Each part is read once."""
+    if not isinstance(part, dict):
         return frozenset()
+    if id(part) not in found:
+        found[id(part)] = None
+        found[id(part)] = _own_types(part, root, found)
+    return found[id(part)]
+
+
+def _own_types(part: dict[str, Any], root: dict[str, Any], found: dict[int, frozenset[str] | None]) -> frozenset[str]:
     kind = part.get("type")
     if isinstance(kind, str):
         return frozenset([kind])
@@ -55,8 +67,9 @@ def types_of_schema(part: Any, root: dict[str, Any], depth: int = 0) -> frozense
         return frozenset(map(_type_of, values))
     for several in ("anyOf", "oneOf"):
         if isinstance(part.get(several), list):
-            found = [types_of_schema(resolved(each, root), root, depth + 1) for each in part[several]]
-            return frozenset().union(*found) if all(found) else frozenset()
+            each = [_types(resolved(branch, root), root, found) for branch in part[several]]
+            known = [types for types in each if types is not None]
+            return frozenset().union(*known) if all(known) else frozenset()
     return frozenset()
 
 

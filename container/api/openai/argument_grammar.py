@@ -22,6 +22,11 @@ Arguments = tuple[list[str], str]
 WriteArguments = Callable[[Function, str], Arguments]
 
 
+def check_parameters(function: Function) -> None:
+    """Raises InvalidRequest for a schema that cannot be enforced."""
+    enforceable(_object(function), f"`parameters` of {function.name}", "tools")
+
+
 def json_arguments(function: Function, name: str) -> Arguments:
     """One JSON object, as the rule `name`. Each schema has its own `%json`, so that `$ref` starts at its root."""
     return [f"{name}: {json_value(_object(function))}"], name

@@ -35,4 +35,4 @@ def grammar(parameter: GrammarParameter | None) -> Grammar | None:
             raise InvalidRequest("grammar is not valid: a JSON schema must be an object", param="grammar")
     elif not isinstance(schema, dict):
         raise InvalidRequest("grammar is not supported", param="grammar")
-    return Grammar(GrammarKind.JSON_SCHEMA, msgspec.json.encode(enforceable(schema)).decode())
+    return Grammar(GrammarKind.JSON_SCHEMA, msgspec.json.encode(enforceable(schema, param="grammar")).decode())
