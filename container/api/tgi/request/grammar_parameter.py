@@ -35,4 +35,8 @@ def grammar(parameter: GrammarParameter | None) -> Grammar | None:
             raise InvalidRequest("grammar is not valid: a JSON schema must be an object", param="grammar")
     elif not isinstance(schema, dict):
         raise InvalidRequest("grammar is not supported", param="grammar")
-    return Grammar(GrammarKind.JSON_SCHEMA, msgspec.json.encode(enforceable(schema, param="grammar")).decode())
+    try:
+        found = enforceable(schema)
+    except InvalidRequest as exc:
+        raise InvalidRequest(f"grammar is not valid: {exc.message}", param="grammar") from exc
+    return Grammar(GrammarKind.JSON_SCHEMA, msgspec.json.encode(found).decode())
