@@ -37,33 +37,32 @@ _MAX_BRANCHES = 64
 _MAX_EXACT = 2**53
 
 
-def enforceable(schema: Any, at: str = "the JSON schema", param: str | None = None) -> Any:
+def enforceable(schema: Any) -> Any:
     """The schema to enforce: objects closed, annotations dropped.
 
-    Raises InvalidRequest with the place if a keyword is wrong or cannot be held, or if nothing fits. Its sentence calls
-    the schema `at`, its parameter is `param`.
+    Raises InvalidRequest with the place if a keyword is wrong or cannot be held, or if nothing fits.
     """
-    _check_size(schema, at, param)
+    _check_size(schema)
     schema = _rewritten(schema, _listing_required)
-    check_schema(schema, at, param)
+    check_schema(schema)
     reason = ValueSearch(schema).fault(schema)
     if reason is not None:
-        raise InvalidRequest(f"no value fits {at}: {reason}", param=param)
+        raise InvalidRequest(f"no value fits the JSON schema: {reason}")
     return {} if schema is True else closed(_rewritten(schema, lambda part: _plain(part, schema)))
 
 
-def _check_size(schema: Any, at: str, param: str | None) -> None:
+def _check_size(schema: Any) -> None:
     """Raises InvalidRequest. What is not too deep is read recursively."""
     try:
         raw = msgspec.json.encode(schema)
     except RecursionError as exc:
-        raise InvalidRequest(f"{at} is nested too deeply", param=param) from exc
+        raise InvalidRequest("the JSON schema is nested too deeply") from exc
     if len(raw) > _MAX_BYTES:
-        raise InvalidRequest(f"{at} must be at most {_MAX_BYTES} bytes. Given: {len(raw)}", param=param)
+        raise InvalidRequest(f"the JSON schema must be at most {_MAX_BYTES} bytes. Given: {len(raw)}")
     brackets = _OTHER.sub(b"", _JSON_STRING.sub(b"", raw))
     depth = max(accumulate((1 if each in b"[{" else -1 for each in brackets), initial=0))
     if depth > _MAX_DEPTH:
-        raise InvalidRequest(f"{at} must be nested at most {_MAX_DEPTH} levels deep. Given: {depth}", param=param)
+        raise InvalidRequest(f"the JSON schema must be nested at most {_MAX_DEPTH} levels deep. Given: {depth}")
 
 
 def _rewritten(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:

@@ -69,8 +69,8 @@ UNEVALUATED = {"unevaluatedItems": "items", "unevaluatedProperties": "additional
 _APPLICATORS = frozenset(["$ref", "allOf", "anyOf", "oneOf"])
 
 
-def check_schema(schema: Any, at: str, param: str | None) -> None:
-    """Raises InvalidRequest; `at` names the schema in its sentence."""
+def check_schema(schema: Any) -> None:
+    """Raises InvalidRequest."""
     seen: set[int] = set()
     left = [("", schema)]
     while left:
@@ -79,20 +79,20 @@ def check_schema(schema: Any, at: str, param: str | None) -> None:
             continue
         seen.add(id(part))
         if not isinstance(part, dict):
-            _refuse(path, at, "must be a schema, an object or a boolean", part, param)
+            _refuse(path, "must be a schema, an object or a boolean", part)
         for keyword, value in part.items():
             if keyword in _RULES and not _RULES[keyword][1](value):
-                _refuse(f"{path}.{keyword}", at, f"must be {_RULES[keyword][0]}", value, param)
+                _refuse(f"{path}.{keyword}", f"must be {_RULES[keyword][0]}", value)
         for keyword in _unheld(part):
-            _refuse(f"{path}.{keyword}", at, "cannot be enforced; leave it out", None, param)
+            _refuse(f"{path}.{keyword}", "cannot be enforced; leave it out", None)
         # The first part is the next one.
         left += reversed([*_parts(path, part), *_target(part, schema)])
 
 
-def _refuse(path: str, at: str, words: str, value: Any, param: str | None) -> None:
-    what = f"`{place(path)}` of {at}" if path else at
+def _refuse(path: str, words: str, value: Any) -> None:
+    what = f"`{place(path)}` of the JSON schema" if path else "the JSON schema"
     given = "" if words.startswith("cannot") else f". Given: {show(value)}"
-    raise InvalidRequest(f"{what} {words}{given}", param=param)
+    raise InvalidRequest(f"{what} {words}{given}")
 
 
 def place(path: str) -> str:

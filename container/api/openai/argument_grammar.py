@@ -16,15 +16,17 @@ from handler.seam.protocol import JSON_WHITESPACE
 _LAYOUT = {"whitespace_pattern": JSON_WHITESPACE}
 _END = json.dumps(f"\n{PARAMETER_END}\n")
 _DEFINITIONS = ("$defs", "definitions")
+# These say what properties an object has, in other words than `properties`.
+_DESCRIBING = frozenset(
+    (
+        *("$ref", "additionalProperties", "allOf", "anyOf", "oneOf", "patternProperties", "propertyNames"),
+        *("required", "minProperties", "const", "enum", "unevaluatedProperties"),
+    )
+)
 
 # Further rules, and an expression that uses them.
 Arguments = tuple[list[str], str]
 WriteArguments = Callable[[Function, str], Arguments]
-
-
-def check_parameters(function: Function) -> None:
-    """Raises InvalidRequest for a schema that cannot be enforced."""
-    enforceable(_object(function), f"`parameters` of {function.name}", "tools")
 
 
 def json_arguments(function: Function, name: str) -> Arguments:
@@ -146,8 +148,17 @@ def _with_definitions(function: Function, part: dict[str, Any]) -> dict[str, Any
 
 
 def _object(function: Function) -> dict[str, Any]:
-    """The function's schema as an object, even if it leaves that open; without parameters, the empty object."""
+    """The function's schema as an object, even if it leaves that open; without parameters, the empty object.
+
+    Raises InvalidRequest if no object fits.
+    """
     parameters = function.parameters
-    if not parameters.get("properties") and "additionalProperties" not in parameters and "$ref" not in parameters:
+    types = types_of_schema(resolved(parameters, parameters), parameters)
+    if types and "object" not in types:
+        raise InvalidRequest(
+            f"`parameters` of {function.name} must be the schema of an object. Given: {', '.join(sorted(types))}",
+            param="tools",
+        )
+    if not parameters.get("properties") and _DESCRIBING.isdisjoint(parameters):
         return {**parameters, "type": "object", "additionalProperties": False}
-    return {"type": "object", **parameters}
+    return {**parameters, "type": "object"}

@@ -9,7 +9,6 @@ from typing import Any
 
 from container.api.openai.argument_grammar import (
     WriteArguments,
-    check_parameters,
     json_arguments,
     json_value,
     python_arguments,
@@ -159,7 +158,6 @@ class _Rules:
 
     def _call(self, functions: tuple[Function, ...], form: _Form) -> None:
         for i, function in enumerate(functions):
-            check_parameters(function)
             rules, arguments = form.arguments(function, f"arguments_{i}")
             self._rules += rules
             parts = (self._literal(form.before + function.name + form.between), arguments, self._literal(form.after))

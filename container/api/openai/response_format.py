@@ -14,7 +14,6 @@ from container.errors import InvalidRequest
 from handler.seam.protocol import Grammar, GrammarKind
 
 _FIELD = "response_format"
-_AT = f"the JSON schema in `{_FIELD}`"
 ALLOWED = {
     "response_format.type": "one of text, json_object, json, json_schema, regex",
     "response_format.value": "what its type asks for",
@@ -118,7 +117,7 @@ def grammar_of(response_format: ResponseFormat | None) -> Grammar | None:
             found = named.schema if named is not None else (value or {}).get("schema", value)
         case _:
             (found,) = response_format.schemas or [{"type": "object"}]
-    return Grammar(GrammarKind.JSON_SCHEMA, msgspec.json.encode(enforceable(_read(found), _AT, _FIELD)).decode())
+    return Grammar(GrammarKind.JSON_SCHEMA, msgspec.json.encode(enforceable(_read(found))).decode())
 
 
 def _read(schema: Any) -> Any:
