@@ -9,8 +9,10 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
+
 from container.api.property_names import without_property_names
-from container.api.schema_types import target_of
+from container.api.schema_types import is_pointer, target_of
 from container.api.validation import show
 from container.errors import InvalidRequest
 
@@ -20,6 +22,7 @@ _NAMED = ("properties", "patternProperties")
 _LISTED = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SINGLE = ("items", "additionalItems", "additionalProperties", "unevaluatedItems", "unevaluatedProperties")
 _MAX_PLACE_CHARS = 200
+_ID = re.compile(rb'"(?:\$id|id)":')
 
 
 def _is_number(value: Any) -> bool:
@@ -73,6 +76,8 @@ def check_schema(schema: Any) -> None:
     """Raises InvalidRequest."""
     seen: set[int] = set()
     left = [("", schema)]
+    # A part with an `$id` is a root of its own for references within it, which only the engine follows.
+    has_roots = isinstance(schema, dict) and _ID.search(msgspec.json.encode([*schema.values()])) is not None
     while left:
         path, part = left.pop()
         if isinstance(part, bool) or id(part) in seen:
@@ -83,6 +88,8 @@ def check_schema(schema: Any) -> None:
         for keyword, value in part.items():
             if keyword in _RULES and not _RULES[keyword][1](value):
                 _refuse(f"{path}.{keyword}", f"must be {_RULES[keyword][0]}", value)
+        if not has_roots and _leads_nowhere(part, schema):
+            _refuse(f"{path}.$ref", "must name a part of it", part["$ref"])
         for keyword in _unheld(part):
             _refuse(f"{path}.{keyword}", "cannot be enforced; leave it out", None)
         # The first part is the next one.
@@ -132,6 +139,10 @@ def _parts(path: str, part: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from ((f"{path}.{keyword}[{i}]", each) for i, each in enumerate(part[keyword]))
         elif keyword in part:
             yield f"{path}.{keyword}", part[keyword]
+
+
+def _leads_nowhere(part: dict[str, Any], root: Any) -> bool:
+    return is_pointer(part.get("$ref", "")) and target_of(part, root) is None
 
 
 def _target(part: dict[str, Any], root: Any) -> Iterator[tuple[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import unquote
 
 _MAX_REFERENCES = 16
 
@@ -33,12 +34,21 @@ def resolved(part: Any, root: dict[str, Any]) -> Any:
 
 def target_of(part: Any, root: dict[str, Any]) -> Any:
     """What the `$ref` of `part` names within `root`; None without a reference, or if nothing has that name."""
-    if not isinstance(part, dict) or not isinstance(part.get("$ref"), str):
+    if not isinstance(part, dict) or not isinstance(part.get("$ref"), str) or not is_pointer(part["$ref"]):
         return None
     found: Any = root
-    for step in filter(None, part["$ref"].removeprefix("#").strip("/").split("/")):
-        found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
+    for step in part["$ref"].split("/")[1:]:
+        name = unquote(step).replace("~1", "/").replace("~0", "~")
+        if isinstance(found, list):
+            found = found[int(name)] if name.isdecimal() and int(name) < len(found) else None
+        else:
+            found = found.get(name) if isinstance(found, dict) else None
     return found
+
+
+def is_pointer(reference: str) -> bool:
+    """Whether a `$ref` is a path from the root; others name an `$id` or `$anchor`."""
+    return reference == "#" or reference.startswith("#/")
 
 
 def types_of_schema(part: Any, root: dict[str, Any]) -> frozenset[str]:

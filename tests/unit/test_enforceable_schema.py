@@ -69,7 +69,6 @@ ENDING = [
     refers(type="array", prefixItems=[TEXT, ITSELF], minItems=1),
     refers(type="object", properties={"a": {"anyOf": [ITSELF, TEXT]}}, required=["a"]),
     {"type": "object", "properties": {"a": ITSELF, "b": ITSELF}, "required": ["a", "b"], "$defs": {"A": TEXT}},
-    {"$ref": "#/$defs/missing"},
 ]
 
 

@@ -41,6 +41,10 @@ def within(part: Any) -> dict[str, Any]:
         ({"enum": "a"}, '`enum` {} must be a list of at least one value. Given: "a"'),
         ({"anyOf": []}, "`anyOf` {} must be a list of at least one schema. Given: array"),
         ({"oneOf": TEXT}, "`oneOf` {} must be a list of at least one schema. Given: object"),
+        ({"$ref": "#/$defs/none"}, '`$ref` {} must name a part of it. Given: "#/$defs/none"'),
+        (within({"$ref": "#/$defs/A", "$defs": {"A": {}}}), "`properties.a.$ref` {} must name a part of it. Given: "),
+        ({"$ref": "#/anyOf/2", "anyOf": [{}, {}]}, "`$ref` {} must name a part of it. Given: "),
+        ({"$ref": "#/anyOf/1", "anyOf": [{}, {"type": "x"}]}, "`anyOf[1].type` {} must be one of "),
         ({"$ref": 1}, "`$ref` {} must be a string. Given: 1"),
         ({"$ref": "#/$defs/A", "$defs": {"A": {"type": "x"}}}, "`$defs.A.type` {} must be one of "),
         (within({"not": TEXT}), f"`properties.a.not` {{}} {LEAVE_OUT}"),
@@ -100,6 +104,10 @@ def test_a_schema_that_nothing_fits_is_refused_at_its_place(schema: Any, reason:
         {"type": "string", "$defs": {"unused": {"type": "x", "not": {}}}},
         {"type": "string", "unknown": {"type": "x"}, "nullable": True},
         {"const": {"not": 1, "type": "x"}},
+        {"$ref": "#type", "type": "string"},
+        {"$ref": "#/$defs/a%20b~1c", "$defs": {"a b/c": TEXT}},
+        {"properties": {"a": {"$id": "http://a/b", "$ref": "#/$defs/q", "$defs": {"q": TEXT}}}},
+        {"$ref": "item", "$defs": {"A": {"$id": "item", "type": "string"}}},
     ],
 )
 def test_what_something_fits_is_taken(schema: Any) -> None:
