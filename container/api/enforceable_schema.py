@@ -29,7 +29,7 @@ _ASSERTING_NOTHING = frozenset(["title", "description", "default", "examples", "
 _DIALECT = re.compile(r"https?://json-schema\.org/(draft-0[4-7]/schema|draft/20(19-09|20-12)/schema)#?")
 _JSON_STRING, _OTHER = re.compile(rb'"(?:[^"\\]|\\.)*"'), re.compile(rb"[^\[\]{}]+")
 # The engine's bound counts without annotations.
-_MAX_BYTES = 262_144
+_MAX_BYTES = 131_072
 # The engine's JSON parser ends at 128, its wrapping included.
 _MAX_DEPTH = 124
 _MAX_BRANCHES = 64

@@ -9,11 +9,15 @@ from container.api.schema_types import resolved, types_of_schema
 
 
 class Exclusion:
-    """Finds out whether it is certain that schemas within `root` exclude each other. Each pair is compared once."""
+    """Finds out whether it is certain that schemas within `root` exclude each other.
+
+    Each pair is compared once, and each schema read once: it runs on the event loop. The schemas outlive it.
+    """
 
     def __init__(self, root: Any) -> None:
         self._root = root if isinstance(root, dict) else {}
         self._compared: dict[tuple[int, int], bool] = {}
+        self._read: dict[int, tuple[frozenset[str], frozenset[Any] | None]] = {}
 
     def of_all(self, branches: list[Any]) -> bool:
         """Whether no value fits two of them."""
@@ -31,13 +35,18 @@ class Exclusion:
         return self._compared[key]
 
     def _compare(self, one: dict[str, Any], other: dict[str, Any]) -> bool:
-        types = types_of_schema(one, self._root), types_of_schema(other, self._root)
-        if all(types) and not _with_number(types[0]) & _with_number(types[1]):
+        (types, values), (other_types, other_values) = self._types_and_values(one), self._types_and_values(other)
+        if types and other_types and types.isdisjoint(other_types):
             return True
-        values = _values(one), _values(other)
-        if None not in values:
-            return not any(value in (values[1] or []) for value in values[0] or [])
-        return types[0] == types[1] == {"object"} and self._objects(one, other)
+        if values is not None and other_values is not None:
+            return values.isdisjoint(other_values)
+        return types == other_types == {"object"} and self._objects(one, other)
+
+    def _types_and_values(self, part: dict[str, Any]) -> tuple[frozenset[str], frozenset[Any] | None]:
+        """Both as far as they are known: no types, and None, if any may fit."""
+        if id(part) not in self._read:
+            self._read[id(part)] = _with_number(types_of_schema(part, self._root)), _values(part)
+        return self._read[id(part)]
 
     def _objects(self, one: dict[str, Any], other: dict[str, Any]) -> bool:
         """Whether one forbids what the other requires, or a property that both require has no value in common."""
@@ -66,11 +75,19 @@ def _required(part: dict[str, Any]) -> list[Any]:
     return found if isinstance(found, list) else []
 
 
-def _values(part: dict[str, Any]) -> list[Any] | None:
+def _values(part: dict[str, Any]) -> frozenset[Any] | None:
     """The only values that fit, None if others may."""
-    if "const" in part:
-        return [part["const"]]
-    return part["enum"] if isinstance(part.get("enum"), list) else None
+    values = [part["const"]] if "const" in part else part.get("enum")
+    return frozenset(map(_hashable, values)) if isinstance(values, list) else None
+
+
+def _hashable(value: Any) -> Any:
+    """Equal for values that JSON calls equal: 1 and 1.0 are, 1 and true are not."""
+    if isinstance(value, dict):
+        return frozenset((name, _hashable(each)) for name, each in value.items())
+    if isinstance(value, list):
+        return tuple(map(_hashable, value))
+    return ("flag", value) if isinstance(value, bool) else value
 
 
 def _with_number(types: frozenset[str]) -> frozenset[str]:

@@ -25,6 +25,7 @@ class ValueSearch:
     def __init__(self, root: Any) -> None:
         self._root = root if isinstance(root, dict) else {}
         self._open: set[int] = set()
+        self._own: dict[int, str | None] = {}
         self._left = _MAX_VISITS
 
     def fault(self, part: Any, path: str = "") -> str | None:
@@ -45,7 +46,10 @@ class ValueSearch:
         return found
 
     def _faults(self, part: dict[str, Any], path: str) -> Iterator[str | None]:
-        yield _own_fault(part, path)
+        if id(part) not in self._own:
+            self._own[id(part)] = _own_fault(part)
+        own = self._own[id(part)]
+        yield None if own is None else _at(path) + own
         target = target_of(part, self._root)
         if target is not None:
             yield self.fault(target, path)
@@ -72,13 +76,13 @@ def _at(path: str) -> str:
     return f"at `{place(path)}`, " if path else ""
 
 
-def _own_fault(part: dict[str, Any], path: str) -> str | None:
+def _own_fault(part: dict[str, Any]) -> str | None:
     """The contradiction between keywords of one part, if there is one."""
     types = _types(part)
     found = _fault_of_values(part, types) or _fault_of_names(part, types)
     if found is None and len(types) == 1:
         found = next(filter(None, (_fault_of_range(part, *pair) for pair in _PAIRS.get(types[0], ()))), None)
-    return None if found is None else _at(path) + found
+    return found
 
 
 def _types(part: dict[str, Any]) -> list[str]:

@@ -99,6 +99,12 @@ def test_a_part_named_exponentially_often_is_examined_in_time() -> None:
     many = {"anyOf": [*[ITSELF] * 10, {"type": "null"}]}
     found = enforceable({"oneOf": [ITSELF, TEXT], "$defs": {"A": many}})
     assert "anyOf" in found, "null is no string"
+    values = [list(range(i * 300, i * 300 + 300)) for i in range(64)]
+    assert "anyOf" in enforceable({"oneOf": [{"enum": each} for each in values]})
+    assert "oneOf" in enforceable({"oneOf": [{"enum": [*each, 10**6]} for each in values]})
+    wrong = {"type": "string", "enum": list(range(15_000))}
+    with pytest.raises(InvalidRequest, match="has no value of `type` string"):
+        enforceable({"anyOf": [ITSELF] * 2000, "$defs": {"A": wrong}})
 
 
 def tagged(kind: str, **more: Any) -> dict[str, Any]:
