@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from container.api.enforceable_schema import FORMATS, enforceable
+from container.api.openai.text_values import unheld_keyword
 from container.api.openai.tool_parsers.xml_calls import PARAMETER, PARAMETER_END
 from container.api.openai.tools import Function
 from container.api.schema_types import property_of, resolved, types_of_schema
@@ -48,6 +49,7 @@ def xml_arguments(function: Function, name: str) -> Arguments:
     rules: list[str] = []
     items: list[str] = []
     for i, (key, required) in enumerate(_properties(function)):
+        _check_text(function, key)
         opening = json.dumps(f"{PARAMETER}{key}>\n", ensure_ascii=False)
         rules += _XmlValue(function, key).rules(f"{name}_{i}", property_of(function.parameters, key))
         items.append(f"({opening} {name}_{i}){'' if required else '?'}")
@@ -114,13 +116,25 @@ class _XmlValue:
     def _text(self, part: dict[str, Any]) -> str:
         for keyword in ("pattern", "format"):
             if keyword in part and (keyword != "format" or part[keyword] in FORMATS):
-                raise InvalidRequest(
-                    f"`{keyword}` of {self._function.name}.{self._key[:80]} cannot be enforced in the form this model "
-                    "writes calls in; leave it out, or use neither `strict` nor a forced call",
-                    param="tools",
-                )
+                raise _unheld(self._function, self._key, keyword)
         low, high = part.get("minLength", 0), part.get("maxLength", "")
         return f"/(.|\\n){'*' if (low, high) == (0, '') else f'{{{low},{high}}}'}/"
+
+
+def _check_text(function: Function, key: str) -> None:
+    """Raises InvalidRequest for what a value written as text may break."""
+    given = resolved(function.parameters, function.parameters)["properties"][key]
+    keyword = unheld_keyword(given, function.parameters)
+    if keyword is not None:
+        raise _unheld(function, key, keyword)
+
+
+def _unheld(function: Function, key: str, keyword: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"`{keyword}` of {function.name}.{key[:80]} cannot be enforced in the form this model "
+        "writes calls in; leave it out, or use neither `strict` nor a forced call",
+        param="tools",
+    )
 
 
 def _is_open(function: Function) -> bool:
