@@ -6,7 +6,8 @@
     │   ├── WrongShape                  400   invalid_type             validation
     │   ├── ContextLengthExceeded       400   context_length_exceeded  validation
     │   ├── TemplateFailed              400   template_error           template
-    │   ├── SessionUnknown              400   session_not_found        validation
+    │   ├── SessionRefused              400   session_refused          validation
+    │   │   └── SessionUnknown          400   session_not_found        validation
     │   ├── AdapterUnknown              404   adapter_not_found        validation
     │   └── EmptyInstances              400   invalid_value            validation             api/tgi/error_response.py
     ├── Unauthorized                    401   invalid_api_key          unauthorized
@@ -15,6 +16,7 @@
     ├── RequestTimeout                  408   request_timeout          request_timeout
     ├── PayloadTooLarge                 413   payload_too_large        payload_too_large
     ├── UnsupportedMediaType            415   unsupported_media_type   unsupported_media_type
+    ├── SessionFailed                   424   session_failed           session
     ├── Overloaded                      429   overloaded               overloaded             + Retry-After
     ├── NotReady                        503   not_ready                unhealthy              + Retry-After
     ├── OutOfMemory                     503   out_of_memory            overloaded             + Retry-After
@@ -35,6 +37,9 @@ from typing import ClassVar
 
 from handler.seam.protocol import ErrorCode, Failed, Rejected
 
+# Clients obey Retry-After in full (openai's up to 120 s): a longer one keeps them away from a server that is free.
+MAX_RETRY_AFTER_S = 30
+
 
 class ServiceError(Exception):
     """Base of all errors that a client may see.
@@ -48,11 +53,11 @@ class ServiceError(Exception):
     outcome: ClassVar[str] = "internal"
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
-        """`param` is the field at fault, `retry_after_s` goes into the Retry-After header."""
+        """`param` is the field at fault. `retry_after_s`, 1 to MAX_RETRY_AFTER_S, goes into the Retry-After header."""
         super().__init__(message)
         self.message = message
         self.param = param
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = None if retry_after_s is None else min(max(1, retry_after_s), MAX_RETRY_AFTER_S)
 
 
 class InvalidRequest(ServiceError):
@@ -88,7 +93,13 @@ class TemplateFailed(InvalidRequest):
     outcome = "template"
 
 
-class SessionUnknown(InvalidRequest):
+class SessionRefused(InvalidRequest):
+    """A call to a SageMaker session that the server does not take."""
+
+    code = "session_refused"
+
+
+class SessionUnknown(SessionRefused):
     """A SageMaker session that was never opened here, was closed or has expired."""
 
     code = "session_not_found"
@@ -157,6 +168,14 @@ class UnsupportedMediaType(ServiceError):
     status = 415
     code = "unsupported_media_type"
     outcome = "unsupported_media_type"
+
+
+class SessionFailed(ServiceError):
+    """A SageMaker session could not be opened or closed (AWS's hosting standards)."""
+
+    status = 424
+    code = "session_failed"
+    outcome = "session"
 
 
 class Overloaded(ServiceError):

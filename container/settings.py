@@ -18,6 +18,8 @@ from sagemaker_inference import parameters
 from container.directories import default_cache_dir
 from handler.seam.config import KVLayout, Quantize
 
+_MAX_LOG_LEVEL = 1000
+
 
 class SettingsError(Exception):
     """A variable's value cannot be used; the message is one sentence."""
@@ -122,12 +124,12 @@ def _route(value: str) -> str:
 def _log_level(value: str) -> int:
     """A level's name, or the number that the SageMaker SDK sends."""
     names = {"trace": 5, "debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40, "critical": 50, "off": 100}
-    if value.isdecimal():
+    if value.isdecimal() and int(value) <= _MAX_LOG_LEVEL:
         return int(value)
     # TGI accepts Rust filters such as "info,text_generation_router=debug"; the first part is the level.
     found = names.get(value.lower().split(",")[0])
     if found is None:
-        raise ValueError("a level name or a Python level number")
+        raise ValueError(f"a level name or a Python level number, at most {_MAX_LOG_LEVEL}")
     return found
 
 
@@ -263,6 +265,12 @@ class Settings:
     sessions_expiration_s: float = _setting(
         1200.0, _seconds, "Lifetime of a SageMaker session, in seconds.", "SAGEMAKER_SESSIONS_EXPIRATION"
     )
+    standard_sessions: bool | None = _setting(
+        None,
+        _flag,
+        "True: sessions answer as AWS's hosting standards do; false: they are refused.",
+        "SAGEMAKER_ENABLE_STATEFUL_SESSIONS",
+    )
     api_key: str | None = _setting(
         None, _keys, "Bearer token that clients must send; several, comma-separated, are all accepted.", "API_KEY"
     )
@@ -303,6 +311,8 @@ class Settings:
                 raw = given.strip()
                 if not raw:
                     raise SettingsError(f"{name} is blank: give it a value or unset it")
+                if raw[0] == raw[-1] and raw[0] in "\"'":
+                    raise SettingsError(f"{name} is in quotes: leave them out, they would be part of the value")
                 try:
                     values[item.name] = item.metadata["parse"](raw)
                 except ValueError as exc:

@@ -6,9 +6,9 @@ import math
 import time
 from collections.abc import Callable
 
-# Not below a second, and not so long that a free server stays idle.
+from container.errors import MAX_RETRY_AFTER_S
+
 _MIN_S = 1
-_MAX_S = 30
 _WINDOW_S = 2.0
 
 
@@ -37,7 +37,7 @@ class QueueTime:
 
     @property
     def retry_after_s(self) -> int:
-        """Whole seconds, 1 to 30."""
+        """Whole seconds, 1 to MAX_RETRY_AFTER_S."""
         if self._tokens_per_s <= 0:
             return _MIN_S
-        return min(_MAX_S, max(_MIN_S, math.ceil(self._total("waiting_tokens") / self._tokens_per_s)))
+        return min(MAX_RETRY_AFTER_S, max(_MIN_S, math.ceil(self._total("waiting_tokens") / self._tokens_per_s)))

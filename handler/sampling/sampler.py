@@ -140,11 +140,15 @@ def _logprob(
 
 
 def _report(logprobs: Tensor, ids: Tensor | None, token_id: int, num_top: int) -> TokenLogprob:
-    """The entry for `token_id`; `ids` are the token ids of `logprobs`, None if index equals token id."""
+    """The entry for `token_id`; `ids` are the token ids of `logprobs`, None if index equals token id.
+
+    Tokens that cannot come, as under a grammar, are no alternatives: JSON has no minus infinity.
+    """
     index = token_id if ids is None else int((ids == token_id).nonzero()[0])
     top: tuple[tuple[int, float], ...] = ()
     if num_top:
         found = logprobs.topk(min(num_top, len(logprobs)))
         names = found.indices if ids is None else ids[found.indices]
-        top = tuple(zip(names.tolist(), found.values.tolist(), strict=True))
+        pairs = zip(names.tolist(), found.values.tolist(), strict=True)
+        top = tuple((token_id, value) for token_id, value in pairs if math.isfinite(value))
     return TokenLogprob(float(logprobs[index]), top)

@@ -12,6 +12,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from handler.runners.choice import choose_runner
+from handler.runners.dynamic_cache.forward import CachedForward
+from handler.runners.dynamic_cache.rows import STATES, merge, split
 from handler.runners.dynamic_cache.runner import DynamicCacheRunner
 from handler.runners.limits import bytes_per_token
 from handler.runners.slots.runner import SlotRunner
@@ -86,6 +88,42 @@ def test_rows_of_different_length_leave_and_their_slots_are_reused(family: str, 
     for i, outcome in enumerate(outcomes):
         assert outcome.token_ids == expected[i][: 3 + 3 * i]
     assert len(engine.core.runner._batches) == 0, "nothing is kept of sequences that are gone"  # type: ignore[attr-defined]
+
+
+HYBRIDS = ["qwen3_next", "lfm2", "granitemoehybrid", "jamba", "falcon_h1", "nemotron_h", "gemma3_text", "gpt_oss"]
+
+
+@pytest.mark.parametrize("family", HYBRIDS)
+@torch.inference_mode()
+def test_rows_of_hybrid_caches_stay_their_own_in_any_order(family: str) -> None:
+    """Shorter and longer than a window of 8. Every layer's part of a row moves, and ends, with the row."""
+    forward = CachedForward(loaded(tiny_models.build(family)))
+    prompts = [PROMPTS[0], PROMPTS[3], PROMPTS[1]]
+    lengths = [len(prompt) for prompt in prompts]
+    alone, moved = ([forward.new_cache() for _ in prompts] for _ in range(2))
+    for prompt, *rows in zip(prompts, alone, moved, strict=True):
+        for row in rows:
+            forward.extend(row, prompt, 0, 1)
+    for token_id, order in enumerate([(2, 0, 1), (1, 2), (0, 1, 2), (2, 0)], start=60):
+        joined = merge([moved[i] for i in order])
+        found = forward.decode(joined, [token_id + i for i in order], [lengths[i] for i in order])
+        expected = [forward.extend(alone[i], [token_id + i], lengths[i], 1) for i in order]
+        assert torch.allclose(found, torch.cat(expected), atol=1e-4), order
+        for place, i in enumerate(order):
+            lengths[i] += 1
+            moved[i] = split(joined, place, lengths[i])
+    for own, other in zip(alone, moved, strict=True):
+        assert len(contents(own)) == len(contents(other)) > 0
+        for one, same in zip(contents(own), contents(other), strict=True):
+            assert one.shape == same.shape
+            assert torch.allclose(one, same, atol=1e-4)
+
+
+def contents(row: Any) -> list[torch.Tensor]:
+    """All that a row holds."""
+    keys = [each for layer in row.layers for each in (getattr(layer, "keys", None), getattr(layer, "values", None))]
+    states = [state for layer in row.layers for name in STATES for state in getattr(layer, name, {}).values()]
+    return [each for each in (*keys, *states) if each is not None]
 
 
 def test_one_poisoned_sequence_fails_alone(start_engine: StartEngine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,6 +79,28 @@ def test_a_regex_holds_and_ends(engine: LocalEngine, text: Any) -> None:
     engine.run()
     assert re.fullmatch(pattern, text(outcome.token_ids))
     assert outcome.finish_reason is FinishReason.EOS
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("grammar", "only"),
+    [
+        (Grammar(GrammarKind.JSON_SCHEMA, '{"enum": ["x"]}'), '"x"'),
+        (Grammar(GrammarKind.JSON_SCHEMA, '{"const": ""}'), '""'),
+        (Grammar(GrammarKind.JSON_SCHEMA, '{"const": null}'), "null"),
+        (Grammar(GrammarKind.REGEX, "yes"), "yes"),
+        (Grammar(GrammarKind.REGEX, ""), ""),
+        (Grammar(GrammarKind.LARK, 'start: "(" "é" ")"'), "(é)"),
+    ],
+)
+def test_a_single_text_is_written_and_ends(
+    engine: LocalEngine, text: Any, grammar: Grammar, only: str, temperature: float
+) -> None:
+    outcome = engine.submit(PROMPT, max_tokens=20, temperature=temperature, grammar=grammar, num_logprobs=3)
+    engine.run()
+    assert (text(outcome.token_ids), outcome.finish_reason) == (only, FinishReason.EOS)
+    assert len(outcome.logprobs) == len(outcome.token_ids)
+    assert all(math.isfinite(entry.logprob) and len(entry.top) == 3 for entry in outcome.logprobs)
 
 
 @pytest.mark.parametrize(

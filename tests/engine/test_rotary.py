@@ -74,6 +74,32 @@ def test_dynamic_frequencies_stay_as_they_are(start_engine: StartEngine) -> None
     assert not changing_ropes(model)
 
 
+@pytest.mark.parametrize(
+    ("family", "rope", "layout", "runner"),
+    [
+        ("phi3", LONGROPE, "slots", "slots"),
+        ("phi3", LONGROPE, "paged", "paged"),
+        ("falcon", LONGROPE, "auto", "dynamic_cache"),
+        ("lfm2", LONGROPE, "auto", "dynamic_cache"),
+        ("qwen3", DYNAMIC, "slots", "slots"),
+        ("qwen3", DYNAMIC, "paged", "paged"),
+        ("falcon", DYNAMIC, "auto", "dynamic_cache"),
+    ],
+)
+def test_an_answer_depends_on_no_neighbour_and_no_earlier_request(
+    family: str, rope: dict[str, Any], layout: str, runner: str, start_engine: StartEngine
+) -> None:
+    model = tiny_models.build(family, **rope)
+    engine = start_engine(model, max_model_len=128, kv_layout=KVLayout(layout))
+    assert engine.core.runner.name == runner
+    assert not changing_ropes(engine.core.runner.loaded.model)
+    before = [answers(engine, [prompt])[0] for prompt in SHORT]
+    long = [answers(engine, [prompt])[0] for prompt in LONG]
+    assert long == [stock.greedy(tiny_models.build(family, **rope), prompt, 8) for prompt in LONG]
+    assert [answers(engine, [prompt])[0] for prompt in SHORT] == before, "after long ones"
+    assert answers(engine, [LONG[0], *SHORT, *LONG[1:]]) == [long[0], *before, *long[1:]], "beside long ones"
+
+
 def test_layers_of_different_kinds_are_settled_each() -> None:
     config = AutoConfig.for_model("gemma3_text", **tiny_models.ALL_FAMILIES["gemma3_text"])
     config.rope_parameters["full_attention"] = LONGROPE["rope_parameters"] | {"factor": 8.0}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from container.api.closed_schema import closed
+from container.api.schema.closed_schema import closed
 from tests.support.random_schemas import random_object
 
 OBJECT: dict[str, Any] = {"properties": {"a": {"type": "string"}}}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from container.api.sagemaker.session_table import SessionTable
-from container.errors import Overloaded, SessionUnknown
+from container.errors import MAX_RETRY_AFTER_S, Overloaded, SessionUnknown
 
 # The pattern of the response header in SageMaker's API reference, `InvokeEndpoint`.
 HEADER = re.compile(r"^[a-zA-Z0-9](-*[a-zA-Z0-9])*;\sExpires=[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")
@@ -36,8 +36,9 @@ def test_ended_sessions_make_room_and_open_ones_do_not(tmp_path: Path) -> None:
     full = SessionTable(tmp_path, 60, limit=1)
     full.open()
     assert len(list(tmp_path.iterdir())) == 1
-    with pytest.raises(Overloaded):
+    with pytest.raises(Overloaded) as refused:
         full.open()
+    assert refused.value.retry_after_s == MAX_RETRY_AFTER_S
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,39 @@ NAMES = [name for item in dataclasses.fields(Settings) for name in item.metadata
 def test_a_blank_setting_is_an_error_that_names_it(name: str, blank: str) -> None:
     with pytest.raises(SettingsError, match=f"^{name} is blank"):
         Settings.from_environ({name: blank})
+
+
+@pytest.mark.parametrize("value", ['"1"', "'1'", '""', "'", ' "true"\n', '"a,b"'])
+@pytest.mark.parametrize("name", NAMES)
+def test_quotes_that_a_file_of_variables_keeps_are_an_error(name: str, value: str) -> None:
+    """Docker's --env-file does; a key in quotes would lock everybody out."""
+    with pytest.raises(SettingsError, match=f"^{name} is in quotes: leave them out"):
+        Settings.from_environ({name: value})
+
+
+NUMBERS = {"0", "-1", "nan", "inf", "-inf", "1e400", "1e-400", "9" * 40, "0x10", "5", "1.5", "-0"}
+
+
+@pytest.mark.parametrize("value", sorted({*NUMBERS, "yes", "TRUE", "off", "maybe", "a\nb", "\u0663"}))
+@pytest.mark.parametrize("item", dataclasses.fields(Settings), ids=lambda item: item.name)
+def test_any_value_is_meant_or_an_error_that_names_the_variable(item: Any, value: str) -> None:
+    name = item.metadata["names"][0]
+    try:
+        found = getattr(Settings.from_environ({name: value}), item.name)
+    except SettingsError as exc:
+        found = exc
+    if isinstance(found, SettingsError):
+        assert str(found).startswith(f"{name} must be ")
+        assert "\n" not in str(found)
+        return
+    assert getattr(Settings.from_environ({name: f" {value}\n"}), item.name) == found, "the last newline of a file"
+    if isinstance(found, bool):
+        assert found == (value in {"TRUE", "yes"})
+    elif isinstance(found, int | float):
+        assert found == (100 if value == "off" else float(value))
+        assert 0 <= found <= 2**31
+    else:
+        assert found in {value, value.lower()}
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 from typing import Any, Protocol
 
-from container.api.enforceable_schema import FORMATS, enforceable
+from container.api.openai.text_values import unheld_keyword
 from container.api.openai.tool_parsers.form import Arguments, Form, Tags
 from container.api.openai.tools import Function
-from container.api.schema_types import property_of, resolved, types_of, types_of_schema
+from container.api.schema.enforceable_schema import FORMATS, enforceable
+from container.api.schema.schema_types import property_of, resolved, types_of, types_of_schema
 from container.errors import InvalidRequest
 from handler.seam.protocol import JSON_WHITESPACE
 
 _LAYOUT = {"whitespace_pattern": JSON_WHITESPACE}
 _DEFINITIONS = ("$defs", "definitions")
+# These say what properties an object has, in other words than `properties`.
+_DESCRIBING = frozenset(
+    (
+        *("$ref", "additionalProperties", "allOf", "anyOf", "oneOf", "patternProperties", "propertyNames"),
+        *("required", "minProperties", "const", "enum", "unevaluatedProperties"),
+    )
+)
 
 # Further rules, and an expression that uses them.
 Rules = tuple[list[str], str]
@@ -65,6 +73,7 @@ def _tagged_arguments(function: Function, name: str, tags: Tags, literals: Liter
     rules: list[str] = []
     items: list[str] = []
     for i, (key, required) in enumerate(_properties(function)):
+        _check_text(function, key)
         end = frame + tags.value_close.replace("{key}", key) + tags.gap
         value = _Value(function, key, end, literals)
         attribute = tags.text if value.is_text else tags.other.replace("{type}", value.type)
@@ -87,6 +96,7 @@ def _quoted_arguments(function: Function, name: str, quotes: str, literals: Lite
         value = _Value(function, key, quotes, literals)
         schema = property_of(function.parameters, key)
         if value.is_text:
+            _check_text(function, key)
             found += value.rules(f"{name}_{i}", schema)
         else:
             found.append(f"{name}_{i}: {json_value(_part(function, key))}")
@@ -172,13 +182,25 @@ class _Value:
     def _pattern(self, part: dict[str, Any]) -> str:
         for keyword in ("pattern", "format"):
             if keyword in part and (keyword != "format" or part[keyword] in FORMATS):
-                raise InvalidRequest(
-                    f"`{keyword}` of {self._function.name}.{self._key[:80]} cannot be enforced in the form this model "
-                    "writes calls in; leave it out, or use neither `strict` nor a forced call",
-                    param="tools",
-                )
+                raise _unheld(self._function, self._key, keyword)
         low, high = part.get("minLength", 0), part.get("maxLength", "")
         return f"/(.|\\n){'*' if (low, high) == (0, '') else f'{{{low},{high}}}'}/"
+
+
+def _check_text(function: Function, key: str) -> None:
+    """Raises InvalidRequest for what a value written as text may break."""
+    given = resolved(function.parameters, function.parameters)["properties"][key]
+    keyword = unheld_keyword(given, function.parameters)
+    if keyword is not None:
+        raise _unheld(function, key, keyword)
+
+
+def _unheld(function: Function, key: str, keyword: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"`{keyword}` of {function.name}.{key[:80]} cannot be enforced in the form this model "
+        "writes calls in; leave it out, or use neither `strict` nor a forced call",
+        param="tools",
+    )
 
 
 def _is_open(function: Function) -> bool:
@@ -206,8 +228,17 @@ def _with_definitions(function: Function, part: dict[str, Any]) -> dict[str, Any
 
 
 def _object(function: Function) -> dict[str, Any]:
-    """The function's schema as an object, even if it leaves that open; without parameters, the empty object."""
+    """The function's schema as an object, even if it leaves that open; without parameters, the empty object.
+
+    Raises InvalidRequest if no object fits.
+    """
     parameters = function.parameters
-    if not parameters.get("properties") and "additionalProperties" not in parameters and "$ref" not in parameters:
+    types = types_of_schema(resolved(parameters, parameters), parameters)
+    if types and "object" not in types:
+        raise InvalidRequest(
+            f"`parameters` of {function.name} must be the schema of an object. Given: {', '.join(sorted(types))}",
+            param="tools",
+        )
+    if not parameters.get("properties") and _DESCRIBING.isdisjoint(parameters):
         return {**parameters, "type": "object", "additionalProperties": False}
-    return {"type": "object", **parameters}
+    return {**parameters, "type": "object"}

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from container.api.bounds import shown
-from container.api.enforceable_schema import enforceable
+from container.api.schema.enforceable_schema import enforceable
 from container.api.validation import at_place, show
 from container.errors import InvalidRequest
 from handler.seam.protocol import Grammar, GrammarKind

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import msgspec
 
 from container.api.bounds import shown
-from container.api.enforceable_schema import enforceable
 from container.api.openai.gbnf import lark_of
 from container.api.openai.response_format import ResponseFormat, SchemaField, TextFormat, grammar_of
+from container.api.schema.enforceable_schema import enforceable
 from container.api.validation import check, show
 from container.errors import InvalidRequest
 from handler.seam.protocol import Grammar, GrammarKind

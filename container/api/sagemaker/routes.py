@@ -74,7 +74,7 @@ def invocations() -> Response:
         record.dialect = target.dialect.name
         return target.answer(without_adapters(body), record)
 
-    return in_session(body, sessions, answer)
+    return in_session(body, sessions, answer, settings.standard_sessions)
 
 
 @blueprint.after_request

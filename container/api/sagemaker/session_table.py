@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from container.errors import Overloaded, SessionUnknown
+from container.errors import MAX_RETRY_AFTER_S, Overloaded, SessionUnknown
 
 _ID_BYTES = 16
 
@@ -45,7 +45,7 @@ class SessionTable:
         """A new session; expired ones are removed first. Raises Overloaded at the limit."""
         self.directory.mkdir(mode=0o700, exist_ok=True)
         if self._sweep() >= self.limit:
-            raise Overloaded(f"there are {self.limit} open sessions; close one first", retry_after_s=60)
+            raise Overloaded(f"there are {self.limit} open sessions; close one first", retry_after_s=MAX_RETRY_AFTER_S)
         session = Session(secrets.token_hex(_ID_BYTES), int(time.time() + self.life_s))
         path = self.directory / session.id
         path.touch(mode=0o600, exist_ok=False)
@@ -56,6 +56,10 @@ class SessionTable:
         """Raises SessionUnknown unless the session is open."""
         if self._expiry(session_id) <= time.time():
             raise SessionUnknown(session_id)
+
+    def expired(self, session_id: str) -> bool:
+        """Whether the session was opened here and its time is over; not known of one that was swept since."""
+        return 0 < self._expiry(session_id) <= time.time()
 
     def close(self, session_id: str) -> None:
         """Raises SessionUnknown unless the session was open."""

@@ -18,7 +18,7 @@ from container.errors import (
     PayloadTooLarge,
     RequestTimeout,
     ServiceError,
-    SessionUnknown,
+    SessionRefused,
     TemplateFailed,
     UnsupportedMediaType,
     WrongShape,
@@ -41,7 +41,7 @@ class EmptyInstances(InvalidRequest):
 
 
 # An error uses the entry of its nearest base class, else its attribute in container/errors.py.
-_STATUSES = {InvalidRequest: 422, MalformedBody: 400, SessionUnknown: 400, GenerationFailed: 424}
+_STATUSES = {InvalidRequest: 422, MalformedBody: 400, SessionRefused: 400, GenerationFailed: 424}
 _ERROR_TYPES = {
     EmptyInstances: "Input validation error",
     TemplateFailed: "template_error",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from container.errors import Overloaded
+from container.errors import MAX_RETRY_AFTER_S, Overloaded
 from container.generation.engine_pool import EnginePool
 from container.run_dir import RunDir
 from container.serving.admission import Admission
+from container.serving.queue_time import QueueTime
 from handler.seam.status import Phase, StatusBoard
 
 
@@ -76,3 +78,17 @@ def test_the_limit_grows_with_the_engines_that_are_ready(
     second.enter(Phase.RESTARTING)
     assert admission.max_in_flight == 4, "with no engine ready the limit is that of one"
     second.close()
+
+
+@pytest.mark.parametrize(("waiting", "said_s"), [(0, 1), (100, 2), (10**6, MAX_RETRY_AFTER_S)])
+def test_a_long_queue_says_no_more_than_clients_sleep(
+    waiting: int, said_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = {"prompt_tokens": 0, "generated_tokens": 0, "waiting_tokens": waiting}
+    now_s = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    queue = QueueTime(numbers.__getitem__)
+    assert queue.retry_after_s == 1, "before anything is measured"
+    now_s, numbers["generated_tokens"] = 110.0, 500
+    queue.observe()
+    assert queue.retry_after_s == said_s

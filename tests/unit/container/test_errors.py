@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
+
 from container import errors
 from container.api import openai, tgi
 from container.errors import ServiceError
+from handler.seam.protocol import ErrorCode, Failed
 
 
 def kinds(base: type[ServiceError]) -> list[type[ServiceError]]:
@@ -46,3 +49,15 @@ def test_every_dialect_has_a_body_for_every_error() -> None:
         else:
             assert answer.mimetype == "text/plain"
             assert answer.get_data(as_text=True)
+
+
+@pytest.mark.parametrize(("asked_s", "said_s"), [(-5, 1), (0, 1), (1, 1), (29, 29), (60, 30), (10**9, 30)])
+def test_retry_after_is_short_enough_to_be_slept(asked_s: int, said_s: int) -> None:
+    """openai's client sleeps what it says up to 120 s, and longer ones it takes for none."""
+    assert ServiceError("", retry_after_s=asked_s).retry_after_s == said_s
+
+
+@pytest.mark.parametrize("code", ErrorCode)
+def test_who_may_come_again_is_told_when(code: ErrorCode) -> None:
+    error = errors.from_engine(Failed("r", code, "m"))
+    assert (error.status in {429, 503}) == (error.retry_after_s is not None)

@@ -197,3 +197,35 @@ def test_logprobs_raw_and_warped() -> None:
     warped = sample(row, [sequence([1], top_k=2, num_logprobs=3, seed=1, warped_logprobs=True)], ())[0]
     assert warped.logprob is not None
     assert [v for _, v in warped.logprob.top] == pytest.approx(row[0, :2].log_softmax(-1).tolist())
+
+
+class OneToken:
+    """A grammar that has a single text left."""
+
+    def __init__(self, token_id: int) -> None:
+        self._token_id = token_id
+
+    def mask(self) -> torch.Tensor:
+        return torch.arange(VOCAB) == self._token_id
+
+
+@pytest.mark.parametrize("warped", [False, True])
+@pytest.mark.parametrize(
+    "knobs", [{"temperature": 0.0}, *KNOBS, {"repetition_penalty": 1.5, "logit_bias": {5: -100.0}}]
+)
+@pytest.mark.parametrize("spread", [1.0, 60.0])
+def test_a_mask_of_one_token_leaves_that_and_finite_log_probabilities(
+    knobs: dict[str, Any], warped: bool, spread: float
+) -> None:
+    """Raw ones are the model's own; warped ones, TGI's, are those after the grammar."""
+    row = torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(4)) * spread
+    least = int(row.argmin())
+    seq = sequence([least, 2], seed=3, num_logprobs=5, warped_logprobs=warped, **knobs)
+    seq.constraint = OneToken(least)  # type: ignore[assignment]
+    found = sample(row, [seq], ())[0]
+    assert found.token_id == least
+    assert found.logprob is not None
+    raw = row[0].log_softmax(-1)
+    top = [(int(i), float(raw[i])) for i in raw.topk(5).indices]
+    assert found.logprob.logprob == pytest.approx(0.0 if warped else float(raw[least]))
+    assert list(found.logprob.top) == ([(least, pytest.approx(0.0))] if warped else top)

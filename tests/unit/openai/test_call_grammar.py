@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
+from container.api.openai.argument_grammar import json_arguments
 from container.api.openai.call_grammar import MarkIds, forced_calls, text_with_calls
 from container.api.openai.tool_parsers import FORMS, Form
 from container.api.openai.tools import Function, ToolUse
+from container.errors import InvalidRequest
 
 NAMED = {form.name: form for form in FORMS}
 STRICT = (Function("f", "", {"type": "object", "properties": {}, "additionalProperties": False}, strict=True),)
@@ -40,3 +45,35 @@ def test_data_that_spells_a_mark_stays_data() -> None:
     source = forced_calls(ToolUse((function,), (function,), parallel=False), NAMED["hermes"], PLAIN).source
     assert '{"const": "</tool_call>"}' in source
     assert '"<think>"' in source
+
+
+@pytest.mark.parametrize(
+    ("parameters", "written"),
+    [
+        ({}, {"type": "object", "additionalProperties": False}),
+        ({"type": "object", "required": ["z"]}, {"type": "object", "required": ["z"]}),
+        ({"type": ["object", "null"], "additionalProperties": True}, {"type": "object", "additionalProperties": True}),
+        (
+            {"anyOf": [{"type": "object", "properties": {name: {}}, "required": [name]} for name in "ab"]},
+            {
+                "anyOf": [
+                    {"type": "object", "properties": {name: {}}, "required": [name], "additionalProperties": False}
+                    for name in "ab"
+                ],
+                "type": "object",
+            },
+        ),
+    ],
+)
+def test_arguments_are_an_object_and_nothing_that_describes_it_is_shut_out(parameters: Any, written: Any) -> None:
+    _, expression = json_arguments(Function("f", "", parameters, strict=True), "a")
+    (rule,), _ = json_arguments(Function("f", "", parameters, strict=True), "a")
+    assert expression == "a"
+    found = json.loads(rule.removeprefix("a: %json "))
+    assert {key: found[key] for key in found if key != "x-guidance"} == written
+
+
+@pytest.mark.parametrize("parameters", [{"type": "string"}, {"type": ["array", "null"]}, {"enum": [1]}])
+def test_arguments_that_are_no_object_are_refused(parameters: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^`parameters` of f must be the schema of an object\. Given: "):
+        json_arguments(Function("f", "", parameters, strict=True), "a")

@@ -7,7 +7,7 @@ from typing import Any
 
 from container.api.openai.tool_parsers.form import Tags
 from container.api.openai.tool_parsers.typed_value import as_json
-from container.api.schema_types import property_of, types_of_schema
+from container.api.schema.schema_types import property_of, types_of_schema
 
 _ITEM = "item"
 _MAX_DEPTH = 32

@@ -8,7 +8,7 @@ from typing import Any
 
 from container.api.openai.tool_parsers.marker import overlap
 from container.api.openai.tool_parsers.typed_value import as_json
-from container.api.schema_types import types_of
+from container.api.schema.schema_types import types_of
 
 _MAX_DEPTH = 32
 _SPACE = re.compile(r"\s*")

@@ -11,7 +11,7 @@ from container.api.openai.tool_parsers.json_value import ValueScanner
 from container.api.openai.tool_parsers.marker import Marker
 from container.api.openai.tool_parsers.nested_values import nested_as_json
 from container.api.openai.tool_parsers.typed_value import as_json, escaped
-from container.api.schema_types import property_of, types_of
+from container.api.schema.schema_types import property_of, types_of
 
 # What stands between the tags of a key; longer text is all key.
 _MAX_KEY_CHARS = 256

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from container.api.enforceable_schema import enforceable
+from container.api.schema.enforceable_schema import enforceable
 from container.api.tgi.request.parameters import GrammarParameter, JsonSchemaGrammar, RegexGrammar
 from container.errors import InvalidRequest
 from handler.seam.protocol import Grammar, GrammarKind
@@ -35,4 +35,8 @@ def grammar(parameter: GrammarParameter | None) -> Grammar | None:
             raise InvalidRequest("grammar is not valid: a JSON schema must be an object", param="grammar")
     elif not isinstance(schema, dict):
         raise InvalidRequest("grammar is not supported", param="grammar")
-    return Grammar(GrammarKind.JSON_SCHEMA, msgspec.json.encode(enforceable(schema)).decode())
+    try:
+        found = enforceable(schema)
+    except InvalidRequest as exc:
+        raise InvalidRequest(f"grammar is not valid: {exc.message}", param="grammar") from exc
+    return Grammar(GrammarKind.JSON_SCHEMA, msgspec.json.encode(found).decode())

@@ -20,6 +20,8 @@ _DEFINITIONS = ("$defs", "definitions")
 _OPENING = frozenset(
     ["additionalProperties", "patternProperties", "propertyNames", "minProperties", "$ref", *_ALTERNATIVES]
 )
+# Next to `properties`, these are whole objects.
+_VALUES = frozenset(["enum", "const"])
 
 
 def closed(schema: Any) -> Any:
@@ -57,6 +59,6 @@ def _closed(schema: Any) -> Any:
 def _names_all(schema: dict[str, Any]) -> bool:
     """Whether `properties` names every property that the schema requires or describes."""
     named, required = schema.get("properties"), schema.get("required", [])
-    if not isinstance(named, dict) or not named or not _OPENING.isdisjoint(schema):
+    if not isinstance(named, dict) or not named or not (_OPENING | _VALUES).isdisjoint(schema):
         return False
     return isinstance(required, list) and all(isinstance(name, str) and name in named for name in required)

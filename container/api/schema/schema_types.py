@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import unquote
 
 _MAX_REFERENCES = 16
 
@@ -33,18 +34,39 @@ def resolved(part: Any, root: dict[str, Any]) -> Any:
 
 def target_of(part: Any, root: dict[str, Any]) -> Any:
     """What the `$ref` of `part` names within `root`; None without a reference, or if nothing has that name."""
-    if not isinstance(part, dict) or not isinstance(part.get("$ref"), str):
+    if not isinstance(part, dict) or not isinstance(part.get("$ref"), str) or not is_pointer(part["$ref"]):
         return None
     found: Any = root
-    for step in filter(None, part["$ref"].removeprefix("#").strip("/").split("/")):
-        found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
+    for step in part["$ref"].split("/")[1:]:
+        name = unquote(step).replace("~1", "/").replace("~0", "~")
+        if isinstance(found, list):
+            found = found[int(name)] if name.isdecimal() and int(name) < len(found) else None
+        else:
+            found = found.get(name) if isinstance(found, dict) else None
     return found
 
 
-def types_of_schema(part: Any, root: dict[str, Any], depth: int = 0) -> frozenset[str]:
+def is_pointer(reference: str) -> bool:
+    """Whether a `$ref` is a path from the root; others name an `$id` or `$anchor`."""
+    return reference == "#" or reference.startswith("#/")
+
+
+def types_of_schema(part: Any, root: dict[str, Any]) -> frozenset[str]:
     """JSON's names of the types that a schema within `root` allows; empty if it does not restrict them."""
-    if not isinstance(part, dict) or depth > _MAX_REFERENCES:
+    return _types(part, root, {}) or frozenset()
+
+
+def _types(part: Any, root: dict[str, Any], found: dict[int, frozenset[str] | None]) -> frozenset[str] | None:
+    """None for a part that is asked for within itself, which adds nothing. Each part is read once."""
+    if not isinstance(part, dict):
         return frozenset()
+    if id(part) not in found:
+        found[id(part)] = None
+        found[id(part)] = _own_types(part, root, found)
+    return found[id(part)]
+
+
+def _own_types(part: dict[str, Any], root: dict[str, Any], found: dict[int, frozenset[str] | None]) -> frozenset[str]:
     kind = part.get("type")
     if isinstance(kind, str):
         return frozenset([kind])
@@ -55,8 +77,9 @@ def types_of_schema(part: Any, root: dict[str, Any], depth: int = 0) -> frozense
         return frozenset(map(_type_of, values))
     for several in ("anyOf", "oneOf"):
         if isinstance(part.get(several), list):
-            found = [types_of_schema(resolved(each, root), root, depth + 1) for each in part[several]]
-            return frozenset().union(*found) if all(found) else frozenset()
+            each = [_types(resolved(branch, root), root, found) for branch in part[several]]
+            known = [types for types in each if types is not None]
+            return frozenset().union(*known) if all(known) else frozenset()
     return frozenset()
 
 

@@ -1,0 +1,1 @@
+"""JSON schemas as clients send them: checked, closed and rewritten for the engine. Imports no dialect."""
