@@ -55,6 +55,17 @@ _FOOT = """
   original context, else the short factors ([decision 0070](decisions/0070-one-set-of-rotary-frequencies.md)).
 - Refused with one sentence: families that keep their state outside transformers' cache (`recurrent_gemma`, `rwkv`,
   `xlstm`) or in a cache class of their own (`minimax`).
+
+## Tokenizers
+
+| the directory has | what happens |
+|---|---|
+| `tokenizer.json` | it is used as it is |
+| `tokenizer.model` of SentencePiece (BPE or Unigram) | converted once, into the cache, for the classes of Llama, \
+Gemma, InternLM, Baichuan, Yi and Orion ([decision 0088](decisions/0088-tokenizer-model-without-sentencepiece.md)) |
+| `tekken.json`; `vocab.json` and `merges.txt` with a class in tokenizer_config.json | converted once by transformers |
+| a vocabulary of tiktoken, another class with `tokenizer.model`, no tokenizer | \
+the start ends with 3 and says what to do |
 """
 
 
