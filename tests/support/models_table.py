@@ -66,6 +66,9 @@ Gemma, InternLM, Baichuan, Yi and Orion ([decision 0088](decisions/0088-tokenize
 | `tekken.json`; `vocab.json` and `merges.txt` with a class in tokenizer_config.json | converted once by transformers |
 | a vocabulary of tiktoken, another class with `tokenizer.model`, no tokenizer | \
 the start ends with 3 and says what to do |
+
+Of several chat templates, `tool_use` renders requests with tools and `default` all others, as in transformers: from the
+list in tokenizer_config.json, `additional_chat_templates/`, or `tokenizer.chat_template.tool_use` of a GGUF file.
 """
 
 
