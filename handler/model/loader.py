@@ -37,6 +37,7 @@ from handler.model.quantize import (
     stored_form,
     weight_sizes,
 )
+from handler.model.stored_bitsandbytes import dequantise_odd, drop_threshold, silence_bitsandbytes
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel, one_line
 
@@ -106,6 +107,7 @@ def load(
     progress(200, f"loading weights on {device} as {str(dtype).removeprefix('torch.')}")
     model, stored = _load_weights(config, directory, model_config, dtype, devices, quantize)
     model.eval()
+    dtype = _kept_dtype(model, stored, dtype)
     if device.type == "cpu" and stored == Quantize.NONE:
         stored = _pack(model, directory, Path(config.cache_dir), quantize)
     text_config = model.config.get_text_config()
@@ -143,6 +145,8 @@ def _load_weights(
     # Weights of the wrong shape are reported below, by name.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     stored = stored_form(model_config) or str(Quantize.NONE)
+    silence_bitsandbytes()
+    drop_threshold(model_config)
     device = devices.own[0]
     if len(devices.own) > 1:
         options |= {"device_map": "balanced", "max_memory": memory_limits(devices, free_gpu_bytes())}
@@ -167,7 +171,18 @@ def _load_weights(
     check_weights(model, loaded[1], str(directory))
     if len(devices.own) > 1:
         _check_spread(model, devices)
+    if device.type == "cpu":
+        dequantise_odd(model)
     return model, stored
+
+
+def _kept_dtype(model: PreTrainedModel, stored: str, wanted: torch.dtype) -> torch.dtype:
+    """The dtype that the model computes in. transformers keeps the one that a bitsandbytes checkpoint is stored in."""
+    if not stored.startswith("bitsandbytes") or model.dtype is wanted:
+        return wanted
+    kept, asked = (str(dtype).removeprefix("torch.") for dtype in (model.dtype, wanted))
+    logger.info("the checkpoint is stored as %s in %s and computes in it, not in %s", stored, kept, asked)
+    return model.dtype
 
 
 def _plan(

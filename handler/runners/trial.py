@@ -318,10 +318,9 @@ def attention_of(loaded: LoadedModel) -> dict[str, str]:
 
 
 def _precision(loaded: LoadedModel) -> torch.dtype:
-    """The dtype whose tolerance holds. bitsandbytes' kernels round more than float32 does, whatever the dtype: its
-    4-bit ones compute in bfloat16 on CPU (0.50)."""
-    by_bitsandbytes = loaded.quantize.startswith("bitsandbytes") and loaded.dtype is torch.float32
-    return torch.bfloat16 if by_bitsandbytes else loaded.dtype
+    """The dtype whose tolerance holds. bitsandbytes' kernels round more than float32 or float16 does, whatever the
+    dtype: its 4-bit ones compute in bfloat16 on CPU, its 8-bit ones round activations to 8 bits (0.50)."""
+    return torch.bfloat16 if loaded.quantize.startswith("bitsandbytes") else loaded.dtype
 
 
 def _described(exc: Exception) -> str:
