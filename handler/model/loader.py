@@ -163,6 +163,12 @@ def _load_weights(
     except torch.OutOfMemoryError as exc:
         raise BadConfiguration(f"{device} has too little memory for the weights: {one_line(exc)}") from exc
     except Exception as exc:  # the libraries that load share no base class
+        if stored_form(model_config) and isinstance(exc, ImportError):
+            raise BadModel(
+                f"the weights in {directory} are stored as {stored}, and the package that loads such weights is not "
+                "installed here; take the same model in bfloat16 or in a form of bitsandbytes, or add the package that "
+                f"transformers {transformers.__version__} needs for {stored} to an image of your own"
+            ) from exc
         form = "" if stored == Quantize.NONE else f", stored as {stored},"
         if name := unconverted(exc):
             raise BadModel(f"the weights in {directory}{form} do not make up the weight {name}") from exc
@@ -176,8 +182,17 @@ def _load_weights(
     return model, stored
 
 
+def _is_dense(weight: torch.Tensor) -> bool:
+    return weight.dtype in {torch.float32, torch.float16, torch.bfloat16}
+
+
 def _kept_dtype(model: PreTrainedModel, stored: str, wanted: torch.dtype) -> torch.dtype:
-    """The dtype that the model computes in. transformers keeps the one that a bitsandbytes checkpoint is stored in."""
+    """The dtype that the model computes in: `wanted`, where transformers leaves a choice.
+
+    It does not for a checkpoint of bitsandbytes, which computes in the dtype that it is stored in.
+    """
+    if stored != Quantize.NONE and all(map(_is_dense, model.parameters())):
+        torch.nn.Module.to(model, wanted)  # dequantised at load, to bfloat16 whatever was wanted: fp8 on CPU
     if not stored.startswith("bitsandbytes") or model.dtype is wanted:
         return wanted
     kept, asked = (str(dtype).removeprefix("torch.") for dtype in (model.dtype, wanted))
