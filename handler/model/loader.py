@@ -18,6 +18,7 @@ from handler.linears.choice import computes_blocks
 from handler.linears.packed_file import packed_weights
 from handler.linears.packed_model import dense_bytes, pack, quantise_and_pack
 from handler.model.checks.causal import check_causal
+from handler.model.checks.published_values import check_form, settle
 from handler.model.checks.remote_code import follows_code
 from handler.model.checks.weight_check import check_weights, unconverted
 from handler.model.checks.weight_index import complete_index
@@ -126,9 +127,11 @@ def load(
 def _read_config(directory: Path, trust_remote_code: bool) -> Any:
     try:
         found = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+    except Exception as exc:  # each family checks its values in its own way
         raise BadModel(f"{directory / 'config.json'} was not understood: {one_line(exc)}") from exc
     check_causal(found, directory)
+    check_form(found, directory)
+    settle(found)
     return found
 
 
@@ -142,6 +145,8 @@ def _load_weights(
 ) -> tuple[PreTrainedModel, str]:
     """The model, and the form in which transformers has stored its weights. Raises BadModel or BadConfiguration."""
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "config": model_config}
+    # Of generation_config.json only the ids of ends count (end_tokens.py), so no other value may stop the start.
+    options["generation_config"] = transformers.GenerationConfig()
     # Weights of the wrong shape are reported below, by name.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     stored = stored_form(model_config) or str(Quantize.NONE)
