@@ -78,6 +78,8 @@ def _start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, str]:
     # transformers imports scipy, if installed, for the loss of object detectors: 0.4 s that no language model needs.
     sys.modules.setdefault("scipy", None)  # type: ignore[arg-type]
     bound_compiled()
+    # compressed-tensors draws progress bars among the lines of the log.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     # Before torch is imported, which takes seconds: a missing model is reported at once.
     located = locate(config, board.advance)
     board.enter(Phase.PREPARING, "importing torch and transformers")

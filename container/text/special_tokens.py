@@ -30,7 +30,9 @@ class SpecialTokens(msgspec.Struct, frozen=True):
         if declared is None:
             config = {**config, **_read_object(directory / "special_tokens_map.json")}
         named = _named(config)
-        flagged = {str(entry["content"]) for entry in (declared or {}).values() if entry.get("special")}
+        # A text alone, as some files have it, is not declared special.
+        entries = [entry for entry in (declared or {}).values() if not isinstance(entry, str)]
+        flagged = {str(entry["content"]) for entry in entries if entry.get("special")}
         return cls(named=named, flagged=frozenset(flagged | set(named.values()) | _extra(config)))
 
 

@@ -36,8 +36,19 @@ class Linear(Protocol):
 
 
 def is_plain(module: nn.Module) -> bool:
-    """True if `module` is an nn.Linear and computes nothing else: no subclass, no `forward` of its own, no hooks."""
-    if type(module) is not nn.Linear or "forward" in vars(module):
+    """True if `module` is an nn.Linear over an ordinary weight and computes nothing else.
+
+    A parametrization makes it a subclass; some libraries keep quantised weights as a subclass of Tensor.
+    """
+    if type(module) is not nn.Linear or has_own_code(module):
         return False
+    weights = (module.weight,) if module.bias is None else (module.weight, module.bias)
+    return all(type(weight) is nn.Parameter and type(weight.data) is Tensor for weight in weights)
+
+
+def has_own_code(module: nn.Module) -> bool:
+    """True if `module` computes more than its class: a `forward` of its own, or hooks."""
+    if "forward" in vars(module):
+        return True
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
-    return not any(getattr(module, name, None) for name in hooks)
+    return any(getattr(module, name, None) for name in hooks)

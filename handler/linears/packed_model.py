@@ -57,6 +57,8 @@ def pack(model: nn.Module, weights: Iterable[PackedWeight], *, keep_dense: bool)
         linear = model.get_submodule(one.name)
         if not isinstance(linear, nn.Linear):
             raise ValueError(f"{one.name} is not a linear layer of this model")
+        if not is_plain(linear):
+            continue
         dense = linear.weight.detach() if keep_dense else None
         layer = packed_linear(one.bits, one.packed, one.scales_and_zeros, _detached(linear.bias), dense)
         if not check.passes(layer, linear.weight.detach):

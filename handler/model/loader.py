@@ -18,6 +18,7 @@ from handler.linears.choice import computes_blocks
 from handler.linears.packed_file import packed_weights
 from handler.linears.packed_model import dense_bytes, pack, quantise_and_pack
 from handler.model.checks.causal import check_causal
+from handler.model.checks.published_values import check_form, settle
 from handler.model.checks.remote_code import follows_code
 from handler.model.checks.weight_check import check_weights, unconverted
 from handler.model.checks.weight_index import complete_index
@@ -37,6 +38,7 @@ from handler.model.quantize import (
     stored_form,
     weight_sizes,
 )
+from handler.model.stored_bitsandbytes import dequantise_odd, drop_threshold, silence_bitsandbytes
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel, one_line
 
@@ -106,6 +108,7 @@ def load(
     progress(200, f"loading weights on {device} as {str(dtype).removeprefix('torch.')}")
     model, stored = _load_weights(config, directory, model_config, dtype, devices, quantize)
     model.eval()
+    dtype = _kept_dtype(model, stored, dtype)
     if device.type == "cpu" and stored == Quantize.NONE:
         stored = _pack(model, directory, Path(config.cache_dir), quantize)
     text_config = model.config.get_text_config()
@@ -124,9 +127,11 @@ def load(
 def _read_config(directory: Path, trust_remote_code: bool) -> Any:
     try:
         found = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+    except Exception as exc:  # each family checks its values in its own way
         raise BadModel(f"{directory / 'config.json'} was not understood: {one_line(exc)}") from exc
     check_causal(found, directory)
+    check_form(found, directory)
+    settle(found)
     return found
 
 
@@ -140,9 +145,13 @@ def _load_weights(
 ) -> tuple[PreTrainedModel, str]:
     """The model, and the form in which transformers has stored its weights. Raises BadModel or BadConfiguration."""
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "config": model_config}
+    # Of generation_config.json only the ids of ends count (end_tokens.py), so no other value may stop the start.
+    options["generation_config"] = transformers.GenerationConfig()
     # Weights of the wrong shape are reported below, by name.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     stored = stored_form(model_config) or str(Quantize.NONE)
+    silence_bitsandbytes()
+    drop_threshold(model_config)
     device = devices.own[0]
     if len(devices.own) > 1:
         options |= {"device_map": "balanced", "max_memory": memory_limits(devices, free_gpu_bytes())}
@@ -159,6 +168,12 @@ def _load_weights(
     except torch.OutOfMemoryError as exc:
         raise BadConfiguration(f"{device} has too little memory for the weights: {one_line(exc)}") from exc
     except Exception as exc:  # the libraries that load share no base class
+        if stored_form(model_config) and isinstance(exc, ImportError):
+            raise BadModel(
+                f"the weights in {directory} are stored as {stored}, and the package that loads such weights is not "
+                "installed here; take the same model in bfloat16 or in a form of bitsandbytes, or add the package that "
+                f"transformers {transformers.__version__} needs for {stored} to an image of your own"
+            ) from exc
         form = "" if stored == Quantize.NONE else f", stored as {stored},"
         if name := unconverted(exc):
             raise BadModel(f"the weights in {directory}{form} do not make up the weight {name}") from exc
@@ -167,7 +182,27 @@ def _load_weights(
     check_weights(model, loaded[1], str(directory))
     if len(devices.own) > 1:
         _check_spread(model, devices)
+    if device.type == "cpu":
+        dequantise_odd(model)
     return model, stored
+
+
+def _is_dense(weight: torch.Tensor) -> bool:
+    return weight.dtype in {torch.float32, torch.float16, torch.bfloat16}
+
+
+def _kept_dtype(model: PreTrainedModel, stored: str, wanted: torch.dtype) -> torch.dtype:
+    """The dtype that the model computes in: `wanted`, where transformers leaves a choice.
+
+    It does not for a checkpoint of bitsandbytes, which computes in the dtype that it is stored in.
+    """
+    if stored != Quantize.NONE and all(map(_is_dense, model.parameters())):
+        torch.nn.Module.to(model, wanted)  # dequantised at load, to bfloat16 whatever was wanted: fp8 on CPU
+    if not stored.startswith("bitsandbytes") or model.dtype is wanted:
+        return wanted
+    kept, asked = (str(dtype).removeprefix("torch.") for dtype in (model.dtype, wanted))
+    logger.info("the checkpoint is stored as %s in %s and computes in it, not in %s", stored, kept, asked)
+    return model.dtype
 
 
 def _plan(

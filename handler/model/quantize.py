@@ -30,7 +30,7 @@ _STORED = {
 _BYTES = {Quantize.INT8: 1.05, Quantize.NF4: 0.5 + 4 / 64}
 # Weights per scale in bitsandbytes' 4-bit forms, and the rows that its CPU kernel processes together.
 _NF4_BLOCK = 64
-_NF4_ROWS = 32
+NF4_ROWS = 32
 _INT8_MULTIPLE = 16
 
 
@@ -159,4 +159,4 @@ def _odd(shape: tuple[int, int], quantize: Quantize) -> bool:
     rows, columns = shape
     if quantize is Quantize.INT8:
         return bool(rows % _INT8_MULTIPLE or columns % _INT8_MULTIPLE)
-    return bool(rows % _NF4_ROWS or columns % _NF4_BLOCK)
+    return bool(rows % NF4_ROWS or columns % _NF4_BLOCK)

@@ -20,6 +20,7 @@ from torch import Tensor
 from handler.model.loader import LoadedModel
 from handler.runners.attention import ATTENTION_NAME, UnsupportedAttention
 from handler.runners.limits import Limits
+from handler.runners.own_noise import NO_NOISE, Noise, own_noise, relative_gaps, rounds_inputs
 from handler.runners.runner import Runner
 from handler.scheduling.kv_manager import KVManager
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
@@ -33,6 +34,8 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 # Of any row. In half precision stock SDPA is itself off from eager attention by 0.07 in one row of 60 (tiny random
 # Llama, bfloat16, torch 2.13).
 _ROW_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1.5e-1, torch.float16: 5e-2}
+# A tolerance is at least this multiple of the model's own noise, up to the widest: a wrong kind is off by more.
+_NOISE_FACTOR, _WIDEST = 1.5, 0.35
 # What a forward pass of a family that does not fit has been seen to raise.
 MODEL_ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError),
@@ -83,6 +86,7 @@ class Trial:
             raise UnsupportedModel(f"{loaded.model.config.model_type} does not run: {_described(exc)}") from exc
         finally:
             loaded.model.set_attn_implementation(self._own_attention)
+        self._noise = self._measured() if rounds_inputs(loaded) else NO_NOISE
 
     @property
     def text(self) -> list[int]:
@@ -128,7 +132,7 @@ class Trial:
         for kind, rows_of in (("prompt", play.prompt_rows), ("decode", play.decode_rows)):
             for index, rows in sorted(rows_of.items()):
                 expected = torch.stack([self._row(index, position) for position, _ in rows])
-                found = compare(expected, torch.stack([row for _, row in rows]), self._loaded)
+                found = compare(expected, torch.stack([row for _, row in rows]), self._loaded, self._noise)
                 if found is not None:
                     return f"logits differ from eager attention: sequence {index}, {kind} rows, {found}"
         return None
@@ -136,6 +140,14 @@ class Trial:
     def _row(self, index: int, position: int) -> Tensor:
         """Eager logits after the token at `position`."""
         return self._expected[index][position - len(self._texts[index])]
+
+    def _measured(self) -> Noise:
+        """The model's own noise over the texts all of whose rows are known; none if it runs in one way only."""
+        known = [i for i, text in enumerate(self._texts) if len(self._expected[i]) == len(text)]
+        try:
+            return own_noise(self._loaded, [self._texts[i] for i in known], [self._expected[i] for i in known])
+        except MODEL_ERRORS:
+            return NO_NOISE
 
     def _windows(self) -> list[int]:
         """The model's attention windows and chunks that the script can afford to cross, in tokens."""
@@ -162,19 +174,25 @@ class Trial:
         return logits[:, -keep:].float()
 
 
-def compare(expected: Tensor, got: Tensor, loaded: LoadedModel) -> str | None:
+def compare(expected: Tensor, got: Tensor, loaded: LoadedModel, noise: Noise = NO_NOISE) -> str | None:
     """What is wrong with the rows `got` `[rows, vocab]`, or None: by how much they are off, relative.
 
-    The median row and every single row have a tolerance. Of models that route tokens to experts, in half precision,
-    only the median counts: a close call of the router may go either way and changes one row by a lot.
+    The median row and every single row have a tolerance, which the model's own `noise` widens. Of models that route
+    tokens to experts, in half precision, only the median counts: a close call of the router may go either way and
+    changes one row by a lot.
     """
-    gaps = ((expected - got).abs().amax(-1) / expected.abs().amax(-1).clamp(min=1.0)).nan_to_num(float("inf"))
+    gaps = relative_gaps(expected, got)
     median, worst = float(gaps.median()), float(gaps.max())
     precision = _precision(loaded)
     lenient = precision is not torch.float32 and _routes(loaded.text_config) and math.isfinite(worst)
-    if median <= TOLERANCE[precision] and (lenient or worst <= _ROW_TOLERANCE[precision]):
+    row_tolerance = _widened(_ROW_TOLERANCE[precision], noise.worst)
+    if median <= _widened(TOLERANCE[precision], noise.median) and (lenient or worst <= row_tolerance):
         return None
     return f"off by {worst:.2g}, relative; the median row by {median:.2g}"
+
+
+def _widened(tolerance: float, noise: float) -> float:
+    return max(tolerance, min(_NOISE_FACTOR * noise, _WIDEST))
 
 
 class Play:
@@ -318,10 +336,10 @@ def attention_of(loaded: LoadedModel) -> dict[str, str]:
 
 
 def _precision(loaded: LoadedModel) -> torch.dtype:
-    """The dtype whose tolerance holds. bitsandbytes' kernels round more than float32 does, whatever the dtype: its
-    4-bit ones compute in bfloat16 on CPU (0.50)."""
-    by_bitsandbytes = loaded.quantize.startswith("bitsandbytes") and loaded.dtype is torch.float32
-    return torch.bfloat16 if by_bitsandbytes else loaded.dtype
+    """The dtype whose tolerance holds. Layers that round their inputs to 8 bits, and bitsandbytes' 4-bit ones, which
+    compute in bfloat16 on CPU (0.50), round more than float32 or float16 does."""
+    coarse = rounds_inputs(loaded) or loaded.quantize.startswith("bitsandbytes")
+    return torch.bfloat16 if coarse else loaded.dtype
 
 
 def _described(exc: Exception) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from handler.linears import packed_model
@@ -192,8 +193,40 @@ def test_a_checkpoint_whose_package_is_absent_is_refused_by_name(method: str, ti
     config = json.loads((tmp_path / "config.json").read_text())
     config["quantization_config"] = {"quant_method": method, "bits": 4, "group_size": 32}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(BadModel, match=f"stored as {method}.*(pip install|[Ll]oading|requires)"):
+    with pytest.raises(
+        BadModel, match=f"are stored as {method}, and the package that loads .* in bfloat16 or"
+    ) as error:
         open_model(tmp_path, Quantize.AUTO)
+    assert "pip install" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("block", [32, None])
+def test_an_fp8_checkpoint_runs_dequantised_in_either_dtype(block: int | None, dtype: str, tmp_path: Path) -> None:
+    stock = tiny_models.build("llama", num_hidden_layers=2, intermediate_size=128)
+    stock.save_pretrained(tmp_path)
+    weights = {}
+    for name, weight in stock.state_dict().items():
+        weights[name] = weight.to(torch.bfloat16)
+        if name.endswith("proj.weight"):
+            scale = weight.abs().max() / 448
+            weights[name] = (weight / scale).to(torch.float8_e4m3fn)
+            shape = [size // block for size in weight.shape] if block else []
+            weights[f"{name}_scale_inv"] = scale.expand(shape).contiguous()
+            stock.get_parameter(name).data = (weights[name].float() * scale).to(torch.bfloat16).float()
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    sizes = [block, block] if block else None
+    form = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": sizes}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": form}))
+    tiny_models.write_tokenizer(tmp_path)
+    loaded = load(EngineConfig(device="cpu", dtype=dtype, cache_dir=str(tmp_path)), tmp_path, lambda *_: None)
+    assert loaded.quantize == "fp8"
+    assert {weight.dtype for weight in loaded.model.parameters()} == {getattr(torch, dtype)}
+    expected, found = logits(stock, PROMPTS[2]), logits(loaded.model, PROMPTS[2])
+    close = 2e-2 if dtype == "float32" else 0.15
+    assert float((found - expected).abs().max() / expected.abs().max()) < close
+    SlotRunner(loaded, 4, 64).prove()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from container.text.chat_template import ChatTemplate
+from container.text.template_files import read_templates
+from container.text.tokenizer import Tokenizer
 from handler.model.gguf_model import converted
 from handler.model.loader import LoadedModel, load
 from handler.seam.config import EngineConfig, Quantize
@@ -135,6 +138,25 @@ def in_gguf(path: Path) -> LoadedModel:
 
 def test_a_gguf_file_keeps_all_its_ends(tmp_path: Path) -> None:
     assert in_gguf(tiny_gguf.write(tmp_path / "a.gguf", ids={"eot": 258, "eom": 5})).eos_token_ids == {5, 257, 258}
+
+
+@pytest.mark.parametrize(
+    ("templates", "plain", "with_tools"),
+    [
+        ({"default": "D", "tool_use": "T", "rag": "R"}, "D", "T"),
+        ({"default": "D", "rag": "R"}, "D", "D"),
+        ({"default": "D"}, "D", "D"),
+    ],
+)
+def test_a_gguf_file_keeps_its_named_templates(
+    tmp_path: Path, templates: dict[str, str], plain: str, with_tools: str
+) -> None:
+    made = converted(tiny_gguf.write(tmp_path / "a.gguf", templates=templates), tmp_path / "cache", lambda *_: None)
+    assert read_templates(made) == templates
+    template = ChatTemplate.load(made, Tokenizer.load(made))
+    assert template is not None
+    hello = [{"role": "user", "content": "hello"}]
+    assert (template.render(hello).text, template.render(hello, tools=[{}]).text) == (plain, with_tools)
 
 
 def test_a_gguf_file_may_lack_a_tied_output_layer_alone(tmp_path: Path) -> None:

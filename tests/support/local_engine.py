@@ -166,7 +166,7 @@ class LocalEngine:
         self._context.term()
 
 
-def loaded(model: Any, eos_token_ids: frozenset[int] = frozenset()) -> LoadedModel:
+def loaded(model: Any, eos_token_ids: frozenset[int] = frozenset(), quantize: str = str(Quantize.NONE)) -> LoadedModel:
     text = model.config.get_text_config()
     return LoadedModel(
         model=model,
@@ -174,7 +174,7 @@ def loaded(model: Any, eos_token_ids: frozenset[int] = frozenset()) -> LoadedMod
         eos_token_ids=eos_token_ids,
         dtype=model.dtype,
         device=model.device,
-        quantize=Quantize.NONE,
+        quantize=quantize,
         max_position_embeddings=getattr(text, "max_position_embeddings", 512),
     )
 

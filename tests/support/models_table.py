@@ -61,6 +61,20 @@ _FOOT = """
 - Refused with one sentence: families that keep their state outside transformers' cache (`recurrent_gemma`, `rwkv`,
   `xlstm`) or in a cache class of their own (`minimax`).
 
+## Tokenizers
+
+| the directory has | what happens |
+|---|---|
+| `tokenizer.json` | it is used as it is |
+| `tokenizer.model` of SentencePiece (BPE or Unigram) | converted once, into the cache, for the classes of Llama, \
+Gemma, InternLM, Baichuan, Yi and Orion ([decision 0088](decisions/0088-tokenizer-model-without-sentencepiece.md)) |
+| `tekken.json`; `vocab.json` and `merges.txt` with a class in tokenizer_config.json | converted once by transformers |
+| a vocabulary of tiktoken, another class with `tokenizer.model`, no tokenizer | \
+the start ends with 3 and says what to do |
+
+Of several chat templates, `tool_use` renders requests with tools and `default` all others, as in transformers: from the
+list in tokenizer_config.json, `additional_chat_templates/`, or `tokenizer.chat_template.tool_use` of a GGUF file.
+
 ## Thoughts
 
 These marks split thoughts from the answer if the chat template or the vocabulary has them:

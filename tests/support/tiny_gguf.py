@@ -38,8 +38,13 @@ def tensors(num_tokens: int) -> Tensors:
     return found
 
 
-def write(path: Path, change: Callable[[Tensors], None] = lambda _: None, ids: Mapping[str, int] | None = None) -> Path:
-    """`change` edits the tensors; `ids` are further special token ids, as `eot`."""
+def write(
+    path: Path,
+    change: Callable[[Tensors], None] = lambda _: None,
+    ids: Mapping[str, int] | None = None,
+    templates: Mapping[str, str] | None = None,
+) -> Path:
+    """`change` edits the tensors; `ids` are further special token ids, as `eot`; `templates` are named ones."""
     # transformers reads no such file without a merge.
     tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *_CONTROL, "ĠĠ"]
     writer = gguf.GGUFWriter(path, "llama")
@@ -58,6 +63,8 @@ def write(path: Path, change: Callable[[Tensors], None] = lambda _: None, ids: M
     writer.add_token_merges(["Ġ Ġ"])
     for name, token_id in ({"eos": EOS_ID} | dict(ids or {})).items():
         writer.add_uint32(f"tokenizer.ggml.{name}_token_id", token_id)
+    if templates:
+        writer.add_chat_template([{"name": name, "template": text} for name, text in templates.items()])
     held = tensors(len(tokens))
     change(held)
     for name, tensor in held.items():

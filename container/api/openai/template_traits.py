@@ -17,7 +17,25 @@ from container.text.tokenizer import Tokenizer
 _PROBE = "Probe7f3a"
 _SYSTEM = {"role": "system", "content": "a"}
 _USER = {"role": "user", "content": "a"}
-_TOOL = {"type": "function", "function": {"name": "f", "description": _PROBE, "parameters": {"type": "object"}}}
+# A tool with everything that `Function.for_template` can give: a template may fail where a part is absent.
+_PARAMETERS = {
+    "type": "object",
+    "description": _PROBE,
+    "title": _PROBE,
+    "properties": {
+        "text": {"type": "string", "description": _PROBE, "title": "a", "enum": ["a", "b"], "default": "a"},
+        "texts": {"type": "array", "description": _PROBE, "items": {"type": "string", "description": "a"}},
+        "part": {
+            "type": "object",
+            "description": _PROBE,
+            "properties": {"size": {"type": "integer", "description": "a", "minimum": 0, "maximum": 9}},
+            "required": ["size"],
+        },
+    },
+    "required": ["text", "texts"],
+    "additionalProperties": False,
+}
+_TOOL = {"type": "function", "function": {"name": _PROBE, "description": _PROBE, "parameters": _PARAMETERS}}
 
 
 class Place(enum.Enum):

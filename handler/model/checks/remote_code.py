@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 # Versions also write flags under such names (`_attn_implementation_autoset`); those name nothing.
 _KERNEL_KEYS = ("_attn_implementation", "_experts_implementation")
 _PUBLIC_KERNEL_KEYS = ("attn_implementation", "experts_implementation")
-# Texts that name code of transformers itself.
-_PLAIN = frozenset({"eager", "sdpa"})
+# Texts that name code of transformers itself, or a package; `published_values.settle` takes the latter back.
+_PLAIN = frozenset({"eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"})
 
 
 def check_code(config: dict[str, Any], directory: Path, *, trust_remote_code: bool) -> None:

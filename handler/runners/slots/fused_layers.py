@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from handler.kernels.compiler import usable
 from handler.linears.choice import empty, fastest, is_packed, refill
 from handler.linears.join import join
-from handler.linears.linear import is_plain
+from handler.linears.linear import has_own_code, is_plain
 from handler.runners.attention import LayerTraits
 from handler.runners.slots.attention import current_step
 
@@ -212,6 +212,8 @@ def layer_linears(layer: Any) -> list[nn.Module]:
 
 def _llama_shaped(layer: Any) -> bool:
     if type(layer).__name__ not in _LLAMA_SHAPED or not type(layer).__module__.startswith("transformers.models."):
+        return False
+    if any(map(has_own_code, layer.modules())):
         return False
     linears: list[Any] = layer_linears(layer)
     biases = {linear.bias is None for linear in linears[:3]}

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from handler.linears.linear import has_own_code
 from handler.runners.rotary import changing_ropes
 from handler.runners.slots.fused_layers import relative_gap, rms_norm
 
@@ -67,13 +68,13 @@ def fuse_norm_and_rotary(model: Any, num_positions: int, tolerance: float, repla
     generator = torch.Generator().manual_seed(0)
     embedding = inner.embed_tokens.weight
     rows = torch.randn(1, 3, embedding.shape[1], generator=generator).to(embedding.dtype)
-    if type(inner.norm).__name__ in _NORMS:
+    if type(inner.norm).__name__ in _NORMS and not has_own_code(inner.norm):
         norm = FusedNorm(inner.norm).eval()
         if relative_gap(inner.norm(rows).float(), norm(rows).float()) <= tolerance:
             replaced["norm"], inner.norm = inner.norm, norm
     rotary = inner.rotary_emb
     known = isinstance(getattr(rotary, "rope_type", None), str) and not isinstance(rotary, RotaryTable)
-    if known and not changing_ropes(model):
+    if known and not has_own_code(rotary) and not changing_ropes(model):
         table = RotaryTable(rotary, num_positions, rows)
         positions = torch.randint(num_positions, (1, 64), generator=generator)
         pairs = zip(rotary(rows, position_ids=positions), table(rows, positions), strict=True)

@@ -1,0 +1,40 @@
+"""Values of published configurations that matter to nothing here, and would stop transformers, or mislead it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from handler.seam.errors import BadModel
+
+logger = logging.getLogger(__name__)
+
+# Attention that runs everywhere. A published choice of another names a package of the author's machine.
+_ANY_MACHINE = (None, "eager", "sdpa")
+
+
+def check_form(config: Any, directory: Path) -> None:
+    """Raise BadModel for a `quant_method` that transformers does not know: it would take codes for weights."""
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    form = getattr(config, "quantization_config", None)
+    method = form.get("quant_method") if isinstance(form, dict) else getattr(form, "quant_method", None)
+    if form and str(getattr(method, "value", method)) not in {*AUTO_QUANTIZATION_CONFIG_MAPPING, "bitsandbytes"}:
+        raise BadModel(
+            f"{directory / 'config.json'} names the quant_method {str(method)[:60]!r}, which transformers does not know"
+        )
+
+
+def settle(config: Any) -> None:
+    """Drop a padding token outside the vocabulary, an empty `quantization_config`, and a choice of attention."""
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if getattr(part, "_attn_implementation", None) not in _ANY_MACHINE:
+            part._attn_implementation = None
+    text = config.get_text_config()
+    pad, size = getattr(text, "pad_token_id", None), getattr(text, "vocab_size", None)
+    if isinstance(pad, int) and isinstance(size, int) and not -size <= pad < size:
+        logger.warning("pad_token_id: %d is no id of the vocabulary of %d tokens, it is not used", pad, size)
+        text.pad_token_id = None
+    if getattr(config, "quantization_config", None) == {}:
+        del config.quantization_config

@@ -1,0 +1,96 @@
+"""Checkpoints that bitsandbytes has quantised: any dtype, any shape, no neighbour's influence, a quiet log."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from handler.model.loader import LoadedModel, load
+from handler.runners.slots.runner import SlotRunner
+from handler.seam.config import EngineConfig
+from tests.support import tiny_models
+from tests.support.local_engine import limits
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FORMS: dict[str, dict[str, Any]] = {
+    "int8": {"load_in_8bit": True},
+    "int8 with threshold 3": {"load_in_8bit": True, "llm_int8_threshold": 3.0},
+    "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+    "nf4 nested": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+    "fp4": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4", "bnb_4bit_compute_dtype": torch.bfloat16},
+}
+DTYPES = ("float32", "float16", "bfloat16")
+OUTLIER = 5
+
+
+def stored(directory: Path, form: str, dtype: str, inner: int = 128) -> Path:
+    """A checkpoint as a user of transformers saves it; token OUTLIER has one feature far above the threshold."""
+    model = tiny_models.build("llama", intermediate_size=inner, num_hidden_layers=2)
+    with torch.no_grad():
+        embedding = model.get_input_embeddings().weight
+        embedding[OUTLIER] = 0
+        embedding[OUTLIER, 3] = 5.0
+    model.save_pretrained(directory / "plain")
+    options = {"dtype": getattr(torch, dtype), "device_map": "cpu"}
+    quantised = AutoModelForCausalLM.from_pretrained(
+        directory / "plain", quantization_config=BitsAndBytesConfig(**FORMS[form]), **options
+    )
+    quantised.save_pretrained(directory / "stored")
+    tiny_models.write_tokenizer(directory / "stored")
+    return directory / "stored"
+
+
+def opened(directory: Path, dtype: str = "auto") -> LoadedModel:
+    return load(EngineConfig(device="cpu", dtype=dtype, cache_dir=str(directory)), directory, lambda *_: None)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", FORMS)
+def test_it_runs_over_slots_in_the_dtype_that_it_is_stored_in(
+    form: str, dtype: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = stored(tmp_path, form, dtype)
+    wanted = "float32" if dtype != "float32" else "bfloat16"
+    with caplog.at_level(logging.INFO, "handler"):
+        loaded = opened(directory, wanted)
+    assert loaded.dtype is loaded.model.dtype is getattr(torch, dtype)
+    assert f"in {dtype} and computes in it, not in {wanted}" in caplog.text
+    bounds = limits(max_model_len=64, max_num_seqs=4)
+    SlotRunner(loaded, bounds.max_num_seqs, bounds.max_model_len).prove()
+
+
+@pytest.mark.parametrize("form", ["int8", "int8 with threshold 3"])
+def test_no_neighbour_changes_a_row(form: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    directory = stored(tmp_path, form, "bfloat16")
+    with caplog.at_level(logging.INFO, "handler"):
+        model = opened(directory, "bfloat16").model
+    assert "llm_int8_threshold=" in caplog.text
+    layer = model.get_submodule("model.layers.0.self_attn.q_proj")
+    norm = model.get_submodule("model.layers.0.input_layernorm")
+    with torch.inference_mode():
+        rows = norm(model.get_input_embeddings()(torch.tensor([[7], [OUTLIER]])))
+        assert rows[1].abs().max() > 6
+        assert torch.equal(layer(rows[:1]), layer(rows)[:1])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_products_leave_the_log_alone(form: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = opened(stored(tmp_path, form, "bfloat16")).model
+    with torch.inference_mode():
+        model(input_ids=torch.tensor([[1, 2, 3]]))
+    assert [record.name for record in caplog.records if record.name.startswith("bitsandbytes")] == []
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("inner", [96, 100, 72])
+def test_a_layer_of_odd_shape_runs(form: str, inner: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loaded = opened(stored(tmp_path, form, "bfloat16", inner))
+    assert (f"model.layers.1.mlp.down_proj (64 x {inner})" in caplog.text) is ("int8" not in form)
+    bounds = limits(max_model_len=64, max_num_seqs=4)
+    SlotRunner(loaded, bounds.max_num_seqs, bounds.max_model_len).prove()
