@@ -21,7 +21,7 @@ IN_PARALLEL := -n $(WORKERS) --dist worksteal
 SDK_TEST   := CONTAINER_PYTHON=$(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run install unit test check ci coverage lint types format house fuzz test-deploy faults soak bench bench-quant \
+.PHONY: help run install unit test check ci coverage lint types format house fuzz test-deploy plan-picture faults soak bench bench-quant \
 	bench-rivals image image-check wheel sbom version clean
 
 help:  ## list the targets
@@ -71,6 +71,9 @@ fuzz: $(TEST_STAMP)  ## the long tests: 500 requests for each operation of the d
 test-deploy: $(TEST_STAMP) .venv-sdk2/.installed .venv-sdk3/.installed  ## test the deploy helper beside both SageMaker SDKs
 	$(SDK_TEST) .venv-sdk2/bin/python -m pytest tests/deploy
 	$(SDK_TEST) .venv-sdk3/bin/python -m pytest tests/deploy
+
+plan-picture: $(TEST_STAMP)  ## redraw docs/plan.svg: what `sagemaker-deploy plan` prints
+	$(BIN)/python -m tools.plan_picture
 
 faults: $(TEST_STAMP)  ## faults and attacks in full, into docs/reliability.md; ROWS="10 11" runs some
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
