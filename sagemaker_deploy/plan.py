@@ -8,7 +8,7 @@ from typing import Any
 
 from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.aws.iam import Needs, caller_policy, execution_policy
-from sagemaker_deploy.aws.image import ImageName
+from sagemaker_deploy.aws.image import ImageName, region_warning
 from sagemaker_deploy.aws.quota import endpoint_quota, quota_warning
 from sagemaker_deploy.request.environment import environment_warnings, redacted
 from sagemaker_deploy.request.instances import find_instance
@@ -104,7 +104,7 @@ def make_plan(
     sizes = sizes or Sizes(shape)
     requests = build_requests(spec, region)
     fit, recommendation = None, None
-    warnings = list(_spec_warnings(spec, requests, missing))
+    warnings = list(_spec_warnings(spec, region, requests, missing))
     warnings += [sizes.problem] if sizes.problem else []
     if sizes.shape is not None:
         load = load or default_load(sizes.shape, spec.max_total_tokens, spec.max_concurrent_requests)
@@ -195,9 +195,14 @@ def _ignored_variables(spec: DeploySpec) -> Iterator[str]:
         yield f"the fit check ignores {', '.join(overriding)} from the environment; the container obeys them"
 
 
-def _spec_warnings(spec: DeploySpec, requests: Requests, missing: Sequence[str]) -> Iterator[str]:
+def _spec_warnings(spec: DeploySpec, region: str, requests: Requests, missing: Sequence[str]) -> Iterator[str]:
     yield from requests.violations()
-    yield from environment_warnings(requests.model["PrimaryContainer"]["Environment"])
+    yield from environment_warnings(
+        requests.model["PrimaryContainer"]["Environment"], asynchronous=spec.asynchronous is not None
+    )
+    if not {"--image", "--region"} & {*missing}:
+        elsewhere = region_warning(spec.image, region)
+        yield from [elsewhere] if elsewhere else []
     if "--image" not in missing and not ImageName.parse(spec.image).digest:
         yield (
             "the image is named by tag: if the tag moves, new instances run another image than the old "

@@ -10,10 +10,11 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from sagemaker_deploy.aws.clients import Clients
-from sagemaker_deploy.aws.image import inspect_image
+from sagemaker_deploy.aws.image import inspect_image, region_warning
 from sagemaker_deploy.aws.quota import endpoint_quota, quota_warning
 from sagemaker_deploy.errors import DeployError, PreflightError, SpecError
 from sagemaker_deploy.progress import Progress
+from sagemaker_deploy.request.instances import has_gpu
 from sagemaker_deploy.request.model_reference import MOUNT
 from sagemaker_deploy.request.spec import DeploySpec
 from sagemaker_deploy.sizing.fit import stored_form_problem
@@ -27,6 +28,9 @@ def resolve(spec: DeploySpec, clients: Clients, progress: Progress) -> DeploySpe
     Raises `PreflightError` for an image or a prefix that cannot work. A check without permission gives a warning and is
     skipped, because deploying does not need that permission.
     """
+    elsewhere = region_warning(spec.image, clients.region)
+    if elsewhere:
+        progress.warn(elsewhere)
     found = _check_image(spec, clients, progress)
     if spec.weights_gb is None and _source(spec):
         found |= _weigh(spec, clients, progress)
@@ -49,7 +53,8 @@ def _check_image(spec: DeploySpec, clients: Clients, progress: Progress) -> dict
     for warning in report.warnings:
         progress.warn(warning)
     progress.step(f"image {report.uri} is fit for SageMaker ({report.size_bytes / 1e9:.1f} GB)")
-    return {"image": report.uri, "cuda": spec.cuda or report.cuda}
+    needs_cuda = report.cuda and not spec.ami_version and has_gpu(spec.instance_type)
+    return {"image": report.uri, "cuda": spec.cuda or (report.cuda if needs_cuda else "")}
 
 
 def _source(spec: DeploySpec) -> str:

@@ -14,7 +14,7 @@ STAND_INS = {
     "--region": "missing-region-0",
     "--image": f"{_ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com/missing:missing",
     "--role": f"arn:aws:iam::{_ACCOUNT}:role/missing",
-    "--instance-type": "ml.m5.24xlarge",  # any without GPU: no check of GPUs applies
+    "--instance-type": "ml.p2.xlarge",  # any GPU type that is not in the table: no check of its size applies
     "--upload-to": "s3://missing/",
 }
 WHY_NEEDED = {

@@ -122,14 +122,24 @@ def pairs(option: str, values: list[str]) -> dict[str, str]:
 
 def given(args: argparse.Namespace, option: str) -> bool:
     """True if an option without a default of its own stands on the command line."""
-    return getattr(args, option.removeprefix("--").replace("-", "_")) not in (None, "", [], False)
+    value = getattr(args, option.removeprefix("--").replace("-", "_"))
+    return value is not None and value is not False and value not in ("", [])
 
 
 def refuse_idle(args: argparse.Namespace, options: tuple[str, ...], needed: str) -> None:
     """Raise `SpecError` for the first of `options` that is given, which does nothing without `needed`."""
+    _refuse(args, options, f"does nothing without {needed}")
+
+
+def refuse_beside(args: argparse.Namespace, options: tuple[str, ...], other: str) -> None:
+    """Raise `SpecError` for the first of `options` that is given, which does nothing beside `other`."""
+    _refuse(args, options, f"does nothing beside {other}")
+
+
+def _refuse(args: argparse.Namespace, options: tuple[str, ...], why: str) -> None:
     for option in options:
         if given(args, option):
-            raise SpecError(f"{option} does nothing without {needed}")
+            raise SpecError(f"{option} {why}")
 
 
 _SAME_NAME = (

@@ -21,7 +21,7 @@ from sagemaker_deploy.calling.bearer import bearer_token, openai_base_url
 from sagemaker_deploy.calling.endpoint_client import EndpointClient
 from sagemaker_deploy.checking.contract import Finding, check_contract
 from sagemaker_deploy.checking.local_run import LocalOptions, check_locally
-from sagemaker_deploy.cli.arguments import pairs
+from sagemaker_deploy.cli.arguments import pairs, refuse_beside, refuse_idle
 from sagemaker_deploy.cli.console import Output
 from sagemaker_deploy.errors import SpecError
 from sagemaker_deploy.request.model_reference import ModelKind, parse_model
@@ -31,8 +31,11 @@ BROKEN_CONTRACT = 3
 
 
 def image(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
-    if not args.inspect:
-        for command in build_commands(args.image, args.context, args.dockerfile, args.torch):
+    if args.inspect:
+        refuse_beside(args, ("--torch", "--context", "--dockerfile"), "--inspect")
+    else:
+        build = {"context": args.context, "dockerfile": args.dockerfile, "torch": args.torch}
+        for command in build_commands(args.image, **{key: value for key, value in build.items() if value}):
             output.line(command)
         return 0
     report = inspect_image(args.image, clients())
@@ -43,6 +46,10 @@ def image(args: argparse.Namespace, clients: MakeClients, output: Output) -> int
 
 
 def role(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
+    if args.delete:
+        refuse_beside(args, ("--image", "--read", "--write", "--topic", "--vpc"), "--delete")
+    elif not args.image:
+        raise SpecError("`role` needs --image, the image that the role may pull")
     with output.progress() as progress:
         if args.delete:
             delete_role(args.role_name, clients(), progress)
@@ -99,10 +106,15 @@ def logs(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
 
 
 def invoke(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
+    if args.openai:
+        refuse_beside(args, ("--prompt", "--body", "--max-tokens", "--stream"), "--openai")
+    else:
+        refuse_idle(args, ("--lifetime-s",), "--openai")
     made = clients()
     if args.openai:
         output.line(f"OPENAI_BASE_URL={openai_base_url(made.region, args.name, args.component)}")
-        output.line(f"OPENAI_API_KEY={bearer_token(made.session, made.region, args.lifetime_s)}")
+        lifetime_s = 3600 if args.lifetime_s is None else args.lifetime_s
+        output.line(f"OPENAI_API_KEY={bearer_token(made.session, made.region, lifetime_s)}")
         return 0
     client = EndpointClient(args.name, made, component=args.component)
     if not args.stream:
@@ -115,7 +127,7 @@ def invoke(args: argparse.Namespace, clients: MakeClients, output: Output) -> in
 
 
 def invoke_async(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
-    client = EndpointClient(args.name, clients(), component=args.component)
+    client = EndpointClient(args.name, clients())
     call = client.submit(_body(args), upload_to=args.upload_to)
     with output.progress() as progress:
         progress.status(f"waiting for {call.output}")
@@ -165,7 +177,11 @@ def _body(args: argparse.Namespace) -> dict[str, Any]:
     if bool(args.prompt) == bool(args.body):
         raise SpecError("give either --prompt or --body")
     if args.prompt:
-        return {"messages": [{"role": "user", "content": args.prompt}], "max_tokens": args.max_tokens}
+        return {
+            "messages": [{"role": "user", "content": args.prompt}],
+            "max_tokens": 256 if args.max_tokens is None else args.max_tokens,
+        }
+    refuse_idle(args, ("--max-tokens",), "--prompt; write it into the body")
     try:
         body = json.loads(args.body.read_text())
     except (OSError, ValueError) as exc:

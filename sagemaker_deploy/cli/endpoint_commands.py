@@ -10,7 +10,7 @@ from pathlib import Path
 from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.aws.rollback import UpdateOptions
 from sagemaker_deploy.aws.upload import upload_model
-from sagemaker_deploy.cli.arguments import given
+from sagemaker_deploy.cli.arguments import given, refuse_beside
 from sagemaker_deploy.cli.console import Output
 from sagemaker_deploy.cli.draft import Draft, draft_of, sizes_of
 from sagemaker_deploy.cli.model_argument import model_of
@@ -33,6 +33,8 @@ _PLAN_ONLY = (
 
 def plan(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
     model = model_of(args)
+    if args.no_fit:
+        refuse_beside(args, ("--model-dir", "--context", "--concurrency"), "--no-fit")
     made = None if args.offline else _if_region(clients)
     region = made.region if made else args.region
     draft = draft_of(args, model, sizes_of(args, model, made, offline=args.offline))

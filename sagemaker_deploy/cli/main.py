@@ -92,10 +92,10 @@ def _add_making_commands(subparsers: argparse._SubParsersAction[argparse.Argumen
     image.add_argument("image", help="ECR image URI")
     image.add_argument("--inspect", action="store_true", help="check in ECR whether SageMaker will accept it")
     image.add_argument(
-        "--torch", choices=TORCH_TARGETS, default=TORCH_TARGETS[0], help="build for a CUDA release or for CPU"
+        "--torch", choices=TORCH_TARGETS, help=f"build for a CUDA release or for CPU; default: {TORCH_TARGETS[0]}"
     )
-    image.add_argument("--context", default=".")
-    image.add_argument("--dockerfile", default="Dockerfile")
+    image.add_argument("--context", help="default: .")
+    image.add_argument("--dockerfile", help="default: Dockerfile")
     role = _add(subparsers, "role", commands.role, "create or update the endpoint's execution role")
     role.add_argument("role_name")
     role.add_argument("--image", default="", help="ECR image URI that the role may pull")
@@ -163,12 +163,12 @@ def _add_using_commands(subparsers: argparse._SubParsersAction[argparse.Argument
         call.add_argument("name")
         call.add_argument("--prompt", default="", help="one user message")
         call.add_argument("--body", type=Path, help="JSON file of any dialect, instead of --prompt")
-        call.add_argument("--max-tokens", type=int, default=256)
-        call.add_argument("--component", default="", help="inference component; `<name>-model` if deployed as one")
+        call.add_argument("--max-tokens", type=int, help="of the answer to --prompt; default: 256")
         if name == "invoke":
+            call.add_argument("--component", default="", help="inference component; `<name>-model` if deployed as one")
             call.add_argument("--stream", action="store_true")
             call.add_argument("--openai", action="store_true", help="print base URL and bearer token instead")
-            call.add_argument("--lifetime-s", type=int, default=3600, help="lifetime of the bearer token, in seconds")
+            call.add_argument("--lifetime-s", type=int, help="lifetime of the bearer token; default: 3600")
         else:
             call.add_argument("--upload-to", default="", help="S3 prefix for bodies over 128,000 bytes")
             call.add_argument("--wait-s", type=float, default=3600)

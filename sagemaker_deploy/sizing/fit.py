@@ -112,6 +112,8 @@ def fit_warnings(shape: ModelShape, load: Load, fit: Fit) -> Iterator[str]:
             f"the model is split by layers over {fit.span} GPUs, and only one works at a time: it is no faster than "
             "on one GPU; quantise it or use a GPU that holds all of it"
         )
+    if shape.packed_bytes is not None and fit.quantize not in ("auto", *STORED_QUANTIZATIONS):
+        yield f"the checkpoint keeps its stored form: quantize {fit.quantize!r} does nothing"
     problem = stored_form_problem(shape, fit.quantize)
     if problem:
         yield problem

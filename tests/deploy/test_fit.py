@@ -116,6 +116,14 @@ def test_every_quantisation_of_a_gpu_has_a_weight(quantize: str) -> None:
         assert quantize == "auto" or quantize in BYTES_PER_PARAM
 
 
+def test_a_stored_checkpoint_keeps_its_form() -> None:
+    packed = dataclasses.replace(shape_from_config(QWEN3_8B), packed_bytes=6_000_000_000)
+    for quantize, warned in (("auto", 0), ("gptq", 0), ("none", 1), ("bitsandbytes", 1)):
+        found = list(fit_warnings(packed, LOAD, check_fit(packed, LOAD, INSTANCES[0], quantize)))
+        assert len(found) == warned
+        assert all("does nothing" in text for text in found)
+
+
 def test_nothing_fits_the_impossible() -> None:
     assert recommend(ModelShape(10**14, 0, 1, 0, "bfloat16"), LOAD) is None
 

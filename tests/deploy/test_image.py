@@ -14,6 +14,7 @@ import pytest
 from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.aws.image import BIND_LABEL, DOCKER_MANIFEST, TORCH_LABEL, build_commands, inspect_image
 from sagemaker_deploy.errors import PreflightError, SpecError
+from sagemaker_deploy.plan import make_plan
 from sagemaker_deploy.preflight import resolve
 from sagemaker_deploy.request.hosting import NEWEST_AMI
 from sagemaker_deploy.request.requests import build_requests
@@ -214,6 +215,24 @@ def test_a_hub_that_says_nothing_of_the_model_is_only_warned_of(
 ) -> None:
     assert preflight({"/org/model/resolve/main/config.json": config}, clients, transcript).weights_gb is None
     assert any("org/model was not weighed" in text for kind, text in transcript.events if kind == "warn")
+
+
+def test_an_image_of_another_region_is_warned_of(clients: Clients, transcript: Transcript) -> None:
+    ecr = Script("ecr").refuse("describe_images", "AccessDeniedException", "not authorized")
+    there = make_spec(image=IMAGE.replace(REGION, "eu-west-1"))
+    resolve(there, looking(clients, ecr), transcript)
+    assert any("SageMaker pulls images of its own region" in text for _, text in transcript.events)
+    assert any("of its own region" in text for text in make_plan(there, REGION).warnings)
+    assert not any("of its own region" in text for text in make_plan(make_spec(), REGION).warnings)
+
+
+def test_a_given_host_image_needs_no_release_of_cuda(
+    clients: Clients, transcript: Transcript, blob: tuple[str, dict[str, Any]]
+) -> None:
+    url, content = blob
+    content.update(CONFIG)
+    for change in ({"ami_version": "al2-ami-sagemaker-inference-gpu-3-1"}, {"instance_type": "ml.c7i.2xlarge"}):
+        assert resolve(make_spec(**change), looking(clients, registry(url)), transcript).cuda == ""
 
 
 def test_an_unknown_torch_is_refused() -> None:

@@ -222,6 +222,50 @@ def test_a_mistake_is_one_sentence_and_status_2(words: list[str], says: str, alo
     assert alone.out == ""
 
 
+@pytest.mark.parametrize(
+    ("command", "words", "says"),
+    [
+        *(
+            ("plan org/m-8b --offline", [option, value], f"{option} does nothing without --async-output")
+            for option, value in (
+                *(("--async-failure", "s3://b/f"), ("--async-max-concurrent", "4")),
+                *(("--success-topic", "arn"), ("--error-topic", "arn")),
+            )
+        ),
+        *(
+            ("plan org/m-8b --offline", [option, "0"], f"{option} does nothing without --component-memory")
+            for option in ("--component-gpus", "--copies", "--min-instances", "--max-instances")
+        ),
+        *(
+            ("plan org/m-8b --no-fit", [option, value], f"{option} does nothing beside --no-fit")
+            for option, value in (("--context", "8"), ("--concurrency", "8"), ("--model-dir", "x"))
+        ),
+        ("plan org/m-8b --offline", ["--env", "A=1", "--env", "A=2"], "--env A is given twice"),
+        ("plan org/m-8b --offline", ["--tag", "A"], "--tag takes KEY=VALUE"),
+        ("plan org/m-8b --offline", ["--env", "PORT=80"], "SageMaker calls port 8080"),
+        ("deploy org/m-8b", ["--bake-s", "0"], "--bake-s does nothing without --update"),
+        ("deploy org/m-8b", ["--wait-s", "9", "--no-wait"], "exclude each other"),
+        *(
+            ("image 1 --inspect", [option, "cpu"], f"{option} does nothing beside --inspect")
+            for option in ("--torch", "--context", "--dockerfile")
+        ),
+        ("role endpoint --delete", ["--image", "x"], "--image does nothing beside --delete"),
+        ("role endpoint --delete", ["--vpc"], "--vpc does nothing beside --delete"),
+        ("role endpoint", [], "`role` needs --image"),
+        ("invoke llm --openai", ["--prompt", "hi"], "--prompt does nothing beside --openai"),
+        ("invoke llm --openai", ["--stream"], "--stream does nothing beside --openai"),
+        ("invoke llm --prompt hi", ["--lifetime-s", "0"], "--lifetime-s does nothing without --openai"),
+        ("invoke llm --body x.json", ["--max-tokens", "0"], "--max-tokens does nothing without --prompt"),
+        ("async llm --body x.json", ["--max-tokens", "9"], "--max-tokens does nothing without --prompt"),
+        ("autoscale llm --max 2", ["--component", "--async"], "scale it as one of the two"),
+    ],
+)
+def test_an_idle_option_is_refused(command: str, words: list[str], says: str, clients: Clients) -> None:
+    shell = Shell(clients)
+    assert shell(*command.split(), *words) == 2
+    assert says in shell.err
+
+
 def test_a_mistake_of_spelling_is_one_line(capsys: pytest.CaptureFixture[str], alone: Shell) -> None:
     for words in (["plan", "org/m", "--quantise", "none"], ["plan", "org/m", "--quantize", "int3"], ["plam"], []):
         with pytest.raises(SystemExit) as caught:
