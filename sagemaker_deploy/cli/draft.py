@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +63,10 @@ def sizes_of(args: argparse.Namespace, model: ModelReference, clients: Clients |
     copy = getattr(args, "model_dir", "")
     if copy and not Path(copy).exists():
         raise SpecError(f"--model-dir {copy!r} does not exist")
-    if copy or model.kind is ModelKind.LOCAL:
-        return read_or_assume(lambda: read_model(copy or model.source), model.title)
+    if copy:  # it may hold config.json alone
+        return dataclasses.replace(read_or_assume(lambda: read_model(copy), model.title), problem="")
+    if model.kind is ModelKind.LOCAL:
+        return read_or_assume(lambda: read_model(model.source), model.title)
     if model.kind is ModelKind.BUNDLED:
         return Sizes(not_read="it is inside the image")
     if offline:

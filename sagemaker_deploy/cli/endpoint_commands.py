@@ -64,10 +64,10 @@ def deploy(args: argparse.Namespace, clients: MakeClients, output: Output) -> in
     unknown = args.instance_type and model.kind is not ModelKind.LOCAL
     sizes = Sizes() if unknown else sizes_of(args, model, made, offline=False)
     draft = draft_of(args, model, sizes)
+    if sizes.problem:
+        raise PreflightError(f"{model.text}: {sizes.problem}")
     if not args.instance_type:
         _check_recommended(draft)
-    if sizes.problem:
-        raise PreflightError(f"{model.text} cannot be served: {sizes.problem}")
     with output.progress() as progress:
         if not args.instance_type:
             progress.step(f"{draft.spec.instance_type}: the recommended type, as none was given")

@@ -103,9 +103,10 @@ def _in_s3(uri: str) -> ModelReference:
 
 
 def _directory(path: Path) -> ModelReference:
-    if (path / "config.json").is_file():
-        return ModelReference(ModelKind.LOCAL, str(path))
     found = sorted(file.name for file in path.glob("*.gguf"))
+    has_config = (path / "config.json").is_file()
+    if has_config and (not found or any(path.glob("*.safetensors"))):
+        return ModelReference(ModelKind.LOCAL, str(path))
     if not found:
         raise SpecError(f"model {str(path)!r} has neither a config.json nor a .gguf file")
     if len(found) > 1:

@@ -29,11 +29,13 @@ class ModelFiles:
 
     def problem(self) -> str:
         """Return why the container would refuse these files, "" if it would not."""
-        if self.names is None or any(name.endswith((".safetensors", ".gguf")) for name in self.names):
+        if self.names is None or any(name.endswith(".safetensors") for name in self.names):
             return ""
         pickles = sorted(name for name in self.names if name.endswith(_PICKLES))
+        ggufs = sorted(name for name in self.names if name.endswith(".gguf"))
         hint = f"; {pickles[0]} is a pickle, convert it to safetensors" if pickles else ""
-        return f"there are no .safetensors weights, and the container serves nothing else{hint}"
+        hint = f"; {ggufs[0]} is served if a directory or S3 holds it and the model names the file" if ggufs else hint
+        return f"there are no .safetensors weights{hint}"
 
 
 def read_model(source: str, *, s3: Any = None, revision: str = "", hub: Hub | None = None) -> ModelFiles:
@@ -45,7 +47,7 @@ def read_model(source: str, *, s3: Any = None, revision: str = "", hub: Hub | No
         return _from_s3(source, s3)
     path = Path(source)
     if path.is_file():
-        return ModelFiles(shape_from_gguf(path), "the header of the GGUF file", frozenset({path.name}))
+        return ModelFiles(shape_from_gguf(path), "the header of the GGUF file")
     return _from_directory(path) if path.is_dir() else _from_hub(source, revision or "main", hub or Hub())
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from sagemaker_deploy.errors import DeployError
+from sagemaker_deploy.errors import DeployError, SpecError
 from sagemaker_deploy.sizing.model_shape import ModelShape
-from sagemaker_deploy.sizing.model_source import ModelFiles
+from sagemaker_deploy.sizing.model_source import GgufInS3, HubUnreachable, ModelFiles
 from sagemaker_deploy.sizing.name_shape import shape_from_name
 
 
@@ -17,7 +18,7 @@ from sagemaker_deploy.sizing.name_shape import shape_from_name
 class Sizes:
     """`shape` is None if nothing is known. `read_from` names the files that were read, else `not_read` says why not.
 
-    `assumed` says what the name told and what was assumed. `problem` is why the container would refuse the files.
+    `assumed` says what the name told and what was assumed. `problem` is why the container would refuse the model.
     """
 
     shape: ModelShape | None = None
@@ -31,8 +32,11 @@ def read_or_assume(read: Callable[[], ModelFiles], name: str) -> Sizes:
     """Return the sizes that `read` finds, else those that `name` tells."""
     try:
         files = read()
-    except (DeployError, ClientError, BotoCoreError) as exc:
+    except (HubUnreachable, GgufInS3, SpecError, ClientError, BotoCoreError) as exc:
         return assume(name, str(exc))
+    except DeployError as exc:
+        remedy = f"; {exc.remedy}" if exc.remedy else ""
+        return dataclasses.replace(assume(name, str(exc)), problem=f"the model cannot be served: {exc}{remedy}")
     return Sizes(files.shape, files.read_from, problem=files.problem())
 
 

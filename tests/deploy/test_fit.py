@@ -186,6 +186,8 @@ def hub() -> Iterator[StandInHub]:
         "/api/models/org/single/tree/main": listing,
         "/org/pickle/resolve/main/config.json": QWEN3_8B,
         "/api/models/org/pickle/tree/main": [{"type": "file", "path": "pytorch_model.bin", "size": 9}],
+        "/org/gguf/resolve/main/config.json": QWEN3_8B,
+        "/api/models/org/gguf/tree/main": [{"type": "file", "path": "m.gguf", "size": 9}],
         "/org/small/resolve/v1/config.json": QWEN3_8B,
         "/org/gated/resolve/main/config.json": 401,
         "/org/moved/resolve/main/config.json": "/org/big/resolve/main/config.json",
@@ -202,6 +204,7 @@ def test_a_model_is_weighed_on_the_hub(hub: StandInHub) -> None:
     assert load_shape("org/small", revision="v1", hub=there).num_params > 8e9
     assert "org/big" in hub.seen[0][0]
     assert "pytorch_model.bin is a pickle" in read_model("org/pickle", hub=there).problem()
+    assert "m.gguf is served if a directory or S3 holds it" in read_model("org/gguf", hub=there).problem()
     assert read_model("org/single", hub=there).problem() == ""
     with pytest.raises(PreflightError, match=r"could not be read from the Hub: 404") as caught:
         load_shape("org/none", hub=there)

@@ -18,7 +18,9 @@ from sagemaker_deploy.sizing.name_shape import shape_from_name
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with a model, one with a GGUF file, one with two, and one without any."""
     monkeypatch.chdir(tmp_path)
-    for name in ("org/model/config.json", "one/a.gguf", "two/a.gguf", "two/b.gguf", "none/readme"):
+    files = ["org/model/config.json", "one/a.gguf", "two/a.gguf", "two/b.gguf", "none/readme"]
+    files += ["repo/config.json", "repo/a.gguf", "both/config.json", "both/a.gguf", "both/a.safetensors"]
+    for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
     return tmp_path
@@ -38,6 +40,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("./org/model/", ModelKind.LOCAL, "org/model", "", "model"),
         ("one", ModelKind.LOCAL, "one", "a.gguf", "a"),
         ("two/b.gguf", ModelKind.LOCAL, "two", "b.gguf", "b"),
+        ("repo", ModelKind.LOCAL, "repo", "a.gguf", "a"),
+        ("both", ModelKind.LOCAL, "both", "", "both"),
     ],
 )
 @pytest.mark.usefixtures("here")

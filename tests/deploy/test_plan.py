@@ -98,6 +98,19 @@ def test_without_the_hub_the_name_tells(alone: Shell) -> None:
     assert "ml.g7.2xlarge" in alone.out
 
 
+def test_a_model_that_the_hub_refuses_is_warned_of_and_not_deployed(hub: StandInHub, clients: Clients) -> None:
+    """Its name tells a size all the same."""
+    shell = Shell(clients)
+    assert shell("plan", "Qwen/Qwen3-80B") == 0
+    check_page(shell.out)
+    warnings = " ".join(shell.out.partition("WARNINGS")[2].split())
+    assert "! the model cannot be served: config.json of Qwen/Qwen3-80B (revision main)" in warnings
+    assert "80 billion parameters by the name" in shell.out
+    assert shell("deploy", "Qwen/Qwen3-80B", *NEEDED) == 1
+    assert "404, it is misspelt" in shell.err
+    assert {path for path, _ in hub.seen} == {"/Qwen/Qwen3-80B/resolve/main/config.json"}
+
+
 @pytest.mark.parametrize("words", [["org/phi-4"], ["org/phi-4", "--offline"], ["s3://bucket/llm/"], ["--name", "llm"]])
 def test_without_sizes_the_page_says_so(words: list[str], alone: Shell) -> None:
     assert alone("plan", *words) == 0
@@ -325,10 +338,10 @@ def test_weights_in_s3_are_weighed_without_a_download(clients: Clients) -> None:
     read: list[Any] = []
     s3.meta.events.register("before-call.s3.GetObject", lambda params, **_: read.append(params["url_path"]))
     shell = Shell(clients)
-    assert shell("plan", "s3://weights/llm") == 0
-    assert "300" in shell.out or "0 million" in shell.out
-    assert shell("plan", "s3://weights/gguf") == 0
-    assert "name the file" in shell.out or "no config.json" in " ".join(shell.out.split())
+    assert shell("plan", "s3://weights/llm", "--json") == 0
+    assert shell.json["sizes"]["parameters"] == 300
+    assert shell("plan", "s3://weights/gguf", "--json") == 0
+    assert "no config.json directly below it; name the file: s3://weights/gguf/m-8b.gguf" in shell.json["warnings"][-1]
     assert shell("plan", "s3://weights/gguf/m-8b.gguf", "--json") == 0
     assert "8 billion" in shell.json["sizes"]["assumed"]
     assert shell("plan", "s3://weights/gguf/other-8b.gguf", "--json") == 0
