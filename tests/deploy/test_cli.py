@@ -190,7 +190,7 @@ def test_local_takes_the_same_models(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "big").mkdir()
-    for name in ("config.json", "m.gguf"):
+    for name in ("config.json", "model.safetensors", "m.gguf"):
         (tmp_path / "big" / name).write_text("{}")
     seen: list[LocalOptions] = []
     monkeypatch.setattr(commands, "check_locally", lambda options, progress: seen.append(options) or [])

@@ -96,6 +96,7 @@ def test_what_is_no_model_is_refused_in_a_sentence(text: str, says: str) -> None
         ("stablelm-2-1_6b-chat", 1.6),
         ("SmolLM2-135M-Instruct.Q4_1.gguf", 0.135),
         ("glm-4-9b-chat-1m", 9),
+        ("Distill-70B-to-8B", 70),
         ("yarn-llama-2-7b-128k", 7),
         ("phi-4", None),
         ("gemma-3n-E4B-it", None),
