@@ -17,7 +17,7 @@ from sagemaker_deploy.sizing.recommendation import form_of
 from sagemaker_deploy.stand_ins import WHY_NEEDED, with_gaps
 
 WIDTH = 80
-_LABEL = 12
+_LABEL, _TYPE = 12, 20  # columns of a label, and of an instance type in a list
 
 
 def page(plan: Plan, model: ModelReference, following: Sequence[str]) -> Iterator[str]:
@@ -92,8 +92,9 @@ def _instance(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "Reason", found.reason()
     elif found:
         yield "Recommended", f"{found.best.instance.name}, {_brief(found.best)}: {found.reason()}"
-    for i, fit in enumerate(found.alternatives if found else ()):
-        yield "" if i else "Instead", f"{fit.instance.name:<16} {_brief(fit)}"
+    others = [fit for fit in found.alternatives if fit.instance.name != plan.spec.instance_type] if found else []
+    for i, fit in enumerate(others):
+        yield "" if i else "Instead", f"{fit.instance.name:<{_TYPE}}{_brief(fit)}"
     quota = "not read: it needs AWS credentials with servicequotas:ListServiceQuotas"
     yield "Quota", quota if plan.quota is None else f"{plan.quota:.0f} for endpoints of this type"
     yield "Billed", "every instance from its start to its deletion, busy or idle"
@@ -152,17 +153,15 @@ def _command(words: Sequence[str]) -> list[str]:
 
 def _row(label: str, text: str) -> list[str]:
     """A row: label and text, the text wrapped below itself. A long word, such as a URI, is broken."""
-    head = f"  {label:<{max(_LABEL, len(label) + 1)}}" if label and label != "!" else ("  ! " if label else "  ")
-    if not label and text.startswith("ml."):
-        head = f"  {'':<{_LABEL}}"
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=head,
-        subsequent_indent=" " * len(head) if label else head + "  ",
-        break_on_hyphens=False,
-        drop_whitespace=True,
-    )
+    is_type = label in ("", "Instead") and text.startswith("ml.")
+    if label == "!":
+        head, below = "  ! ", 0
+    elif label or is_type:
+        head, below = f"  {label:<{max(_LABEL, len(label) + 1)}}", _TYPE if is_type else 0
+    else:
+        head, below = "  ", 2
+    indent = " " * (len(head) + below)
+    return textwrap.wrap(text, WIDTH, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _wrapped(text: str) -> list[str]:

@@ -79,7 +79,7 @@ def test_a_hub_id_is_enough(alone: Shell) -> None:
         "config.json and the index of the safetensors files",
         "ml.g7.2xlarge (1 x RTX PRO 4500 with 32 GiB",
         "Reason      cheapest type with room for",
-        "ml.g6.xlarge     1 x L4, with --quantize bitsandbytes",
+        "ml.g6.xlarge        1 x L4, with --quantize bitsandbytes",
         "HF_MODEL_ID=Qwen/Qwen3-8B",
         "CreateModel qwen3-8b-<hash>",
         "--role      ARN",
