@@ -125,7 +125,8 @@ class _Run:
         problems = self._requests.violations()
         if problems:
             raise SpecError("SageMaker would refuse this: " + "; ".join(problems))
-        for warning in environment_warnings(self._requests.model["PrimaryContainer"]["Environment"]):
+        environment, asynchronous = self._requests.model["PrimaryContainer"]["Environment"], self._spec.asynchronous
+        for warning in environment_warnings(environment, asynchronous=asynchronous is not None):
             self._progress.warn(warning)
 
     def _settle(self) -> Description | None:

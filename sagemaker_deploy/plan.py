@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.aws.iam import Needs, caller_policy, execution_policy
-from sagemaker_deploy.aws.image import ImageName
+from sagemaker_deploy.aws.image import ImageName, region_warning
 from sagemaker_deploy.aws.quota import endpoint_quota, quota_warning
 from sagemaker_deploy.request.environment import environment_warnings, redacted
 from sagemaker_deploy.request.instances import find_instance
 from sagemaker_deploy.request.requests import Requests, build_requests
-from sagemaker_deploy.request.spec import DeploySpec
-from sagemaker_deploy.sizing.fit import Fit, Load, check_fit, fit_warnings, recommend
+from sagemaker_deploy.request.spec import CPU_QUANTIZATIONS, DeploySpec
+from sagemaker_deploy.sizing.fit import Fit, Load, auto_warning, check_fit, default_load, fit_warnings
 from sagemaker_deploy.sizing.model_shape import ModelShape
+from sagemaker_deploy.sizing.recommendation import Recommendation, recommend
+from sagemaker_deploy.sizing.sizes import Sizes
+from sagemaker_deploy.stand_ins import with_gaps
 
 # The fit check reads these settings from the specification's fields, not from its environment.
 _FIT_VARIABLES = {"HF_MODEL_QUANTIZE", "QUANTIZE", "SM_NUM_GPUS", "NUM_SHARD", "ENGINE_REPLICAS", "DEVICE"}
@@ -23,29 +26,64 @@ _FIT_VARIABLES = {"HF_MODEL_QUANTIZE", "QUANTIZE", "SM_NUM_GPUS", "NUM_SHARD", "
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything to review before deploying. `fit` and `recommended` are None if the model's sizes are unknown."""
+    """Everything to review before deploying.
 
+    `fit` and `recommendation` are None if the model's sizes are unknown; `fit` also if the instance type is. `missing`
+    are the options that `deploy` still needs; stand-ins take their places in `spec` and `requests`. `quota` is None if
+    it could not be read.
+    """
+
+    spec: DeploySpec
+    region: str
     requests: Requests
-    execution_policy: dict[str, Any]
-    caller_policy: dict[str, Any]
-    cost: str
     warnings: tuple[str, ...]
+    sizes: Sizes = field(default_factory=Sizes)
+    load: Load | None = None
     fit: Fit | None = None
-    recommended: Fit | None = None
+    recommendation: Recommendation | None = None
+    quota: float | None = None
+    missing: tuple[str, ...] = ()
+
+    @property
+    def recommended(self) -> Fit | None:
+        """The fit on the recommended instance type."""
+        return self.recommendation.best if self.recommendation else None
+
+    @property
+    def cost(self) -> str:
+        """How the endpoint is billed, "" without an instance type."""
+        return "" if "--instance-type" in self.missing else cost_note(self.spec)
+
+    @property
+    def execution_policy(self) -> dict[str, Any] | None:
+        """The policy of the endpoint's role, None while the image or the place of the weights is missing."""
+        return None if {"--image", "--upload-to"} & {*self.missing} else execution_policy(needs_of(self.spec))
+
+    @property
+    def caller_policy(self) -> dict[str, Any] | None:
+        """The policy of who deploys, None while image, role or region are missing."""
+        if {"--image", "--role", "--region"} & {*self.missing}:
+            return None
+        return caller_policy(ImageName.parse(self.spec.image).account, self.region, self.spec.role)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready form with secrets redacted."""
+        """Return a JSON-ready form with secrets redacted, and `<--option>` in place of what is missing."""
         bodies = self.requests.by_operation()
         container = self.requests.model["PrimaryContainer"]
         covered = {**container, "Environment": redacted(container["Environment"])}
+        bodies |= {"CreateModel": {**self.requests.model, "PrimaryContainer": covered}}
+        alternatives = self.recommendation.alternatives if self.recommendation else ()
         return {
-            "requests": bodies | {"CreateModel": {**self.requests.model, "PrimaryContainer": covered}},
+            "requests": with_gaps(bodies, self.missing),
+            "missing": list(self.missing),
             "execution_policy": self.execution_policy,
             "caller_policy": self.caller_policy,
             "cost": self.cost,
             "warnings": list(self.warnings),
+            "sizes": sizes_dict(self.sizes),
             "fit": self.fit.sentence() if self.fit else None,
             "recommended": self.recommended.sentence() if self.recommended else None,
+            "alternatives": [fit.sentence() for fit in alternatives],
         }
 
 
@@ -56,36 +94,44 @@ def make_plan(
     shape: ModelShape | None = None,
     load: Load | None = None,
     clients: Clients | None = None,
+    sizes: Sizes | None = None,
+    missing: Sequence[str] = (),
 ) -> Plan:
-    """Return the plan for `spec`. Without `clients` nothing is sent; with them the quota is read if permitted."""
+    """Return the plan for `spec`. Without `clients` nothing is sent; with them the quota is read if permitted.
+
+    The model's sizes are `sizes`, or just its `shape`.
+    """
+    sizes = sizes or Sizes(shape)
     requests = build_requests(spec, region)
-    fit = recommended = None
-    warnings = list(_spec_warnings(spec, requests))
-    if shape is not None:
-        load = load or default_load(spec, shape)
-        fit, recommended = _fits(spec, shape, load)
-        warnings += _fit_warnings(shape, load, fit)
+    fit, recommendation = None, None
+    warnings = list(_spec_warnings(spec, region, requests, missing))
+    warnings += [sizes.problem] if sizes.problem else []
+    if sizes.shape is not None:
+        load = load or default_load(sizes.shape, spec.max_total_tokens, spec.max_concurrent_requests)
+        fit, recommendation = _fits(spec, sizes.shape, load)
+        warnings += _fit_warnings(spec, sizes.shape, load, fit) if "--instance-type" not in missing else []
         warnings += _ignored_variables(spec)
-    if clients is not None:
-        quota = endpoint_quota(clients["service-quotas"], spec.instance_type)
-        warning = quota_warning(quota, spec.instance_type, spec.instance_count)
-        warnings += [warning] if warning else []
-    account = ImageName.parse(spec.image).account
-    return Plan(
-        requests,
-        execution_policy(needs_of(spec)),
-        caller_policy(account, region, spec.role),
-        cost_note(spec),
-        tuple(warnings),
-        fit,
-        recommended,
-    )
+    quota = _quota(spec, clients) if "--instance-type" not in missing else None
+    warning = quota_warning(quota, spec.instance_type, spec.instance_count)
+    warnings += [warning] if warning else []
+    return Plan(spec, region, requests, tuple(warnings), sizes, load, fit, recommendation, quota, tuple(missing))
 
 
-def default_load(spec: DeploySpec, shape: ModelShape) -> Load:
-    """Return the load that the specification's limits allow; by default 8 requests of at most 4096 tokens."""
-    context = spec.max_total_tokens or min(shape.max_context or 4096, 4096)
-    return Load(context, min(spec.max_concurrent_requests or 8, 128))
+def sizes_dict(sizes: Sizes) -> dict[str, Any]:
+    """Return the sizes in a JSON-ready form."""
+    shape = sizes.shape
+    return {
+        "parameters": shape.num_params if shape else None,
+        "kv_bytes_per_token": shape.kv_bytes_per_token if shape else None,
+        "checkpoint_gb": round(shape.checkpoint_gb, 2) if shape else None,
+        "read_from": sizes.read_from,
+        "not_read": sizes.not_read,
+        "assumed": sizes.assumed,
+    }
+
+
+def _quota(spec: DeploySpec, clients: Clients | None) -> float | None:
+    return endpoint_quota(clients["service-quotas"], spec.instance_type) if clients else None
 
 
 def needs_of(spec: DeploySpec) -> Needs:
@@ -117,20 +163,29 @@ def cost_note(spec: DeploySpec) -> str:
     )
 
 
-def _fits(spec: DeploySpec, shape: ModelShape, load: Load) -> tuple[Fit | None, Fit | None]:
+def _fits(spec: DeploySpec, shape: ModelShape, load: Load) -> tuple[Fit | None, Recommendation | None]:
     instance = find_instance(spec.instance_type)
-    # A component sees only the GPUs it asks for.
-    max_gpus = spec.num_gpus or (spec.component.num_gpus if spec.component else None)
+    max_gpus = _max_gpus(spec)
     fit = check_fit(shape, load, instance, spec.quantize, max_gpus) if instance else None
+    if spec.quantize in CPU_QUANTIZATIONS:  # no GPU takes them, and CPU instances are not weighed
+        return fit, None
     return fit, recommend(shape, load, spec.quantize, max_gpus=max_gpus)
 
 
-def _fit_warnings(shape: ModelShape, load: Load, fit: Fit | None) -> Iterator[str]:
+def _max_gpus(spec: DeploySpec) -> int | None:
+    """A component sees only the GPUs it asks for."""
+    return spec.num_gpus or (spec.component.num_gpus if spec.component else None)
+
+
+def _fit_warnings(spec: DeploySpec, shape: ModelShape, load: Load, fit: Fit | None) -> Iterator[str]:
     if fit is None:
         yield "the fit was not checked: the instance type is not in the table of GPU instances"
         return
     if not fit.fits:
         yield f"the model {fit.sentence()}"
+    if spec.quantize == "auto":
+        warning = auto_warning(shape, fit, _max_gpus(spec))
+        yield from [warning] if warning else []
     yield from fit_warnings(shape, load, fit)
 
 
@@ -140,10 +195,15 @@ def _ignored_variables(spec: DeploySpec) -> Iterator[str]:
         yield f"the fit check ignores {', '.join(overriding)} from the environment; the container obeys them"
 
 
-def _spec_warnings(spec: DeploySpec, requests: Requests) -> Iterator[str]:
+def _spec_warnings(spec: DeploySpec, region: str, requests: Requests, missing: Sequence[str]) -> Iterator[str]:
     yield from requests.violations()
-    yield from environment_warnings(requests.model["PrimaryContainer"]["Environment"])
-    if not ImageName.parse(spec.image).digest:
+    yield from environment_warnings(
+        requests.model["PrimaryContainer"]["Environment"], asynchronous=spec.asynchronous is not None
+    )
+    if not {"--image", "--region"} & {*missing}:
+        elsewhere = region_warning(spec.image, region)
+        yield from [elsewhere] if elsewhere else []
+    if "--image" not in missing and not ImageName.parse(spec.image).digest:
         yield (
             "the image is named by tag: if the tag moves, new instances run another image than the old "
             "ones; name it by digest, as `deploy` does after reading ECR"

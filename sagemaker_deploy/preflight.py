@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Mapping
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from sagemaker_deploy.aws.clients import Clients
-from sagemaker_deploy.aws.image import inspect_image
+from sagemaker_deploy.aws.image import inspect_image, region_warning
 from sagemaker_deploy.aws.quota import endpoint_quota, quota_warning
-from sagemaker_deploy.errors import DeployError, PreflightError
+from sagemaker_deploy.errors import DeployError, PreflightError, SpecError
 from sagemaker_deploy.progress import Progress
+from sagemaker_deploy.request.instances import has_gpu
+from sagemaker_deploy.request.model_reference import MOUNT
 from sagemaker_deploy.request.spec import DeploySpec
-from sagemaker_deploy.sizing.model_source import load_shape
+from sagemaker_deploy.sizing.fit import stored_form_problem
+from sagemaker_deploy.sizing.hub import TOKEN_NAMES, Hub
+from sagemaker_deploy.sizing.model_source import GgufInS3, HubUnreachable, read_model
 
 
 def resolve(spec: DeploySpec, clients: Clients, progress: Progress) -> DeploySpec:
@@ -22,8 +28,11 @@ def resolve(spec: DeploySpec, clients: Clients, progress: Progress) -> DeploySpe
     Raises `PreflightError` for an image or a prefix that cannot work. A check without permission gives a warning and is
     skipped, because deploying does not need that permission.
     """
+    elsewhere = region_warning(spec.image, clients.region)
+    if elsewhere:
+        progress.warn(elsewhere)
     found = _check_image(spec, clients, progress)
-    if spec.weights_gb is None and spec.model_s3:
+    if spec.weights_gb is None and _source(spec):
         found |= _weigh(spec, clients, progress)
     quota = endpoint_quota(clients["service-quotas"], spec.instance_type)
     warning = quota_warning(quota, spec.instance_type, spec.instance_count)
@@ -44,18 +53,37 @@ def _check_image(spec: DeploySpec, clients: Clients, progress: Progress) -> dict
     for warning in report.warnings:
         progress.warn(warning)
     progress.step(f"image {report.uri} is fit for SageMaker ({report.size_bytes / 1e9:.1f} GB)")
-    return {"image": report.uri, "cuda": spec.cuda or report.cuda}
+    needs_cuda = report.cuda and not spec.ami_version and has_gpu(spec.instance_type)
+    return {"image": report.uri, "cuda": spec.cuda or (report.cuda if needs_cuda else "")}
+
+
+def _source(spec: DeploySpec) -> str:
+    """Where the weights can be read from here, "" for those in the image."""
+    if spec.model_s3:
+        part = spec.model_id.removeprefix(MOUNT).lstrip("/")
+        return spec.model_s3 + (part if not part or part.endswith(".gguf") else f"{part}/")
+    return "" if spec.model_id.startswith("/") else spec.model_id
 
 
 def _weigh(spec: DeploySpec, clients: Clients, progress: Progress) -> dict[str, Any]:
+    """The weights' size. With the container's own token: what that cannot read, the container cannot either."""
+    source = _source(spec)
+    hub = Hub.from_environment(spec.environment, {"HF_TOKEN": spec.hf_token}, _without_tokens(os.environ))
     try:
-        shape = load_shape(spec.model_s3, s3=clients["s3"])
-    except ClientError as exc:
-        progress.warn(f"{spec.model_s3} was not checked: {exc}")
+        files = read_model(source, s3=clients["s3"], revision=spec.revision, hub=hub)
+    except (ClientError, HubUnreachable, GgufInS3, SpecError) as exc:
+        progress.warn(f"{source} was not weighed, so the timeouts are short unless you give weights_gb: {exc}")
         return {}
     except DeployError as exc:
-        raise PreflightError(f"{spec.model_s3} cannot be served: {exc}", remedy=exc.remedy) from exc
-    return {"weights_gb": round(shape.checkpoint_gb, 1)}
+        raise PreflightError(f"{source} cannot be served: {exc}", remedy=exc.remedy) from exc
+    problem = files.problem() or stored_form_problem(files.shape, spec.quantize)
+    if problem:
+        raise PreflightError(f"{source} cannot be served: {problem}")
+    return {"weights_gb": round(files.shape.checkpoint_gb, 1)}
+
+
+def _without_tokens(environment: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in environment.items() if key not in TOKEN_NAMES}
 
 
 def _denied(error: PreflightError) -> bool:

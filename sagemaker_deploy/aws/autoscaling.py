@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sagemaker_deploy.aws.clients import Clients
+from sagemaker_deploy.aws.waiting import describe_endpoint
 from sagemaker_deploy.errors import SpecError
-from sagemaker_deploy.request.requests import ENDPOINT_TAG, VARIANT, Request, component_name
+from sagemaker_deploy.request.requests import VARIANT, Request, component_name
+from sagemaker_deploy.request.spec import ENDPOINT_TAG
 
 NAMESPACE = "sagemaker"
 
@@ -86,11 +88,14 @@ def autoscale(
     Only copies of an inference component and instances of an asynchronous endpoint can scale to zero. Both need a
     second policy, because at zero there is no concurrency to track. Raises `SpecError` for a minimum of zero otherwise.
     """
+    if component and asynchronous:
+        raise SpecError("an asynchronous endpoint has no inference component; scale it as one of the two")
     if options.minimum == 0 and not component and not asynchronous:
         raise SpecError(
             "a real-time endpoint without an inference component cannot scale to zero",
             remedy="deploy it with --component-memory (inference component), or as asynchronous",
         )
+    _check_kind(endpoint, clients, component=component, asynchronous=asynchronous)
     target = ScalingTarget(endpoint, component)
     scaling = clients["application-autoscaling"]
     scaling.register_scalable_target(**registration(target, options))
@@ -102,6 +107,21 @@ def autoscale(
     if options.minimum == 0:
         clients["cloudwatch"].put_metric_alarm(**wake_alarm(target, arn))
     return [policy["PolicyName"] for policy in policies]
+
+
+def _check_kind(endpoint: str, clients: Clients, *, component: bool, asynchronous: bool) -> None:
+    """Raise `SpecError` if the endpoint is of another kind: its metric would never appear, and nothing would scale."""
+    found = describe_endpoint(clients, endpoint)
+    if found is None:
+        raise SpecError(f"there is no endpoint {endpoint}")
+    config = clients.sagemaker.describe_endpoint_config(EndpointConfigName=found["EndpointConfigName"])
+    kinds = {
+        "asynchronous": ("AsyncInferenceConfig" in config, asynchronous),
+        "of an inference component": (not config["ProductionVariants"][0].get("ModelName"), component),
+    }
+    for kind, (is_so, said) in kinds.items():
+        if is_so != said:
+            raise SpecError(f"endpoint {endpoint} is {'' if is_so else 'not '}{kind}: scale it as what it is")
 
 
 def registration(target: ScalingTarget, options: ScalingOptions) -> Request:

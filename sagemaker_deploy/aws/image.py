@@ -83,6 +83,16 @@ class ImageReport:
             raise PreflightError("the image will not run on SageMaker: " + "; ".join(self.problems))
 
 
+def region_warning(uri: str, region: str) -> str:
+    """Return a warning if the image is in another region than the endpoint, "" if it is not."""
+    there = ImageName.parse(uri).region
+    if there == region:
+        return ""
+    return (
+        f"the image is in {there} and the endpoint in {region}: SageMaker pulls images of its own region; copy it there"
+    )
+
+
 def build_commands(
     uri: str, context: str = ".", dockerfile: str = "Dockerfile", torch: str = TORCH_TARGETS[0]
 ) -> list[str]:

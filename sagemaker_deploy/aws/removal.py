@@ -12,7 +12,7 @@ from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.aws.rollback import alarm_name
 from sagemaker_deploy.aws.waiting import Waiter, describe_endpoint, hosts_components, is_missing
 from sagemaker_deploy.progress import Clock, Progress, Silent
-from sagemaker_deploy.request.requests import ENDPOINT_TAG
+from sagemaker_deploy.request.spec import ENDPOINT_TAG
 
 REMOVAL_LIMIT_S = 1800.0
 

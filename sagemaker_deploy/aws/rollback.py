@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.errors import SpecError
-from sagemaker_deploy.request.requests import ENDPOINT_TAG, VARIANT, Request
+from sagemaker_deploy.request.requests import VARIANT, Request
+from sagemaker_deploy.request.spec import ENDPOINT_TAG
 
 EXECUTION_LIMIT_S = 28800
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import Any
 
 from sagemaker_deploy.errors import SpecError
 from sagemaker_deploy.request.spec import (
@@ -17,24 +18,35 @@ from sagemaker_deploy.request.spec import (
 
 
 def add_spec_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `spec_from` reads."""
-    parser.add_argument("name", help="name of the endpoint")
-    parser.add_argument("--image", required=True, help="ECR image URI, by tag or by digest")
-    parser.add_argument("--role", required=True, help="ARN of the execution role; `role` creates one")
-    parser.add_argument("--instance-type", required=True, help="for example ml.g6.2xlarge; `plan` recommends one")
+    """Add the options that `spec_from` and `model_of` read. None is required: what a call needs is checked later."""
+    parser.add_argument(
+        "target", nargs="?", default="", metavar="MODEL", help="the model, as --model; beside --model, the name"
+    )
+    parser.add_argument("--name", default="", help="name of the endpoint; default: from the model's")
+    parser.add_argument("--image", default="", help="ECR image URI, by tag or by digest")
+    parser.add_argument("--role", default="", help="ARN of the execution role; `role` creates one")
+    parser.add_argument("--instance-type", default="", help="for example ml.g6.2xlarge; default: the recommended one")
     parser.add_argument("--instance-count", type=int, default=1)
     parser.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE")
     _add_model_options(parser.add_argument_group("model"))
+    _add_limit_options(parser.add_argument_group("limits and environment of the container"))
     _add_hosting_options(parser.add_argument_group("hosting"))
+    _add_async_options(parser.add_argument_group("asynchronous endpoint"))
+    _add_component_options(parser.add_argument_group("inference component"))
 
 
 def _add_model_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--model-id", default="", help="Hub id; the container downloads it")
+    group.add_argument("--model", default="", help="Hub id, local directory, .gguf file, or s3://bucket/prefix/")
+    group.add_argument("--model-id", default="", help="old name of --model: Hub id, or a path in the container")
+    group.add_argument("--model-s3", default="", help="old name of --model: S3 prefix with the model's files")
+    group.add_argument("--upload-to", default="", metavar="S3_PREFIX", help="where a local model goes first")
     group.add_argument("--revision", default="", help="commit or branch of the Hub repository")
-    group.add_argument("--model-s3", default="", help="S3 prefix with the model's files, ends with /")
     group.add_argument("--quantize", default="auto", choices=QUANTIZATIONS)
     group.add_argument("--trust-remote-code", action="store_true", help="run Python from the model's repository")
     group.add_argument("--num-gpus", type=int, help="GPUs that the container uses; default: all")
+
+
+def _add_limit_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max-input-tokens", type=int)
     group.add_argument("--max-total-tokens", type=int)
     group.add_argument("--max-batch-prefill-tokens", type=int)
@@ -57,43 +69,77 @@ def _add_hosting_options(group: argparse._ArgumentGroup) -> None:
         "--ami-version", default="", help="InferenceAmiVersion; default: chosen by --cuda and the instance type"
     )
     group.add_argument("--routing", default=ROUTING_STRATEGIES[0], choices=ROUTING_STRATEGIES)
+
+
+def _add_async_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--async-output", default="", help="S3 prefix for answers: makes the endpoint asynchronous")
     group.add_argument("--async-failure", default="", help="S3 prefix for errors")
     group.add_argument("--async-max-concurrent", type=int, help="concurrent calls on each instance")
     group.add_argument("--success-topic", default="", help="SNS topic")
     group.add_argument("--error-topic", default="", help="SNS topic")
+
+
+def _add_component_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--component-memory", type=int, metavar="MIB", help="host memory; makes it an inference component"
     )
-    group.add_argument("--component-gpus", type=int, default=1)
-    group.add_argument("--copies", type=int, default=1)
-    group.add_argument("--min-instances", type=int, default=0)
-    group.add_argument("--max-instances", type=int, default=1)
+    group.add_argument("--component-gpus", type=int, help="default: 1")
+    group.add_argument("--copies", type=int, help="default: 1")
+    group.add_argument("--min-instances", type=int, help="default: 0")
+    group.add_argument("--max-instances", type=int, help="default: 1")
 
 
-def spec_from(args: argparse.Namespace) -> DeploySpec:
-    """Return the specification. Raises `SpecError`.
+def spec_from(args: argparse.Namespace, **found: Any) -> DeploySpec:
+    """Return the specification; `found` are the fields that do not stand in `args` as they are. Raises `SpecError`.
 
     Secrets are read from environment variables, so that they do not end up in the shell's history.
     """
-    return DeploySpec(
-        **{name: getattr(args, name) for name in _SAME_NAME},
-        environment=pairs("--env", args.env),
-        tags=pairs("--tag", args.tag),
-        hf_token=_secret(args.hf_token_from),
-        api_key=_secret(args.api_key_from),
-        vpc=_vpc(args),
-        asynchronous=_asynchronous(args),
-        component=_component(args),
-    )
+    fields = {name: getattr(args, name) for name in _SAME_NAME}
+    fields |= {
+        "environment": pairs("--env", args.env),
+        "tags": pairs("--tag", args.tag),
+        "hf_token": _secret(args.hf_token_from),
+        "api_key": _secret(args.api_key_from),
+        "vpc": _vpc(args),
+        "asynchronous": _asynchronous(args),
+        "component": component_of(args),
+    }
+    return DeploySpec(**(fields | found))
 
 
 def pairs(option: str, values: list[str]) -> dict[str, str]:
-    """Return KEY=VALUE options as a dictionary. Raises `SpecError` if an equals sign is missing."""
-    for value in values:
-        if "=" not in value:
-            raise SpecError(f"{option} takes KEY=VALUE, got {value!r}")
-    return dict(value.split("=", 1) for value in values)
+    """Return KEY=VALUE options as a dictionary. Raises `SpecError` without an equals sign or for a key given twice."""
+    found: dict[str, str] = {}
+    for text in values:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise SpecError(f"{option} takes KEY=VALUE, got {text!r}")
+        if key in found:
+            raise SpecError(f"{option} {key} is given twice")
+        found[key] = value
+    return found
+
+
+def given(args: argparse.Namespace, option: str) -> bool:
+    """True if an option without a default of its own stands on the command line."""
+    value = getattr(args, option.removeprefix("--").replace("-", "_"))
+    return value is not None and value is not False and value not in ("", [])
+
+
+def refuse_idle(args: argparse.Namespace, options: tuple[str, ...], needed: str) -> None:
+    """Raise `SpecError` for the first of `options` that is given, which does nothing without `needed`."""
+    _refuse(args, options, f"does nothing without {needed}")
+
+
+def refuse_beside(args: argparse.Namespace, options: tuple[str, ...], other: str) -> None:
+    """Raise `SpecError` for the first of `options` that is given, which does nothing beside `other`."""
+    _refuse(args, options, f"does nothing beside {other}")
+
+
+def _refuse(args: argparse.Namespace, options: tuple[str, ...], why: str) -> None:
+    for option in options:
+        if given(args, option):
+            raise SpecError(f"{option} {why}")
 
 
 _SAME_NAME = (
@@ -102,9 +148,7 @@ _SAME_NAME = (
     "role",
     "instance_type",
     "instance_count",
-    "model_id",
     "revision",
-    "model_s3",
     "quantize",
     "trust_remote_code",
     "num_gpus",
@@ -139,6 +183,8 @@ def _vpc(args: argparse.Namespace) -> VpcOptions | None:
 
 def _asynchronous(args: argparse.Namespace) -> AsyncOptions | None:
     if not args.async_output:
+        idle = ("--async-failure", "--async-max-concurrent", "--success-topic", "--error-topic")
+        refuse_idle(args, idle, "--async-output")
         return None
     return AsyncOptions(
         output=args.async_output,
@@ -149,13 +195,17 @@ def _asynchronous(args: argparse.Namespace) -> AsyncOptions | None:
     )
 
 
-def _component(args: argparse.Namespace) -> ComponentOptions | None:
+def component_of(args: argparse.Namespace) -> ComponentOptions | None:
+    """Return the inference component's options, None if the endpoint has none. Raises `SpecError`."""
     if args.component_memory is None:
+        idle = ("--component-gpus", "--copies", "--min-instances", "--max-instances")
+        refuse_idle(args, idle, "--component-memory")
         return None
-    return ComponentOptions(
-        memory_mib=args.component_memory,
-        num_gpus=args.component_gpus,
-        copies=args.copies,
-        min_instances=args.min_instances,
-        max_instances=args.max_instances,
-    )
+    optional = {
+        "num_gpus": args.component_gpus,
+        "copies": args.copies,
+        "min_instances": args.min_instances,
+        "max_instances": args.max_instances,
+    }
+    changed = {key: value for key, value in optional.items() if value is not None}
+    return ComponentOptions(memory_mib=args.component_memory, **changed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from sagemaker_deploy.aws.autoscaling import ScalingOptions
@@ -14,31 +15,27 @@ from sagemaker_deploy.aws.iam import Needs, delete_role, ensure_role
 from sagemaker_deploy.aws.image import build_commands, inspect_image
 from sagemaker_deploy.aws.logs import last_lines
 from sagemaker_deploy.aws.removal import delete as remove
-from sagemaker_deploy.aws.rollback import UpdateOptions
 from sagemaker_deploy.aws.status import endpoint_status
 from sagemaker_deploy.aws.upload import upload_model
 from sagemaker_deploy.calling.bearer import bearer_token, openai_base_url
 from sagemaker_deploy.calling.endpoint_client import EndpointClient
 from sagemaker_deploy.checking.contract import Finding, check_contract
 from sagemaker_deploy.checking.local_run import LocalOptions, check_locally
-from sagemaker_deploy.cli.arguments import pairs, spec_from
+from sagemaker_deploy.cli.arguments import pairs, refuse_beside, refuse_idle
 from sagemaker_deploy.cli.console import Output
-from sagemaker_deploy.deployment import DeployOptions
-from sagemaker_deploy.deployment import deploy as bring_up
-from sagemaker_deploy.errors import PreflightError, SpecError
-from sagemaker_deploy.plan import default_load, make_plan
-from sagemaker_deploy.request.spec import DeploySpec
-from sagemaker_deploy.sizing.fit import Load
-from sagemaker_deploy.sizing.model_shape import ModelShape
-from sagemaker_deploy.sizing.model_source import load_shape
+from sagemaker_deploy.errors import SpecError
+from sagemaker_deploy.request.model_reference import ModelKind, parse_model
 
 MakeClients = Callable[[], Clients]
 BROKEN_CONTRACT = 3
 
 
 def image(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
-    if not args.inspect:
-        for command in build_commands(args.image, args.context, args.dockerfile, args.torch):
+    if args.inspect:
+        refuse_beside(args, ("--torch", "--context", "--dockerfile"), "--inspect")
+    else:
+        build = {"context": args.context, "dockerfile": args.dockerfile, "torch": args.torch}
+        for command in build_commands(args.image, **{key: value for key, value in build.items() if value}):
             output.line(command)
         return 0
     report = inspect_image(args.image, clients())
@@ -49,6 +46,10 @@ def image(args: argparse.Namespace, clients: MakeClients, output: Output) -> int
 
 
 def role(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
+    if args.delete:
+        refuse_beside(args, ("--image", "--read", "--write", "--topic", "--vpc"), "--delete")
+    elif not args.image:
+        raise SpecError("`role` needs --image, the image that the role may pull")
     with output.progress() as progress:
         if args.delete:
             delete_role(args.role_name, clients(), progress)
@@ -66,52 +67,14 @@ def role(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
 
 
 def upload(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
+    if not args.directory.is_dir():
+        raise SpecError(
+            f"{args.directory} is no directory here",
+            remedy=f"fetch a model of the Hub first: hf download {args.directory} --local-dir ./model",
+        )
     with output.progress() as progress:
         done = upload_model(args.directory, args.prefix, clients()["s3"], progress, code=args.code)
     output.json({"model_s3": done.prefix, "weights_gb": round(done.weights_gb, 2)})
-    return 0
-
-
-def plan(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
-    spec = spec_from(args)
-    made = None if args.offline else clients()
-    region = made.region if made else args.region
-    if not region:
-        raise SpecError("an offline plan needs --region")
-    shape = _shape(args, spec, made, output)
-    load = None
-    if shape is not None:
-        load = Load(args.context or default_load(spec, shape).context, args.concurrency)
-    result = make_plan(spec, region, shape=shape, load=load, clients=made)
-    output.warnings(result.warnings)
-    output.json(result.as_dict())
-    return 0
-
-
-def _shape(args: argparse.Namespace, spec: DeploySpec, clients: Clients | None, output: Output) -> ModelShape | None:
-    """The model's sizes; None, with a warning, if they cannot be read: the plan then has no fit check."""
-    source = args.model_dir or spec.model_s3 or spec.model_id
-    if args.no_fit or not source or (args.offline and not args.model_dir):
-        return None
-    try:
-        return load_shape(source, s3=clients["s3"] if clients else None, revision=spec.revision)
-    except (PreflightError, SpecError) as exc:
-        output.warnings([f"no fit check: {exc}"])
-        return None
-
-
-def deploy(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
-    options = DeployOptions(
-        way=args.way,
-        wait=not args.no_wait,
-        wait_s=args.wait_s,
-        keep=args.keep,
-        preflight=not args.no_preflight,
-        update=UpdateOptions(strategy=args.update, bake_s=args.bake_s) if args.update else None,
-    )
-    with output.progress() as progress:
-        done = bring_up(spec_from(args), clients(), options, progress=progress)
-    output.json({"endpoint": done.spec.name, "image": done.spec.image, "model": done.requests.model_name})
     return 0
 
 
@@ -143,10 +106,15 @@ def logs(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
 
 
 def invoke(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
+    if args.openai:
+        refuse_beside(args, ("--prompt", "--body", "--max-tokens", "--stream"), "--openai")
+    else:
+        refuse_idle(args, ("--lifetime-s",), "--openai")
     made = clients()
     if args.openai:
         output.line(f"OPENAI_BASE_URL={openai_base_url(made.region, args.name, args.component)}")
-        output.line(f"OPENAI_API_KEY={bearer_token(made.session, made.region, args.lifetime_s)}")
+        lifetime_s = 3600 if args.lifetime_s is None else args.lifetime_s
+        output.line(f"OPENAI_API_KEY={bearer_token(made.session, made.region, lifetime_s)}")
         return 0
     client = EndpointClient(args.name, made, component=args.component)
     if not args.stream:
@@ -159,7 +127,7 @@ def invoke(args: argparse.Namespace, clients: MakeClients, output: Output) -> in
 
 
 def invoke_async(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
-    client = EndpointClient(args.name, clients(), component=args.component)
+    client = EndpointClient(args.name, clients())
     call = client.submit(_body(args), upload_to=args.upload_to)
     with output.progress() as progress:
         progress.status(f"waiting for {call.output}")
@@ -173,16 +141,31 @@ def check(args: argparse.Namespace, clients: MakeClients, output: Output) -> int
 
 
 def local(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
+    directory, named = _local_model(args.model)
+    environment = pairs("--env", args.env)
+    if named and "HF_MODEL_ID" in environment:
+        raise SpecError("--model and --env HF_MODEL_ID name the model twice; give --model")
     options = LocalOptions(
         image=args.image,
-        model=args.model,
-        environment=pairs("--env", args.env),
+        model=directory,
+        environment=environment | named,
         gpus=args.gpus,
         start_limit_s=args.start_s,
     )
     with output.progress() as progress:
         findings = check_locally(options, progress)
     return _report(findings, output)
+
+
+def _local_model(text: str) -> tuple[Path | None, dict[str, str]]:
+    """(directory to mount, variable that names the model in the container)."""
+    if not text:
+        return None, {}
+    model = parse_model(text)
+    if model.kind is ModelKind.S3:
+        raise SpecError(f"model {text!r} is in S3, which Docker cannot mount; download it first")
+    directory = Path(model.location) if model.kind is ModelKind.LOCAL else None
+    return directory, {"HF_MODEL_ID": model.container_path} if model.container_path else {}
 
 
 def _report(findings: list[Finding], output: Output) -> int:
@@ -194,7 +177,11 @@ def _body(args: argparse.Namespace) -> dict[str, Any]:
     if bool(args.prompt) == bool(args.body):
         raise SpecError("give either --prompt or --body")
     if args.prompt:
-        return {"messages": [{"role": "user", "content": args.prompt}], "max_tokens": args.max_tokens}
+        return {
+            "messages": [{"role": "user", "content": args.prompt}],
+            "max_tokens": 256 if args.max_tokens is None else args.max_tokens,
+        }
+    refuse_idle(args, ("--max-tokens",), "--prompt; write it into the body")
     try:
         body = json.loads(args.body.read_text())
     except (OSError, ValueError) as exc:

@@ -56,14 +56,14 @@ class Output:
         return RichProgress(self.err)
 
     def line(self, text: str) -> None:
-        self.out.print(text, markup=False)
+        self.out.print(text, markup=False, emoji=False)
 
     def piece(self, text: str) -> None:
         """Print at once, without a line ending."""
-        self.out.print(text, end="", markup=False)
+        self.out.print(text, end="", markup=False, emoji=False)
 
     def json(self, value: Any) -> None:
-        self.out.print(json.dumps(value, indent=2, ensure_ascii=False, default=str), markup=False)
+        self.out.print(json.dumps(value, indent=2, ensure_ascii=False, default=str), markup=False, emoji=False)
 
     def warnings(self, texts: Iterable[str]) -> None:
         for text in texts:
@@ -82,7 +82,7 @@ class Output:
         if isinstance(error, EndpointFailed) and error.log_lines:
             self.err.print("last log lines:")
             for line in error.log_lines:
-                self.err.print(f"  {line}", markup=False)
+                self.err.print(f"  {line}", markup=False, emoji=False)
         if error.remedy:
             self.err.print(f"[bold]remedy[/bold] {_plain(error.remedy)}")
 

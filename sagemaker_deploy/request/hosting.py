@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sagemaker_deploy.request.instances import find_instance
+from sagemaker_deploy.request.instances import find_instance, has_gpu
 
 MAX_TIMEOUT_S = 3600  # limit of both timeouts in botocore's service model
 NEWEST_AMI = "al2023-ami-sagemaker-inference-gpu-4-1"  # driver 580, CUDA 13.0
@@ -30,11 +30,11 @@ def host_ami_version(cuda: str, instance_type: str) -> str:
     The default host's driver is too old for CUDA 13 (AWS requires the newest host image for its own CUDA 13 images) and
     for Blackwell GPUs. Any CUDA 12 image runs on the default host, by CUDA's minor-version compatibility.
     """
-    instance = find_instance(instance_type)
-    if instance is None:
+    if not has_gpu(instance_type):
         return ""
+    instance = find_instance(instance_type)
     major = int(cuda.split(".")[0]) if cuda else 0
-    return NEWEST_AMI if major >= 13 or instance.needs_new_driver else ""
+    return NEWEST_AMI if major >= 13 or (instance is not None and instance.needs_new_driver) else ""
 
 
 def _bounded(seconds: float) -> int:

@@ -57,7 +57,6 @@ def _blackwell(family: str, gpu: str, mib: int, ram: tuple[int, ...], nvme: int)
 _SMALL_RAM = (16, 32, 64, 128, 256, 192, 384, 768)
 _LARGE_RAM = (32, 64, 128, 256, 512, 384, 768, 1536)
 
-# Newer families first: among instances with the same memory, the recommendation is the first one.
 INSTANCES: tuple[Instance, ...] = (
     *_family("g6", "L4", 89, 22888, _SMALL_RAM, (250, 450, 600, 900, 1880, 3760, 3760, 7520)),
     *_family("g5", "A10G", 86, 22888, _SMALL_RAM, (250, 450, 600, 900, 1900, 3800, 3800, 7600)),

@@ -15,10 +15,9 @@ from typing import Any
 from sagemaker_deploy.request.environment import container_environment
 from sagemaker_deploy.request.hosting import download_timeout_s, health_check_timeout_s, host_ami_version
 from sagemaker_deploy.request.service_model import violations
-from sagemaker_deploy.request.spec import AsyncOptions, ComponentOptions, DeploySpec
+from sagemaker_deploy.request.spec import ENDPOINT_TAG, AsyncOptions, ComponentOptions, DeploySpec
 
 VARIANT = "AllTraffic"
-ENDPOINT_TAG = "tgi-heir:endpoint"
 
 Request = dict[str, Any]
 

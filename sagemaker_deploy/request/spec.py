@@ -21,6 +21,7 @@ QUANTIZATIONS = (
     *STORED_QUANTIZATIONS,
 )
 ROUTING_STRATEGIES = ("LEAST_OUTSTANDING_REQUESTS", "RANDOM", "PREFIX_AWARE")
+ENDPOINT_TAG = "tgi-heir:endpoint"
 MAX_NAME_LENGTH = 50  # derived names add up to 13 characters; SageMaker's limit is 63
 _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*")
 _ROLE = re.compile(r"arn:aws[a-z\-]*:iam::\d{12}:role/.+")
@@ -58,6 +59,8 @@ class ComponentOptions:
     def __post_init__(self) -> None:
         if self.memory_mib < 128:
             raise SpecError(f"component memory_mib must be at least 128, got {self.memory_mib}")
+        if self.num_gpus < 0 or self.copies < 0:
+            raise SpecError(f"component num_gpus and copies must be at least 0, got {self.num_gpus} and {self.copies}")
         if not 0 <= self.min_instances <= self.max_instances:
             raise SpecError(
                 f"component min_instances must be 0 to max_instances, which is {self.max_instances}, "
@@ -71,6 +74,10 @@ class VpcOptions:
 
     subnets: tuple[str, ...]
     security_groups: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.subnets or not self.security_groups:
+            raise SpecError("a VPC needs both subnets and security groups")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +128,7 @@ class DeploySpec:
         self._check_model()
         self._check_ranges()
         self._check_gpus()
+        self._check_idle()
         if self.asynchronous and self.component:
             raise SpecError("an asynchronous endpoint scales to zero by itself and takes no inference component")
 
@@ -134,6 +142,10 @@ class DeploySpec:
             raise SpecError(f"role {self.role!r} must be the ARN of a role; `role` creates one")
         if not self.image or any(c.isspace() for c in self.image):
             raise SpecError(f"image {self.image!r} must be an ECR image URI")
+        if ENDPOINT_TAG in self.tags:
+            raise SpecError(f"the tag {ENDPOINT_TAG} is the helper's own, by which it finds what it made")
+        if self.cuda and not re.fullmatch(r"\d+(\.\d+)*", self.cuda):
+            raise SpecError(f"cuda {self.cuda!r} must be a release such as 13.0")
         for key in self.environment:
             if not _VARIABLE.fullmatch(key):
                 raise SpecError(f"environment variable {key!r} must match {_VARIABLE.pattern}")
@@ -145,6 +157,10 @@ class DeploySpec:
                 raise SpecError(f"model_s3 {self.model_s3!r} is a prefix and must end with '/'")
             if self.model_id and not self.model_id.startswith("/opt/ml/model"):
                 raise SpecError("model_id and model_s3 exclude each other; S3 files appear in /opt/ml/model")
+        if self.model_id and not self.model_id.startswith("/") and not re.fullmatch(r"[^./][^/]*/[^/]+", self.model_id):
+            raise SpecError(
+                f"model_id {self.model_id!r} must be a Hub id (organisation/name) or a path in the container"
+            )
         if self.model_id and not self.model_id.startswith("/") and self.network_isolation:
             raise SpecError(
                 f"model_id {self.model_id!r} needs the Hub, which network isolation cuts off",
@@ -160,11 +176,50 @@ class DeploySpec:
 
     def _check_gpus(self) -> None:
         """Neither the container nor SageMaker starts with more GPUs than the instance has."""
-        instance = find_instance(self.instance_type)
+        instance, component = find_instance(self.instance_type), self.component
         wanted = {"num_gpus": self.num_gpus, "component num_gpus": self.component.num_gpus if self.component else None}
         for name, value in wanted.items():
             if instance is not None and (value or 0) > instance.num_gpus:
                 raise SpecError(f"{name} must be at most {instance.num_gpus} on {instance.name}, got {value}")
+            if value and not has_gpu(self.instance_type):
+                raise SpecError(f"{name} must be 0 on {self.instance_type}, which has no GPU, got {value}")
+        if component is None:
+            return
+        if (self.num_gpus or 0) > component.num_gpus:
+            raise SpecError(f"num_gpus {self.num_gpus} is more than the component's num_gpus, {component.num_gpus}")
+        if instance is not None and component.copies * component.num_gpus > component.max_instances * instance.num_gpus:
+            raise SpecError(
+                f"component copies {component.copies} need {component.copies * component.num_gpus} GPUs, and "
+                f"{component.max_instances} x {instance.name} have {component.max_instances * instance.num_gpus}"
+            )
+        if self.instance_count > component.max_instances:
+            raise SpecError(
+                f"instance_count must be at most the component's max_instances, {component.max_instances}, "
+                f"got {self.instance_count}"
+            )
+
+    def _check_idle(self) -> None:
+        """Raise for a field that does nothing beside the others."""
+        hub = self._uses_hub()
+        idle = {
+            "revision": bool(self.revision) and not hub and "a model from the Hub",
+            "hf_token": bool(self.hf_token) and not hub and "a model from the Hub",
+            "download_s": self.download_s is not None and not self.model_s3 and "model_s3",
+            "cuda": bool(self.cuda) and not has_gpu(self.instance_type) and "a GPU instance",
+        }
+        for name, needed in idle.items():
+            if needed:
+                raise SpecError(f"{name} does nothing without {needed}")
+        if self.cuda and self.ami_version:
+            raise SpecError("cuda does nothing beside ami_version, which it would choose")
+        instance = find_instance(self.instance_type)
+        if self.volume_gb is not None and instance is not None and instance.nvme_gb:
+            raise SpecError(f"volume_gb is for instance types without local disk, and {instance.name} has one")
+
+    def _uses_hub(self) -> bool:
+        """True if the container may download from the Hub; an entry of the environment may name the model too."""
+        named = self.model_id or self.environment.get("HF_MODEL_ID") or self.environment.get("MODEL_ID") or ""
+        return bool(named) and not named.startswith("/")
 
     def _check_ranges(self) -> None:
         for name, (lower, upper) in _RANGES.items():

@@ -1,4 +1,4 @@
-"""Whether a model fits an instance, and the smallest instance that it fits.
+"""Whether a model fits an instance.
 
     need for each GPU = weights + KV cache + overhead   must stay below 90 % of the GPU's memory
 
@@ -15,10 +15,10 @@ and the plan says so. Layers are not divided, so the fullest GPU of a group hold
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sagemaker_deploy.request.instances import INSTANCES, Instance
+from sagemaker_deploy.request.instances import Instance
 from sagemaker_deploy.request.spec import STORED_QUANTIZATIONS
 from sagemaker_deploy.sizing.model_shape import ModelShape
 
@@ -37,6 +37,14 @@ class Load:
 
     context: int
     concurrency: int
+
+
+def default_load(
+    shape: ModelShape, max_total_tokens: int | None = None, max_concurrent_requests: int | None = None
+) -> Load:
+    """Return the load that the container's limits allow; by default 8 requests of at most 4096 tokens."""
+    context = max_total_tokens or min(shape.max_context or 4096, 4096)
+    return Load(context, min(max_concurrent_requests or 8, 128))
 
 
 @dataclass(frozen=True)
@@ -89,33 +97,8 @@ def check_fit(
 
     `max_gpus` is the limit from SM_NUM_GPUS or an inference component; None or 0 means all GPUs.
     """
-    fits = [_fit(shape, load, instance, choice, max_gpus) for choice in _choices(shape, quantize)]
+    fits = [_fit(shape, load, instance, choice, max_gpus) for choice in quantizations(shape, quantize)]
     return next((fit for fit in fits if fit.fits), fits[-1])
-
-
-def recommend(
-    shape: ModelShape,
-    load: Load,
-    quantize: str = "auto",
-    instances: Sequence[Instance] = INSTANCES,
-    max_gpus: int | None = None,
-) -> Fit | None:
-    """Return the fit on the smallest instance, or None if there is none.
-
-    Instances are ordered by total GPU memory, then by CPUs. `auto` prefers a larger instance to quantisation, except
-    that it quantises before it recommends GPUs that `max_gpus` would leave idle. Instances without bfloat16 are left
-    out for models trained in it, because float16 overflows in some of them.
-    """
-    able = [it for it in instances if it.has_bfloat16 or shape.dtype == "float16"]
-    ordered = sorted(able, key=lambda it: (it.num_gpus * it.gpu_mib, it.vcpus))
-    busy = [it for it in ordered if it.num_gpus <= (max_gpus or it.num_gpus)]
-    for group in (busy, ordered):
-        for choice in _choices(shape, quantize):
-            fits = (_fit(shape, load, instance, choice, max_gpus) for instance in group)
-            best = next((fit for fit in fits if fit.fits), None)
-            if best is not None:
-                return best
-    return None
 
 
 def fit_warnings(shape: ModelShape, load: Load, fit: Fit) -> Iterator[str]:
@@ -129,11 +112,11 @@ def fit_warnings(shape: ModelShape, load: Load, fit: Fit) -> Iterator[str]:
             f"the model is split by layers over {fit.span} GPUs, and only one works at a time: it is no faster than "
             "on one GPU; quantise it or use a GPU that holds all of it"
         )
-    if fit.quantize in STORED_QUANTIZATIONS and shape.packed_bytes is None:
-        yield (
-            f"quantize {fit.quantize!r} is for checkpoints stored that way, but this config.json has no "
-            "quantization_config: the container will refuse it"
-        )
+    if shape.packed_bytes is not None and fit.quantize not in ("auto", *STORED_QUANTIZATIONS):
+        yield f"the checkpoint keeps its stored form: quantize {fit.quantize!r} does nothing"
+    problem = stored_form_problem(shape, fit.quantize)
+    if problem:
+        yield problem
     if shape.max_context and load.context > shape.max_context:
         yield f"the model's context is {shape.max_context} tokens, {load.context} are requested"
     if not fit.instance.has_bfloat16 and shape.dtype == "bfloat16":
@@ -147,7 +130,33 @@ def fit_warnings(shape: ModelShape, load: Load, fit: Fit) -> Iterator[str]:
         yield f"the checkpoint takes more than 80 % of the local disk ({fit.instance.nvme_gb} GB)"
 
 
-def _choices(shape: ModelShape, quantize: str) -> tuple[str, ...]:
+def auto_warning(shape: ModelShape, fit: Fit, max_gpus: int | None = None) -> str:
+    """Return what `auto` does otherwise than weighed, "" if nothing.
+
+    The container takes the first form that leaves room for one request of up to 4,096 tokens (docs/quantisation.md).
+    """
+    one = default_load(shape, max_concurrent_requests=1)
+    taken = check_fit(shape, one, fit.instance, "auto", max_gpus).quantize
+    if taken == fit.quantize or not fit.fits:
+        return ""
+    return (
+        f"by itself the container takes {taken!r} here, with room for fewer requests at once; give --quantize "
+        f"{fit.quantize} for what was weighed"
+    )
+
+
+def stored_form_problem(shape: ModelShape, quantize: str) -> str:
+    """Return why the container would refuse `quantize` for this checkpoint, "" if it would not."""
+    if quantize not in STORED_QUANTIZATIONS or shape.packed_bytes is not None:
+        return ""
+    return (
+        f"quantize {quantize!r} is for checkpoints stored that way, but this config.json has no "
+        "quantization_config: the container will refuse it"
+    )
+
+
+def quantizations(shape: ModelShape, quantize: str) -> tuple[str, ...]:
+    """Return what `quantize` may become, the least lossy first."""
     return AUTO_ORDER if quantize == "auto" and shape.packed_bytes is None else (quantize,)
 
 

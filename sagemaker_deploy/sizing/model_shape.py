@@ -21,7 +21,8 @@ _ATTENTION_LAYERS = ("full_attention", "sliding_attention", "attention", "chunke
 class ModelShape:
     """Sizes of one model. `embedding_params` (input and output) are never quantised.
 
-    `packed_bytes` is the size of a checkpoint that is already quantised, else None. `num_layers` is 0 if unknown.
+    `packed_bytes` is the size of a checkpoint that is already quantised, else None. `num_layers` and `max_context`
+    are 0 if unknown. `file_bytes` is the size of the files if their form says nothing of the size in memory (GGUF).
     """
 
     num_params: int
@@ -31,11 +32,12 @@ class ModelShape:
     dtype: str
     packed_bytes: int | None = None
     num_layers: int = 0
+    file_bytes: int | None = None
 
     @property
     def checkpoint_gb(self) -> float:
         """Size of the files to download, in 10^9 bytes."""
-        return (self.packed_bytes or self.num_params * _DTYPE_BYTES.get(self.dtype, 2)) / 1e9
+        return (self.file_bytes or self.packed_bytes or self.num_params * _DTYPE_BYTES.get(self.dtype, 2)) / 1e9
 
 
 def shape_from_config(config: Mapping[str, Any], checkpoint_bytes: int | None = None) -> ModelShape:
@@ -43,19 +45,30 @@ def shape_from_config(config: Mapping[str, Any], checkpoint_bytes: int | None = 
 
     Raises `SpecError` if a size is missing: the model is then not a text decoder, or of an unknown kind.
     """
-    text: Mapping[str, Any] = {**config, **config.get("text_config", {})}
+    if not isinstance(config, Mapping):
+        raise SpecError("config.json is not a JSON object")
+    nested = config.get("text_config")
+    text: Mapping[str, Any] = {**config, **(nested if isinstance(nested, Mapping) else {})}
     try:
         embedding, rest = _embedding_params(text), _layer_params(text)
         kv_bytes = _kv_bytes_per_token(text)
-    except (KeyError, TypeError, ZeroDivisionError) as exc:
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as exc:
         raise SpecError(f"config.json of type {config.get('model_type')!r} does not define {exc}") from exc
     dtype = str(text.get("dtype") or text.get("torch_dtype") or "bfloat16")
-    packed = checkpoint_bytes if "quantization_config" in text else None
     num_params = embedding + rest
+    stored = text.get("quantization_config")
+    packed = (checkpoint_bytes or _packed_bytes(embedding, rest, stored)) if stored else None
     if checkpoint_bytes and packed is None:
         num_params = checkpoint_bytes // _DTYPE_BYTES.get(dtype, 2)
     context = int(text.get("max_position_embeddings") or text.get("n_positions") or 0)
     return ModelShape(num_params, embedding, kv_bytes, context, dtype, packed, _layers(text))
+
+
+def _packed_bytes(embedding: int, rest: int, stored: Any) -> int:
+    """An estimate for a stored form whose files were not weighed; scales add a tenth."""
+    bits = stored.get("bits") if isinstance(stored, Mapping) else None
+    eight = isinstance(stored, Mapping) and ("fp8" in str(stored.get("quant_method")) or stored.get("load_in_8bit"))
+    return int(rest * (bits or (8 if eight else 4)) / 8 * 1.1) + 2 * embedding
 
 
 def _layers(text: Mapping[str, Any]) -> int:

@@ -1,81 +1,149 @@
-"""Reads a model's `config.json` from a directory, an S3 prefix or the Hub."""
+"""Reads a model's `config.json` and the sizes of its files from a directory, an S3 prefix or the Hub."""
 
 from __future__ import annotations
 
 import json
 import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sagemaker_deploy.errors import PreflightError
+from sagemaker_deploy.sizing.gguf_header import shape_from_gguf
+from sagemaker_deploy.sizing.hub import Hub
 from sagemaker_deploy.sizing.model_shape import ModelShape, shape_from_config
 
-HUB_URL = "https://huggingface.co"
 _INDEX = "model.safetensors.index.json"
-_TIMEOUT_S = 10.0
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
-def load_shape(source: str, *, s3: Any = None, revision: str = "", hub_url: str = HUB_URL) -> ModelShape:
-    """Return the sizes of the model at `source`: a directory, `s3://bucket/prefix/` (needs `s3`) or a Hub id.
+@dataclass(frozen=True)
+class ModelFiles:
+    """`names` are the files at the top, None if they could not be listed; `weights_bytes` is None if unknown."""
+
+    shape: ModelShape
+    read_from: str
+    names: frozenset[str] | None = None
+
+    def problem(self) -> str:
+        """Return why the container would refuse these files, "" if it would not."""
+        if self.names is None or any(name.endswith(".safetensors") for name in self.names):
+            return ""
+        pickles = sorted(name for name in self.names if name.endswith(_PICKLES))
+        ggufs = sorted(name for name in self.names if name.endswith(".gguf"))
+        hint = f"; {pickles[0]} is a pickle, convert it to safetensors" if pickles else ""
+        hint = f"; {ggufs[0]} is served if a directory or S3 holds it and the model names the file" if ggufs else hint
+        return f"there are no .safetensors weights{hint}"
+
+
+def read_model(source: str, *, s3: Any = None, revision: str = "", hub: Hub | None = None) -> ModelFiles:
+    """Return the sizes of the model at `source`: a directory, a .gguf file, `s3://…` (needs `s3`) or a Hub id.
 
     Raises `PreflightError` if no `config.json` can be read, `SpecError` if it does not describe a text decoder.
     """
     if source.startswith("s3://"):
         return _from_s3(source, s3)
-    if Path(source).is_dir():
-        return _from_directory(Path(source))
-    return _from_hub(source, revision or "main", hub_url)
+    path = Path(source)
+    if path.is_file():
+        return ModelFiles(shape_from_gguf(path), "the header of the GGUF file")
+    return _from_directory(path) if path.is_dir() else _from_hub(source, revision or "main", hub or Hub())
 
 
-def _from_directory(directory: Path) -> ModelShape:
+def load_shape(source: str, *, s3: Any = None, revision: str = "", hub: Hub | None = None) -> ModelShape:
+    """Return only the sizes; see `read_model`."""
+    return read_model(source, s3=s3, revision=revision, hub=hub).shape
+
+
+def _from_directory(directory: Path) -> ModelFiles:
     try:
         config = json.loads((directory / "config.json").read_text())
+        sizes = {path.name: path.stat().st_size for path in directory.iterdir() if path.is_file()}
     except (OSError, ValueError) as exc:
         raise PreflightError(f"no usable config.json in {directory}: {exc}") from exc
-    sizes = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
-    return shape_from_config(config, sizes or None)
+    return _listed(config, sizes)
 
 
-def _from_s3(uri: str, s3: Any) -> ModelShape:
+def _from_s3(uri: str, s3: Any) -> ModelFiles:
     parts = urllib.parse.urlsplit(uri)
-    prefix = parts.path.lstrip("/")
+    prefix, _, file = parts.path.lstrip("/").rpartition("/")
+    prefix += "/" if prefix else ""
     sizes: dict[str, int] = {}
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=parts.netloc, Prefix=prefix):
         sizes |= {item["Key"].removeprefix(prefix): int(item["Size"]) for item in page.get("Contents", ())}
+    ggufs = sorted(name for name in sizes if name.endswith(".gguf") and "/" not in name)
+    if file:
+        _check_gguf(uri, file, ggufs)
     if "config.json" not in sizes:
-        raise PreflightError(
-            f"{uri} has no config.json directly below it",
-            remedy="upload the model's directory with `upload`, and end the prefix with '/'",
-        )
-    config = json.loads(s3.get_object(Bucket=parts.netloc, Key=f"{prefix}config.json")["Body"].read())
-    weights = sum(size for name, size in sizes.items() if name.endswith(".safetensors") and "/" not in name)
-    return shape_from_config(config, weights or None)
-
-
-def _from_hub(model_id: str, revision: str, hub_url: str) -> ModelShape:
-    base = f"{hub_url}/{urllib.parse.quote(model_id)}/resolve/{urllib.parse.quote(revision)}"
+        hint = f"name the file: {uri}{ggufs[0]}" if ggufs else "upload the model's directory with `upload`"
+        raise PreflightError(f"{uri} has no config.json directly below it", remedy=hint)
+    body = s3.get_object(Bucket=parts.netloc, Key=f"{prefix}config.json")["Body"].read()
     try:
-        config = _fetch(f"{base}/config.json")
+        config = json.loads(body)
+    except ValueError as exc:
+        raise PreflightError(f"config.json below {uri} is not JSON: {exc}") from exc
+    return _listed(config, {name: size for name, size in sizes.items() if "/" not in name})
+
+
+def _check_gguf(uri: str, file: str, ggufs: list[str]) -> None:
+    """Raises `PreflightError` in any case: a header would have to be downloaded with its vocabulary."""
+    if file not in ggufs:
+        raise PreflightError(f"{uri} does not exist")
+    raise GgufInS3(f"{uri} was not read: its header would have to be downloaded")
+
+
+class GgufInS3(PreflightError):
+    """The file exists; its sizes are unknown."""
+
+
+def _from_hub(model_id: str, revision: str, hub: Hub) -> ModelFiles:
+    try:
+        config = hub.file(model_id, revision, "config.json")
+    except urllib.error.HTTPError as exc:
+        raise _refusal(model_id, revision, exc) from exc
     except (OSError, ValueError) as exc:
-        raise PreflightError(
-            f"config.json of {model_id} could not be read from the Hub: {exc}",
+        raise HubUnreachable(
+            f"config.json of {model_id} could not be read from the Hub: {_reason(exc)}",
             remedy="give a local directory or an S3 prefix for the fit check, or skip it with --no-fit",
         ) from exc
     try:
-        total = int(_fetch(f"{base}/{_INDEX}")["metadata"]["total_size"])
-    except (OSError, ValueError, KeyError):
-        return shape_from_config(config)
-    return shape_from_config(config, total)
+        total = int(hub.file(model_id, revision, _INDEX)["metadata"]["total_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return _single_file(model_id, revision, hub, config)
+    shape = shape_from_config(config, total)
+    return ModelFiles(shape, "config.json and the index of the safetensors files", None)
 
 
-def _fetch(url: str) -> Mapping[str, Any]:
-    if not url.startswith(("https://", "http://")):
-        raise ValueError(f"not a web address: {url}")
-    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as reply:  # noqa: S310 - the scheme was checked
-        body = json.load(reply)
-    if not isinstance(body, dict):
-        raise ValueError(f"{url} is not a JSON object")
-    return body
+class HubUnreachable(PreflightError):
+    """The Hub gave no answer, which says nothing of the model."""
+
+
+def _refusal(model_id: str, revision: str, error: urllib.error.HTTPError) -> PreflightError:
+    """The Hub answers 401 for what does not exist, unless a token is sent."""
+    at = f"config.json of {model_id} (revision {revision})"
+    if error.code in (401, 403, 404):
+        return PreflightError(
+            f"{at} could not be read from the Hub: {error.code}, it is misspelt, private or gated",
+            remedy="check the spelling, give --hf-token-from for a gated model, or a local directory or an S3 prefix",
+        )
+    return HubUnreachable(f"{at} could not be read from the Hub: HTTP {error.code}")
+
+
+def _reason(error: Exception) -> str:
+    """The reason inside urllib's wrapper."""
+    return str(getattr(error, "reason", "") or error)
+
+
+def _single_file(model_id: str, revision: str, hub: Hub, config: Mapping[str, Any]) -> ModelFiles:
+    try:
+        sizes = hub.file_sizes(model_id, revision)
+    except (OSError, ValueError):
+        return ModelFiles(shape_from_config(config), "config.json; the files' sizes were not read")
+    return _listed(config, sizes)
+
+
+def _listed(config: Mapping[str, Any], sizes: Mapping[str, int]) -> ModelFiles:
+    weights = sum(size for name, size in sizes.items() if name.endswith(".safetensors"))
+    read_from = "config.json and the sizes of the safetensors files" if weights else "config.json"
+    return ModelFiles(shape_from_config(config, weights or None), read_from, frozenset(sizes))

@@ -154,7 +154,7 @@ def transcript() -> Transcript:
 
 @pytest.fixture(autouse=True)
 def _dummy_account(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test can reach a real account: the credentials are fake and no profile is read."""
+    """No test can reach a real account or the Hub: the credentials are fake and no profile is read."""
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
@@ -165,3 +165,6 @@ def _dummy_account(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     monkeypatch.setenv("SAGEMAKER_SUPPRESS_V2_WARNING", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("HF_ENDPOINT", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)

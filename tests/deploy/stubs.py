@@ -9,7 +9,7 @@ from typing import Any
 import boto3
 from botocore.stub import Stubber
 
-from sagemaker_deploy.request.requests import ENDPOINT_TAG
+from sagemaker_deploy.request.spec import ENDPOINT_TAG
 
 NOW = datetime.datetime(2026, 11, 23, tzinfo=datetime.UTC)
 ARN = "arn:aws:sagemaker:us-east-1:123456789012:endpoint/llm"

@@ -13,8 +13,8 @@ from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.aws.removal import delete
 from sagemaker_deploy.deployment import DeployOptions, deploy
 from sagemaker_deploy.errors import EndpointFailed, PreflightError, SpecError, WaitExpired
-from sagemaker_deploy.request.requests import ENDPOINT_TAG, build_requests
-from sagemaker_deploy.request.spec import DeploySpec
+from sagemaker_deploy.request.requests import build_requests
+from sagemaker_deploy.request.spec import ENDPOINT_TAG, DeploySpec
 from tests.deploy.conftest import NEEDS_SDK_2, REGION, ROLE, FastClock, make_spec
 from tests.deploy.stubs import Script, recorder
 from tests.deploy.transcript import Transcript

@@ -17,7 +17,9 @@ import boto3
 import pytest
 
 from sagemaker_deploy import deployment
+from sagemaker_deploy.cli.endpoint_commands import deploy, plan
 from sagemaker_deploy.cli.main import build_parser
+from sagemaker_deploy.cli.model_argument import model_of
 from sagemaker_deploy.request.requests import model_data_source
 from sagemaker_deploy.sdk_v2 import sdk_major
 from tests.deploy.conftest import IMAGE, REGION, ROLE, needs_sdk_2
@@ -140,9 +142,11 @@ def shell_lines() -> list[str]:
 
 @pytest.mark.parametrize("line", shell_lines())
 def test_the_commands_are_commands(line: str) -> None:
-    """`…` stands for the options that an endpoint always needs."""
+    """`…` stands for the options that an endpoint always needs; a model is one that can be meant."""
     needed = f"--image {IMAGE} --role {ROLE} --instance-type ml.g6.2xlarge"
-    build_parser().parse_args(shlex.split(line.replace("…", needed), comments=True)[1:])
+    args = build_parser().parse_args(shlex.split(line.replace("…", needed), comments=True)[1:])
+    if args.command in (plan, deploy):
+        assert model_of(args).location
 
 
 @pytest.mark.usefixtures("everything_offline", "no_registry")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import http.server
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,14 @@ from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.errors import PreflightError, SpecError
 from sagemaker_deploy.request.instances import INSTANCES, find_instance
 from sagemaker_deploy.request.spec import CPU_QUANTIZATIONS, QUANTIZATIONS, STORED_QUANTIZATIONS
-from sagemaker_deploy.sizing.fit import BYTES_PER_PARAM, Load, check_fit, fit_warnings, recommend, weights_bytes
+from sagemaker_deploy.sizing.fit import BYTES_PER_PARAM, Load, check_fit, fit_warnings, weights_bytes
+from sagemaker_deploy.sizing.hub import Hub
 from sagemaker_deploy.sizing.model_shape import ModelShape, shape_from_config
-from sagemaker_deploy.sizing.model_source import load_shape
+from sagemaker_deploy.sizing.model_source import load_shape, read_model
+from sagemaker_deploy.sizing.recommendation import family, price_rank, recommend
 from tests.deploy.conftest import make_spec
 from tests.deploy.shapes import GPT2, LLAMA_70B, MIXTRAL, QWEN3_8B
+from tools.plan_picture.hub import StandInHub
 
 LOAD = Load(context=8192, concurrency=8)
 
@@ -68,17 +69,18 @@ def test_no_text_decoder_is_said() -> None:
         (QWEN3_8B, "auto", Load(2048, 4), "ml.g6.xlarge", "none"),
         (QWEN3_8B, "none", LOAD, "ml.g7.2xlarge", "none"),
         (QWEN3_8B, "bitsandbytes-nf4", LOAD, "ml.g6.xlarge", "bitsandbytes-nf4"),
-        (LLAMA_70B, "auto", LOAD, "ml.g6e.12xlarge", "none"),
-        (LLAMA_70B, "bitsandbytes-nf4", LOAD, "ml.p5.4xlarge", "bitsandbytes-nf4"),
+        (LLAMA_70B, "auto", LOAD, "ml.g7e.12xlarge", "none"),
+        (LLAMA_70B, "bitsandbytes-nf4", LOAD, "ml.g7e.2xlarge", "bitsandbytes-nf4"),
         (QWEN3_8B, "eetq", LOAD, "ml.g6.xlarge", "eetq"),
         (QWEN3_8B | {"torch_dtype": "float16"}, "bitsandbytes-nf4", Load(4096, 4), "ml.g4dn.xlarge", None),
     ],
 )
-def test_the_smallest_instance_that_fits(
+def test_the_cheapest_instance_that_fits(
     config: dict[str, Any], quantize: str, load: Load, instance: str, chosen: str | None
 ) -> None:
-    best = recommend(shape_from_config(config), load, quantize)
-    assert best is not None
+    found = recommend(shape_from_config(config), load, quantize)
+    assert found is not None
+    best = found.best
     assert best.instance.name == instance
     assert best.quantize == (chosen or quantize)
     assert "fits" in best.sentence()
@@ -112,6 +114,14 @@ def test_every_quantisation_of_a_gpu_has_a_weight(quantize: str) -> None:
         assert "has no quantization_config" in warning
     else:
         assert quantize == "auto" or quantize in BYTES_PER_PARAM
+
+
+def test_a_stored_checkpoint_keeps_its_form() -> None:
+    packed = dataclasses.replace(shape_from_config(QWEN3_8B), packed_bytes=6_000_000_000)
+    for quantize, warned in (("auto", 0), ("gptq", 0), ("none", 1), ("bitsandbytes", 1)):
+        found = list(fit_warnings(packed, LOAD, check_fit(packed, LOAD, INSTANCES[0], quantize)))
+        assert len(found) == warned
+        assert all("does nothing" in text for text in found)
 
 
 def test_nothing_fits_the_impossible() -> None:
@@ -162,36 +172,102 @@ def test_a_model_is_weighed_in_s3(clients: Clients) -> None:
 
 
 @pytest.fixture
-def hub_url() -> Iterator[str]:
-    """A Hub with two models: one in shards with an index, one without."""
+def hub() -> Iterator[StandInHub]:
+    """A Hub with models in shards with an index, in one file, without a list of files, and gated."""
+    listing = [
+        {"type": "file", "path": "config.json", "size": 700},
+        {"type": "file", "path": "model.safetensors", "size": 3000},
+        {"type": "directory", "path": "onnx", "size": 0},
+    ]
     files = {
         "/org/big/resolve/main/config.json": QWEN3_8B,
         "/org/big/resolve/main/model.safetensors.index.json": {"metadata": {"total_size": 2000}},
+        "/org/single/resolve/main/config.json": QWEN3_8B,
+        "/api/models/org/single/tree/main": listing,
+        "/org/pickle/resolve/main/config.json": QWEN3_8B,
+        "/api/models/org/pickle/tree/main": [{"type": "file", "path": "pytorch_model.bin", "size": 9}],
+        "/org/gguf/resolve/main/config.json": QWEN3_8B,
+        "/api/models/org/gguf/tree/main": [{"type": "file", "path": "m.gguf", "size": 9}],
         "/org/small/resolve/v1/config.json": QWEN3_8B,
+        "/org/gated/resolve/main/config.json": 401,
+        "/org/moved/resolve/main/config.json": "/org/big/resolve/main/config.json",
+        "/org/list/resolve/main/config.json": [1],
     }
-
-    class Hub(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = json.dumps(files.get(self.path)).encode()
-            self.send_response(200 if self.path in files else 404)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with StandInHub(files) as stand_in:
+        yield stand_in
 
 
-def test_a_model_is_weighed_on_the_hub(hub_url: str) -> None:
-    assert load_shape("org/big", hub_url=hub_url).num_params == 1000
-    assert load_shape("org/small", revision="v1", hub_url=hub_url).num_params > 8e9
-    with pytest.raises(PreflightError, match=r"could not be read from the Hub.*404") as caught:
-        load_shape("org/none", hub_url=hub_url)
+def test_a_model_is_weighed_on_the_hub(hub: StandInHub) -> None:
+    there = Hub(hub.url)
+    assert load_shape("org/big", hub=there).num_params == 1000
+    assert load_shape("org/single", hub=there).num_params == 1500
+    assert load_shape("org/small", revision="v1", hub=there).num_params > 8e9
+    assert "org/big" in hub.seen[0][0]
+    assert "pytorch_model.bin is a pickle" in read_model("org/pickle", hub=there).problem()
+    assert "m.gguf is served if a directory or S3 holds it" in read_model("org/gguf", hub=there).problem()
+    assert read_model("org/single", hub=there).problem() == ""
+    with pytest.raises(PreflightError, match=r"could not be read from the Hub: 404") as caught:
+        load_shape("org/none", hub=there)
     assert "local directory" in caught.value.remedy
-    with pytest.raises(PreflightError, match="not a web address"):
-        load_shape("org/none", hub_url="ftp://hub")
+    with pytest.raises(PreflightError, match="401, it is misspelt, private or gated"):
+        load_shape("org/gated", hub=there)
+    with pytest.raises(PreflightError, match="not a JSON object"):
+        load_shape("org/list", hub=there)
+    for wrong in ("ftp://hub", "http://127.0.0.1:1"):
+        with pytest.raises(PreflightError, match="could not be read from the Hub"):
+            load_shape("org/none", hub=Hub(wrong))
+
+
+def test_the_hubs_token_goes_to_the_hub_alone(hub: StandInHub) -> None:
+    load_shape("org/moved", hub=Hub(hub.url, "hf_secret"))
+    assert {token for _, token in hub.seen} == {"Bearer hf_secret"}
+    with StandInHub({"/stored": QWEN3_8B}) as elsewhere:
+        hub.files["/org/moved/resolve/main/config.json"] = f"{elsewhere.url}/stored"
+        load_shape("org/moved", hub=Hub(hub.url, "hf_secret"))
+        assert elsewhere.seen == [("/stored", None)]
+    assert "hf_secret" not in repr(Hub(hub.url, "hf_secret"))
+
+
+def test_the_hub_is_found_by_the_usual_variables() -> None:
+    own, outer = {"HF_API_TOKEN": "a", "HF_TOKEN": ""}, {"HF_ENDPOINT": "http://mirror/", "HF_HUB_OFFLINE": "1"}
+    assert Hub.from_environment(own, outer) == Hub("http://mirror", "a", is_offline=True)
+    assert Hub.from_environment({"HF_HUB_OFFLINE": "0"}, outer) == Hub("http://mirror")
+    with pytest.raises(PreflightError, match="HF_HUB_OFFLINE is set"):
+        load_shape("org/big", hub=Hub(is_offline=True))
+
+
+def test_what_else_could_be_taken_is_said() -> None:
+    found = recommend(shape_from_config(QWEN3_8B), LOAD)
+    assert found is not None
+    assert (found.best.instance.name, found.best.quantize) == ("ml.g7.2xlarge", "none")
+    assert "cheapest type with room for the weights unquantised" in found.reason()
+    others = [(fit.instance.name, fit.quantize) for fit in found.alternatives]
+    assert others == [
+        *(("ml.g6.xlarge", "bitsandbytes"), ("ml.g6e.xlarge", "none")),
+        *(("ml.g7e.2xlarge", "none"), ("ml.g6.12xlarge", "none")),
+    ]
+    assert all(fit.fits for fit in found.alternatives)
+
+
+def test_every_family_has_a_rank_and_larger_sizes_of_a_family_cost_more() -> None:
+    by_family: dict[str, list[Any]] = {}
+    for instance in INSTANCES:
+        by_family.setdefault(family(instance), []).append(instance)
+    for members in by_family.values():
+        by_size = sorted(members, key=lambda it: (it.num_gpus, it.vcpus))
+        assert sorted(members, key=price_rank) == by_size
+
+
+def test_a_stored_form_that_was_not_weighed_is_estimated() -> None:
+    four = shape_from_config(QWEN3_8B | {"quantization_config": {"quant_method": "awq", "bits": 4}})
+    eight = shape_from_config(QWEN3_8B | {"quantization_config": {"quant_method": "fp8"}})
+    assert four.packed_bytes is not None
+    assert eight.packed_bytes is not None
+    assert 5e9 < four.packed_bytes < 7e9 < eight.packed_bytes < 11e9
+    assert shape_from_config(QWEN3_8B | {"quantization_config": None}).packed_bytes is None
+
+
+@pytest.mark.parametrize("config", [[], "x", {"text_config": []}, {**QWEN3_8B, "hidden_size": "wide"}])
+def test_a_config_that_says_nothing_is_refused_in_a_sentence(config: Any) -> None:
+    with pytest.raises(SpecError, match=r"config\.json"):
+        shape_from_config(config)

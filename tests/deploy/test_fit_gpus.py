@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from sagemaker_deploy.plan import make_plan
 from sagemaker_deploy.request.instances import INSTANCES, Instance, find_instance
 from sagemaker_deploy.request.spec import ComponentOptions
-from sagemaker_deploy.sizing.fit import Load, check_fit, fit_warnings, recommend
+from sagemaker_deploy.sizing.fit import Load, check_fit, fit_warnings
 from sagemaker_deploy.sizing.model_shape import ModelShape, shape_from_config
+from sagemaker_deploy.sizing.recommendation import recommend
 from tests.deploy.conftest import REGION, make_spec
 from tests.deploy.shapes import LLAMA_70B, QWEN3_8B
 
@@ -46,7 +47,8 @@ def test_the_plan_knows_how_many_gpus_the_container_sees(change: dict[str, Any],
     assert plan.fit is not None
     assert plan.fit.gpus == gpus
     assert plan.recommended is not None
-    assert plan.recommended.gpus == 1
+    assert plan.recommended.gpus == (gpus if change else 1)
+    assert plan.recommended.instance.num_gpus >= plan.recommended.gpus
     assert any(f"{4 - gpus} of the 4 GPUs" in text for text in plan.warnings) == (gpus < 4)
 
 
@@ -75,9 +77,9 @@ def test_gpus_the_container_may_not_use_do_not_help() -> None:
     alone = check_fit(shape, Load(2048, 1), four, "bitsandbytes-nf4", max_gpus=1)
     assert not alone.fits
     assert any("3 of the 4 GPUs of ml.g6.12xlarge stay idle" in it for it in fit_warnings(shape, LOAD, alone))
-    best = recommend(shape, LOAD, max_gpus=1)
-    assert best is not None
-    assert (best.instance.name, best.quantize) == ("ml.p5.4xlarge", "bitsandbytes-nf4")
+    found = recommend(shape, LOAD, max_gpus=1)
+    assert found is not None
+    assert (found.best.instance.name, found.best.quantize) == ("ml.g7e.2xlarge", "bitsandbytes-nf4")
 
 
 @pytest.mark.needs("torch")

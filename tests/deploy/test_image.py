@@ -14,12 +14,16 @@ import pytest
 from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.aws.image import BIND_LABEL, DOCKER_MANIFEST, TORCH_LABEL, build_commands, inspect_image
 from sagemaker_deploy.errors import PreflightError, SpecError
+from sagemaker_deploy.plan import make_plan
 from sagemaker_deploy.preflight import resolve
 from sagemaker_deploy.request.hosting import NEWEST_AMI
 from sagemaker_deploy.request.requests import build_requests
+from sagemaker_deploy.request.spec import DeploySpec
 from tests.deploy.conftest import IMAGE, REGION, make_spec
+from tests.deploy.shapes import QWEN3_8B
 from tests.deploy.stubs import Script
 from tests.deploy.transcript import Transcript
+from tools.plan_picture.hub import StandInHub
 
 DIGEST = "sha256:" + "b" * 64
 BY_TAG = IMAGE.partition("@")[0] + ":1"
@@ -157,6 +161,78 @@ def test_weights_without_a_config_are_found_before_an_hour_of_loading(clients: C
     spec = dataclasses.replace(make_spec(), model_id="", model_s3="s3://weights/llm/")
     with pytest.raises(PreflightError, match="cannot be served"):
         resolve(spec, looking(clients, ecr), transcript)
+
+
+WEIGHED = {
+    "/org/model/resolve/main/config.json": QWEN3_8B,
+    "/org/model/resolve/main/model.safetensors.index.json": {"metadata": {"total_size": 16_400_000_000}},
+}
+PICKLE = {
+    "/org/model/resolve/main/config.json": QWEN3_8B,
+    "/api/models/org/model/tree/main": [{"type": "file", "path": "pytorch_model.bin", "size": 9}],
+}
+
+
+def preflight(files: dict[str, Any], clients: Clients, transcript: Transcript, **changes: Any) -> DeploySpec:
+    """The specification after the checks, with a Hub that has `files`."""
+    ecr = Script("ecr").refuse("describe_images", "AccessDeniedException", "not authorized")
+    with StandInHub(files) as hub:
+        environment = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+        spec = make_spec(environment=environment, **changes)
+        found = resolve(spec, looking(clients, ecr), transcript)
+        assert {token for _, token in hub.seen} == {f"Bearer {spec.hf_token}" if spec.hf_token else None}
+    return found
+
+
+def test_weights_on_the_hub_set_the_timeouts(
+    clients: Clients, transcript: Transcript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "mine, which the container does not have")
+    assert preflight(WEIGHED, clients, transcript).weights_gb == 16.4
+    assert preflight(WEIGHED, clients, transcript, hf_token="hf_x").weights_gb == 16.4
+
+
+@pytest.mark.parametrize(
+    ("files", "changes", "says"),
+    [
+        ({}, {}, "404, it is misspelt, private or gated"),
+        ({"/org/model/resolve/main/config.json": 403}, {}, "403, it is misspelt, private or gated"),
+        (WEIGHED, {"revision": "v2"}, r"\(revision v2\)"),
+        (PICKLE, {}, r"pytorch_model\.bin is a pickle"),
+        (WEIGHED, {"quantize": "gptq"}, "for checkpoints stored that way"),
+    ],
+)
+def test_a_model_that_cannot_be_served_is_found_before_anything_is_billed(
+    files: dict[str, Any], changes: dict[str, Any], says: str, clients: Clients, transcript: Transcript
+) -> None:
+    with pytest.raises(PreflightError, match=rf"org/model cannot be served: .*{says}"):
+        preflight(files, clients, transcript, **changes)
+
+
+@pytest.mark.parametrize("config", [503, {"model_type": "mamba"}])
+def test_a_hub_that_says_nothing_of_the_model_is_only_warned_of(
+    config: Any, clients: Clients, transcript: Transcript
+) -> None:
+    assert preflight({"/org/model/resolve/main/config.json": config}, clients, transcript).weights_gb is None
+    assert any("org/model was not weighed" in text for kind, text in transcript.events if kind == "warn")
+
+
+def test_an_image_of_another_region_is_warned_of(clients: Clients, transcript: Transcript) -> None:
+    ecr = Script("ecr").refuse("describe_images", "AccessDeniedException", "not authorized")
+    there = make_spec(image=IMAGE.replace(REGION, "eu-west-1"))
+    resolve(there, looking(clients, ecr), transcript)
+    assert any("SageMaker pulls images of its own region" in text for _, text in transcript.events)
+    assert any("of its own region" in text for text in make_plan(there, REGION).warnings)
+    assert not any("of its own region" in text for text in make_plan(make_spec(), REGION).warnings)
+
+
+def test_a_given_host_image_needs_no_release_of_cuda(
+    clients: Clients, transcript: Transcript, blob: tuple[str, dict[str, Any]]
+) -> None:
+    url, content = blob
+    content.update(CONFIG)
+    for change in ({"ami_version": "al2-ami-sagemaker-inference-gpu-3-1"}, {"instance_type": "ml.c7i.2xlarge"}):
+        assert resolve(make_spec(**change), looking(clients, registry(url)), transcript).cuda == ""
 
 
 def test_an_unknown_torch_is_refused() -> None:

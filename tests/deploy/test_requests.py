@@ -133,7 +133,11 @@ def test_every_field_of_the_wish_reaches_aws(field: str) -> None:
         "max_total_tokens": 99,
     }
     change = {field: changed.get(field, "x" if field in ("revision", "hf_token", "api_key") else 5)}
-    base = {"model_id": "", "model_s3": "s3://b/p/"} if field != "model_id" else {}
+    base: dict[str, Any] = {"model_id": "", "model_s3": "s3://b/p/"}
+    if field in ("model_id", "revision", "hf_token"):
+        base = {}
+    if field == "volume_gb":
+        base |= {"instance_type": "ml.c7i.2xlarge"}
     before = build_requests(make_spec(**base), REGION)
     assert build_requests(make_spec(**{**base, **change}), REGION) != before
 

@@ -20,10 +20,11 @@ from sagemaker_deploy.aws.removal import delete
 from sagemaker_deploy.deployment import DeployOptions, deploy
 from sagemaker_deploy.errors import SpecError
 from sagemaker_deploy.progress import Silent
+from sagemaker_deploy.request.requests import build_requests
 from sagemaker_deploy.request.service_model import violations
 from tests.deploy.cases import CASES
-from tests.deploy.conftest import make_spec
-from tests.deploy.stubs import Script
+from tests.deploy.conftest import REGION, make_spec
+from tests.deploy.stubs import NOW, Script
 
 TO_ZERO = ScalingOptions(minimum=0, maximum=2, concurrency=8)
 ARN = "arn:aws:autoscaling:us-east-1:123456789012:scalingPolicy:0:policyName/llm-wake"
@@ -70,13 +71,46 @@ def test_a_component_scales_to_zero_copies(clients: Clients) -> None:
     script.answer("register_scalable_target", {}, registration(target, TO_ZERO))
     for policy in (tracking_policy(target, TO_ZERO), wake_policy(target, TO_ZERO)):
         script.answer("put_scaling_policy", {"PolicyARN": ARN}, policy)
-    others = {"application-autoscaling": script.client, "cloudwatch": clients["cloudwatch"]}
+    others = {
+        "application-autoscaling": script.client,
+        "cloudwatch": clients["cloudwatch"],
+        "sagemaker": hosting("component-to-zero").client,
+    }
     assert len(autoscale("llm", TO_ZERO, Clients(clients.session, overrides=others), component=True)) == 2
     script.finished()
     (alarm,) = clients["cloudwatch"].describe_alarms(AlarmNames=["llm-wake"])["MetricAlarms"]
     assert alarm["MetricName"] == "NoCapacityInvocationFailures"
     assert alarm["Dimensions"] == [{"Name": "InferenceComponentName", "Value": "llm-model"}]
     assert alarm["AlarmActions"] == [ARN]
+
+
+def hosting(case: str) -> Script:
+    """SageMaker with the endpoint of a case."""
+    config = build_requests(CASES[case], REGION).endpoint_config
+    shown = {key: value for key, value in config.items() if key != "Tags"}
+    script = Script("sagemaker").endpoint("InService", config["EndpointConfigName"])
+    return script.answer("describe_endpoint_config", {**shown, "EndpointConfigArn": ARN, "CreationTime": NOW})
+
+
+@pytest.mark.parametrize(
+    ("case", "said", "says"),
+    [
+        ("single-gpu", {"asynchronous": True}, "endpoint llm is not asynchronous"),
+        ("single-gpu", {"component": True}, "endpoint llm is not of an inference component"),
+        ("async", {}, "endpoint llm is asynchronous"),
+        ("component-to-zero", {}, "endpoint llm is of an inference component"),
+    ],
+)
+def test_an_endpoint_of_another_kind_is_not_scaled(case: str, said: dict[str, bool], says: str) -> None:
+    """Its metric would never appear."""
+    clients = Clients(region=REGION, overrides={"sagemaker": hosting(case).client})
+    with pytest.raises(SpecError, match=says):
+        autoscale("llm", ScalingOptions(minimum=1, maximum=2, concurrency=8), clients, **said)
+
+
+def test_only_what_exists_is_scaled(clients: Clients) -> None:
+    with pytest.raises(SpecError, match="there is no endpoint llm"):
+        autoscale("llm", ScalingOptions(minimum=1, maximum=2, concurrency=8), clients)
 
 
 def test_zero_is_refused_where_it_cannot_be(clients: Clients) -> None:

@@ -1,0 +1,105 @@
+"""The sizes in a GGUF file's header. Own code: the `gguf` package needs numpy and maps the whole file.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sagemaker_deploy.errors import PreflightError, SpecError
+from sagemaker_deploy.sizing.model_shape import ModelShape
+
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+_LIMIT = 2**27  # bytes of a string, entries of a list: more is a damaged file
+_EMBEDDINGS = ("token_embd.weight", "output.weight")
+
+
+def shape_from_gguf(path: Path) -> ModelShape:
+    """Return the sizes of the model in a GGUF file.
+
+    On a GPU the container serves its matrices dense (docs/quantisation.md), so the file's own bits do not count.
+    Raises `PreflightError` if the header cannot be read, `SpecError` if it lacks a size.
+    """
+    try:
+        with path.open("rb") as file:
+            metadata, params = _read(file)
+    except (OSError, ValueError, struct.error, KeyError) as exc:
+        raise PreflightError(f"the header of {path} cannot be read: {exc}") from exc
+    values = _of_architecture(metadata)
+    try:
+        layers = int(values["block_count"])
+        kv_bytes = _kv_bytes_per_token(values, layers)
+    except (KeyError, TypeError, ZeroDivisionError) as exc:
+        raise SpecError(f"{path} does not define {exc}") from exc
+    total, embedding = sum(params.values()), sum(params.get(name, 0) for name in _EMBEDDINGS)
+    context, size = int(values.get("context_length") or 0), path.stat().st_size
+    return ModelShape(total, embedding, kv_bytes, context, "bfloat16", None, layers, file_bytes=size)
+
+
+def _of_architecture(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The entries of the model's own architecture, without its name before them."""
+    prefix = f"{metadata.get('general.architecture', '')}."
+    return {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
+
+
+def _kv_bytes_per_token(values: dict[str, Any], layers: int) -> int:
+    """Keys and values in 16 bits; some architectures give the KV heads layer by layer."""
+    heads = values["attention.head_count"]
+    if isinstance(heads, list):
+        heads = max(heads)
+    kv_heads = values.get("attention.head_count_kv", heads)
+    total = sum(kv_heads) if isinstance(kv_heads, list) else kv_heads * layers
+    default = values["embedding_length"] // heads
+    return int(
+        2 * total * (values.get("attention.key_length", default) + values.get("attention.value_length", default))
+    )
+
+
+def _read(file: BinaryIO) -> tuple[dict[str, Any], dict[str, int]]:
+    """(metadata, number of weights by tensor)."""
+    if file.read(4) != b"GGUF":
+        raise ValueError("it is no GGUF file")
+    version, num_tensors, num_entries = _unpack(file, "IQQ")
+    if version not in (2, 3):
+        raise ValueError(f"version {version} is unknown")
+    metadata = {}
+    for _ in range(_checked(num_entries)):
+        key = _string(file)
+        metadata[key] = _value(file, *_unpack(file, "I"))
+    params = {}
+    for _ in range(_checked(num_tensors)):
+        name = _string(file)
+        (dimensions,) = _unpack(file, "I")
+        params[name] = math.prod(_unpack(file, f"{_checked(dimensions)}Q"))
+        _unpack(file, "IQ")
+    return metadata, params
+
+
+def _value(file: BinaryIO, kind: int) -> Any:
+    if kind == _STRING:
+        return _string(file)
+    if kind != _ARRAY:
+        return _unpack(file, _SCALARS[kind])[0]
+    inner, count = _unpack(file, "IQ")
+    return [_value(file, inner) for _ in range(_checked(count))]
+
+
+def _string(file: BinaryIO) -> str:
+    (length,) = _unpack(file, "Q")
+    return file.read(_checked(length)).decode("utf-8", "replace")
+
+
+def _unpack(file: BinaryIO, form: str) -> tuple[Any, ...]:
+    size = struct.calcsize("<" + form)
+    return struct.unpack("<" + form, file.read(size))
+
+
+def _checked(count: int) -> int:
+    if count > _LIMIT:
+        raise ValueError(f"a length of {count} is damaged")
+    return count

@@ -1,0 +1,74 @@
+"""A stand-in for the Hugging Face Hub: JSON documents by path, over HTTP."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+# Qwen/Qwen3-8B as published: the sizes in its config.json, and the total of its safetensors index.
+QWEN3_8B = {
+    "/Qwen/Qwen3-8B/resolve/main/config.json": {
+        "model_type": "qwen3",
+        "hidden_size": 4096,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 12288,
+        "vocab_size": 151936,
+        "tie_word_embeddings": False,
+        "max_position_embeddings": 40960,
+        "torch_dtype": "bfloat16",
+    },
+    "/Qwen/Qwen3-8B/resolve/main/model.safetensors.index.json": {"metadata": {"total_size": 16381470720}},
+}
+
+
+class StandInHub:
+    """Serves `files` on a free port of this machine; an integer as a file is the status it is refused with.
+
+    `seen` holds (path, Authorization header or None) of every request.
+    """
+
+    def __init__(self, files: Mapping[str, Any]) -> None:
+        self.files = dict(files)
+        self.seen: list[tuple[str, str | None]] = []
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _handler(hub: StandInHub) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            hub.seen.append((self.path, self.headers.get("Authorization")))
+            found = hub.files.get(self.path, 404)
+            if isinstance(found, str):  # an address to go on to
+                self.send_response(307)
+                self.send_header("Location", found)
+                self.end_headers()
+                return
+            self.send_response(found if isinstance(found, int) else 200)
+            self.end_headers()
+            self.wfile.write(json.dumps(found).encode())
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    return Handler
