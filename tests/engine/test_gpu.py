@@ -1,4 +1,6 @@
-"""What only a GPU can show. Run it first on any machine that has one: `pytest -m gpu tests/engine/test_gpu.py -rA`.
+"""The CUDA path. Run it first on any machine that has a GPU: `pytest -m gpu tests/engine/test_gpu.py -rA`.
+
+Without a GPU it runs on a pretended one (`tests/support/pretend_cuda`), which obeys CUDA's rules and computes on CPU.
 
 The kernel takes bfloat16 and pages of 256 tokens only, so answers are compared by logits with a tolerance, and
 exactly only between runs that must not differ in kind: with and without graphs, again from the cache.
@@ -27,7 +29,7 @@ from handler.seam.status import StatusBoard
 from tests.support.local_engine import LocalEngine, limits, loaded
 from tests.support.tiny_models import build
 
-pytestmark = [pytest.mark.gpu, pytest.mark.needs("cuda")]
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 
 FAMILIES = ["llama", "qwen3", "mistral", "gemma3_text", "gpt2", "mixtral", "stablelm", "deepseek_v3"]
 PROMPTS = [[(11 * i + 5) % 250 for i in range(n)] for n in (1, 7, 90, 250, 300)]
