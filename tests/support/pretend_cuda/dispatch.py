@@ -34,6 +34,7 @@ _NO_KERNEL = frozenset(
 _COMPOSITE = "CompositeImplicitAutograd"
 # Composite operations that are one kernel on a GPU, or whose parts CPU chooses otherwise.
 _WHOLE = frozenset(f"aten::{name}" for name in ("linear", "matmul", "scaled_dot_product_attention", "to"))
+_PRODUCTS = frozenset(f"aten::{name}" for name in ("mm", "bmm", "addmm", "baddbmm", "linear", "matmul"))
 # Checked before the host's memory is asked for: a GPU may have more than this machine, and a test may ask for too much.
 _ALLOCATING = frozenset(f"aten::{name}" for name in ("empty", "empty_strided", "zeros", "ones", "full", "rand", "randn"))
 
@@ -226,6 +227,9 @@ def _compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], capabilit
             table=bound.get("block_table"),
         )
         return (*found, torch.zeros(2, dtype=torch.uint64))
+    if name in _PRODUCTS and args[0].dtype in {torch.float16, torch.bfloat16}:
+        # A GPU sums products in float32; CPU's kernels for vectors do not.
+        return func(*(arg.float() if isinstance(arg, Tensor) else arg for arg in args), **kwargs).to(args[0].dtype)
     if name in {"aten::_softmax", "aten::_log_softmax"} and args[2]:
         return func(args[0].float(), args[1], False)
     if name == "aten::histc" and not args[0].is_floating_point():

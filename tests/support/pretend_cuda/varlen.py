@@ -47,12 +47,12 @@ def varlen_attn(
     _require(int(used.max()) <= table.shape[1] * key.shape[1], "an illegal memory access was encountered (table)")
     _require(int(table.min()) >= 0 and int(table.max()) < key.shape[0], "an illegal memory access was encountered (page)")
     _require(int((cu_seq_q[1:] - cu_seq_q[:-1]).max()) <= max_q, "an illegal memory access was encountered (max_q)")
-    found = varlen_attn_cpu(
+    found, logsumexp = varlen_attn_cpu(
         query.float(), key.float().nan_to_num(), value.float().nan_to_num(), cu_seq_q, cu_seq_k, max_q, max_k,
         scale=scale, window_size=tuple(window or (-1, -1)), enable_gqa=query.shape[1] != key.shape[2],
         seqused_k=used, block_table=table,
     )  # fmt: skip
-    return found.to(query.dtype), torch.zeros(query.shape[1], query.shape[0])
+    return found.to(query.dtype), logsumexp
 
 
 def _require(ok: bool, message: str) -> None:
