@@ -1,7 +1,7 @@
 """Which devices an engine takes: one GPU if the model fits, else as many as it needs; hence the number of engines.
 
-The first engine decides and PID 1 passes the decision to the others, each with its own GPUs in CUDA_VISIBLE_DEVICES, where
-their numbers start at 0. Engines do not share GPUs; on CPU they share cores and memory.
+The first engine decides. PID 1 passes the decision to the others, each with its own GPUs in CUDA_VISIBLE_DEVICES, where
+numbers start at 0. Engines do not share GPUs; on CPU they share cores and memory.
 """
 
 from __future__ import annotations

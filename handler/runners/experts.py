@@ -7,8 +7,10 @@ graph can hold a decode step (pytorch#169970).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from handler.model.loader import LoadedModel
@@ -32,7 +34,7 @@ def use_static_experts(loaded: LoadedModel) -> bool:
     return True
 
 
-def static_experts(experts: nn.Module, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+def static_experts(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """The experts' output `[T, H]` for `hidden` `[T, H]`, chosen experts and their weights `[T, k]`.
 
     `experts` is transformers' module with weights `[E, ...]`. Few tokens gather the weights they need; more compute
@@ -46,12 +48,12 @@ def static_experts(experts: nn.Module, hidden: Tensor, top_k_index: Tensor, top_
     return _all_experts(experts, hidden, top_k_index, top_k_weights)
 
 
-def _call(name: str, *arguments: nn.Module | Tensor) -> Tensor:
+def _call(name: str, *arguments: Any) -> Tensor:
     found: Tensor = ALL_EXPERTS_FUNCTIONS[name](*arguments)
     return found
 
 
-def _all_experts(experts: nn.Module, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+def _all_experts(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """Each expert on each token `[E, T, H]`, then the chosen ones' weighted sum."""
     first = "gate_up_proj" if experts.has_gate else "up_proj"
     out = _product(experts, first, hidden)
@@ -62,10 +64,11 @@ def _all_experts(experts: nn.Module, hidden: Tensor, top_k_index: Tensor, top_k_
     rows = torch.arange(len(hidden), device=hidden.device)[:, None]
     chosen = out[top_k_index, rows]
     # In the order of the choice, as transformers sums.
-    return (chosen * top_k_weights[..., None]).sum(dim=1).to(hidden.dtype)
+    summed: Tensor = (chosen * top_k_weights[..., None]).sum(dim=1)
+    return summed.to(hidden.dtype)
 
 
-def _product(experts: nn.Module, name: str, rows: Tensor) -> Tensor:
+def _product(experts: Any, name: str, rows: Tensor) -> Tensor:
     weight = getattr(experts, name)
-    out = rows @ (weight if experts.is_transposed else weight.transpose(-2, -1))
+    out: Tensor = rows @ (weight if experts.is_transposed else weight.transpose(-2, -1))
     return out + getattr(experts, f"{name}_bias")[:, None] if experts.has_bias else out

@@ -24,6 +24,7 @@ from handler.runners.runner import Runner
 from handler.scheduling.kv_manager import KVManager
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 from handler.scheduling.sequence import Sequence
+from handler.seam.config import Quantize
 from handler.seam.errors import UnsupportedModel, one_line
 from handler.seam.protocol import GenerateRequest, SamplingParams
 
@@ -78,7 +79,8 @@ class Trial:
         self._texts = [[(7 * (i + first) + 3) % vocab for i in range(n)] for first, n in enumerate(lengths)]
         try:
             loaded.model.set_attn_implementation("eager")
-            self._expected = [*self._references(self._texts[:1]), *self._references(self._texts[1:])]
+            self._expected = self._all_references()
+            self._noise = self._own_noise()
         except MODEL_ERRORS as exc:
             raise UnsupportedModel(f"{loaded.model.config.model_type} does not run: {_described(exc)}") from exc
         finally:
@@ -128,7 +130,7 @@ class Trial:
         for kind, rows_of in (("prompt", play.prompt_rows), ("decode", play.decode_rows)):
             for index, rows in sorted(rows_of.items()):
                 expected = torch.stack([self._row(index, position) for position, _ in rows])
-                found = compare(expected, torch.stack([row for _, row in rows]), self._loaded)
+                found = compare(expected, torch.stack([row for _, row in rows]), self._loaded, self._noise)
                 if found is not None:
                     return f"logits differ from eager attention: sequence {index}, {kind} rows, {found}"
         return None
@@ -142,6 +144,26 @@ class Trial:
         config, longest = self._loaded.text_config, _LONGEST_WINDOW_PAGES * self._limits.page_size
         found = (getattr(config, name, None) or 0 for name in ("sliding_window", "attention_chunk_size"))
         return [each for each in found if 0 < each <= longest]
+
+    def _all_references(self) -> list[Tensor]:
+        """`_references` of every text, the long one by itself."""
+        return [*self._references(self._texts[:1]), *self._references(self._texts[1:])]
+
+    def _own_noise(self) -> tuple[float, float]:
+        """How far two right attentions, eager and SDPA, lie apart in the median row and in the worst; 0 but for int8.
+
+        int8 rounds each row of activations by its largest value, so the least difference grows from layer to layer:
+        0.07 in the median row of SmolLM2-135M.
+        """
+        if self._loaded.quantize != Quantize.INT8:
+            return 0.0, 0.0
+        try:
+            self._loaded.model.set_attn_implementation("sdpa")
+        except ValueError:
+            return 0.0, 0.0
+        pairs = zip(self._expected, self._all_references(), strict=True)
+        gaps = torch.cat([_gaps(expected, found) for expected, found in pairs])
+        return float(gaps.median()), float(gaps.max())
 
     def _references(self, texts: list[list[int]]) -> list[Tensor]:
         """Float32 `[rows, vocab]` of each text: all rows of short ones, the last few of a longer one."""
@@ -162,19 +184,27 @@ class Trial:
         return logits[:, -keep:].float()
 
 
-def compare(expected: Tensor, got: Tensor, loaded: LoadedModel) -> str | None:
+def compare(expected: Tensor, got: Tensor, loaded: LoadedModel, noise: tuple[float, float] = (0.0, 0.0)) -> str | None:
     """What is wrong with the rows `got` `[rows, vocab]`, or None: by how much they are off, relative.
 
     The median row and every single row have a tolerance. Of models that route tokens to experts, in half precision,
-    only the median counts: a close call of the router may go either way and changes one row by a lot.
+    only the median counts: a close call of the router may go either way and changes one row by a lot. Twice the
+    model's own `noise` (median row, worst row) is always tolerated.
     """
-    gaps = ((expected - got).abs().amax(-1) / expected.abs().amax(-1).clamp(min=1.0)).nan_to_num(float("inf"))
+    gaps = _gaps(expected, got)
     median, worst = float(gaps.median()), float(gaps.max())
     precision = _precision(loaded)
     lenient = precision is not torch.float32 and _routes(loaded.text_config) and math.isfinite(worst)
-    if median <= TOLERANCE[precision] and (lenient or worst <= _ROW_TOLERANCE[precision]):
+    median_limit = max(TOLERANCE[precision], 2 * noise[0])
+    worst_limit = max(_ROW_TOLERANCE[precision], 2 * noise[1])
+    if median <= median_limit and (lenient or worst <= worst_limit):
         return None
     return f"off by {worst:.2g}, relative; the median row by {median:.2g}"
+
+
+def _gaps(expected: Tensor, got: Tensor) -> Tensor:
+    """The largest difference in each row, relative to the row's largest logit; infinite where a number is none."""
+    return ((expected - got).abs().amax(-1) / expected.abs().amax(-1).clamp(min=1.0)).nan_to_num(float("inf"))
 
 
 class Play:

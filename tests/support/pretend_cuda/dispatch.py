@@ -29,14 +29,25 @@ _COPYING = frozenset(["aten::copy_", "aten::_to_copy"])
 # Allocations and metadata: no kernel runs.
 _NO_KERNEL = frozenset(
     f"aten::{name}"
-    for name in ("_local_scalar_dense", "empty", "empty_like", "empty_strided", "new_empty", "detach", "alias", "lift_fresh")
+    for name in (
+        "_local_scalar_dense",
+        "empty",
+        "empty_like",
+        "empty_strided",
+        "new_empty",
+        "detach",
+        "alias",
+        "lift_fresh",
+    )
 )
 _COMPOSITE = "CompositeImplicitAutograd"
 # Composite operations that are one kernel on a GPU, or whose parts CPU chooses otherwise.
 _WHOLE = frozenset(f"aten::{name}" for name in ("linear", "matmul", "scaled_dot_product_attention", "to"))
 _PRODUCTS = frozenset(f"aten::{name}" for name in ("mm", "bmm", "addmm", "baddbmm", "linear", "matmul"))
 # Checked before the host's memory is asked for: a GPU may have more than this machine, and a test may ask for too much.
-_ALLOCATING = frozenset(f"aten::{name}" for name in ("empty", "empty_strided", "zeros", "ones", "full", "rand", "randn"))
+_ALLOCATING = frozenset(
+    f"aten::{name}" for name in ("empty", "empty_strided", "zeros", "ones", "full", "rand", "randn")
+)
 
 
 class Dispatcher(TorchDispatchMode):
@@ -84,13 +95,14 @@ class Dispatcher(TorchDispatchMode):
     def _home(self, name: str, leaves: list[Any]) -> torch.device | None:
         """The device of the pretended tensors. Raises RuntimeError where devices mix."""
         places = {leaf.place for leaf in leaves if isinstance(leaf, PretendTensor)}
-        hosts = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, PretendTensor) and leaf.dim()]
+        hosts = [
+            leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, PretendTensor) and leaf.dim()
+        ]
         mixed = len(places) > 1 and name not in _COPYING
         if mixed or (places and hosts and name not in _COPYING | _INDEXING):
             found = sorted({*map(str, places), *(str(host.device) for host in hosts)})
             raise RuntimeError(
-                f"Expected all tensors to be on the same device, but found at least two devices, {' and '.join(found)}! "
-                f"({name}, {source()})"
+                f"Expected all tensors to be on the same device, but found {' and '.join(found)}! ({name}, {source()})"
             )
         return next(iter(places)) if places else None
 
@@ -107,7 +119,9 @@ class Dispatcher(TorchDispatchMode):
         if name in _COPYING:
             self._check_copy(name, args, kwargs, target)
 
-    def _check_copy(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], target: torch.device | None) -> None:
+    def _check_copy(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], target: torch.device | None
+    ) -> None:
         into, origin = (args[0], args[1]) if name == "aten::copy_" else (None, args[0])
         to_gpu = isinstance(into, PretendTensor) if into is not None else (target is not None and target.type == "cuda")
         from_gpu = isinstance(origin, PretendTensor)
@@ -120,7 +134,13 @@ class Dispatcher(TorchDispatchMode):
                 self.gpus.upload(f"{name} from pageable memory")
 
     def _count(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], plain: list[Any], out: Any, capability: tuple[int, int]
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        plain: list[Any],
+        out: Any,
+        capability: tuple[int, int],
     ) -> None:
         made = [each for each in tree_leaves(out) if isinstance(each, Tensor)]
         known = {each.untyped_storage().data_ptr() for each in plain if isinstance(each, Tensor)}

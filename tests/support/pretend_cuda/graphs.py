@@ -63,7 +63,7 @@ class Stream:
         self.gpus.wait("stream.synchronize")
 
 
-class graph:  # noqa: N801 - torch's name
+class graph:
     """`torch.cuda.graph`. Without a stream, torch makes one on the current device."""
 
     active: CUDAGraph | None = None

@@ -114,7 +114,9 @@ def _patch_tensors(patch: pytest.MonkeyPatch, dispatcher: Dispatcher) -> None:
     patch.setattr(Tensor, "to", to)
     patch.setattr(Tensor, "cpu", lambda self, **_: to(self, "cpu"))
     patch.setattr(Tensor, "cuda", lambda self, device=None, **_: to(self, gpus.device(device)))
-    patch.setattr(Tensor, "copy_", lambda self, other, non_blocking=False: torch.ops.aten.copy_(self, other, non_blocking))
+    patch.setattr(
+        Tensor, "copy_", lambda self, other, non_blocking=False: torch.ops.aten.copy_(self, other, non_blocking)
+    )
     patch.setattr(Tensor, "pin_memory", _pin)
     for name, dtype in _CASTS.items():
         patch.setattr(Tensor, name, _cast(to, dtype))

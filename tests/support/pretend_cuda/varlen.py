@@ -1,4 +1,4 @@
-"""torch's paged attention kernel: the preconditions that FlashAttention-2's `mha_varlen_fwd` states, then the numbers."""
+"""torch's paged attention: the preconditions of FlashAttention-2's `mha_varlen_fwd`, then the numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def varlen_attn(
     _require(query.dtype in (torch.float16, torch.bfloat16), "FlashAttention only supports fp16 and bf16 data type")
     _require(query.dtype == key.dtype == value.dtype, "query, key and value must have the same dtype")
     _require(used is not None and table is not None, "this device knows paged keys only")
-    assert used is not None and table is not None
+    assert used is not None
+    assert table is not None
     _require(
         all(t.stride(-1) == 1 for t in (query, key, value, table)), "Input tensor must have contiguous last dimension"
     )
@@ -42,10 +43,14 @@ def varlen_attn(
     _require(query.shape[1] % key.shape[2] == 0, "Number of heads in key/value must divide number of heads in query")
     batch = cu_seq_q.numel() - 1
     _require(batch > 0, "batch size must be positive")
-    _require(cu_seq_k.shape == (batch + 1,) and used.shape == (batch,) and table.shape[0] == batch, "batch sizes differ")
+    _require(
+        cu_seq_k.shape == (batch + 1,) and used.shape == (batch,) and table.shape[0] == batch, "batch sizes differ"
+    )
     # The kernel does not check these two; it reads memory that is not its own.
     _require(int(used.max()) <= table.shape[1] * key.shape[1], "an illegal memory access was encountered (table)")
-    _require(int(table.min()) >= 0 and int(table.max()) < key.shape[0], "an illegal memory access was encountered (page)")
+    _require(
+        int(table.min()) >= 0 and int(table.max()) < key.shape[0], "an illegal memory access was encountered (page)"
+    )
     _require(int((cu_seq_q[1:] - cu_seq_q[:-1]).max()) <= max_q, "an illegal memory access was encountered (max_q)")
     found, logsumexp = varlen_attn_cpu(
         query.float(), key.float().nan_to_num(), value.float().nan_to_num(), cu_seq_q, cu_seq_k, max_q, max_k,
