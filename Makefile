@@ -24,11 +24,7 @@ SDK_TEST   := CONTAINER_PYTHON=$(BIN)/python
 CLIENTS    := $(patsubst requirements/clients/%.txt,.venv-clients/%/.installed,$(wildcard requirements/clients/*.txt))
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help run install unit test check ci coverage lint types format house fuzz test-deploy test-clients faults soak bench bench-quant \
-=======
-.PHONY: help run install unit test check ci coverage lint types format house fuzz test-deploy plan-picture faults soak bench bench-quant \
->>>>>>> h15-plan
+.PHONY: help run install unit test check ci coverage lint types format house fuzz test-deploy test-clients plan-picture faults soak bench bench-quant \
 	bench-rivals image image-check wheel sbom version clean
 
 help:  ## list the targets
@@ -79,14 +75,12 @@ test-deploy: $(TEST_STAMP) .venv-sdk2/.installed .venv-sdk3/.installed  ## test 
 	$(SDK_TEST) .venv-sdk2/bin/python -m pytest tests/deploy
 	$(SDK_TEST) .venv-sdk3/bin/python -m pytest tests/deploy
 
-<<<<<<< HEAD
 test-clients: $(TEST_STAMP) $(CLIENTS)  ## test the newest clients, each in its own environment (4 GB, once); docs/clients.md
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
 	$(BIN)/python -m pytest tests/clients
-=======
+
 plan-picture: $(TEST_STAMP)  ## redraw docs/plan.svg: what `sagemaker-deploy plan` prints
 	$(BIN)/python -m tools.plan_picture
->>>>>>> h15-plan
 
 faults: $(TEST_STAMP)  ## faults and attacks in full, into docs/reliability.md; ROWS="10 11" runs some
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)

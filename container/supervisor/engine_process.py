@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -49,6 +49,18 @@ class Replica:
     index: int
     num_engines: int = 1
     devices: int = 0
+
+
+def visible_gpus(replica: Replica, environ: Mapping[str, str]) -> dict[str, str]:
+    """CUDA_VISIBLE_DEVICES for one of several engines: its own GPUs, so that no library makes a context on others.
+
+    Empty for a single engine, and before the first engine has decided.
+    """
+    if replica.num_engines == 1 or not replica.devices:
+        return {}
+    all_gpus = [each.strip() for each in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
+    own = range(replica.index * replica.devices, (replica.index + 1) * replica.devices)
+    return {"CUDA_VISIBLE_DEVICES": ",".join(all_gpus[i] if i < len(all_gpus) else str(i) for i in own)}
 
 
 class EngineProcess:
@@ -168,7 +180,7 @@ class EngineProcess:
         self.board.enter(Phase.STARTING, f"starting {self._name}")
         self.board["epoch"] = epoch
         command = [sys.executable, "-m", "handler", str(path)]
-        environ = {**os.environ, **self._run_dir.metrics_environ()}
+        environ = {**os.environ, **self._run_dir.metrics_environ(), **visible_gpus(self.replica, os.environ)}
         self._process = subprocess.Popen(command, env=environ, start_new_session=True)  # noqa: S603 - our own module
 
     def _config(self, epoch: int) -> EngineConfig:

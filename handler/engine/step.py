@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 # One per process, because oneDNN's state is per process and thread.
 _forward_thread = ForwardThread()
 _FAILED = Sampled(None, error=ErrorCode.INTERNAL, message="generation failed")
+_OUT_OF_MEMORY_TEXTS = (
+    *("alloc_cpu", "bad_alloc", "allocate memory"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory"),
+)
 _OUT_OF_MEMORY = Sampled(None, error=ErrorCode.OUT_OF_MEMORY, message="out of memory while generating")
 
 
@@ -119,11 +123,11 @@ class _Step:
         batch = ScheduledBatch(items)
         with measured_forward(batch):
             found = _forward_thread.call(lambda: self._runner.run(batch))
-        for item, rows in found.prompt:
-            score_prompt(rows, item)
+        scored = {item.seq.request_id: _score(rows, item) for item, rows in found.prompt}
         seqs = [item.seq for item in found.samples]
         sampled = self._sample(found.logits, seqs)
         outcomes = {seq.request_id: outcome for seq, outcome in zip(seqs, sampled, strict=True)}
+        outcomes |= {request_id: failure for request_id, failure in scored.items() if failure is not None}
         return [Ran(item, outcomes.get(item.seq.request_id)) for item in items]
 
     def _sample(self, logits: Tensor, seqs: list[Sequence]) -> list[Sampled]:
@@ -141,6 +145,17 @@ class _Step:
         return self._sample(logits[:middle], seqs[:middle]) + self._sample(logits[middle:], seqs[middle:])
 
 
+def _score(rows: Tensor, item: ScheduledSequence) -> Sampled | None:
+    """Score a chunk's prompt. Returns the failure of this request alone: its neighbours are not the cause."""
+    try:
+        score_prompt(rows, item)
+    except torch.AcceleratorError:
+        raise
+    except Exception as exc:  # noqa: BLE001 - the boundary around one request
+        return _failure(exc)
+    return None
+
+
 def _failure(exc: Exception) -> Sampled:
     """The client's view of an exception that one request raised."""
     if isinstance(exc, torch.AcceleratorError):
@@ -154,14 +169,14 @@ def _failure(exc: Exception) -> Sampled:
 
 
 def is_out_of_memory(exc: BaseException) -> bool:
-    """True if memory ran out. On CPU torch raises a plain RuntimeError, which only its text identifies.
+    """True if memory ran out. Plain RuntimeErrors are identified by their text: torch raises them on CPU, cuBLAS for
+    its handle and workspace, and the CUDA runtime for a graph or a module.
 
     oneDNN reports every failure to compile a kernel alike; for a kernel it supports, the cause is lack of memory.
     """
     if isinstance(exc, MemoryError | torch.OutOfMemoryError) or is_compile_failure(exc):
         return True
-    text = str(exc)
-    return isinstance(exc, RuntimeError) and ("alloc_cpu" in text or "bad_alloc" in text or "allocate memory" in text)
+    return isinstance(exc, RuntimeError) and any(text in str(exc) for text in _OUT_OF_MEMORY_TEXTS)
 
 
 def _free_caches() -> None:

@@ -8,6 +8,8 @@ import torch
 
 from handler.seam.errors import BadConfiguration, one_line
 
+_NATIVE_BFLOAT16 = (8, 0)
+
 
 def choose_device(wanted: str) -> torch.device:
     """The device for `wanted`; `auto` is CUDA if available, else CPU.
@@ -42,10 +44,13 @@ def _cuda_usable() -> tuple[bool, str]:
 
 
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """The dtype for `wanted`; `auto` is bfloat16 if the hardware has it, else float16 on CUDA and float32 on CPU."""
+    """The dtype for `wanted`; `auto` is bfloat16 if the hardware has it, else float16 on CUDA and float32 on CPU.
+
+    Below compute capability 8.0 (T4) a GPU emulates bfloat16: no tensor cores, about ten times slower than float16.
+    """
     if wanted != "auto":
         return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[wanted]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= _NATIVE_BFLOAT16 else torch.float16
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32

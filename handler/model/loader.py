@@ -27,7 +27,7 @@ from handler.model.end_tokens import eos_token_ids
 from handler.model.kv_size import kv_bytes_per_token
 from handler.model.location import read_json
 from handler.model.machine_memory import available_memory_bytes
-from handler.model.placement import Devices, choose_devices, free_gpu_bytes, memory_limits, weight_bytes
+from handler.model.placement import Devices, choose_devices, gpu_bytes, memory_limits, weight_bytes
 from handler.model.quantize import (
     BITSANDBYTES,
     BLOCK_BITS,
@@ -77,12 +77,15 @@ class LoadedModel:
 
 
 def place(config: EngineConfig, directory: Path) -> Devices:
-    """The devices for the checkpoint in `directory`. Raises BadConfiguration."""
+    """The devices for the checkpoint in `directory`; the first becomes CUDA's current one. Raises BadConfiguration."""
     device = choose_device(config.device)
     if device.type != "cuda":
         return choose_devices(config, device, 0, ())
     size = weight_bytes(directory, config.quantize, choose_dtype(config.dtype, device))
-    return choose_devices(config, device, size, free_gpu_bytes())
+    devices = choose_devices(config, device, size, gpu_bytes())
+    # torch makes the stream that captures graphs on the current device.
+    torch.cuda.set_device(devices.own[0])
+    return devices
 
 
 def load(
@@ -98,6 +101,8 @@ def load(
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    # bitsandbytes warns in each int8 layer of each pass that it casts bfloat16 to float16.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     devices = devices or Devices((choose_device(config.device),))
     device = devices.own[0]
     dtype = choose_dtype(config.dtype, device)
@@ -154,7 +159,7 @@ def _load_weights(
     drop_threshold(model_config)
     device = devices.own[0]
     if len(devices.own) > 1:
-        options |= {"device_map": "balanced", "max_memory": memory_limits(devices, free_gpu_bytes())}
+        options |= {"device_map": "balanced", "max_memory": memory_limits(devices)}
     elif device.type != "cpu":
         options["device_map"] = {"": device}
     try:

@@ -1,7 +1,7 @@
 """Which devices an engine takes: one GPU if the model fits, else as many as it needs; hence the number of engines.
 
-The first engine decides and PID 1 passes the decision to the others. Engines do not share GPUs; on CPU they share cores
-and memory.
+The first engine decides. PID 1 passes the decision to the others, each with its own GPUs in CUDA_VISIBLE_DEVICES, where
+numbers start at 0. Engines do not share GPUs; on CPU they share cores and memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from handler.seam.errors import BadConfiguration
 
 logger = logging.getLogger(__name__)
 
-# Share of a GPU's free memory for weights; the rest is for keys, values and activations.
+# Share of a GPU's memory for weights; the rest is for keys, values and activations.
 WEIGHTS_SHARE = 0.8
 # Bytes per weight, scales included. Ignores embeddings and norms, which stay unquantised: they are a small part of
 # models large enough for this to matter.
@@ -33,15 +33,18 @@ class Devices:
     num_engines: int = 1
 
 
-def free_gpu_bytes() -> tuple[int, ...]:
-    """Free bytes of each GPU that CUDA_VISIBLE_DEVICES shows."""
-    return tuple(torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count()))
+def gpu_bytes() -> tuple[int, ...]:
+    """Memory in bytes of each GPU that CUDA_VISIBLE_DEVICES shows.
+
+    Asking what is free would create a context of several hundred MB on every GPU, also on those of other engines.
+    """
+    return tuple(torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count()))
 
 
-def choose_devices(config: EngineConfig, device: torch.device, num_bytes: int, free_bytes: tuple[int, ...]) -> Devices:
+def choose_devices(config: EngineConfig, device: torch.device, num_bytes: int, memory: tuple[int, ...]) -> Devices:
     """This engine's share of the GPUs for weights of `num_bytes`; just `device` if it is numbered or no GPU.
 
-    Raises BadConfiguration if more GPUs or engines are configured than fit.
+    `memory` is `gpu_bytes()`. Raises BadConfiguration if more GPUs or engines are configured than fit.
     """
     if device.type != "cuda":
         if config.num_devices > 1:
@@ -52,28 +55,30 @@ def choose_devices(config: EngineConfig, device: torch.device, num_bytes: int, f
         if config.num_engines > 1:
             raise BadConfiguration(f"ENGINE_REPLICAS must be 1 with DEVICE={device}. Given: {config.num_engines}")
         return Devices((device,))
-    if config.num_devices > len(free_bytes):
+    if config.devices_per_engine:
+        # The first engine has decided, and PID 1 shows this one its own GPUs only.
+        return Devices(tuple(torch.device("cuda", index) for index in range(config.devices_per_engine)))
+    if config.num_devices > len(memory):
         raise BadConfiguration(
-            f"NUM_SHARD must be at most {len(free_bytes)}, the GPUs that are visible. Given: {config.num_devices}"
+            f"NUM_SHARD must be at most {len(memory)}, the GPUs that are visible. Given: {config.num_devices}"
         )
-    usable = free_bytes[: config.num_devices or len(free_bytes)]
-    span = config.devices_per_engine or _span(num_bytes, usable, max(1, len(usable) // config.num_engines))
+    usable = memory[: config.num_devices or len(memory)]
+    span = _span(num_bytes, usable, max(1, len(usable) // config.num_engines))
     if span * config.num_engines > len(usable):
         raise BadConfiguration(
             f"ENGINE_REPLICAS must be at most {len(usable) // span}: an engine takes {span} of {len(usable)} GPUs. "
             f"Given: {config.num_engines}"
         )
     first = config.index * span
-    own = tuple(torch.device("cuda", index) for index in range(first, first + span))
-    return Devices(own, len(usable) // span)
+    return Devices(tuple(torch.device("cuda", first + i) for i in range(span)), len(usable) // span)
 
 
-def _span(num_bytes: int, free_bytes: tuple[int, ...], most: int) -> int:
-    """The fewest GPUs that hold the weights, up to `most`, judged by the GPU with the least free memory.
+def _span(num_bytes: int, memory: tuple[int, ...], most: int) -> int:
+    """The fewest GPUs that hold the weights, up to `most`, judged by the GPU with the least memory.
 
     If even `most` do not suffice, the loader quantises or refuses the model.
     """
-    room = max(1, int(min(free_bytes) * WEIGHTS_SHARE))
+    room = max(1, int(min(memory) * WEIGHTS_SHARE))
     return min(most, max(1, -(-num_bytes // room)))
 
 
@@ -90,6 +95,6 @@ def weight_bytes(directory: Path, quantize: Quantize, dtype: torch.dtype) -> int
     return int(on_disk / stored.itemsize * _QUANTIZED_BYTES.get(quantize, dtype.itemsize))
 
 
-def memory_limits(devices: Devices, free_bytes: tuple[int, ...]) -> dict[int, int]:
+def memory_limits(devices: Devices) -> dict[int, int]:
     """accelerate's `max_memory`: this engine's GPUs, but not CPU or disk, where a step would take seconds."""
-    return {device.index: int(free_bytes[device.index] * WEIGHTS_SHARE) for device in devices.own}
+    return {device.index: int(torch.cuda.mem_get_info(device)[0] * WEIGHTS_SHARE) for device in devices.own}

@@ -87,10 +87,13 @@ def stored_form(model_config: Any) -> str | None:
 
 
 def least_lossy(sizes: WeightSizes, dtype: torch.dtype, kv_bytes: int, room_bytes: int) -> Quantize:
-    """The first of none, int8 and nf4 whose weights leave `kv_bytes` of `room_bytes` free; nf4 if none does."""
-    for choice in (Quantize.NONE, Quantize.INT8, Quantize.NF4):
-        if sizes.num_bytes(choice, dtype) + kv_bytes <= room_bytes:
-            break
+    """None if its weights leave `kv_bytes` of `room_bytes` free, else nf4.
+
+    int8 is never chosen: it rounds activations too, by more than the trial allows other forms to be off, and it
+    multiplies in float16, where the activations of some families overflow.
+    """
+    fits = sizes.num_bytes(Quantize.NONE, dtype) + kv_bytes <= room_bytes
+    choice = Quantize.NONE if fits else Quantize.NF4
     logger.info(
         "HF_MODEL_QUANTIZE=auto: %s, weights of %d MiB beside %d MiB of KV memory in %d MiB",
         *(choice, *(size >> 20 for size in (sizes.num_bytes(choice, dtype), kv_bytes, room_bytes))),

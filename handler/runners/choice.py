@@ -10,6 +10,7 @@ import torch
 
 from handler.model.loader import LoadedModel, not_finite
 from handler.runners.dynamic_cache.runner import DynamicCacheRunner
+from handler.runners.experts import use_static_experts
 from handler.runners.limits import Limits, bytes_per_token, derive_limits
 from handler.runners.paged.runner import PagedRunner
 from handler.runners.rotary import settle_rotary
@@ -27,6 +28,8 @@ def choose_runner(config: EngineConfig, loaded: LoadedModel, board: StatusBoard)
     """Pages, else slots, else transformers' cache. Raises UnsupportedModel with every reason if none is right, and
     BadModel if the weights are the reason."""
     settle_rotary(loaded.model, derive_limits(config, loaded).max_model_len)
+    if use_static_experts(loaded):
+        logger.info("experts: products without a wait for the host, as torch's grouped one waits on this GPU")
     paged = start_paged(config, loaded, board)
     if paged is not None:
         return paged

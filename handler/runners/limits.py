@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import re
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +23,8 @@ _CPU_PAGE_SIZE = 16
 CUDA_PAGE_SIZE = 256
 _CUDA_FRACTION = 0.85
 _MAX_CAPACITY_TOKENS = 1 << 24
+# The first number in a parameter's name is its layer's, in all families of transformers.
+_LAYER = re.compile(r"\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +75,28 @@ def bytes_per_token(loaded: LoadedModel) -> int:
 
 
 def _capacity_tokens(loaded: LoadedModel, num_engines: int) -> int:
-    """On CPU the engines share free memory. Over several GPUs, each holds the part of a token that its layers need."""
+    """On CPU the engines share free memory. Over several GPUs, each holds the part of a token that its layers need, and
+    the GPU with the least room for that is the bound."""
     per_token = bytes_per_token(loaded)
     if loaded.device.type == "cpu":
         free = available_memory_bytes() * _CPU_FRACTION / num_engines
     else:
-        # Layers are spread evenly, so the fullest GPU is the bound.
-        least = min(torch.cuda.mem_get_info(device)[0] for device in loaded.devices)
-        free = least * len(loaded.devices) * _CUDA_FRACTION
+        # Blocks that the loader used and freed count as used until torch gives them back.
+        gc.collect()
+        torch.cuda.empty_cache()
+        shares = layer_shares(loaded)
+        free = min(torch.cuda.mem_get_info(device)[0] / share for device, share in shares.items()) * _CUDA_FRACTION
     return min(_MAX_CAPACITY_TOKENS, max(1, int(free) // per_token))
+
+
+def layer_shares(loaded: LoadedModel) -> dict[torch.device, float]:
+    """The share of the model's layers on each device that holds one. accelerate does not deal them out evenly."""
+    if not loaded.other_devices:
+        return {loaded.device: 1.0}
+    devices = {
+        int(found[1]): parameter.device
+        for name, parameter in loaded.model.named_parameters()
+        if (found := _LAYER.search(name)) is not None
+    }
+    counts = Counter(devices.values())
+    return {device: count / len(devices) for device, count in counts.items()}

@@ -22,6 +22,7 @@ from handler.seam.protocol import ErrorCode, TokenLogprob
 
 # The argmax of a row is found in parts of up to `_PART` logits; parts below `_MIN_PART` do not pay.
 _PART, _MIN_PART = 256, 32
+_SCORED_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,25 +105,34 @@ def _penalised(
 
 
 def score_prompt(rows: Tensor, item: ScheduledSequence) -> None:
-    """Append the log-probabilities of the prompt tokens that a chunk's `rows` `[num_tokens, vocab]` predict."""
+    """Append the log-probabilities of the prompt tokens that a chunk's `rows` `[num_tokens, vocab]` predict.
+
+    Works in blocks of `_SCORED_ROWS`: float32 copies of a chunk of 4,096 tokens would take gigabytes.
+    """
     seq = item.seq
-    num_top = seq.sampling.num_prompt_logprobs or 0
-    logprobs = rows.float().log_softmax(-1)
-    token_ids = seq.token_ids[item.start + 1 : item.start + item.num_tokens + 1]
-    ranks = _ranks(logprobs, token_ids)
-    for offset in range(item.num_tokens):
-        position = item.start + offset + 1
-        # A prompt that runs again after preemption is not scored twice.
-        if len(seq.prompt_logprobs) == position - 1 and position < seq.num_prompt_tokens:
-            found = _report(logprobs[offset], None, token_ids[offset], num_top)
-            seq.prompt_logprobs.append(TokenLogprob(found.logprob, found.top, ranks[offset]))
+    # A prompt that runs again after preemption is not scored twice.
+    first = len(seq.prompt_logprobs) - item.start
+    last = min(item.num_tokens, seq.num_prompt_tokens - 1 - item.start)
+    for start in range(first, last, _SCORED_ROWS):
+        block = rows[start : min(start + _SCORED_ROWS, last)]
+        position = item.start + start + 1
+        seq.prompt_logprobs += _reports(
+            block.float().log_softmax(-1),
+            seq.token_ids[position : position + len(block)],
+            seq.sampling.num_prompt_logprobs or 0,
+        )
 
 
-def _ranks(logprobs: Tensor, token_ids: list[int]) -> list[int]:
-    """For each of the first rows, how many tokens are at least as likely as its own."""
-    own = logprobs[torch.arange(len(token_ids)), torch.tensor(token_ids, dtype=torch.int64)]
-    ranks: list[int] = (logprobs[: len(token_ids)] >= own[:, None]).sum(-1).tolist()
-    return ranks
+def _reports(logprobs: Tensor, token_ids: list[int], num_top: int) -> list[TokenLogprob]:
+    """An entry for each row of `logprobs` `[N, vocab]` and its token, with the token's rank; four host waits in all."""
+    own = logprobs.gather(1, torch.tensor(token_ids, device=logprobs.device)[:, None])
+    ranks, chosen = (logprobs >= own).sum(-1).tolist(), own[:, 0].tolist()
+    tops: list[tuple[tuple[int, float], ...]] = [()] * len(token_ids)
+    if num_top:
+        found = logprobs.topk(min(num_top, logprobs.shape[1]))
+        pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
+        tops = [tuple(zip(ids, values, strict=True)) for ids, values in pairs]
+    return [TokenLogprob(*each) for each in zip(chosen, tops, ranks, strict=True)]
 
 
 def _logprob(

@@ -19,6 +19,7 @@ from handler.seam.config import EngineConfig
 from handler.seam.status import StatusBoard
 from tests.support import tiny_models
 from tests.support.local_engine import LocalEngine, limits, loaded
+from tests.support.pretend_cuda import gpus_of, pretend_cuda
 
 # As the engine does before anything else.
 keep_onednn_off_amx()
@@ -74,6 +75,16 @@ def start_engine(tmp_path: Path) -> Iterator[Callable[..., LocalEngine]]:
     for engine in engines:
         engine.core.scheduler.check_integrity()
         engine.close()
+
+
+@pytest.fixture
+def gpu() -> Iterator[None]:
+    """CUDA: a real device where there is one, else a pretended A10G."""
+    if torch.cuda.is_available():
+        yield
+        return
+    with pretend_cuda(gpus_of("A10G")):
+        yield
 
 
 @pytest.fixture

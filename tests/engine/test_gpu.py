@@ -1,4 +1,6 @@
-"""What only a GPU can show. Run it first on any machine that has one: `pytest -m gpu tests/engine/test_gpu.py -rA`.
+"""The CUDA path. Run it first on any machine that has a GPU: `pytest -m gpu tests/engine/test_gpu.py -rA`.
+
+Without a GPU it runs on a pretended one (`tests/support/pretend_cuda`), which obeys CUDA's rules and computes on CPU.
 
 The kernel takes bfloat16 and pages of 256 tokens only, so answers are compared by logits with a tolerance, and
 exactly only between runs that must not differ in kind: with and without graphs, again from the cache.
@@ -13,9 +15,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention.varlen import AuxRequest
 
 from handler.model.loader import LoadedModel
 from handler.runners.choice import start_paged
+from handler.runners.experts import use_static_experts
 from handler.runners.limits import CUDA_PAGE_SIZE, derive_limits
 from handler.runners.paged.runner import PagedRunner
 from handler.runners.paged.sync_guard import host_sync
@@ -27,14 +31,27 @@ from handler.seam.status import StatusBoard
 from tests.support.local_engine import LocalEngine, limits, loaded
 from tests.support.tiny_models import build
 
-pytestmark = [pytest.mark.gpu, pytest.mark.needs("cuda")]
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 
-FAMILIES = ["llama", "qwen3", "mistral", "gemma3_text", "gpt2", "mixtral", "stablelm", "deepseek_v3"]
+FAMILIES = [
+    "llama",
+    "qwen3",
+    "mistral",
+    "gemma3_text",
+    "gpt2",
+    "mixtral",
+    "stablelm",
+    "deepseek_v3",
+    "gpt_oss",
+    "cohere",
+]
 PROMPTS = [[(11 * i + 5) % 250 for i in range(n)] for n in (1, 7, 90, 250, 300)]
 
 
 def on_gpu(family: str) -> LoadedModel:
-    return loaded(build(family).to("cuda", torch.bfloat16))
+    found = loaded(build(family).to("cuda", torch.bfloat16))
+    use_static_experts(found)
+    return found
 
 
 def runner_for(family: str, **changes: int) -> PagedRunner:
@@ -72,9 +89,13 @@ def test_the_kernel_says_what_the_emulator_says(window: tuple[int, int], heads: 
     options: dict[str, Any] = {"scale": head_dim**-0.5, "window_size": window, "enable_gqa": heads[0] != heads[1]}
     options |= {"seqused_k": used.int().cuda(), "block_table": table.cuda()}
     bounds = (int(queries.max()), table.shape[1] * CUDA_PAGE_SIZE)
-    found = torch_varlen()(query, key, value, cu_q, cu_k, *bounds, **options)
-    expected = varlen_attn_cpu(query.float(), key.float(), value.float(), cu_q, cu_k, *bounds, **options)
+    found, logsumexp = torch_varlen()(
+        query, key, value, cu_q, cu_k, *bounds, return_aux=AuxRequest(lse=True), **options
+    )
+    floats = (tensor.float() for tensor in (query, key, value))
+    expected, expected_logsumexp = varlen_attn_cpu(*floats, cu_q, cu_k, *bounds, **options)
     torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(logsumexp, expected_logsumexp, atol=2e-2, rtol=2e-2)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -162,7 +183,10 @@ def test_a_start_on_cuda_takes_pages_and_one_that_cannot_leaves_the_model_as_it_
     assert found is not None
     assert found[1] == derive_limits(config, on_gpu("llama"), paged=True)
     assert board["self_test"] == Verdict.PASSED
-    refused = on_gpu("gemma2")
+    gathered = start_paged(config, on_gpu("gemma2"), board)
+    assert gathered is not None
+    assert board["self_test"] == Verdict.FELL_BACK
+    refused = on_gpu("bloom")
     own_attention = refused.model.config._attn_implementation
     assert start_paged(config, refused, board) is None
     assert board["self_test"] == Verdict.FELL_BACK

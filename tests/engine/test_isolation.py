@@ -171,6 +171,33 @@ def test_an_exception_at_a_place_of_one_request(
     check_only_culprit_failed(outcomes, culprit, solo)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 5.30 GiB."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory"),
+    ],
+    ids=["torch", "cublas", "runtime"],
+)
+def test_a_prompt_that_is_too_long_to_score_fails_alone(
+    start: StartEngine, monkeypatch: pytest.MonkeyPatch, solo: list[list[int]], error: Exception
+) -> None:
+    """The newest sequences, which give way where a step needs too much, are not the cause here."""
+
+    def score_prompt(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(step, "score_prompt", score_prompt)
+    local = start()
+    culprit = local.submit(CULPRIT, max_tokens=12, num_prompt_logprobs=0)
+    outcomes = submit_all(local)
+    local.run()
+    assert culprit.error is not None
+    assert culprit.error.code is ErrorCode.OUT_OF_MEMORY
+    assert [outcome.token_ids for outcome in outcomes] == solo[: len(outcomes)]
+
+
 @pytest.mark.parametrize("place", ["mask", "accept"])
 def test_an_exception_in_the_grammar(
     start: StartEngine, monkeypatch: pytest.MonkeyPatch, solo: list[list[int]], place: str

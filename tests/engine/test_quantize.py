@@ -253,9 +253,7 @@ def test_eetq_is_eight_bits_on_either_device() -> None:
     assert resolve(Quantize.EETQ, torch.device("cuda"), nn.Module()) is Quantize.INT8
 
 
-@pytest.mark.parametrize(
-    ("room", "chosen"), [(2200, "none"), (2199, "bitsandbytes"), (1249, "bitsandbytes-nf4"), (10, "bitsandbytes-nf4")]
-)
+@pytest.mark.parametrize(("room", "chosen"), [(2200, "none"), (2199, "bitsandbytes-nf4"), (10, "bitsandbytes-nf4")])
 def test_auto_takes_the_least_lossy_that_leaves_room_for_keys(
     room: int, chosen: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -268,7 +266,7 @@ def test_auto_takes_the_least_lossy_that_leaves_room_for_keys(
 
 @pytest.mark.parametrize(
     ("free", "chosen", "has_config"),
-    [(361_600, Quantize.NONE, False), (361_598, Quantize.INT8, True), (268_210, Quantize.NF4, True)],
+    [(361_600, Quantize.NONE, False), (361_598, Quantize.NF4, True), (268_210, Quantize.NF4, True)],
 )
 def test_auto_on_a_gpu_weighs_the_model_without_loading_it(
     free: int, chosen: Quantize, has_config: bool, monkeypatch: pytest.MonkeyPatch
@@ -284,7 +282,7 @@ def test_auto_on_a_gpu_weighs_the_model_without_loading_it(
     assert found is chosen
     assert (made is not None) == has_config
     if made is not None:
-        assert made.load_in_8bit == (chosen is Quantize.INT8)
+        assert made.load_in_4bit
         assert "lm_head" in made.llm_int8_skip_modules
 
 

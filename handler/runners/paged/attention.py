@@ -1,7 +1,7 @@
-"""Attention over pages, by `varlen_attention`.
+"""Attention over pages: by torch's kernel, or over gathered pages where that does not compute a layer.
 
-What it cannot compute is refused, and such models run over slots: softcapped scores (Gemma 2) and attention sinks
-(gpt-oss). Sliding windows, grouped heads and two head sizes are honoured.
+Attention sinks (gpt-oss) need no kernel of their own: they scale its output by its log-sum-exp. Sliding windows,
+grouped heads and two head sizes are honoured.
 """
 
 from __future__ import annotations
@@ -11,38 +11,38 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from handler.runners.attention import LayerTraits, UnsupportedAttention
+from handler.runners.attention import LayerTraits
 from handler.runners.paged.cache import PagedCache, widen
+from handler.runners.paged.gathered import gathered_attention
 from handler.runners.paged.input import PagedInput
-from handler.runners.paged.varlen import varlen_attention
+from handler.runners.paged.varlen import takes_head, varlen_attention
 
 
 @dataclass(slots=True, eq=False)
 class PagedStep:
-    """`AttentionStep` over pages."""
+    """`AttentionStep` over pages. `kernel` says whether this device and dtype have one; `gathered` whether a layer
+    went without it."""
 
     cache: PagedCache
     paged_input: PagedInput
     windows: dict[int, int]
+    kernel: bool = True
     calls: int = 0
+    gathered: bool = False
     _inputs: dict[torch.device, PagedInput] = field(default_factory=dict)
 
     def attend(self, layer_idx: int, query: Tensor, key: Tensor, value: Tensor, traits: LayerTraits) -> Tensor:
-        """As `AttentionStep.attend`. Raises UnsupportedAttention for a softcap or sinks."""
-        if traits.softcap or traits.sinks is not None:
-            raise UnsupportedAttention("paged attention computes no softcap and no sinks")
+        """As `AttentionStep.attend`."""
         self.calls += 1
         found = self._input_on(query.device)
         keys, values = self.cache.write(layer_idx, found.slot_mapping, key, value)
-        out = varlen_attention(
-            widen(query, keys.shape[-1]),
-            *(keys, values, found.cu_seq_q, found.cu_seq_k, found.max_q, found.max_k),
-            scale=traits.scale,
-            window_size=_window(self.windows.get(layer_idx, traits.window), found.max_q),
-            enable_gqa=query.shape[1] != key.shape[1],
-            seqused_k=found.seqused_k,
-            block_table=found.block_table,
-        )
+        window = self.windows.get(layer_idx, traits.window)
+        wide = widen(query, keys.shape[-1])
+        if self.kernel and not traits.softcap and takes_head(query, keys.shape[-1]):
+            out = _by_kernel(wide, keys, values, found, window, traits)
+        else:
+            self.gathered = True
+            out = gathered_attention(wide, keys, values, found, window, traits)
         return out[..., : value.shape[-1]]
 
     def _input_on(self, device: torch.device) -> PagedInput:
@@ -52,6 +52,24 @@ class PagedStep:
         if device not in self._inputs:
             self._inputs[device] = self.paged_input.on(device)
         return self._inputs[device]
+
+
+def _by_kernel(
+    query: Tensor, keys: Tensor, values: Tensor, found: PagedInput, window: int, traits: LayerTraits
+) -> Tensor:
+    out, logsumexp = varlen_attention(
+        *(query, keys, values, found.cu_seq_q, found.cu_seq_k, found.max_q, found.max_k),
+        scale=traits.scale,
+        window_size=_window(window, found.max_q),
+        enable_gqa=query.shape[1] != keys.shape[2],
+        seqused_k=found.seqused_k,
+        block_table=found.block_table,
+    )
+    if traits.sinks is None:
+        return out
+    # A sink is one more score without a value: it takes exp(sink) of the softmax's exp(logsumexp) + exp(sink).
+    share = torch.sigmoid(logsumexp - traits.sinks.float()[:, None]).t()[..., None]
+    return (out.float() * share).to(out.dtype)
 
 
 def _window(window: int, max_q: int) -> tuple[int, int]:

@@ -20,7 +20,7 @@ class PagedInput:
     `input_ids`, `position_ids` int64 `[1, T]`; `slot_mapping` int64 `[T]`, page * page_size + offset of each token's
     key; `cu_seq_q`, `cu_seq_k` int32 `[N + 1]`, `seqused_k` int32 `[N]`, `block_table` int32 `[N, P]`, `max_q`,
     `max_k` as `varlen.varlen_attention` wants them. `logits_index` int64: the rows whose logits are wanted,
-    None for all.
+    None for all. `lengths`: (queries, keys) of each sequence, None in static buffers.
     """
 
     input_ids: Tensor
@@ -33,10 +33,11 @@ class PagedInput:
     max_q: int
     max_k: int
     logits_index: Tensor | None
+    lengths: tuple[tuple[int, int], ...] | None = None
 
     def on(self, device: torch.device) -> PagedInput:
         """Copy the tensors that attention reads to the device of another layer; the others stay."""
-        names = ("slot_mapping", "cu_seq_q", "cu_seq_k", "seqused_k", "block_table")
+        names = ("position_ids", "slot_mapping", "cu_seq_q", "cu_seq_k", "seqused_k", "block_table")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
@@ -73,6 +74,7 @@ def build_paged_input(batch: ScheduledBatch, page_size: int, device: torch.devic
         max_q=max(item.num_tokens for item in batch.items),
         max_k=max(lengths),
         logits_index=torch.tensor(chosen + scored, dtype=torch.long, device=device),
+        lengths=tuple((item.num_tokens, item.start + item.num_tokens) for item in batch.items),
     )
 
 

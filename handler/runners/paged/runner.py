@@ -9,19 +9,18 @@ import torch
 from torch import Tensor
 
 from handler.model.loader import LoadedModel
-from handler.runners.attention import STEP, UnsupportedAttention, layer_windows
+from handler.runners.attention import STEP, layer_windows
 from handler.runners.limits import Limits
 from handler.runners.paged.attention import PagedStep
 from handler.runners.paged.cache import PagedCache
 from handler.runners.paged.decode_graphs import DecodeGraphs
 from handler.runners.paged.input import DecodeBuffers, PagedInput, build_paged_input
-from handler.runners.paged.varlen import check_cuda
+from handler.runners.paged.varlen import missing_kernel
 from handler.runners.rotary import changing_ropes
 from handler.runners.runner import StepLogits
 from handler.runners.trial import Trial, Verdict
 from handler.scheduling.block_manager import BlockManager
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
-from handler.seam.errors import UnsupportedModel
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +38,9 @@ class PagedRunner:
         self.graphs = DecodeGraphs()
         self.verdict = Verdict.NOT_RUN
         self.num_attention_calls = 0
+        on_cuda = loaded.device.type == "cuda"
+        self._missing_kernel = missing_kernel(loaded.dtype, limits.page_size, loaded.device) if on_cuda else None
+        self._gathers = self._missing_kernel is not None
         self._buffers = DecodeBuffers(limits.max_num_seqs, limits.max_model_len, limits.page_size, loaded.device)
         self._windows = layer_windows(loaded.text_config)
         self._keeps_logits = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
@@ -51,6 +53,9 @@ class PagedRunner:
     @property
     def decoding(self) -> str:
         """How decode steps run, in words for the log."""
+        if self._gathers:
+            reason = self._missing_kernel or "the paged attention kernel does not compute every layer"
+            return f"attention over gathered pages, no CUDA graphs ({reason})"
         return "decoding by CUDA graphs" if self.graphs else f"no CUDA graphs ({self.graphs.reason})"
 
     def kv_manager(self, limits: Limits) -> BlockManager:
@@ -67,7 +72,7 @@ class PagedRunner:
     @torch.inference_mode()
     def run(self, batch: ScheduledBatch) -> StepLogits:
         """One forward pass. The logits are valid until the next one."""
-        if all(item.num_tokens == 1 and item.samples for item in batch.items):
+        if not self._gathers and all(item.num_tokens == 1 and item.samples for item in batch.items):
             return StepLogits(self._decode(batch.items), batch.items)
         logits = self._forward(build_paged_input(batch, self.cache.page_size, self.loaded.device))
         samples = [item for item in batch.items if item.samples]
@@ -90,13 +95,14 @@ class PagedRunner:
         return self._forward(self._buffers.view(size))
 
     def _forward(self, paged_input: PagedInput) -> Tensor:
-        step = PagedStep(self.cache, paged_input, self._windows)
+        step = PagedStep(self.cache, paged_input, self._windows, self._missing_kernel is None)
         token = STEP.set(step)
         try:
             return self._call_model(paged_input)
         finally:
             STEP.reset(token)
             self.num_attention_calls = step.calls
+            self._gathers = self._gathers or step.gathered
 
     def _call_model(self, paged_input: PagedInput) -> Tensor:
         index = paged_input.logits_index
@@ -119,11 +125,6 @@ class PagedRunner:
         Leaves the model set to the engine's attention. Raises UnsupportedModel if paged attention is wrong for this
         model; graphs that are wrong are dropped.
         """
-        if self.loaded.device.type == "cuda":
-            try:
-                check_cuda(self.loaded.dtype, self.cache.page_size, self.loaded.device)
-            except UnsupportedAttention as exc:
-                raise UnsupportedModel(f"{self.loaded.model.config.model_type} over {self.name}: {exc}") from exc
         trial = Trial(self.loaded, self.limits)
         trial.prove(self)
         self._prove_graphs(trial)
@@ -142,6 +143,9 @@ class PagedRunner:
     @torch.inference_mode()
     def capture(self) -> None:
         """Capture the decode step for every batch size, if the device and the model allow it."""
+        if self._gathers:
+            self.graphs.drop("gathered pages")
+            return
         if self.loaded.other_devices:
             self.graphs.drop(f"the model is spread over {len(self.loaded.devices)} GPUs")
             return

@@ -28,6 +28,7 @@ _SYNCING = {
     "aten::repeat_interleave",
 }
 _INDEXING = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
+_COMPOSITE = "CompositeImplicitAutograd"
 _COPYING = {"aten::copy_", "aten::_to_copy", "aten::to"}
 
 
@@ -45,6 +46,10 @@ class SyncGuard(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = func._schema.name
+        if name.startswith("aten::") and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE):
+            # Under inference mode composite operations arrive whole. Whether they wait depends on their parts.
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         if name in _SYNCING and not (kwargs or {}).get("output_size"):
             raise HostSync(name)
         if name in _INDEXING and any(_is_mask(index) for index in args[1]):

@@ -23,7 +23,7 @@ _CUDA_MAX_HEAD_DIM = 256
 # Both implementations want head sizes that are a multiple of this.
 HEAD_DIM_MULTIPLE = 8
 
-_NEEDED = ("scale", "window_size", "enable_gqa", "seqused_k", "block_table")
+_NEEDED = ("scale", "window_size", "enable_gqa", "seqused_k", "block_table", "return_aux")
 
 
 @cache
@@ -40,15 +40,24 @@ def torch_varlen() -> Callable[..., Any]:
     return varlen_attn
 
 
-def check_cuda(dtype: torch.dtype, page_size: int, device: torch.device) -> None:
-    """Raise UnsupportedAttention unless torch's kernel takes this on `device`."""
-    torch_varlen()
+def missing_kernel(dtype: torch.dtype, page_size: int, device: torch.device) -> str | None:
+    """Why torch has no paged attention kernel for this on a CUDA `device`; None if it has one."""
+    try:
+        torch_varlen()
+    except UnsupportedAttention as exc:
+        return str(exc)
     if dtype not in {torch.float16, torch.bfloat16}:
-        raise UnsupportedAttention(f"paged attention on CUDA takes float16 and bfloat16, not {dtype}")
+        return f"the paged attention kernel takes float16 and bfloat16, not {dtype}"
     if page_size % CUDA_PAGE_SIZE:
-        raise UnsupportedAttention(f"paged attention on CUDA takes pages of {CUDA_PAGE_SIZE} tokens, not {page_size}")
+        return f"the paged attention kernel takes pages of {CUDA_PAGE_SIZE} tokens, not {page_size}"
     if torch.cuda.get_device_capability(device) < (8, 0):
-        raise UnsupportedAttention("paged attention on CUDA takes compute capability 8.0 or more")
+        return "the paged attention kernel takes compute capability 8.0 or more"
+    return None
+
+
+def takes_head(query: Tensor, head_dim: int) -> bool:
+    """Whether the kernel for `query`'s device takes heads of `head_dim`."""
+    return not query.is_cuda or head_dim <= _CUDA_MAX_HEAD_DIM
 
 
 def varlen_attention(
@@ -65,33 +74,34 @@ def varlen_attention(
     enable_gqa: bool,
     seqused_k: Tensor,
     block_table: Tensor,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Attend to paged keys, the last query of each of N sequences aligned with its last key.
 
     `query` `[T, Hq, D]`; `key`, `value` `[pages, page_size, Hkv, D]`; `cu_seq_q`, `cu_seq_k` int32 `[N + 1]`, starts
     of the sequences' queries and keys; `seqused_k` int32 `[N]`, keys that exist; `block_table` int32 `[N, P]`, page of
     each `page_size` keys. `max_q`, `max_k` bound the lengths. `window_size` (left, right): how many keys before and
-    after its own a query sees, -1 for all. Returns `[T, Hq, D]`. Keys from `seqused_k` on are never read.
+    after its own a query sees, -1 for all. Returns `[T, Hq, D]` and the log-sum-exp of the scores, float32 `[Hq, T]`.
+    Keys from `seqused_k` on are never read.
     """
     head_dim = query.shape[-1]
     if key.shape[-1] != head_dim or value.shape[-1] != head_dim or head_dim % HEAD_DIM_MULTIPLE:
         raise UnsupportedAttention(
             f"head sizes {head_dim}, {key.shape[-1]}, {value.shape[-1]} are not one multiple of 8"
         )
-    if query.is_cuda and head_dim > _CUDA_MAX_HEAD_DIM:
-        raise UnsupportedAttention(
-            f"paged attention on CUDA takes heads of at most {_CUDA_MAX_HEAD_DIM}, not {head_dim}"
-        )
-    function = torch_varlen() if query.is_cuda else varlen_attn_cpu
-    out: Tensor = function(
-        *(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k),
-        scale=scale,
-        window_size=window_size,
-        enable_gqa=enable_gqa,
-        seqused_k=seqused_k,
-        block_table=block_table,
+    options: dict[str, Any] = {"scale": scale, "window_size": window_size, "enable_gqa": enable_gqa}
+    options |= {"seqused_k": seqused_k, "block_table": block_table}
+    if not query.is_cuda:
+        return varlen_attn_cpu(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, **options)
+    found: tuple[Tensor, Tensor] = torch_varlen()(
+        *(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k), return_aux=_log_sum_exp(), **options
     )
-    return out
+    return found
+
+
+def _log_sum_exp() -> object:
+    from torch.nn.attention.varlen import AuxRequest
+
+    return AuxRequest(lse=True)
 
 
 def varlen_attn_cpu(
@@ -108,8 +118,11 @@ def varlen_attn_cpu(
     enable_gqa: bool,
     seqused_k: Tensor,
     block_table: Tensor,
-) -> Tensor:
-    """`torch.nn.attention.varlen.varlen_attn` with a block table, for any device. Raises ValueError where it would."""
+) -> tuple[Tensor, Tensor]:
+    """`torch.nn.attention.varlen.varlen_attn` with a block table and its log-sum-exp, for any device.
+
+    Raises ValueError where it would.
+    """
     if (query.shape[1] != key.shape[2]) if not enable_gqa else query.shape[1] % key.shape[2]:
         raise ValueError(f"{query.shape[1]} query heads over {key.shape[2]} key heads, enable_gqa={enable_gqa}")
     for name, tensor in {
@@ -120,10 +133,10 @@ def varlen_attn_cpu(
     }.items():
         if tensor.dtype != torch.int32:
             raise ValueError(f"{name} must be int32. Given: {tensor.dtype}")
-    out: Tensor = _emulated(
+    found: tuple[Tensor, Tensor] = _emulated(
         query, key, value, cu_seq_q, max_q, max_k, scale, window_size[0], window_size[1], seqused_k, block_table
     )
-    return out
+    return found
 
 
 # A custom operator, like torch's own: dispatch modes and tracers see one call without host syncs.
@@ -140,9 +153,9 @@ def _emulated(
     right: int,
     seqused_k: Tensor,
     block_table: Tensor,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     starts, lengths = cu_seq_q.tolist(), seqused_k.tolist()
-    out = torch.empty_like(query)
+    out, logsumexp = torch.empty_like(query), query.new_empty(query.shape[1], query.shape[0], dtype=torch.float32)
     page_size = key.shape[1]
     for i, length in enumerate(lengths):
         first, last = starts[i], starts[i + 1]
@@ -155,12 +168,14 @@ def _emulated(
         mask = _visible(last - first, length, left, right, query.device)
         found = F.scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=q.shape[0] != k.shape[0])
         out[first:last] = found.transpose(0, 1)
-    return out
+        scores = q.float() @ k.float().repeat_interleave(q.shape[0] // k.shape[0], 0).transpose(1, 2) * scale
+        logsumexp[:, first:last] = scores.masked_fill(~mask, float("-inf")).logsumexp(-1)
+    return out, logsumexp
 
 
 @_emulated.register_fake
-def _(query: Tensor, *_: object) -> Tensor:
-    return torch.empty_like(query)
+def _(query: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(query), query.new_empty(query.shape[1], query.shape[0], dtype=torch.float32)
 
 
 def _visible(num_queries: int, num_keys: int, left: int, right: int, device: torch.device) -> Tensor:

@@ -70,15 +70,16 @@ def _decode(group: DecodeGroup, query: Tensor, keys: Tensor, values: Tensor, tra
     """One new token for each row of the group; the query heads that share a key head are its query rows."""
     num_kv_heads = keys.shape[2]
     rows = query[group.first_row : group.first_row + group.num_rows]
-    if group.rows is not None:
-        rows = rows.new_zeros(group.num_slots, *rows.shape[1:]).index_copy_(0, group.rows, rows)
+    used = group.rows_on(query.device)
+    if used is not None:
+        rows = rows.new_zeros(group.num_slots, *rows.shape[1:]).index_copy_(0, used, rows)
     queries = rows.reshape(group.num_slots, num_kv_heads, -1, query.shape[-1])
     slots = slice(group.first_slot, group.first_slot + group.num_slots)
     k = keys[slots, : group.length].transpose(1, 2)
     v = values[slots, : group.length].transpose(1, 2)
-    out = _attend(queries, k, v, group.mask(traits.window, query.dtype), traits)
+    out = _attend(queries, k, v, group.mask(traits.window, query.dtype, query.device), traits)
     out = out.reshape(group.num_slots, -1, v.shape[-1])
-    return out if group.rows is None else out.index_select(0, group.rows)
+    return out if used is None else out.index_select(0, used)
 
 
 def _prefill(chunk: PrefillChunk, query: Tensor, keys: Tensor, values: Tensor, traits: LayerTraits) -> Tensor:

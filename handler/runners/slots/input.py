@@ -34,20 +34,29 @@ class DecodeGroup:
     length: int
     rows: Tensor | None
     positions: Tensor
-    _masks: dict[int, Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[int, torch.device], Tensor] = field(default_factory=dict)
+    _rows: dict[torch.device, Tensor] = field(default_factory=dict)
 
-    def mask(self, window: int, dtype: torch.dtype) -> Tensor:
+    def rows_on(self, device: torch.device) -> Tensor | None:
+        """`rows` on a layer's device, copied once for each where a model is spread over several."""
+        if self.rows is None or self.rows.device == device:
+            return self.rows
+        if device not in self._rows:
+            self._rows[device] = self.rows.to(device)
+        return self._rows[device]
+
+    def mask(self, window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Additive mask `[n_slots, 1, 1, length]`: 0 where a row may look, -inf elsewhere; window 0 is unlimited."""
-        found = self._masks.get(window)
+        found = self._masks.get((window, device))
         if found is None:
-            keys = torch.arange(self.length, device=self.positions.device)[None]
-            newest = self.positions[:, None]
+            keys = torch.arange(self.length, device=device)[None]
+            newest = self.positions.to(device)[:, None]
             hidden = keys > newest
             if window:
                 hidden |= keys <= newest - window
             found = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
             found = found.masked_fill_(hidden, float("-inf"))[:, None, None]
-            self._masks[window] = found
+            self._masks[window, device] = found
         return found
 
 
@@ -63,11 +72,11 @@ class PrefillChunk:
     slot: int
     start: int
     length: int
-    _masks: dict[int, Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[int, torch.device], Tensor] = field(default_factory=dict)
 
     def mask(self, window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Additive mask `[num_rows, length]`: 0 where a row may look, -inf elsewhere; window 0 is unlimited."""
-        found = self._masks.get(window)
+        found = self._masks.get((window, device))
         if found is None:
             keys = torch.arange(self.length, device=device)[None]
             queries = torch.arange(self.start, self.start + self.num_rows, device=device)[:, None]
@@ -75,7 +84,7 @@ class PrefillChunk:
             if window:
                 hidden |= keys <= queries - window
             found = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
-            self._masks[window] = found
+            self._masks[window, device] = found
         return found
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from container.supervisor.engine_process import Replica, visible_gpus
 from handler.model.loader import _check_spread
 from handler.model.placement import Devices, choose_devices, memory_limits, weight_bytes
 from handler.runners.paged.cache import PagedCache
@@ -27,10 +28,12 @@ CUDA = torch.device("cuda")
     [
         ({}, 10, [24], [0], 1),
         ({}, 10, [24, 24, 24, 24], [0], 4),
-        ({"index": 2, "num_engines": 4, "devices_per_engine": 1}, 10, [24, 24, 24, 24], [2], 4),
+        ({"index": 2, "num_engines": 4, "devices_per_engine": 1}, 10, [24], [0], 1),
+        ({"index": 2, "num_engines": 4}, 10, [24, 24, 24, 24], [2], 4),
         ({"num_devices": 2}, 10, [24, 24, 24, 24], [0], 2),
         ({}, 30, [24, 24, 24, 24], [0, 1], 2),
-        ({"index": 1, "num_engines": 2, "devices_per_engine": 2}, 30, [24, 24, 24, 24], [2, 3], 2),
+        ({"index": 1, "num_engines": 2, "devices_per_engine": 2}, 30, [24, 24], [0, 1], 1),
+        ({"index": 1, "num_engines": 2}, 30, [24, 24, 24, 24], [2, 3], 2),
         ({}, 60, [24, 24, 24, 24], [0, 1, 2, 3], 1),
         ({}, 18, [24, 20], [0, 1], 1),
         ({}, 900, [24, 24], [0, 1], 1),
@@ -47,16 +50,19 @@ def test_the_fewest_gpus_that_hold_the_model(
     assert found.num_engines == num_engines
 
 
-def test_engines_never_share_a_gpu() -> None:
+@pytest.mark.parametrize("visible", ["", "7,6,5,4,3,2,1,0", "GPU-aa, GPU-bb,GPU-cc,GPU-dd,GPU-ee,GPU-ff,GPU-gg,GPU-hh"])
+def test_engines_never_share_a_gpu(visible: str) -> None:
+    every = [each.strip() for each in visible.split(",")] if visible else [str(i) for i in range(8)]
     for span, number in ((1, 8), (2, 4), (4, 2)):
-        taken = [
-            device
-            for index in range(number)
-            for device in choose_devices(
-                EngineConfig(index=index, num_engines=number, devices_per_engine=span), CUDA, 0, (24 * GIB,) * 8
-            ).own
-        ]
-        assert sorted(device.index for device in taken) == list(range(8))
+        shown = [visible_gpus(Replica(i, number, span), {"CUDA_VISIBLE_DEVICES": visible}) for i in range(number)]
+        assert [name for each in shown for name in each["CUDA_VISIBLE_DEVICES"].split(",")] == every
+        own = choose_devices(EngineConfig(index=1, num_engines=number, devices_per_engine=span), CUDA, 0, ()).own
+        assert [device.index for device in own] == list(range(span))
+
+
+@pytest.mark.parametrize("replica", [Replica(0), Replica(0, 1, 4), Replica(2, 4, 0)])
+def test_an_engine_that_is_alone_or_decides_itself_sees_every_gpu(replica: Replica) -> None:
+    assert visible_gpus(replica, {"CUDA_VISIBLE_DEVICES": "2,3"}) == {}
 
 
 @pytest.mark.parametrize(
@@ -82,11 +88,10 @@ def test_a_named_gpu_and_the_cpu_are_taken_as_they_are(caplog: pytest.LogCapture
     assert "NUM_SHARD=4 is ignored" in caplog.text
 
 
-def test_accelerate_may_use_this_engines_gpus_alone() -> None:
-    devices = choose_devices(
-        EngineConfig(index=1, num_engines=2, devices_per_engine=2), CUDA, 0, tuple(n * GIB for n in (10, 20, 30, 40))
-    )
-    assert memory_limits(devices, tuple(n * GIB for n in (10, 20, 30, 40))) == {2: 24 * GIB, 3: 32 * GIB}
+def test_accelerate_may_use_this_engines_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: ((30 + 10 * device.index) * GIB, 80 * GIB))
+    config = EngineConfig(index=1, num_engines=2, devices_per_engine=2)
+    assert memory_limits(choose_devices(config, CUDA, 0, (80 * GIB,) * 2)) == {0: 24 * GIB, 1: 32 * GIB}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.attention.varlen import AuxRequest
 
 from handler.runners.attention import UnsupportedAttention
 from handler.runners.paged.varlen import torch_varlen, varlen_attention, varlen_attn_cpu
@@ -77,13 +78,18 @@ def paged(lengths: list[tuple[int, int]], hq: int, hkv: int, seed: int) -> dict[
 )
 def test_emulator(lengths: list[tuple[int, int]], heads: tuple[int, int], window: tuple[int, int], seed: int) -> None:
     given_ = paged(lengths, *heads, seed)
-    out = varlen_attention(**given_, window_size=window)
+    out, logsumexp = varlen_attention(**given_, window_size=window)
     key, value, table = given_["key"], given_["value"], given_["block_table"].long()
     row = 0
     for i, (queries, keys) in enumerate(lengths):
         k, v = (pool[table[i]].flatten(0, 1)[:keys] for pool in (key, value))
         expected = by_hand(given_["query"][row : row + queries], k, v, *window, given_["scale"])
         torch.testing.assert_close(out[row : row + queries], expected)
+        if window == (-1, -1):
+            scores = given_["query"][row : row + queries].transpose(0, 1) @ k.repeat_interleave(
+                heads[0] // heads[1], 1
+            ).permute(1, 2, 0)
+            torch.testing.assert_close(logsumexp[:, row : row + queries], (scores * given_["scale"]).logsumexp(-1))
         row += queries
 
 
@@ -92,8 +98,10 @@ def test_torchs_function_takes_our_call() -> None:
     given_ = paged([(1, 5), (3, 9)], 4, 2, 0)
     meta = {name: arg.to("meta") if isinstance(arg, Tensor) else arg for name, arg in given_.items()}
     query, key, value, *rest = (meta.pop(name) for name in list(meta)[:7])
-    out = torch_varlen()(query, key, value, *rest, **meta, window_size=(2, 0))
-    assert out.shape == query.shape
+    out, logsumexp = torch_varlen()(
+        query, key, value, *rest, **meta, window_size=(2, 0), return_aux=AuxRequest(lse=True)
+    )
+    assert (out.shape, logsumexp.shape) == (query.shape, (query.shape[1], query.shape[0]))
 
 
 def test_a_torch_without_block_tables_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +113,7 @@ def test_a_torch_without_block_tables_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(young, "varlen_attn", varlen_attn)
     torch_varlen.cache_clear()
     try:
-        with pytest.raises(UnsupportedAttention, match="window_size, enable_gqa, seqused_k, block_table"):
+        with pytest.raises(UnsupportedAttention, match="window_size, enable_gqa, seqused_k, block_table, return_aux"):
             torch_varlen()
     finally:
         torch_varlen.cache_clear()
@@ -132,4 +140,4 @@ def test_what_the_kernel_would_not_take_is_refused(name: str, change: Any, error
 def test_the_emulator_has_a_shape_without_data() -> None:
     given_ = paged([(1, 5), (3, 9)], 4, 2, 0)
     meta = {name: arg.to("meta") if isinstance(arg, Tensor) else arg for name, arg in given_.items()}
-    assert varlen_attn_cpu(**meta, window_size=(-1, 0)).shape == given_["query"].shape
+    assert varlen_attn_cpu(**meta, window_size=(-1, 0))[0].shape == given_["query"].shape

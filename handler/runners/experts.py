@@ -1,0 +1,74 @@
+"""Mixtures of experts on GPUs where torch's grouped product waits for the host.
+
+`torch.nn.functional.grouped_mm` has a kernel for bfloat16 on compute capability 9.x and 10.x only. Elsewhere it reads
+the row counts on the host and launches one product for each expert (aten/src/ATen/native/GroupedMMUtils.h), so no CUDA
+graph can hold a decode step (pytorch#169970).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from handler.model.loader import LoadedModel
+
+_NAME = "heir_static"
+_GROUPED_MM = {9, 10}
+# Larger batches are prompts, which no graph holds; the grouped product needs the least memory for them.
+_MAX_STATIC_TOKENS = 256
+
+
+def use_static_experts(loaded: LoadedModel) -> bool:
+    """Set experts that never wait for the host, if this GPU and dtype need them. True if they were set."""
+    if loaded.device.type != "cuda" or not hasattr(loaded.model, "set_experts_implementation"):
+        return False
+    major, _ = torch.cuda.get_device_capability(loaded.device)
+    grouped = getattr(loaded.model.config, "_experts_implementation", None) == "grouped_mm"
+    if not grouped or (major in _GROUPED_MM and loaded.dtype is torch.bfloat16):
+        return False
+    ALL_EXPERTS_FUNCTIONS.register(_NAME, static_experts)
+    loaded.model.set_experts_implementation(_NAME)
+    return True
+
+
+def static_experts(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """The experts' output `[T, H]` for `hidden` `[T, H]`, chosen experts and their weights `[T, k]`.
+
+    `experts` is transformers' module with weights `[E, ...]`. Few tokens gather the weights they need; more compute
+    every expert, since nearly all are read in any case.
+    """
+    tokens, chosen = top_k_index.shape
+    if tokens > _MAX_STATIC_TOKENS:
+        return _call("grouped_mm", experts, hidden, top_k_index, top_k_weights)
+    if tokens * chosen <= int(experts.num_experts):
+        return _call("batched_mm", experts, hidden, top_k_index, top_k_weights)
+    return _all_experts(experts, hidden, top_k_index, top_k_weights)
+
+
+def _call(name: str, *arguments: Any) -> Tensor:
+    found: Tensor = ALL_EXPERTS_FUNCTIONS[name](*arguments)
+    return found
+
+
+def _all_experts(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """Each expert on each token `[E, T, H]`, then the chosen ones' weighted sum."""
+    first = "gate_up_proj" if experts.has_gate else "up_proj"
+    out = _product(experts, first, hidden)
+    out = experts._apply_gate(out) if experts.has_gate else experts.act_fn(out)
+    out = _product(experts, "down_proj", out)
+    if experts.has_post_expert_norm:
+        out = experts.post_expert_norm(out)
+    rows = torch.arange(len(hidden), device=hidden.device)[:, None]
+    chosen = out[top_k_index, rows]
+    # In the order of the choice, as transformers sums.
+    summed: Tensor = (chosen * top_k_weights[..., None]).sum(dim=1)
+    return summed.to(hidden.dtype)
+
+
+def _product(experts: Any, name: str, rows: Tensor) -> Tensor:
+    weight = getattr(experts, name)
+    out: Tensor = rows @ (weight if experts.is_transposed else weight.transpose(-2, -1))
+    return out + getattr(experts, f"{name}_bias")[:, None] if experts.has_bias else out

@@ -1,0 +1,173 @@
+"""What a start does on the GPUs that SageMaker rents, shown on pretended ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import dispatch_model
+
+from handler.model.device import choose_dtype
+from handler.model.loader import LoadedModel
+from handler.runners import experts
+from handler.runners.choice import choose_runner
+from handler.runners.limits import bytes_per_token, derive_limits, layer_shares
+from handler.runners.paged.runner import PagedRunner
+from handler.sampling import sampler
+from handler.sampling.sampler import score_prompt
+from handler.scheduling.scheduler import ScheduledSequence
+from handler.scheduling.sequence import Sequence
+from handler.seam.config import EngineConfig, KVLayout
+from handler.seam.protocol import GenerateRequest, SamplingParams
+from handler.seam.status import StatusBoard
+from handler.startup import start
+from tests.support.local_engine import loaded
+from tests.support.pretend_cuda import GIB, GPU_KINDS, Gpus, gpus_of, pretend_cuda
+from tests.support.pretend_cuda.graphs import graph
+from tests.support.tiny_models import build, save
+
+GRAPHS = "decoding by CUDA graphs"
+GATHERED = "attention over gathered pages, no CUDA graphs (the paged attention kernel "
+
+
+@pytest.fixture
+def two_gpus() -> Iterator[Gpus]:
+    with pretend_cuda(gpus_of("A10G", 2)) as gpus:
+        yield gpus
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "family", "dtype", "decoding"),
+    [
+        ("T4", 1, "llama", "float16", GATHERED + "takes compute capability 8.0 or more)"),
+        ("T4", 4, "gpt_oss", "float16", GATHERED + "takes compute capability 8.0 or more)"),
+        ("A10G", 4, "llama", "bfloat16", GRAPHS),
+        ("A10G", 1, "gemma2", "bfloat16", GATHERED + "does not compute every layer)"),
+        ("L4", 1, "qwen3_moe", "bfloat16", GRAPHS),
+        ("A100", 4, "cohere", "bfloat16", GRAPHS),
+        ("H100", 1, "mixtral", "bfloat16", GRAPHS),
+        ("H200", 1, "llama", "bfloat16", GRAPHS),
+    ],
+)
+def test_a_start(kind: str, count: int, family: str, dtype: str, decoding: str, tmp_path: Path) -> None:
+    """Whole, from files to a first token; afterwards a sampled answer."""
+    board = StatusBoard(tmp_path / "board", create=True)
+    directory = save(family, tmp_path / "model")
+    with pretend_cuda(gpus_of(kind, count)) as gpus:
+        config = EngineConfig(
+            model=str(directory),
+            cache_dir=str(tmp_path),
+            socket_path=str(tmp_path / "socket"),
+            kv_capacity_tokens=4096,
+            max_model_len=256,
+            max_num_seqs=2,
+        )
+        core, card = start(config, board)
+        core.socket.close()
+        assert (card.dtype, card.device, card.runner) == (dtype, "cuda:0", "paged")
+        assert board["engines_wanted"] == count
+        assert isinstance(core.runner, PagedRunner)
+        assert core.runner.decoding == decoding
+        assert gpus.contexts == {0}, "a context on a neighbour's GPU takes hundreds of MB there"
+
+
+def test_engine_1_captures_on_its_own_gpu(tmp_path: Path) -> None:
+    """torch makes the stream that captures on the current device, whatever the model is on."""
+    directory = save("llama", tmp_path / "model")
+    with pretend_cuda(gpus_of("A10G", 2)) as gpus:
+        config = EngineConfig(
+            model=str(directory),
+            device="cuda:1",
+            cache_dir=str(tmp_path),
+            socket_path=str(tmp_path / "socket"),
+            kv_capacity_tokens=1024,
+            max_model_len=64,
+            max_num_seqs=1,
+        )
+        core, _ = start(config, StatusBoard(tmp_path / "board", create=True))
+        core.socket.close()
+        assert graph.default_stream is not None
+        assert graph.default_stream.device == torch.device("cuda", 1)
+        assert gpus.contexts == {1}
+
+
+@pytest.mark.parametrize("kind", GPU_KINDS)
+def test_bfloat16_is_computed_where_it_is_native(kind: str) -> None:
+    with pretend_cuda(gpus_of(kind)):
+        found = choose_dtype("auto", torch.device("cuda"))
+    assert found is (torch.float16 if kind == "T4" else torch.bfloat16)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss", "deepseek_v3"])
+def test_static_experts_say_what_the_model_says(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    experts.ALL_EXPERTS_FUNCTIONS.register(experts._NAME, experts.static_experts)
+    monkeypatch.setattr(experts, "_MAX_STATIC_TOKENS", 30)
+    model = build(family)
+    ids = torch.arange(40)[None]
+    for tokens in (1, 2, 3, 20, 40):
+        with torch.inference_mode():
+            model.set_experts_implementation("eager")
+            expected = model(input_ids=ids[:, :tokens]).logits
+            model.set_experts_implementation(experts._NAME)
+            found = model(input_ids=ids[:, :tokens]).logits
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def over_two(family: str, first: int) -> LoadedModel:
+    """A model with its first layers on one GPU and the others on the next, as accelerate places it."""
+    model = build(family).to(torch.bfloat16)
+    places = {"model.embed_tokens": "cuda:0", "model.rotary_emb": "cuda:0", "model.norm": "cuda:1", "lm_head": "cuda:1"}
+    places |= {f"model.layers.{i}": f"cuda:{int(i >= first)}" for i in range(model.config.num_hidden_layers)}
+    found = loaded(dispatch_model(model, places, force_hooks=True))
+    return dataclasses.replace(found, other_devices=(torch.device("cuda", 1),))
+
+
+@pytest.mark.parametrize(
+    ("family", "layout"), [("llama", KVLayout.AUTO), ("gemma2", KVLayout.AUTO), ("gpt_oss", KVLayout.SLOTS)]
+)
+def test_layers_over_two_gpus(family: str, layout: KVLayout, two_gpus: Gpus, tmp_path: Path) -> None:
+    config = EngineConfig(max_model_len=256, kv_capacity_tokens=4096, max_num_seqs=4, kv_layout=layout)
+    board = StatusBoard(tmp_path / "board", create=True)
+    runner, _ = choose_runner(config, over_two(family, 2), board)
+    assert runner.name == ("paged" if layout is KVLayout.AUTO else "slots")
+
+
+def test_the_gpu_with_most_layers_bounds_kv_memory(two_gpus: Gpus) -> None:
+    found = over_two("llama", 1)
+    assert layer_shares(found) == {torch.device("cuda", 0): 0.25, torch.device("cuda", 1): 0.75}
+    for gpu in two_gpus.all:
+        gpu.total = GIB
+    room = min(two_gpus.all[0].free / 0.25, two_gpus.all[1].free / 0.75)
+    limits = derive_limits(EngineConfig(), found, paged=True)
+    assert limits.capacity_tokens == pytest.approx(0.85 * room / bytes_per_token(found), rel=0.01)
+
+
+def test_what_the_loader_freed_is_room_for_keys(two_gpus: Gpus) -> None:
+    gpu = two_gpus.all[0]
+    gpu.total = GIB
+    found = dataclasses.replace(loaded(build("llama").to("cuda", torch.bfloat16)))
+    spent: Any = torch.zeros(GIB // 2, dtype=torch.uint8, device="cuda")
+    del spent
+    assert gpu.cached >= GIB // 2
+    limits = derive_limits(EngineConfig(), found, paged=True)
+    assert limits.capacity_tokens == pytest.approx(0.85 * gpu.total / bytes_per_token(found), rel=0.01)
+
+
+def test_a_long_prompt_is_scored_in_blocks(two_gpus: Gpus) -> None:
+    """A chunk's logits in float32 at once are what a busy GPU has no room for."""
+    vocab, length = 1000, 3 * sampler._SCORED_ROWS
+    ids = [i % vocab for i in range(length + 1)]
+    request = GenerateRequest("r", ids, SamplingParams(max_tokens=1, seed=0, num_prompt_logprobs=2), 60.0)
+    seq = Sequence(request, b"worker", 0.0, 60.0)
+    numbers = torch.randn(length, vocab)
+    rows = numbers.to("cuda", torch.bfloat16)
+    gpu = two_gpus.all[0]
+    gpu.total = gpu.allocated + 4 * sampler._SCORED_ROWS * vocab * 4
+    score_prompt(rows, ScheduledSequence(seq, 0, length))
+    expected = numbers.to(torch.bfloat16).float().log_softmax(-1)
+    assert [each.logprob for each in seq.prompt_logprobs] == expected[range(length), ids[1:]].tolist()
+    assert [[i for i, _ in each.top] for each in seq.prompt_logprobs] == expected.topk(2).indices.tolist()
