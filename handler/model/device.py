@@ -9,6 +9,7 @@ import torch
 from handler.seam.errors import BadConfiguration, one_line
 
 _NATIVE_BFLOAT16 = (8, 0)
+_NEWER_HOST = "InferenceAmiVersion al2-ami-sagemaker-inference-gpu-3-1 brings a newer one"
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -21,7 +22,8 @@ def choose_device(wanted: str) -> torch.device:
         return torch.device("cpu")
     usable, complaint = _cuda_usable()
     if complaint:
-        raise BadConfiguration(f"CUDA cannot be used: {complaint}; DEVICE=cpu serves without it")
+        advice = f"; on SageMaker, {_NEWER_HOST}" if "driver" in complaint else ""
+        raise BadConfiguration(f"CUDA cannot be used: {complaint}; DEVICE=cpu serves without it{advice}")
     if wanted == "auto":
         return torch.device("cuda" if usable else "cpu")
     device = torch.device(wanted)

@@ -28,7 +28,7 @@ WEIGHTS_SHARE = 0.80  # handler/model/placement.py
 OVERHEAD_MIB = 1536
 # On CUDA, where eetq is served as bitsandbytes (docs/quantisation.md).
 BYTES_PER_PARAM = {"none": 2.0, "bitsandbytes": 1.05, "eetq": 1.05, "bitsandbytes-nf4": 0.6, "bitsandbytes-fp4": 0.6}
-AUTO_ORDER = ("none", "bitsandbytes", "bitsandbytes-nf4")
+AUTO_ORDER = ("none", "bitsandbytes-nf4")
 
 
 @dataclass(frozen=True)

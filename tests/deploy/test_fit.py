@@ -91,7 +91,7 @@ def test_auto_takes_the_least_lossy_that_fits() -> None:
     assert small
     shape = shape_from_config(QWEN3_8B)
     assert check_fit(shape, Load(2048, 4), small).quantize == "none"
-    assert check_fit(shape, Load(8192, 6), small).quantize == "bitsandbytes"
+    assert check_fit(shape, Load(8192, 6), small).quantize == "bitsandbytes-nf4"
     assert check_fit(shape, Load(8192, 10), small).quantize == "bitsandbytes-nf4"
     nothing = check_fit(shape, Load(40960, 64), small)
     assert not nothing.fits
@@ -243,7 +243,7 @@ def test_what_else_could_be_taken_is_said() -> None:
     assert "cheapest type with room for the weights unquantised" in found.reason()
     others = [(fit.instance.name, fit.quantize) for fit in found.alternatives]
     assert others == [
-        *(("ml.g6.xlarge", "bitsandbytes"), ("ml.g6e.xlarge", "none")),
+        *(("ml.g6.xlarge", "bitsandbytes-nf4"), ("ml.g6e.xlarge", "none")),
         *(("ml.g7e.2xlarge", "none"), ("ml.g6.12xlarge", "none")),
     ]
     assert all(fit.fits for fit in found.alternatives)

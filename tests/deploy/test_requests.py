@@ -193,6 +193,14 @@ def test_timeouts_grow_with_the_weights(weights_gb: float | None, health_s: int,
     [
         ("", "ml.g6.xlarge", ""),
         ("12.9", "ml.g6.xlarge", ""),
+        ("12.6", "ml.g6e.12xlarge", ""),
+        ("12.6", "ml.p5.48xlarge", ""),
+        *(
+            (cuda, f"ml.{size}", "al2-ami-sagemaker-inference-gpu-3-1")
+            for cuda in ("", "12.6")
+            for size in ("g4dn.xlarge", "g5.xlarge", "g5.48xlarge", "p4d.24xlarge", "p4de.24xlarge")
+        ),
+        ("13.0", "ml.g5.xlarge", "al2023-ami-sagemaker-inference-gpu-4-1"),
         ("13.0", "ml.g6.xlarge", "al2023-ami-sagemaker-inference-gpu-4-1"),
         ("12.9", "ml.g7e.2xlarge", "al2023-ami-sagemaker-inference-gpu-4-1"),
         ("13.0", "ml.m5.large", ""),

@@ -34,7 +34,8 @@ def test_a_driver_that_is_too_old(wanted: str) -> None:
         choose_device(wanted)
     assert str(found.value) == (
         "CUDA cannot be used: The NVIDIA driver on your system is too old (found version 11040). Please update your "
-        "GPU driver; DEVICE=cpu serves without it"
+        "GPU driver; DEVICE=cpu serves without it; on SageMaker, InferenceAmiVersion "
+        "al2-ami-sagemaker-inference-gpu-3-1 brings a newer one"
     )
 
 
