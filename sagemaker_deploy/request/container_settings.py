@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 
+_MAX_LOG_LEVEL = 1000
 # What a value must be, "" if it is.
 Check = Callable[[str], str]
 
@@ -69,8 +70,9 @@ def _list(item: str, words: str) -> Check:
 
 def _log_level(value: str) -> str:
     names = ("trace", "debug", "info", "warn", "warning", "error", "critical", "off")
-    fits = value.isdecimal() or value.lower().split(",")[0] in names
-    return "" if fits else "a level name or a Python level number"
+    number = value.isdecimal() and int(value) <= _MAX_LOG_LEVEL
+    fits = number or value.lower().split(",")[0] in names
+    return "" if fits else f"a level name or a Python level number, at most {_MAX_LOG_LEVEL}"
 
 
 _FLAG = _match("1|true|yes|on|0|false|no|off", "true or false")
@@ -98,6 +100,7 @@ SETTINGS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (GPU_NAMES, _whole(0, 64)),
     (("ENGINE_REPLICAS",), _whole(0, 64)),
     (("HF_MODEL_TRUST_REMOTE_CODE", "TRUST_REMOTE_CODE"), _FLAG),
+    (("TRUST_REQUEST_CHAT_TEMPLATE",), _FLAG),
     (("REFUSE_CUSTOM_CODE",), _FLAG),
     (("MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH"), _whole(1)),
     (("MAX_TOTAL_TOKENS",), _whole(2)),
@@ -114,6 +117,7 @@ SETTINGS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("MAX_TOP_N_TOKENS",), _whole(0, 20)),
     (("MAX_CLIENT_BATCH_SIZE",), _whole(1, 1024)),
     (("DISABLE_GRAMMAR_SUPPORT",), _FLAG),
+    (("UNKNOWN_FIELDS",), _one_of("refuse", "ignore")),
     (("WATERMARK_GAMMA",), _number(0, 1)),
     (("WATERMARK_DELTA",), _number(0, 100)),
     (("PAYLOAD_LIMIT",), _whole(1)),
@@ -121,6 +125,7 @@ SETTINGS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("REQUEST_TIMEOUT_S",), _seconds),
     (("STREAM_TIMEOUT_S",), _seconds),
     (("SAGEMAKER_SESSIONS_EXPIRATION",), _seconds),
+    (("SAGEMAKER_ENABLE_STATEFUL_SESSIONS",), _FLAG),
     (("API_KEY",), _list(r"[!-~](?:[ -~]*[!-~])?", "one key or several, comma-separated, of printable ASCII")),
     (
         ("CORS_ALLOW_ORIGIN",),

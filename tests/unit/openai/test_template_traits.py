@@ -52,6 +52,6 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 )
 def test_takes_tools(tokenizer: Tokenizer, source: str, takes: bool) -> None:
     template = source + "{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}"
-    assert TemplateTraits(ChatTemplate({"default": template}, tokenizer)).takes_tools is takes
+    assert TemplateTraits(ChatTemplate({"default": template}, tokenizer), tokenizer).takes_tools is takes
     named = {"default": "{{ messages[0].content }}", "tool_use": template}
-    assert TemplateTraits(ChatTemplate(named, tokenizer)).takes_tools is takes
+    assert TemplateTraits(ChatTemplate(named, tokenizer), tokenizer).takes_tools is takes
