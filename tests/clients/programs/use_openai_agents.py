@@ -31,7 +31,8 @@ def model(url: str) -> OpenAIChatCompletionsModel:
     return OpenAIChatCompletionsModel("m", openai_client=client)
 
 
-greedy = ModelSettings(temperature=task.TEMPERATURE, max_tokens=task.MAX_TOKENS)
+# Without `include_usage` the client asks for no usage in streams.
+greedy = ModelSettings(temperature=task.TEMPERATURE, max_tokens=task.MAX_TOKENS, include_usage=True)
 agent = Agent("helper", instructions=task.SYSTEM, model=model(task.URL), model_settings=greedy)
 # What users of a newer model set.
 verbose = ModelSettings(
