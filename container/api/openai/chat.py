@@ -140,13 +140,19 @@ def _marks(chat: Chat, traits: TemplateTraits) -> dict[int, str]:
         return traits.harmony.shown
     calls, thoughts = chat.tools is not None, not chat.constrained
     shown = traits.thoughts.shown.items()
-    return {token_id: text for token_id, text in shown if (thoughts if text.startswith(SIGN) else calls)}
+    marks = {token_id: text for token_id, text in shown if (thoughts if text.startswith(SIGN) else calls)}
+    # The sign is for the reader of thoughts, which thoughts in the text do without.
+    return marks if chat.separates else {token_id: text.removeprefix(SIGN) for token_id, text in marks.items()}
 
 
 def _choice(chat: Chat, rendered: ChatPrompt) -> Choice:
     """The readers of one answer: for reasoning if the model reasons, for tool calls if it may call."""
     traits = rendered.traits
-    view = ReasoningView(drops=chat.request.include_reasoning is False, holds=chat.request.stream_reasoning is False)
+    view = ReasoningView(
+        drops=chat.request.include_reasoning is False,
+        holds=chat.request.stream_reasoning is False,
+        joins=traits.harmony is not None and not chat.separates,
+    )
     max_calls = None if chat.tools is None or chat.tools.parallel else 1
     if traits.harmony is not None:
         names = frozenset(() if chat.tools is None else chat.tools.schemas)
@@ -155,7 +161,7 @@ def _choice(chat: Chat, rendered: ChatPrompt) -> Choice:
             None, reader, view=view, max_calls=max_calls, forced=chat.tools is not None and bool(chat.tools.forced)
         )
     # A grammar leaves no room for reasoning.
-    separates = not chat.constrained and chat.request.separate_reasoning is not False
+    separates = not chat.constrained and chat.separates
     splitter = rendered.splitter(calls=chat.tools is not None) if separates else None
     if chat.tools is None:
         return Choice(splitter, None, view=view)

@@ -114,6 +114,11 @@ class Chat(msgspec.Struct, frozen=True):
         """Whether a grammar constrains the whole answer, which leaves no room for reasoning."""
         return self.constraint is not None or (self.tools is not None and bool(self.tools.forced))
 
+    @property
+    def separates(self) -> bool:
+        """Whether thoughts are apart from the text. Who wants none gets none in the text either."""
+        return self.request.separate_reasoning is not False or self.request.include_reasoning is False
+
 
 def parse_chat(body: dict[str, Any], settings: Settings, vocab_size: int) -> Chat:
     """Raises InvalidRequest naming field, limit and value."""
