@@ -94,7 +94,12 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: Reque
 def _thinking(chat: Chat, served: ServedModel, rendered: ChatPrompt, token_ids: list[int]) -> ThinkingLimit | None:
     """The budget of the answer's thoughts; a constrained answer has none."""
     found = thinking_limit(
-        chat.request.thinking_token_budget, token_ids, served.tokenizer, forms=rendered.traits.thoughts.forms
+        chat.request.thinking_token_budget,
+        token_ids,
+        served.tokenizer,
+        forms=rendered.traits.thoughts.forms,
+        begun=rendered.thought is not None,
+        field=chat.budget_field,
     )
     return None if chat.constrained else found
 
