@@ -24,14 +24,13 @@ from container.api.openai.sampling import of_choice, sampling_params, text_optio
 from container.api.openai.template_traits import TemplateTraits
 from container.api.openai.thinking_budget import thinking_limit
 from container.api.openai.tool_parsers import FormParser
-from container.errors import InvalidRequest
 from container.generation.generation import Prompt
 from container.monitoring.request_record import RequestRecord
 from container.serving.served_model import ServedModel
 from container.serving.service import service
 from container.web import sse
 from container.web.responses import json_response
-from handler.seam.protocol import Grammar, GrammarKind, SamplingParams, ThinkingLimit
+from handler.seam.protocol import Grammar, SamplingParams, ThinkingLimit
 
 
 def answer_chat(body: dict[str, Any], record: RequestRecord) -> Response:
@@ -130,13 +129,7 @@ def _grammar(chat: Chat, served: ServedModel, rendered: ChatPrompt) -> Grammar |
         return forced_calls(chat.tools, form, ids)
     if constraint is None:
         return text_with_calls(chat.tools, form, ids) if chat.tools.strict else None
-    if constraint.grammar.kind is not GrammarKind.JSON_SCHEMA:
-        raise InvalidRequest(
-            f"`{constraint.field}` and `tools` exclude each other, unless it is a JSON schema in the usual layout",
-            param=constraint.field,
-        )
-    schema = msgspec.json.decode(constraint.grammar.source)
-    return answer_or_calls(schema, constraint.grammar.places.get("", ""), chat.tools, form, ids)
+    return answer_or_calls(constraint.grammar, chat.tools, form, ids)
 
 
 def _marks(chat: Chat, traits: TemplateTraits) -> dict[int, str]:
