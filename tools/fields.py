@@ -21,7 +21,7 @@ _END = "<!-- fields: end -->\n"
 _Struct = type[msgspec.Struct]
 _STATUSES = ("done", "neutral values", "ignored", "refused")
 # Objects of a request with the types that read them, and what tells these apart.
-_OBJECTS: tuple[tuple[str, dict[str, _Struct]], ...] = (
+OBJECTS: tuple[tuple[str, dict[str, _Struct]], ...] = (
     ("the body", {"/v1/chat/completions": ChatRequest, "/v1/completions": CompletionRequest}),
     (
         "`messages[]`",
@@ -66,7 +66,7 @@ def fields_of(struct: _Struct) -> dict[str, str]:
 def table() -> str:
     """The table's lines."""
     lines = ["| object | status | fields |", "|---|---|---|"]
-    for title, structs in _OBJECTS:
+    for title, structs in OBJECTS:
         lines += _rows(title, structs)
     return "\n".join(lines) + "\n"
 

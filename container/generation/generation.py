@@ -150,7 +150,16 @@ class Generation:
         self._stop = StopStrings(prompt.stop, keep=prompt.keep_stop)
         marked = bool(prompt.marks) or (not shows_special and spell_special(prompt.stop, tokenizer))
         self._visible = (
-            VisibleText(tokenizer, tail, self._stop, prompt.marks, show_special=shows_special) if marked else None
+            VisibleText(
+                tokenizer,
+                tail,
+                self._stop,
+                prompt.marks,
+                show_special=shows_special,
+                join_special=prompt.join_special,
+            )
+            if marked
+            else None
         )
 
     def deltas(self) -> Iterator[Delta | None]:

@@ -25,9 +25,13 @@ class VisibleText:
         marks: Mapping[int, str],
         *,
         show_special: bool,
+        join_special: bool = False,
     ) -> None:
+        """`join_special` is as in `Prompt`."""
         self._tokenizer = tokenizer
-        self._text = IncrementalDetokenizer(tokenizer, prompt_tail, skip_special_tokens=False)
+        self._text = IncrementalDetokenizer(
+            tokenizer, prompt_tail, skip_special_tokens=False, spaces_between_special_tokens=not join_special
+        )
         self._stop = stop
         self._marks = marks
         self._show_special = show_special

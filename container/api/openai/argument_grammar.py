@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any, Protocol
 
+import msgspec
+
 from container.api.openai.text_values import unheld_keyword
 from container.api.openai.tool_parsers.form import Arguments, Form, Tags
 from container.api.openai.tools import Function
 from container.api.schema.enforceable_schema import FORMATS, enforceable
 from container.api.schema.schema_types import property_of, resolved, types_of, types_of_schema
 from container.errors import InvalidRequest
-from handler.seam.protocol import JSON_WHITESPACE
+from handler.seam.protocol import JSON_WHITESPACE, Grammar, GrammarKind
 
 _LAYOUT = {"whitespace_pattern": JSON_WHITESPACE}
 _DEFINITIONS = ("$defs", "definitions")
@@ -58,6 +60,27 @@ def json_value(schema: Any) -> str:
     schema = enforceable(schema)
     formatted = {**schema, "x-guidance": _LAYOUT} if isinstance(schema, dict) else schema
     return "%json " + json.dumps(formatted, ensure_ascii=False)
+
+
+def answer_value(answer: Grammar) -> str:
+    """An answer that a constraint allows. Its rules are apart from those around it."""
+    match answer.kind:
+        case GrammarKind.JSON_SCHEMA:
+            return json_value(msgspec.json.decode(answer.source))
+        case GrammarKind.REGEX:
+            return f"%lark {{\nstart: /{_in_slashes(answer.source)}/\n}}"
+        case GrammarKind.LARK:
+            return f"%lark {{\n{answer.source}\n}}"
+
+
+def _in_slashes(pattern: str) -> str:
+    """A regular expression as Lark writes it, between slashes and on one line."""
+    found = ""
+    escaped = False
+    for character in pattern:
+        found += "\\/" if character == "/" and not escaped else "\\n" if character == "\n" else character
+        escaped = character == "\\" and not escaped
+    return found
 
 
 def _tagged_arguments(function: Function, name: str, tags: Tags, literals: Literals) -> Rules:

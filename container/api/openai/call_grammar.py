@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from container.api.openai.argument_grammar import arguments_of, json_value
+from container.api.openai.argument_grammar import answer_value, arguments_of
 from container.api.openai.tool_parsers import Form
 from container.api.openai.tool_parsers.form import NUMBER
 from container.api.openai.tools import Function, ToolUse
@@ -18,6 +18,7 @@ from handler.seam.protocol import Grammar, GrammarKind
 # Without a limit, a constrained model could write calls for ever.
 _MAX_CALLS = 16
 _ANY_NUMBER = "/[0-9]{1,2}/"
+_JSON_TOKEN = re.compile(r'"[^"]*"|[^"\s{}\[\]:,]+|[^"]')
 _ANY_OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
 
 
@@ -41,12 +42,13 @@ def forced_calls(use: ToolUse, form: Form, mark_ids: MarkIds) -> Grammar:
     return rules.grammar(rules.calls(use.forced, use.parallel))
 
 
-def answer_or_calls(schema: Any, place: str, use: ToolUse, form: Form, mark_ids: MarkIds) -> Grammar:
-    """Either a JSON answer that fits `schema`, which the request has at `place`, or calls of any function."""
-    rules = _Rules(mark_ids, form)
+def answer_or_calls(answer: Grammar, use: ToolUse, form: Form, mark_ids: MarkIds) -> Grammar:
+    """Either an answer that `answer` allows, or calls of any function. Raises InvalidRequest."""
+    place = answer.places.get("", "")
+    rules = _Rules(mark_ids, form, in_tokens=bool(form.starts))
     calls = rules.calls(use.functions, use.parallel)
-    rules.add(f"answer: {json_value(schema)}")
-    rules.places["answer"] = place
+    rules.add(f"answer: {answer_value(answer)}")
+    rules.places["answer"] = rules.places[""] = place
     return rules.grammar(f"answer | {calls}")
 
 
@@ -62,8 +64,10 @@ def text_with_calls(use: ToolUse, form: Form, mark_ids: MarkIds) -> Grammar:
 class _Rules:
     """Collects Lark rules for calls in one form."""
 
-    def __init__(self, mark_ids: MarkIds, form: Form) -> None:
+    def __init__(self, mark_ids: MarkIds, form: Form, *, in_tokens: bool = False) -> None:
+        """`in_tokens`: text is written in JSON's tokens, because JSON that is no call may stand in its place."""
         self._mark_ids = mark_ids
+        self._in_tokens = in_tokens
         self._form = form
         self._token_ids = {mark: token_id for mark in form.marks if (token_id := mark_ids.of(mark)) is not None}
         self._rules: list[str] = []
@@ -145,6 +149,9 @@ class _Rules:
         pieces = re.split(
             "(" + "|".join([*([] if self._form.begun else [r"\n"]), *map(re.escape, longest_first)]) + ")", text
         )
+        if self._in_tokens:
+            pieces = [token for piece in pieces for token in _JSON_TOKEN.findall(piece)]
+            special |= {" ": '" "?'}
         written = [special.get(piece) or json.dumps(piece, ensure_ascii=False) for piece in pieces if piece]
         return " ".join(written)
 

@@ -24,14 +24,13 @@ from container.api.openai.sampling import of_choice, sampling_params, text_optio
 from container.api.openai.template_traits import TemplateTraits
 from container.api.openai.thinking_budget import thinking_limit
 from container.api.openai.tool_parsers import FormParser
-from container.errors import InvalidRequest
 from container.generation.generation import Prompt
 from container.monitoring.request_record import RequestRecord
 from container.serving.served_model import ServedModel
 from container.serving.service import service
 from container.web import sse
 from container.web.responses import json_response
-from handler.seam.protocol import Grammar, GrammarKind, SamplingParams, ThinkingLimit
+from handler.seam.protocol import Grammar, SamplingParams, ThinkingLimit
 
 
 def answer_chat(body: dict[str, Any], record: RequestRecord) -> Response:
@@ -94,7 +93,12 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: Reque
 def _thinking(chat: Chat, served: ServedModel, rendered: ChatPrompt, token_ids: list[int]) -> ThinkingLimit | None:
     """The budget of the answer's thoughts; a constrained answer has none."""
     found = thinking_limit(
-        chat.request.thinking_token_budget, token_ids, served.tokenizer, forms=rendered.traits.thoughts.forms
+        chat.request.thinking_token_budget,
+        token_ids,
+        served.tokenizer,
+        forms=rendered.traits.thoughts.forms,
+        begun=rendered.thought is not None,
+        field=chat.budget_field,
     )
     return None if chat.constrained else found
 
@@ -125,13 +129,7 @@ def _grammar(chat: Chat, served: ServedModel, rendered: ChatPrompt) -> Grammar |
         return forced_calls(chat.tools, form, ids)
     if constraint is None:
         return text_with_calls(chat.tools, form, ids) if chat.tools.strict else None
-    if constraint.grammar.kind is not GrammarKind.JSON_SCHEMA:
-        raise InvalidRequest(
-            f"`{constraint.field}` and `tools` exclude each other, unless it is a JSON schema in the usual layout",
-            param=constraint.field,
-        )
-    schema = msgspec.json.decode(constraint.grammar.source)
-    return answer_or_calls(schema, constraint.grammar.places.get("", ""), chat.tools, form, ids)
+    return answer_or_calls(constraint.grammar, chat.tools, form, ids)
 
 
 def _marks(chat: Chat, traits: TemplateTraits) -> dict[int, str]:
@@ -140,13 +138,19 @@ def _marks(chat: Chat, traits: TemplateTraits) -> dict[int, str]:
         return traits.harmony.shown
     calls, thoughts = chat.tools is not None, not chat.constrained
     shown = traits.thoughts.shown.items()
-    return {token_id: text for token_id, text in shown if (thoughts if text.startswith(SIGN) else calls)}
+    marks = {token_id: text for token_id, text in shown if (thoughts if text.startswith(SIGN) else calls)}
+    # The sign is for the reader of thoughts, which thoughts in the text do without.
+    return marks if chat.separates else {token_id: text.removeprefix(SIGN) for token_id, text in marks.items()}
 
 
 def _choice(chat: Chat, rendered: ChatPrompt) -> Choice:
     """The readers of one answer: for reasoning if the model reasons, for tool calls if it may call."""
     traits = rendered.traits
-    view = ReasoningView(drops=chat.request.include_reasoning is False, holds=chat.request.stream_reasoning is False)
+    view = ReasoningView(
+        drops=chat.request.include_reasoning is False,
+        holds=chat.request.stream_reasoning is False,
+        joins=traits.harmony is not None and not chat.separates,
+    )
     max_calls = None if chat.tools is None or chat.tools.parallel else 1
     if traits.harmony is not None:
         names = frozenset(() if chat.tools is None else chat.tools.schemas)
@@ -155,7 +159,7 @@ def _choice(chat: Chat, rendered: ChatPrompt) -> Choice:
             None, reader, view=view, max_calls=max_calls, forced=chat.tools is not None and bool(chat.tools.forced)
         )
     # A grammar leaves no room for reasoning.
-    separates = not chat.constrained and chat.request.separate_reasoning is not False
+    separates = not chat.constrained and chat.separates
     splitter = rendered.splitter(calls=chat.tools is not None) if separates else None
     if chat.tools is None:
         return Choice(splitter, None, view=view)

@@ -13,7 +13,7 @@ from container.api.openai.chat_extension_fields import ChatExtensionFields, chec
 from container.api.openai.extension_fields import PROMPT_LOGPROBS_RULE
 from container.api.openai.foreign_fields import read
 from container.api.openai.messages import Message, for_template
-from container.api.openai.reasoning_effort import Effort, with_reasoning_effort
+from container.api.openai.reasoning_effort import Effort, budget_field, with_reasoning_effort
 from container.api.openai.response_format import ResponseFormat
 from container.api.openai.sampling import STREAM_RULE, check_sampling, check_token_ids
 from container.api.openai.structured_outputs import Constraint, constraint_of
@@ -93,12 +93,16 @@ class ChatRequest(ChatExtensionFields, frozen=True, kw_only=True, forbid_unknown
 
 
 class Chat(msgspec.Struct, frozen=True):
-    """A checked request: its messages as templates take them, the tools in use, the constraint on its answer."""
+    """A checked request: its messages as templates take them, the tools in use, the constraint on its answer.
+
+    `budget_field` is where the body has `thinking_token_budget`.
+    """
 
     request: ChatRequest
     messages: list[dict[str, Any]]
     tools: ToolUse | None
     constraint: Constraint | None
+    budget_field: str = "thinking_token_budget"
 
     @property
     def echoed(self) -> str:
@@ -114,6 +118,11 @@ class Chat(msgspec.Struct, frozen=True):
         """Whether a grammar constrains the whole answer, which leaves no room for reasoning."""
         return self.constraint is not None or (self.tools is not None and bool(self.tools.forced))
 
+    @property
+    def separates(self) -> bool:
+        """Whether thoughts are apart from the text. Who wants none gets none in the text either."""
+        return self.request.separate_reasoning is not False or self.request.include_reasoning is False
+
 
 def parse_chat(body: dict[str, Any], settings: Settings, vocab_size: int) -> Chat:
     """Raises InvalidRequest naming field, limit and value."""
@@ -126,7 +135,8 @@ def parse_chat(body: dict[str, Any], settings: Settings, vocab_size: int) -> Cha
     check_chat_extensions(request, settings)
     _check_own_fields(request)
     use = tool_use(request.tools, request.tool_choice, request.parallel_tool_calls)
-    return Chat(request, for_template(request.messages), use, constraint_of(request, request.response_format))
+    constraint = constraint_of(request, request.response_format)
+    return Chat(request, for_template(request.messages), use, constraint, budget_field(body))
 
 
 def _check_own_fields(request: ChatRequest) -> None:

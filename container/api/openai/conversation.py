@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -93,18 +94,12 @@ def _with_tool_names(messages: list[Message]) -> list[Message]:
 def _without_calls(messages: list[Message]) -> list[Message]:
     """Past calls and their results as plain text; consecutive results become one message."""
     found: list[Message] = []
-    in_results = False
-    for message in messages:
-        is_result = message["role"] == "tool"
-        if is_result:
-            text = f"Result of {message.get('name', 'the function')}:\n{text_of(message)}"
-            if in_results:
-                found[-1] = _extended(found[-1], f"\n{text}")
-            else:
-                found.append({"role": "user", "content": text})
+    for are_results, group in groupby(messages, lambda message: bool(message["role"] == "tool")):
+        if are_results:
+            texts = (f"Result of {each.get('name', 'the function')}:\n{text_of(each)}" for each in group)
+            found.append({"role": "user", "content": "\n".join(texts)})
         else:
-            found.append(_with_calls_as_text(message))
-        in_results = is_result
+            found += map(_with_calls_as_text, group)
     return found
 
 

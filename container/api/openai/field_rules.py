@@ -65,13 +65,15 @@ _HAS_NO_EFFECT = "it has no effect without another field, which this server does
 _TEXT_ONLY = "this model reads text only"
 _NO_BEAMS = "there is no beam search; for several answers send `n`"
 _FORMAT = "send `response_format`"
+_VERBOSITY = ("no model follows it reliably; say it in the prompt", "verbosity")
+_PREDICTION = ("it speeds up other servers and changes no answer", "prediction")
 _ADAPTERS = "this server has no adapters"
 
 # /v1/chat/completions and /v1/completions.
 _REQUEST: Rules = {
     **_ignored(
         _LABELS,
-        *("user", "metadata", "safety_identifier", "request_id", "rid", "session_id", "chat_id", "trace_id", "trace"),
+        *("user", "metadata", "safety_identifier", "rid", "session_id", "chat_id", "trace_id", "trace"),
         *("id", "tags", "litellm_metadata", "litellm_session_id", "litellm_trace_id", "litellm_call_id"),
         *("custom_labels", "extra_key", "conversation_id", "thread_id"),
     ),
@@ -121,18 +123,15 @@ _REQUEST: Rules = {
     **_not_done("send `min_tokens`", min_new_tokens=0, min_length=0),
     **_not_done("send `stop`", stop_sequences=[], stop_words=[]),
     **_not_done("`stop` holds strings, not patterns", stop_regex=[]),
-    **_not_done("send `include_stop_str_in_output`", no_stop_trim=False),
     **_not_done("lines are not counted", n_indent=0),
     **_not_done("generation has no time limit of its own", t_max_predict_ms=(0, -1)),
     **_not_done("a prompt that is too long is refused", truncate=(False, 0), transforms=[], truncation="disabled"),
-    **_not_done("the end of a prompt is kept", truncation_side="left"),
     **_not_done("a context is never shifted", context_shift=False, n_keep=0, num_keep=0, n_discard=0),
     **_not_done("the context is the model's", "num_ctx", "context_length"),
     # What the answer shows.
     **_not_done("send `logprobs`", n_probs=0, top_n_tokens=0, details=False, decoder_input_details=False),
     **_not_done("`logprobs` show the most likely tokens", "logprob_token_ids"),
     **_not_done("log-probabilities are those before sampling", post_sampling_probs=False),
-    **_not_done("tokens are shown as text with their bytes", return_tokens_as_token_ids=False),
     **_not_done(
         "the answer has no such part",
         *("return_prompt_text", "return_token_offsets", "return_prompt_token_ids", "response_fields"),
@@ -145,7 +144,7 @@ _REQUEST: Rules = {
     **_not_done("the answer holds the new text alone", return_full_text=False),
     **_not_done("there is no watermark on this route", watermark=False, watermarking=False),
     # Constraints under other names.
-    **_not_done(_FORMAT, "json_schema", "structural_tag", grammar="", regex="", ebnf="", format=""),
+    **_not_done(_FORMAT, "structural_tag", grammar="", format=""),
     **_not_done(_FORMAT, grammar_lazy=False, grammar_triggers=[]),
     **_not_done("there is no classifier-free guidance", negative_prompt="", guidance_scale=1, cfg_scale=1),
     # Engines of other servers.
@@ -167,19 +166,17 @@ _REQUEST: Rules = {
 _CHAT: Rules = {
     **_REQUEST,
     **dict.fromkeys(("reasoning", "thinking", "enable_thinking", "think"), Spelling("reasoning_effort")),
-    **_ignored("no model follows it reliably; say it in a message", "verbosity"),
-    **_ignored("it speeds up other servers and changes no answer", "prediction"),
+    **_ignored(*_VERBOSITY),
+    **_ignored(*_PREDICTION),
     **_not_done("audio answers are not supported", "audio"),
     **_not_done("this server does not search the web", "web_search_options"),
     **_not_done("`functions` is superseded; send `tools`", functions=[]),
     **_not_done("`function_call` is superseded; send `tool_choice`", function_call="none"),
     **_not_done("there is no `best_of` for chats; send `n`", best_of=1),
-    **_not_done("the answer holds the new text alone", echo=False),
     **_not_done("it belongs to /v1/completions", suffix="", prompt=("", [])),
     **_not_done("send `messages`", "inputs", "input", input_ids=[]),
     **_not_done("send it as a message of the role system", system="", instructions="", system_prompt=""),
     **_not_done("send `chat_template_kwargs`", "task", guideline=""),
-    **_not_done("reasoning is apart from the answer", separate_reasoning=True, stream_reasoning=True),
     **_not_done("reasoning is apart from the answer", reasoning_format=("auto", "deepseek")),
     **_not_done("reasoning is apart from the answer", thinking_forced_open=False),
     **_not_done("calls are always read from the answer", parse_tool_calls=True),
@@ -196,13 +193,21 @@ _COMPLETION: Rules = {
     **_not_done("it belongs to /v1/chat/completions", tools=[], functions=[], tool_choice=("none", "auto")),
     **_not_done("it belongs to /v1/chat/completions", chat_template_kwargs={}, modalities=["text"], documents=[]),
     **_not_done("it belongs to /v1/chat/completions", continue_final_message=False, reasoning={}, thinking=False),
-    **_not_done("it belongs to /v1/chat/completions", response_format={"type": "text"}, think=False),
+    **_not_done("it belongs to /v1/chat/completions", "messages", "chat_template", think=False, tool_prompt=""),
+    **_not_done(
+        "it belongs to /v1/chat/completions", include_reasoning=True, separate_reasoning=True, stream_reasoning=True
+    ),
     **_not_done("it belongs to /v1/chat/completions", "reasoning_effort", "enable_thinking", "web_search_options"),
     **_not_done("it belongs to /v1/chat/completions", "audio", add_generation_prompt=False),
+    **_not_done("it belongs to /v1/chat/completions", function_call="none"),
     **_ignored("there are no tools", "parallel_tool_calls"),
+    **_ignored(*_VERBOSITY),
+    **_ignored(*_PREDICTION),
     **_not_done("send `prompt`", "inputs", "input", "input_ids"),
     **_not_done("prompts are text", "prompt_embeds"),
 }
+
+_NAMES_NO_CALL = "it names no earlier call"
 
 _MESSAGE: Rules = {
     **_ignored(
@@ -215,22 +220,27 @@ _MESSAGE: Rules = {
     ),
     **_ignored(
         _ECHO,
-        *("provider_specific_fields", "provider", "annotations", "citations", "parsed", "refusal", "logprobs"),
-        *("reasoning", "reasoning_content", "reasoning_details", "reasoning_text", "thinking", "thinking_blocks"),
+        *("provider_specific_fields", "provider", "annotations", "citations", "parsed", "logprobs"),
+        *("reasoning_details", "reasoning_text", "thinking", "thinking_blocks"),
         *("thinking_signature", "signature", "thought_signature", "extra_content", "encrypted_content"),
         *("finish_reason", "native_finish_reason", "stop_reason", "index", "object", "usage", "timings"),
         *("system_fingerprint", "token_ids", "invalid_tool_calls", "phase"),
     ),
     **_ignored(_CACHE_HINT, "cache_control", "prompt_cache_breakpoint"),
-    **_ignored("it names no earlier call", "tool_call_id", "call_id"),
+    **_ignored(_NAMES_NO_CALL, "call_id"),
     **_not_done(_TEXT_ONLY, images=[], image="", files=[], file_ids=[], attachments=[], videos=[], audios=[]),
     **_not_done("an earlier answer in audio cannot be read", "audio"),
     **_not_done("`function_call` is superseded; send `tool_calls`", "function_call"),
     **_not_done("send `continue_final_message`", prefix=False, partial=False),
     **_not_done("functions stand in the request's `tools`", tools=[]),
 }
-_NO_CALLS = _not_done("only an assistant calls functions; it must be null or []", tool_calls=[])
-_SAID: Rules = {**_MESSAGE, **_NO_CALLS}
+_NO_CALL_ID = _ignored(_NAMES_NO_CALL, "tool_call_id")
+# What only an assistant's message has.
+_SAID: Rules = {
+    **_MESSAGE,
+    **_ignored(_ECHO, "reasoning", "reasoning_content", "refusal"),
+    **_not_done("only an assistant calls functions; it must be null or []", tool_calls=[]),
+}
 _RESULT: Rules = {**_SAID, **_ignored("the text says it", "is_error", "isError", "success")}
 
 _PART: Rules = {
@@ -276,12 +286,12 @@ RULES: dict[str, Rules] = {
     "ChatRequest": _CHAT,
     "CompletionRequest": _COMPLETION,
     "StreamOptions": _ignored("chunks come as text is generated", "chunk_size", "stream_interval"),
-    "SystemMessage": _SAID,
-    "DeveloperMessage": _SAID,
-    "UserMessage": _SAID,
-    "AssistantMessage": _MESSAGE,
+    "SystemMessage": _SAID | _NO_CALL_ID,
+    "DeveloperMessage": _SAID | _NO_CALL_ID,
+    "UserMessage": _SAID | _NO_CALL_ID,
+    "AssistantMessage": _MESSAGE | _NO_CALL_ID,
     "ToolMessage": _RESULT,
-    "FunctionMessage": _RESULT,
+    "FunctionMessage": _RESULT | _NO_CALL_ID,
     "TextPart": _PART,
     "RefusalPart": _PART,
     "ToolCall": _CALL,

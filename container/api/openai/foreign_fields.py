@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -18,6 +18,8 @@ from container.errors import InvalidRequest
 
 T = TypeVar("T", bound=msgspec.Struct)
 _SHOWN_CHARS = 80
+# A name is compared with all known ones in a millisecond, in which the worker does nothing else.
+_MAX_UNKNOWN = 100
 
 
 def read(body: dict[str, Any], kind: type[T], allowed: Mapping[str, str], *, takes_unknown: bool = False) -> T:
@@ -51,6 +53,7 @@ class _Shape:
 class _Reader:
     def __init__(self, takes_unknown: bool) -> None:
         self._takes_unknown = takes_unknown
+        self._taken: set[tuple[str, int]] = set()
 
     def value(self, value: Any, kind: mi.Type, path: str) -> Any:
         """`value` without foreign fields, at any depth that `kind` describes."""
@@ -86,12 +89,22 @@ class _Reader:
             note_ignored(place, rule.why)
 
     def _unknown(self, name: str, shape: _Shape, path: str, place: str) -> None:
-        if self._takes_unknown and not near(name, shape.names):
+        if self._takes_unknown and self._is_far(name, shape):
             return note_ignored(place[:_SHOWN_CHARS], "no server is known to have it")
         where = f"`{path}`: " if path else ""
         hint = did_you_mean(name, shape.names)
         text = f"{where}unknown field `{name[:_SHOWN_CHARS]}`{'.' if hint else ''}{hint}"
         raise InvalidRequest(text, param=f"{path}.{name[:_SHOWN_CHARS]}" if path else name[:_SHOWN_CHARS])
+
+    def _is_far(self, name: str, shape: _Shape) -> bool:
+        """Whether the name is near to no known one. Raises InvalidRequest for too many names."""
+        if (name, id(shape)) not in self._taken:
+            if near(name, shape.names):
+                return False
+            self._taken.add((name, id(shape)))
+        if len(self._taken) > _MAX_UNKNOWN:
+            raise InvalidRequest(f"more than {_MAX_UNKNOWN} unknown fields, of which one is `{name[:_SHOWN_CHARS]}`")
+        return True
 
 
 @cache
@@ -105,10 +118,15 @@ def _shape(struct: type[Any]) -> _Shape:
     return _Shape(types, RULES.get(struct.__name__, {}))
 
 
-def _branches(kind: mi.Type) -> tuple[mi.Type, ...]:
+def _branches(kind: mi.Type) -> Iterator[mi.Type]:
+    """The types that `kind` is one of; unions may be annotated and stand in unions."""
     if isinstance(kind, mi.Metadata):
-        return _branches(kind.type)
-    return kind.types if isinstance(kind, mi.UnionType) else (kind,)
+        yield from _branches(kind.type)
+    elif isinstance(kind, mi.UnionType):
+        for each in kind.types:
+            yield from _branches(each)
+    else:
+        yield kind
 
 
 def _struct_for(value: dict[str, Any], kind: mi.Type) -> mi.StructType | None:

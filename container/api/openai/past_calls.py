@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from container.api.openai.system_messages import text_of
@@ -28,27 +29,55 @@ def shown_in_full(messages: list[Message], traits: TemplateTraits) -> list[Messa
 
 def _with_calls_apart(messages: list[Message]) -> list[Message]:
     found: list[Message] = []
-    waiting = list(messages)
+    waiting = deque(messages)
     while waiting:
-        message = waiting.pop(0)
+        message = waiting.popleft()
         calls = message.get("tool_calls", ())
-        results = []
+        results = _Results()
         while calls and waiting and waiting[0]["role"] == "tool":
-            results.append(waiting.pop(0))
+            results.add(waiting.popleft())
         for i, call in enumerate(calls):
             answer = message if i == 0 else {"role": "assistant", "content": ""}
             found.append({**answer, "tool_calls": [call]})
-            found += _taken(results, call)
-        found += [*results] if calls else [message]
+            found += results.taken(call)
+        found += results.rest() if calls else [message]
     return found
 
 
-def _taken(results: list[Message], call: Message) -> list[Message]:
-    """Take the result of `call` from `results`: the one with its id, or the first if either has none."""
-    for i, result in enumerate(results):
-        if call.get("id") is None or result.get("tool_call_id") in (None, call["id"]):
-            return [results.pop(i)]
-    return []
+class _Results:
+    """The results of one answer's calls, in order. Each is found without a search: a body may have thousands."""
+
+    def __init__(self) -> None:
+        self._left: dict[int, Message] = {}
+        self._first = 0
+        self._places: dict[Any, deque[int]] = {}
+
+    def add(self, result: Message) -> None:
+        place = len(self._left)
+        self._left[place] = result
+        self._places.setdefault(result.get("tool_call_id"), deque()).append(place)
+
+    def taken(self, call: Message) -> list[Message]:
+        """Take the result of `call`: the first of those with its id and of those without any, or all if it has none."""
+        if not self._left:
+            return []
+        while self._first not in self._left:
+            self._first += 1
+        call_id = call.get("id")
+        places = [self._first] if call_id is None else [self._next(key) for key in (call_id, None)]
+        place = min((each for each in places if each is not None), default=None)
+        return [] if place is None else [self._left.pop(place)]
+
+    def rest(self) -> list[Message]:
+        """Those that no call has taken."""
+        return list(self._left.values())
+
+    def _next(self, key: Any) -> int | None:
+        """The first place of those with this id that is not taken."""
+        places = self._places.get(key, deque())
+        while places and places[0] not in self._left:
+            places.popleft()
+        return places[0] if places else None
 
 
 def _reasoning_of(message: Message) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from container.api.openai.foreign_fields import read
+from container.api.validation import check
 from container.errors import InvalidRequest
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -94,6 +95,7 @@ def with_reasoning_effort(body: dict[str, Any], known: Collection[str]) -> dict[
     for place, name, value in wishes.others:
         if name not in known:
             raise InvalidRequest(f"`{place}` is not supported: send `reasoning_effort`", param=place)
+        check(place, "at least -1", value, value is False or value >= -1)
         found = _agreeing(found, name, value, place)
     for place, effort in wishes.efforts:
         found = _agreeing(found, "reasoning_effort", effort, place)
@@ -102,6 +104,15 @@ def with_reasoning_effort(body: dict[str, Any], known: Collection[str]) -> dict[
             raise InvalidRequest(f"`{place}` contradicts another field that turns reasoning on or off", param=place)
         found = _switched(found, on, place)
     return found
+
+
+def budget_field(body: dict[str, Any]) -> str:
+    """Where a checked `body` has `thinking_token_budget`."""
+    for name, key in (("reasoning", "max_tokens"), ("thinking", "budget_tokens")):
+        value = body.get(name)
+        if isinstance(value, dict) and value.get(key) is not None and body.get("thinking_token_budget") is None:
+            return f"{name}.{key}"
+    return "thinking_token_budget"
 
 
 def _switched(body: dict[str, Any], on: bool, place: str) -> dict[str, Any]:

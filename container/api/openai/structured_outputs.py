@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import msgspec
 
 from container.api.bounds import shown
+from container.api.ignored_fields import note_ignored
 from container.api.openai.gbnf import lark_of
 from container.api.openai.response_format import ResponseFormat, SchemaField, TextFormat, grammar_of
 from container.api.schema.enforceable_schema import enforceable
-from container.api.validation import check, show
+from container.api.validation import at_place, check, show
 from container.errors import InvalidRequest
 from handler.seam.protocol import Grammar, GrammarKind
 
@@ -87,12 +88,22 @@ def constraint_of(request: ConstraintFields, response_format: ResponseFormat | N
     if len(found) > 1:
         names = " and ".join(f"`{field}`" for field, _, _ in found[:2])
         raise InvalidRequest(f"{names} exclude each other: an answer has one constraint", param=found[1][0])
+    layout = _layout(request)
+    if layout.field and (not found or found[0][1] not in _JSON_KINDS):
+        note_ignored(layout.field, "it shapes JSON, which nothing asks for")
     for field, kind, value in found:
-        grammar = grammar_of(value) if kind == "response_format" else _grammar(field, kind, value, _layout(request))
+        grammar = _of_format(value, layout) if kind == "response_format" else _grammar(field, kind, value, layout)
         if grammar is None:
             return None
         return Constraint(field, grammar if grammar.places else msgspec.structs.replace(grammar, places={"": field}))
     return None
+
+
+def _of_format(response_format: ResponseFormat, layout: _Layout) -> Grammar | None:
+    found = grammar_of(response_format)
+    if found is None or found.kind is not GrammarKind.JSON_SCHEMA:
+        return found
+    return msgspec.structs.replace(_laid_out(msgspec.json.decode(found.source), layout), places=found.places)
 
 
 def _constraints(request: ConstraintFields) -> Iterator[tuple[str, str, Any]]:
@@ -107,6 +118,7 @@ def _constraints(request: ConstraintFields) -> Iterator[tuple[str, str, Any]]:
             yield field, kind, value
 
 
+_JSON_KINDS = frozenset(["json", "json_object", "response_format"])
 _KINDS = ("json", "regex", "choice", "grammar", "json_object")
 _FIELDS = {
     "guided_json": "json",
@@ -122,19 +134,26 @@ _FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How JSON is written: `options` are llguidance's, empty for the usual layout."""
+    """How JSON is written: `options` are llguidance's, empty for the usual layout. `field` asks for them."""
 
     options: dict[str, Any]
     closes: bool
+    field: str
 
 
 def _layout(request: ConstraintFields) -> _Layout:
     nested = request.structured_outputs
-    pattern = request.guided_whitespace_pattern if nested is None else nested.whitespace_pattern
-    options: dict[str, Any] = {} if pattern is None else {"whitespace_pattern": pattern}
+    closes = nested is not None and bool(nested.disable_additional_properties)
     if nested is not None and nested.disable_any_whitespace:
-        options = {"whitespace_flexible": False}
-    return _Layout(options, nested is not None and bool(nested.disable_additional_properties))
+        return _Layout({"whitespace_flexible": False}, closes, "structured_outputs.disable_any_whitespace")
+    if nested is not None and nested.whitespace_pattern is not None:
+        return _Layout(
+            {"whitespace_pattern": nested.whitespace_pattern}, closes, "structured_outputs.whitespace_pattern"
+        )
+    if request.guided_whitespace_pattern is not None:
+        options = {"whitespace_pattern": request.guided_whitespace_pattern}
+        return _Layout(options, closes, "guided_whitespace_pattern")
+    return _Layout({}, closes, "structured_outputs.disable_additional_properties" if closes else "")
 
 
 def _grammar(field: str, kind: str, value: Any, layout: _Layout) -> Grammar:
@@ -147,11 +166,13 @@ def _grammar(field: str, kind: str, value: Any, layout: _Layout) -> Grammar:
         case "grammar":
             return Grammar(GrammarKind.LARK, lark_of(value, field))
         case _:
-            return _json_grammar({"type": "object"} if kind == "json_object" else read_schema(value, field), layout)
+            schema = {"type": "object"} if kind == "json_object" else read_schema(value, field)
+            with at_place(field):
+                return _laid_out(enforceable(_closed(schema) if layout.closes else schema), layout)
 
 
-def _json_grammar(schema: Any, layout: _Layout) -> Grammar:
-    schema = enforceable(_closed(schema) if layout.closes else schema)
+def _laid_out(schema: Any, layout: _Layout) -> Grammar:
+    """The grammar of an enforceable schema."""
     if not layout.options or not isinstance(schema, dict):
         return Grammar(GrammarKind.JSON_SCHEMA, msgspec.json.encode(schema).decode())
     laid_out = json_text.dumps({**schema, "x-guidance": layout.options}, ensure_ascii=False)

@@ -19,11 +19,12 @@ def folded(messages: list[Message], traits: TemplateTraits) -> list[Message]:
 
     Roles are those that the template knows. The parts are separated by a blank line.
     """
-    lost = [i for i, message in enumerate(messages) if _is_later(messages, i) and not _is_taken(messages, i, traits)]
+    num_leading = next((i for i, each in enumerate(messages) if each["role"] not in SYSTEM_ROLES), len(messages))
+    lost = {i for i in range(1, len(messages)) if not _is_taken(messages, i, num_leading, traits)}
     if not lost or not traits.takes_system:
         return messages
     _log_once()
-    moved = [messages[i] for i in lost]
+    moved = [messages[i] for i in sorted(lost)]
     rest = [message for i, message in enumerate(messages) if i not in lost]
     if rest and rest[0]["role"] in SYSTEM_ROLES:
         moved.insert(0, rest.pop(0))
@@ -36,16 +37,14 @@ def text_of(message: Message) -> str:
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
-def _is_later(messages: list[Message], index: int) -> bool:
-    return index > 0 and messages[index]["role"] in SYSTEM_ROLES
-
-
-def _is_taken(messages: list[Message], index: int, traits: TemplateTraits) -> bool:
-    if all(message["role"] in SYSTEM_ROLES for message in messages[:index]):
-        place = Place.SECOND
-    else:
-        place = Place.LAST if index == len(messages) - 1 else Place.LATE
-    return traits.takes_later(messages[index]["role"], place)
+def _is_taken(messages: list[Message], index: int, num_leading: int, traits: TemplateTraits) -> bool:
+    """Whether a message that is not the first stays where it is; `num_leading` are system messages in front."""
+    role = messages[index]["role"]
+    if role not in SYSTEM_ROLES:
+        return True
+    if index <= num_leading:
+        return traits.takes_later(role, Place.SECOND)
+    return traits.takes_later(role, Place.LAST if index == len(messages) - 1 else Place.LATE)
 
 
 @cache

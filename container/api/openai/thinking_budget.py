@@ -14,24 +14,31 @@ _UNLIMITED = -1
 
 
 def thinking_limit(
-    budget: int | None, prompt: Sequence[int], tokenizer: Tokenizer, *, forms: Sequence[ThoughtForm]
+    budget: int | None,
+    prompt: Sequence[int],
+    tokenizer: Tokenizer,
+    *,
+    forms: Sequence[ThoughtForm],
+    begun: bool | None = None,
+    field: str = _FIELD,
 ) -> ThinkingLimit | None:
     """What the engine is told; None without a budget.
 
-    The prompt's tokens say whether it has begun the thought. Raises InvalidRequest for a model that does not think, or
-    whose marks are not tokens.
+    `begun`: the prompt has begun the thought. None: its tokens say so, which in a chat may be a message's own words.
+    `field` is where the request has the budget. Raises InvalidRequest for a model that does not think, or whose marks
+    are not tokens.
     """
     if budget is None or budget == _UNLIMITED:
         return None
     if not forms:
-        raise InvalidRequest(f"`{_FIELD}` needs a model that thinks; this one does not", param=_FIELD)
+        raise InvalidRequest(f"`{field}` needs a model that thinks between marks; this one does not", param=field)
     for form in forms:
         opening, closing = (_ids(marks, tokenizer) for marks in (form.openings, form.closings))
         if opening and closing:
-            opened = max(_last(prompt, each) for each in opening) > max(_last(prompt, each) for each in closing)
+            in_prompt = max(_last(prompt, each) for each in opening) > max(_last(prompt, each) for each in closing)
             ending = tuple(tokenizer.encode_continuation(form.ending or form.closings[0]))
-            return ThinkingLimit(budget, () if opened else opening, closing, ending)
-    raise InvalidRequest(f"`{_FIELD}` needs a model whose marks of a thought are tokens", param=_FIELD)
+            return ThinkingLimit(budget, () if (in_prompt if begun is None else begun) else opening, closing, ending)
+    raise InvalidRequest(f"`{field}` needs a model whose marks of a thought are tokens", param=field)
 
 
 def _ids(marks: Sequence[str], tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -38,6 +38,31 @@ def test_an_answer(gpt_oss: ScriptedServer, bytes_per_step: int) -> None:
 
 
 @pytest.mark.parametrize("bytes_per_step", [1, 100])
+@pytest.mark.parametrize(
+    ("fields", "reasoning", "content"),
+    [
+        ({"separate_reasoning": False}, "", "Hm.\nHello"),
+        ({"separate_reasoning": False, "stream_reasoning": False}, "", "Hm.\nHello"),
+        ({"separate_reasoning": False, "include_reasoning": False}, "", "Hello"),
+        ({"include_reasoning": False}, "", "Hello"),
+        ({"stream_reasoning": False}, "Hm.", "Hello"),
+    ],
+)
+def test_thoughts_as_the_client_wants_them(
+    gpt_oss: ScriptedServer, fields: dict[str, Any], reasoning: str, content: str, bytes_per_step: int
+) -> None:
+    gpt_oss.engine.says(ANSWER)
+    gpt_oss.engine.bytes_per_step = bytes_per_step
+    found = gpt_oss.ok(**fields)
+    message = found["choices"][0]["message"]
+    assert (message.get("reasoning_content", ""), message["content"]) == (reasoning, content)
+    assert found["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
+    deltas = [chunk["choices"][0]["delta"] for chunk in gpt_oss.chunks(**fields)]
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == reasoning
+    assert "".join(delta.get("content") or "" for delta in deltas) == content
+
+
+@pytest.mark.parametrize("bytes_per_step", [1, 100])
 @pytest.mark.parametrize("fields", [{}, {"tool_choice": "required"}, {"parallel_tool_calls": False}])
 def test_a_call(gpt_oss: ScriptedServer, fields: dict[str, Any], bytes_per_step: int) -> None:
     gpt_oss.engine.says(THOUGHT + CALL)

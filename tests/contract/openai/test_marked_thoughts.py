@@ -39,6 +39,18 @@ def test_whole_and_streamed(
     assert "".join(delta.get("content") or "" for delta in deltas) == content
 
 
+@pytest.mark.parametrize("bytes_per_step", [1, 100])
+def test_thoughts_in_the_text_keep_the_letters_of_their_marks(magistral: ScriptedServer, bytes_per_step: int) -> None:
+    said = "Well: [THINK]2+2[/THINK]4"
+    magistral.engine.says(said)
+    magistral.engine.bytes_per_step = bytes_per_step
+    assert magistral.ok(separate_reasoning=False)["choices"][0]["message"]["content"] == said
+    deltas = [chunk["choices"][0]["delta"] for chunk in magistral.chunks(separate_reasoning=False)]
+    assert "".join(delta.get("content") or "" for delta in deltas) == said
+    hidden = magistral.ok(separate_reasoning=False, include_reasoning=False)["choices"][0]["message"]
+    assert (hidden["content"], "reasoning_content" in hidden) == ("Well: 4", False)
+
+
 def test_a_format_ends_the_thought_that_the_prompt_has_begun(magistral: ScriptedServer) -> None:
     magistral.engine.says("{}")
     found = magistral.ok(chat_template_kwargs={"thinking": True}, response_format={"type": "json_object"})

@@ -42,6 +42,37 @@ def test_a_thought_that_the_prompt_has_begun(marked: ScriptedServer) -> None:
     assert marked.engine.requests[0].sampling.thinking.opened_by, "the template closes what it opens"
 
 
+def test_a_continued_thought_is_begun(marked: ScriptedServer) -> None:
+    said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "<think>so"}]
+    marked.engine.says("x")
+    marked.ok(*said, continue_final_message=True, thinking_token_budget=3)
+    assert marked.engine.requests[0].sampling.thinking.opened_by == ()
+
+
+SPELLINGS: list[tuple[dict[str, Any], str]] = [
+    ({"reasoning": {"max_tokens": 5}}, "reasoning.max_tokens"),
+    ({"thinking": {"type": "enabled", "budget_tokens": 5}}, "thinking.budget_tokens"),
+    ({"thinking_token_budget": 5, "reasoning": {"max_tokens": 5}}, "thinking_token_budget"),
+]
+
+
+@pytest.mark.parametrize(("fields", "place"), SPELLINGS)
+def test_a_refusal_names_the_field_that_was_sent(qwen: ScriptedServer, fields: dict[str, Any], place: str) -> None:
+    answer = qwen.chat(**fields)
+    assert (answer.status, answer.json["error"]["param"]) == (400, place)
+    assert answer.json["error"]["message"].startswith(f"`{place}` needs a model that thinks")
+
+
+@pytest.mark.parametrize(("fields", "place"), SPELLINGS[:2])
+def test_a_budget_below_none_is_refused_at_its_place(
+    marked: ScriptedServer, fields: dict[str, Any], place: str
+) -> None:
+    assert asked(marked, "/v1/chat/completions", **fields).thinking.num_tokens == 5
+    outer, inner = place.split(".")
+    answer = marked.chat(**{outer: {inner: -2}})
+    assert (answer.status, answer.json["error"]["param"]) == (400, place)
+
+
 @both
 def test_a_constraint_leaves_nothing_to_limit(marked: ScriptedServer, path: str) -> None:
     found = asked(marked, path, thinking_token_budget=3, guided_regex="x")

@@ -9,6 +9,8 @@ import pytest
 
 from container.api.openai import system_messages
 from container.api.openai.conversation import conversation
+from container.api.openai.past_calls import shown_in_full
+from container.api.openai.system_messages import folded
 from container.api.openai.template_traits import TemplateTraits
 from container.text.template_sandbox import TemplateError
 from tests.unit.openai.marked_answers import CHATML, template_of, tokenizer_with
@@ -164,3 +166,43 @@ def test_calls_stay_together_where_the_template_takes_them() -> None:
     messages = [U, calling("f", "g"), result("f", "1"), result("g", "2")]
     found, _ = conversation(messages, None, None, TemplateTraits(template, tokenizer))
     assert [len(message.get("tool_calls", ())) for message in found] == [0, 2, 0, 0]
+
+
+class Counted(dict[str, Any]):
+    """A message that counts how often one of its kind is read."""
+
+    num_reads = 0
+
+    def __getitem__(self, key: str) -> Any:
+        Counted.num_reads += 1
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        Counted.num_reads += 1
+        return super().get(key, default)
+
+
+MANY = 400
+NAMES = [f"f{i}" for i in range(MANY)]
+
+
+@pytest.mark.parametrize("source", [CHATML, DROPS, ONE_CALL])
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [S] * MANY,
+        [S, U] * MANY,
+        [U, calling(*NAMES), *(result(name, "1") for name in reversed(NAMES))],
+        [U, calling(*NAMES), *(result("another", "1") for _ in NAMES)],
+        [U, calling(*NAMES), *({"role": "tool", "content": "1"} for _ in NAMES)],
+    ],
+)
+def test_each_message_is_read_a_few_times(source: str, messages: list[Message]) -> None:
+    """A body of 2 MB has 40,000 messages, and nothing else is answered meanwhile."""
+    tokenizer = tokenizer_with(())
+    traits = TemplateTraits(template_of(source, tokenizer), tokenizer)
+    Counted.num_reads = 0
+    counted: list[Message] = [Counted(message) for message in messages]
+    found = shown_in_full(folded(counted, traits), traits)
+    assert len(found) <= 2 * len(messages)
+    assert Counted.num_reads <= 20 * len(messages)

@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import string
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
 import pytest
 
 from container.api import ignored_fields
+from container.api.openai import foreign_fields
 from container.api.openai.chat_request import Chat, ChatRequest, parse_chat
 from container.api.openai.completion_request import CompletionRequest, parse_completion
 from container.api.openai.field_rules import RULES, Ignored, NotDone
 from container.api.openai.messages import AssistantMessage, TextPart, ToolCall, UserMessage
 from container.api.openai.reasoning_effort import SPELLINGS
 from container.api.openai.sampling import StreamOptions
-from container.api.openai.tools import FunctionFields, Tool
+from container.api.openai.tools import FunctionFields, NamedFunction, Tool
 from container.api.spelling import distance, near
 from container.errors import InvalidRequest
 from container.settings import Settings
+from tools.fields import OBJECTS
 
 USER = {"role": "user", "content": "hi"}
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -356,3 +359,65 @@ def test_what_the_request_has_no_field_for_is_refused_and_else_becomes_it() -> N
 def test_top_logprobs_of_zero_stands_alone() -> None:
     assert chat(top_logprobs=0).request.num_logprobs is None
     assert refused(top_logprobs=1).param == "top_logprobs"
+
+
+def test_unknown_fields_are_taken_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each name is compared with all known ones, once: 100,000 of them fit into a body."""
+    compared: list[str] = []
+
+    def counting(name: str, known: Collection[str]) -> list[str]:
+        compared.append(name)
+        return near(name, known)
+
+    monkeypatch.setattr(foreign_fields, "near", counting)
+    settings = Settings(unknown_fields="ignore")
+    chat(settings, messages=[USER | {"zzqq": 1}] * 1000)
+    assert compared == ["zzqq"]
+    chat(settings, **{f"zzqq{i}": 1 for i in range(100)})
+    with pytest.raises(InvalidRequest, match="more than 100 unknown fields"):
+        chat(settings, **{f"zzqq{i}": 1 for i in range(100_000)})
+    assert len(compared) == 1 + 100 + 101
+
+
+STRUCTS: list[type[msgspec.Struct]] = [
+    *(each for _, structs in OBJECTS for each in structs.values()),
+    NamedFunction,
+]
+
+
+def test_each_type_with_rules_is_listed() -> None:
+    assert {each.__name__ for each in STRUCTS} == RULES.keys()
+
+
+@pytest.mark.parametrize("struct", STRUCTS, ids=lambda struct: struct.__name__)
+def test_a_field_that_is_done_has_no_rule(struct: type[msgspec.Struct]) -> None:
+    own = {field.encode_name for field in msgspec.structs.fields(struct)} | {struct.__struct_config__.tag_field}
+    assert own.isdisjoint(RULES[struct.__name__])
+
+
+def test_a_chats_fields_are_known_to_completions() -> None:
+    """Clients of both routes send neutral values of either."""
+    known = {field.encode_name for field in msgspec.structs.fields(CompletionRequest)} | RULES[
+        "CompletionRequest"
+    ].keys()
+    assert {field.encode_name for field in msgspec.structs.fields(ChatRequest)} <= known
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "meant"),
+    [
+        ({"response_format": {"type": "json_schema", "json_schema": {"schma": {}}}}, "json_schema.schma", "schema"),
+        ({"response_format": {"type": "json_object", "schmea": {}}}, "schmea", "schema"),
+        ({"response_format": {"type": "regex", "vaule": "a"}}, "vaule", "value"),
+        ({"structured_outputs": {"chioce": ["a"]}}, "chioce", "choice"),
+        ({"tool_choice": {"type": "function", "functoin": {}}}, "functoin", "function"),
+        ({"tool_choice": {"type": "function", "function": {"nmae": "f"}}}, "function.nmae", "name"),
+        ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mdoe": "auto"}}}, "allowed_tools.mdoe", "mode"),
+        ({"messages": [{"role": "assistant", "content": [{"type": "text", "txet": "a"}]}]}, "content[0].txet", "text"),
+        ({"thinking": {"budget_token": 5}}, "budget_token", "budget_tokens"),
+    ],
+)
+def test_a_nested_slip_is_found_in_each_union(fields: dict[str, Any], param: str, meant: str) -> None:
+    error = refused(**fields)
+    assert (error.param or "").endswith(param)
+    assert error.message.endswith(f"Did you mean `{meant}`?")

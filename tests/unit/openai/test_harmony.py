@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from llguidance import LLMatcher
 
 from container.api.openai.choice import Choice
 from container.api.openai.harmony import HarmonyMarks, HarmonyReader, harmony_grammar
@@ -13,6 +14,7 @@ from container.api.openai.tools import Function, ToolUse
 from container.errors import InvalidRequest
 from container.text.tokenizer import Tokenizer
 from handler.sampling.grammar import GrammarCompiler
+from handler.sampling.grammar_fault import sentence
 from handler.seam.protocol import FinishReason, Grammar, GrammarKind
 from tests.unit.openai.marked_answers import backend_with, read_everywhere, text_of, tokenizer_with
 
@@ -131,6 +133,9 @@ WEATHER = Function("weather", "", CITY, strict=True)
 NOW = Function("now", "", {"type": "object"}, strict=False)
 SCHEMA = Grammar(GrammarKind.JSON_SCHEMA, '{"type": "object", "properties": {"n": {"type": "integer"}}}')
 REGEX = Grammar(GrammarKind.REGEX, r"[0-9]+\s*/\s*[0-9]+\/2")
+CHOICE = Grammar(GrammarKind.LARK, 'start: "yes" | "no"')
+NESTED = Grammar(GrammarKind.LARK, '%llguidance {}\nstart: r0\nr0: "{" r0 "}" | "x"\n')
+COMPACT = Grammar(GrammarKind.LARK, 'start: %json {"type": "object", "x-guidance": {"whitespace_flexible": false}}')
 FREE = ToolUse((WEATHER, NOW), (), parallel=True)
 FORCED = ToolUse((WEATHER, NOW), (WEATHER,), parallel=True)
 ONE = ToolUse((WEATHER, NOW), (WEATHER,), parallel=False)
@@ -148,6 +153,13 @@ ALLOWED: list[tuple[Grammar | None, ToolUse | None, str, str, bool]] = [
     (SCHEMA, None, "<|start|>user<|message|>hi<|end|>", f'<|start|>assistant{FINAL}{{"n": 1}}', True),
     (REGEX, None, PROMPT, f"{FINAL}1 / 2/2", True),
     (REGEX, None, PROMPT, f"{FINAL}1 / 2/3", False),
+    (CHOICE, None, PROMPT, f"{THOUGHT}{FINAL}yes", True),
+    (CHOICE, None, PROMPT, f"{THOUGHT}{FINAL}maybe", False),
+    (NESTED, None, PROMPT, f"{FINAL}{{{{x}}}}", True),
+    (NESTED, None, PROMPT, f"{FINAL}{{{{x}}", False),
+    (NESTED, FREE, PROMPT, f"{THOUGHT}{TO_WEATHER}{ROME}", True),
+    (COMPACT, None, PROMPT, f'{FINAL}{{"n":1}}', True),
+    (COMPACT, None, PROMPT, f'{FINAL}{{"n": 1}}', False),
     (None, FORCED, PROMPT, f"{THOUGHT}{TO_WEATHER}{ROME}", True),
     (None, FORCED, PROMPT, f" to=functions.weather<|channel|>commentary json<|message|>{ROME}", True),
     (None, FORCED, PROMPT, f"{TO_WEATHER}{ROME}{NEXT}{TO_WEATHER}{ROME}", True),
@@ -207,9 +219,17 @@ def test_what_is_not_constrained_has_no_grammar() -> None:
     assert harmony_grammar(None, free, PROMPT, SPECIAL.marker_token_id) is None
 
 
-@pytest.mark.parametrize(
-    ("answer", "use", "prompt"), [(Grammar(GrammarKind.LARK, "start: /a/"), None, PROMPT), (None, FREE, PROMPT + FINAL)]
-)
-def test_what_cannot_be_constrained_is_refused(answer: Grammar | None, use: ToolUse | None, prompt: str) -> None:
+def test_what_cannot_be_constrained_is_refused() -> None:
     with pytest.raises(InvalidRequest):
-        harmony_grammar(answer, use, prompt, SPECIAL.marker_token_id)
+        harmony_grammar(None, FREE, PROMPT + FINAL, SPECIAL.marker_token_id)
+
+
+@pytest.mark.parametrize("use", [None, FREE])
+def test_a_fault_is_at_the_constraints_place(use: ToolUse | None) -> None:
+    regex = Grammar(GrammarKind.REGEX, "(a", {"": "guided_regex"})
+    lark = Grammar(GrammarKind.LARK, "start: r\nr: nobody", {"": "ebnf"})
+    for answer in (regex, lark):
+        found = harmony_grammar(answer, use, PROMPT, SPECIAL.marker_token_id)
+        assert found is not None
+        error = LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(found.source))
+        assert sentence(found, error).startswith(f"`{answer.places['']}` is not valid: ")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import pytest
 
+from container.api import ignored_fields
 from container.api.openai.completion_request import CompletionRequest
 from container.api.openai.gbnf import lark_of
 from container.api.openai.structured_outputs import ALLOWED, constraint_of
@@ -79,6 +81,10 @@ def test_a_constraint_has_many_names(kind: str, value: Any, fits: list[str], oth
         ({"structured_outputs": {"json": SCHEMA, "disable_any_whitespace": True}}, ['{"a":1}'], ['{"a": 1}']),
         ({"structured_outputs": {"json": SCHEMA, "whitespace_pattern": " {2}"}}, ['{  "a"  :  1  }'], ['{ "a":1}']),
         ({"guided_json": SCHEMA, "guided_whitespace_pattern": " ?"}, ['{ "a":1}'], ['{\n"a": 1}']),
+        ({"structured_outputs": {"json": SCHEMA}, "guided_whitespace_pattern": " ?"}, ['{ "a":1}'], ['{\n"a": 1}']),
+        ({"response_format": {"type": "json_object"}, "guided_whitespace_pattern": " ?"}, ['{ "a":1}'], ['{\n"a": 1}']),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}},
+          "guided_whitespace_pattern": " ?"}, ['{ "a":1}'], ['{\n"a": 1}', "{}"]),
         ({"structured_outputs": {"json_object": True, "disable_any_whitespace": True}}, ['{"b":[1]}'], ['{"b": 1}']),
         ({"structured_outputs": {"json": {"allOf": [SCHEMA]}, "disable_additional_properties": True}},
          ['{"a": 1}'], ['{"a": 1, "b": 1}']),
@@ -173,3 +179,37 @@ def test_gbnf_that_is_wrong_is_refused_with_the_reason(source: str, words: str) 
 def test_a_long_chain_of_rules_is_one_terminal() -> None:
     chain = "root ::= a0\n" + "".join(f"a{i} ::= a{i + 1}\n" for i in range(3000)) + 'a3000 ::= "x"'
     assert takes(Grammar(GrammarKind.LARK, lark_of(chain, "ebnf")), "x")
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"guided_whitespace_pattern": " "}, "guided_whitespace_pattern"),
+        ({"guided_whitespace_pattern": " ", "guided_regex": "a"}, "guided_whitespace_pattern"),
+        ({"structured_outputs": {"choice": ["a"], "whitespace_pattern": " "}}, "structured_outputs.whitespace_pattern"),
+        ({"structured_outputs": {"regex": "a", "disable_any_whitespace": True}},
+         "structured_outputs.disable_any_whitespace"),
+        ({"structured_outputs": {"regex": "a", "disable_additional_properties": True}},
+         "structured_outputs.disable_additional_properties"),
+    ],
+)  # fmt: skip
+def test_a_layout_without_json_is_logged(
+    fields: dict[str, Any], field: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ignored_fields, "_logged", set())
+    caplog.set_level(logging.INFO, "container.api.ignored_fields")
+    request = convert({"prompt": "x", **fields}, CompletionRequest, ALLOWED)
+    constraint_of(request, request.response_format)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"`{field}` is ignored: it shapes JSON, which nothing asks for"
+    ]
+
+
+@pytest.mark.parametrize("schema", [{"type": "strin"}, {"$ref": "#/$defs/no"}, {"$ref": "#"}])
+def test_a_faulty_schema_is_refused_at_its_place(schema: dict[str, Any]) -> None:
+    for fields in names("json", schema):
+        with pytest.raises(InvalidRequest) as caught:
+            grammar(**fields)
+        place = next(iter(fields)) + (".json" if "structured_outputs" in fields else "")
+        assert caught.value.param == place
+        assert str(caught.value).startswith(f"`{place}`: ")

@@ -14,7 +14,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from container.generation.visible_text import VisibleText
 from container.text.detokenizer import IncrementalDetokenizer
+from container.text.stop_strings import StopStrings
 from container.text.tokenizer import Tokenizer, TokenizerError
 from tests.unit.text.text_models import CORPUS, byte_level_backend, sentencepiece_backend, vocab_size
 
@@ -268,6 +270,12 @@ def test_spaces_between_special_tokens(opened, name):
         joined = streamed(tokenizer, ids, sizes, skip_special_tokens=False, spaces_between_special_tokens=False)
         assert spaced == f"{text} {special} {special} {text} {special} {special}"
         assert joined == f"{text} {special}{special} {text} {special}{special}"
+    for join, expected in ((False, spaced), (True, joined)):
+        # Where the readers look for marks, as they do in a chat with tools.
+        visible = VisibleText(
+            tokenizer, [], StopStrings((), keep=False), {-1: "x"}, show_special=True, join_special=join
+        )
+        assert "".join(map(visible.push, ids)) + visible.finish() == expected
     detokenizer = IncrementalDetokenizer(
         tokenizer, [word, end], skip_special_tokens=False, spaces_between_special_tokens=False
     )

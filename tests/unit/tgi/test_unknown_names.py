@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from container.api import ignored_fields
+from container.api.tgi.request import unknown_names
 from container.api.tgi.request.generate_request import parse_compat_generate, parse_generate
 from container.api.tgi.request.parameters import GenerateParameters
 from container.api.tgi.request.unknown_names import note_unknown
@@ -52,3 +53,16 @@ def test_what_is_ignored_is_logged_once(log: Any, parse: Any, body: dict[str, An
 def test_a_slip_of_each_parameter_is_found(log: Any, name: str) -> None:
     note_unknown({name[:2] + "z" + name[2:]: 1}, GenerateParameters)
     assert f"Did you mean `{name}`" in log.records[0].getMessage()
+
+
+def test_few_of_many_names_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comparison takes a part of a millisecond, in which the worker does nothing else."""
+    compared: list[str] = []
+
+    def counting(name: str, _known: object) -> str:
+        compared.append(name)
+        return ""
+
+    monkeypatch.setattr(unknown_names, "did_you_mean", counting)
+    note_unknown({f"max_new_tokenz{i}": 1 for i in range(10_000)}, GenerateParameters)
+    assert len(compared) == 20

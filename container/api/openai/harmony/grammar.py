@@ -7,9 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import msgspec
-
-from container.api.openai.argument_grammar import json_arguments, json_value
+from container.api.openai.argument_grammar import answer_value, json_arguments
 from container.api.openai.harmony.marks import CHANNEL, CONSTRAIN, END, MESSAGE, START, Header, Place, end_of
 from container.api.openai.tools import Function, ToolUse
 from container.api.validation import at_place
@@ -91,14 +89,9 @@ class _Rules:
         return f"{self.text(f'{CHANNEL}{channel}{MESSAGE}')} {body}"
 
     def _answer(self, answer: Grammar) -> str:
-        match answer.kind:
-            case GrammarKind.JSON_SCHEMA:
-                self._places["answer"] = answer.places.get("", "")
-                self._rules.append(f"answer: {json_value(msgspec.json.decode(answer.source))}")
-            case GrammarKind.REGEX:
-                self._rules.append(f"answer: /{_in_slashes(answer.source)}/")
-            case GrammarKind.LARK:
-                raise InvalidRequest("a grammar cannot constrain this model, which answers in channels; send a schema")
+        # Also the place of what belongs to no rule that has one.
+        self._places["answer"] = self._places[""] = answer.places.get("", "")
+        self._rules.append(f"answer: {answer_value(answer)}")
         return "answer"
 
     def _calls(self, functions: tuple[Function, ...], use: ToolUse) -> str:
@@ -114,13 +107,3 @@ class _Rules:
             self._rules += [*rules, f"call_{i}: ({head}) {kind} {self.text(MESSAGE)} {arguments}"]
         self._rules.append("call: " + " | ".join(f"call_{i}" for i in range(len(functions))))
         return f"call ({self.text(_NEXT)} call){{0,{_MAX_CALLS - 1}}}" if use.parallel else "call"
-
-
-def _in_slashes(pattern: str) -> str:
-    """A regular expression as Lark writes it, between slashes and on one line."""
-    found = ""
-    escaped = False
-    for character in pattern:
-        found += "\\/" if character == "/" and not escaped else "\\n" if character == "\n" else character
-        escaped = character == "\\" and not escaped
-    return found
