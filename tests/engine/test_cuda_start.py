@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import dispatch_model
+from torch import nn
 
 from handler.model.device import choose_dtype
 from handler.model.loader import LoadedModel
@@ -104,8 +106,8 @@ def test_bfloat16_is_computed_where_it_is_native(kind: str) -> None:
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss", "deepseek_v3"])
 def test_static_experts_say_what_the_model_says(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    experts.ALL_EXPERTS_FUNCTIONS.register(experts._NAME, experts.static_experts)
-    monkeypatch.setattr(experts, "_MAX_STATIC_TOKENS", 30)
+    static = functools.partial(experts.static_experts, most=30)
+    monkeypatch.setitem(experts.ALL_EXPERTS_FUNCTIONS._local_mapping, experts._NAME, static)
     model = build(family)
     ids = torch.arange(40)[None]
     for tokens in (1, 2, 3, 20, 40):
@@ -115,6 +117,30 @@ def test_static_experts_say_what_the_model_says(family: str, monkeypatch: pytest
             model.set_experts_implementation(experts._NAME)
             found = model(input_ids=ids[:, :tokens]).logits
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("family", "quantised", "expected"), [("llama", 0, 0), ("mixtral", 0, 1), ("mixtral", 1, 0)])
+def test_static_experts_are_set_where_there_are_dense_ones(
+    family: str, quantised: bool, expected: bool, two_gpus: Gpus
+) -> None:
+    """transformers says `grouped_mm` of every model, and fp8 experts look theirs up in a table of their own."""
+    model = build(family).to("cuda", torch.bfloat16)
+    if quantised:
+        for layer in model.model.layers:
+            layer.mlp.experts.down_proj = nn.Parameter(torch.zeros(1, dtype=torch.float8_e4m3fn), requires_grad=False)
+    assert experts.use_static_experts(loaded(model), 4) is bool(expected)
+    assert (model.config._experts_implementation == experts._NAME) is bool(expected)
+
+
+def test_no_decode_step_waits_for_the_host(two_gpus: Gpus) -> None:
+    """A batch larger than the usual bound is one too, where the configuration allows it."""
+    model = build("mixtral").to("cuda", torch.bfloat16)
+    size = experts._MAX_STATIC_TOKENS + 1
+    assert experts.use_static_experts(loaded(model), size)
+    two_gpus.reset()
+    with torch.inference_mode():
+        model.model.layers[0].mlp(torch.zeros(1, size, model.config.hidden_size, dtype=torch.bfloat16, device="cuda"))
+    assert not two_gpus.waits
 
 
 def over_two(family: str, first: int) -> LoadedModel:
