@@ -77,18 +77,19 @@ def test_a_start(kind: str, count: int, family: str, dtype: str, decoding: str, 
         assert gpus.contexts == {0}, "a context on a neighbour's GPU takes hundreds of MB there"
 
 
-def test_engine_1_captures_on_its_own_gpu(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [{"device": "cuda:1"}, {"index": 1, "num_engines": 2}])
+def test_engine_1_captures_on_its_own_gpu(asked: dict[str, Any], tmp_path: Path) -> None:
     """torch makes the stream that captures on the current device, whatever the model is on."""
     directory = save("llama", tmp_path / "model")
     with pretend_cuda(gpus_of("A10G", 2)) as gpus:
         config = EngineConfig(
             model=str(directory),
-            device="cuda:1",
             cache_dir=str(tmp_path),
             socket_path=str(tmp_path / "socket"),
             kv_capacity_tokens=1024,
             max_model_len=64,
             max_num_seqs=1,
+            **asked,
         )
         core, _ = start(config, StatusBoard(tmp_path / "board", create=True))
         core.socket.close()
@@ -170,6 +171,12 @@ def test_the_gpu_with_most_layers_bounds_kv_memory(two_gpus: Gpus) -> None:
     room = min(two_gpus.all[0].free / 0.25, two_gpus.all[1].free / 0.75)
     limits = derive_limits(EngineConfig(), found, paged=True)
     assert limits.capacity_tokens == pytest.approx(0.85 * room / bytes_per_token(found), rel=0.01)
+
+
+def test_layers_without_numbers_bound_kv_memory_as_if_on_every_gpu(two_gpus: Gpus) -> None:
+    found = over_two("llama", 1)
+    found = dataclasses.replace(found, model=found.model.model.norm)
+    assert layer_shares(found) == {torch.device("cuda", 0): 1.0, torch.device("cuda", 1): 1.0}
 
 
 def test_what_the_loader_freed_is_room_for_keys(two_gpus: Gpus) -> None:
