@@ -7,6 +7,7 @@ graph can hold a decode step (pytorch#169970).
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Any
 
@@ -16,11 +17,15 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from handler.model.loader import LoadedModel
 
+logger = logging.getLogger(__name__)
+
 _NAME = "heir_static"
 _GROUPED_MM = {9, 10}
 # Batches larger than this and than any decode step are prompts, which no graph holds; the grouped product needs the
 # least memory for them.
 _MAX_STATIC_TOKENS = 256
+# Largest difference of the two ways to compute experts, relative to the output.
+_TOLERANCE = 0.05
 
 
 def use_static_experts(loaded: LoadedModel, max_num_seqs: int) -> bool:
@@ -34,6 +39,9 @@ def use_static_experts(loaded: LoadedModel, max_num_seqs: int) -> bool:
     grouped = getattr(loaded.model.config, "_experts_implementation", None) == "grouped_mm"
     if not grouped or (major in _GROUPED_MM and loaded.dtype is torch.bfloat16) or not has_dense_experts(loaded.model):
         return False
+    if not _all_agree(loaded.model):
+        logger.warning("experts: computing all differs from computing those chosen; decoding waits for the host")
+        return False
     most = max(_MAX_STATIC_TOKENS, max_num_seqs)
     ALL_EXPERTS_FUNCTIONS.register(_NAME, partial(static_experts, most=most))
     loaded.model.set_experts_implementation(_NAME)
@@ -42,9 +50,31 @@ def use_static_experts(loaded: LoadedModel, max_num_seqs: int) -> bool:
 
 def has_dense_experts(model: nn.Module) -> bool:
     """Whether `model` has experts as transformers' modules with weights `[E, ...]`, all of them unquantised."""
-    # What transformers' decorator of such modules sets.
-    found = [module for module in model.modules() if hasattr(module, "has_post_expert_norm")]
+    found = _experts(model)
     return bool(found) and all(weight.element_size() > 1 for module in found for weight in module.parameters())
+
+
+def _experts(model: nn.Module) -> list[nn.Module]:
+    # What transformers' decorator of such modules sets.
+    return [module for module in model.modules() if hasattr(module, "has_post_expert_norm")]
+
+
+@torch.inference_mode()
+def _all_agree(model: nn.Module) -> bool:
+    """Whether `_all_experts` says what transformers' code says, on a module of each class. The trial cannot tell: its
+    reference has the same experts."""
+    return all(_agrees(experts) for experts in {type(each): each for each in _experts(model)}.values())
+
+
+def _agrees(experts: Any) -> bool:
+    first = experts.gate_up_proj if experts.has_gate else experts.up_proj
+    width, last = first.shape[-2 if experts.is_transposed else -1], first.shape[0] - 1
+    hidden = torch.randn(2, width, generator=torch.Generator().manual_seed(0)).to(first.device, first.dtype)
+    index = torch.tensor([[0, last], [last, 0]], device=first.device)
+    weights = torch.tensor([[0.75, 0.25], [0.5, 0.5]], device=first.device, dtype=first.dtype)
+    expected = _call("batched_mm", experts, hidden, index, weights).float()
+    found = _all_experts(experts, hidden, index, weights).float()
+    return bool((found - expected).norm() <= _TOLERANCE * expected.norm())
 
 
 def static_experts(

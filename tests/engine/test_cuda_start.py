@@ -133,6 +133,19 @@ def test_static_experts_are_set_where_there_are_dense_ones(
     assert (model.config._experts_implementation == experts._NAME) is bool(expected)
 
 
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
+def test_static_experts_that_compute_otherwise_are_not_taken(
+    family: str, two_gpus: Gpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial could not tell: its reference has the same experts."""
+    found = loaded(build(family).to("cuda", torch.bfloat16))
+    real = experts._product
+    monkeypatch.setattr(experts, "_product", lambda module, name, rows: real(module, name, rows).flip(0))
+    assert not experts.use_static_experts(found, 4)
+    monkeypatch.setattr(experts, "_product", real)
+    assert experts.use_static_experts(found, 4)
+
+
 def test_no_decode_step_waits_for_the_host(two_gpus: Gpus) -> None:
     """A batch larger than the usual bound is one too, where the configuration allows it."""
     model = build("mixtral").to("cuda", torch.bfloat16)
