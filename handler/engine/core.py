@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
-import torch
-
 from handler.engine.in_flight import InFlight
 from handler.engine.intake import Intake
 from handler.engine.ipc import EngineSocket
-from handler.engine.step import Ran, prove_alive, run_step
+from handler.engine.step import Ran, prove_alive, raise_if_fatal, run_step
 from handler.engine.step_metrics import measured_step
 from handler.runners.runner import Runner
 from handler.sampling.grammar import GrammarCompiler, GrammarError
@@ -192,9 +190,8 @@ class EngineCore:
         """Run `action`; an exception fails the request of `seq` and no other."""
         try:
             action(subject)
-        except torch.AcceleratorError:
-            raise  # the CUDA context is unusable; PID 1 restarts the engine
-        except Exception:
+        except Exception as exc:
+            raise_if_fatal(exc)  # PID 1 restarts the engine
             logger.exception("a request failed")
             self._fail(seq, ErrorCode.INTERNAL, "generation failed")
 

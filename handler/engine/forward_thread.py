@@ -35,7 +35,7 @@ class ForwardThread:
         self._replace_due = False
 
     def call(self, function: Callable[[], _T]) -> _T:
-        """Return or raise what `function` does. torch uses as many threads as in the caller's thread."""
+        """Return or raise what `function` does. torch's threads and GPU are those of the caller's thread."""
         if self._replace_due and _thread_fits():
             self._replace()
         if self._executor is None:
@@ -49,9 +49,20 @@ class ForwardThread:
     def _replace(self) -> None:
         if self._executor is not None:
             self._executor.shutdown(wait=False)
-        self._executor = ThreadPoolExecutor(1, "forward", torch.set_num_threads, (torch.get_num_threads(),))
+        self._executor = ThreadPoolExecutor(1, "forward", _as_here, (torch.get_num_threads(), _current_gpu()))
         self._replace_due = False
         logger.info("forward passes move to a new thread: oneDNN can compile no more kernels in the old one")
+
+
+def _current_gpu() -> int | None:
+    return torch.cuda.current_device() if torch.cuda.is_initialized() else None
+
+
+def _as_here(num_threads: int, gpu: int | None) -> None:
+    """Both are settings of a thread. A new one would be on GPU 0."""
+    torch.set_num_threads(num_threads)
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
 
 
 def _thread_fits() -> bool:

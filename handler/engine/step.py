@@ -34,6 +34,7 @@ _FAILED = Sampled(None, error=ErrorCode.INTERNAL, message="generation failed")
 _OUT_OF_MEMORY_TEXTS = (
     *("alloc_cpu", "bad_alloc", "allocate memory"),
     *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory"),
+    "CUDA driver error: out of memory",
 )
 _OUT_OF_MEMORY = Sampled(None, error=ErrorCode.OUT_OF_MEMORY, message="out of memory while generating")
 
@@ -87,9 +88,8 @@ class _Step:
         while items:
             try:
                 return self._attempt(items) + dropped
-            except torch.AcceleratorError:
-                raise
             except Exception as exc:  # noqa: BLE001 - a model may raise anything; _bisect logs it
+                raise_if_fatal(exc)
                 if not is_out_of_memory(exc):
                     return self._bisect(items, exc) + dropped
                 if is_compile_failure(exc):
@@ -97,10 +97,12 @@ class _Step:
                 # The traceback's frames hold the tensors that filled the memory.
                 message = one_line(exc.with_traceback(None), 200)
             if self._freed:
-                newest = max(items, key=lambda item: item.seq.arrival_s)
-                logger.error("out of memory with %d sequences; the newest one fails: %s", len(items), message)
-                dropped.append(Ran(newest, _OUT_OF_MEMORY))
-                items = [item for item in items if item is not newest]
+                # Logits of a whole prompt take far more than one row of each sequence does.
+                costly = max(items, key=lambda item: (item.scores_prompt, item.seq.arrival_s))
+                which = "one that wants logits of its prompt" if costly.scores_prompt else "the newest one"
+                logger.error("out of memory with %d sequences; %s fails: %s", len(items), which, message)
+                dropped.append(Ran(costly, _OUT_OF_MEMORY))
+                items = [item for item in items if item is not costly]
             else:
                 self._freed = True
                 _free_caches()
@@ -136,9 +138,8 @@ class _Step:
             return []
         try:
             return sample(logits, seqs, self._eos_token_ids)
-        except torch.AcceleratorError:
-            raise
         except Exception as exc:  # noqa: BLE001 - the boundary around one request
+            raise_if_fatal(exc)
             if len(seqs) == 1:
                 return [_failure(exc)]
         middle = len(seqs) // 2
@@ -149,8 +150,6 @@ def _score(rows: Tensor, item: ScheduledSequence) -> Sampled | None:
     """Score a chunk's prompt. Returns the failure of this request alone: its neighbours are not the cause."""
     try:
         score_prompt(rows, item)
-    except torch.AcceleratorError:
-        raise
     except Exception as exc:  # noqa: BLE001 - the boundary around one request
         return _failure(exc)
     return None
@@ -158,14 +157,20 @@ def _score(rows: Tensor, item: ScheduledSequence) -> Sampled | None:
 
 def _failure(exc: Exception) -> Sampled:
     """The client's view of an exception that one request raised."""
-    if isinstance(exc, torch.AcceleratorError):
-        raise exc
+    raise_if_fatal(exc)
     if is_out_of_memory(exc):
         return _OUT_OF_MEMORY
     if isinstance(exc, GrammarError):
         return Sampled(None, error=ErrorCode.INTERNAL, message=str(exc))
     logger.error("a request failed while its token was chosen", exc_info=exc)
     return _FAILED
+
+
+def raise_if_fatal(exc: Exception) -> None:
+    """Raise `exc` if the device is unusable after it. torch uses one class for all errors of the CUDA runtime, but
+    after a lack of memory the context goes on."""
+    if isinstance(exc, torch.AcceleratorError) and not is_out_of_memory(exc):
+        raise exc
 
 
 def is_out_of_memory(exc: BaseException) -> bool:

@@ -9,7 +9,8 @@ import torch
 from handler.seam.errors import BadConfiguration, one_line
 
 _NATIVE_BFLOAT16 = (8, 0)
-_NEWER_HOST = "InferenceAmiVersion al2-ami-sagemaker-inference-gpu-3-1 brings a newer one"
+# SageMaker's host images with a driver for CUDA 13, and for CUDA 12.
+_CUDA_13_HOST, _CUDA_12_HOST = "al2023-ami-sagemaker-inference-gpu-4-1", "al2-ami-sagemaker-inference-gpu-3-1"
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -22,14 +23,20 @@ def choose_device(wanted: str) -> torch.device:
         return torch.device("cpu")
     usable, complaint = _cuda_usable()
     if complaint:
-        advice = f"; on SageMaker, {_NEWER_HOST}" if "driver" in complaint else ""
-        raise BadConfiguration(f"CUDA cannot be used: {complaint}; DEVICE=cpu serves without it{advice}")
+        raise BadConfiguration(f"CUDA cannot be used: {complaint}; DEVICE=cpu serves without it{_advice(complaint)}")
     if wanted == "auto":
         return torch.device("cuda" if usable else "cpu")
     device = torch.device(wanted)
     if device.type == "cuda" and not usable:
         raise BadConfiguration(f"DEVICE={wanted} is set, but torch {torch.__version__} finds no usable CUDA device")
     return device
+
+
+def _advice(complaint: str) -> str:
+    if "too old" not in complaint:
+        return ""
+    host = _CUDA_13_HOST if (torch.version.cuda or "").startswith("13.") else _CUDA_12_HOST
+    return f"; on SageMaker, InferenceAmiVersion {host} brings a newer driver"
 
 
 def _cuda_usable() -> tuple[bool, str]:

@@ -101,8 +101,6 @@ def load(
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    # bitsandbytes warns in each int8 layer of each pass that it casts bfloat16 to float16.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     devices = devices or Devices((choose_device(config.device),))
     device = devices.own[0]
     dtype = choose_dtype(config.dtype, device)

@@ -12,17 +12,14 @@ from handler.model.quantize import NF4_ROWS
 
 logger = logging.getLogger(__name__)
 
-# They write a line for each product, or one that asks for a package.
-_NOISY = ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops")
 _THRESHOLD = "llm_int8_threshold"
 # transformers' default where config.json names none.
 _DEFAULT_THRESHOLD = 6.0
 
 
 def silence_bitsandbytes() -> None:
-    """Leave errors alone in its log."""
-    for name in _NOISY:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    """Leave errors alone in its log: it warns in each int8 layer of each pass that it casts bfloat16 to float16."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def drop_threshold(model_config: Any) -> None:

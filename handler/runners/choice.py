@@ -28,7 +28,7 @@ def choose_runner(config: EngineConfig, loaded: LoadedModel, board: StatusBoard)
     """Pages, else slots, else transformers' cache. Raises UnsupportedModel with every reason if none is right, and
     BadModel if the weights are the reason."""
     settle_rotary(loaded.model, derive_limits(config, loaded).max_model_len)
-    if use_static_experts(loaded):
+    if use_static_experts(loaded, config.max_num_seqs):
         logger.info("experts: products without a wait for the host, as torch's grouped one waits on this GPU")
     paged = start_paged(config, loaded, board)
     if paged is not None:

@@ -7,41 +7,86 @@ graph can hold a decode step (pytorch#169970).
 
 from __future__ import annotations
 
+import logging
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from handler.model.loader import LoadedModel
 
+logger = logging.getLogger(__name__)
+
 _NAME = "heir_static"
 _GROUPED_MM = {9, 10}
-# Larger batches are prompts, which no graph holds; the grouped product needs the least memory for them.
+# Batches larger than this and than any decode step are prompts, which no graph holds; the grouped product needs the
+# least memory for them.
 _MAX_STATIC_TOKENS = 256
+# Largest difference of the two ways to compute experts, relative to the output.
+_TOLERANCE = 0.05
 
 
-def use_static_experts(loaded: LoadedModel) -> bool:
-    """Set experts that never wait for the host, if this GPU and dtype need them. True if they were set."""
-    if loaded.device.type != "cuda" or not hasattr(loaded.model, "set_experts_implementation"):
+def use_static_experts(loaded: LoadedModel, max_num_seqs: int) -> bool:
+    """Set experts that never wait for the host in a decode step of `max_num_seqs`, if this GPU and dtype need them.
+
+    True if they were set. Experts in a form of their own (fp8) have their own products.
+    """
+    if loaded.device.type != "cuda":
         return False
     major, _ = torch.cuda.get_device_capability(loaded.device)
     grouped = getattr(loaded.model.config, "_experts_implementation", None) == "grouped_mm"
-    if not grouped or (major in _GROUPED_MM and loaded.dtype is torch.bfloat16):
+    if not grouped or (major in _GROUPED_MM and loaded.dtype is torch.bfloat16) or not has_dense_experts(loaded.model):
         return False
-    ALL_EXPERTS_FUNCTIONS.register(_NAME, static_experts)
+    if not _all_agree(loaded.model):
+        logger.warning("experts: computing all differs from computing those chosen; decoding waits for the host")
+        return False
+    most = max(_MAX_STATIC_TOKENS, max_num_seqs)
+    ALL_EXPERTS_FUNCTIONS.register(_NAME, partial(static_experts, most=most))
     loaded.model.set_experts_implementation(_NAME)
     return True
 
 
-def static_experts(experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+def has_dense_experts(model: nn.Module) -> bool:
+    """Whether `model` has experts as transformers' modules with weights `[E, ...]`, all of them unquantised."""
+    found = _experts(model)
+    return bool(found) and all(weight.element_size() > 1 for module in found for weight in module.parameters())
+
+
+def _experts(model: nn.Module) -> list[nn.Module]:
+    # What transformers' decorator of such modules sets.
+    return [module for module in model.modules() if hasattr(module, "has_post_expert_norm")]
+
+
+@torch.inference_mode()
+def _all_agree(model: nn.Module) -> bool:
+    """Whether `_all_experts` says what transformers' code says, on a module of each class. The trial cannot tell: its
+    reference has the same experts."""
+    return all(_agrees(experts) for experts in {type(each): each for each in _experts(model)}.values())
+
+
+def _agrees(experts: Any) -> bool:
+    first = experts.gate_up_proj if experts.has_gate else experts.up_proj
+    width, last = first.shape[-2 if experts.is_transposed else -1], first.shape[0] - 1
+    hidden = torch.randn(2, width, generator=torch.Generator().manual_seed(0)).to(first.device, first.dtype)
+    index = torch.tensor([[0, last], [last, 0]], device=first.device)
+    weights = torch.tensor([[0.75, 0.25], [0.5, 0.5]], device=first.device, dtype=first.dtype)
+    expected = _call("batched_mm", experts, hidden, index, weights).float()
+    found = _all_experts(experts, hidden, index, weights).float()
+    return bool((found - expected).norm() <= _TOLERANCE * expected.norm())
+
+
+def static_experts(
+    experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor, *, most: int = _MAX_STATIC_TOKENS
+) -> Tensor:
     """The experts' output `[T, H]` for `hidden` `[T, H]`, chosen experts and their weights `[T, k]`.
 
     `experts` is transformers' module with weights `[E, ...]`. Few tokens gather the weights they need; more compute
-    every expert, since nearly all are read in any case.
+    every expert, since nearly all are read in any case. More than `most` wait for the host.
     """
     tokens, chosen = top_k_index.shape
-    if tokens > _MAX_STATIC_TOKENS:
+    if tokens > most or experts._is_expert_parallel:
         return _call("grouped_mm", experts, hidden, top_k_index, top_k_weights)
     if tokens * chosen <= int(experts.num_experts):
         return _call("batched_mm", experts, hidden, top_k_index, top_k_weights)

@@ -90,7 +90,10 @@ def _capacity_tokens(loaded: LoadedModel, num_engines: int) -> int:
 
 
 def layer_shares(loaded: LoadedModel) -> dict[torch.device, float]:
-    """The share of the model's layers on each device that holds one. accelerate does not deal them out evenly."""
+    """The share of the model's layers on each device that holds one. accelerate does not deal them out evenly.
+
+    1 on each if the parameters' names tell no layers.
+    """
     if not loaded.other_devices:
         return {loaded.device: 1.0}
     devices = {
@@ -98,5 +101,7 @@ def layer_shares(loaded: LoadedModel) -> dict[torch.device, float]:
         for name, parameter in loaded.model.named_parameters()
         if (found := _LAYER.search(name)) is not None
     }
+    if not devices:
+        return dict.fromkeys(loaded.devices, 1.0)
     counts = Counter(devices.values())
     return {device: count / len(devices) for device, count in counts.items()}

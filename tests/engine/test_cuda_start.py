@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import dispatch_model
+from torch import nn
 
 from handler.model.device import choose_dtype
 from handler.model.loader import LoadedModel
@@ -75,18 +77,19 @@ def test_a_start(kind: str, count: int, family: str, dtype: str, decoding: str, 
         assert gpus.contexts == {0}, "a context on a neighbour's GPU takes hundreds of MB there"
 
 
-def test_engine_1_captures_on_its_own_gpu(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [{"device": "cuda:1"}, {"index": 1, "num_engines": 2}])
+def test_engine_1_captures_on_its_own_gpu(asked: dict[str, Any], tmp_path: Path) -> None:
     """torch makes the stream that captures on the current device, whatever the model is on."""
     directory = save("llama", tmp_path / "model")
     with pretend_cuda(gpus_of("A10G", 2)) as gpus:
         config = EngineConfig(
             model=str(directory),
-            device="cuda:1",
             cache_dir=str(tmp_path),
             socket_path=str(tmp_path / "socket"),
             kv_capacity_tokens=1024,
             max_model_len=64,
             max_num_seqs=1,
+            **asked,
         )
         core, _ = start(config, StatusBoard(tmp_path / "board", create=True))
         core.socket.close()
@@ -104,8 +107,8 @@ def test_bfloat16_is_computed_where_it_is_native(kind: str) -> None:
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss", "deepseek_v3"])
 def test_static_experts_say_what_the_model_says(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    experts.ALL_EXPERTS_FUNCTIONS.register(experts._NAME, experts.static_experts)
-    monkeypatch.setattr(experts, "_MAX_STATIC_TOKENS", 30)
+    static = functools.partial(experts.static_experts, most=30)
+    monkeypatch.setitem(experts.ALL_EXPERTS_FUNCTIONS._local_mapping, experts._NAME, static)
     model = build(family)
     ids = torch.arange(40)[None]
     for tokens in (1, 2, 3, 20, 40):
@@ -115,6 +118,43 @@ def test_static_experts_say_what_the_model_says(family: str, monkeypatch: pytest
             model.set_experts_implementation(experts._NAME)
             found = model(input_ids=ids[:, :tokens]).logits
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("family", "quantised", "expected"), [("llama", 0, 0), ("mixtral", 0, 1), ("mixtral", 1, 0)])
+def test_static_experts_are_set_where_there_are_dense_ones(
+    family: str, quantised: bool, expected: bool, two_gpus: Gpus
+) -> None:
+    """transformers says `grouped_mm` of every model, and fp8 experts look theirs up in a table of their own."""
+    model = build(family).to("cuda", torch.bfloat16)
+    if quantised:
+        for layer in model.model.layers:
+            layer.mlp.experts.down_proj = nn.Parameter(torch.zeros(1, dtype=torch.float8_e4m3fn), requires_grad=False)
+    assert experts.use_static_experts(loaded(model), 4) is bool(expected)
+    assert (model.config._experts_implementation == experts._NAME) is bool(expected)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
+def test_static_experts_that_compute_otherwise_are_not_taken(
+    family: str, two_gpus: Gpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial could not tell: its reference has the same experts."""
+    found = loaded(build(family).to("cuda", torch.bfloat16))
+    real = experts._product
+    monkeypatch.setattr(experts, "_product", lambda module, name, rows: real(module, name, rows).flip(0))
+    assert not experts.use_static_experts(found, 4)
+    monkeypatch.setattr(experts, "_product", real)
+    assert experts.use_static_experts(found, 4)
+
+
+def test_no_decode_step_waits_for_the_host(two_gpus: Gpus) -> None:
+    """A batch larger than the usual bound is one too, where the configuration allows it."""
+    model = build("mixtral").to("cuda", torch.bfloat16)
+    size = experts._MAX_STATIC_TOKENS + 1
+    assert experts.use_static_experts(loaded(model), size)
+    two_gpus.reset()
+    with torch.inference_mode():
+        model.model.layers[0].mlp(torch.zeros(1, size, model.config.hidden_size, dtype=torch.bfloat16, device="cuda"))
+    assert not two_gpus.waits
 
 
 def over_two(family: str, first: int) -> LoadedModel:
@@ -144,6 +184,12 @@ def test_the_gpu_with_most_layers_bounds_kv_memory(two_gpus: Gpus) -> None:
     room = min(two_gpus.all[0].free / 0.25, two_gpus.all[1].free / 0.75)
     limits = derive_limits(EngineConfig(), found, paged=True)
     assert limits.capacity_tokens == pytest.approx(0.85 * room / bytes_per_token(found), rel=0.01)
+
+
+def test_layers_without_numbers_bound_kv_memory_as_if_on_every_gpu(two_gpus: Gpus) -> None:
+    found = over_two("llama", 1)
+    found = dataclasses.replace(found, model=found.model.model.norm)
+    assert layer_shares(found) == {torch.device("cuda", 0): 1.0, torch.device("cuda", 1): 1.0}
 
 
 def test_what_the_loader_freed_is_room_for_keys(two_gpus: Gpus) -> None:

@@ -50,7 +50,7 @@ PROMPTS = [[(11 * i + 5) % 250 for i in range(n)] for n in (1, 7, 90, 250, 300)]
 
 def on_gpu(family: str) -> LoadedModel:
     found = loaded(build(family).to("cuda", torch.bfloat16))
-    use_static_experts(found)
+    use_static_experts(found, max_num_seqs=16)
     return found
 
 

@@ -176,7 +176,7 @@ def test_an_exception_at_a_place_of_one_request(
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 5.30 GiB."),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        RuntimeError("CUDA error: out of memory"),
+        torch.AcceleratorError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"),
     ],
     ids=["torch", "cublas", "runtime"],
 )
@@ -196,6 +196,45 @@ def test_a_prompt_that_is_too_long_to_score_fails_alone(
     assert culprit.error is not None
     assert culprit.error.code is ErrorCode.OUT_OF_MEMORY
     assert [outcome.token_ids for outcome in outcomes] == solo[: len(outcomes)]
+
+
+def test_logits_of_a_prompt_that_do_not_fit_fail_their_request(
+    start: StartEngine, monkeypatch: pytest.MonkeyPatch, solo: list[list[int]]
+) -> None:
+    """The forward pass makes them, so the step runs out of memory before anything is scored."""
+    local = start()
+    real = local.core.runner.run
+
+    def run(batch: ScheduledBatch) -> StepLogits:
+        if any(item.scores_prompt for item in batch.items):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(batch)
+
+    monkeypatch.setattr(local.core.runner, "run", run)
+    culprit = local.submit(CULPRIT, max_tokens=12, num_prompt_logprobs=0)
+    outcomes = submit_all(local)
+    local.run()
+    assert culprit.error is not None
+    assert culprit.error.code is ErrorCode.OUT_OF_MEMORY
+    assert [outcome.token_ids for outcome in outcomes] == solo[: len(outcomes)]
+
+
+def test_an_error_after_which_the_device_is_unusable_ends_the_engine(
+    start: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = start()
+
+    def explode(*_: Any) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    for owner, name in ((step, "score_prompt"), (step, "sample"), (local.core.runner, "run")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, explode)
+            seq = local.submit(CULPRIT, max_tokens=2, num_prompt_logprobs=0)
+            with pytest.raises(torch.AcceleratorError):
+                local.run()
+        local.run()
+        assert seq.error is None
 
 
 @pytest.mark.parametrize("place", ["mask", "accept"])
@@ -297,11 +336,12 @@ def test_a_page_that_held_nan_harms_nobody(start: StartEngine, solo: list[list[i
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory"),
+        torch.AcceleratorError("CUDA error: out of memory"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("could not create a primitive"),
         MemoryError(),
     ],
-    ids=["cuda", "cpu", "onednn", "python"],
+    ids=["cuda", "cuda-runtime", "cpu", "onednn", "python"],
 )
 @pytest.mark.parametrize("kind", ["slots", "dynamic_cache"])
 def test_the_newest_gives_way_when_memory_runs_out(
@@ -349,6 +389,21 @@ def test_a_thread_that_can_compile_no_kernel_is_left(
     local.run()
     assert [outcome.token_ids for outcome in outcomes] == solo
     assert len(seen) == 2
+
+
+def test_a_new_thread_computes_on_the_same_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's current device is a thread's, and 0 in a new one."""
+    found: list[tuple[int, str]] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(
+        torch.cuda, "set_device", lambda device: found.append((device, threading.current_thread().name))
+    )
+    forward = ForwardThread()
+    forward.replace_soon()
+    name = forward.call(lambda: threading.current_thread().name)
+    assert name != threading.current_thread().name
+    assert found == [(3, name)]
 
 
 def test_an_engine_in_which_nothing_survives_says_so(start: StartEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from handler.runners.attention import LayerTraits
 from handler.runners.choice import start_paged
 from handler.runners.limits import bytes_per_token
 from handler.runners.paged import attention as paged_attention
@@ -317,6 +318,40 @@ def test_gathered_pages_say_what_the_model_says(
     engine = make_paged(build(family), max_num_batched_tokens=16)
     assert ask(engine, prompts) == [greedy(stock, prompt, NUM_TOKENS) for prompt in prompts]
     assert "gathered pages" in engine.core.runner.decoding  # type: ignore[attr-defined]
+
+
+def test_a_first_pass_of_decodes_shows_that_pages_are_gathered() -> None:
+    """Where sequences are so short that the trial begins with one token."""
+    runner = PagedRunner(loaded(build("gemma2")), limits(page_size=PAGE, max_model_len=4))
+    runner.prove()
+    assert runner._gathers
+
+
+def test_scores_that_overflow_before_they_are_scaled() -> None:
+    """Scaled, they are within float16, which a T4 computes in."""
+    size = 256
+    q, k, v = torch.full((1, 1, 1, size), 20.0), torch.full((1, 1, 2, size), 20.0), torch.zeros(1, 1, 2, size)
+    k[:, :, 1], v[:, :, 1] = 19.0, 1.0
+    traits = LayerTraits(size**-0.5, softcap=1e5)
+    found = gathered._masked(q.half(), k.half(), v.half(), torch.zeros(1, 1, 1, 2).bool(), traits, 1)
+    assert not found.any()
+
+
+def test_no_part_of_gathered_pages_exceeds_the_bound() -> None:
+    """Neither its scores nor the keys that it copies for several sequences; every row is in one part."""
+    lengths = ((1, 700), (1, 90), (1, 2000), (40, 1000), (1, 1), (3, 3), (1, 400), (1, 400))
+    most, page = 1 << 18, 16
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gathered, "_MAX_BYTES", most)
+        for key_bytes, score_bytes in ((4096, 96), (64, 768)):
+            parts = list(gathered._parts(lengths, 0, page, key_bytes, score_bytes))
+            assert [row for part in parts for row in range(part.rows.start, part.rows.stop)] == list(
+                range(sum(queries for queries, _ in lengths))
+            )
+            for part in parts:
+                rows = part.num_rows * part.num_seqs
+                assert rows == 1 or rows * part.end_key * score_bytes <= most
+                assert part.num_seqs == 1 or part.num_seqs * part.end_key * key_bytes <= most
 
 
 def test_a_model_with_another_attention_is_refused() -> None:

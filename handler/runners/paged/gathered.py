@@ -17,7 +17,8 @@ from torch import Tensor
 from handler.runners.attention import LayerTraits, UnsupportedAttention
 from handler.runners.paged.input import PagedInput
 
-# Bounds for the copied keys and values, and for the scores of one pass. Longer ones are computed in parts.
+# Bounds the scores of a part, and the keys and values that are copied for several sequences at once. The keys of one
+# sequence are copied whole.
 _MAX_BYTES = 256 << 20
 
 
@@ -59,7 +60,8 @@ def gathered_attention(
 def _parts(
     lengths: tuple[tuple[int, int], ...], window: int, page_size: int, key_bytes: int, score_bytes: int
 ) -> Iterator[Part]:
-    """Lone queries of neighbouring sequences together, prompt chunks row by row, each within `_MAX_BYTES`."""
+    """Lone queries of neighbouring sequences together, prompt chunks in blocks of rows, each within `_MAX_BYTES`; but a
+    part has at least one row."""
     row = seq = 0
     while seq < len(lengths):
         num_queries, num_keys = lengths[seq]
@@ -74,7 +76,7 @@ def _parts(
         last, longest = seq, 0
         while last < len(lengths) and lengths[last][0] == 1:
             longest = max(longest, lengths[last][1])
-            if last > seq and (last - seq + 1) * longest * key_bytes > _MAX_BYTES:
+            if last > seq and (last - seq + 1) * longest * max(key_bytes, score_bytes) > _MAX_BYTES:
                 break
             last += 1
         group = [keys for _, keys in lengths[seq:last]]
@@ -120,7 +122,8 @@ def _masked(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, traits: LayerTraits
     """`q` `[N, Hkv, R, D]`, R rows of `group` heads each -> `[N, Hkv, R, D]`; `hidden` `[N, 1, R, K]`."""
     if not traits.softcap and traits.sinks is None:
         return F.scaled_dot_product_attention(q, k, v, ~hidden, scale=traits.scale)
-    scores = (q @ k.transpose(-1, -2)).float() * traits.scale
+    # Scaled first: in float16 the product of the heads as they are may overflow.
+    scores = (q * traits.scale @ k.transpose(-1, -2)).float()
     if traits.softcap:
         scores = torch.tanh(scores / traits.softcap) * traits.softcap
     scores = scores.masked_fill_(hidden, float("-inf"))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from handler.model.loader import LoadedModel
-from handler.runners.attention import STEP, layer_windows
+from handler.runners.attention import STEP, UnsupportedAttention, layer_windows
 from handler.runners.limits import Limits
 from handler.runners.paged.attention import PagedStep
 from handler.runners.paged.cache import PagedCache
@@ -73,7 +73,12 @@ class PagedRunner:
     def run(self, batch: ScheduledBatch) -> StepLogits:
         """One forward pass. The logits are valid until the next one."""
         if not self._gathers and all(item.num_tokens == 1 and item.samples for item in batch.items):
-            return StepLogits(self._decode(batch.items), batch.items)
+            try:
+                return StepLogits(self._decode(batch.items), batch.items)
+            except UnsupportedAttention:
+                # The first pass may be one of decodes; only it shows that a layer needs its pages gathered.
+                if not self._gathers:
+                    raise
         logits = self._forward(build_paged_input(batch, self.cache.page_size, self.loaded.device))
         samples = [item for item in batch.items if item.samples]
         prompt: list[tuple[ScheduledSequence, Tensor]] = []

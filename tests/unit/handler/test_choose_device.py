@@ -18,25 +18,42 @@ TOO_OLD = (
 )
 
 
-@pytest.fixture
-def old_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+NO_DEVICE = "CUDA initialization: CUDA driver initialization failed, you might not have a CUDA gpu."
+
+
+def complains(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     def is_available() -> bool:
-        warnings.warn(TOO_OLD, UserWarning, stacklevel=2)
+        warnings.warn(text, UserWarning, stacklevel=2)
         return False
 
     monkeypatch.setattr(torch.cuda, "is_available", is_available)
 
 
+@pytest.fixture
+def old_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    complains(monkeypatch, TOO_OLD)
+
+
 @pytest.mark.usefixtures("old_driver")
 @pytest.mark.parametrize("wanted", ["auto", "cuda", "cuda:1"])
-def test_a_driver_that_is_too_old(wanted: str) -> None:
+@pytest.mark.parametrize(
+    ("cuda", "host"),
+    [("12.6", "al2-ami-sagemaker-inference-gpu-3-1"), ("13.0", "al2023-ami-sagemaker-inference-gpu-4-1")],
+)
+def test_a_driver_that_is_too_old(wanted: str, cuda: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", cuda)
     with pytest.raises(BadConfiguration) as found:
         choose_device(wanted)
     assert str(found.value) == (
         "CUDA cannot be used: The NVIDIA driver on your system is too old (found version 11040). Please update your "
-        "GPU driver; DEVICE=cpu serves without it; on SageMaker, InferenceAmiVersion "
-        "al2-ami-sagemaker-inference-gpu-3-1 brings a newer one"
+        f"GPU driver; DEVICE=cpu serves without it; on SageMaker, InferenceAmiVersion {host} brings a newer driver"
     )
+
+
+def test_a_driver_that_sees_no_gpu_is_not_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    complains(monkeypatch, NO_DEVICE)
+    with pytest.raises(BadConfiguration, match=r"without it$"):
+        choose_device("auto")
 
 
 def test_an_engine_that_ends_of_it_says_nothing_else() -> None:
