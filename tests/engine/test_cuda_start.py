@@ -30,8 +30,9 @@ from handler.startup import start
 from tests.support.local_engine import loaded
 from tests.support.pretend_cuda import GIB, GPU_KINDS, Gpus, gpus_of, pretend_cuda
 from tests.support.pretend_cuda.graphs import graph
-from tests.support.tiny_models import build, save
+from tests.support.tiny_models import build, every_expert, save
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 GRAPHS = "decoding by CUDA graphs"
 GATHERED = "attention over gathered pages, no CUDA graphs (the paged attention kernel "
 
@@ -58,7 +59,7 @@ def two_gpus() -> Iterator[Gpus]:
 def test_a_start(kind: str, count: int, family: str, dtype: str, decoding: str, tmp_path: Path) -> None:
     """Whole, from files to a first token; afterwards a sampled answer."""
     board = StatusBoard(tmp_path / "board", create=True)
-    directory = save(family, tmp_path / "model")
+    directory = save(family, tmp_path / "model", **every_expert(family))
     with pretend_cuda(gpus_of(kind, count)) as gpus:
         config = EngineConfig(
             model=str(directory),

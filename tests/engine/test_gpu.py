@@ -29,9 +29,9 @@ from handler.scheduling.block_manager import TRASH_PAGE
 from handler.seam.config import EngineConfig
 from handler.seam.status import StatusBoard
 from tests.support.local_engine import LocalEngine, limits, loaded
-from tests.support.tiny_models import build
+from tests.support.tiny_models import build, every_expert
 
-pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu", "one_thread")]
 
 FAMILIES = [
     "llama",
@@ -49,7 +49,7 @@ PROMPTS = [[(11 * i + 5) % 250 for i in range(n)] for n in (1, 7, 90, 250, 300)]
 
 
 def on_gpu(family: str) -> LoadedModel:
-    found = loaded(build(family).to("cuda", torch.bfloat16))
+    found = loaded(build(family, **every_expert(family)).to("cuda", torch.bfloat16))
     use_static_experts(found, max_num_seqs=16)
     return found
 

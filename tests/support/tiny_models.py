@@ -159,9 +159,17 @@ def build(family: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
     return model
 
 
-def save(family: str, directory: Path, seed: int = 0) -> Path:
+def every_expert(family: str) -> dict[str, int]:
+    """Changes after which each token takes every expert, so that no rounding turns a router's choice; {} if dense."""
+    sizes = ALL_FAMILIES[family]
+    chosen = sizes.get("num_experts_per_tok")
+    counts = ("num_experts", "num_local_experts", "n_routed_experts")
+    return {} if chosen is None else {name: chosen for name in counts if name in sizes}
+
+
+def save(family: str, directory: Path, seed: int = 0, **changes: Any) -> Path:
     """A checkpoint directory: config, safetensors, tokenizer.json, chat template, generation config."""
-    build(family, seed).save_pretrained(directory)
+    build(family, seed, **changes).save_pretrained(directory)
     write_tokenizer(directory)
     (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [EOS_ID]}))
     return directory
