@@ -124,7 +124,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": "a", "best_of": 1, "n": 2}, "best_of", "from n (2)"),
     ({"prompt": "a", "best_of": 2, "stream": True}, "best_of", "streaming"),
     ({"prompt": "a", "max_tokens": 0}, "max_tokens", "at least 1"),
-    ({"prompt": "a", "messages": []}, "messages", "unknown field"),
+    ({"prompt": "a", "messages": []}, "messages", "belongs to /v1/chat/completions"),
 ]
 
 
