@@ -113,7 +113,7 @@ def grammar_of(response_format: ResponseFormat | None) -> Grammar | None:
         return Grammar(GrammarKind.REGEX, response_format.value, {"": f"{_FIELD}.value"})
     name, found = _schema(response_format)
     place = f"{_FIELD}.{name}" if name else _FIELD
-    schema = _read(found)
+    schema = read_schema(found, _FIELD)
     with at_place(place):
         source = msgspec.json.encode(enforceable(schema)).decode()
     return Grammar(GrammarKind.JSON_SCHEMA, source, {"": place})
@@ -132,13 +132,14 @@ def _schema(response_format: JsonSchemaFormat | _ObjectFormat) -> tuple[str, Any
     return ("schema", response_format.schema) if response_format.schemas else ("", {"type": "object"})
 
 
-def _read(schema: Any) -> Any:
-    if isinstance(schema, str):
+def read_schema(value: Any, field: str) -> Any:
+    """A JSON schema, sent as a value or as JSON text. Raises InvalidRequest."""
+    if isinstance(value, str):
         try:
-            schema = msgspec.json.decode(schema)
+            value = msgspec.json.decode(value)
         except (msgspec.DecodeError, RecursionError) as exc:
-            raise InvalidRequest(f"`{_FIELD}` holds a schema that is not JSON", param=_FIELD) from exc
-    if not isinstance(schema, dict | bool):
-        raise InvalidRequest(f"`{_FIELD}` must hold a JSON schema. Given: {show(schema)}", param=_FIELD)
+            raise InvalidRequest(f"`{field}` holds a schema that is not JSON", param=field) from exc
+    if not isinstance(value, dict | bool):
+        raise InvalidRequest(f"`{field}` must hold a JSON schema. Given: {show(value)}", param=field)
     # The engine lays out objects only; both mean any value.
-    return {} if schema is True else schema
+    return {} if value is True else value

@@ -12,9 +12,9 @@ import msgspec
 from container.api.bounds import shown
 from container.api.ignored_fields import note_ignored
 from container.api.openai.gbnf import lark_of
-from container.api.openai.response_format import ResponseFormat, SchemaField, TextFormat, grammar_of
+from container.api.openai.response_format import ResponseFormat, SchemaField, TextFormat, grammar_of, read_schema
 from container.api.schema.enforceable_schema import enforceable
-from container.api.validation import at_place, check, show
+from container.api.validation import at_place, check
 from container.errors import InvalidRequest
 from handler.seam.protocol import Grammar, GrammarKind
 
@@ -177,19 +177,6 @@ def _laid_out(schema: Any, layout: _Layout) -> Grammar:
         return Grammar(GrammarKind.JSON_SCHEMA, msgspec.json.encode(schema).decode())
     laid_out = json_text.dumps({**schema, "x-guidance": layout.options}, ensure_ascii=False)
     return Grammar(GrammarKind.LARK, f"start: %json {laid_out}")
-
-
-def read_schema(value: Any, field: str) -> Any:
-    """A JSON schema, sent as a value or as JSON text. Raises InvalidRequest."""
-    if isinstance(value, str):
-        try:
-            value = msgspec.json.decode(value)
-        except (msgspec.DecodeError, RecursionError) as exc:
-            raise InvalidRequest(f"`{field}` holds a schema that is not JSON", param=field) from exc
-    if not isinstance(value, dict | bool):
-        raise InvalidRequest(f"`{field}` must hold a JSON schema. Given: {show(value)}", param=field)
-    # The engine lays out objects only; both mean any value.
-    return {} if value is True else value
 
 
 def _closed(schema: Any) -> Any:
