@@ -14,26 +14,19 @@ _MAX_LOG_LEVEL = 1000
 Check = Callable[[str], str]
 
 
+def _number(minimum: float, maximum: float, read: Callable[[str], float] = float, noun: str = "a number") -> Check:
+    def check(value: str) -> str:
+        try:
+            fits = minimum <= read(value) <= maximum
+        except ValueError:
+            fits = False
+        return "" if fits else f"{noun} from {minimum} to {maximum}"
+
+    return check
+
+
 def _whole(minimum: int, maximum: int = 2**31) -> Check:
-    def check(value: str) -> str:
-        try:
-            fits = minimum <= int(value) <= maximum
-        except ValueError:
-            fits = False
-        return "" if fits else f"a whole number from {minimum} to {maximum}"
-
-    return check
-
-
-def _number(minimum: float, maximum: float) -> Check:
-    def check(value: str) -> str:
-        try:
-            fits = minimum <= float(value) <= maximum
-        except ValueError:
-            fits = False
-        return "" if fits else f"a number from {minimum:g} to {maximum:g}"
-
-    return check
+    return _number(minimum, maximum, int, "a whole number")
 
 
 def _one_of(*allowed: str) -> Check:
