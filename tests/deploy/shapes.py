@@ -4,19 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-QWEN3_8B: dict[str, Any] = {
-    "model_type": "qwen3",
-    "hidden_size": 4096,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "intermediate_size": 12288,
-    "vocab_size": 151936,
-    "tie_word_embeddings": False,
-    "max_position_embeddings": 40960,
-    "torch_dtype": "bfloat16",
-}
+from tools.plan_picture.hub import QWEN3_8B_CONFIG
+
+QWEN3_8B = QWEN3_8B_CONFIG
 LLAMA_70B: dict[str, Any] = {
     "model_type": "llama",
     "hidden_size": 8192,

@@ -43,6 +43,13 @@ def two_gpus() -> Iterator[Gpus]:
         yield gpus
 
 
+def config_of(model: Path, **changes: Any) -> EngineConfig:
+    """Serve `model`, with its socket and its cache beside it."""
+    return EngineConfig(
+        model=str(model), cache_dir=str(model.parent), socket_path=str(model.parent / "socket"), **changes
+    )
+
+
 @pytest.mark.parametrize(
     ("kind", "count", "family", "dtype", "decoding"),
     [
@@ -61,15 +68,7 @@ def test_a_start(kind: str, count: int, family: str, dtype: str, decoding: str, 
     board = StatusBoard(tmp_path / "board", create=True)
     directory = save(family, tmp_path / "model", **every_expert(family))
     with pretend_cuda(gpus_of(kind, count)) as gpus:
-        config = EngineConfig(
-            model=str(directory),
-            cache_dir=str(tmp_path),
-            socket_path=str(tmp_path / "socket"),
-            kv_capacity_tokens=4096,
-            max_model_len=256,
-            max_num_seqs=2,
-        )
-        core, card = start(config, board)
+        core, card = start(config_of(directory, kv_capacity_tokens=4096, max_model_len=256, max_num_seqs=2), board)
         core.socket.close()
         assert (card.dtype, card.device, card.runner) == (dtype, "cuda:0", "paged")
         assert board["engines_wanted"] == count
@@ -83,15 +82,7 @@ def test_engine_1_captures_on_its_own_gpu(asked: dict[str, Any], tmp_path: Path)
     """torch makes the stream that captures on the current device, whatever the model is on."""
     directory = save("llama", tmp_path / "model")
     with pretend_cuda(gpus_of("A10G", 2)) as gpus:
-        config = EngineConfig(
-            model=str(directory),
-            cache_dir=str(tmp_path),
-            socket_path=str(tmp_path / "socket"),
-            kv_capacity_tokens=1024,
-            max_model_len=64,
-            max_num_seqs=1,
-            **asked,
-        )
+        config = config_of(directory, kv_capacity_tokens=1024, max_model_len=64, max_num_seqs=1, **asked)
         core, _ = start(config, StatusBoard(tmp_path / "board", create=True))
         core.socket.close()
         assert graph.default_stream is not None

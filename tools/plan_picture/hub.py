@@ -9,21 +9,22 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-# Qwen/Qwen3-8B as published: the sizes in its config.json, and the total of its safetensors index.
+# Qwen/Qwen3-8B as published: its config.json, and the total of its safetensors index.
+QWEN3_8B_CONFIG: dict[str, Any] = {
+    "model_type": "qwen3",
+    "hidden_size": 4096,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 12288,
+    "vocab_size": 151936,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 40960,
+    "torch_dtype": "bfloat16",
+}
 QWEN3_8B = {
-    "/Qwen/Qwen3-8B/resolve/main/config.json": {
-        "model_type": "qwen3",
-        "hidden_size": 4096,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "intermediate_size": 12288,
-        "vocab_size": 151936,
-        "tie_word_embeddings": False,
-        "max_position_embeddings": 40960,
-        "torch_dtype": "bfloat16",
-    },
+    "/Qwen/Qwen3-8B/resolve/main/config.json": QWEN3_8B_CONFIG,
     "/Qwen/Qwen3-8B/resolve/main/model.safetensors.index.json": {"metadata": {"total_size": 16381470720}},
 }
 
