@@ -43,6 +43,7 @@ RUN /opt/venv/bin/python -m handler.prepare /opt/heir
 FROM ${PYTHON_IMAGE} AS app
 COPY container /app/container
 COPY handler /app/handler
+COPY model_memory /app/model_memory
 # A checkout may be readable only to its owner, but the container may run as any user.
 RUN chmod -R a+rX /app \
  && python -m compileall -q /app \

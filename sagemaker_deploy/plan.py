@@ -14,7 +14,7 @@ from sagemaker_deploy.request.environment import environment_warnings, redacted
 from sagemaker_deploy.request.instances import find_instance
 from sagemaker_deploy.request.requests import Requests, build_requests
 from sagemaker_deploy.request.spec import CPU_QUANTIZATIONS, DeploySpec
-from sagemaker_deploy.sizing.fit import Fit, Load, auto_warning, check_fit, default_load, fit_warnings
+from sagemaker_deploy.sizing.fit import Fit, Load, auto_warning, check_fit, default_load, fit_warnings, refusal
 from sagemaker_deploy.sizing.model_shape import ModelShape
 from sagemaker_deploy.sizing.recommendation import Recommendation, recommend
 from sagemaker_deploy.sizing.sizes import Sizes
@@ -109,6 +109,8 @@ def make_plan(
     if sizes.shape is not None:
         load = load or default_load(sizes.shape, spec.max_total_tokens, spec.max_concurrent_requests)
         fit, recommendation = _fits(spec, sizes.shape, load)
+        refused = refusal(sizes.shape)
+        warnings += [f"no instance is recommended: {refused}"] if refused else []
         warnings += _fit_warnings(spec, sizes.shape, load, fit) if "--instance-type" not in missing else []
         warnings += _ignored_variables(spec)
     quota = _quota(spec, clients) if "--instance-type" not in missing else None
@@ -181,10 +183,10 @@ def _fit_warnings(spec: DeploySpec, shape: ModelShape, load: Load, fit: Fit | No
     if fit is None:
         yield "the fit was not checked: the instance type is not in the table of GPU instances"
         return
-    if not fit.fits:
+    if not fit.fits and not fit.refused:
         yield f"the model {fit.sentence()}"
     if spec.quantize == "auto":
-        warning = auto_warning(shape, fit, _max_gpus(spec))
+        warning = auto_warning(shape, load, fit, _max_gpus(spec))
         yield from [warning] if warning else []
     yield from fit_warnings(shape, load, fit)
 

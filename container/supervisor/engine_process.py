@@ -206,6 +206,7 @@ class EngineProcess:
             num_threads=s.engine_threads or self._share_of_cores(),
             index=self.replica.index,
             num_engines=self.replica.num_engines,
+            has_given_engines=bool(s.engine_replicas),
             num_devices=s.num_gpus,
             devices_per_engine=self.replica.devices,
             socket_path=str(self._engine_dir.socket(epoch)),

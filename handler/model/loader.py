@@ -27,7 +27,15 @@ from handler.model.end_tokens import eos_token_ids
 from handler.model.kv_size import kv_bytes_per_token
 from handler.model.location import read_json
 from handler.model.machine_memory import available_memory_bytes
-from handler.model.placement import Devices, choose_devices, gpu_bytes, memory_limits, weight_bytes
+from handler.model.placement import (
+    Devices,
+    Needs,
+    choose_devices,
+    gpu_bytes,
+    memory_limits,
+    needs_of,
+    with_free_memory,
+)
 from handler.model.quantize import (
     BITSANDBYTES,
     BLOCK_BITS,
@@ -41,13 +49,14 @@ from handler.model.quantize import (
 from handler.model.stored_bitsandbytes import dequantise_odd, drop_threshold, silence_bitsandbytes
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel, one_line
+from model_memory.sharing import KEYS_SHARE
 
 logger = logging.getLogger(__name__)
 
 # Context length if neither the model nor MAX_TOTAL_TOKENS gives one; the same as TGI's launcher.
 UNBOUNDED_CONTEXT = 4096
 # Share of free GPU memory for weights and KV memory; the rest is for activations.
-_CUDA_FRACTION = 0.85
+_CUDA_FRACTION = KEYS_SHARE
 # Share of available memory for dense weights kept beside packed ones.
 _DENSE_FRACTION = 0.25
 
@@ -80,12 +89,13 @@ def place(config: EngineConfig, directory: Path) -> Devices:
     """The devices for the checkpoint in `directory`; the first becomes CUDA's current one. Raises BadConfiguration."""
     device = choose_device(config.device)
     if device.type != "cuda":
-        return choose_devices(config, device, 0, ())
-    size = weight_bytes(directory, config.quantize, choose_dtype(config.dtype, device))
-    devices = choose_devices(config, device, size, gpu_bytes())
+        return choose_devices(config, device, Needs(()), ())
+    major, minor = torch.cuda.get_device_capability(device)
+    needs = needs_of(directory, config, choose_dtype(config.dtype, device), major * 10 + minor)
+    devices = choose_devices(config, device, needs, gpu_bytes())
     # torch makes the stream that captures graphs on the current device.
     torch.cuda.set_device(devices.own[0])
-    return devices
+    return with_free_memory(devices, needs)
 
 
 def load(
@@ -108,6 +118,7 @@ def load(
     config = msgspec.structs.replace(config, trust_remote_code=trusted)
     model_config = _read_config(directory, trusted)
     quantize = resolve(config.quantize, device, model_config)
+    quantize = devices.quantize if quantize is Quantize.AUTO else quantize
     progress(200, f"loading weights on {device} as {str(dtype).removeprefix('torch.')}")
     model, stored = _load_weights(config, directory, model_config, dtype, devices, quantize)
     model.eval()
@@ -218,7 +229,7 @@ def _plan(
         text_config = model_config.get_text_config()
         length = config.max_model_len or min(_max_positions(text_config) or UNBOUNDED_CONTEXT, UNBOUNDED_CONTEXT)
         free = sum(torch.cuda.mem_get_info(device)[0] for device in devices.own)
-        sizes = weight_sizes(skeleton, skipped_modules(skeleton, Quantize.NF4))
+        sizes = weight_sizes(skeleton, Quantize.NF4)
         kv_bytes = length * kv_bytes_per_token(text_config, dtype)
         quantize = least_lossy(sizes, dtype, kv_bytes, int(free * _CUDA_FRACTION))
     if quantize is Quantize.NONE:

@@ -1,36 +1,51 @@
-"""Which devices an engine takes: one GPU if the model fits, else as many as it needs; hence the number of engines.
+"""Which devices an engine takes, and what `auto` makes of the weights there; hence the number of engines.
 
-The first engine decides. PID 1 passes the decision to the others, each with its own GPUs in CUDA_VISIBLE_DEVICES, where
-numbers start at 0. Engines do not share GPUs; on CPU they share cores and memory.
+One GPU if the model fits, else as many as it needs (model_memory/sharing.py, the rule that the deploy helper's plan
+follows too). The first engine decides. PID 1 passes the decision to the others, each with its own GPUs in
+CUDA_VISIBLE_DEVICES, where numbers start at 0. Engines do not share GPUs; on CPU they share cores and memory.
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from handler.model.location import read_json
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration
+from model_memory import sharing
+from model_memory.forms import AUTO_FORMS, Form, quantized, stored
+from model_memory.key_bytes import key_bytes_per_token, max_positions
+from model_memory.sharing import KEYS_SHARE, USUAL_TOKENS, WEIGHTS_SHARE, Share, Weights
+from model_memory.weight_counts import WeightCounts, count_weights, text_values
 
 logger = logging.getLogger(__name__)
-
-# Share of a GPU's memory for weights; the rest is for keys, values and activations.
-WEIGHTS_SHARE = 0.8
-# Bytes per weight, scales included. Ignores embeddings and norms, which stay unquantised: they are a small part of
-# models large enough for this to matter.
-_QUANTIZED_BYTES = {Quantize.INT8: 1.1, Quantize.NF4: 0.6, Quantize.FP4: 0.6}
 
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """The devices of one engine, in order; the first takes the input. `num_engines` such shares fit the machine."""
+    """The devices of one engine, in order; the first takes the input. `num_engines` such shares fit the machine.
+
+    `quantize` is what HF_MODEL_QUANTIZE=auto means there, AUTO while nobody has weighed it.
+    """
 
     own: tuple[torch.device, ...]
     num_engines: int = 1
+    quantize: Quantize = Quantize.AUTO
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """The weights in the forms that HF_MODEL_QUANTIZE allows, the least lossy first; bytes of one sequence's keys."""
+
+    forms: tuple[Weights, ...]
+    key_bytes: int = 0
 
 
 def gpu_bytes() -> tuple[int, ...]:
@@ -41,8 +56,8 @@ def gpu_bytes() -> tuple[int, ...]:
     return tuple(torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count()))
 
 
-def choose_devices(config: EngineConfig, device: torch.device, num_bytes: int, memory: tuple[int, ...]) -> Devices:
-    """This engine's share of the GPUs for weights of `num_bytes`; just `device` if it is numbered or no GPU.
+def choose_devices(config: EngineConfig, device: torch.device, needs: Needs, memory: tuple[int, ...]) -> Devices:
+    """This engine's share of the GPUs for weights of these `needs`; just `device` if it is numbered or no GPU.
 
     `memory` is `gpu_bytes()`. Raises BadConfiguration if more GPUs or engines are configured than fit.
     """
@@ -54,45 +69,108 @@ def choose_devices(config: EngineConfig, device: torch.device, num_bytes: int, m
     if numbered is not None:
         if config.num_engines > 1:
             raise BadConfiguration(f"ENGINE_REPLICAS must be 1 with DEVICE={device}. Given: {config.num_engines}")
-        return Devices((device,))
-    if config.devices_per_engine:
+        found = _share(config, needs, memory[numbered : numbered + 1] or memory, 1)
+        return Devices((device,), 1, _form(found))
+    if span := config.devices_per_engine:
         # The first engine has decided, and PID 1 shows this one its own GPUs only.
-        return Devices(tuple(torch.device("cuda", index) for index in range(config.devices_per_engine)))
+        found = _share(config, needs, memory[:span], span)
+        return Devices(_gpus(0, span), 1, _form(found))
     if config.num_devices > len(memory):
         raise BadConfiguration(
             f"NUM_SHARD must be at most {len(memory)}, the GPUs that are visible. Given: {config.num_devices}"
         )
     usable = memory[: config.num_devices or len(memory)]
-    span = _span(num_bytes, usable, max(1, len(usable) // config.num_engines))
-    if span * config.num_engines > len(usable):
+    found = _share(config, needs, usable, max(1, len(usable) // config.num_engines))
+    if found.span * config.num_engines > len(usable):
         raise BadConfiguration(
-            f"ENGINE_REPLICAS must be at most {len(usable) // span}: an engine takes {span} of {len(usable)} GPUs. "
+            f"ENGINE_REPLICAS must be at most {found.engines}: an engine takes {found.span} of {len(usable)} GPUs. "
             f"Given: {config.num_engines}"
         )
-    first = config.index * span
-    return Devices(tuple(torch.device("cuda", first + i) for i in range(span)), len(usable) // span)
+    return Devices(_gpus(config.index * found.span, found.span), found.engines, _form(found))
 
 
-def _span(num_bytes: int, memory: tuple[int, ...], most: int) -> int:
-    """The fewest GPUs that hold the weights, up to `most`, judged by the GPU with the least memory.
+def _gpus(first: int, span: int) -> tuple[torch.device, ...]:
+    return tuple(torch.device("cuda", first + i) for i in range(span))
 
-    If even `most` do not suffice, the loader quantises or refuses the model.
+
+def _form(found: Share) -> Quantize:
+    return Quantize(found.weights.form) if found.weights.form in AUTO_FORMS else Quantize.AUTO
+
+
+def _share(config: EngineConfig, needs: Needs, memory: tuple[int, ...], most: int) -> Share:
+    """The form and the GPUs of an engine, at most `most` of these, judged by the GPU with the least memory.
+
+    `auto` weighs its forms only where the number of engines is free. If even `most` do not suffice, the loader refuses.
     """
-    room = max(1, int(min(memory) * WEIGHTS_SHARE))
-    return min(most, max(1, -(-num_bytes // room)))
+    smallest = min(memory, default=0)
+    if len(needs.forms) == 1:
+        return sharing.share(needs.forms[0], smallest, max(1, len(memory)), most)
+    found = sharing.candidates(needs.forms, needs.key_bytes, smallest, max(1, len(memory)), most)
+    is_given = config.has_given_engines or config.num_engines > 1 or config.devices_per_engine > 0
+    taken = sharing.weigh(found, is_engines_given=is_given)
+    logger.info(
+        "HF_MODEL_QUANTIZE=auto weighed %s (steps of all engines in a time, by bytes); taken: %s",
+        "; ".join(map(str, found)),
+        taken.weights.form,
+    )
+    return taken
 
 
-def weight_bytes(directory: Path, quantize: Quantize, dtype: torch.dtype) -> int:
-    """Approximate bytes of the checkpoint's weights once loaded as `dtype`; 0 if unknown."""
+def needs_of(directory: Path, config: EngineConfig, dtype: torch.dtype, capability: int | None) -> Needs:
+    """What the checkpoint in `directory` takes once loaded as `dtype` on this compute capability, None for CPU.
+
+    From config.json and the files' size; a config.json that is not understood counts as linear layers alone. Raises
+    BadModel if there is none.
+    """
     on_disk = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+    values = text_values(read_json(directory / "config.json"))
+    of_stored = values.get("quantization_config")
+    counts = _counts(values, on_disk, is_stored=bool(of_stored))
+    if isinstance(of_stored, dict):
+        form = stored(of_stored, capability)
+        if form.is_stored or form.refused or not counts.total:
+            return Needs((Weights(form.name, on_disk, on_disk),))
+        return Needs((_weights(form, counts, dtype),))
+    wanted = AUTO_FORMS if config.quantize is Quantize.AUTO else (str(config.quantize),)
     try:
-        config = json.loads((directory / "config.json").read_text("utf-8"))
-        stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"))
-    except (OSError, ValueError, AttributeError):
-        return on_disk
-    if config.get("quantization_config"):
-        return on_disk
-    return int(on_disk / stored.itemsize * _QUANTIZED_BYTES.get(quantize, dtype.itemsize))
+        length = config.max_model_len or min(max_positions(values) or USUAL_TOKENS, USUAL_TOKENS)
+        key_bytes = length * key_bytes_per_token(values, dtype.itemsize)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        key_bytes = 0
+    return Needs(tuple(_weights(quantized(name, capability), counts, dtype) for name in wanted), key_bytes)
+
+
+def _weights(form: Form, counts: WeightCounts, dtype: torch.dtype) -> Weights:
+    size = dtype.itemsize
+    return Weights(form.name, form.num_bytes(counts, size), form.moved_bytes(counts, size))
+
+
+def _counts(values: Mapping[str, Any], on_disk: int, *, is_stored: bool) -> WeightCounts:
+    """Numbers of weights, of as many as lie on disk if they lie there in one dtype."""
+    try:
+        counts = count_weights(values)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        counts = WeightCounts(0, 0, 0)
+    kept: Any = getattr(torch, str(values.get("dtype") or values.get("torch_dtype") or "float32"), None)
+    if is_stored or not on_disk or not isinstance(kept, torch.dtype):
+        return counts
+    total = on_disk // kept.itemsize
+    return counts.scaled_to(total) if counts.total else WeightCounts(total, 0, 0)
+
+
+def with_free_memory(devices: Devices, needs: Needs) -> Devices:
+    """`devices` with the last form of `auto` if another program leaves too little of their memory for the first."""
+    if devices.quantize is not Quantize.NONE or len(needs.forms) < 2:
+        return devices
+    free = sum(torch.cuda.mem_get_info(device)[0] for device in devices.own)
+    wanted = needs.forms[0].num_bytes + needs.key_bytes
+    if wanted <= free * KEYS_SHARE:
+        return devices
+    logger.warning(
+        "HF_MODEL_QUANTIZE=auto: %s, because only %d MiB are free on this engine's GPUs and %d MiB are needed",
+        *(needs.forms[-1].form, free >> 20, wanted >> 20),
+    )
+    return dataclasses.replace(devices, quantize=Quantize(needs.forms[-1].form))
 
 
 def memory_limits(devices: Devices) -> dict[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +10,8 @@ from torch import nn
 
 from handler.seam.config import Quantize
 from handler.seam.errors import BadConfiguration
+from model_memory.forms import AUTO_FORMS, quantized, stored_name
+from model_memory.weight_counts import WeightCounts
 
 logger = logging.getLogger(__name__)
 
@@ -26,25 +27,10 @@ _STORED = {
     Quantize.COMPRESSED_TENSORS: "compressed-tensors",
     Quantize.FP8: "fp8",
 }
-# Bytes per weight of a linear layer, scales included, for the forms that `auto` considers.
-_BYTES = {Quantize.INT8: 1.05, Quantize.NF4: 0.5 + 4 / 64}
 # Weights per scale in bitsandbytes' 4-bit forms, and the rows that its CPU kernel processes together.
 _NF4_BLOCK = 64
 NF4_ROWS = 32
 _INT8_MULTIPLE = 16
-
-
-@dataclass(frozen=True, slots=True)
-class WeightSizes:
-    """Numbers of weights: in linear layers that can be quantised, and in everything else."""
-
-    linear: int
-    other: int
-
-    def num_bytes(self, quantize: Quantize, dtype: torch.dtype) -> int:
-        """Memory of the weights in bytes."""
-        each = _BYTES.get(quantize, dtype.itemsize)
-        return int(self.linear * each) + self.other * dtype.itemsize
 
 
 def resolve(wanted: Quantize, device: torch.device, model_config: Any) -> Quantize:
@@ -79,26 +65,22 @@ def stored_form(model_config: Any) -> str | None:
     found = getattr(model_config, "quantization_config", None)
     if found is None:
         return None
-    values = found if isinstance(found, dict) else found.to_dict()
-    method = str(values.get("quant_method", "unknown"))
-    if method.startswith("bitsandbytes") and values.get("load_in_4bit"):
-        return f"bitsandbytes-{values.get('bnb_4bit_quant_type', 'fp4')}"
-    return method
+    return stored_name(found if isinstance(found, dict) else found.to_dict())
 
 
-def least_lossy(sizes: WeightSizes, dtype: torch.dtype, kv_bytes: int, room_bytes: int) -> Quantize:
-    """None if its weights leave `kv_bytes` of `room_bytes` free, else nf4.
+def least_lossy(counts: WeightCounts, dtype: torch.dtype, kv_bytes: int, room_bytes: int) -> Quantize:
+    """None if its weights leave `kv_bytes` of `room_bytes` free, else nf4. For a device that was not weighed before.
 
     int8 is never chosen: it rounds activations too, by more than the trial allows other forms to be off, and it
     multiplies in float16, where the activations of some families overflow.
     """
-    fits = sizes.num_bytes(Quantize.NONE, dtype) + kv_bytes <= room_bytes
-    choice = Quantize.NONE if fits else Quantize.NF4
+    sizes = {name: quantized(name, None).num_bytes(counts, dtype.itemsize) for name in AUTO_FORMS}
+    choice = next((name for name in AUTO_FORMS if sizes[name] + kv_bytes <= room_bytes), AUTO_FORMS[-1])
     logger.info(
         "HF_MODEL_QUANTIZE=auto: %s, weights of %d MiB beside %d MiB of KV memory in %d MiB",
-        *(choice, *(size >> 20 for size in (sizes.num_bytes(choice, dtype), kv_bytes, room_bytes))),
+        *(choice, *(size >> 20 for size in (sizes[choice], kv_bytes, room_bytes))),
     )
-    return choice
+    return Quantize(choice)
 
 
 def skipped_modules(skeleton: nn.Module, quantize: Quantize) -> list[str]:
@@ -107,12 +89,7 @@ def skipped_modules(skeleton: nn.Module, quantize: Quantize) -> list[str]:
     These are transformers' exceptions (output layer, tied weights), and shapes that the kernels do not support: on CPU
     those fail with an assertion in the middle of a forward pass.
     """
-    from transformers.quantizers.base import get_keys_to_not_convert
-
-    usual = set(get_keys_to_not_convert(skeleton))
-    odd = [
-        (name, tuple(shape)) for name, shape in _linear_shapes(skeleton) if name not in usual and _odd(shape, quantize)
-    ]
+    usual, odd = _skipped(skeleton, quantize)
     if odd:
         logger.warning(
             "%d linear layers stay unquantised, their shape does not fit %s: %s",
@@ -121,12 +98,25 @@ def skipped_modules(skeleton: nn.Module, quantize: Quantize) -> list[str]:
     return sorted(usual | {name for name, _ in odd})
 
 
-def weight_sizes(skeleton: nn.Module, skipped: list[str]) -> WeightSizes:
-    """Weights of a model on the meta device; `skipped` are the linear layers that stay unquantised."""
-    quantised = sum(rows * columns for name, (rows, columns) in _linear_shapes(skeleton) if name not in skipped)
+def weight_sizes(skeleton: nn.Module, quantize: Quantize) -> WeightCounts:
+    """Weights of a model on the meta device; `linears` are those that `quantize` replaces."""
+    usual, odd = _skipped(skeleton, quantize)
+    skipped = usual | {name for name, _ in odd}
+    linears = sum(rows * columns for name, (rows, columns) in _linear_shapes(skeleton) if name not in skipped)
     # Tied weights are one parameter.
-    total = sum(parameter.numel() for parameter in skeleton.parameters())
-    return WeightSizes(linear=quantised, other=total - quantised)
+    sizes = [(parameter.dim(), parameter.numel()) for parameter in skeleton.parameters()]
+    experts = sum(size for dimensions, size in sizes if dimensions == 3)
+    return WeightCounts(linears, experts, 0, sum(size for _, size in sizes) - linears - experts)
+
+
+def _skipped(skeleton: nn.Module, quantize: Quantize) -> tuple[set[str], list[tuple[str, tuple[int, int]]]]:
+    """Linear layers that stay as they are: transformers' exceptions by name, and odd shapes by name and shape."""
+    from transformers.quantizers.base import get_keys_to_not_convert
+
+    usual = set(get_keys_to_not_convert(skeleton))
+    return usual, [
+        (name, shape) for name, shape in _linear_shapes(skeleton) if name not in usual and _odd(shape, quantize)
+    ]
 
 
 def bitsandbytes_config(quantize: Quantize, dtype: torch.dtype, skipped: list[str]) -> Any:

@@ -47,7 +47,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `max_waiting` queued.
 
     `index` numbers this engine among `num_engines`; on CPU they share the memory. `num_devices` is the number of GPUs
-    for all engines, `devices_per_engine` for each.
+    for all engines, `devices_per_engine` for each. `has_given_engines`: ENGINE_REPLICAS is set.
     """
 
     model: str = ""
@@ -78,6 +78,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     log_json: bool | None = None
     index: int = 0
     num_engines: int = 1
+    has_given_engines: bool = False
     num_devices: int = 0
     devices_per_engine: int = 0
 

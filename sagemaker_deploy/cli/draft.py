@@ -83,7 +83,9 @@ def load_of(args: argparse.Namespace, sizes: Sizes) -> Load | None:
     usual = default_load(sizes.shape, args.max_total_tokens, args.max_concurrent_requests)
     context, concurrency = getattr(args, "context", None), getattr(args, "concurrency", None)
     load = Load(
-        usual.context if context is None else context, usual.concurrency if concurrency is None else concurrency
+        usual.context if context is None else context,
+        usual.concurrency if concurrency is None else concurrency,
+        usual.max_total_tokens,
     )
     if load.context < 1 or load.concurrency < 1:
         raise SpecError("--context and --concurrency must be at least 1")

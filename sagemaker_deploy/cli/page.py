@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from sagemaker_deploy.plan import Plan
 from sagemaker_deploy.request.environment import redacted
 from sagemaker_deploy.request.model_reference import ModelKind, ModelReference
-from sagemaker_deploy.sizing.fit import OVERHEAD_MIB, Fit
+from sagemaker_deploy.sizing.fit import OVERHEAD_MIB, Fit, refusal
 from sagemaker_deploy.sizing.model_shape import ModelShape
 from sagemaker_deploy.sizing.recommendation import form_of
 from sagemaker_deploy.stand_ins import WHY_NEEDED, with_gaps
@@ -72,7 +72,7 @@ def _memory(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "Weights", f"{_mib(fit.weights_mib)}  {form_of(fit)}, on {where}"
     yield "Cache", f"{_mib(fit.kv_mib)}  {shape.kv_bytes_per_token / 1024:.0f} KiB for each token"
     yield "Overhead", f"{_mib(OVERHEAD_MIB)}  CUDA and activations"
-    verdict = "it fits" if fit.fits else "IT DOES NOT FIT"
+    verdict = "it fits" if fit.fits else "IT DOES NOT LOAD" if fit.refused else "IT DOES NOT FIT"
     yield "Needed", f"{_mib(fit.needed_mib)}  of {fit.usable_mib:,} MiB usable: {verdict}"
 
 
@@ -83,8 +83,7 @@ def _mib(size: int) -> str:
 def _instance(plan: Plan) -> Iterator[tuple[str, str]]:
     found = plan.recommendation
     if "--instance-type" in plan.missing:
-        nothing = "no GPU instance holds it" if plan.sizes.shape else "none can be recommended without sizes"
-        yield "Type", f"not given, and {nothing}"
+        yield "Type", f"not given, and {_nothing(plan)}"
         return
     chosen = found and found.best.instance.name == plan.spec.instance_type
     yield "Type", f"{plan.spec.instance_count} x {plan.spec.instance_type}{_hardware(plan.fit)}"
@@ -98,6 +97,13 @@ def _instance(plan: Plan) -> Iterator[tuple[str, str]]:
     quota = "not read: it needs AWS credentials with servicequotas:ListServiceQuotas"
     yield "Quota", quota if plan.quota is None else f"{plan.quota:.0f} for endpoints of this type"
     yield "Billed", "every instance from its start to its deletion, busy or idle"
+
+
+def _nothing(plan: Plan) -> str:
+    """Why no type is recommended."""
+    if plan.sizes.shape is None:
+        return "none can be recommended without sizes"
+    return "the stored form does not load" if refusal(plan.sizes.shape) else "no GPU instance holds it"
 
 
 def _hardware(fit: Fit | None) -> str:

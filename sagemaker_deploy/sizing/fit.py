@@ -2,14 +2,13 @@
 
     need for each GPU = weights + KV cache + overhead   must stay below 90 % of the GPU's memory
 
-Weights take 2 bytes for each parameter, 1.05 for int8 or 0.6 for 4 bits with scales; embeddings always take 2. The
-cache is sized for `concurrency` requests that all use the whole context. That is an upper bound: with less memory the
-engine queues and preempts but does not fail. Overhead is CUDA's context and activations.
+Weights and their share of the GPUs follow the container's own table and rule (`model_memory`): copies of what one GPU
+holds, each serving a share of the requests; layers split over the fewest GPUs that hold larger ones; and what `auto`
+takes of the two. GPUs beyond the last group stay idle, and the plan says so. Layers are not divided, so the fullest GPU
+of a group holds a little more than its share.
 
-`_spread` follows the container's rule for several GPUs (handler/model/placement.py). Weights that take at most
-`WEIGHTS_SHARE` of one GPU are copied to each, and every copy serves a share of the requests. Larger ones are split by
-layers over the fewest GPUs that hold them, with one engine for each such group. GPUs beyond the last group stay idle,
-and the plan says so. Layers are not divided, so the fullest GPU of a group holds a little more than its share.
+The cache is sized for `concurrency` requests that all use the whole context. That is an upper bound: with less memory
+the engine queues and preempts but does not fail. Overhead is CUDA's context and activations.
 """
 
 from __future__ import annotations
@@ -18,25 +17,29 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sagemaker_deploy.request.instances import Instance
+from model_memory import sharing
+from model_memory.forms import AUTO_FORMS, Form, is_dequantised, quantized, stored
+from model_memory.sharing import USUAL_TOKENS, Share, Weights
+from sagemaker_deploy.request.instances import INSTANCES, Instance
 from sagemaker_deploy.request.spec import STORED_QUANTIZATIONS
 from sagemaker_deploy.sizing.model_shape import ModelShape
 
 MIB = 2**20
 USABLE_SHARE = 0.90
-WEIGHTS_SHARE = 0.80  # handler/model/placement.py
 OVERHEAD_MIB = 1536
-# On CUDA, where eetq is served as bitsandbytes (docs/quantisation.md).
-BYTES_PER_PARAM = {"none": 2.0, "bitsandbytes": 1.05, "eetq": 1.05, "bitsandbytes-nf4": 0.6, "bitsandbytes-fp4": 0.6}
-AUTO_ORDER = ("none", "bitsandbytes-nf4")
+_ITEMSIZE = 2  # every GPU computes in bfloat16 or float16
 
 
 @dataclass(frozen=True)
 class Load:
-    """The intended load: `context` tokens of prompt plus answer, and concurrent requests."""
+    """The intended load: `context` tokens of prompt plus answer, and concurrent requests.
+
+    `max_total_tokens` is the container's setting, None if it is unset: `auto` keeps room for one request of it.
+    """
 
     context: int
     concurrency: int
+    max_total_tokens: int | None = None
 
 
 def default_load(
@@ -44,14 +47,15 @@ def default_load(
 ) -> Load:
     """Return the load that the container's limits allow; by default 8 requests of at most 4096 tokens."""
     context = max_total_tokens or min(shape.max_context or 4096, 4096)
-    return Load(context, min(max_concurrent_requests or 8, 128))
+    return Load(context, min(max_concurrent_requests or 8, 128), max_total_tokens)
 
 
 @dataclass(frozen=True)
 class Fit:
     """The verdict for one instance. MiB are for the fullest GPU; `quantize` is resolved if `auto` was given.
 
-    `copies` engines hold the model, each on `span` GPUs.
+    `copies` engines hold the model, each on `span` GPUs. `stored` says how a quantised checkpoint is held, "" for
+    others. `refused` says why the container would not load it, "" if it would.
     """
 
     instance: Instance
@@ -60,6 +64,8 @@ class Fit:
     kv_mib: int
     copies: int
     span: int
+    stored: str = ""
+    refused: str = ""
 
     @property
     def gpus(self) -> int:
@@ -76,16 +82,19 @@ class Fit:
 
     @property
     def fits(self) -> bool:
-        return self.needed_mib <= self.usable_mib
+        return not self.refused and self.needed_mib <= self.usable_mib
 
     def sentence(self) -> str:
         """Return the verdict with its numbers as text."""
+        if self.refused:
+            return f"does not load on {self.instance.name}: {self.refused}"
         verdict = "fits" if self.fits else "does not fit"
         split = f", split over {self.span}" if self.span > 1 else ""
         copies = f"{self.copies} copies{split}" if self.copies > 1 else f"one copy{split}"
+        form = self.stored or self.quantize
         return (
             f"{verdict} {self.instance.name} ({copies}, {self.gpus} of {self.instance.num_gpus} x "
-            f"{self.instance.gpu}): a GPU needs {self.weights_mib} MiB weights ({self.quantize}) + {self.kv_mib} MiB "
+            f"{self.instance.gpu}): a GPU needs {self.weights_mib} MiB weights ({form}) + {self.kv_mib} MiB "
             f"cache + {OVERHEAD_MIB} MiB overhead = {self.needed_mib} of {self.usable_mib} usable MiB"
         )
 
@@ -93,12 +102,27 @@ class Fit:
 def check_fit(
     shape: ModelShape, load: Load, instance: Instance, quantize: str = "auto", max_gpus: int | None = None
 ) -> Fit:
-    """Return the verdict. With `auto`: the least lossy quantisation that fits, or the smallest if none fits.
+    """Return the verdict. With `auto`: in the form that the container takes, or in a smaller one if only that fits.
 
     `max_gpus` is the limit from SM_NUM_GPUS or an inference component; None or 0 means all GPUs.
     """
-    fits = [_fit(shape, load, instance, choice, max_gpus) for choice in quantizations(shape, quantize)]
-    return next((fit for fit in fits if fit.fits), fits[-1])
+    if quantize != "auto" or shape.stored is not None:
+        return _fit(shape, load, instance, quantize, _settled(shape, instance, quantize, max_gpus))
+    taken = auto_share(shape, load, instance, max_gpus)
+    fit = _fit(shape, load, instance, taken.weights.form, taken)
+    for smaller in AUTO_FORMS[AUTO_FORMS.index(taken.weights.form) + 1 :]:
+        if not fit.fits:
+            fit = _fit(shape, load, instance, smaller, _settled(shape, instance, smaller, max_gpus))
+    return fit
+
+
+def auto_share(shape: ModelShape, load: Load, instance: Instance, max_gpus: int | None = None) -> Share:
+    """Return what the container's `auto` takes of a dense checkpoint: form, GPUs for each engine, engines."""
+    tokens = load.max_total_tokens or min(shape.max_context or USUAL_TOKENS, USUAL_TOKENS)
+    forms = [_weights(shape, quantized(name, instance.capability)) for name in AUTO_FORMS]
+    gpus = _num_gpus(instance, max_gpus)
+    memory = instance.gpu_mib * MIB
+    return sharing.weigh(sharing.candidates(forms, tokens * shape.kv_bytes_per_token, memory, gpus, gpus))
 
 
 def fit_warnings(shape: ModelShape, load: Load, fit: Fit) -> Iterator[str]:
@@ -112,7 +136,8 @@ def fit_warnings(shape: ModelShape, load: Load, fit: Fit) -> Iterator[str]:
             f"the model is split by layers over {fit.span} GPUs, and only one works at a time: it is no faster than "
             "on one GPU; quantise it or use a GPU that holds all of it"
         )
-    if shape.packed_bytes is not None and fit.quantize not in ("auto", *STORED_QUANTIZATIONS):
+    yield from _notes_of_form(shape, fit)
+    if shape.stored is not None and fit.quantize not in ("auto", *STORED_QUANTIZATIONS):
         yield f"the checkpoint keeps its stored form: quantize {fit.quantize!r} does nothing"
     problem = stored_form_problem(shape, fit.quantize)
     if problem:
@@ -130,14 +155,24 @@ def fit_warnings(shape: ModelShape, load: Load, fit: Fit) -> Iterator[str]:
         yield f"the checkpoint takes more than 80 % of the local disk ({fit.instance.nvme_gb} GB)"
 
 
-def auto_warning(shape: ModelShape, fit: Fit, max_gpus: int | None = None) -> str:
-    """Return what `auto` does otherwise than weighed, "" if nothing.
+def _notes_of_form(shape: ModelShape, fit: Fit) -> Iterator[str]:
+    """What the form leaves dense, against expectation."""
+    form, gb = _form(shape, fit.quantize, fit.instance), weights_bytes(shape, fit.quantize, fit.instance) / 1e9
+    if shape.stored is not None and is_dequantised(form):
+        yield (
+            f"the container makes weights stored as {form.name} dense at load: {shape.checkpoint_gb:.1f} GB of files "
+            f"take {gb:.1f} GB"
+        )
+    if form.linears and not form.experts and shape.counts.experts:
+        yield f"{form.name} leaves the experts in 16 bits: the weights take {gb:.1f} GB"
 
-    The container takes the first form that leaves room for one request of up to 4,096 tokens (docs/quantisation.md).
-    """
-    one = default_load(shape, max_concurrent_requests=1)
-    taken = check_fit(shape, one, fit.instance, "auto", max_gpus).quantize
-    if taken == fit.quantize or not fit.fits:
+
+def auto_warning(shape: ModelShape, load: Load, fit: Fit, max_gpus: int | None = None) -> str:
+    """Return what `auto` does otherwise than weighed, "" if nothing (docs/quantisation.md)."""
+    if shape.stored is not None or not fit.fits:
+        return ""
+    taken = auto_share(shape, load, fit.instance, max_gpus).weights.form
+    if taken == fit.quantize:
         return ""
     return (
         f"by itself the container takes {taken!r} here, with room for fewer requests at once; give --quantize "
@@ -145,9 +180,17 @@ def auto_warning(shape: ModelShape, fit: Fit, max_gpus: int | None = None) -> st
     )
 
 
+def refusal(shape: ModelShape) -> str:
+    """Return why no GPU of SageMaker loads this stored form, and what to do instead; "" if one does."""
+    if shape.stored is None:
+        return ""
+    reasons = [stored(shape.stored, instance.capability).refused for instance in INSTANCES]
+    return reasons[0] if all(reasons) else ""
+
+
 def stored_form_problem(shape: ModelShape, quantize: str) -> str:
     """Return why the container would refuse `quantize` for this checkpoint, "" if it would not."""
-    if quantize not in STORED_QUANTIZATIONS or shape.packed_bytes is not None:
+    if quantize not in STORED_QUANTIZATIONS or shape.stored is not None:
         return ""
     return (
         f"quantize {quantize!r} is for checkpoints stored that way, but this config.json has no "
@@ -157,24 +200,27 @@ def stored_form_problem(shape: ModelShape, quantize: str) -> str:
 
 def quantizations(shape: ModelShape, quantize: str) -> tuple[str, ...]:
     """Return what `quantize` may become, the least lossy first."""
-    return AUTO_ORDER if quantize == "auto" and shape.packed_bytes is None else (quantize,)
+    return AUTO_FORMS if quantize == "auto" and shape.stored is None else (quantize,)
 
 
-def _fit(shape: ModelShape, load: Load, instance: Instance, quantize: str, max_gpus: int | None) -> Fit:
-    weights = weights_bytes(shape, quantize)
-    copies, span = _spread(weights, instance, max_gpus)
-    requests = math.ceil(load.concurrency / copies)
-    part = _fullest_part(shape.num_layers, span)
+def _fit(shape: ModelShape, load: Load, instance: Instance, quantize: str, share: Share) -> Fit:
+    requests = math.ceil(load.concurrency / share.engines)
+    part = _fullest_part(shape.num_layers, share.span)
     kv_bytes = shape.kv_bytes_per_token * load.context * requests
-    return Fit(instance, quantize, _mib(weights * part), _mib(kv_bytes * part), copies, span)
+    weights_mib, kv_mib = _mib(share.weights.num_bytes * part), _mib(kv_bytes * part)
+    form = _form(shape, quantize, instance)
+    dense = ", dense in memory" if is_dequantised(form) else ""
+    words = "" if shape.stored is None else f"stored as {form.name}{dense}"
+    return Fit(instance, quantize, weights_mib, kv_mib, share.engines, share.span, words, form.refused)
 
 
-def _spread(weights: float, instance: Instance, max_gpus: int | None) -> tuple[int, int]:
-    """(copies of the model, GPUs for each), by the rule of the container's first engine."""
-    gpus = min(instance.num_gpus, max_gpus or instance.num_gpus)
-    room = instance.gpu_mib * MIB * WEIGHTS_SHARE
-    span = min(gpus, max(1, math.ceil(weights / room)))
-    return gpus // span, span
+def _settled(shape: ModelShape, instance: Instance, quantize: str, max_gpus: int | None) -> Share:
+    weights = _weights(shape, _form(shape, quantize, instance))
+    return sharing.share(weights, instance.gpu_mib * MIB, _num_gpus(instance, max_gpus))
+
+
+def _num_gpus(instance: Instance, max_gpus: int | None) -> int:
+    return min(instance.num_gpus, max_gpus or instance.num_gpus)
 
 
 def _fullest_part(num_layers: int, span: int) -> float:
@@ -184,12 +230,22 @@ def _fullest_part(num_layers: int, span: int) -> float:
     return math.ceil(num_layers / span) / num_layers
 
 
-def weights_bytes(shape: ModelShape, quantize: str) -> float:
-    """Bytes of the weights in GPU memory."""
-    if shape.packed_bytes is not None:
-        return shape.packed_bytes
-    inner = shape.num_params - shape.embedding_params
-    return inner * BYTES_PER_PARAM.get(quantize, 2.0) + shape.embedding_params * 2
+def weights_bytes(shape: ModelShape, quantize: str, instance: Instance) -> int:
+    """Bytes of the weights in the memory of this instance's GPUs, all parts together."""
+    return _weights(shape, _form(shape, quantize, instance)).num_bytes
+
+
+def _form(shape: ModelShape, quantize: str, instance: Instance) -> Form:
+    if shape.stored is not None:
+        return stored(shape.stored, instance.capability)
+    return quantized(quantize, instance.capability)
+
+
+def _weights(shape: ModelShape, form: Form) -> Weights:
+    size = form.num_bytes(shape.counts, _ITEMSIZE)
+    if (form.is_stored or form.refused) and shape.stored_bytes:
+        size = shape.stored_bytes
+    return Weights(form.name, size, form.moved_bytes(shape.counts, _ITEMSIZE))
 
 
 def _mib(size: float) -> int:

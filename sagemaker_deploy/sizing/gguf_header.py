@@ -10,6 +10,7 @@ import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from model_memory.weight_counts import WeightCounts
 from sagemaker_deploy.errors import PreflightError, SpecError
 from sagemaker_deploy.sizing.model_shape import ModelShape
 
@@ -36,9 +37,11 @@ def shape_from_gguf(path: Path) -> ModelShape:
         kv_bytes = _kv_bytes_per_token(values, layers)
     except (KeyError, TypeError, ZeroDivisionError) as exc:
         raise SpecError(f"{path} does not define {exc}") from exc
-    total, embedding = sum(params.values()), sum(params.get(name, 0) for name in _EMBEDDINGS)
+    embeddings = sum(params.get(name, 0) for name in _EMBEDDINGS)
+    experts = sum(size for name, size in params.items() if "_exps." in name)
+    counts = WeightCounts(sum(params.values()) - embeddings - experts, experts, embeddings)
     context, size = int(values.get("context_length") or 0), path.stat().st_size
-    return ModelShape(total, embedding, kv_bytes, context, "bfloat16", None, layers, file_bytes=size)
+    return ModelShape(counts, kv_bytes, context, "bfloat16", num_layers=layers, file_bytes=size)
 
 
 def _of_architecture(metadata: dict[str, Any]) -> dict[str, Any]:

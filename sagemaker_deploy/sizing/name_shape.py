@@ -10,15 +10,28 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from model_memory.weight_counts import WeightCounts
 from sagemaker_deploy.sizing.model_shape import ModelShape
 
 # "8B", "0.6B", "135M", "1_6b", "8x7B"; never "A3B" (active parameters), "E4B" (effective ones) or "v0.3".
 _SIZE = re.compile(r"(?<![A-Za-z0-9.])(?<!\d_)(?:(\d+)x)?(\d+(?:[._]\d+)?)([bm])(?![a-z0-9])", re.IGNORECASE)
 # "17B-16E": the number before counts active parameters.
 _ACTIVE_ONLY = re.compile(r"\d+B-\d+E(?![a-z0-9])", re.IGNORECASE)
-_STORED = (
-    (re.compile(r"fp8|int8|w8a8|w8a16|8-?bit", re.IGNORECASE), 1.05, "8 bits"),
-    (re.compile(r"awq|gptq|int4|w4a16|nf4|mxfp4|nvfp4|4-?bit", re.IGNORECASE), 0.65, "4 bits"),
+_FOUR, _EIGHT = (0.65, "4 bits"), (1.05, "8 bits")
+# The first that matches: (pattern, (bytes for each weight, words), quantization_config).
+_STORED: tuple[tuple[str, tuple[float, str], dict[str, object]], ...] = (
+    ("nf4|bnb-4bit", _FOUR, {"quant_method": "bitsandbytes", "load_in_4bit": True}),
+    ("bnb-8bit", _EIGHT, {"quant_method": "bitsandbytes", "load_in_8bit": True}),
+    ("gptq-int8", _EIGHT, {"quant_method": "gptq"}),
+    ("gptq", _FOUR, {"quant_method": "gptq"}),
+    ("awq", _FOUR, {"quant_method": "awq"}),
+    ("w8a8|w8a16", _EIGHT, {"quant_method": "compressed-tensors"}),
+    ("w4a16", _FOUR, {"quant_method": "compressed-tensors"}),
+    ("mxfp4", _FOUR, {"quant_method": "mxfp4"}),
+    ("nvfp4", _FOUR, {"quant_method": "nvfp4"}),
+    ("fp8", _EIGHT, {"quant_method": "fp8"}),
+    ("int8|8-?bit", _EIGHT, {"quant_method": "8 bits"}),
+    ("int4|4-?bit", _FOUR, {"quant_method": "4 bits"}),
 )
 # (billions of parameters up to, KiB of cache for each token): Qwen3-1.7B, Qwen3-14B, Qwen3-32B, Llama-3.3-70B,
 # Llama-3.1-405B.
@@ -41,11 +54,14 @@ def shape_from_name(name: str) -> NameShape | None:
         return None
     params = int(billions * 1e9)
     cache_kib = next(kib for limit, kib in _CACHE_KIB if billions <= limit)
-    stored = next(((size, words) for pattern, size, words in _STORED if pattern.search(name)), None)
-    packed = int(params * stored[0]) if stored else None
-    shape = ModelShape(params, int(params * _EMBEDDING_SHARE), cache_kib * 1024, 0, "bfloat16", packed)
-    form = f"stored in {stored[1]}" if stored else "16 bits each"
-    return NameShape(shape, f"{billions:g} billion parameters by the name, {form}, {cache_kib} KiB of cache a token")
+    (size, words), form = next(
+        ((size, form) for pattern, size, form in _STORED if re.search(pattern, name, re.IGNORECASE)), ((0, ""), None)
+    )
+    embeddings = int(params * _EMBEDDING_SHARE)
+    counts = WeightCounts(params - embeddings, 0, embeddings)
+    shape = ModelShape(counts, cache_kib * 1024, 0, "bfloat16", form, int(params * size) if form else None)
+    text = f"stored in {words}" if form else "16 bits each"
+    return NameShape(shape, f"{billions:g} billion parameters by the name, {text}, {cache_kib} KiB of cache a token")
 
 
 def _billions(name: str) -> float | None:

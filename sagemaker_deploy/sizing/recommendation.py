@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from model_memory.forms import AUTO_FORMS
 from sagemaker_deploy.request.instances import INSTANCES, Instance
-from sagemaker_deploy.sizing.fit import Fit, Load, check_fit, quantizations
+from sagemaker_deploy.sizing.fit import Fit, Load, auto_share, check_fit, quantizations
 from sagemaker_deploy.sizing.model_shape import ModelShape
 
 _CPU_RATE = 0.04
@@ -31,6 +32,8 @@ _GPU_RATES = {
     "p6-b300": 17.0,
 }
 MAX_ALTERNATIVES = 4
+# How much dearer the instance for 16 bits may be than the one for 4: as much as its weights are larger.
+_WORTH_16_BITS = 4
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Recommendation:
 
 def form_of(fit: Fit) -> str:
     """Return how the weights are held, in words."""
-    return {"none": "unquantised", "auto": "as stored"}.get(fit.quantize, f"in {fit.quantize}")
+    return fit.stored or ("unquantised" if fit.quantize == "none" else f"in {fit.quantize}")
 
 
 def recommend(
@@ -61,20 +64,28 @@ def recommend(
 ) -> Recommendation | None:
     """Return the cheapest type that fits with alternatives, or None if nothing fits.
 
-    `auto` prefers a dearer instance to quantisation, except that it quantises before it recommends GPUs that `max_gpus`
-    would leave idle. Left out are instances with fewer GPUs than `max_gpus`, on which the container would not start,
-    and those without bfloat16 for models trained in it, because float16 overflows in some of them.
+    `auto` prefers an instance on which the container does not quantise, up to `_WORTH_16_BITS` times the price; but it
+    quantises before it recommends GPUs that `max_gpus` would leave idle. Left out are instances with fewer GPUs than
+    `max_gpus`, on which the container would not start, and those without bfloat16 for models trained in it, because
+    float16 overflows in some of them.
     """
     able = [it for it in instances if it.has_bfloat16 or shape.dtype == "float16"]
     able = [it for it in able if it.num_gpus >= (max_gpus or 1)]
     ordered = sorted(able, key=price_rank)
     busy = [it for it in ordered if it.num_gpus <= (max_gpus or it.num_gpus)]
+    fitting = _fitting_by_auto if quantize == "auto" and shape.stored is None else _fitting
     for group in (busy, ordered):
-        fits = [list(_fitting(shape, load, choice, group, max_gpus)) for choice in quantizations(shape, quantize)]
-        best = next((of_choice[0] for of_choice in fits if of_choice), None)
+        fits = [list(fitting(shape, load, choice, group, max_gpus)) for choice in quantizations(shape, quantize)]
+        best = _best([of_choice[0] for of_choice in fits if of_choice])
         if best is not None:
             return Recommendation(best, tuple(_alternatives(best, fits)))
     return None
+
+
+def _best(cheapest: Sequence[Fit]) -> Fit | None:
+    """The first of the cheapest fits of each form that is worth its price."""
+    limit = min((price_rank(fit.instance) for fit in cheapest), default=0) * _WORTH_16_BITS
+    return next((fit for fit in cheapest if price_rank(fit.instance) <= limit), None)
 
 
 def family(instance: Instance) -> str:
@@ -90,9 +101,19 @@ def price_rank(instance: Instance) -> float:
 def _fitting(
     shape: ModelShape, load: Load, quantize: str, instances: Sequence[Instance], max_gpus: int | None
 ) -> Iterator[Fit]:
+    """The fits in one form."""
     for instance in instances:
         fit = check_fit(shape, load, instance, quantize, max_gpus)
         if fit.fits:
+            yield fit
+
+
+def _fitting_by_auto(
+    shape: ModelShape, load: Load, quantize: str, instances: Sequence[Instance], max_gpus: int | None
+) -> Iterator[Fit]:
+    """The fits in one form, but none in 16 bits where the container itself would quantise."""
+    for fit in _fitting(shape, load, quantize, instances, max_gpus):
+        if quantize != AUTO_FORMS[0] or auto_share(shape, load, fit.instance, max_gpus).weights.form == quantize:
             yield fit
 
 

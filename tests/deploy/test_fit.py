@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model_memory.weight_counts import WeightCounts
 from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.errors import PreflightError, SpecError
 from sagemaker_deploy.request.instances import INSTANCES, find_instance
 from sagemaker_deploy.request.spec import CPU_QUANTIZATIONS, QUANTIZATIONS, STORED_QUANTIZATIONS
-from sagemaker_deploy.sizing.fit import BYTES_PER_PARAM, Load, check_fit, fit_warnings, weights_bytes
+from sagemaker_deploy.sizing.fit import Load, check_fit, fit_warnings, weights_bytes
 from sagemaker_deploy.sizing.hub import Hub
 from sagemaker_deploy.sizing.model_shape import ModelShape, shape_from_config
 from sagemaker_deploy.sizing.model_source import load_shape, read_model
@@ -53,7 +53,7 @@ def test_the_text_part_of_a_multimodal_model_counts() -> None:
 def test_the_files_size_wins_over_the_estimate() -> None:
     assert shape_from_config(QWEN3_8B, checkpoint_bytes=20_000_000).num_params == 10_000_000
     packed = shape_from_config(QWEN3_8B | {"quantization_config": {"bits": 4}}, checkpoint_bytes=6_000_000_000)
-    assert packed.packed_bytes == 6_000_000_000
+    assert packed.stored_bytes == 6_000_000_000
     assert packed.checkpoint_gb == 6.0
     assert shape_from_config(QWEN3_8B).checkpoint_gb == pytest.approx(16.38, rel=0.01)
 
@@ -69,7 +69,8 @@ def test_no_text_decoder_is_said() -> None:
         (QWEN3_8B, "auto", Load(2048, 4), "ml.g6.xlarge", "none"),
         (QWEN3_8B, "none", LOAD, "ml.g7.2xlarge", "none"),
         (QWEN3_8B, "bitsandbytes-nf4", LOAD, "ml.g6.xlarge", "bitsandbytes-nf4"),
-        (LLAMA_70B, "auto", LOAD, "ml.g7e.12xlarge", "none"),
+        (LLAMA_70B, "auto", LOAD, "ml.g7e.2xlarge", "bitsandbytes-nf4"),
+        (LLAMA_70B, "none", LOAD, "ml.g7e.12xlarge", "none"),
         (LLAMA_70B, "bitsandbytes-nf4", LOAD, "ml.g7e.2xlarge", "bitsandbytes-nf4"),
         (QWEN3_8B, "eetq", LOAD, "ml.g6.xlarge", "eetq"),
         (QWEN3_8B | {"torch_dtype": "float16"}, "bitsandbytes-nf4", Load(4096, 4), "ml.g4dn.xlarge", None),
@@ -98,34 +99,36 @@ def test_auto_takes_the_least_lossy_that_fits() -> None:
     assert "does not fit ml.g6.xlarge" in nothing.sentence()
 
 
+def kept(method: str, **values: Any) -> ModelShape:
+    """Qwen3-8B in a stored form, of 6 GB of files."""
+    return shape_from_config(QWEN3_8B | {"quantization_config": {"quant_method": method, **values}}, 6_000_000_000)
+
+
 @pytest.mark.parametrize("quantize", QUANTIZATIONS)
 def test_every_quantisation_of_a_gpu_has_a_weight(quantize: str) -> None:
-    """Else it would be weighed as if it were none; what only a stored checkpoint has is weighed by its files."""
+    """Else it would be weighed as if it were none; what only a stored checkpoint has is refused for a dense one."""
+    small, dense = INSTANCES[0], shape_from_config(QWEN3_8B)
     if quantize in CPU_QUANTIZATIONS:
         with pytest.raises(SpecError, match=r"ml\.g6\.2xlarge has one"):
             make_spec(quantize=quantize)
     elif quantize in STORED_QUANTIZATIONS:
-        packed = dataclasses.replace(shape_from_config(QWEN3_8B), packed_bytes=6_000_000_000)
-        assert weights_bytes(packed, quantize) == 6_000_000_000
-        small = INSTANCES[0]
-        assert not list(fit_warnings(packed, LOAD, check_fit(packed, LOAD, small, quantize)))
-        dense = shape_from_config(QWEN3_8B)
         (warning,) = fit_warnings(dense, LOAD, check_fit(dense, LOAD, small, quantize))
         assert "has no quantization_config" in warning
-    else:
-        assert quantize == "auto" or quantize in BYTES_PER_PARAM
+    elif quantize not in ("auto", "none"):
+        assert weights_bytes(dense, quantize, small) < 0.7 * weights_bytes(dense, "none", small)
 
 
 def test_a_stored_checkpoint_keeps_its_form() -> None:
-    packed = dataclasses.replace(shape_from_config(QWEN3_8B), packed_bytes=6_000_000_000)
+    packed = kept("bitsandbytes", load_in_4bit=True)
     for quantize, warned in (("auto", 0), ("gptq", 0), ("none", 1), ("bitsandbytes", 1)):
         found = list(fit_warnings(packed, LOAD, check_fit(packed, LOAD, INSTANCES[0], quantize)))
         assert len(found) == warned
         assert all("does nothing" in text for text in found)
+        assert weights_bytes(packed, quantize, INSTANCES[0]) == 6_000_000_000
 
 
 def test_nothing_fits_the_impossible() -> None:
-    assert recommend(ModelShape(10**14, 0, 1, 0, "bfloat16"), LOAD) is None
+    assert recommend(ModelShape(WeightCounts(10**14, 0, 0), 1, 0, "bfloat16"), LOAD) is None
 
 
 def test_what_the_verdict_does_not_cover_is_said() -> None:
@@ -261,10 +264,10 @@ def test_every_family_has_a_rank_and_larger_sizes_of_a_family_cost_more() -> Non
 def test_a_stored_form_that_was_not_weighed_is_estimated() -> None:
     four = shape_from_config(QWEN3_8B | {"quantization_config": {"quant_method": "awq", "bits": 4}})
     eight = shape_from_config(QWEN3_8B | {"quantization_config": {"quant_method": "fp8"}})
-    assert four.packed_bytes is not None
-    assert eight.packed_bytes is not None
-    assert 5e9 < four.packed_bytes < 7e9 < eight.packed_bytes < 11e9
-    assert shape_from_config(QWEN3_8B | {"quantization_config": None}).packed_bytes is None
+    assert four.stored_bytes is not None
+    assert eight.stored_bytes is not None
+    assert 5e9 < four.stored_bytes < 7e9 < eight.stored_bytes < 11e9
+    assert shape_from_config(QWEN3_8B | {"quantization_config": None}).stored is None
 
 
 @pytest.mark.parametrize("config", [[], "x", {"text_config": []}, {**QWEN3_8B, "hidden_size": "wide"}])

@@ -9,6 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model_memory.forms import AUTO_FORMS, quantized
+from model_memory.sharing import Weights
+from model_memory.weight_counts import WeightCounts
 from sagemaker_deploy.plan import make_plan
 from sagemaker_deploy.request.instances import INSTANCES, Instance, find_instance
 from sagemaker_deploy.request.spec import ComponentOptions
@@ -65,7 +68,7 @@ def test_layers_are_whole() -> None:
     """36 layers over 8 GPUs: the fullest holds 5 of them, more than an eighth of the model."""
     eight = find_instance("ml.g6.48xlarge")
     assert eight
-    shape = ModelShape(64 * 10**9, 0, 2**20, 0, "bfloat16", num_layers=36)
+    shape = ModelShape(WeightCounts(64 * 10**9, 0, 0), 2**20, 0, "bfloat16", num_layers=36)
     assert check_fit(shape, Load(1024, 1), eight, "none").span == 7
     assert check_fit(shape, Load(1024, 1), eight, "none").weights_mib == math.ceil(128e9 / 2**20 * 6 / 36)
 
@@ -92,14 +95,19 @@ def test_gpus_are_shared_as_the_container_shares_them(
     """Against the container's own rule, where its packages are installed; weights that fill so many GPUs."""
     import torch
 
-    from handler.model.placement import choose_devices
+    from handler.model.placement import Needs, choose_devices
     from handler.seam.config import EngineConfig
 
     if max_gpus is not None and max_gpus > instance.num_gpus:
         return
-    shape = ModelShape(int(gpus_full * instance.gpu_mib * 2**20 / 2), 0, 1, 0, "bfloat16")
-    fit = check_fit(shape, Load(1, 1), instance, "none", max_gpus)
+    shape = ModelShape(WeightCounts(int(gpus_full * instance.gpu_mib * 2**20 / 2), 0, 0), 1, 0, "bfloat16")
     config = EngineConfig(num_devices=max_gpus or 0)
-    free_bytes = (instance.gpu_mib * 2**20,) * instance.num_gpus
-    devices = choose_devices(config, torch.device("cuda"), shape.num_params * 2, free_bytes)
-    assert (fit.copies, fit.span) == (devices.num_engines, len(devices.own))
+    gpus = (instance.gpu_mib * 2**20,) * instance.num_gpus
+    for quantize, names in (("none", ["none"]), ("auto", AUTO_FORMS)):
+        fit = check_fit(shape, Load(1, 1), instance, quantize, max_gpus)
+        forms = [quantized(name, instance.capability) for name in names]
+        weights = [Weights(it.name, it.num_bytes(shape.counts, 2), it.moved_bytes(shape.counts, 2)) for it in forms]
+        devices = choose_devices(config, torch.device("cuda"), Needs(tuple(weights), 4096), gpus)
+        if fit.fits or quantize == "none":
+            assert (fit.copies, fit.span) == (devices.num_engines, len(devices.own))
+            assert fit.quantize == devices.quantize or quantize == "none"

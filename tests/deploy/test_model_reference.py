@@ -128,7 +128,7 @@ def test_a_name_tells_parameters(name: str, billions: float | None) -> None:
 def test_a_name_tells_the_stored_form(name: str, packed_gb: float | None) -> None:
     told = shape_from_name(name)
     assert told is not None
-    assert told.shape.packed_bytes == (pytest.approx(packed_gb * 1e9) if packed_gb else None)
+    assert told.shape.stored_bytes == (pytest.approx(packed_gb * 1e9) if packed_gb else None)
 
 
 def gguf(metadata: dict[str, Any], tensors: dict[str, tuple[int, ...]]) -> bytes:
@@ -170,7 +170,7 @@ def test_a_gguf_header_tells_the_sizes(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf(LLAMA, TENSORS) + b"x" * 100)
     shape = shape_from_gguf(path)
-    assert (shape.num_params, shape.embedding_params) == (640 + 6400 + 64, 640)
+    assert (shape.num_params, shape.counts.embeddings) == (640 + 6400 + 64, 640)
     assert shape.kv_bytes_per_token == 2 * 2 * 2 * 2 * 16
     assert (shape.max_context, shape.num_layers) == (512, 2)
     assert shape.checkpoint_gb * 1e9 == path.stat().st_size

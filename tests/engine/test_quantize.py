@@ -19,10 +19,11 @@ from handler.linears.weight_blocks import WeightBlocks
 from handler.model import loader as model_loader
 from handler.model.loader import LoadedModel, load
 from handler.model.placement import Devices
-from handler.model.quantize import WeightSizes, least_lossy, resolve
+from handler.model.quantize import least_lossy, resolve
 from handler.runners.slots.runner import SlotRunner
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel
+from model_memory.weight_counts import WeightCounts
 from tests.support import tiny_models
 from tests.support.local_engine import LocalEngine, limits
 
@@ -257,7 +258,7 @@ def test_eetq_is_eight_bits_on_either_device() -> None:
 def test_auto_takes_the_least_lossy_that_leaves_room_for_keys(
     room: int, chosen: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sizes = WeightSizes(linear=1000, other=0)
+    sizes = WeightCounts(linears=1000, experts=0, embeddings=0)
     with caplog.at_level(logging.INFO, "handler"):
         assert least_lossy(sizes, torch.bfloat16, 200, room) == chosen
     assert len(caplog.records) == 1

@@ -14,10 +14,11 @@ import pytest
 
 import container
 import handler
+import model_memory
 import sagemaker_deploy
 
 ROOT = Path(container.__file__).resolve().parent.parent
-PACKAGES = ("container", "handler", "sagemaker_deploy", "tools")
+PACKAGES = ("container", "handler", "model_memory", "sagemaker_deploy", "tools")
 
 _DEPLOY_ROOMS = ("aws", "sizing", "calling", "checking")
 
@@ -27,6 +28,8 @@ FORBIDDEN = [
     *(("handler", name) for name in ("container", "sagemaker_deploy", "flask", "gevent")),
     *(("container", name) for name in ("sagemaker_deploy", "torch", "transformers", "numpy")),
     *(("sagemaker_deploy", name) for name in ("container", "handler", "torch", "transformers", "flask")),
+    *(("model_memory", name) for name in ("container", "handler", "sagemaker_deploy", "torch", "msgspec")),
+    ("container", "model_memory"),
     *((f"handler.{room}", name) for room in ("seam", "scheduling") for name in ("torch", "zmq", "numpy")),
     ("handler.runners.slots", "handler.runners.paged"),
     ("handler.runners.slots", "handler.runners.dynamic_cache"),
@@ -184,7 +187,13 @@ def test_the_web_side_loads_no_torch_and_no_transformers() -> None:
 def test_the_pure_rooms_load_no_library_but_msgspec() -> None:
     from handler import scheduling, seam
 
-    pure = [*modules(seam), *modules(scheduling), "handler.engine.hang_limit", "handler.engine.in_flight"]
+    pure = [
+        *modules(seam),
+        *modules(scheduling),
+        *modules(model_memory),
+        "handler.engine.hang_limit",
+        "handler.engine.in_flight",
+    ]
     assert len(pure) > 15
     found = {name.split(".")[0] for name in imported_by(pure)}
     assert not found & {"torch", "transformers", "zmq", "flask", "gevent", "numpy"}
@@ -224,7 +233,7 @@ def test_nothing_outside_knows_a_dialect() -> None:
     assert not of_dialects(outside, "handler", DIALECTS)
 
 
-@pytest.mark.parametrize("package", [container, handler, sagemaker_deploy])
+@pytest.mark.parametrize("package", [container, handler, model_memory, sagemaker_deploy])
 def test_no_pickle_and_no_eval(package: object) -> None:
     for path in Path(package.__file__).parent.rglob("*.py"):  # type: ignore[attr-defined]
         assert not set(imported(path)) & {"pickle", "marshal", "shelve", "dill", "cloudpickle"}, path

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DECISIONS = ROOT / "docs" / "decisions"
 RECORDS = {path.name[:4] for path in DECISIONS.glob("[0-9]*.md")}
 FOLDERS = (
-    *("container", "handler", "sagemaker_deploy", "tools", "bench", "tests"),
+    *("container", "handler", "model_memory", "sagemaker_deploy", "tools", "bench", "tests"),
     *("docs", "examples", "findings", "requirements", ".github"),
 )
 # Files of other projects, and those that users bring.

@@ -31,7 +31,9 @@ def test_the_image_carries_it() -> None:
 
 def test_no_other_module_states_it() -> None:
     modules = [
-        path for name in ("container", "handler", "sagemaker_deploy", "tools") for path in (ROOT / name).rglob("*.py")
+        path
+        for name in ("container", "handler", "model_memory", "sagemaker_deploy", "tools")
+        for path in (ROOT / name).rglob("*.py")
     ]
     assert [path for path in modules if f'"{VERSION}"' in path.read_text()] == [ROOT / "container" / "version.py"]
 

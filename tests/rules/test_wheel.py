@@ -1,4 +1,4 @@
-"""The wheel: the deploy helper as a whole, typed, under its licence, and nothing of the server."""
+"""The wheel: the deploy helper and its table of memory, typed, under its licence, and nothing of the server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from container.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "sagemaker_deploy"
-SOURCES = ("pyproject.toml", "LICENSE", "NOTICE", "README.md", PACKAGE, "container", "handler", "tools")
+SHIPPED = (PACKAGE, "model_memory")
+SOURCES = ("pyproject.toml", "LICENSE", "NOTICE", "README.md", *SHIPPED, "container", "handler", "tools")
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +44,12 @@ def metadata(wheel: zipfile.ZipFile) -> Message:
 
 def test_every_module_of_the_deploy_helper_is_in_it_and_no_other(wheel: zipfile.ZipFile) -> None:
     shipped = {name for name in wheel.namelist() if name.endswith(".py")}
-    assert shipped == {str(path.relative_to(ROOT)) for path in (ROOT / PACKAGE).rglob("*.py")}
-    assert {PurePosixPath(name).parts[0] for name in wheel.namelist()} == {PACKAGE, f"tgi_heir-{VERSION}.dist-info"}
+    assert shipped == {str(path.relative_to(ROOT)) for each in SHIPPED for path in (ROOT / each).rglob("*.py")}
+    assert {PurePosixPath(name).parts[0] for name in wheel.namelist()} == {*SHIPPED, f"tgi_heir-{VERSION}.dist-info"}
 
 
 def test_type_checkers_may_rely_on_its_annotations(wheel: zipfile.ZipFile) -> None:
-    assert f"{PACKAGE}/py.typed" in wheel.namelist()
+    assert {f"{each}/py.typed" for each in SHIPPED} <= {*wheel.namelist()}
 
 
 def test_the_licence_comes_with_it(wheel: zipfile.ZipFile, metadata: Message) -> None:

@@ -6,7 +6,7 @@ import ast
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGES = ("container", "handler", "sagemaker_deploy", "tools")
+PACKAGES = ("container", "handler", "model_memory", "sagemaker_deploy", "tools")
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,33 @@ from transformers import AutoModelForCausalLM
 
 from container.supervisor.engine_process import Replica, visible_gpus
 from handler.model.loader import _check_spread
-from handler.model.placement import Devices, choose_devices, memory_limits, weight_bytes
+from handler.model.placement import Devices, Needs, choose_devices, memory_limits, needs_of
 from handler.runners.paged.cache import PagedCache
 from handler.runners.paged.input import PagedInput
 from handler.runners.slots.cache import SlotCache
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration
+from model_memory.sharing import Weights
 
 GIB = 2**30
 CUDA = torch.device("cuda")
+
+
+# 2 x 16 x 4 embeddings, and for each layer 4 x 16 x 16 attention, 3 x 16 x 24 MLP and 32 norms.
+LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "vocab_size": 4,
+    "tie_word_embeddings": False,
+}
+
+
+def of(gib: int) -> Needs:
+    """Weights of so many GiB in a form that is settled."""
+    return Needs((Weights("none", gib * GIB),))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +63,7 @@ CUDA = torch.device("cuda")
 def test_the_fewest_gpus_that_hold_the_model(
     config: dict[str, Any], gib: int, free: list[int], own: list[int], num_engines: int
 ) -> None:
-    found = choose_devices(EngineConfig(**config), CUDA, gib * GIB, tuple(each * GIB for each in free))
+    found = choose_devices(EngineConfig(**config), CUDA, of(gib), tuple(each * GIB for each in free))
     assert [device.index for device in found.own] == own
     assert found.num_engines == num_engines
 
@@ -56,7 +74,7 @@ def test_engines_never_share_a_gpu(visible: str) -> None:
     for span, number in ((1, 8), (2, 4), (4, 2)):
         shown = [visible_gpus(Replica(i, number, span), {"CUDA_VISIBLE_DEVICES": visible}) for i in range(number)]
         assert [name for each in shown for name in each["CUDA_VISIBLE_DEVICES"].split(",")] == every
-        own = choose_devices(EngineConfig(index=1, num_engines=number, devices_per_engine=span), CUDA, 0, ()).own
+        own = choose_devices(EngineConfig(index=1, num_engines=number, devices_per_engine=span), CUDA, of(0), ()).own
         assert [device.index for device in own] == list(range(span))
 
 
@@ -75,15 +93,13 @@ def test_an_engine_that_is_alone_or_decides_itself_sees_every_gpu(replica: Repli
 )
 def test_more_than_there_can_be_is_refused(config: dict[str, Any], device: torch.device, sentence: str) -> None:
     with pytest.raises(BadConfiguration) as error:
-        choose_devices(EngineConfig(**config), device, GIB, (24 * GIB, 24 * GIB))
+        choose_devices(EngineConfig(**config), device, of(1), (24 * GIB, 24 * GIB))
     assert str(error.value) == sentence
 
 
 def test_a_named_gpu_and_the_cpu_are_taken_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
-    assert choose_devices(EngineConfig(), torch.device("cuda:1"), 900 * GIB, (GIB, GIB)).own == (
-        torch.device("cuda:1"),
-    )
-    found = choose_devices(EngineConfig(num_devices=4), torch.device("cpu"), 0, ())
+    assert choose_devices(EngineConfig(), torch.device("cuda:1"), of(900), (GIB, GIB)).own == (torch.device("cuda:1"),)
+    found = choose_devices(EngineConfig(num_devices=4), torch.device("cpu"), of(0), ())
     assert (found.own, found.num_engines) == ((torch.device("cpu"),), 1)
     assert "NUM_SHARD=4 is ignored" in caplog.text
 
@@ -91,25 +107,30 @@ def test_a_named_gpu_and_the_cpu_are_taken_as_they_are(caplog: pytest.LogCapture
 def test_accelerate_may_use_this_engines_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: ((30 + 10 * device.index) * GIB, 80 * GIB))
     config = EngineConfig(index=1, num_engines=2, devices_per_engine=2)
-    assert memory_limits(choose_devices(config, CUDA, 0, (80 * GIB,) * 2)) == {0: 24 * GIB, 1: 32 * GIB}
+    assert memory_limits(choose_devices(config, CUDA, of(0), (80 * GIB,) * 2)) == {0: 24 * GIB, 1: 32 * GIB}
 
 
 @pytest.mark.parametrize(
-    ("stored", "quantize", "dtype", "expected"),
+    ("values", "quantize", "dtype", "expected"),
     [
-        ("float32", Quantize.NONE, torch.bfloat16, 500),
-        ("bfloat16", Quantize.AUTO, torch.bfloat16, 1000),
-        ("bfloat16", Quantize.NF4, torch.bfloat16, 300),
-        ("float16", Quantize.NONE, torch.float32, 2000),
+        ({"dtype": "float32"}, Quantize.NONE, torch.bfloat16, [500]),
+        ({"dtype": "bfloat16"}, Quantize.AUTO, torch.bfloat16, [1000, 281]),
+        ({"dtype": "bfloat16"}, Quantize.NF4, torch.bfloat16, [281]),
+        ({"dtype": "float16"}, Quantize.NONE, torch.float32, [2000]),
+        ({"quantization_config": {"quant_method": "awq"}}, Quantize.AUTO, torch.float16, [1000]),
+        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, Quantize.NONE, None, [1000]),
+        ({**LLAMA, "quantization_config": {"quant_method": "mxfp4"}}, Quantize.AUTO, torch.bfloat16, [2 * 2336]),
+        ({**LLAMA, "quantization_config": {"quant_method": "fp8"}}, Quantize.NONE, torch.float32, [4 * 2336]),
     ],
 )
 def test_the_size_of_weights_follows_what_they_are_loaded_as(
-    tmp_path: Path, stored: str, quantize: Quantize, dtype: torch.dtype, expected: int
+    tmp_path: Path, values: dict[str, Any], quantize: Quantize, dtype: torch.dtype | None, expected: list[int]
 ) -> None:
     for part in ("a", "b"):
         (tmp_path / f"{part}.safetensors").write_bytes(b"\0" * 500)
-    (tmp_path / "config.json").write_text(json.dumps({"dtype": stored}))
-    assert weight_bytes(tmp_path, quantize, dtype) == expected
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    needs = needs_of(tmp_path, EngineConfig(quantize=quantize), dtype or torch.bfloat16, 86)
+    assert [weights.num_bytes for weights in needs.forms] == expected
 
 
 HEADS = (1, 2, 3, 8)

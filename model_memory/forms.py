@@ -1,0 +1,129 @@
+"""The one table of how weights lie in memory: by stored form, HF_MODEL_QUANTIZE and GPU.
+
+Stored form: `quantization_config` of config.json. Whoever makes a form load here, or hold its bytes, changes this
+table; the engine's placement and the deploy helper's plan follow. Sources: transformers 5.23 (its
+quantizers) and bitsandbytes 0.50 (`quantize_4bit`, `_gemm_4bit_use_custom_cuda`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from model_memory.weight_counts import WeightCounts
+
+# From this compute capability (major * 10 + minor) on, an own layer multiplies fp8 checkpoints as they are stored.
+# None: transformers makes them dense at load.
+FP8_LAYERS_FROM: int | None = None
+# From this compute capability on, HF_MODEL_QUANTIZE=int4 is served on CUDA. None: on CPU only.
+INT4_FROM: int | None = None
+# What `auto` may take on CUDA, the least lossy first.
+AUTO_FORMS = ("none", "bitsandbytes-nf4")
+
+_SMALLER = "take the model in 16 bits, with HF_MODEL_QUANTIZE=bitsandbytes-nf4 if it must be small"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How weights are held once loaded: bytes for each weight with its scales, None for the model's own dtype.
+
+    `experts` are parameters of three dimensions. Embeddings, output layer, norms and routers keep the dtype in every
+    form. `step_bytes` is what one weight of a linear layer moves in a decode step. `refused` says why the form does not
+    load here and what to do instead, "" if it loads. `is_stored` forms keep the size of their files.
+    """
+
+    name: str
+    linears: float | None = None
+    experts: float | None = None
+    step_bytes: float | None = None
+    refused: str = ""
+    is_stored: bool = False
+
+    def num_bytes(self, counts: WeightCounts, itemsize: int) -> int:
+        """Bytes of all weights in memory; `itemsize` is the bytes of one number of the model's dtype."""
+        linears, experts = self.linears or itemsize, self.experts or itemsize
+        dense = (counts.embeddings + counts.other) * itemsize
+        return int(counts.linears * linears + counts.experts * experts) + dense
+
+    def moved_bytes(self, counts: WeightCounts, itemsize: int) -> int:
+        """Bytes that a decode step of many sequences moves for the weights; input embeddings are counted too."""
+        moved = self.step_bytes or self.linears or itemsize
+        return self.num_bytes(counts, itemsize) + int(counts.linears * (moved - (self.linears or itemsize)))
+
+
+def quantized(quantize: str, capability: int | None) -> Form:
+    """The form that HF_MODEL_QUANTIZE makes of a dense checkpoint; `capability` is None on CPU.
+
+    bitsandbytes and blocks replace linear layers only. Names that belong to stored checkpoints, and `auto`, stay dense.
+    """
+    if quantize in ("bitsandbytes-nf4", "bitsandbytes-fp4"):
+        # 4 bits, and a float32 for each 64 weights.
+        return Form(quantize, 0.5 + 4 / 64, step_bytes=_four_bit_step(capability))
+    if quantize == "bitsandbytes" or (quantize == "eetq" and capability is not None):
+        return Form(quantize, 1.0)  # and a float32 for each row
+    if quantize in ("int8", "eetq"):
+        return Form(quantize, 1.0 + 2 / 32, refused="" if capability is None else "int8 is for CPU only")
+    if quantize == "int4":
+        has_layers = capability is None or (INT4_FROM is not None and capability >= INT4_FROM)
+        return Form(quantize, 0.5 + 2 / 32, refused="" if has_layers else "int4 is for CPU only")
+    return Form("none")
+
+
+def stored(values: Mapping[str, Any], capability: int | None) -> Form:
+    """The form of a checkpoint with this `quantization_config`, whatever HF_MODEL_QUANTIZE says."""
+    method = stored_name(values)
+    if method.startswith("bitsandbytes-"):
+        scales = 1 / 64 + 4 / (64 * 256) if values.get("bnb_4bit_use_double_quant") else 4 / 64
+        return Form(method, 0.5 + scales, step_bytes=_four_bit_step(capability), is_stored=True)
+    if method == "bitsandbytes":
+        return Form(method, 1.0, is_stored=True)
+    if method == "fp8" and FP8_LAYERS_FROM is not None and (capability or 0) >= FP8_LAYERS_FROM:
+        return Form(method, 1.0 + 4 / 128**2)
+    if method in ("fp8", "mxfp4"):
+        return Form(method)  # dense at load: their kernels come with a package of the hub
+    package = _PACKAGES.get(method)
+    missing = f"needs {package}, which the image does not contain" if package else "is not known to load in the image"
+    return Form(method, refused=f"a checkpoint stored as {method} {missing}; {_SMALLER}")
+
+
+def stored_name(values: Mapping[str, Any]) -> str:
+    """The stored form, as an HF_MODEL_QUANTIZE name if there is one."""
+    method = str(values.get("quant_method") or "unknown")
+    if not method.startswith("bitsandbytes") and not (values.get("load_in_4bit") or values.get("load_in_8bit")):
+        return method
+    if values.get("load_in_4bit") or method == "bitsandbytes_4bit":
+        return f"bitsandbytes-{values.get('bnb_4bit_quant_type', 'fp4')}"
+    return "bitsandbytes"
+
+
+def is_dequantised(form: Form) -> bool:
+    """True if a stored form is made dense at load."""
+    return form.linears is None and not form.refused and form.name != "none"
+
+
+# What transformers loads these with; none of it is in requirements/image.txt.
+_PACKAGES = {
+    "awq": "the package gptqmodel",
+    "gptq": "the packages optimum and gptqmodel",
+    "compressed-tensors": "the package compressed-tensors",
+    "torchao": "the package torchao",
+    "auto-round": "the package auto-round",
+    "hqq": "the package hqq",
+    "quanto": "the package optimum-quanto",
+    "aqlm": "the package aqlm",
+    "fbgemm_fp8": "the package fbgemm-gpu",
+}
+
+
+def _four_bit_step(capability: int | None) -> float:
+    """Bytes moved for a weight of bitsandbytes' 4 bits in a step of up to 64 rows.
+
+    bitsandbytes makes part of the matrices dense first: it reads 4 bits, writes 16 and reads 16. The share by GPU is
+    what its own rule (`_gemm_4bit_use_custom_cuda`) says for the layers of models from 8 to 70 billion weights.
+    """
+    share = _DENSE_FIRST.get(capability or 0, 1.0)
+    return 0.5 + 4 / 64 + share * 4
+
+
+_DENSE_FIRST = {75: 0.05, 80: 0.46, 86: 0.05, 89: 0.46, 90: 1.0, 100: 1.0, 103: 1.0, 120: 0.46}

@@ -1,0 +1,239 @@
+"""What `plan` weighs, against the models that transformers builds, and what it recommends.
+
+Configurations are recorded in tests/data/configs. docs/deploy.md shows the same table.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_memory import forms
+from model_memory.forms import quantized, stored
+from model_memory.weight_counts import TIED_BY_DEFAULT, count_weights
+from sagemaker_deploy.plan import make_plan
+from sagemaker_deploy.request.instances import INSTANCES, find_instance
+from sagemaker_deploy.sizing.fit import check_fit, default_load, fit_warnings, refusal, weights_bytes
+from sagemaker_deploy.sizing.model_shape import ModelShape, shape_from_config
+from sagemaker_deploy.sizing.recommendation import form_of, recommend
+from tests.deploy.conftest import REGION, make_spec
+
+ROOT = Path(__file__).resolve().parents[2]
+A10G = 86
+# Model, --quantize, recommended instance, copies, GPUs of each.
+TABLE = [
+    ("llama-3.1-8b", "auto", "ml.g7.2xlarge", "none", 1, 1),
+    ("llama-3.1-8b", "bitsandbytes-nf4", "ml.g6.xlarge", "bitsandbytes-nf4", 1, 1),
+    ("llama-3.1-8b-fp8", "auto", "ml.g7.2xlarge", "auto", 1, 1),
+    ("llama-3.1-8b-awq", "auto", "", "", 0, 0),
+    ("gemma-2-9b", "auto", "ml.g6e.xlarge", "none", 1, 1),
+    ("gpt-oss-20b", "auto", "ml.g7e.2xlarge", "auto", 1, 1),
+    ("qwen3-30b-a3b", "auto", "ml.g7e.2xlarge", "none", 1, 1),
+    ("qwen3-30b-a3b", "bitsandbytes-nf4", "ml.g7e.2xlarge", "bitsandbytes-nf4", 1, 1),
+    ("qwen2.5-32b", "auto", "ml.g7e.2xlarge", "none", 1, 1),
+    ("mixtral-8x7b", "auto", "ml.g7e.12xlarge", "none", 1, 2),
+    ("mixtral-8x7b", "bitsandbytes-nf4", "ml.g7e.12xlarge", "bitsandbytes-nf4", 1, 2),
+    ("llama-3.3-70b", "auto", "ml.g7e.2xlarge", "bitsandbytes-nf4", 1, 1),
+    ("llama-3.3-70b", "none", "ml.g7e.12xlarge", "none", 1, 2),
+]
+
+
+def config_of(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / "tests" / "data" / "configs" / f"{name}.json").read_text())
+    return found
+
+
+def shape_of(name: str) -> ModelShape:
+    return shape_from_config(config_of(name))
+
+
+def row(name: str, quantize: str) -> tuple[str, ...]:
+    """A row of docs/deploy.md but for the bytes on the meta device."""
+    shape = shape_of(name)
+    found = recommend(shape, default_load(shape), quantize)
+    if found is None:
+        return (name, f"`{quantize}`", "-", "none", refusal(shape).partition(";")[0])
+    best = found.best
+    size = weights_bytes(shape, best.quantize, best.instance) / 1e9
+    where = "1 GPU" if best.span == 1 else f"{best.span} GPUs in a row"
+    return (name, f"`{quantize}`", f"{size:.1f}", best.instance.name, f"{form_of(best)}, on {where}")
+
+
+@pytest.mark.parametrize(("name", "quantize", "instance", "form", "copies", "span"), TABLE)
+def test_the_instance_that_is_recommended(
+    name: str, quantize: str, instance: str, form: str, copies: int, span: int
+) -> None:
+    shape = shape_of(name)
+    found = recommend(shape, default_load(shape), quantize)
+    if not instance:
+        assert found is None
+        return
+    assert found is not None
+    best = found.best
+    assert (best.instance.name, best.quantize, best.copies, best.span) == (instance, form, copies, span)
+
+
+@functools.cache
+def built(name: str) -> Any:
+    """The model that transformers builds for a recorded configuration, on the meta device."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    values = {key: value for key, value in config_of(name).items() if key != "quantization_config"}
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**values))
+
+
+def bytes_on_meta(name: str, quantize: str) -> int:
+    """What loading takes: each parameter in 16 bits but those that bitsandbytes replaces by its own rule."""
+    from torch import nn
+    from transformers.quantizers.base import get_keys_to_not_convert
+
+    model = built(name)
+    total = 2 * sum(parameter.numel() for parameter in model.parameters())
+    if quantize == "bitsandbytes-nf4":
+        kept = set(get_keys_to_not_convert(model))
+        for path, module in model.named_modules():
+            if isinstance(module, nn.Linear) and not any(path == each or each in path.split(".") for each in kept):
+                total -= int(module.weight.numel() * (2 - nf4_bytes()))
+    return total
+
+
+@functools.cache
+def nf4_bytes() -> float:
+    """Bytes for each weight of a layer that bitsandbytes has quantised."""
+    import torch
+    from bitsandbytes.functional import quantize_4bit
+
+    packed, state = quantize_4bit(torch.randn(256, 256), quant_type="nf4", compress_statistics=False)
+    return (packed.numel() * packed.itemsize + state.absmax.numel() * state.absmax.itemsize) / 256**2
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.parametrize(("name", "quantize"), [(name, quantize) for name, quantize, *_ in TABLE])
+def test_the_plan_counts_what_loading_takes(name: str, quantize: str) -> None:
+    shape = shape_of(name)
+    form = next((form for each, given, _, form, *_ in TABLE if (each, given) == (name, quantize)), "")
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    if refusal(shape):
+        model, given, *_, reason = row(name, quantize)
+        assert f"| {model} | {given} | - | - | none | {reason} |" in page
+        return
+    found, taken = weights_bytes(shape, form, INSTANCES[0]), bytes_on_meta(name, form)
+    assert found == pytest.approx(taken, rel=0.03)
+    model, given, size, instance, reason = row(name, quantize)
+    assert f"| {model} | {given} | {size} | {taken / 1e9:.1f} | {instance} | {reason} |" in page
+
+
+FAMILIES = (
+    *("gemma3_text", "falcon", "gpt_neox", "phi3", "starcoder2", "cohere2", "qwen2_moe", "olmoe", "granitemoeshared"),
+    *("deepseek_v2", "deepseek_v3", "glm4_moe", "ernie4_5_moe", "llama4_text", "minimax_m2"),
+)
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_are_counted_as_transformers_builds_them(family: str) -> None:
+    """Five layers of the family's default model: experts are the parameters of three dimensions."""
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    config = CONFIG_MAPPING[family]()
+    config.num_hidden_layers = 5
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:5]
+    with torch.device("meta"):
+        parameters = list(AutoModelForCausalLM.from_config(config).parameters())
+    counts = count_weights(config.to_dict())
+    assert counts.total == pytest.approx(sum(each.numel() for each in parameters), rel=0.03)
+    assert counts.experts == sum(each.numel() for each in parameters if each.dim() == 3)
+
+
+@pytest.mark.needs("torch")
+def test_the_output_layer_is_tied_by_default_as_in_transformers() -> None:
+    from transformers import CONFIG_MAPPING
+
+    families = sorted(TIED_BY_DEFAULT | {*FAMILIES, "llama", "mistral", "mixtral", "qwen3", "gpt_oss", "phi"})
+    tied = {name for name in families if CONFIG_MAPPING[name]().get_text_config().tie_word_embeddings}
+    assert tied == {name for name in families if name in TIED_BY_DEFAULT}
+
+
+@pytest.mark.parametrize(
+    ("values", "linears", "experts", "refused"),
+    [
+        ({"quant_method": "mxfp4"}, None, None, ""),
+        ({"quant_method": "fp8"}, None, None, ""),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, 0.5625, None, ""),
+        ({"load_in_4bit": True, "bnb_4bit_use_double_quant": True}, 0.516, None, ""),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 1.0, None, ""),
+        ({"quant_method": "awq", "bits": 4}, None, None, "stored as awq needs the package gptqmodel"),
+        ({"quant_method": "gptq", "bits": 4}, None, None, "stored as gptq needs the packages optimum and gptqmodel"),
+        ({"quant_method": "compressed-tensors"}, None, None, "needs the package compressed-tensors"),
+        ({"quant_method": "torchao"}, None, None, "stored as torchao needs the package torchao"),
+        ({"quant_method": "new"}, None, None, "stored as new is not known to load"),
+        ({}, None, None, "stored as unknown is not known to load"),
+    ],
+)
+@pytest.mark.parametrize("capability", [None, 75, A10G, 90])
+def test_the_table_of_stored_forms(
+    values: dict[str, Any], linears: float | None, experts: float | None, refused: str, capability: int | None
+) -> None:
+    form = stored(values, capability)
+    assert form.linears == (linears if linears is None else pytest.approx(linears, abs=0.001))
+    assert form.experts is experts
+    assert refused in form.refused
+    assert bool(refused) == bool(form.refused)
+    assert not refused or "take the model in 16 bits, with HF_MODEL_QUANTIZE=bitsandbytes-nf4" in form.refused
+
+
+def test_fp8_stays_one_byte_where_a_layer_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The switch that whoever builds the layer turns on."""
+    monkeypatch.setattr(forms, "FP8_LAYERS_FROM", 89)
+    shape = shape_of("llama-3.1-8b-fp8")
+    sizes = {it.gpu: weights_bytes(shape, "auto", it) / 1e9 for it in INSTANCES}
+    assert sizes["A10G"] == sizes["A100 80GB"] == pytest.approx(16.06, rel=0.01)
+    assert sizes["L4"] == sizes["H200"] == pytest.approx(9.08, rel=0.01)
+    found = recommend(shape, default_load(shape))
+    assert found is not None
+    assert found.best.instance.name == "ml.g6.xlarge"
+
+
+def test_int4_is_served_on_cuda_where_its_layers_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [bool(quantized("int4", capability).refused) for capability in (None, 75, 80)] == [False, True, True]
+    monkeypatch.setattr(forms, "INT4_FROM", 80)
+    assert [bool(quantized("int4", capability).refused) for capability in (None, 75, 80)] == [False, True, False]
+
+
+def test_the_plan_says_why_it_recommends_nothing_and_the_way_out() -> None:
+    spec = make_spec(instance_type="ml.g6.2xlarge")
+    plan = make_plan(spec, REGION, shape=shape_of("llama-3.1-8b-awq"))
+    assert plan.recommendation is None
+    assert plan.fit is not None
+    assert not plan.fit.fits
+    assert "does not load on ml.g6.2xlarge: a checkpoint stored as awq" in plan.fit.sentence()
+    (said,) = [text for text in plan.warnings if "awq" in text]
+    assert said.startswith("no instance is recommended: a checkpoint stored as awq needs the package gptqmodel")
+    assert said.endswith("take the model in 16 bits, with HF_MODEL_QUANTIZE=bitsandbytes-nf4 if it must be small")
+
+
+@pytest.mark.parametrize(
+    ("name", "quantize", "said"),
+    [
+        ("gpt-oss-20b", "auto", "stored as mxfp4 dense at load: 13.7 GB of files take 41.8 GB"),
+        (
+            "mixtral-8x7b",
+            "bitsandbytes-nf4",
+            "bitsandbytes-nf4 leaves the experts in 16 bits: the weights take 91.5 GB",
+        ),
+        ("llama-3.1-8b", "bitsandbytes-nf4", ""),
+    ],
+)
+def test_what_stays_dense_is_said(name: str, quantize: str, said: str) -> None:
+    shape, large = shape_of(name), find_instance("ml.p5e.48xlarge")
+    assert large
+    found = list(fit_warnings(shape, default_load(shape), check_fit(shape, default_load(shape), large, quantize)))
+    assert (said in " ".join(found)) if said else not found
