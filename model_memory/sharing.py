@@ -44,9 +44,10 @@ class Share:
 
     def __str__(self) -> str:
         gpus = "1 GPU" if self.span == 1 else f"{self.span} GPUs in a row"
-        room = "" if self.fits else ", too little memory"
+        room = "" if self.fits else ", short of memory"
         size = f"{self.weights.num_bytes >> 20} MiB"
-        return f"{self.weights.form} ({size}) on {gpus} x {self.engines} = {self.rate * 1e12:.1f}{room}"
+        engines = "1 engine" if self.engines == 1 else f"{self.engines} engines"
+        return f"{self.weights.form} ({size}) on {gpus}, {engines}: {self.rate * 1e12:.1f}{room}"
 
 
 def fewest_gpus(num_bytes: int, gpu_bytes: int, most: int) -> int:

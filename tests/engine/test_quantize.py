@@ -287,6 +287,26 @@ def test_auto_on_a_gpu_weighs_the_model_without_loading_it(
         assert "lm_head" in made.llm_int8_skip_modules
 
 
+def test_layers_that_stay_unquantised_are_named_only_where_something_is_quantised(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (1 << 40, 1 << 40))
+    model_config = tiny_models.build("llama", intermediate_size=80).config
+    devices = Devices((torch.device("cuda", 0),))
+    for quantize, expected in ((Quantize.AUTO, False), (Quantize.NF4, True)):
+        model_loader._plan(EngineConfig(max_model_len=64), model_config, torch.bfloat16, devices, quantize)
+        assert ("stay unquantised" in caplog.text) is expected
+
+
+def test_a_form_that_was_weighed_before_is_loaded(tmp_path: Path) -> None:
+    """Placement weighs; loading does not weigh again."""
+    directory = tiny_models.save("llama", tmp_path)
+    devices = Devices((torch.device("cpu"),), quantize=Quantize.NF4)
+    for quantize, stored in ((Quantize.AUTO, "bitsandbytes-nf4"), (Quantize.NONE, "none")):
+        config = EngineConfig(device="cpu", quantize=quantize, cache_dir=str(tmp_path))
+        assert load(config, directory, lambda *_: None, devices).quantize == stored
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_kernel_that_multiplies_wrongly_is_found_at_the_start(
     bits: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

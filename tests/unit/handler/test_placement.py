@@ -8,18 +8,27 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from container.supervisor.engine_process import Replica, visible_gpus
-from handler.model.loader import _check_spread
-from handler.model.placement import Devices, Needs, choose_devices, memory_limits, needs_of
+from handler.model.loader import _check_spread, place
+from handler.model.placement import Devices, Needs, choose_devices, memory_limits, needs_of, with_free_memory
 from handler.runners.paged.cache import PagedCache
 from handler.runners.paged.input import PagedInput
 from handler.runners.slots.cache import SlotCache
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration
+from model_memory.forms import AUTO_FORMS, quantized
 from model_memory.sharing import Weights
+from model_memory.weight_counts import WeightCounts
+from sagemaker_deploy.request.instances import INSTANCES
+from sagemaker_deploy.sizing.fit import auto_share, default_load
+from sagemaker_deploy.sizing.model_source import load_shape
+from tests.support.pretend_cuda import GPU_KINDS, gpus_of, pretend_cuda
 
+CONFIGS = Path(__file__).resolve().parents[2] / "data" / "configs"
 GIB = 2**30
 CUDA = torch.device("cuda")
 
@@ -131,6 +140,107 @@ def test_the_size_of_weights_follows_what_they_are_loaded_as(
     (tmp_path / "config.json").write_text(json.dumps(values))
     needs = needs_of(tmp_path, EngineConfig(quantize=quantize), dtype or torch.bfloat16, 86)
     assert [weights.num_bytes for weights in needs.forms] == expected
+
+
+def auto_needs(billions: float, embeddings: float, experts: float, capability: int) -> Needs:
+    """A dense checkpoint of so many billions of weights in linear layers, embeddings and experts, under `auto`."""
+    counts = WeightCounts(int(billions * 1e9), int(experts * 1e9), int(embeddings * 1e9))
+    made = [quantized(name, capability) for name in AUTO_FORMS]
+    weights = (Weights(it.name, it.num_bytes(counts, 2), it.moved_bytes(counts, 2)) for it in made)
+    return Needs(tuple(weights), GIB)
+
+
+@pytest.mark.parametrize(
+    ("counts", "kind", "count", "config", "expected"),
+    [
+        ((7, 1, 0), "A10G", 1, {}, ("none", 1, 1)),
+        ((7, 1, 0), "A10G", 4, {}, ("none", 1, 4)),
+        ((7, 1, 0), "T4", 4, {}, ("bitsandbytes-nf4", 1, 4)),
+        ((13, 1.5, 0), "A10G", 1, {}, ("bitsandbytes-nf4", 1, 1)),
+        ((13, 1.5, 0), "A10G", 4, {}, ("bitsandbytes-nf4", 1, 4)),
+        ((31, 1.5, 0), "A10G", 4, {}, ("bitsandbytes-nf4", 2, 2)),
+        ((31, 1.5, 0), "A10G", 8, {}, ("bitsandbytes-nf4", 2, 4)),
+        ((31, 1.5, 0), "A10G", 2, {}, ("bitsandbytes-nf4", 2, 1)),
+        ((45, 2, 0), "H100", 8, {}, ("none", 2, 4)),
+        ((68, 2, 0), "H100", 8, {}, ("bitsandbytes-nf4", 1, 8)),
+        ((68, 2, 0), "H200", 8, {}, ("none", 2, 4)),
+        ((1, 0.6, 28.5), "A10G", 4, {}, ("none", 4, 1)),
+        ((31, 1.5, 0), "A10G", 4, {"has_given_engines": True}, ("none", 4, 1)),
+        ((31, 1.5, 0), "A10G", 4, {"num_engines": 2}, ("bitsandbytes-nf4", 2, 2)),
+        ((13, 1.5, 0), "A10G", 4, {"num_engines": 2}, ("none", 2, 2)),
+        ((13, 1.5, 0), "A10G", 4, {"num_devices": 2}, ("bitsandbytes-nf4", 1, 2)),
+        ((13, 1.5, 0), "A10G", 4, {"num_devices": 1}, ("bitsandbytes-nf4", 1, 1)),
+        ((400, 4, 0), "A10G", 4, {}, ("bitsandbytes-nf4", 4, 1)),
+    ],
+)
+def test_auto_weighs_several_quantised_engines_against_one_that_is_split(
+    counts: tuple[float, float, float],
+    kind: str,
+    count: int,
+    config: dict[str, Any],
+    expected: tuple[str, int, int],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (major, minor), memory = GPU_KINDS[kind]
+    needs = auto_needs(*counts, major * 10 + minor)
+    with caplog.at_level("INFO", "handler"):
+        found = choose_devices(EngineConfig(**config), CUDA, needs, (memory,) * count)
+    assert (found.quantize, len(found.own), found.num_engines) == expected
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "HF_MODEL_QUANTIZE=auto weighed none (" in line
+    assert line.endswith(f"taken: {expected[0]}")
+
+
+@given(
+    linears=st.floats(0.1, 500),
+    experts=st.sampled_from([0, 30]),
+    kind=st.sampled_from(sorted(GPU_KINDS)),
+    count=st.integers(1, 8),
+)
+def test_every_engine_takes_the_form_of_the_first(linears: float, experts: float, kind: str, count: int) -> None:
+    """Each decides anew, by its own GPUs alone; so does the first, when it starts again."""
+    (major, minor), memory = GPU_KINDS[kind]
+    needs = auto_needs(linears, 1, experts, major * 10 + minor)
+    first = choose_devices(EngineConfig(), CUDA, needs, (memory,) * count)
+    span = len(first.own)
+    for index in range(first.num_engines if first.num_engines > 1 else 0):
+        config = EngineConfig(index=index, num_engines=first.num_engines, devices_per_engine=span)
+        assert choose_devices(config, CUDA, needs, (memory,) * span).quantize is first.quantize
+
+
+def test_a_setting_is_never_weighed(caplog: pytest.LogCaptureFixture) -> None:
+    needs = Needs(auto_needs(31, 1.5, 0, 86).forms[:1], GIB)
+    with caplog.at_level("INFO", "handler"):
+        found = choose_devices(EngineConfig(quantize=Quantize.NONE), CUDA, needs, (GPU_KINDS["A10G"][1],) * 4)
+    assert (len(found.own), found.num_engines, caplog.text) == (4, 1, "")
+
+
+@pytest.mark.parametrize(("count", "expected"), [(4, ("bitsandbytes-nf4", 2, 2)), (1, ("bitsandbytes-nf4", 1, 1))])
+def test_a_model_of_32_billion_weights_on_pretended_gpus(
+    count: int, expected: tuple[str, int, int], tmp_path: Path
+) -> None:
+    """From config.json and a file of the right size, which is a hole; as the deploy helper's plan predicts."""
+    (tmp_path / "config.json").write_text((CONFIGS / "qwen2.5-32b.json").read_text())
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(65_527_752_704)
+    with pretend_cuda(gpus_of("A10G", count)) as gpus:
+        found = place(EngineConfig(model=str(tmp_path)), tmp_path)
+        assert gpus.contexts <= {0, 1}
+    assert (found.quantize, len(found.own), found.num_engines) == expected
+    instance = next(it for it in INSTANCES if it.gpu == "A10G" and it.num_gpus == count)
+    shape = load_shape(str(tmp_path))
+    told = auto_share(shape, default_load(shape), instance)
+    assert (told.weights.form, told.span, told.engines) == expected
+
+
+def test_memory_that_another_program_takes_is_no_room(caplog: pytest.LogCaptureFixture) -> None:
+    needs = auto_needs(7, 1, 0, 86)
+    with pretend_cuda(gpus_of("A10G", 1)) as gpus:
+        chosen = choose_devices(EngineConfig(), CUDA, needs, (gpus.all[0].total,))
+        assert with_free_memory(chosen, needs).quantize is Quantize.NONE
+        gpus.all[0].take(8 * GIB)
+        assert with_free_memory(chosen, needs).quantize is Quantize.NF4
+    assert "MiB are free on this engine's GPUs" in caplog.text
 
 
 HEADS = (1, 2, 3, 8)
