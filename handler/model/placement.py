@@ -106,7 +106,7 @@ def _share(config: EngineConfig, needs: Needs, memory: tuple[int, ...], most: in
     if len(needs.forms) == 1:
         return sharing.share(needs.forms[0], smallest, max(1, len(memory)), most)
     found = sharing.candidates(needs.forms, needs.key_bytes, smallest, max(1, len(memory)), most)
-    is_given = config.has_given_engines or config.num_engines > 1 or config.devices_per_engine > 0
+    is_given = config.has_given_engines or config.num_engines > 1
     taken = sharing.weigh(found, is_engines_given=is_given)
     logger.info(
         "HF_MODEL_QUANTIZE=auto weighed %s (steps of all engines while a GPU moves a TB); taken: %s",

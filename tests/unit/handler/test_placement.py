@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from container.supervisor.engine_process import Replica, visible_gpus
+from container.run_dir import RunDir
+from container.settings import Settings
+from container.supervisor.engine_process import EngineProcess, Replica, visible_gpus
 from handler.model.loader import _check_spread, place
 from handler.model.placement import Devices, Needs, choose_devices, memory_limits, needs_of, with_free_memory
 from handler.runners.paged.cache import PagedCache
@@ -206,6 +208,15 @@ def test_every_engine_takes_the_form_of_the_first(linears: float, experts: float
     for index in range(first.num_engines if first.num_engines > 1 else 0):
         config = EngineConfig(index=index, num_engines=first.num_engines, devices_per_engine=span)
         assert choose_devices(config, CUDA, needs, (memory,) * span).quantize is first.quantize
+
+
+@pytest.mark.parametrize(("setting", "is_given"), [({}, False), ({"ENGINE_REPLICAS": "1"}, True)])
+def test_pid_1_tells_the_engine_whether_the_number_is_a_setting(
+    setting: dict[str, str], is_given: bool, tmp_path: Path
+) -> None:
+    """One engine that is asked for takes all GPUs; one that is the default may call for others."""
+    engine = EngineProcess(Settings.from_environ(setting), RunDir(tmp_path), Replica(0))
+    assert engine._config(0).has_given_engines is is_given
 
 
 def test_a_setting_is_never_weighed(caplog: pytest.LogCaptureFixture) -> None:
