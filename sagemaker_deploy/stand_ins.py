@@ -21,7 +21,7 @@ WHY_NEEDED = {
     "--region": "or AWS_REGION, or a profile with a region",
     "--image": "URI in ECR; `sagemaker-deploy image URI` prints how to build it",
     "--role": "ARN; `sagemaker-deploy role NAME --image URI` creates one",
-    "--instance-type": "no type can be recommended without the model's sizes",
+    "--instance-type": "no type can be recommended: INSTANCE says why",
     "--upload-to": "s3://bucket/prefix/ for the weights of a local model",
 }
 # The end of a derived name: a hash of the content, unknown while a part of the content is.

@@ -64,7 +64,7 @@ def _memory(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "Unknown", "the model's sizes are not known"
         return
     if fit is None:
-        yield "Not checked", "only GPU instances are weighed"
+        yield "Not checked", _nothing(plan) if "--instance-type" in plan.missing else "only GPU instances are weighed"
         return
     requests = "1 request" if load.concurrency == 1 else f"{load.concurrency} requests"
     yield "Load", f"{requests} of {load.context:,} tokens at once"

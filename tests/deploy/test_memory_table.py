@@ -15,6 +15,7 @@ import pytest
 from model_memory import forms
 from model_memory.forms import quantized, stored
 from model_memory.weight_counts import TIED_BY_DEFAULT, count_weights
+from sagemaker_deploy.cli.main import main
 from sagemaker_deploy.plan import make_plan
 from sagemaker_deploy.request.instances import INSTANCES, find_instance
 from sagemaker_deploy.sizing.fit import check_fit, default_load, fit_warnings, refusal, weights_bytes
@@ -237,3 +238,13 @@ def test_what_stays_dense_is_said(name: str, quantize: str, said: str) -> None:
     assert large
     found = list(fit_warnings(shape, default_load(shape), check_fit(shape, default_load(shape), large, quantize)))
     assert (said in " ".join(found)) if said else not found
+
+
+def test_the_page_says_that_a_form_does_not_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config_of("llama-3.1-8b-awq")))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert main(["plan", str(tmp_path)]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    assert "Not checked the stored form does not load" in page
+    assert "Type not given, and the stored form does not load" in page
+    assert "awq needs the package gptqmodel" in page
