@@ -18,7 +18,7 @@ from model_memory.weight_counts import WeightCounts
 FP8_LAYERS_FROM: int | None = None
 # From this compute capability on, HF_MODEL_QUANTIZE=int4 is served on CUDA. None: on CPU only.
 INT4_FROM: int | None = None
-# What `auto` may take on CUDA, the least lossy first.
+# What `auto` may take on CUDA, the least lossy first; a form that a GPU refuses is left out there.
 AUTO_FORMS = ("none", "bitsandbytes-nf4")
 
 _SMALLER = "take the model in 16 bits, with HF_MODEL_QUANTIZE=bitsandbytes-nf4 if it must be small"
@@ -68,6 +68,12 @@ def quantized(quantize: str, capability: int | None) -> Form:
         has_layers = capability is None or (INT4_FROM is not None and capability >= INT4_FROM)
         return Form(quantize, 0.5 + 2 / 32, refused="" if has_layers else "int4 is for CPU only")
     return Form("none")
+
+
+def auto_forms(capability: int | None) -> tuple[Form, ...]:
+    """What `auto` may take of a dense checkpoint on this compute capability."""
+    forms = (quantized(name, capability) for name in AUTO_FORMS)
+    return tuple(form for form in forms if not form.refused)
 
 
 def stored(values: Mapping[str, Any], capability: int | None) -> Form:

@@ -20,7 +20,7 @@ from handler.model.location import read_json
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration
 from model_memory import sharing
-from model_memory.forms import AUTO_FORMS, Form, quantized, stored
+from model_memory.forms import AUTO_FORMS, Form, auto_forms, quantized, stored
 from model_memory.key_bytes import key_bytes_per_token, max_positions
 from model_memory.sharing import KEYS_SHARE, USUAL_TOKENS, WEIGHTS_SHARE, Share, Weights
 from model_memory.weight_counts import WeightCounts, count_weights, text_values
@@ -131,13 +131,14 @@ def needs_of(directory: Path, config: EngineConfig, dtype: torch.dtype, capabili
         if form.is_stored or form.refused or not counts.total:
             return Needs((Weights(form.name, on_disk, on_disk),))
         return Needs((_weights(form, counts, dtype),))
-    wanted = AUTO_FORMS if config.quantize is Quantize.AUTO else (str(config.quantize),)
+    is_auto = config.quantize is Quantize.AUTO
+    wanted = auto_forms(capability) if is_auto else (quantized(config.quantize, capability),)
     try:
         length = config.max_model_len or min(max_positions(values) or USUAL_TOKENS, USUAL_TOKENS)
         key_bytes = length * key_bytes_per_token(values, dtype.itemsize)
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         key_bytes = 0
-    return Needs(tuple(_weights(quantized(name, capability), counts, dtype) for name in wanted), key_bytes)
+    return Needs(tuple(_weights(form, counts, dtype) for form in wanted), key_bytes)
 
 
 def _weights(form: Form, counts: WeightCounts, dtype: torch.dtype) -> Weights:
@@ -159,7 +160,7 @@ def _counts(values: Mapping[str, Any], on_disk: int, *, is_stored: bool) -> Weig
 
 
 def with_free_memory(devices: Devices, needs: Needs) -> Devices:
-    """`devices` with the last form of `auto` if another program leaves too little of their memory for the first."""
+    """`devices` with the next form of `auto` if another program leaves too little of their memory for the first."""
     if devices.quantize is not Quantize.NONE or len(needs.forms) < 2:
         return devices
     free = sum(torch.cuda.mem_get_info(device)[0] for device in devices.own)
@@ -168,9 +169,9 @@ def with_free_memory(devices: Devices, needs: Needs) -> Devices:
         return devices
     logger.warning(
         "HF_MODEL_QUANTIZE=auto: %s, because only %d MiB are free on this engine's GPUs and %d MiB are needed",
-        *(needs.forms[-1].form, free >> 20, wanted >> 20),
+        *(needs.forms[1].form, free >> 20, wanted >> 20),
     )
-    return dataclasses.replace(devices, quantize=Quantize(needs.forms[-1].form))
+    return dataclasses.replace(devices, quantize=Quantize(needs.forms[1].form))
 
 
 def memory_limits(devices: Devices) -> dict[int, int]:

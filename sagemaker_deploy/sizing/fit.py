@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from model_memory import sharing
-from model_memory.forms import AUTO_FORMS, Form, is_dequantised, quantized, stored
+from model_memory.forms import AUTO_FORMS, Form, auto_forms, is_dequantised, quantized, stored
 from model_memory.sharing import USUAL_TOKENS, Share, Weights
 from sagemaker_deploy.request.instances import INSTANCES, Instance
 from sagemaker_deploy.request.spec import STORED_QUANTIZATIONS
@@ -119,7 +119,7 @@ def check_fit(
 def auto_share(shape: ModelShape, load: Load, instance: Instance, max_gpus: int | None = None) -> Share:
     """Return what the container's `auto` takes of a dense checkpoint: form, GPUs for each engine, engines."""
     tokens = load.max_total_tokens or min(shape.max_context or USUAL_TOKENS, USUAL_TOKENS)
-    forms = [_weights(shape, quantized(name, instance.capability)) for name in AUTO_FORMS]
+    forms = [_weights(shape, form) for form in auto_forms(instance.capability)]
     gpus = _num_gpus(instance, max_gpus)
     memory = instance.gpu_mib * MIB
     return sharing.weigh(sharing.candidates(forms, tokens * shape.kv_bytes_per_token, memory, gpus, gpus))

@@ -18,7 +18,7 @@ from model_memory.weight_counts import TIED_BY_DEFAULT, count_weights
 from sagemaker_deploy.cli.main import main
 from sagemaker_deploy.plan import make_plan
 from sagemaker_deploy.request.instances import INSTANCES, find_instance
-from sagemaker_deploy.sizing.fit import check_fit, default_load, fit_warnings, refusal, weights_bytes
+from sagemaker_deploy.sizing.fit import Load, auto_share, check_fit, default_load, fit_warnings, refusal, weights_bytes
 from sagemaker_deploy.sizing.model_shape import ModelShape, shape_from_config
 from sagemaker_deploy.sizing.recommendation import form_of, recommend
 from tests.deploy.conftest import REGION, make_spec
@@ -207,6 +207,12 @@ def test_int4_is_served_on_cuda_where_its_layers_are(monkeypatch: pytest.MonkeyP
     assert [bool(quantized("int4", capability).refused) for capability in (None, 75, 80)] == [False, True, True]
     monkeypatch.setattr(forms, "INT4_FROM", 80)
     assert [bool(quantized("int4", capability).refused) for capability in (None, 75, 80)] == [False, True, False]
+    monkeypatch.setattr(forms, "AUTO_FORMS", ("none", "int4", "bitsandbytes-nf4"))
+    assert [form.name for form in forms.auto_forms(75)] == ["none", "bitsandbytes-nf4"]
+    instance = find_instance("ml.g5.12xlarge")
+    assert instance
+    taken = auto_share(shape_of("qwen2.5-32b"), Load(4096, 8), instance)
+    assert (taken.weights.form, taken.span, taken.engines) == ("int4", 2, 2)
 
 
 def test_the_plan_says_why_it_recommends_nothing_and_the_way_out() -> None:
