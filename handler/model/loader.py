@@ -39,6 +39,7 @@ from handler.model.quantize import (
     weight_sizes,
 )
 from handler.model.stored_bitsandbytes import dequantise_odd, drop_threshold, silence_bitsandbytes
+from handler.model.stored_fp8 import dequantise_fp8
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel, one_line
 
@@ -155,6 +156,7 @@ def _load_weights(
     stored = stored_form(model_config) or str(Quantize.NONE)
     silence_bitsandbytes()
     drop_threshold(model_config)
+    dequantise_fp8(model_config, dtype)
     device = devices.own[0]
     if len(devices.own) > 1:
         options |= {"device_map": "balanced", "max_memory": memory_limits(devices)}
@@ -194,13 +196,28 @@ def _is_dense(weight: torch.Tensor) -> bool:
     return weight.dtype in {torch.float32, torch.float16, torch.bfloat16}
 
 
+def _convert_bfloat16(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Make parameters in bfloat16 parameters of `dtype`, one by one; tied ones stay tied.
+
+    Not by `Module.to`, which would round the rotary frequencies, a buffer in float32, too.
+    """
+    made: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            if weight.dtype is not torch.bfloat16 or dtype is torch.bfloat16:
+                continue
+            if weight not in made:
+                made[weight] = torch.nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+            setattr(module, name, made[weight])
+
+
 def _kept_dtype(model: PreTrainedModel, stored: str, wanted: torch.dtype) -> torch.dtype:
     """The dtype that the model computes in: `wanted`, where transformers leaves a choice.
 
     It does not for a checkpoint of bitsandbytes, which computes in the dtype that it is stored in.
     """
     if stored != Quantize.NONE and all(map(_is_dense, model.parameters())):
-        torch.nn.Module.to(model, wanted)  # dequantised at load, to bfloat16 whatever was wanted: fp8 on CPU
+        _convert_bfloat16(model, wanted)  # dequantised at load, to bfloat16 whatever was wanted: fp8
     if not stored.startswith("bitsandbytes") or model.dtype is wanted:
         return wanted
     kept, asked = (str(dtype).removeprefix("torch.") for dtype in (model.dtype, wanted))

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from handler.linears import packed_model
@@ -24,6 +23,7 @@ from handler.runners.slots.runner import SlotRunner
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel
 from tests.support import tiny_models
+from tests.support.fp8_checkpoint import save_fp8
 from tests.support.local_engine import LocalEngine, limits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -203,23 +203,7 @@ def test_a_checkpoint_whose_package_is_absent_is_refused_by_name(method: str, ti
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("block", [32, None])
 def test_an_fp8_checkpoint_runs_dequantised_in_either_dtype(block: int | None, dtype: str, tmp_path: Path) -> None:
-    stock = tiny_models.build("llama", num_hidden_layers=2, intermediate_size=128)
-    stock.save_pretrained(tmp_path)
-    weights = {}
-    for name, weight in stock.state_dict().items():
-        weights[name] = weight.to(torch.bfloat16)
-        if name.endswith("proj.weight"):
-            scale = weight.abs().max() / 448
-            weights[name] = (weight / scale).to(torch.float8_e4m3fn)
-            shape = [size // block for size in weight.shape] if block else []
-            weights[f"{name}_scale_inv"] = scale.expand(shape).contiguous()
-            stock.get_parameter(name).data = (weights[name].float() * scale).to(torch.bfloat16).float()
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((tmp_path / "config.json").read_text())
-    sizes = [block, block] if block else None
-    form = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": sizes}
-    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": form}))
-    tiny_models.write_tokenizer(tmp_path)
+    stock = save_fp8(tmp_path, block)
     loaded = load(EngineConfig(device="cpu", dtype=dtype, cache_dir=str(tmp_path)), tmp_path, lambda *_: None)
     assert loaded.quantize == "fp8"
     assert {weight.dtype for weight in loaded.model.parameters()} == {getattr(torch, dtype)}
