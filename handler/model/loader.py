@@ -39,7 +39,7 @@ from handler.model.quantize import (
     weight_sizes,
 )
 from handler.model.stored_bitsandbytes import dequantise_odd, drop_threshold, silence_bitsandbytes
-from handler.model.stored_fp8 import dequantise_fp8
+from handler.model.stored_fp8 import prepare_fp8, replace_fp8
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel, one_line
 
@@ -156,8 +156,8 @@ def _load_weights(
     stored = stored_form(model_config) or str(Quantize.NONE)
     silence_bitsandbytes()
     drop_threshold(model_config)
-    dequantise_fp8(model_config, dtype)
     device = devices.own[0]
+    prepare_fp8(model_config, device, dtype)
     if len(devices.own) > 1:
         options |= {"device_map": "balanced", "max_memory": memory_limits(devices)}
     elif device.type != "cpu":
@@ -189,6 +189,7 @@ def _load_weights(
         _check_spread(model, devices)
     if device.type == "cpu":
         dequantise_odd(model)
+    replace_fp8(model)
     return model, stored
 
 
