@@ -24,6 +24,7 @@ from handler.model.checks.weight_check import check_weights, unconverted
 from handler.model.checks.weight_index import complete_index
 from handler.model.device import choose_device, choose_dtype
 from handler.model.end_tokens import eos_token_ids
+from handler.model.int4_quantizer import BlocksConfig
 from handler.model.kv_size import kv_bytes_per_token
 from handler.model.location import read_json
 from handler.model.machine_memory import available_memory_bytes
@@ -32,6 +33,7 @@ from handler.model.quantize import (
     BITSANDBYTES,
     BLOCK_BITS,
     bitsandbytes_config,
+    four_bit_forms,
     least_lossy,
     resolve,
     skipped_modules,
@@ -108,7 +110,7 @@ def load(
     trusted = follows_code(read_json(directory / "config.json"), trust_remote_code=config.trust_remote_code)
     config = msgspec.structs.replace(config, trust_remote_code=trusted)
     model_config = _read_config(directory, trusted)
-    quantize = resolve(config.quantize, device, model_config)
+    quantize = resolve(config.quantize, device, dtype, model_config)
     progress(200, f"loading weights on {device} as {str(dtype).removeprefix('torch.')}")
     model, stored = _load_weights(config, directory, model_config, dtype, devices, quantize)
     model.eval()
@@ -163,7 +165,8 @@ def _load_weights(
     elif device.type != "cpu":
         options["device_map"] = {"": device}
     try:
-        if quantize in BITSANDBYTES or (quantize is Quantize.AUTO and device.type == "cuda"):
+        on_gpu = device.type == "cuda" and (quantize is Quantize.AUTO or quantize in BLOCK_BITS)
+        if quantize in BITSANDBYTES or on_gpu:
             chosen, options["quantization_config"] = _plan(config, model_config, dtype, devices, quantize)
             stored = str(chosen)
         with complete_index(directory) as complete:
@@ -215,11 +218,11 @@ def _convert_bfloat16(model: torch.nn.Module, dtype: torch.dtype) -> None:
 def _kept_dtype(model: PreTrainedModel, stored: str, wanted: torch.dtype) -> torch.dtype:
     """The dtype that the model computes in: `wanted`, where transformers leaves a choice.
 
-    It does not for a checkpoint of bitsandbytes, which computes in the dtype that it is stored in.
+    It does not for some stored forms: bitsandbytes computes in the dtype that it is stored in, AWQ in float16.
     """
     if stored != Quantize.NONE and all(map(_is_dense, model.parameters())):
         _convert_bfloat16(model, wanted)  # dequantised at load, to bfloat16 whatever was wanted: fp8
-    if not stored.startswith("bitsandbytes") or model.dtype is wanted:
+    if stored == Quantize.NONE or model.dtype is wanted:
         return wanted
     kept, asked = (str(dtype).removeprefix("torch.") for dtype in (model.dtype, wanted))
     logger.info("the checkpoint is stored as %s in %s and computes in it, not in %s", stored, kept, asked)
@@ -238,9 +241,12 @@ def _plan(
         free = sum(torch.cuda.mem_get_info(device)[0] for device in devices.own)
         sizes = weight_sizes(skeleton, skipped_modules(skeleton, Quantize.NF4))
         kv_bytes = length * kv_bytes_per_token(text_config, dtype)
-        quantize = least_lossy(sizes, dtype, kv_bytes, int(free * _CUDA_FRACTION))
+        forms = four_bit_forms(devices.own[0], dtype)
+        quantize = least_lossy(sizes, dtype, kv_bytes, int(free * _CUDA_FRACTION), forms)
     if quantize is Quantize.NONE:
         return quantize, None
+    if quantize in BLOCK_BITS:
+        return quantize, BlocksConfig(BLOCK_BITS[quantize])
     return quantize, bitsandbytes_config(quantize, dtype, skipped_modules(skeleton, quantize))
 
 
