@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 _FORMS = ("none", "auto", "int8", "int4", "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4")
-_TEXT = Path(__file__).parent / "data" / "perplexity.txt"
-_WINDOW = 256
+TEXT = Path(__file__).parent / "data" / "perplexity.txt"
+WINDOW = 256
 _ROWS = (1, 8, 32)
 
 
@@ -66,11 +66,11 @@ def _measure(form: str, dtype: str, threads: int) -> dict[str, Any]:
     directory = converted(bundled_gguf(), Path(cache), lambda *_: None)
     config = EngineConfig(quantize=Quantize(form), device="cpu", dtype=dtype, cache_dir=cache)
     loaded = load(config, directory, lambda *_: None)
-    ids = Tokenizer.from_file(str(directory / "tokenizer.json")).encode(_TEXT.read_text()).ids
+    ids = Tokenizer.from_file(str(directory / "tokenizer.json")).encode(TEXT.read_text()).ids
     with torch.inference_mode():
         # Windows have many rows, for which the dense weights would be used; this measures the packed ones.
         with KERNEL.using(Kernel.PACKED):
-            losses = [_losses(loaded.model, ids[i : i + _WINDOW]) for i in range(0, len(ids) - 1, _WINDOW)]
+            losses = [losses(loaded.model, ids[i : i + WINDOW]) for i in range(0, len(ids) - 1, WINDOW)]
         milliseconds = [_milliseconds(loaded.model, ids[:rows]) for rows in _ROWS]
     return {
         "stored": loaded.quantize,
@@ -83,7 +83,7 @@ def _measure(form: str, dtype: str, threads: int) -> dict[str, Any]:
     }
 
 
-def _losses(model: Any, ids: list[int]) -> Any:
+def losses(model: Any, ids: list[int]) -> Any:
     """Negative log-likelihood of each token of a window except the first."""
     import torch
 

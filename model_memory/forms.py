@@ -13,13 +13,12 @@ from typing import Any
 
 from model_memory.weight_counts import WeightCounts
 
-# From this compute capability (major * 10 + minor) on, an own layer multiplies fp8 checkpoints as they are stored.
-# None: transformers makes them dense at load.
-FP8_LAYERS_FROM: int | None = None
-# From this compute capability on, HF_MODEL_QUANTIZE=int4 is served on CUDA. None: on CPU only.
-INT4_FROM: int | None = None
+# From this compute capability (major * 10 + minor) on, an own layer multiplies fp8 weights with one scale a tensor.
+_FP8_FROM = 89
+# From this one on, int4 and int8 are served on CUDA, in bfloat16.
+_INT4_FROM = 80
 # What `auto` may take on CUDA, the least lossy first; a form that a GPU refuses is left out there.
-AUTO_FORMS = ("none", "bitsandbytes-nf4")
+AUTO_FORMS = ("none", "int4", "bitsandbytes-nf4")
 
 _SMALLER = "take the model in 16 bits, with HF_MODEL_QUANTIZE=bitsandbytes-nf4 if it must be small"
 
@@ -60,20 +59,24 @@ def quantized(quantize: str, capability: int | None) -> Form:
     if quantize in ("bitsandbytes-nf4", "bitsandbytes-fp4"):
         # 4 bits, and a float32 for each 64 weights.
         return Form(quantize, 0.5 + 4 / 64, step_bytes=_four_bit_step(capability))
-    if quantize == "bitsandbytes" or (quantize == "eetq" and capability is not None):
+    has_blocks = capability is None or capability >= _INT4_FROM
+    if quantize == "bitsandbytes" or (quantize == "eetq" and not has_blocks):
         return Form(quantize, 1.0)  # and a float32 for each row
-    if quantize in ("int8", "eetq"):
-        return Form(quantize, 1.0 + 2 / 32, refused="" if capability is None else "int8 is for CPU only")
-    if quantize == "int4":
-        has_layers = capability is None or (INT4_FROM is not None and capability >= INT4_FROM)
-        return Form(quantize, 0.5 + 2 / 32, refused="" if has_layers else "int4 is for CPU only")
+    if quantize in ("int8", "int4", "eetq"):
+        return _blocks(quantize, 4 if quantize == "int4" else 8, on_cpu=capability is None, is_served=has_blocks)
     return Form("none")
 
 
-def auto_forms(capability: int | None) -> tuple[Form, ...]:
-    """What `auto` may take of a dense checkpoint on this compute capability."""
+def _blocks(quantize: str, bits: int, *, on_cpu: bool, is_served: bool) -> Form:
+    """32 weights share a scale and a minimum of two bytes; on CUDA each 4 bits of them do."""
+    each = bits / 8 + 4 / 32 * (1 if on_cpu else bits / 4)
+    return Form(quantize, each, refused="" if is_served else f"{quantize} needs compute capability 8.0 or more")
+
+
+def auto_forms(capability: int | None, *, in_bfloat16: bool = True) -> tuple[Form, ...]:
+    """What `auto` may take of a dense checkpoint on this compute capability; int4 computes in bfloat16 alone."""
     forms = (quantized(name, capability) for name in AUTO_FORMS)
-    return tuple(form for form in forms if not form.refused)
+    return tuple(form for form in forms if not form.refused and (in_bfloat16 or form.name != "int4"))
 
 
 def stored(values: Mapping[str, Any], capability: int | None) -> Form:
@@ -84,13 +87,19 @@ def stored(values: Mapping[str, Any], capability: int | None) -> Form:
         return Form(method, 0.5 + scales, step_bytes=_four_bit_step(capability), is_stored=True)
     if method == "bitsandbytes":
         return Form(method, 1.0, is_stored=True)
-    if method == "fp8" and FP8_LAYERS_FROM is not None and (capability or 0) >= FP8_LAYERS_FROM:
-        return Form(method, 1.0 + 4 / 128**2)
+    if method == "fp8" and _is_multiplied(values, capability):
+        return Form(method, 1.0)
     if method in ("fp8", "mxfp4"):
         return Form(method)  # dense at load: their kernels come with a package of the hub
     package = _PACKAGES.get(method)
     missing = f"needs {package}, which the image does not contain" if package else "is not known to load in the image"
     return Form(method, refused=f"a checkpoint stored as {method} {missing}; {_SMALLER}")
+
+
+def _is_multiplied(values: Mapping[str, Any], capability: int | None) -> bool:
+    """True for fp8 weights that stay as they are stored: one scale for each tensor (a `weight_block_size` of null)."""
+    by_tensor = "weight_block_size" in values and values["weight_block_size"] is None
+    return by_tensor and not values.get("modules_to_convert") and (capability or 0) >= _FP8_FROM
 
 
 def stored_name(values: Mapping[str, Any]) -> str:

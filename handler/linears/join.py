@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from handler.linears.int4_linear import Int4Linear
 from handler.linears.kernel_linear import KernelLinear
 from handler.linears.linear import is_plain
 from handler.linears.packed_linear import PACKED_TOGETHER, PackedLinear
 
 
-def join(linears: Sequence[nn.Module]) -> nn.Linear | PackedLinear | KernelLinear | None:
+def join(linears: Sequence[nn.Module]) -> nn.Linear | PackedLinear | KernelLinear | Int4Linear | None:
     """One layer with the outputs of all `linears`, in order; None if they cannot be joined.
 
     All must take the same input and be plain nn.Linear, or packed layers of one class and equal bits. The parts become
@@ -20,6 +21,9 @@ def join(linears: Sequence[nn.Module]) -> nn.Linear | PackedLinear | KernelLinea
     """
     if all(is_plain(one) for one in linears):
         return _join_plain([one for one in linears if isinstance(one, nn.Linear)])
+    on_gpu = [one for one in linears if isinstance(one, Int4Linear)]
+    if on_gpu:
+        return _join_on_gpu(on_gpu) if len(on_gpu) == len(linears) else None
     by_torch = [one for one in linears if isinstance(one, PackedLinear)]
     by_kernel = [one for one in linears if isinstance(one, KernelLinear) and one.packed is not None]
     packed = by_torch or by_kernel
@@ -31,6 +35,13 @@ def join(linears: Sequence[nn.Module]) -> nn.Linear | PackedLinear | KernelLinea
     like = by_torch[0].scales_and_zeros if by_torch else torch.empty(0, dtype=torch.bfloat16)
     bias = _join_bias([one.bias for one in packed], sizes, like)
     return PackedLinear.join(by_torch, bias) if by_torch else KernelLinear.join(by_kernel, bias)
+
+
+def _join_on_gpu(parts: list[Int4Linear]) -> Int4Linear | None:
+    if len({(one.bits, one.in_features, one.group, one.packed.device) for one in parts}) != 1:
+        return None
+    sizes = [one.out_features for one in parts]
+    return Int4Linear.join(parts, _join_bias([one.bias for one in parts], sizes, parts[0].scales_and_zeros))
 
 
 def _join_plain(parts: list[nn.Linear]) -> nn.Linear | None:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class Linear(Protocol):
     """`y = x W^T + b`, alone or with the operation that follows it. `x` `[..., K]` -> `[..., N]` of the same dtype.
 
-    Implementations: `OneDnnLinear`, `PackedLinear`, `KernelLinear`. A row's result does not depend on other rows,
-    `PackedLinear` under `Kernel.BY_ROWS` excepted.
+    Implementations: on CPU `OneDnnLinear`, `PackedLinear`, `KernelLinear`, where a row's result does not depend on
+    other rows, `PackedLinear` under `Kernel.BY_ROWS` excepted; on CUDA `Int4Linear` and `Fp8Linear`.
     """
 
     out_features: int

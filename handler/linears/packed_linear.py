@@ -167,12 +167,12 @@ class PackedLinear(nn.Module):
 
 def pack_blocks(blocks: WeightBlocks, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """`packed` and `scales_and_zeros` of a `PackedLinear` for activations of `dtype`, for this processor only."""
-    codes, scale, zero = _as_nibbles(blocks)
+    codes, scale, zero = as_nibbles(blocks)
     packed: Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.int(), 1)
     return packed, torch.stack([scale.T, zero.T], -1).to(dtype).contiguous()
 
 
-def _as_nibbles(blocks: WeightBlocks) -> tuple[Tensor, Tensor, Tensor]:
+def as_nibbles(blocks: WeightBlocks) -> tuple[Tensor, Tensor, Tensor]:
     """Codes uint8 `[N, K']` below 16, scales and zeros `[N, K' / 32]` with `w = (code - 8) * scale + zero`."""
     if blocks.bits == 4:
         return blocks.codes, blocks.scale, blocks.minimum + 8 * blocks.scale

@@ -19,9 +19,9 @@ from handler.linears.weight_blocks import quantise
 logger = logging.getLogger(__name__)
 
 # Largest relative difference of products that rounding of weights and scales explains.
-_TOLERANCE = 3e-2
+TOLERANCE = 3e-2
 # The output layer decides between near ties; it keeps eight bits where the others have four.
-_OUTPUT_BITS = 8
+OUTPUT_BITS = 8
 
 
 class _ProductCheck:
@@ -41,7 +41,7 @@ class _ProductCheck:
             if layer.bias is not None:
                 expected += layer.bias.float()
             gap = float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
-            self._passed[kind] = gap <= _TOLERANCE
+            self._passed[kind] = gap <= TOLERANCE
             if not self._passed[kind]:
                 logger.error("%d-bit weights stay dense: their products differ by %.2g, relative", layer.bits, gap)
         return self._passed[kind]
@@ -82,7 +82,7 @@ def quantise_and_pack(model: nn.Module, bits: int, *, keep_dense: bool) -> int:
             left.append(f"{name} ({linear.out_features} x {linear.in_features})")
             continue
         weight = linear.weight.detach()
-        blocks = quantise(weight, _OUTPUT_BITS if linear is output else bits)
+        blocks = quantise(weight, OUTPUT_BITS if linear is output else bits)
         dense = None
         if keep_dense:
             # The input embedding keeps a tied weight in memory anyway.

@@ -24,6 +24,7 @@ from handler.model.checks.weight_check import check_weights, unconverted
 from handler.model.checks.weight_index import complete_index
 from handler.model.device import choose_device, choose_dtype
 from handler.model.end_tokens import eos_token_ids
+from handler.model.int4_quantizer import BlocksConfig
 from handler.model.kv_size import kv_bytes_per_token
 from handler.model.location import read_json
 from handler.model.machine_memory import available_memory_bytes
@@ -40,6 +41,7 @@ from handler.model.quantize import (
     BITSANDBYTES,
     BLOCK_BITS,
     bitsandbytes_config,
+    four_bit_forms,
     least_lossy,
     resolve,
     skipped_modules,
@@ -47,6 +49,7 @@ from handler.model.quantize import (
     weight_sizes,
 )
 from handler.model.stored_bitsandbytes import dequantise_odd, drop_threshold, silence_bitsandbytes
+from handler.model.stored_fp8 import prepare_fp8, replace_fp8
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel, one_line
 from model_memory.sharing import KEYS_SHARE
@@ -117,7 +120,7 @@ def load(
     trusted = follows_code(read_json(directory / "config.json"), trust_remote_code=config.trust_remote_code)
     config = msgspec.structs.replace(config, trust_remote_code=trusted)
     model_config = _read_config(directory, trusted)
-    quantize = resolve(config.quantize, device, model_config)
+    quantize = resolve(config.quantize, device, dtype, model_config)
     quantize = devices.quantize if quantize is Quantize.AUTO else quantize
     progress(200, f"loading weights on {device} as {str(dtype).removeprefix('torch.')}")
     model, stored = _load_weights(config, directory, model_config, dtype, devices, quantize)
@@ -167,12 +170,14 @@ def _load_weights(
     silence_bitsandbytes()
     drop_threshold(model_config)
     device = devices.own[0]
+    prepare_fp8(model_config, device, dtype)
     if len(devices.own) > 1:
         options |= {"device_map": "balanced", "max_memory": memory_limits(devices)}
     elif device.type != "cpu":
         options["device_map"] = {"": device}
     try:
-        if quantize in BITSANDBYTES or (quantize is Quantize.AUTO and device.type == "cuda"):
+        on_gpu = device.type == "cuda" and (quantize is Quantize.AUTO or quantize in BLOCK_BITS)
+        if quantize in BITSANDBYTES or on_gpu:
             chosen, options["quantization_config"] = _plan(config, model_config, dtype, devices, quantize)
             stored = str(chosen)
         with complete_index(directory) as complete:
@@ -198,6 +203,7 @@ def _load_weights(
         _check_spread(model, devices)
     if device.type == "cpu":
         dequantise_odd(model)
+    replace_fp8(model)
     return model, stored
 
 
@@ -205,14 +211,29 @@ def _is_dense(weight: torch.Tensor) -> bool:
     return weight.dtype in {torch.float32, torch.float16, torch.bfloat16}
 
 
+def _convert_bfloat16(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Make parameters in bfloat16 parameters of `dtype`, one by one; tied ones stay tied.
+
+    Not by `Module.to`, which would round the rotary frequencies, a buffer in float32, too.
+    """
+    made: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            if weight.dtype is not torch.bfloat16 or dtype is torch.bfloat16:
+                continue
+            if weight not in made:
+                made[weight] = torch.nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+            setattr(module, name, made[weight])
+
+
 def _kept_dtype(model: PreTrainedModel, stored: str, wanted: torch.dtype) -> torch.dtype:
     """The dtype that the model computes in: `wanted`, where transformers leaves a choice.
 
-    It does not for a checkpoint of bitsandbytes, which computes in the dtype that it is stored in.
+    It does not for some stored forms: bitsandbytes computes in the dtype that it is stored in, AWQ in float16.
     """
     if stored != Quantize.NONE and all(map(_is_dense, model.parameters())):
-        torch.nn.Module.to(model, wanted)  # dequantised at load, to bfloat16 whatever was wanted: fp8 on CPU
-    if not stored.startswith("bitsandbytes") or model.dtype is wanted:
+        _convert_bfloat16(model, wanted)  # dequantised at load, to bfloat16 whatever was wanted: fp8
+    if stored == Quantize.NONE or model.dtype is wanted:
         return wanted
     kept, asked = (str(dtype).removeprefix("torch.") for dtype in (model.dtype, wanted))
     logger.info("the checkpoint is stored as %s in %s and computes in it, not in %s", stored, kept, asked)
@@ -231,9 +252,12 @@ def _plan(
         free = sum(torch.cuda.mem_get_info(device)[0] for device in devices.own)
         sizes = weight_sizes(skeleton, Quantize.NF4)
         kv_bytes = length * kv_bytes_per_token(text_config, dtype)
-        quantize = least_lossy(sizes, dtype, kv_bytes, int(free * _CUDA_FRACTION))
+        forms = four_bit_forms(devices.own[0], dtype)
+        quantize = least_lossy(sizes, dtype, kv_bytes, int(free * _CUDA_FRACTION), forms)
     if quantize is Quantize.NONE:
         return quantize, None
+    if quantize in BLOCK_BITS:
+        return quantize, BlocksConfig(BLOCK_BITS[quantize])
     return quantize, bitsandbytes_config(quantize, dtype, skipped_modules(skeleton, quantize))
 
 

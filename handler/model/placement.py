@@ -132,7 +132,7 @@ def needs_of(directory: Path, config: EngineConfig, dtype: torch.dtype, capabili
             return Needs((Weights(form.name, on_disk, on_disk),))
         return Needs((_weights(form, counts, dtype),))
     is_auto = config.quantize is Quantize.AUTO
-    wanted = auto_forms(capability) if is_auto else (quantized(config.quantize, capability),)
+    wanted = auto_forms(capability, in_bfloat16=dtype is torch.bfloat16) if is_auto else (quantized(config.quantize, capability),)
     try:
         length = config.max_model_len or min(max_positions(values) or USUAL_TOKENS, USUAL_TOKENS)
         key_bytes = length * key_bytes_per_token(values, dtype.itemsize)
@@ -164,14 +164,15 @@ def with_free_memory(devices: Devices, needs: Needs) -> Devices:
     if devices.quantize is not Quantize.NONE or len(needs.forms) < 2:
         return devices
     free = sum(torch.cuda.mem_get_info(device)[0] for device in devices.own)
-    wanted = needs.forms[0].num_bytes + needs.key_bytes
-    if wanted <= free * KEYS_SHARE:
+    fitting = (each for each in needs.forms if each.num_bytes + needs.key_bytes <= free * KEYS_SHARE)
+    chosen = next(fitting, needs.forms[-1])
+    if chosen is needs.forms[0]:
         return devices
     logger.warning(
         "HF_MODEL_QUANTIZE=auto: %s, because only %d MiB are free on this engine's GPUs and %d MiB are needed",
-        *(needs.forms[1].form, free >> 20, wanted >> 20),
+        *(chosen.form, free >> 20, (needs.forms[0].num_bytes + needs.key_bytes) >> 20),
     )
-    return dataclasses.replace(devices, quantize=Quantize(needs.forms[1].form))
+    return dataclasses.replace(devices, quantize=Quantize(chosen.form))
 
 
 def memory_limits(devices: Devices) -> dict[int, int]:

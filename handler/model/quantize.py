@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from handler.linears.int4_linear import multiplies_int4
 from handler.seam.config import Quantize
 from handler.seam.errors import BadConfiguration
-from model_memory.forms import AUTO_FORMS, quantized, stored_name
+from model_memory.forms import quantized, stored_name
 from model_memory.weight_counts import WeightCounts
 
 logger = logging.getLogger(__name__)
 
 BITSANDBYTES = frozenset({Quantize.INT8, Quantize.NF4, Quantize.FP4})
-# Bits per weight of the forms that this engine makes itself, for CPU.
+# Bits per weight of the forms that this engine makes itself.
 BLOCK_BITS = {Quantize.INT8_BLOCKS: 8, Quantize.INT4_BLOCKS: 4}
 # Names that describe how a checkpoint is stored, with the `quant_method` of config.json for each. Marlin is a kernel
 # for GPTQ's format.
@@ -33,7 +34,7 @@ NF4_ROWS = 32
 _INT8_MULTIPLE = 16
 
 
-def resolve(wanted: Quantize, device: torch.device, model_config: Any) -> Quantize:
+def resolve(wanted: Quantize, device: torch.device, dtype: torch.dtype, model_config: Any) -> Quantize:
     """The form that HF_MODEL_QUANTIZE means for this checkpoint and device; `AUTO` if memory decides later.
 
     A checkpoint that is already quantised keeps its own form. Raises BadConfiguration.
@@ -50,14 +51,20 @@ def resolve(wanted: Quantize, device: torch.device, model_config: Any) -> Quanti
             f"HF_MODEL_QUANTIZE={wanted} is for checkpoints that are stored that way, and this one's config.json "
             "names no quantization_config; bitsandbytes and bitsandbytes-nf4 quantise at load"
         )
+    has_blocks = device.type == "cpu" or multiplies_int4(device, dtype)
     if wanted is Quantize.EETQ:
-        return Quantize.INT8_BLOCKS if device.type == "cpu" else Quantize.INT8
-    if wanted in BLOCK_BITS and device.type != "cpu":
+        return Quantize.INT8_BLOCKS if has_blocks else Quantize.INT8
+    if wanted in BLOCK_BITS and not has_blocks:
         raise BadConfiguration(
-            f"HF_MODEL_QUANTIZE={wanted} is for CPU only, and the device is {device}; use bitsandbytes "
-            "or bitsandbytes-nf4 there"
+            f"HF_MODEL_QUANTIZE={wanted} computes in bfloat16 on a GPU of compute capability 8.0 or more, and this is "
+            f"{str(dtype).removeprefix('torch.')} on {_gpu(device)}; use bitsandbytes-nf4 here"
         )
     return wanted
+
+
+def _gpu(device: torch.device) -> str:
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{device} of capability {major}.{minor}"
 
 
 def stored_form(model_config: Any) -> str | None:
@@ -68,19 +75,27 @@ def stored_form(model_config: Any) -> str | None:
     return stored_name(found if isinstance(found, dict) else found.to_dict())
 
 
-def least_lossy(counts: WeightCounts, dtype: torch.dtype, kv_bytes: int, room_bytes: int) -> Quantize:
-    """None if its weights leave `kv_bytes` of `room_bytes` free, else nf4. For a device that was not weighed before.
+def four_bit_forms(device: torch.device, dtype: torch.dtype) -> tuple[Quantize, ...]:
+    """What `auto` may take in 4 bits on `device`, the least lossy first (docs/quantisation.md has the perplexities)."""
+    return (Quantize.INT4_BLOCKS, Quantize.NF4) if multiplies_int4(device, dtype) else (Quantize.NF4,)
 
-    int8 is never chosen: it rounds activations too, by more than the trial allows other forms to be off, and it
-    multiplies in float16, where the activations of some families overflow.
+
+def least_lossy(
+    counts: WeightCounts, dtype: torch.dtype, kv_bytes: int, room_bytes: int, forms: tuple[Quantize, ...]
+) -> Quantize:
+    """The first of none and `forms` whose weights leave `kv_bytes` of `room_bytes` free, else the last.
+
+    For a device that was not weighed before. bitsandbytes' int8 is never chosen: it rounds activations too, by more
+    than the trial allows other forms to be off, and it multiplies in float16, where the activations of some families
+    overflow.
     """
-    sizes = {name: quantized(name, None).num_bytes(counts, dtype.itemsize) for name in AUTO_FORMS}
-    choice = next((name for name in AUTO_FORMS if sizes[name] + kv_bytes <= room_bytes), AUTO_FORMS[-1])
+    sizes = {each: quantized(each, None).num_bytes(counts, dtype.itemsize) for each in (Quantize.NONE, *forms)}
+    choice = next((each for each, size in sizes.items() if size + kv_bytes <= room_bytes), forms[-1])
     logger.info(
         "HF_MODEL_QUANTIZE=auto: %s, weights of %d MiB beside %d MiB of KV memory in %d MiB",
         *(choice, *(size >> 20 for size in (sizes[choice], kv_bytes, room_bytes))),
     )
-    return Quantize(choice)
+    return choice
 
 
 def skipped_modules(skeleton: nn.Module, quantize: Quantize) -> list[str]:

@@ -10,8 +10,9 @@ import msgspec
 class Quantize(enum.StrEnum):
     """How weights are stored. `AUTO` takes the least lossy form that leaves room for the KV cache.
 
-    `INT8_BLOCKS` and `INT4_BLOCKS` are for CPU. The names from `EETQ` on are TGI's others; most apply only to
-    checkpoints that are stored that way (handler/model/quantize.py resolves each).
+    `INT8_BLOCKS` and `INT4_BLOCKS` are for CPU, and in bfloat16 for GPUs with torch's 4-bit product. The names from
+    `EETQ` on are TGI's others; most apply only to checkpoints that are stored that way (handler/model/quantize.py
+    resolves each).
     """
 
     NONE = "none"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from handler.linears import packed_model
@@ -19,13 +19,15 @@ from handler.linears.weight_blocks import WeightBlocks
 from handler.model import loader as model_loader
 from handler.model.loader import LoadedModel, load
 from handler.model.placement import Devices
-from handler.model.quantize import least_lossy, resolve
+from handler.model.quantize import four_bit_forms, least_lossy, resolve
 from handler.runners.slots.runner import SlotRunner
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel
 from model_memory.weight_counts import WeightCounts
 from tests.support import tiny_models
+from tests.support.fp8_checkpoint import save_fp8
 from tests.support.local_engine import LocalEngine, limits
+from tests.support.pretend_cuda import gpus_of, pretend_cuda
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -204,23 +206,7 @@ def test_a_checkpoint_whose_package_is_absent_is_refused_by_name(method: str, ti
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("block", [32, None])
 def test_an_fp8_checkpoint_runs_dequantised_in_either_dtype(block: int | None, dtype: str, tmp_path: Path) -> None:
-    stock = tiny_models.build("llama", num_hidden_layers=2, intermediate_size=128)
-    stock.save_pretrained(tmp_path)
-    weights = {}
-    for name, weight in stock.state_dict().items():
-        weights[name] = weight.to(torch.bfloat16)
-        if name.endswith("proj.weight"):
-            scale = weight.abs().max() / 448
-            weights[name] = (weight / scale).to(torch.float8_e4m3fn)
-            shape = [size // block for size in weight.shape] if block else []
-            weights[f"{name}_scale_inv"] = scale.expand(shape).contiguous()
-            stock.get_parameter(name).data = (weights[name].float() * scale).to(torch.bfloat16).float()
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((tmp_path / "config.json").read_text())
-    sizes = [block, block] if block else None
-    form = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": sizes}
-    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": form}))
-    tiny_models.write_tokenizer(tmp_path)
+    stock = save_fp8(tmp_path, block)
     loaded = load(EngineConfig(device="cpu", dtype=dtype, cache_dir=str(tmp_path)), tmp_path, lambda *_: None)
     assert loaded.quantize == "fp8"
     assert {weight.dtype for weight in loaded.model.parameters()} == {getattr(torch, dtype)}
@@ -228,6 +214,13 @@ def test_an_fp8_checkpoint_runs_dequantised_in_either_dtype(block: int | None, d
     close = 2e-2 if dtype == "float32" else 0.15
     assert float((found - expected).abs().max() / expected.abs().max()) < close
     SlotRunner(loaded, 4, 64).prove()
+
+
+@pytest.mark.parametrize("stored", ["awq", "bitsandbytes-nf4"])
+def test_a_stored_form_s_own_dtype_is_the_model_s(stored: str) -> None:
+    """The engine's buffers follow it: transformers loads AWQ in float16 whatever is asked for."""
+    model = tiny_models.build("llama", num_hidden_layers=1).to(torch.float16)
+    assert model_loader._kept_dtype(model, stored, torch.bfloat16) is torch.float16
 
 
 @pytest.mark.parametrize(
@@ -239,52 +232,81 @@ def test_an_fp8_checkpoint_runs_dequantised_in_either_dtype(block: int | None, d
         ("fp8", "cuda", "HF_MODEL_QUANTIZE=fp8 is for checkpoints that are stored that way"),
         ("compressed-tensors", "cpu", "HF_MODEL_QUANTIZE=compressed-tensors is for checkpoints"),
         ("exl2", "cuda", "HF_MODEL_QUANTIZE=exl2 is not supported"),
-        ("int4", "cuda", "HF_MODEL_QUANTIZE=int4 is for CPU only, and the device is cuda"),
-        ("int8", "cuda", "HF_MODEL_QUANTIZE=int8 is for CPU only, and the device is cuda"),
+        ("int4", "cuda", "HF_MODEL_QUANTIZE=int4 computes in bfloat16 on a GPU of compute capability 8.0 or more, and"),
+        ("int8", "cuda", "HF_MODEL_QUANTIZE=int8 computes in bfloat16 on a GPU of compute capability 8.0 or more, and"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_sentence(wanted: str, device: str, sentence: str) -> None:
-    with pytest.raises(BadConfiguration) as error:
-        resolve(Quantize(wanted), torch.device(device), nn.Module())
+    with pretend_cuda(gpus_of("T4")), pytest.raises(BadConfiguration) as error:
+        resolve(Quantize(wanted), torch.device(device), torch.float16, nn.Module())
     assert str(error.value).startswith(sentence)
 
 
-def test_eetq_is_eight_bits_on_either_device() -> None:
-    assert resolve(Quantize.EETQ, torch.device("cpu"), nn.Module()) is Quantize.INT8_BLOCKS
-    assert resolve(Quantize.EETQ, torch.device("cuda"), nn.Module()) is Quantize.INT8
+@pytest.mark.parametrize(
+    ("kind", "dtype", "int8", "int4"),
+    [("T4", torch.float16, False, False), ("A10G", torch.float16, False, False), ("A10G", torch.bfloat16, True, True)],
+)
+def test_blocks_are_for_gpus_that_multiply_them(kind: str, dtype: torch.dtype, int8: bool, int4: bool) -> None:
+    with pretend_cuda(gpus_of(kind)):
+        eetq = resolve(Quantize.EETQ, torch.device("cuda"), dtype, nn.Module())
+        forms = four_bit_forms(torch.device("cuda"), dtype)
+    assert eetq is (Quantize.INT8_BLOCKS if int8 else Quantize.INT8)
+    assert forms == ((Quantize.INT4_BLOCKS, Quantize.NF4) if int4 else (Quantize.NF4,))
+    assert resolve(Quantize.EETQ, torch.device("cpu"), dtype, nn.Module()) is Quantize.INT8_BLOCKS
 
 
-@pytest.mark.parametrize(("room", "chosen"), [(2200, "none"), (2199, "bitsandbytes-nf4"), (10, "bitsandbytes-nf4")])
+def test_auto_prefers_the_four_bits_with_the_lower_perplexity() -> None:
+    """As docs/quantisation.md has measured them."""
+    page = (Path(__file__).parents[2] / "docs" / "quantisation.md").read_text()
+    rows = dict(re.findall(r"\| `(int4|bitsandbytes-nf4)`[^|]*\| ([0-9.]+) \|", page))
+    with pretend_cuda(gpus_of("A10G")):
+        forms = four_bit_forms(torch.device("cuda"), torch.bfloat16)
+    assert sorted(forms, key=lambda form: float(rows[form])) == list(forms)
+
+
+@pytest.mark.parametrize(
+    ("room", "chosen"),
+    [(2200, "none"), (2199, "int4"), (825, "int4"), (824, "bitsandbytes-nf4"), (10, "bitsandbytes-nf4")],
+)
 def test_auto_takes_the_least_lossy_that_leaves_room_for_keys(
     room: int, chosen: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     sizes = WeightCounts(linears=1000, experts=0, embeddings=0)
     with caplog.at_level(logging.INFO, "handler"):
-        assert least_lossy(sizes, torch.bfloat16, 200, room) == chosen
+        assert least_lossy(sizes, torch.bfloat16, 200, room, (Quantize.INT4_BLOCKS, Quantize.NF4)) == chosen
     assert len(caplog.records) == 1
     assert f"HF_MODEL_QUANTIZE=auto: {chosen}, " in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("free", "chosen", "has_config"),
-    [(361_600, Quantize.NONE, False), (361_598, Quantize.NF4, True), (268_210, Quantize.NF4, True)],
+    ("kind", "free", "chosen"),
+    [
+        ("A10G", 361_600, Quantize.NONE),
+        ("A10G", 361_598, Quantize.INT4_BLOCKS),
+        ("T4", 361_598, Quantize.NF4),
+        ("A10G", 226_432, Quantize.INT4_BLOCKS),
+        ("A10G", 226_430, Quantize.NF4),
+    ],
 )
 def test_auto_on_a_gpu_weighs_the_model_without_loading_it(
-    free: int, chosen: Quantize, has_config: bool, monkeypatch: pytest.MonkeyPatch
+    kind: str, free: int, chosen: Quantize, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two devices, whose memory adds up; the driver's answer is the far side of the seam."""
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free // 2, free))
     monkeypatch.setattr(model_loader, "_CUDA_FRACTION", 1.0)
     model_config = tiny_models.build("llama").config
     devices = Devices(tuple(torch.device("cuda", index) for index in range(2)))
-    found, made = model_loader._plan(
-        EngineConfig(max_model_len=64), model_config, torch.bfloat16, devices, Quantize.AUTO
-    )
+    with pretend_cuda(gpus_of(kind, 2)), monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "mem_get_info", lambda _device: (free // 2, free))
+        found, made = model_loader._plan(
+            EngineConfig(max_model_len=64), model_config, torch.bfloat16, devices, Quantize.AUTO
+        )
     assert found is chosen
-    assert (made is not None) == has_config
-    if made is not None:
+    assert (made is None) == (chosen is Quantize.NONE)
+    if chosen is Quantize.NF4:
         assert made.load_in_4bit
         assert "lm_head" in made.llm_int8_skip_modules
+    if chosen is Quantize.INT4_BLOCKS:
+        assert made.bits == 4
 
 
 def test_layers_that_stay_unquantised_are_named_only_where_something_is_quantised(

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 from tests.support.pretend_cuda.gpus import Gpu, Gpus, source
 from tests.support.pretend_cuda.graphs import Recorded, graph
+from tests.support.pretend_cuda.products import PRODUCTS
 from tests.support.pretend_cuda.tensor import PretendTensor
 from tests.support.pretend_cuda.varlen import varlen_attn
 
@@ -247,6 +248,8 @@ def _compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], capabilit
             table=bound.get("block_table"),
         )
         return (*found, torch.zeros(2, dtype=torch.uint64))
+    if name in PRODUCTS:
+        return PRODUCTS[name](capability, *args, **kwargs)
     if name in _PRODUCTS and args[0].dtype in {torch.float16, torch.bfloat16}:
         # A GPU sums products in float32; CPU's kernels for vectors do not.
         return func(*(arg.float() if isinstance(arg, Tensor) else arg for arg in args), **kwargs).to(args[0].dtype)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._device import _device_constructors
 
 from tests.support.pretend_cuda.dispatch import Dispatcher
 from tests.support.pretend_cuda.gpus import Gpus
@@ -32,6 +33,9 @@ _CASTS = {
 def pretend_cuda(gpus: Gpus) -> Iterator[Gpus]:
     """torch finds `gpus` inside the block. Models move there by `model.to("cuda", dtype)`, as on a real one."""
     torch._C._ensureCUDADeviceGuardSet()  # type: ignore[attr-defined]
+    # torch remembers what it finds at the first call, and would take `torch.tensor` as patched below for good: models
+    # made on the meta device then never get their rotary frequencies.
+    _device_constructors()
     dispatcher = Dispatcher(gpus)
     PretendTensor.dispatcher = dispatcher
     CUDAGraph.gpus = Stream.gpus = gpus
