@@ -26,7 +26,7 @@ CUDA_PAGE_SIZE = 256
 _CUDA_FRACTION = 0.85
 _CPU_SEQS = 64
 # On CUDA as many sequences run as KV memory holds of this many tokens, within these bounds. Most chats with their
-# answers are shorter; where they are not, the newest sequences give way.
+# answers are shorter; where they are not, the newest sequences give way (decision 0098).
 _USUAL_TOKENS = 512
 _FEWEST_SEQS, _MOST_SEQS = 8, 256
 _MAX_CAPACITY_TOKENS = 1 << 24

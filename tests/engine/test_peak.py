@@ -13,14 +13,16 @@ import pytest
 import torch
 from accelerate import dispatch_model
 
+from handler import startup
 from handler.model.loader import LoadedModel
 from handler.runners.choice import choose_runner, paged_probe
-from handler.runners.limits import Limits, bytes_per_token, derive_limits
+from handler.runners.limits import bytes_per_token, derive_limits
 from handler.runners.paged.runner import PagedRunner
 from handler.runners.peak import measured_limits
 from handler.seam.config import EngineConfig, KVLayout
 from handler.seam.status import StatusBoard
-from tests.support.local_engine import LocalEngine, loaded
+from handler.startup import build_core
+from tests.support.local_engine import LocalEngine, limits, loaded
 from tests.support.pretend_cuda import Gpus, gpus_of, pretend_cuda
 from tests.support.tiny_models import build
 
@@ -61,9 +63,9 @@ def leave(gpus: Gpus, num_bytes: int) -> None:
         gpu.total = gpu.allocated + num_bytes
 
 
-def serve(runner: PagedRunner, limits: Limits, directory: Path) -> None:
+def serve(runner: PagedRunner, directory: Path) -> None:
     """Two prompts longer than a step, beside each other."""
-    engine = LocalEngine(runner, limits, directory)
+    engine = LocalEngine(runner, runner.limits, directory)
     outcomes = [engine.submit([(7 * i + j) % 250 for i in range(600)], max_tokens=2) for j in range(2)]
     engine.run()
     engine.close()
@@ -76,22 +78,22 @@ def test_long_prompts_run_where_a_fixed_share_runs_out(
 ) -> None:
     found = wide(spread)
     leave(gpus, 200 * MIB)
-    runner, limits = choose_runner(CONFIG, found, board)
+    runner, bounds = choose_runner(CONFIG, found, board)
     assert isinstance(runner, PagedRunner)
-    assert limits.max_num_batched_tokens == STEP
-    serve(runner, limits, tmp_path)
+    assert bounds.max_num_batched_tokens == STEP
+    serve(runner, tmp_path)
     del runner
     share = PagedRunner(found, derive_limits(CONFIG, found, paged=True))
     (tmp_path / "share").mkdir()
     with pytest.raises(AssertionError, match="out_of_memory"):
-        serve(share, share.limits, tmp_path / "share")
+        serve(share, tmp_path / "share")
 
 
 def test_keys_take_what_steps_leave_of_a_large_gpu(gpus: Gpus) -> None:
     found = wide()
     leave(gpus, 2048 * MIB)
-    limits = measured_limits(CONFIG, found, partial(paged_probe, found), paged=True)
-    share = limits.capacity_tokens * bytes_per_token(found) / (2048 * MIB)
+    bounds = measured_limits(CONFIG, found, partial(paged_probe, found), paged=True)
+    share = bounds.capacity_tokens * bytes_per_token(found) / (2048 * MIB)
     assert 0.9 < share < 0.97
 
 
@@ -106,17 +108,46 @@ def test_steps_that_leave_no_room_for_keys_are_halved(
     leave(gpus, megabytes * MIB)
     config = msgspec.structs.replace(CONFIG, **asked)
     with caplog.at_level(logging.WARNING):
-        limits = measured_limits(config, found, partial(paged_probe, found), paged=True)
-    assert limits.max_num_batched_tokens == tokens
-    assert limits.capacity_tokens == asked.get("kv_capacity_tokens", limits.capacity_tokens)
+        bounds = measured_limits(config, found, partial(paged_probe, found), paged=True)
+    assert bounds.max_num_batched_tokens == tokens
+    assert bounds.capacity_tokens == asked.get("kv_capacity_tokens", bounds.capacity_tokens)
     sentence = f"steps of at most {tokens} tokens instead of {STEP} (MAX_BATCH_PREFILL_TOKENS)"
     assert (sentence in caplog.text) is (tokens < STEP)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sequences"),
+    [
+        ({"kv_capacity_tokens": 2000}, 8),
+        ({"kv_capacity_tokens": 46_836}, 88),
+        ({"kv_capacity_tokens": 865_012}, 256),
+        ({"kv_capacity_tokens": 8192, "max_model_len": 128}, 64),
+        ({"kv_capacity_tokens": 865_012, "max_num_seqs": 5}, 5),
+        ({"kv_capacity_tokens": 2000, "max_num_seqs": 300}, 300),
+    ],
+)
+def test_as_many_sequences_run_as_memory_holds(asked: dict[str, int], sequences: int, gpus: Gpus) -> None:
+    found = loaded(build("llama").to("cuda", torch.bfloat16))
+    assert derive_limits(EngineConfig(**asked), found, paged=True).max_num_seqs == sequences
+    on_cpu = loaded(build("llama"))
+    assert derive_limits(EngineConfig(**asked), on_cpu).max_num_seqs == asked.get("max_num_seqs", 64)
+
+
+@pytest.mark.parametrize(("asked", "num_seqs", "expected"), [(0, 256, 512), (0, 8, 128), (20, 256, 20)])
+def test_the_queue_follows_the_sequences(asked: int, num_seqs: int, expected: int, tmp_path: Path) -> None:
+    """A batch of 256 would never be full with TGI's default of 128 requests in flight. The card says the bound."""
+    config = EngineConfig(socket_path=str(tmp_path / "socket"), max_waiting=asked)
+    runner = PagedRunner(loaded(build("llama")), limits(max_num_seqs=num_seqs))
+    core = build_core(config, runner, runner.limits, StatusBoard(tmp_path / "board", create=True))
+    core.socket.close()
+    card = startup._card(config, runner, runner.limits, "model", tmp_path, [])
+    assert core.scheduler.limits.max_waiting == card.max_concurrent_requests == expected
 
 
 def test_what_does_not_run_over_pages_is_measured_on_the_runner_that_serves_it(gpus: Gpus, board: StatusBoard) -> None:
     found = loaded(build("bloom").to("cuda", torch.bfloat16))
     leave(gpus, 400 * MIB)
-    runner, limits = choose_runner(msgspec.structs.replace(CONFIG, kv_layout=KVLayout.SLOTS), found, board)
+    runner, bounds = choose_runner(msgspec.structs.replace(CONFIG, kv_layout=KVLayout.SLOTS), found, board)
     assert runner.name == "dynamic_cache"
     # Half is for padding.
-    assert 0.9 < 2 * limits.capacity_tokens * bytes_per_token(found) / (400 * MIB) < 0.98
+    assert 0.9 < 2 * bounds.capacity_tokens * bytes_per_token(found) / (400 * MIB) < 0.98
