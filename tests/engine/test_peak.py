@@ -18,8 +18,13 @@ from handler.model.loader import LoadedModel
 from handler.runners.choice import choose_runner, paged_probe
 from handler.runners.limits import bytes_per_token, derive_limits
 from handler.runners.paged.runner import PagedRunner
-from handler.runners.peak import measured_limits
+from handler.runners.peak import measured_limits, taken
+from handler.runners.slots import attention as slot_attention
+from handler.runners.slots.runner import SlotRunner
+from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
+from handler.scheduling.sequence import Sequence
 from handler.seam.config import EngineConfig, KVLayout
+from handler.seam.protocol import GenerateRequest, SamplingParams
 from handler.seam.status import StatusBoard
 from handler.startup import build_core
 from tests.support.local_engine import LocalEngine, limits, loaded
@@ -151,3 +156,24 @@ def test_what_does_not_run_over_pages_is_measured_on_the_runner_that_serves_it(g
     assert runner.name == "dynamic_cache"
     # Half is for padding.
     assert 0.9 < 2 * bounds.capacity_tokens * bytes_per_token(found) / (400 * MIB) < 0.98
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss"])
+def test_prompts_over_slots_never_take_memory_by_their_square(
+    family: str, gpus: Gpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = loaded(build(family, max_position_embeddings=512, num_hidden_layers=2).to("cuda", torch.bfloat16))
+    runner = SlotRunner(found, 1, 512)
+    runner.prove()
+    ids = [i % 250 for i in range(512)]
+
+    def logits(length: int) -> torch.Tensor:
+        request = GenerateRequest("r", ids[:length], SamplingParams(max_tokens=1, seed=0), 1.0)
+        item = ScheduledSequence(Sequence(request, b"", 0.0, 1.0, slot=0), 0, length)
+        return runner.run(ScheduledBatch([item])).logits.float().cpu()
+
+    at_once = logits(512)
+    monkeypatch.setattr(slot_attention, "MAX_BYTES", MIB)
+    torch.testing.assert_close(logits(512), at_once, atol=0.05, rtol=0.05)
+    short, long = (taken(found.devices, partial(logits, length))[found.device] for length in (256, 512))
+    assert long < 2.2 * short
