@@ -213,9 +213,18 @@ class Settings:
         "Make results independent of the batch, also for weights whose kernel depends on the number of rows (CPU).",
         "DETERMINISTIC",
     )
-    max_batch_size: int = _setting(64, _count(1, 4096), "Sequences that run at the same time.", "MAX_BATCH_SIZE")
+    max_batch_size: int = _setting(
+        0,
+        _count(1, 4096),
+        "Sequences that run at the same time. Default: 64 on CPU; on CUDA as many as memory holds of 512 tokens, "
+        "8 to 256.",
+        "MAX_BATCH_SIZE",
+    )
     max_concurrent_requests: int = _setting(
-        128, _count(1, 1_000_000), "Requests in flight before 429, for each engine.", "MAX_CONCURRENT_REQUESTS"
+        0,
+        _count(1, 1_000_000),
+        "Requests in flight before 429, for each engine. Default: 128, or twice MAX_BATCH_SIZE if that is more.",
+        "MAX_CONCURRENT_REQUESTS",
     )
     max_queued_tokens: int = _setting(
         0,

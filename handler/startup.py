@@ -32,6 +32,8 @@ from handler.seam.suspects import Hazards, Suspects
 
 logger = logging.getLogger(__name__)
 
+# Requests that one engine takes: as in TGI, but enough to keep a large batch full.
+_MIN_IN_FLIGHT, _IN_FLIGHT_PER_SEQ = 128, 2
 # Queued prompts may hold this many times the KV memory; requests behind a longer queue would time out.
 _WAITING_PER_KV = 4
 
@@ -90,7 +92,7 @@ def build_core(
         SchedulerLimits(
             max_num_seqs=limits.max_num_seqs,
             max_num_batched_tokens=limits.max_num_batched_tokens,
-            max_waiting=config.max_waiting,
+            max_waiting=_max_concurrent(config, limits),
             max_waiting_tokens=_max_waiting_tokens(config, limits),
             max_model_len=limits.max_model_len,
             eos_token_ids=runner.loaded.eos_token_ids,
@@ -103,6 +105,10 @@ def build_core(
         Suspects(Path(config.suspects_path)) if config.suspects_path else None,
     )
     return EngineCore(runner, scheduler, EngineSocket(config.socket_path), board, grammars, in_flight)
+
+
+def _max_concurrent(config: EngineConfig, limits: Limits) -> int:
+    return config.max_waiting or max(_MIN_IN_FLIGHT, _IN_FLIGHT_PER_SEQ * limits.max_num_seqs)
 
 
 def _max_waiting_tokens(config: EngineConfig, limits: Limits) -> int:
@@ -125,6 +131,7 @@ def _card(
         quantize=loaded.quantize,
         kv_capacity_tokens=limits.capacity_tokens,
         max_waiting_tokens=_max_waiting_tokens(config, limits),
+        max_concurrent_requests=_max_concurrent(config, limits),
         runner=runner.name,
         custom_code=code,
     )

@@ -18,8 +18,8 @@ from container.serving.queue_time import QueueTime
 class Admission:
     """One web worker's share of the decision; the counts are those of all workers."""
 
-    def __init__(self, engines: EnginePool, counts_path: Path, max_per_engine: int) -> None:
-        """`max_per_engine` sequences may be in flight for each engine that is ready."""
+    def __init__(self, engines: EnginePool, counts_path: Path, max_per_engine: Callable[[], int]) -> None:
+        """`max_per_engine` says how many sequences may be in flight for each engine that is ready."""
         self._engines = engines
         self._max_per_engine = max_per_engine
         self._concurrency = ConcurrencyLimit(counts_path)
@@ -28,7 +28,7 @@ class Admission:
     @property
     def max_in_flight(self) -> int:
         """Sequences of the whole container before 429."""
-        return self._max_per_engine * max(1, len(self._engines.ready_clients))
+        return self._max_per_engine() * max(1, len(self._engines.ready_clients))
 
     def check_room(self, max_waiting_tokens: int) -> None:
         """Raise Overloaded if not even one more sequence would be admitted; reserve nothing.

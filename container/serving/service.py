@@ -36,7 +36,7 @@ class Service:
         self.settings = settings
         self.engines = EnginePool(run_dir, metrics.count_stray)
         self.sessions_dir = run_dir.sessions
-        self._admission = Admission(self.engines, run_dir.concurrency, settings.max_concurrent_requests)
+        self._admission = Admission(self.engines, run_dir.concurrency, self._max_per_engine)
         self._models = ModelWatch(self.engines, run_dir, settings, describe)
         # Frozen objects would outlive the modules that their finalizers need.
         atexit.register(gc.unfreeze)
@@ -62,6 +62,10 @@ class Service:
     def phase_name(self) -> str:
         """The server's phase in one word."""
         return self._models.phase_name
+
+    def _max_per_engine(self) -> int:
+        """The engine's own bound, unless the operator sets one."""
+        return self.settings.max_concurrent_requests or self.model.card.max_concurrent_requests
 
     @property
     def max_in_flight(self) -> int:

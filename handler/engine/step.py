@@ -18,6 +18,7 @@ from torch import Tensor
 from handler.engine.forward_thread import ForwardThread, is_compile_failure
 from handler.engine.step_metrics import measured_forward
 from handler.engine.warm_up import warm_up_sequence
+from handler.model.machine_memory import is_out_of_memory
 from handler.runners.runner import Runner
 from handler.sampling.grammar import GrammarError
 from handler.sampling.sampler import Sampled, sample, score_prompt
@@ -31,11 +32,6 @@ logger = logging.getLogger(__name__)
 # One per process, because oneDNN's state is per process and thread.
 _forward_thread = ForwardThread()
 _FAILED = Sampled(None, error=ErrorCode.INTERNAL, message="generation failed")
-_OUT_OF_MEMORY_TEXTS = (
-    *("alloc_cpu", "bad_alloc", "allocate memory"),
-    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory"),
-    "CUDA driver error: out of memory",
-)
 _OUT_OF_MEMORY = Sampled(None, error=ErrorCode.OUT_OF_MEMORY, message="out of memory while generating")
 
 
@@ -90,7 +86,7 @@ class _Step:
                 return self._attempt(items) + dropped
             except Exception as exc:  # noqa: BLE001 - a model may raise anything; _bisect logs it
                 raise_if_fatal(exc)
-                if not is_out_of_memory(exc):
+                if not _is_out_of_memory(exc):
                     return self._bisect(items, exc) + dropped
                 if is_compile_failure(exc):
                     _forward_thread.replace_soon()
@@ -158,7 +154,7 @@ def _score(rows: Tensor, item: ScheduledSequence) -> Sampled | None:
 def _failure(exc: Exception) -> Sampled:
     """The client's view of an exception that one request raised."""
     raise_if_fatal(exc)
-    if is_out_of_memory(exc):
+    if _is_out_of_memory(exc):
         return _OUT_OF_MEMORY
     if isinstance(exc, GrammarError):
         return Sampled(None, error=ErrorCode.INTERNAL, message=str(exc))
@@ -169,19 +165,13 @@ def _failure(exc: Exception) -> Sampled:
 def raise_if_fatal(exc: Exception) -> None:
     """Raise `exc` if the device is unusable after it. torch uses one class for all errors of the CUDA runtime, but
     after a lack of memory the context goes on."""
-    if isinstance(exc, torch.AcceleratorError) and not is_out_of_memory(exc):
+    if isinstance(exc, torch.AcceleratorError) and not _is_out_of_memory(exc):
         raise exc
 
 
-def is_out_of_memory(exc: BaseException) -> bool:
-    """True if memory ran out. Plain RuntimeErrors are identified by their text: torch raises them on CPU, cuBLAS for
-    its handle and workspace, and the CUDA runtime for a graph or a module.
-
-    oneDNN reports every failure to compile a kernel alike; for a kernel it supports, the cause is lack of memory.
-    """
-    if isinstance(exc, MemoryError | torch.OutOfMemoryError) or is_compile_failure(exc):
-        return True
-    return isinstance(exc, RuntimeError) and any(text in str(exc) for text in _OUT_OF_MEMORY_TEXTS)
+def _is_out_of_memory(exc: BaseException) -> bool:
+    """oneDNN reports every failure to compile a kernel alike; for a kernel it supports, the cause is lack of memory."""
+    return is_compile_failure(exc) or is_out_of_memory(exc)
 
 
 def _free_caches() -> None:

@@ -1,9 +1,17 @@
-"""Available memory of the machine, or of this process's control group."""
+"""Memory of the machine: how much is available, and whether an error means that none is left."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+import torch
+
+_OUT_OF_MEMORY = (
+    *("alloc_cpu", "bad_alloc", "allocate memory"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory"),
+    "CUDA driver error: out of memory",
+)
 
 
 def available_memory_bytes() -> int:
@@ -22,3 +30,11 @@ def available_memory_bytes() -> int:
     except (OSError, ValueError):
         return available
     return max(0, available)
+
+
+def is_out_of_memory(exc: BaseException) -> bool:
+    """True if memory ran out, of the machine or of a GPU. Plain RuntimeErrors are identified by their text: torch
+    raises them on CPU, cuBLAS for its handle and workspace, and the CUDA runtime for a graph or a module."""
+    if isinstance(exc, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(exc, RuntimeError) and any(text in str(exc) for text in _OUT_OF_MEMORY)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
-
-import torch
+from functools import partial
 
 from handler.model.loader import LoadedModel, not_finite
+from handler.runners.attention import ATTENTION_NAME
 from handler.runners.dynamic_cache.runner import DynamicCacheRunner
 from handler.runners.experts import use_static_experts
-from handler.runners.limits import Limits, bytes_per_token, derive_limits
+from handler.runners.limits import Limits, bytes_per_token, derive_limits, give_back
 from handler.runners.paged.runner import PagedRunner
+from handler.runners.peak import Probe, measured_limits
 from handler.runners.rotary import settle_rotary
 from handler.runners.runner import Runner
 from handler.runners.slots.runner import SlotRunner
@@ -27,7 +28,9 @@ logger = logging.getLogger(__name__)
 def choose_runner(config: EngineConfig, loaded: LoadedModel, board: StatusBoard) -> tuple[Runner, Limits]:
     """Pages, else slots, else transformers' cache. Raises UnsupportedModel with every reason if none is right, and
     BadModel if the weights are the reason."""
-    settle_rotary(loaded.model, derive_limits(config, loaded).max_model_len)
+    # What steps need of the memory is not known yet: sequences may become shorter, never longer.
+    longest = derive_limits(config, loaded, paged=True, reserve={}).max_model_len
+    settle_rotary(loaded.model, longest)
     if use_static_experts(loaded, config.max_num_seqs):
         logger.info("experts: products without a wait for the host, as torch's grouped one waits on this GPU")
     paged = start_paged(config, loaded, board)
@@ -58,7 +61,7 @@ def start_paged(config: EngineConfig, loaded: LoadedModel, board: StatusBoard) -
     board["self_test"] = Verdict.NOT_RUN
     if not _wants_pages(config, loaded):
         return None
-    limits = derive_limits(config, loaded, paged=True)
+    limits = measured_limits(config, loaded, partial(paged_probe, loaded), paged=True)
     try:
         runner = _proved_paged(loaded, limits)
     except UnsupportedModel as exc:
@@ -78,6 +81,17 @@ def _wants_pages(config: EngineConfig, loaded: LoadedModel) -> bool:
     return config.kv_layout is KVLayout.PAGED or (config.kv_layout is KVLayout.AUTO and loaded.device.type == "cuda")
 
 
+def paged_probe(loaded: LoadedModel, limits: Limits) -> Probe:
+    """A paged runner with one page, for the measured steps."""
+    runner = PagedRunner(loaded, dataclasses.replace(limits, capacity_tokens=limits.page_size))
+    return Probe(runner, ATTENTION_NAME, True, limits.max_num_seqs, lambda: runner.graph_bytes)
+
+
+def _slot_probe(loaded: LoadedModel, limits: Limits) -> Probe:
+    longest = min(limits.max_model_len, limits.max_num_batched_tokens)
+    return Probe(SlotRunner(loaded, 1, longest), ATTENTION_NAME)
+
+
 def _proved_paged(loaded: LoadedModel, limits: Limits) -> PagedRunner:
     """In a function of its own: no local variable may hold a failed runner's pages while slots are allocated."""
     runner = PagedRunner(loaded, limits)
@@ -86,7 +100,7 @@ def _proved_paged(loaded: LoadedModel, limits: Limits) -> PagedRunner:
 
 
 def _start_slots(config: EngineConfig, loaded: LoadedModel) -> tuple[Runner, Limits]:
-    limits = derive_limits(config, loaded)
+    limits = measured_limits(config, loaded, partial(_slot_probe, loaded))
     runner = SlotRunner(loaded, limits.max_num_seqs, limits.max_model_len, limits.num_stored_pages, limits.page_size)
     runner.accelerate()
     runner.prove()
@@ -97,21 +111,25 @@ def _start_slots(config: EngineConfig, loaded: LoadedModel) -> tuple[Runner, Lim
 def _start_dynamic_cache(config: EngineConfig, loaded: LoadedModel, refusal: str) -> tuple[Runner, Limits]:
     """`refusal` is why slots do not fit."""
     # As for pages: rows take what they hold, no slot is reserved whole.
-    limits = derive_limits(config, loaded, paged=True)
+    longest = derive_limits(config, loaded, paged=True, reserve={}).max_model_len
     try:
-        runner = DynamicCacheRunner(loaded, limits.max_model_len)
+        runner = DynamicCacheRunner(loaded, longest)
         runner.prove()
     except UnsupportedModel as exc:
         raise UnsupportedModel(f"no runner computes this model correctly: {refusal}; {exc}") from exc
     logger.info("runner: %s, %s, because %s", runner.name, runner.abilities, refusal)
+    # A prompt's own keys count as part of its step here.
+    limits = measured_limits(config, loaded, lambda _: Probe(runner), paged=True)
+    runner.forget(0, 0)
     return runner, _with_states(limits, runner.state_bytes, loaded)
 
 
 def _free_failed(loaded: LoadedModel) -> None:
     """Only cycles of its traceback hold the failed runner's memory now, and the next runner needs it."""
-    gc.collect()
     if loaded.device.type == "cuda":
-        torch.cuda.empty_cache()
+        give_back()
+    else:
+        gc.collect()
 
 
 def _with_states(limits: Limits, state_bytes: int, loaded: LoadedModel) -> Limits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,13 +16,19 @@ from handler.model.machine_memory import available_memory_bytes
 from handler.seam.config import EngineConfig
 from handler.seam.errors import BadConfiguration
 
-# Share of what is free after loading. On CPU the rest of the machine needs memory too.
+# Share of what is free after loading. On CPU the rest of the machine needs memory too; on CUDA the activations of a
+# model that is not measured (handler/runners/peak.py).
 _CPU_FRACTION = 0.3
 # Granularity of prefix reuse: a chat template with a short system message takes 16 to 32 tokens.
 _CPU_PAGE_SIZE = 16
 # FlashAttention-2 loads pages in blocks of this many keys.
 CUDA_PAGE_SIZE = 256
 _CUDA_FRACTION = 0.85
+_CPU_SEQS = 64
+# On CUDA as many sequences run as KV memory holds of this many tokens, within these bounds. Most chats with their
+# answers are shorter; where they are not, the newest sequences give way (decision 0098).
+_USUAL_TOKENS = 512
+_FEWEST_SEQS, _MOST_SEQS = 8, 256
 _MAX_CAPACITY_TOKENS = 1 << 24
 # The first number in a parameter's name is its layer's, in all families of transformers.
 _LAYER = re.compile(r"\.(\d+)\.")
@@ -39,10 +46,19 @@ class Limits:
     num_stored_pages: int = 0
 
 
-def derive_limits(config: EngineConfig, loaded: LoadedModel, *, paged: bool = False) -> Limits:
-    """Limits for slots or pages; fills in what the configuration leaves open. Raises BadConfiguration."""
+def derive_limits(
+    config: EngineConfig,
+    loaded: LoadedModel,
+    *,
+    paged: bool = False,
+    reserve: Mapping[torch.device, int] | None = None,
+) -> Limits:
+    """Limits for slots or pages; fills in what the configuration leaves open. Raises BadConfiguration.
+
+    `reserve` is what steps need of each GPU's free memory, in bytes; None leaves a share of it to them.
+    """
     on_cpu = loaded.device.type == "cpu"
-    capacity = config.kv_capacity_tokens or _capacity_tokens(loaded, config.num_engines)
+    capacity = config.kv_capacity_tokens or _capacity_tokens(loaded, config.num_engines, reserve)
     longest = min(loaded.max_position_embeddings, capacity)
     max_model_len = config.max_model_len or longest
     if max_model_len > loaded.max_position_embeddings:
@@ -54,7 +70,7 @@ def derive_limits(config: EngineConfig, loaded: LoadedModel, *, paged: bool = Fa
         raise BadConfiguration(
             f"MAX_TOTAL_TOKENS must be at most {capacity}, what KV memory holds. Given: {max_model_len}"
         )
-    num_seqs = config.max_num_seqs
+    num_seqs = config.max_num_seqs or (_CPU_SEQS if on_cpu else _seqs_by_memory(capacity, max_model_len))
     if not on_cpu and not paged:
         # A slot is reserved whole on the device.
         num_seqs = max(1, min(num_seqs, capacity // max_model_len))
@@ -69,24 +85,39 @@ def derive_limits(config: EngineConfig, loaded: LoadedModel, *, paged: bool = Fa
     )
 
 
+def _seqs_by_memory(capacity: int, max_model_len: int) -> int:
+    """In steps of 8, as decode graphs are captured."""
+    held = capacity // min(_USUAL_TOKENS, max_model_len)
+    return max(_FEWEST_SEQS, min(_MOST_SEQS, held // 8 * 8))
+
+
 def bytes_per_token(loaded: LoadedModel) -> int:
     """KV memory of one token in bytes, as if every layer attended. A model without heads counts as one of its width."""
     return kv_bytes_per_token(loaded.text_config, loaded.dtype)
 
 
-def _capacity_tokens(loaded: LoadedModel, num_engines: int) -> int:
+def _capacity_tokens(loaded: LoadedModel, num_engines: int, reserve: Mapping[torch.device, int] | None) -> int:
     """On CPU the engines share free memory. Over several GPUs, each holds the part of a token that its layers need, and
     the GPU with the least room for that is the bound."""
     per_token = bytes_per_token(loaded)
     if loaded.device.type == "cpu":
         free = available_memory_bytes() * _CPU_FRACTION / num_engines
     else:
-        # Blocks that the loader used and freed count as used until torch gives them back.
-        gc.collect()
-        torch.cuda.empty_cache()
+        give_back()
         shares = layer_shares(loaded)
-        free = min(torch.cuda.mem_get_info(device)[0] / share for device, share in shares.items()) * _CUDA_FRACTION
+        free = min(_room(device, reserve) / share for device, share in shares.items())
     return min(_MAX_CAPACITY_TOKENS, max(1, int(free) // per_token))
+
+
+def give_back() -> None:
+    """Hand CUDA the blocks that torch keeps of freed tensors: until then they count as used."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _room(device: torch.device, reserve: Mapping[torch.device, int] | None) -> float:
+    free = torch.cuda.mem_get_info(device)[0]
+    return free * _CUDA_FRACTION if reserve is None else free - reserve.get(device, 0)
 
 
 def layer_shares(loaded: LoadedModel) -> dict[torch.device, float]:

@@ -61,9 +61,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     refuse_custom_code: bool = False
     cache_dir: str = ""
     max_model_len: int = 0
-    max_num_seqs: int = 64
+    max_num_seqs: int = 0
     max_num_batched_tokens: int = 0
-    max_waiting: int = 256
+    max_waiting: int = 0
     max_waiting_tokens: int = 0
     kv_capacity_tokens: int = 0
     page_size: int = 0

@@ -193,7 +193,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """The loaded model as the web side needs it; the engine writes it as JSON before it reports ready.
 
     `tokenizer_dir` holds tokenizer.json and, where the model has them, tokenizer_config.json and a chat template.
-    Lengths are in tokens. `max_waiting_tokens` bounds all queued prompts together, 0 means no bound.
+    Lengths are in tokens. `max_waiting_tokens` bounds all queued prompts together, 0 means no bound;
+    `max_concurrent_requests` the sequences in flight.
     `vocab_size` is the width of the logits, which may exceed the tokenizer's. `runner` is `slots`, `paged` or
     `dynamic_cache`. `custom_code` lists files of the model's directory that hold code and are not run.
     """
@@ -209,6 +210,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     quantize: str
     kv_capacity_tokens: int
     max_waiting_tokens: int = 0
+    max_concurrent_requests: int = 128
     runner: str = "slots"
     custom_code: list[str] = msgspec.field(default_factory=list)
 

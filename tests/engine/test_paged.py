@@ -18,6 +18,7 @@ from torch import Tensor
 from handler.runners.attention import LayerTraits
 from handler.runners.choice import start_paged
 from handler.runners.limits import bytes_per_token
+from handler.runners.masked_attention import masked_attention
 from handler.runners.paged import attention as paged_attention
 from handler.runners.paged import gathered
 from handler.runners.paged.decode_graphs import DecodeGraphs
@@ -333,7 +334,7 @@ def test_scores_that_overflow_before_they_are_scaled() -> None:
     q, k, v = torch.full((1, 1, 1, size), 20.0), torch.full((1, 1, 2, size), 20.0), torch.zeros(1, 1, 2, size)
     k[:, :, 1], v[:, :, 1] = 19.0, 1.0
     traits = LayerTraits(size**-0.5, softcap=1e5)
-    found = gathered._masked(q.half(), k.half(), v.half(), torch.zeros(1, 1, 1, 2).bool(), traits, 1)
+    found = masked_attention(q.half(), k.half(), v.half(), torch.zeros(1, 1, 2).bool(), traits)
     assert not found.any()
 
 

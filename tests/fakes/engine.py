@@ -40,6 +40,8 @@ MERGES = [("l", "l"), ("o", "Ġ"), ("ll", "oĠ"), ("S", "T"), ("O", "P"), ("ST",
 # One token that is 16 kB of answer.
 LONG = "x" * 16_384
 CONTEXT = 4096
+# Sequences in flight that it asks for; 128 is what a card without the number means.
+IN_FLIGHT = 100
 
 # What a script yields: a message to send, bytes to send as they are, or an event to wait for.
 Act = FromEngine | bytes | threading.Event
@@ -221,6 +223,7 @@ def write_model(directory: Path, card_path: Path) -> Tokenizer:
         quantize="none",
         kv_capacity_tokens=CONTEXT * 64,
         max_waiting_tokens=CONTEXT * 64,
+        max_concurrent_requests=IN_FLIGHT,
     )
     card_path.write_bytes(msgspec.json.encode(card))
     return backend

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from handler.runners.attention import LayerTraits, UnsupportedAttention
+from handler.runners.masked_attention import MAX_BYTES, masked_attention, score_bytes
 from handler.runners.paged.input import PagedInput
 
 # Bounds the scores of a part, and the keys and values that are copied for several sequences at once. The keys of one
 # sequence are copied whole.
-_MAX_BYTES = 256 << 20
+_MAX_BYTES = MAX_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +50,13 @@ def gathered_attention(
         raise UnsupportedAttention("gathered pages follow the lengths of sequences, which static buffers hide")
     out = torch.empty_like(query)
     key_bytes = 2 * keys.shape[2] * keys.shape[3] * keys.element_size()
-    # Three matrices of float32 scores are alive at once.
-    score_bytes = 3 * 4 * query.shape[1]
-    for part in _parts(given.lengths, window, keys.shape[1], key_bytes, score_bytes):
+    for part in _parts(given.lengths, window, keys.shape[1], key_bytes, score_bytes(query.shape[1])):
         out[part.rows] = _attend(part, query[part.rows], keys, values, given, window, traits)
     return out
 
 
 def _parts(
-    lengths: tuple[tuple[int, int], ...], window: int, page_size: int, key_bytes: int, score_bytes: int
+    lengths: tuple[tuple[int, int], ...], window: int, page_size: int, key_bytes: int, row_bytes: int
 ) -> Iterator[Part]:
     """Lone queries of neighbouring sequences together, prompt chunks in blocks of rows, each within `_MAX_BYTES`; but a
     part has at least one row."""
@@ -66,7 +64,7 @@ def _parts(
     while seq < len(lengths):
         num_queries, num_keys = lengths[seq]
         if num_queries > 1:
-            step = max(1, _MAX_BYTES // (score_bytes * num_keys))
+            step = max(1, _MAX_BYTES // (row_bytes * num_keys))
             for first in range(0, num_queries, step):
                 size = min(step, num_queries - first)
                 end = num_keys - num_queries + first + size
@@ -76,7 +74,7 @@ def _parts(
         last, longest = seq, 0
         while last < len(lengths) and lengths[last][0] == 1:
             longest = max(longest, lengths[last][1])
-            if last > seq and (last - seq + 1) * longest * max(key_bytes, score_bytes) > _MAX_BYTES:
+            if last > seq and (last - seq + 1) * longest * max(key_bytes, row_bytes) > _MAX_BYTES:
                 break
             last += 1
         group = [keys for _, keys in lengths[seq:last]]
@@ -93,7 +91,7 @@ def _attend(
     part: Part, query: Tensor, keys: Tensor, values: Tensor, given: PagedInput, window: int, traits: LayerTraits
 ) -> Tensor:
     seqs = slice(part.first_seq, part.first_seq + part.num_seqs)
-    page_size, num_kv_heads = keys.shape[1:3]
+    page_size = keys.shape[1]
     table = given.block_table[seqs, part.first_key // page_size : -(-part.end_key // page_size)]
     position = torch.arange(table.shape[1] * page_size, device=query.device) + part.first_key
     own = given.position_ids[0, part.rows].view(part.num_seqs, part.num_rows, 1)
@@ -103,32 +101,11 @@ def _attend(
     # What lies beyond a sequence's last key belongs to nobody and may not be a number.
     unused = (position >= given.seqused_k[seqs, None])[:, None, :, None]
     k, v = (_gather(pool, table).masked_fill_(unused, 0) for pool in (keys, values))
-    # The query heads that share a key head become its rows: no kernel wants unequal heads then.
-    rows = query.view(part.num_seqs, part.num_rows, num_kv_heads, -1, query.shape[-1]).permute(0, 2, 3, 1, 4)
-    q = rows.flatten(2, 3)
-    repeated = hidden[:, None].repeat(1, rows.shape[2], 1, 1).flatten(1, 2)[:, None]
-    out = _masked(q, k, v, repeated, traits, rows.shape[2])
-    out = out.view(part.num_seqs, num_kv_heads, -1, part.num_rows, query.shape[-1])
-    return out.permute(0, 3, 1, 2, 4).reshape(query.shape)
+    rows = query.view(part.num_seqs, part.num_rows, *query.shape[1:])
+    return masked_attention(rows, k, v, hidden, traits).reshape(query.shape)
 
 
 def _gather(pool: Tensor, table: Tensor) -> Tensor:
     """`[N, Hkv, P * page_size, D]` of the pages in `table` `[N, P]`."""
     pages = pool.index_select(0, table.flatten())
     return pages.view(table.shape[0], -1, *pool.shape[2:]).transpose(1, 2)
-
-
-def _masked(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, traits: LayerTraits, group: int) -> Tensor:
-    """`q` `[N, Hkv, R, D]`, R rows of `group` heads each -> `[N, Hkv, R, D]`; `hidden` `[N, 1, R, K]`."""
-    if not traits.softcap and traits.sinks is None:
-        return F.scaled_dot_product_attention(q, k, v, ~hidden, scale=traits.scale)
-    # Scaled first: in float16 the product of the heads as they are may overflow.
-    scores = (q * traits.scale @ k.transpose(-1, -2)).float()
-    if traits.softcap:
-        scores = torch.tanh(scores / traits.softcap) * traits.softcap
-    scores = scores.masked_fill_(hidden, float("-inf"))
-    if traits.sinks is None:
-        return scores.softmax(-1).to(v.dtype) @ v
-    sinks = traits.sinks.float().view(1, k.shape[1], group, 1, 1).expand(len(q), -1, -1, q.shape[2] // group, 1)
-    weights = torch.cat([scores, sinks.flatten(2, 3)], -1).softmax(-1)[..., :-1]
-    return weights.to(v.dtype) @ v

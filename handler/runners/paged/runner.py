@@ -24,6 +24,9 @@ from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 
 logger = logging.getLogger(__name__)
 
+# Of a graph of some 1,300 kernels; an estimate.
+_GRAPH_BYTES = 8 << 20
+
 
 class PagedRunner:
     """`Runner` over `PagedCache`; the block tables are those of `BlockManager`."""
@@ -57,6 +60,17 @@ class PagedRunner:
             reason = self._missing_kernel or "the paged attention kernel does not compute every layer"
             return f"attention over gathered pages, no CUDA graphs ({reason})"
         return "decoding by CUDA graphs" if self.graphs else f"no CUDA graphs ({self.graphs.reason})"
+
+    @property
+    def graph_bytes(self) -> int:
+        """What graphs will take beside the activations of one decode step; known after the first pass.
+
+        Logits of every size stay alive, and the driver keeps each graph's kernels.
+        """
+        if self._gathers or self.loaded.other_devices:
+            return 0
+        logits = sum(self._buffers.sizes) * self.vocab_size * self.loaded.dtype.itemsize
+        return logits + len(self._buffers.sizes) * _GRAPH_BYTES
 
     def kv_manager(self, limits: Limits) -> BlockManager:
         """Accounting of the cache's pages. `limits` are those the runner was made with."""

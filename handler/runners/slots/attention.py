@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from handler.runners.attention import STEP, LayerTraits
+from handler.runners.masked_attention import MAX_BYTES, masked_attention, score_bytes
 from handler.runners.slots.cache import SlotCache
-from handler.runners.slots.input import DecodeGroup, ModelInput, PrefillChunk
+from handler.runners.slots.input import LENGTH_BUCKET, DecodeGroup, ModelInput, PrefillChunk, bucket
 
 if TYPE_CHECKING:  # where it runs, numba is loaded, which takes 0.3 s
     from handler.kernels.attention.row_attention import RowAttention
@@ -37,7 +38,8 @@ class SlotStep:
         traits = replace(traits, window=self.windows.get(layer_idx, traits.window))
         keys, values = self.cache.write(layer_idx, found.flat_index, key, value)
         parts = [_decode(group, query, keys, values, traits) for group in found.decodes]
-        parts += [_prefill(chunk, query, keys, values, traits) for chunk in found.chunks]
+        prefill = _prefill_by_rows if query.is_cuda else _prefill
+        parts += [prefill(chunk, query, keys, values, traits) for chunk in found.chunks]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def attend_rows(
@@ -88,6 +90,33 @@ def _prefill(chunk: PrefillChunk, query: Tensor, keys: Tensor, values: Tensor, t
     k = keys[chunk.slot, : chunk.length].transpose(0, 1)[None]
     v = values[chunk.slot, : chunk.length].transpose(0, 1)[None]
     return _attend(q, k, v, chunk.mask(traits.window, query.dtype, query.device), traits)[0].transpose(0, 1)
+
+
+def _prefill_by_rows(chunk: PrefillChunk, query: Tensor, keys: Tensor, values: Tensor, traits: LayerTraits) -> Tensor:
+    """As `_prefill`, on a GPU: so many rows at a time that their mask and scores are bounded."""
+    q = query[chunk.first_row : chunk.first_row + chunk.num_rows]
+    at_once = max(1, MAX_BYTES // (score_bytes(query.shape[1]) * chunk.length))
+    return torch.cat(
+        [
+            _attend_rows(chunk, chunk.start + first, rows, keys, values, traits)
+            for first, rows in zip(range(0, chunk.num_rows, at_once), q.split(at_once), strict=True)
+        ]
+    )
+
+
+def _attend_rows(
+    chunk: PrefillChunk, start: int, query: Tensor, keys: Tensor, values: Tensor, traits: LayerTraits
+) -> Tensor:
+    """Rows `query` `[R, Hq, D]` of a chunk, the first at position `start`, over the keys that they see."""
+    end = bucket(start + len(query))
+    begin = max(0, start - traits.window + 1) // LENGTH_BUCKET * LENGTH_BUCKET if traits.window else 0
+    position = torch.arange(begin, end, device=query.device)
+    own = torch.arange(start, start + len(query), device=query.device)[:, None]
+    hidden = position > own
+    if traits.window:
+        hidden |= position <= own - traits.window
+    k, v = (each[chunk.slot, begin:end].transpose(0, 1)[None] for each in (keys, values))
+    return masked_attention(query[None], k, v, hidden[None], traits)[0]
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, traits: LayerTraits) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 
 from handler.seam.protocol import ErrorCode, Failed, FinishReason, Rejected
 from tests.contract.seam.web import CHAT, GENERATES, STREAMS, TEXT, WebServer, events
-from tests.fakes.engine import CONTEXT, LONG, FakeEngine, output
+from tests.fakes.engine import CONTEXT, IN_FLIGHT, LONG, FakeEngine, output
 
 # Status at OpenAI's routes, status and error type at TGI's.
 MEANINGS = {
@@ -91,18 +91,18 @@ def test_too_many_waiting_tokens_refuse_before_the_engine_is_asked(
 def test_places_are_counted_over_all_workers_and_come_back(web: WebServer, engine: FakeEngine) -> None:
     never = threading.Event()
     engine.script = lambda _request: [never]
-    streams = [web.open(path, STREAMS[path]) for path in [*STREAMS] * 31 + ["/generate_stream"] * 3]
-    web.wait(lambda: len(engine.requests) == 127)
+    streams = [web.open(path, STREAMS[path]) for path in [*STREAMS] * 24 + ["/generate_stream"] * 3]
+    web.wait(lambda: len(engine.requests) == IN_FLIGHT - 1)
     pair = web.post("/v1/chat/completions", CHAT | {"n": 2, "temperature": 1})
     list_of_two = web.post("/v1/completions", {"prompt": ["a", "b"]})
     assert (pair.status, list_of_two.status) == (429, 429)
     streams.append(web.open("/generate_stream", TEXT))
-    web.wait(lambda: len(engine.requests) == 128)
+    web.wait(lambda: len(engine.requests) == IN_FLIGHT)
     assert all(web.post(path, GENERATES[path]).status == 429 for path in GENERATES for _ in range(4))
-    assert len(engine.requests) == 128
+    assert len(engine.requests) == IN_FLIGHT
     for stream in streams:
         stream.close()
-    web.wait(lambda: len(engine.aborts) == 128)
+    web.wait(lambda: len(engine.aborts) == IN_FLIGHT)
     engine.script = engine.says("hello")
     web.wait(lambda: web.post("/generate", TEXT).status == 200)
 

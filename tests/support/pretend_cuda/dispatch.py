@@ -89,6 +89,8 @@ class Dispatcher(TorchDispatchMode):
         capability = self.gpus.gpu(home or target).capability
         if func._schema.name in _ALLOCATING and target is not None and target.type == "cuda":
             self.gpus.gpu(target).check(func(*plain_args, **plain_kwargs | {"device": "meta"}).nbytes)
+        if func._schema.name == "aten::scaled_dot_product_attention" and home is not None:
+            self.gpus.gpu(home).touch(_score_bytes(func, args, kwargs))
         out = _compute(func, plain_args, plain_kwargs, capability)
         self._count(func, plain_args, plain_kwargs, plain, out, capability)
         return tree_map(lambda each: self._wrap(each, leaves, plain, target), out)
@@ -225,6 +227,15 @@ class Dispatcher(TorchDispatchMode):
 def _has_grouped_kernel(gpu: Gpu, dtype: torch.dtype) -> bool:
     """Whether torch's grouped product is one kernel; elsewhere it is a loop over experts with sizes on the host."""
     return gpu.capability[0] in {9, 10} and dtype is torch.bfloat16
+
+
+def _score_bytes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Scores that torch's plain attention stores. It is taken where no kernel fits: masks over shared key heads."""
+    bound = dict(zip((arg.name for arg in func._schema.arguments), args, strict=False)) | kwargs
+    query, key = bound["query"], bound["key"]
+    if bound.get("attn_mask") is None or not bound.get("enable_gqa"):
+        return 0
+    return query.shape[:-1].numel() * key.shape[-2] * 4
 
 
 def _is_basic(index: tuple[Any, ...]) -> bool:

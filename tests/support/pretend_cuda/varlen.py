@@ -52,10 +52,13 @@ def varlen_attn(
         int(table.min()) >= 0 and int(table.max()) < key.shape[0], "an illegal memory access was encountered (page)"
     )
     _require(int((cu_seq_q[1:] - cu_seq_q[:-1]).max()) <= max_q, "an illegal memory access was encountered (max_q)")
+    # Only the pages in the table: a test's KV memory may be large.
+    pages, own = table.unique(return_inverse=True)
+    keys, values = (pool[pages].float().nan_to_num() for pool in (key, value))
     found, logsumexp = varlen_attn_cpu(
-        query.float(), key.float().nan_to_num(), value.float().nan_to_num(), cu_seq_q, cu_seq_k, max_q, max_k,
+        query.float(), keys, values, cu_seq_q, cu_seq_k, max_q, max_k,
         scale=scale, window_size=tuple(window or (-1, -1)), enable_gqa=query.shape[1] != key.shape[2],
-        seqused_k=used, block_table=table,
+        seqused_k=used, block_table=own.int(),
     )  # fmt: skip
     return found.to(query.dtype), logsumexp
 

@@ -29,7 +29,7 @@ def board(tmp_path: Path) -> Iterator[StatusBoard]:
 def admission(tmp_path: Path, board: StatusBoard) -> Iterator[Admission]:
     run_dir = RunDir(tmp_path)
     engines = EnginePool(run_dir, lambda: None)
-    yield Admission(engines, run_dir.concurrency, max_per_engine=4)
+    yield Admission(engines, run_dir.concurrency, max_per_engine=lambda: 4)
     engines.close()
 
 
