@@ -30,6 +30,7 @@ class PagedStep:
     calls: int = 0
     gathered: bool = False
     _inputs: dict[torch.device, PagedInput] = field(default_factory=dict)
+    _parts: dict[torch.device, tuple[PagedInput, ...]] = field(default_factory=dict)
 
     def attend(self, layer_idx: int, query: Tensor, key: Tensor, value: Tensor, traits: LayerTraits) -> Tensor:
         """As `AttentionStep.attend`."""
@@ -39,11 +40,25 @@ class PagedStep:
         window = self.windows.get(layer_idx, traits.window)
         wide = widen(query, keys.shape[-1])
         if self.kernel and not traits.softcap and takes_head(query, keys.shape[-1]):
-            out = _by_kernel(wide, keys, values, found, window, traits)
+            out = self._by_kernel(wide, keys, values, window, traits)
         else:
             self.gathered = True
             out = gathered_attention(wide, keys, values, found, window, traits)
         return out[..., : value.shape[-1]]
+
+    def _by_kernel(self, query: Tensor, keys: Tensor, values: Tensor, window: int, traits: LayerTraits) -> Tensor:
+        """Chunks and decodes apart: beside a chunk, the kernel would not pack the heads of decodes."""
+        *decodes, rest = self._parts_on(query.device)
+        out = _by_kernel(query, keys, values, rest, window, traits)
+        for part in decodes:
+            rows = slice(0, len(part.seqused_k))
+            out[rows].copy_(_by_kernel(query[rows], keys, values, part, window, traits))
+        return out
+
+    def _parts_on(self, device: torch.device) -> tuple[PagedInput, ...]:
+        if device not in self._parts:
+            self._parts[device] = self._input_on(device).parts()
+        return self._parts[device]
 
     def _input_on(self, device: torch.device) -> PagedInput:
         """The input for a layer on `device`; moved once for each device where a model is spread over several."""
