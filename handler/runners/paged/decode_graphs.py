@@ -103,7 +103,8 @@ class DecodeGraphs:
         except Exception as exc:  # a step without graphs is right in any case
             logger.warning("CUDA graphs could not be captured", exc_info=True)
             torch.cuda.synchronize(device)
-            return f"capture failed: {exc}"
+            # The end of a capture raises after what failed in it.
+            return f"capture failed: {exc.__context__ or exc}"
         return ""
 
     def _capture(self, step: StaticStep, shape: Shape, device: torch.device) -> None:

@@ -18,6 +18,7 @@ from handler.runners.paged.input import PagedInput, build_paged_input, is_decode
 from handler.runners.paged.probe import probe
 from handler.runners.paged.step_buffers import Shape, StepBuffers, decode_shapes, mixed_shapes, smallest
 from handler.runners.paged.varlen import missing_kernel
+from handler.runners.paged.windows import parts_agree
 from handler.runners.rotary import changing_ropes
 from handler.runners.runner import StepLogits
 from handler.runners.trial import Trial, Verdict
@@ -43,6 +44,8 @@ class PagedRunner:
         on_cuda = loaded.device.type == "cuda"
         self._missing_kernel = missing_kernel(loaded.dtype, limits.page_size, loaded.device) if on_cuda else None
         self._gathers = self._missing_kernel is not None
+        kernel = on_cuda and not self._gathers
+        self._packs_windows = kernel and parts_agree(limits.page_size, loaded.dtype, loaded.device)
         capability = torch.cuda.get_device_capability(loaded.device) if on_cuda else (0, 0)
         self._decode_shapes = decode_shapes(limits.max_num_seqs)
         self._mixed_shapes = mixed_shapes(limits.max_num_seqs, limits.max_model_len, capability)
@@ -123,7 +126,7 @@ class PagedRunner:
         return self._forward(self._buffers.view(shape))
 
     def _forward(self, paged_input: PagedInput) -> Tensor:
-        step = PagedStep(self.cache, paged_input, self._windows, self._missing_kernel is None)
+        step = PagedStep(self.cache, paged_input, self._windows, self._missing_kernel is None, self._packs_windows)
         token = STEP.set(step)
         try:
             return self._call_model(paged_input)
