@@ -21,13 +21,13 @@ from handler.runners.limits import bytes_per_token, derive_limits, layer_shares
 from handler.runners.paged.runner import PagedRunner
 from handler.sampling import sampler
 from handler.sampling.sampler import score_prompt
-from handler.scheduling.scheduler import ScheduledSequence
+from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 from handler.scheduling.sequence import Sequence
 from handler.seam.config import EngineConfig, KVLayout
 from handler.seam.protocol import GenerateRequest, SamplingParams
 from handler.seam.status import StatusBoard
 from handler.startup import start
-from tests.support.local_engine import loaded
+from tests.support.local_engine import limits, loaded
 from tests.support.pretend_cuda import GIB, GPU_KINDS, Gpus, gpus_of, pretend_cuda
 from tests.support.pretend_cuda.graphs import graph
 from tests.support.tiny_models import build, every_expert, save
@@ -85,8 +85,8 @@ def test_engine_1_captures_on_its_own_gpu(asked: dict[str, Any], tmp_path: Path)
         config = config_of(directory, kv_capacity_tokens=1024, max_model_len=64, max_num_seqs=1, **asked)
         core, _ = start(config, StatusBoard(tmp_path / "board", create=True))
         core.socket.close()
-        assert graph.default_stream is not None
-        assert graph.default_stream.device == torch.device("cuda", 1)
+        assert graph.captured_on is not None
+        assert graph.captured_on.device == torch.device("cuda", 1)
         assert gpus.contexts == {1}
 
 
@@ -147,6 +147,28 @@ def test_no_decode_step_waits_for_the_host(two_gpus: Gpus) -> None:
     with torch.inference_mode():
         model.model.layers[0].mlp(torch.zeros(1, size, model.config.hidden_size, dtype=torch.bfloat16, device="cuda"))
     assert not two_gpus.waits
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_no_step_waits_for_its_input(graphs: bool, two_gpus: Gpus) -> None:
+    """One copy from pinned memory takes all numbers of a step; another the pages of sequences that got one."""
+    bounds = limits(max_model_len=512, capacity_tokens=2048, page_size=256)
+    runner = PagedRunner(loaded(build("llama").to("cuda", torch.bfloat16)), bounds)
+    runner.prove()
+    if not graphs:
+        runner.graphs.drop("for this test")
+    kv = runner.kv_manager(bounds)
+    request = GenerateRequest("r", [5] * 30, SamplingParams(max_tokens=1, seed=0), 1.0)
+    seqs = [Sequence(request, b"", 0.0, 1.0) for _ in range(3)]
+    assert all(kv.reserve(seq, 30) for seq in seqs)
+    decodes = [ScheduledSequence(seq, 29, 1) for seq in seqs[:2]]
+    chunk = ScheduledSequence(seqs[2], 4, 9)
+    for items in ([chunk], decodes, [*decodes, chunk]):
+        two_gpus.reset()
+        runner.run(ScheduledBatch(items))
+        assert not two_gpus.waits
+        assert not two_gpus.uploads
+        assert two_gpus.replays == graphs
 
 
 def over_two(family: str, first: int) -> LoadedModel:

@@ -6,7 +6,8 @@ so whatever reads a key that is not its own fails loudly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from handler.runners.limits import bytes_per_token
 from handler.runners.masked_attention import masked_attention
 from handler.runners.paged import attention as paged_attention
 from handler.runners.paged import gathered
-from handler.runners.paged.decode_graphs import DecodeGraphs
+from handler.runners.paged.decode_graphs import DecodeGraphs, StaticStep
 from handler.runners.paged.runner import PagedRunner
+from handler.runners.paged.step_buffers import Shape
 from handler.runners.paged.sync_guard import SyncGuard, host_sync
 from handler.runners.trial import Verdict, compare
 from handler.scheduling.block_manager import TRASH_PAGE, BlockManager
@@ -229,13 +231,26 @@ class Recording:
 
 
 class RecordedGraphs(DecodeGraphs):
+    """Decodes and steps that mix, of which some shapes may be `wrong`."""
+
+    wrong: tuple[Shape, ...] = ()
     factor = 1.0
 
-    def capture(self, forward: Callable[[int], Tensor], sizes: list[int], ropes: Any, device: Any) -> None:
-        self.reason = ""
-        for size in sizes:
-            self._logits[size] = forward(size).clone()
-            self._graphs[size] = Recording(lambda size=size: forward(size), self._logits[size], self.factor)
+    def capture(
+        self, step: StaticStep, decodes: Sequence[Shape], mixed: Sequence[Shape], ropes: Any, device: Any
+    ) -> None:
+        self.drop("")
+        shapes = [*decodes, *mixed]
+        self._num_rows = max(shape.num_seqs for shape in shapes)
+        for shape in shapes:
+            self._capture(step, shape, device)
+
+    def _captured(self, step: StaticStep, shape: Shape, out: Tensor, device: Any) -> Recording:
+        return Recording(lambda: step.forward(shape), out, 1.1 if shape in self.wrong else self.factor)
+
+    @contextmanager
+    def _side_stream(self, device: Any) -> Iterator[None]:
+        yield
 
 
 def test_replay_goes_through_the_static_buffers(make_paged: MakePaged, llama: Any) -> None:
@@ -246,13 +261,56 @@ def test_replay_goes_through_the_static_buffers(make_paged: MakePaged, llama: An
     assert ask_each(engine, PROMPTS) == expected
 
 
+class CountedGraphs(RecordedGraphs):
+    def __init__(self) -> None:
+        super().__init__()
+        self.replayed: list[Shape] = []
+
+    def replay(self, shape: Shape) -> Tensor:
+        self.replayed.append(shape)
+        return super().replay(shape)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_oss"])
+def test_decodes_replay_a_graph_beside_prompt_chunks(family: str, make_paged: MakePaged) -> None:
+    """Prompts join one by one while others decode, each in chunks; a prompt that is scored runs without a graph."""
+    model, graphs = build(family), CountedGraphs()
+    prompts = [*PROMPTS, *([i, *PROMPTS[3]] for i in range(3))]
+    expected = [greedy(model, prompt, NUM_TOKENS) for prompt in prompts]
+    engine = make_paged(build(family), graphs, max_num_batched_tokens=20, max_num_seqs=6)
+    for scored in (False, True):
+        graphs.replayed.clear()
+        outcomes = []
+        for i, prompt in enumerate(prompts):
+            options = {"num_prompt_logprobs": 0} if scored and i == 3 else {}
+            outcomes.append(engine.submit(prompt, max_tokens=NUM_TOKENS, reuse_prefix=False, **options))
+            engine.step()
+        engine.run()
+        assert [outcome.token_ids for outcome in outcomes] == expected
+        assert {shape.num_chunk_tokens for shape in graphs.replayed} == {0, 64}
+        assert any(shape.num_decodes and shape.num_chunk_tokens for shape in graphs.replayed)
+        assert len(outcomes[3].prompt_logprobs) == (len(prompts[3]) - 1) * scored
+
+
+def test_a_shape_whose_graph_is_wrong_has_none(make_paged: MakePaged, llama: Any) -> None:
+    """Each is compared, not only those that the trial's script reaches; larger ones serve in its place."""
+    expected = [greedy(llama, prompt, NUM_TOKENS) for prompt in PROMPTS]
+    graphs = CountedGraphs()
+    graphs.wrong = (Shape(4), Shape(8), Shape(0, 64))
+    engine = make_paged(build("llama"), graphs, max_num_seqs=16, max_num_batched_tokens=60)
+    assert set(graphs.wrong).isdisjoint(graphs.shapes)
+    assert {Shape(1), Shape(16), Shape(8, 64), Shape(16, 64)} <= set(graphs.shapes)
+    assert ask(engine, PROMPTS) == expected
+    assert Shape(16) in graphs.replayed
+
+
 def test_graphs_that_say_something_else_are_dropped(llama: Any) -> None:
     runner = PagedRunner(loaded(llama), limits(page_size=PAGE))
     runner.graphs = RecordedGraphs()
     runner.graphs.factor = 1.1
     runner.prove()
     assert not runner.graphs
-    assert "differ" in runner.decoding
+    assert "decoding by them is wrong: off by 0.1" in runner.decoding
 
 
 def test_without_cuda_decoding_is_eager_and_says_why(llama: Any) -> None:
@@ -267,8 +325,9 @@ def test_the_decode_step_never_waits_for_the_device(family: str) -> None:
     runner = PagedRunner(loaded(build(family)), limits(page_size=PAGE))
     runner.prove()
     with torch.inference_mode():
-        for size in (1, 3, 8):
-            assert host_sync(lambda size=size: runner.static_forward(size)) is None
+        for shape in (Shape(1), Shape(8), Shape(8, 64)):
+            runner._buffers.fill(shape, [], [])
+            assert host_sync(lambda shape=shape: runner.static_forward(shape)) is None
 
 
 @pytest.mark.parametrize(
@@ -295,7 +354,8 @@ def test_the_guard_sees_experts_that_are_looked_up_on_the_host() -> None:
     runner.prove()
     runner.loaded.model.set_experts_implementation("eager")
     with torch.inference_mode():
-        assert host_sync(lambda: runner.static_forward(4)) is not None
+        runner._buffers.fill(Shape(4), [], [])
+        assert host_sync(lambda: runner.static_forward(Shape(4))) is not None
 
 
 def test_the_guard_lets_pass_what_a_graph_holds() -> None:

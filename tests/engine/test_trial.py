@@ -19,6 +19,7 @@ from handler.linears.packed_linear import PackedLinear
 from handler.linears.packed_model import quantise_and_pack
 from handler.runners import choice as runner_choice
 from handler.runners.dynamic_cache.runner import DynamicCacheRunner
+from handler.runners.paged import varlen
 from handler.runners.paged.runner import PagedRunner
 from handler.runners.runner import Runner, StepLogits
 from handler.runners.slots.fused_layers import FusedDecoderLayer
@@ -67,6 +68,31 @@ def test_the_script_has_chunks_joins_leaves_and_a_preemption(kind: str) -> None:
     again = next(i for i in range(1, len(starts)) if starts[i] < starts[i - 1])
     # Slots and pages have the first page of it from prefix reuse; transformers' cache begins anew.
     assert starts[again] == (0 if kind == "dynamic_cache" else PAGE)
+
+
+@pytest.mark.parametrize("kind", RUNNERS)
+def test_the_script_has_chunks_that_continue_over_a_page(kind: str) -> None:
+    """More than one query, fewer than keys, within a prompt and after a reused prefix."""
+    runner = RUNNERS[kind](tiny_models.build("llama"))
+    steps = recorded(runner)
+    runner.prove()
+    chunks = [(start, num) for step in steps for name, start, num in step if name == "0" and start and num > 1]
+    assert any(start < PAGE < start + num for start, num in chunks)
+    assert kind == "dynamic_cache" or any(start == PAGE for start, _ in chunks)
+
+
+def test_a_kernel_that_aligns_a_later_chunk_with_the_first_key_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels differ in this: the last query may stand at the last key, or the first at the first."""
+    visible = varlen._visible
+
+    def upper_left(num_queries: int, num_keys: int, *rest: Any) -> torch.Tensor:
+        if num_queries == 1:
+            return visible(num_queries, num_keys, *rest)
+        return visible(num_keys, num_keys, *rest)[:num_queries]
+
+    monkeypatch.setattr(varlen, "_visible", upper_left)
+    with pytest.raises(UnsupportedModel, match="logits differ from eager attention: sequence 0"):
+        RUNNERS["paged"](tiny_models.build("llama")).prove()
 
 
 def swapped(batch: ScheduledBatch, found: StepLogits) -> StepLogits:

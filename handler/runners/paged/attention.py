@@ -16,20 +16,24 @@ from handler.runners.paged.cache import PagedCache, widen
 from handler.runners.paged.gathered import gathered_attention
 from handler.runners.paged.input import PagedInput
 from handler.runners.paged.varlen import takes_head, varlen_attention
+from handler.runners.paged.windows import WindowParts, packing_pays, window_attention, window_parts
 
 
 @dataclass(slots=True, eq=False)
 class PagedStep:
-    """`AttentionStep` over pages. `kernel` says whether this device and dtype have one; `gathered` whether a layer
-    went without it."""
+    """`AttentionStep` over pages. `kernel` says whether this device and dtype have one, `packs_windows` whether it
+    computes windows in parts; `gathered` whether a layer went without it."""
 
     cache: PagedCache
     paged_input: PagedInput
     windows: dict[int, int]
     kernel: bool = True
+    packs_windows: bool = False
     calls: int = 0
     gathered: bool = False
     _inputs: dict[torch.device, PagedInput] = field(default_factory=dict)
+    _parts: dict[torch.device, tuple[PagedInput, ...]] = field(default_factory=dict)
+    _window_parts: dict[tuple[torch.device, int], WindowParts] = field(default_factory=dict)
 
     def attend(self, layer_idx: int, query: Tensor, key: Tensor, value: Tensor, traits: LayerTraits) -> Tensor:
         """As `AttentionStep.attend`."""
@@ -39,11 +43,36 @@ class PagedStep:
         window = self.windows.get(layer_idx, traits.window)
         wide = widen(query, keys.shape[-1])
         if self.kernel and not traits.softcap and takes_head(query, keys.shape[-1]):
-            out = _by_kernel(wide, keys, values, found, window, traits)
+            out = self._by_kernel(wide, keys, values, window, traits)
         else:
             self.gathered = True
             out = gathered_attention(wide, keys, values, found, window, traits)
         return out[..., : value.shape[-1]]
+
+    def _by_kernel(self, query: Tensor, keys: Tensor, values: Tensor, window: int, traits: LayerTraits) -> Tensor:
+        """Chunks and decodes apart: beside a chunk, the kernel would not pack the heads of decodes."""
+        *decodes, rest = self._parts_on(query.device)
+        out = self._one_part(query, keys, values, rest, window, traits)
+        for part in decodes:
+            rows = slice(0, len(part.seqused_k))
+            out[rows].copy_(self._one_part(query[rows], keys, values, part, window, traits))
+        return out
+
+    def _one_part(
+        self, query: Tensor, keys: Tensor, values: Tensor, part: PagedInput, window: int, traits: LayerTraits
+    ) -> Tensor:
+        is_decode = bool(window) and part.max_q == 1
+        if not (is_decode and self.packs_windows and packing_pays(query, keys.shape[2], window)):
+            return _by_kernel(query, keys, values, part, window, traits)
+        key = query.device, window
+        if key not in self._window_parts:
+            self._window_parts[key] = window_parts(part, window, self.cache.page_size)
+        return window_attention(query, keys, values, self._window_parts[key], traits)
+
+    def _parts_on(self, device: torch.device) -> tuple[PagedInput, ...]:
+        if device not in self._parts:
+            self._parts[device] = self._input_on(device).parts()
+        return self._parts[device]
 
     def _input_on(self, device: torch.device) -> PagedInput:
         """The input for a layer on `device`; moved once for each device where a model is spread over several."""

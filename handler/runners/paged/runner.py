@@ -1,4 +1,4 @@
-"""`PagedRunner`: prompts and decodes in one forward pass over pages, pure decodes from static buffers or graphs."""
+"""`PagedRunner`: prompts and decodes in one forward pass over pages, from static buffers and graphs where they fit."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from handler.runners.limits import Limits
 from handler.runners.paged.attention import PagedStep
 from handler.runners.paged.cache import PagedCache
 from handler.runners.paged.decode_graphs import DecodeGraphs
-from handler.runners.paged.input import DecodeBuffers, PagedInput, build_paged_input
+from handler.runners.paged.input import PagedInput, build_paged_input, is_decode
+from handler.runners.paged.probe import probe
+from handler.runners.paged.step_buffers import Shape, StepBuffers, decode_shapes, mixed_shapes, smallest
 from handler.runners.paged.varlen import missing_kernel
+from handler.runners.paged.windows import parts_agree
 from handler.runners.rotary import changing_ropes
 from handler.runners.runner import StepLogits
 from handler.runners.trial import Trial, Verdict
@@ -44,7 +47,13 @@ class PagedRunner:
         on_cuda = loaded.device.type == "cuda"
         self._missing_kernel = missing_kernel(loaded.dtype, limits.page_size, loaded.device) if on_cuda else None
         self._gathers = self._missing_kernel is not None
-        self._buffers = DecodeBuffers(limits.max_num_seqs, limits.max_model_len, limits.page_size, loaded.device)
+        kernel = on_cuda and not self._gathers
+        self._packs_windows = kernel and parts_agree(limits.page_size, loaded.dtype, loaded.device)
+        capability = torch.cuda.get_device_capability(loaded.device) if on_cuda else (0, 0)
+        self._decode_shapes = decode_shapes(limits.max_num_seqs)
+        self._mixed_shapes = mixed_shapes(limits.max_num_seqs, limits.max_model_len, capability)
+        shapes = [*self._decode_shapes, *self._mixed_shapes]
+        self._buffers = StepBuffers(shapes, limits.max_model_len, limits.page_size, loaded.device)
         self._windows = layer_windows(loaded.text_config)
         self._keeps_logits = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
 
@@ -85,36 +94,53 @@ class PagedRunner:
 
     @torch.inference_mode()
     def run(self, batch: ScheduledBatch) -> StepLogits:
-        """One forward pass. The logits are valid until the next one."""
-        if not self._gathers and all(item.num_tokens == 1 and item.samples for item in batch.items):
+        """One forward pass, decodes first. The logits are valid until the next one."""
+        decodes = [item for item in batch.items if is_decode(item)]
+        chunks = [item for item in batch.items if not is_decode(item)]
+        shape = self._shape(decodes, chunks)
+        if shape is not None:
             try:
-                return StepLogits(self._decode(batch.items), batch.items)
+                return self._static(shape, decodes, chunks)
             except UnsupportedAttention:
                 # The first pass may be one of decodes; only it shows that a layer needs its pages gathered.
                 if not self._gathers:
                     raise
-        logits = self._forward(build_paged_input(batch, self.cache.page_size, self.loaded.device))
-        samples = [item for item in batch.items if item.samples]
+        return self._packed([*decodes, *chunks])
+
+    def _shape(self, decodes: list[ScheduledSequence], chunks: list[ScheduledSequence]) -> Shape | None:
+        """The static step that holds the batch; None if there is none, or all logits of a chunk are wanted."""
+        if self._gathers or any(item.scores_prompt for item in chunks):
+            return None
+        return smallest(self.graphs.shapes or self._decode_shapes, len(decodes), chunks)
+
+    def _static(self, shape: Shape, decodes: list[ScheduledSequence], chunks: list[ScheduledSequence]) -> StepLogits:
+        """A replay if graphs are captured, else a pass over the same buffers."""
+        self._buffers.fill(shape, decodes, chunks)
+        logits = self.graphs.replay(shape) if self.graphs else self.static_forward(shape)
+        ends = zip(chunks, logits[shape.num_decodes :].split(1), strict=False)
+        chosen = [(item, row) for item, row in ends if item.samples]
+        found = logits[: len(decodes)]
+        if chosen:
+            found = torch.cat([found, *(row for _, row in chosen)])
+        return StepLogits(found, [*decodes, *(item for item, _ in chosen)])
+
+    def _packed(self, items: list[ScheduledSequence]) -> StepLogits:
+        logits = self._forward(build_paged_input(items, self.cache.page_size, self.loaded.device))
+        samples = [item for item in items if item.samples]
         prompt: list[tuple[ScheduledSequence, Tensor]] = []
         first = len(samples)
-        for item in batch.items:
+        for item in items:
             if item.scores_prompt:
                 prompt.append((item, logits[first : first + item.num_tokens]))
                 first += item.num_tokens
         return StepLogits(logits[: len(samples)], samples, prompt)
 
-    def _decode(self, items: list[ScheduledSequence]) -> Tensor:
-        """Logits `[len(items), vocab]`; a replay if graphs are captured, else the same buffers without one."""
-        size = self._buffers.fill(items)
-        logits = self.graphs.replay(size) if self.graphs else self.static_forward(size)
-        return logits[: len(items)]
-
-    def static_forward(self, size: int) -> Tensor:
-        """The pass that graphs capture: logits `[size, vocab]` of the static buffers' rows."""
-        return self._forward(self._buffers.view(size))
+    def static_forward(self, shape: Shape) -> Tensor:
+        """The pass that graphs capture: logits `[num_seqs, vocab]` of the static buffers' rows."""
+        return self._forward(self._buffers.view(shape))
 
     def _forward(self, paged_input: PagedInput) -> Tensor:
-        step = PagedStep(self.cache, paged_input, self._windows, self._missing_kernel is None)
+        step = PagedStep(self.cache, paged_input, self._windows, self._missing_kernel is None, self._packs_windows)
         token = STEP.set(step)
         try:
             return self._call_model(paged_input)
@@ -149,7 +175,7 @@ class PagedRunner:
         self._prove_graphs(trial)
 
     def _prove_graphs(self, trial: Trial) -> None:
-        self.capture()
+        self.capture(trial.text)
         if self.graphs:
             difference = trial.difference(self)
             if difference:
@@ -160,18 +186,14 @@ class PagedRunner:
             logger.warning("trial: %s", self.decoding)
 
     @torch.inference_mode()
-    def capture(self) -> None:
-        """Capture the decode step for every batch size, if the device and the model allow it."""
+    def capture(self, text: list[int]) -> None:
+        """Capture the step of every shape, if the device and the model allow it; each is proven on tokens of `text`."""
         if self._gathers:
             self.graphs.drop("gathered pages")
             return
         if self.loaded.other_devices:
             self.graphs.drop(f"the model is spread over {len(self.loaded.devices)} GPUs")
             return
-        self._buffers.fill([], self._buffers.sizes[-1])
-        self.graphs.capture(
-            self.static_forward,
-            self._buffers.sizes,
-            changing_ropes(self.loaded.model),
-            self.loaded.device,
-        )
+        ropes = changing_ropes(self.loaded.model)
+        with probe(self, self._buffers, text) as step:
+            self.graphs.capture(step, self._decode_shapes, self._mixed_shapes, ropes, self.loaded.device)

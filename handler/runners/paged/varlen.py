@@ -73,7 +73,7 @@ def varlen_attention(
     window_size: tuple[int, int],
     enable_gqa: bool,
     seqused_k: Tensor,
-    block_table: Tensor,
+    block_table: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Attend to paged keys, the last query of each of N sequences aligned with its last key.
 
@@ -82,6 +82,9 @@ def varlen_attention(
     each `page_size` keys. `max_q`, `max_k` bound the lengths. `window_size` (left, right): how many keys before and
     after its own a query sees, -1 for all. Returns `[T, Hq, D]` and the log-sum-exp of the scores, float32 `[Hq, T]`.
     Keys from `seqused_k` on are never read.
+
+    Without a table `key`, `value` are `[K, Hkv, D]`, and a sequence has the `seqused_k` keys from its `cu_seq_k` on, in
+    any order of sequences; none gives zeros, and a log-sum-exp that means nothing.
     """
     head_dim = query.shape[-1]
     if key.shape[-1] != head_dim or value.shape[-1] != head_dim or head_dim % HEAD_DIM_MULTIPLE:
@@ -117,22 +120,26 @@ def varlen_attn_cpu(
     window_size: tuple[int, int],
     enable_gqa: bool,
     seqused_k: Tensor,
-    block_table: Tensor,
+    block_table: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """`torch.nn.attention.varlen.varlen_attn` with a block table and its log-sum-exp, for any device.
+    """`torch.nn.attention.varlen.varlen_attn` with used keys and its log-sum-exp, for any device.
 
     Raises ValueError where it would.
     """
-    if (query.shape[1] != key.shape[2]) if not enable_gqa else query.shape[1] % key.shape[2]:
-        raise ValueError(f"{query.shape[1]} query heads over {key.shape[2]} key heads, enable_gqa={enable_gqa}")
+    if (query.shape[1] != key.shape[-2]) if not enable_gqa else query.shape[1] % key.shape[-2]:
+        raise ValueError(f"{query.shape[1]} query heads over {key.shape[-2]} key heads, enable_gqa={enable_gqa}")
     for name, tensor in {
         "cu_seq_q": cu_seq_q,
         "cu_seq_k": cu_seq_k,
         "seqused": seqused_k,
         "table": block_table,
     }.items():
-        if tensor.dtype != torch.int32:
+        if tensor is not None and tensor.dtype != torch.int32:
             raise ValueError(f"{name} must be int32. Given: {tensor.dtype}")
+    if block_table is None:
+        # Pages of one key.
+        block_table = cu_seq_k[:-1, None] + torch.arange(max_k, dtype=torch.int32, device=key.device)
+        key, value = key[:, None], value[:, None]
     found: tuple[Tensor, Tensor] = _emulated(
         query, key, value, cu_seq_q, max_q, max_k, scale, window_size[0], window_size[1], seqused_k, block_table
     )
@@ -161,6 +168,9 @@ def _emulated(
         first, last = starts[i], starts[i + 1]
         if last - first > max_q or length > max_k:
             raise ValueError(f"sequence {i}: {last - first} queries, {length} keys exceed {max_q}, {max_k}")
+        if not length:
+            out[first:last], logsumexp[:, first:last] = 0, float("inf")
+            continue
         pages = block_table[i, : -(-length // page_size)]
         k = key.index_select(0, pages).flatten(0, 1)[:length].transpose(0, 1)
         v = value.index_select(0, pages).flatten(0, 1)[:length].transpose(0, 1)

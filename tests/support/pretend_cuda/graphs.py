@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,20 +64,58 @@ class Stream:
         self.gpus.wait("stream.synchronize")
 
 
+class Streams:
+    """The current stream of each GPU."""
+
+    def __init__(self) -> None:
+        self._current: dict[int, Stream] = {}
+
+    def current(self, device: object = None) -> Stream:
+        """`torch.cuda.current_stream`."""
+        place = Stream.gpus.device(device)
+        return self._current.setdefault(place.index, Stream(place))
+
+    @contextlib.contextmanager
+    def entered(self, stream: Stream) -> Iterator[None]:
+        """`torch.cuda.stream`."""
+        before = self.current(stream.device)
+        self._current[stream.device.index] = stream
+        try:
+            yield
+        finally:
+            self._current[stream.device.index] = before
+
+    def capture(self, stream: Stream) -> None:
+        """A capture makes its stream current."""
+        self._current[stream.device.index] = stream
+
+
 class graph:
-    """`torch.cuda.graph`. Without a stream, torch makes one on the current device."""
+    """`torch.cuda.graph`. Without a stream, torch makes one on the current device.
+
+    If something failed in the capture, its end raises too, and torch leaves the capture's stream current (2.13).
+    """
 
     active: CUDAGraph | None = None
     default_stream: Stream | None = None
+    captured_on: Stream | None = None
+    streams: Streams
 
     def __init__(self, cuda_graph: CUDAGraph, pool: object = None, stream: Stream | None = None, **_: Any) -> None:
         self.graph = cuda_graph
         if stream is None and graph.default_stream is None:
             graph.default_stream = Stream()
-        self.stream = stream or graph.default_stream
+        found = stream or graph.default_stream
+        assert found is not None
+        self.stream = graph.captured_on = found
 
     def __enter__(self) -> None:
         graph.active, self.graph.gpus.capturing = self.graph, True
+        self.before = self.streams.current(self.stream.device)
+        self.streams.capture(self.stream)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         graph.active, self.graph.gpus.capturing = None, False
+        if kind is not None:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+        self.streams.capture(self.before)

@@ -15,7 +15,7 @@ from torch.utils._device import _device_constructors
 
 from tests.support.pretend_cuda.dispatch import Dispatcher
 from tests.support.pretend_cuda.gpus import Gpus
-from tests.support.pretend_cuda.graphs import CUDAGraph, Stream, graph
+from tests.support.pretend_cuda.graphs import CUDAGraph, Stream, Streams, graph
 from tests.support.pretend_cuda.tensor import PretendTensor
 
 _CASTS = {
@@ -39,7 +39,8 @@ def pretend_cuda(gpus: Gpus) -> Iterator[Gpus]:
     dispatcher = Dispatcher(gpus)
     PretendTensor.dispatcher = dispatcher
     CUDAGraph.gpus = Stream.gpus = gpus
-    graph.active = graph.default_stream = None
+    graph.active = graph.default_stream = graph.captured_on = None
+    graph.streams = Streams()
     with pytest.MonkeyPatch.context() as patch:
         _patch_cuda(patch, gpus)
         _patch_tensors(patch, dispatcher)
@@ -96,8 +97,8 @@ def _patch_cuda(patch: pytest.MonkeyPatch, gpus: Gpus) -> None:
         "Stream": Stream,
         "CUDAGraph": CUDAGraph,
         "graph": graph,
-        "current_stream": Stream,
-        "stream": lambda stream: contextlib.nullcontext(),
+        "current_stream": graph.streams.current,
+        "stream": graph.streams.entered,
         "graph_pool_handle": lambda: (0, 0),
     }
     for name, value in replaced.items():

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention.varlen import AuxRequest
 
-from handler.runners.attention import UnsupportedAttention
+from handler.runners.attention import LayerTraits, UnsupportedAttention
+from handler.runners.paged.input import PagedInput
 from handler.runners.paged.varlen import torch_varlen, varlen_attention, varlen_attn_cpu
+from handler.runners.paged.windows import window_attention, window_parts
 
 PAGE = 4
 DIM = 8
@@ -93,6 +95,32 @@ def test_emulator(lengths: list[tuple[int, int]], heads: tuple[int, int], window
         row += queries
 
 
+@settings(max_examples=40)
+@given(
+    lengths=st.lists(st.integers(1, 23), min_size=1, max_size=4),
+    heads=st.sampled_from([(2, 2), (4, 2), (3, 1)]),
+    window=st.integers(1, 14),
+    sinks=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_windows_in_parts_are_the_window(
+    lengths: list[int], heads: tuple[int, int], window: int, sinks: bool, seed: int
+) -> None:
+    """Keys before the window, and those after a sequence's last, are NaN or another's."""
+    given_ = paged([(1, keys) for keys in lengths], *heads, seed)
+    query, key, value = (given_[name] for name in ("query", "key", "value"))
+    step = PagedInput(
+        *[torch.zeros(1, len(lengths)).long()] * 2, torch.zeros(len(lengths)).long(),
+        *(given_[name] for name in ("cu_seq_q", "cu_seq_k", "seqused_k", "block_table", "max_q", "max_k")), None,
+    )  # fmt: skip
+    traits = LayerTraits(given_["scale"], window, sinks=torch.linspace(-1, 1, heads[0]) if sinks else None)
+    found = window_attention(query, key, value, window_parts(step, window, PAGE), traits)
+    expected, logsumexp = varlen_attention(**given_, window_size=(window - 1, 0))
+    if traits.sinks is not None:
+        expected = expected * torch.sigmoid(logsumexp - traits.sinks[:, None]).t()[..., None]
+    torch.testing.assert_close(found, expected)
+
+
 def test_torchs_function_takes_our_call() -> None:
     """On the meta device: names, types and shapes are checked, nothing is computed."""
     given_ = paged([(1, 5), (3, 9)], 4, 2, 0)
@@ -102,6 +130,8 @@ def test_torchs_function_takes_our_call() -> None:
         query, key, value, *rest, **meta, window_size=(2, 0), return_aux=AuxRequest(lse=True)
     )
     assert (out.shape, logsumexp.shape) == (query.shape, (query.shape[1], query.shape[0]))
+    meta["block_table"], flat = None, (pool.flatten(0, 1) for pool in (key, value))
+    torch_varlen()(query, *flat, *rest, **meta, window_size=(-1, -1), return_aux=AuxRequest(lse=True))
 
 
 def test_a_torch_without_block_tables_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
