@@ -14,6 +14,7 @@ from handler.runners.limits import Limits
 from handler.runners.paged.attention import PagedStep
 from handler.runners.paged.cache import PagedCache
 from handler.runners.paged.decode_graphs import DecodeGraphs
+from handler.runners.paged.fusion import Fusion
 from handler.runners.paged.input import DecodeBuffers, PagedInput, build_paged_input
 from handler.runners.paged.varlen import missing_kernel
 from handler.runners.rotary import changing_ropes
@@ -36,6 +37,7 @@ class PagedRunner:
         num_pages = -(-limits.capacity_tokens // limits.page_size)
         self.cache = PagedCache(num_pages, limits.page_size, loaded.dtype, loaded.device)
         self.graphs = DecodeGraphs()
+        self.fusion = Fusion(loaded, limits.max_model_len)
         self.verdict = Verdict.NOT_RUN
         self.num_attention_calls = 0
         on_cuda = loaded.device.type == "cuda"
@@ -125,14 +127,25 @@ class PagedRunner:
         return logits if options or index is None else logits[index]
 
     def prove(self) -> None:
-        """The trial on this device, then capture, then the same trial over the graphs; sets `verdict`.
+        """The trial on this device, then fused layers and graphs, and the same trial over them; sets `verdict`.
 
         Leaves the model set to the engine's attention. Raises UnsupportedModel if paged attention is wrong for this
-        model; graphs that are wrong are dropped.
+        model. Graphs that are wrong are dropped, and fused layers undone if they may be the reason.
         """
         trial = Trial(self.loaded, self.limits)
         trial.prove(self)
+        self.fusion.apply(self.run)
         self._prove_graphs(trial)
+        if self.fusion.num_fused and not self.graphs:
+            self._prove_fusion(trial)
+
+    def _prove_fusion(self, trial: Trial) -> None:
+        """Without graphs: undo fused layers if the trial fails with them, or if graphs do."""
+        reason = trial.difference(self) or (None if self._gathers else self.decoding)
+        if reason:
+            logger.warning("trial: decoder layers are not fused, because with them: %s", reason)
+            self.fusion.undo()
+            self._prove_graphs(trial)
 
     def _prove_graphs(self, trial: Trial) -> None:
         self.capture()
