@@ -56,7 +56,7 @@ def _join_plain(parts: list[nn.Linear]) -> nn.Linear | None:
     if bias is not None:
         whole.bias = nn.Parameter(bias, requires_grad=False)
     for part, view in zip(parts, weight.split(sizes), strict=True):
-        part.weight.data = view
+        part.weight = nn.Parameter(view, requires_grad=False)
     return whole
 
 

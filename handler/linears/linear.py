@@ -6,6 +6,9 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+# Types of an ordinary weight and of its data. The tests' device adds its own.
+ORDINARY: set[type] = {nn.Parameter, Tensor}
+
 
 class Linear(Protocol):
     """`y = x W^T + b`, alone or with the operation that follows it. `x` `[..., K]` -> `[..., N]` of the same dtype.
@@ -43,7 +46,7 @@ def is_plain(module: nn.Module) -> bool:
     if type(module) is not nn.Linear or has_own_code(module):
         return False
     weights = (module.weight,) if module.bias is None else (module.weight, module.bias)
-    return all(type(weight) is nn.Parameter and type(weight.data) is Tensor for weight in weights)
+    return all({type(weight), type(weight.data)} <= ORDINARY for weight in weights)
 
 
 def has_own_code(module: nn.Module) -> bool:

@@ -84,7 +84,8 @@ def _wants_pages(config: EngineConfig, loaded: LoadedModel) -> bool:
 def paged_probe(loaded: LoadedModel, limits: Limits) -> Probe:
     """A paged runner with one page, for the measured steps."""
     runner = PagedRunner(loaded, dataclasses.replace(limits, capacity_tokens=limits.page_size))
-    return Probe(runner, ATTENTION_NAME, True, limits.max_num_seqs, lambda: runner.graph_bytes)
+    graphs = (lambda: runner.graph_bytes, runner.graph_tokens)
+    return Probe(runner, ATTENTION_NAME, True, limits.max_num_seqs, *graphs)
 
 
 def _slot_probe(loaded: LoadedModel, limits: Limits) -> Probe:

@@ -46,7 +46,7 @@ class Probe:
 
     `attention` is what the model is set to meanwhile, empty for its own. `at_end`: prompts end at the longest position
     instead of beginning at 0. `num_rows` sequences decode at once, 0 if only a prompt fits. `later_bytes` says what
-    the runner will take once KV memory exists.
+    the runner will take once KV memory exists, beside the activations of a captured step of `graph_tokens`.
     """
 
     runner: Runner
@@ -54,6 +54,7 @@ class Probe:
     at_end: bool = False
     num_rows: int = 0
     later_bytes: Callable[[], int] = lambda: 0
+    graph_tokens: int = 0
 
 
 def measured_limits(
@@ -130,12 +131,14 @@ def _measured(probe: Probe, limits: Limits) -> dict[torch.device, int]:
     steps, devices = _Steps(probe, limits), probe.runner.loaded.devices
     # Makes pages, buffers and workspaces, which stay.
     steps.prompts(1)
-    decoding = taken(devices, steps.decode)
-    largest = [taken(devices, steps.prompts), decoding, taken(devices, steps.sample)]
+    decoding, prompts = taken(devices, steps.decode), taken(devices, steps.prompts)
+    largest = [prompts, decoding, taken(devices, steps.sample)]
     graphs = probe.later_bytes()
+    # A step takes memory by its tokens. Graphs have a pool of their own.
+    share = min(1.0, probe.graph_tokens / limits.max_num_batched_tokens)
     return {
         device: max(step[device] for step in largest)
-        + (graphs + decoding[device] if graphs else 0)
+        + (graphs + max(decoding[device], int(share * prompts[device])) if graphs else 0)
         + int(_FRAGMENTATION * torch.cuda.mem_get_info(device)[1])
         for device in devices
     }

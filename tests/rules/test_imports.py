@@ -32,6 +32,8 @@ FORBIDDEN = [
     ("container", "model_memory"),
     *((f"handler.{room}", name) for room in ("seam", "scheduling") for name in ("torch", "zmq", "numpy")),
     ("handler.runners.slots", "handler.runners.paged"),
+    ("handler.runners.slots", "handler.kernels.cuda"),
+    *(("handler.kernels.cuda", name) for name in ("numba", "handler.kernels.compiler", "handler.kernels.vectors")),
     ("handler.runners.slots", "handler.runners.dynamic_cache"),
     ("handler.runners.paged", "handler.runners.slots"),
     ("handler.runners.paged", "handler.runners.dynamic_cache"),

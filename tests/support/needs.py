@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -89,6 +90,10 @@ def _has_clients() -> bool:
     return all((_ROOT / ".venv-clients" / name / ".installed").is_file() for name in CLIENTS)
 
 
+def _has_nvrtc() -> bool:
+    return any(next(Path(entry).glob("nvidia/*/lib/libnvrtc.so.*"), None) for entry in sys.path)
+
+
 def _has_module(name: str) -> Callable[[], bool]:
     return lambda: importlib.util.find_spec(name) is not None
 
@@ -123,6 +128,8 @@ NEEDS = {
     "root": Need(
         Kind.ELSEWHERE, "root and `unshare`", lambda: os.geteuid() == 0 and shutil.which("unshare") is not None
     ),
+    "g++": Need(Kind.ELSEWHERE, "a compiler for this machine (g++): CI's machines have it", _has_program("g++")),
+    "nvrtc": Need(Kind.INSTALLATION, "NVIDIA's run-time compiler: requirements/dev.txt", _has_nvrtc),
     "hadolint": Need(Kind.INSTALLATION, "hadolint: requirements/image-tools.txt", _has_hadolint),
 }
 

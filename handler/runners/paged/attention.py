@@ -37,17 +37,20 @@ class PagedStep:
 
     def attend(self, layer_idx: int, query: Tensor, key: Tensor, value: Tensor, traits: LayerTraits) -> Tensor:
         """As `AttentionStep.attend`."""
+        self.cache.write(layer_idx, self._input_on(query.device).slot_mapping, key, value)
+        return self.attend_stored(layer_idx, query, traits)[..., : value.shape[-1]]
+
+    def attend_stored(self, layer_idx: int, query: Tensor, traits: LayerTraits) -> Tensor:
+        """`attend` for keys and values that are in the cache; `query` `[T, Hq, D]` -> `[T, Hq, the cache's D]`."""
         self.calls += 1
         found = self._input_on(query.device)
-        keys, values = self.cache.write(layer_idx, found.slot_mapping, key, value)
+        keys, values = self.cache.layer(layer_idx)
         window = self.windows.get(layer_idx, traits.window)
         wide = widen(query, keys.shape[-1])
         if self.kernel and not traits.softcap and takes_head(query, keys.shape[-1]):
-            out = self._by_kernel(wide, keys, values, window, traits)
-        else:
-            self.gathered = True
-            out = gathered_attention(wide, keys, values, found, window, traits)
-        return out[..., : value.shape[-1]]
+            return self._by_kernel(wide, keys, values, window, traits)
+        self.gathered = True
+        return gathered_attention(wide, keys, values, found, window, traits)
 
     def _by_kernel(self, query: Tensor, keys: Tensor, values: Tensor, window: int, traits: LayerTraits) -> Tensor:
         """Chunks and decodes apart: beside a chunk, the kernel would not pack the heads of decodes."""

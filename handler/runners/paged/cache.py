@@ -34,6 +34,10 @@ class PagedCache:
         values.flatten(0, 1).index_copy_(0, slot_mapping, widen(value, values.shape[-1]))
         return keys, values
 
+    def layer(self, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values. Raises KeyError before its first `write`."""
+        return self._layers[layer_idx]
+
     def _layer(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         found = self._layers.get(layer_idx)
         if found is None:

@@ -14,6 +14,7 @@ from handler.runners.limits import Limits
 from handler.runners.paged.attention import PagedStep
 from handler.runners.paged.cache import PagedCache
 from handler.runners.paged.decode_graphs import DecodeGraphs
+from handler.runners.paged.fusion import Fusion
 from handler.runners.paged.input import PagedInput, build_paged_input, is_decode
 from handler.runners.paged.probe import probe
 from handler.runners.paged.step_buffers import Shape, StepBuffers, decode_shapes, mixed_shapes, smallest
@@ -42,6 +43,7 @@ class PagedRunner:
         num_pages = -(-limits.capacity_tokens // limits.page_size)
         self.cache = PagedCache(num_pages, limits.page_size, loaded.dtype, loaded.device)
         self.graphs = DecodeGraphs()
+        self.fusion = Fusion(loaded, limits.max_model_len)
         self.verdict = Verdict.NOT_RUN
         self.num_attention_calls = 0
         on_cuda = loaded.device.type == "cuda"
@@ -72,14 +74,20 @@ class PagedRunner:
 
     @property
     def graph_bytes(self) -> int:
-        """What graphs will take beside the activations of one decode step; known after the first pass.
+        """What graphs will take beside the activations of the largest step; known after the first pass.
 
-        Logits of every size stay alive, and the driver keeps each graph's kernels.
+        Logits of every shape stay alive, and the driver keeps each graph's kernels.
         """
         if self._gathers or self.loaded.other_devices:
             return 0
-        logits = sum(self._buffers.sizes) * self.vocab_size * self.loaded.dtype.itemsize
-        return logits + len(self._buffers.sizes) * _GRAPH_BYTES
+        shapes = [*self._decode_shapes, *self._mixed_shapes]
+        logits = sum(shape.num_seqs for shape in shapes) * self.vocab_size * self.loaded.dtype.itemsize
+        return logits + len(shapes) * _GRAPH_BYTES
+
+    @property
+    def graph_tokens(self) -> int:
+        """Tokens of the largest step that is captured."""
+        return max(shape.num_tokens for shape in (*self._decode_shapes, *self._mixed_shapes))
 
     def kv_manager(self, limits: Limits) -> BlockManager:
         """Accounting of the cache's pages. `limits` are those the runner was made with."""
@@ -165,14 +173,25 @@ class PagedRunner:
         return logits if options or index is None else logits[index]
 
     def prove(self) -> None:
-        """The trial on this device, then capture, then the same trial over the graphs; sets `verdict`.
+        """The trial on this device, then fused layers and graphs, and the same trial over them; sets `verdict`.
 
         Leaves the model set to the engine's attention. Raises UnsupportedModel if paged attention is wrong for this
-        model; graphs that are wrong are dropped.
+        model. Graphs that are wrong are dropped, and fused layers undone if they may be the reason.
         """
         trial = Trial(self.loaded, self.limits)
         trial.prove(self)
+        self.fusion.apply(self.run)
         self._prove_graphs(trial)
+        if self.fusion.num_fused and not self.graphs:
+            self._prove_fusion(trial)
+
+    def _prove_fusion(self, trial: Trial) -> None:
+        """Without graphs: undo fused layers if the trial fails with them, or if graphs do."""
+        reason = trial.difference(self) or (None if self._gathers else self.decoding)
+        if reason:
+            logger.warning("trial: decoder layers are not fused, because with them: %s", reason)
+            self.fusion.undo()
+            self._prove_graphs(trial)
 
     def _prove_graphs(self, trial: Trial) -> None:
         self.capture(trial.text)

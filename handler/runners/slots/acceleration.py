@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from handler.linears.choice import Replaced, prepack_linears, prepacked
 from handler.linears.packed_linear import PackedLinear
-from handler.runners.slots.fused_layers import FusedDecoderLayer, decoder_layers, fuse_layers
+from handler.runners.layer_kinds import decoder_layers
+from handler.runners.slots.fused_layers import FusedDecoderLayer, fuse_layers
 from handler.runners.slots.fused_stack import all_fused, stack_layers
 from handler.runners.slots.norm_and_rotary import fuse_norm_and_rotary
 

@@ -2,8 +2,7 @@
 
 A stock layer dispatches about 85 operations a step, a fused one about 30: query, key and value in one product, rotary
 embedding of queries and keys together, and the residual sums, SiLU and its product inside the matrix products. The
-class decides which layers have the shape, never the attributes: Gemma's norms and Granite's multipliers look the same
-from outside. Each replacement is compared with the layer it replaces.
+kind of a layer (`handler.runners.layer_kinds`) decides. Each replacement is compared with the layer it replaces.
 """
 
 from __future__ import annotations
@@ -18,18 +17,15 @@ from torch import Tensor, nn
 from handler.kernels.compiler import usable
 from handler.linears.choice import empty, fastest, is_packed, refill
 from handler.linears.join import join
-from handler.linears.linear import has_own_code, is_plain
+from handler.linears.linear import is_plain
 from handler.runners.attention import LayerTraits
+from handler.runners.layer_kinds import LLAMA, decoder_layers, layer_kind, layer_linears, relative_gap, sliding_window
 from handler.runners.slots.attention import current_step
 
 if TYPE_CHECKING:  # loaded where it is used: it takes 0.3 s
     from handler.kernels.attention.row_attention import RowAttention
 
 logger = logging.getLogger(__name__)
-
-# transformers' decoder layers that compute: norm, attention with full rotary embedding, norm, SiLU-gated MLP. Qwen3
-# normalises each head's query and key besides.
-_LLAMA_SHAPED = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"})
 
 
 class FusedDecoderLayer(nn.Module):
@@ -83,9 +79,7 @@ class LayerParts:
         self.head_dim = int(attention.head_dim)
         self.num_heads = attention.q_proj.out_features // self.head_dim
         self.num_kv_heads = attention.k_proj.out_features // self.head_dim
-        # Mistral's attention takes it from the configuration, Qwen's has it where the layer slides.
-        holder = attention if hasattr(attention, "sliding_window") else attention.config
-        self.sliding_window = getattr(holder, "sliding_window", None) or 0
+        self.sliding_window = sliding_window(attention)
         self.qkv_proj = fastest(qkv_proj)
         self.o_proj = fastest(attention.o_proj)
         self.gate_proj, self.up_proj, self.down_proj = map(fastest, (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
@@ -162,17 +156,6 @@ def _row_attention(num_heads: int, num_kv_heads: int, head_dim: int, dtype: torc
     return row_attention(num_heads, num_kv_heads, head_dim, dtype)
 
 
-def decoder_layers(model: Any) -> nn.ModuleList | None:
-    """The layers of a model that has them where Llama has."""
-    layers = getattr(getattr(model, "model", None), "layers", None)
-    return layers if isinstance(layers, nn.ModuleList) else None
-
-
-def relative_gap(expected: Tensor, got: Tensor) -> Tensor:
-    """The largest difference relative to the largest number expected, at least 1; a scalar, NaN if there is one."""
-    return (expected - got).abs().max() / expected.abs().max().clamp(min=1.0)
-
-
 def fuse_layers(model: Any, run: Callable[[nn.Module], Tensor], tolerance: float) -> int:
     """Replace the decoder layers of `model` that have the shape, one by one; returns how many.
 
@@ -204,18 +187,9 @@ def llama_shaped(model: Any) -> bool:
     return layers is not None and all(map(_llama_shaped, layers))
 
 
-def layer_linears(layer: Any) -> list[nn.Module]:
-    """Query, key, value and output projections, then gate, up and down."""
-    attention = [getattr(layer.self_attn, f"{name}_proj") for name in "qkvo"]
-    return attention + [getattr(layer.mlp, f"{name}_proj") for name in ("gate", "up", "down")]
-
-
 def _llama_shaped(layer: Any) -> bool:
-    if type(layer).__name__ not in _LLAMA_SHAPED or not type(layer).__module__.startswith("transformers.models."):
-        return False
-    if any(map(has_own_code, layer.modules())):
+    if layer_kind(layer) is not LLAMA:
         return False
     linears: list[Any] = layer_linears(layer)
     biases = {linear.bias is None for linear in linears[:3]}
-    silu = type(layer.mlp.act_fn).__name__ in {"SiLU", "SiLUActivation"}
-    return silu and len(biases) == 1 and (all(map(is_plain, linears)) or all(map(is_packed, linears)))
+    return len(biases) == 1 and (all(map(is_plain, linears)) or all(map(is_packed, linears)))

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from handler.linears.kernel_linear import KernelLinear
+from handler.runners.layer_kinds import decoder_layers
 from handler.runners.slots.attention import SlotStep, current_step
-from handler.runners.slots.fused_layers import FusedDecoderLayer, LayerParts, decoder_layers
+from handler.runners.slots.fused_layers import FusedDecoderLayer, LayerParts
 
 if TYPE_CHECKING:  # loaded where it is used: it takes 0.3 s
     from handler.kernels.attention.row_attention import RowAttention

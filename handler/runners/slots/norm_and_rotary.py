@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from handler.linears.linear import has_own_code
+from handler.runners.layer_kinds import relative_gap
 from handler.runners.rotary import changing_ropes
-from handler.runners.slots.fused_layers import relative_gap, rms_norm
+from handler.runners.slots.fused_layers import rms_norm
 
 # The norms of the models whose layers `handler.runners.slots.fused_layers` replaces.
 _NORMS = frozenset({"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"})

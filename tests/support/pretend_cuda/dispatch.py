@@ -58,6 +58,7 @@ class Dispatcher(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.gpus = gpus
         self._storages: Counter[tuple[int, int]] = Counter()
+        self._sizes: dict[tuple[int, int], int] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -175,14 +176,20 @@ class Dispatcher(TorchDispatchMode):
             if not self._storages[key]:
                 self.gpus.entered(device).take(storage.nbytes())
             self._storages[key] += 1
+            self._sizes[key] = storage.nbytes()
             weakref.finalize(numbers, self._freed, key, storage.nbytes())
         return PretendTensor(numbers, device)
 
     def _freed(self, key: tuple[int, int], num_bytes: int) -> None:
         self._storages[key] -= 1
         if not self._storages[key]:
-            del self._storages[key]
+            del self._storages[key], self._sizes[key]
             self.gpus.all[key[0]].give(num_bytes)
+
+    def holds(self, address: int, num_bytes: int) -> bool:
+        """Whether these bytes belong to a living tensor of the current GPU."""
+        own = ((start, size) for (gpu, start), size in self._sizes.items() if gpu == self.gpus.current)
+        return any(start <= address and address + num_bytes <= start + size for start, size in own)
 
     def get_item(self, tensor: PretendTensor, index: tuple[Any, ...]) -> PretendTensor:
         """`tensor[index]`: a view, or one gathering kernel."""

@@ -55,6 +55,7 @@ class Stream:
     def __init__(self, device: object = None, **_: Any) -> None:
         self.gpus.entered(device)
         self.device = self.gpus.device(device)
+        self.cuda_stream = 0
 
     def wait_stream(self, other: Stream) -> None:
         """Nothing to wait for."""

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._device import _device_constructors
 
+from handler.kernels.cuda import layer_kernels
+from handler.linears import linear
 from tests.support.pretend_cuda.dispatch import Dispatcher
+from tests.support.pretend_cuda.driver import PretendDriver, PretendNvrtc
 from tests.support.pretend_cuda.gpus import Gpus
 from tests.support.pretend_cuda.graphs import CUDAGraph, Stream, Streams, graph
 from tests.support.pretend_cuda.tensor import PretendTensor
@@ -45,6 +48,9 @@ def pretend_cuda(gpus: Gpus) -> Iterator[Gpus]:
         _patch_cuda(patch, gpus)
         _patch_tensors(patch, dispatcher)
         _patch_threads(patch, dispatcher)
+        patch.setattr(linear, "ORDINARY", linear.ORDINARY | {PretendTensor})
+        patch.setattr(layer_kernels, "open_nvrtc", lambda cuda: PretendNvrtc())
+        patch.setattr(layer_kernels, "open_driver", lambda: PretendDriver(dispatcher))
         # Autograd asks torch for a device guard, which a build without CUDA has not.
         with dispatcher, torch.no_grad():
             yield gpus
