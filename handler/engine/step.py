@@ -21,7 +21,8 @@ from handler.engine.warm_up import warm_up_sequence
 from handler.model.machine_memory import is_out_of_memory
 from handler.runners.runner import Runner
 from handler.sampling.grammar import GrammarError
-from handler.sampling.sampler import Sampled, sample, score_prompt
+from handler.sampling.prompt_scores import score_prompt
+from handler.sampling.sampler import Sampled, sample
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence, Scheduler
 from handler.scheduling.sequence import Sequence
 from handler.seam.errors import EngineBroken, one_line

@@ -1,110 +1,81 @@
-"""Changes to one row of logits before temperature: watermark, penalties, bias, banned tokens.
+"""What a sequence changes in its row of logits before temperature: watermark, penalties, bias, banned tokens, grammar.
 
-Each function changes a float32 row `[vocab]` in place.
+The order is TGI's: watermark, repetition, frequency, presence; then bias and bans, the end of a thought whose budget is
+used up, and the grammar last. This file says what is changed; `row_edits.py` and `device_edits.py` do it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from handler.sampling.thinking import forced_token
+from handler.sampling.token_amounts import TokenAmounts
 from handler.scheduling.sequence import Sequence
 
 # TGI's key, so that its detectors find our watermark.
 _HASH_KEY = 15485863
 
 
-def needs_penalties(seq: Sequence) -> bool:
-    """True if `apply_penalties` would change the row."""
+@dataclass(frozen=True, slots=True, eq=False)
+class RowEdit:
+    """The changes to one row: `amounts` for its penalties, `banned` token ids, and the one token that is `forced`."""
+
+    seq: Sequence
+    amounts: TokenAmounts | None
+    banned: list[int]
+    forced: int | None
+
+    @property
+    def masked(self) -> bool:
+        """True if a mask over the vocabulary says what is allowed."""
+        return self.forced is not None or self.seq.constraint is not None or bool(self.seq.sampling.allowed_token_ids)
+
+
+def row_edit(seq: Sequence, eos_token_ids: Collection[int]) -> RowEdit | None:
+    """What `seq` asks for at its next token; None if its row stays as it is."""
     params = seq.sampling
-    return bool(
-        params.repetition_penalty != 1.0
-        or params.frequency_penalty
-        or params.presence_penalty
+    present = params.presence_penalty and not params.length_penalised_frequency
+    counted = params.repetition_penalty != 1.0 or params.frequency_penalty or present
+    banned = _banned_ids(seq, eos_token_ids)
+    forced = forced_token(seq)
+    if not (
+        counted
         or params.logit_bias
         or params.watermark is not None
-        or seq.num_output_tokens < params.min_tokens
         or params.allowed_token_ids
-        or _banned_ids(seq)
-        or forced_token(seq) is not None
-    )
+        or seq.constraint is not None
+        or banned
+        or forced is not None
+    ):
+        return None
+    if counted and seq.token_amounts is None:
+        seq.token_amounts = TokenAmounts(seq)
+    return RowEdit(seq, seq.token_amounts, banned, forced)
 
 
-def apply_penalties(row: Tensor, seq: Sequence, eos_token_ids: Collection[int]) -> None:
-    """Apply what `seq` requests, in TGI's order: watermark, repetition, frequency, presence; then bias and bans.
-
-    The end of a thought whose budget is used up comes before all of them.
-    """
-    params = seq.sampling
-    if params.watermark is not None:
-        _watermark(row, seq.token_ids[-1], *params.watermark)
-    if params.repetition_penalty != 1.0:
-        _repetition(row, seq.token_ids, params.repetition_penalty)
-    if params.length_penalised_frequency:
-        _frequency_by_length(row, seq.token_ids, params.frequency_penalty)
-    elif params.frequency_penalty or params.presence_penalty:
-        output = seq.token_ids[seq.num_prompt_tokens :]
-        _frequency_and_presence(row, output, params.frequency_penalty, params.presence_penalty)
-    if params.logit_bias:
-        ids = torch.tensor(list(params.logit_bias), device=row.device)
-        row[ids] += torch.tensor(list(params.logit_bias.values()), device=row.device, dtype=row.dtype)
-    if seq.num_output_tokens < params.min_tokens and (eos_token_ids or params.stop_token_ids):
-        row[torch.tensor(sorted({*eos_token_ids, *params.stop_token_ids}), device=row.device)] = float("-inf")
-    if params.allowed_token_ids:
-        row.masked_fill_(_forbidden(seq, row), float("-inf"))
-    banned = _banned_ids(seq)
-    if banned:
-        row[torch.tensor(banned, device=row.device)] = float("-inf")
-    forced = forced_token(seq)
-    if forced is not None:
-        row.fill_(float("-inf"))
-        row[forced] = 0.0
+def repetition_penalised(scores: Tensor, factors: Tensor) -> Tensor:
+    """CTRL's rule (Keskar 2019), as transformers and TGI apply it, for tokens of prompt and output."""
+    return torch.where(scores < 0, scores * factors, scores / factors)
 
 
-def _forbidden(seq: Sequence, row: Tensor) -> Tensor:
-    """Bool `[vocab]`, True for each token that is not allowed."""
-    if seq.forbidden is None:
-        seq.forbidden = torch.ones(len(row), dtype=torch.bool, device=row.device)
-        seq.forbidden[torch.tensor(seq.sampling.allowed_token_ids, device=row.device)] = False
-    mask: Tensor = seq.forbidden
-    return mask
+def green_ids(seq: Sequence, vocab_size: int) -> Tensor:
+    """Kirchenbauer 2023 as in TGI: the previous token seeds which share of the vocabulary is green. Int64 on CPU."""
+    assert seq.sampling.watermark is not None
+    generator = torch.Generator().manual_seed(_HASH_KEY * seq.token_ids[-1])
+    return torch.randperm(vocab_size, generator=generator)[: int(vocab_size * seq.sampling.watermark[0])]
 
 
-def _banned_ids(seq: Sequence) -> list[int]:
-    """The last token of each bad word whose other tokens end the output."""
-    found = []
+def _banned_ids(seq: Sequence, eos_token_ids: Collection[int]) -> list[int]:
+    """What ends an answer, while that is too early, and the last token of each bad word whose others end the output."""
+    found: list[int] = []
+    if seq.num_output_tokens < seq.sampling.min_tokens:
+        found += sorted({*eos_token_ids, *seq.sampling.stop_token_ids})
     for *before, last in seq.sampling.bad_words:
         count = len(before)
         if not count or (count <= seq.num_output_tokens and seq.token_ids[-count:] == before):
             found.append(last)
     return found
-
-
-def _watermark(row: Tensor, previous_token_id: int, share: float, added: float) -> None:
-    """Kirchenbauer 2023 as in TGI: the previous token seeds which share of the vocabulary is green."""
-    green = torch.randperm(len(row), generator=torch.Generator().manual_seed(_HASH_KEY * previous_token_id))
-    row[green[: int(len(row) * share)].to(row.device)] += added
-
-
-def _repetition(row: Tensor, token_ids: list[int], penalty: float) -> None:
-    """CTRL's rule (Keskar 2019), as transformers and TGI apply it: over prompt and output."""
-    ids = torch.tensor(sorted(set(token_ids)), device=row.device)
-    scores = row[ids]
-    row[ids] = torch.where(scores < 0, scores * penalty, scores / penalty)
-
-
-def _frequency_and_presence(row: Tensor, output: list[int], frequency: float, presence: float) -> None:
-    """OpenAI's formula, over the output alone: logit - count * frequency - (count > 0) * presence."""
-    if not output:
-        return
-    ids, counts = torch.tensor(output, device=row.device).unique(return_counts=True)
-    row[ids] -= counts * frequency + presence
-
-
-def _frequency_by_length(row: Tensor, token_ids: list[int], penalty: float) -> None:
-    """TGI's formula, over prompt and output: logit - count / length * penalty."""
-    ids, counts = torch.tensor(token_ids, device=row.device).unique(return_counts=True)
-    row[ids] -= counts / len(token_ids) * penalty
