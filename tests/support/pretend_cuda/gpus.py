@@ -23,14 +23,18 @@ GPU_KINDS: dict[str, tuple[tuple[int, int], int]] = {
 
 @dataclass(slots=True)
 class Gpu:
-    """One GPU. `allocated` and `cached` are bytes; both count as used, as in torch's caching allocator."""
+    """One GPU. `allocated` and `cached` are bytes; both count as used, as in torch's caching allocator.
+
+    `most_allocated` and `most_reserved` (with the cache) are the most since `reset_peak`.
+    """
 
     name: str
     capability: tuple[int, int]
     total: int
     allocated: int = 0
     cached: int = 0
-    peak: int = 0
+    most_allocated: int = 0
+    most_reserved: int = 0
 
     def check(self, num_bytes: int) -> None:
         """Raises torch.OutOfMemoryError if memory is spent; cached blocks are given back first, as in torch."""
@@ -46,7 +50,12 @@ class Gpu:
         self.cached -= min(self.cached, num_bytes)
         self.allocated += num_bytes
         self.cached = min(self.cached, self.total - self.allocated)
-        self.peak = max(self.peak, self.allocated + self.cached)
+        self.most_allocated = max(self.most_allocated, self.allocated)
+        self.most_reserved = max(self.most_reserved, self.allocated + self.cached)
+
+    def reset_peak(self) -> None:
+        """What is in use now is the most so far."""
+        self.most_allocated, self.most_reserved = self.allocated, self.allocated + self.cached
 
     def give(self, num_bytes: int) -> None:
         """Freed memory stays in the cache until `empty_cache`."""
