@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from tools.gpu_check.expected import Range
 from tools.gpu_check.isolation import run_isolated
 from tools.gpu_check.lines import Line, Lines, check, fact
 from tools.gpu_check.plan import STEPS, chosen
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def good() -> Iterator[Line]:
@@ -79,6 +82,11 @@ def test_lines_are_written_at_once_and_counted(tmp_path: Path, capsys: pytest.Ca
 def test_only_the_bad_side_of_a_range_is_judged(value: float, time_holds: bool, rate_holds: bool) -> None:
     assert Range(1, 3).holds(value) is time_holds
     assert Range(1, 3, more_is_better=True).holds(value) is rate_holds
+
+
+def test_the_page_lists_every_step_in_order() -> None:
+    text = (ROOT / "docs" / "gpu.md").read_text().partition("## Check a GPU")[2]
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == [step.name for step in STEPS]
 
 
 def test_steps_are_chosen_by_name() -> None:

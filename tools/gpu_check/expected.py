@@ -32,8 +32,8 @@ MATMUL_TFLOPS = Range(770, 989, more_is_better=True)
 LAUNCH_US = Range(2, 8)
 WAIT_US = Range(8, 25)
 
-CAPTURE_S = Range(5, 25)
-START_S = Range(5, 25)
+CAPTURE_S = Range(2, 15)
+START_S = Range(3, 15)
 # One decode step of an 8B model (Llama 3), short contexts, ms: rows -> range.
 STEP_MS = {1: Range(5.0, 6.5), 8: Range(5.2, 6.8), 32: Range(5.5, 7.2), 64: Range(6.0, 8.0), 128: Range(7.0, 9.0)}
 EAGER_STEP_MS = Range(10, 30)
@@ -54,11 +54,11 @@ STREAM_TOKENS_S = {
 }
 # One decode step over 8 of the 32 layers, ms. Dense: 4.6 GB; the output layer stays in 16 bits in every form.
 FORM_STEP_MS = {
-    "none": {1: Range(1.3, 1.8), 8: Range(1.4, 2.0), 32: Range(1.5, 2.1), 128: Range(1.9, 2.6)},
+    "none": {1: Range(1.3, 2.0), 8: Range(1.3, 2.0), 32: Range(1.5, 2.2), 128: Range(1.9, 2.6)},
     "bitsandbytes-nf4": {1: Range(0.9, 1.4), 8: Range(1.6, 2.6), 32: Range(1.8, 3.0), 128: Range(3.0, 4.2)},
     "bitsandbytes": {1: Range(1.4, 2.3), 8: Range(1.4, 2.3), 32: Range(1.5, 2.5), 128: Range(1.8, 3.0)},
-    "int4": {1: Range(0.7, 1.2), 8: Range(0.8, 1.4), 32: Range(1.0, 2.0), 128: Range(2.0, 3.5)},
-    "fp8": {1: Range(0.9, 1.4), 8: Range(0.9, 1.5), 32: Range(1.0, 1.6), 128: Range(1.4, 2.2)},
+    "int4": {1: Range(0.7, 1.3), 8: Range(0.8, 1.4), 32: Range(1.0, 2.0), 128: Range(2.0, 3.5)},
+    "fp8": {1: Range(0.9, 1.6), 8: Range(0.9, 1.6), 32: Range(1.0, 1.7), 128: Range(1.4, 2.2)},
 }
 PREFILL_4096_S = Range(0.09, 0.16)
 PREFILL_PEAK_GB = Range(0.35, 0.6)
@@ -67,4 +67,4 @@ SCORING_PEAK_GB = Range(1.0, 2.2)
 SOFTCAP_PEAK_GB = Range(0.5, 1.5)
 KERNELS_A_LAYER = Range(8, 20)
 # One product of 4,096 x 14,336 weights, us: bytes of the weight at 4.2 TB/s, and a launch.
-PRODUCT_US = {"bfloat16": Range(28, 45), "int4": Range(8, 30), "fp8": Range(15, 30), "nf4": Range(12, 40)}
+PRODUCT_US = {"bfloat16": Range(28, 45), "int4": Range(8, 30), "fp8": Range(15, 40), "nf4": Range(12, 60)}
