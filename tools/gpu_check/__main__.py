@@ -31,10 +31,12 @@ def main(arguments: list[str]) -> int:
     out = os.environ.get("OUT")
     folder = Path(out) if out else None
     lines = Lines(folder)
-    with tempfile.TemporaryDirectory(prefix="gpu-check-", dir=_memory(), ignore_cleanup_errors=True) as scratch:
+    # torch then counts GPUs without starting CUDA, after which no fork could use them.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    with _temporary(None) as packages, _temporary(_memory()) as scratch:
         log = (folder or Path(scratch)) / "gpu_check.log"
         if options.bundle is not None:
-            unpack(options.bundle, Path(scratch) / "packages")
+            unpack(options.bundle, Path(packages))
         _run(options, lines, Path(scratch), log)
         if lines.wrong and folder is None:
             sys.stderr.write(log.read_text(errors="replace")[-8000:])
@@ -51,8 +53,15 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def _temporary(where: Path | None) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="gpu-check-", dir=where, ignore_cleanup_errors=True)
+
+
 def _memory() -> Path | None:
-    """A file system in memory with room for a checkpoint, if there is one: disks of lent machines are slow."""
+    """A file system in memory with room for a checkpoint, if there is one: a disk may be slow.
+
+    Not for packages: it may forbid to run what lies there.
+    """
     shared = Path("/dev/shm")  # noqa: S108 - a folder of its own is made there
     return shared if shared.is_dir() and shutil.disk_usage(shared).free > _CHECKPOINT_BYTES else None
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -37,11 +39,25 @@ def graphs(setting: Setting) -> Iterator[Line]:
     yield check("verdict", Verdict(board["self_test"]).name, "PASSED")
     for rows in sorted({min(rows, most) for rows in ROWS}):
         yield _step(setting, runner, limits, rows)
+    yield from _unfused(setting, runner, limits, most)
     drop = getattr(getattr(runner, "graphs", None), "drop", None)
     if drop is not None:
         drop("to be timed without")
         ms = 1e3 * time_of_step(setting, runner, limits, 1)
         yield setting.speed("eager step", ms, "ms", expected.EAGER_STEP_MS, rows=1)
+
+
+def _unfused(setting: Setting, runner: Runner, limits: Limits, most: int) -> Iterator[Line]:
+    """The same with the model's own layers, where the runner has fused some."""
+    fusion: Any = getattr(runner, "fusion", None)
+    yield fact("fused layers", getattr(fusion, "num_fused", 0))
+    if not getattr(fusion, "num_fused", 0):
+        return
+    fusion.undo()
+    recapture: Any = runner
+    recapture.capture()
+    for rows in sorted({1, min(32, most)}):
+        yield replace(_step(setting, runner, limits, rows), what="step, layers not fused", expected=None, ok=None)
 
 
 def time_of_step(setting: Setting, runner: Runner, limits: Limits, count: int) -> float:
