@@ -25,7 +25,7 @@ CLIENTS    := $(patsubst requirements/clients/%.txt,.venv-clients/%/.installed,$
 
 .DEFAULT_GOAL := help
 .PHONY: help run install unit test check ci coverage lint types format house fuzz test-deploy test-clients plan-picture faults soak bench bench-quant \
-	bench-rivals image image-check wheel sbom version clean
+	bench-rivals gpu-bundle gpu-check image image-check wheel sbom version clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,6 +101,12 @@ bench-rivals: $(TEST_STAMP)  ## the same beside vLLM, llama.cpp and transformers
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
 	$(BIN)/python -m bench.rivals.install
 	$(BIN)/python -m bench.rivals
+
+gpu-bundle: $(TEST_STAMP)  ## wheels for a GPU machine without a network, into build/gpu-bundle; GPU_PYTHON=3.12 GPU_CUDA=130
+	$(BIN)/python -m tools.gpu_check.bundle --python $(or $(GPU_PYTHON),3.12) --cuda $(or $(GPU_CUDA),130)
+
+gpu-check:  ## check a machine with a GPU and torch, over build/gpu-bundle, in BUDGET seconds (540); docs/gpu.md
+	$(PYTHON) -u -m tools.gpu_check --bundle build/gpu-bundle --budget $(or $(BUDGET),540)
 
 # SageMaker refuses attestations. A release names its base by digest: PYTHON_IMAGE=python@sha256:...
 image:  ## docker build tgi-heir:VERSION-TORCH; TORCH=cpu, cu126 (default) or cu130

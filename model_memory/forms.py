@@ -79,7 +79,7 @@ def auto_forms(capability: int | None, *, in_bfloat16: bool = True) -> tuple[For
     return tuple(form for form in forms if not form.refused and (in_bfloat16 or form.name != "int4"))
 
 
-def stored(values: Mapping[str, Any], capability: int | None) -> Form:
+def stored(values: Mapping[str, Any], capability: int | None, *, has_experts: bool = False) -> Form:
     """The form of a checkpoint with this `quantization_config`, whatever HF_MODEL_QUANTIZE says."""
     method = stored_name(values)
     if method.startswith("bitsandbytes-"):
@@ -87,7 +87,7 @@ def stored(values: Mapping[str, Any], capability: int | None) -> Form:
         return Form(method, 0.5 + scales, step_bytes=_four_bit_step(capability), is_stored=True)
     if method == "bitsandbytes":
         return Form(method, 1.0, is_stored=True)
-    if method == "fp8" and _is_multiplied(values, capability):
+    if method == "fp8" and not has_experts and _is_multiplied(values, capability):
         return Form(method, 1.0)
     if method in ("fp8", "mxfp4"):
         return Form(method)  # dense at load: their kernels come with a package of the hub

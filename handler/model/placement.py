@@ -127,12 +127,13 @@ def needs_of(directory: Path, config: EngineConfig, dtype: torch.dtype, capabili
     of_stored = values.get("quantization_config")
     counts = _counts(values, on_disk, is_stored=bool(of_stored))
     if isinstance(of_stored, dict):
-        form = stored(of_stored, capability)
+        form = stored(of_stored, capability, has_experts=bool(counts.experts))
         if form.is_stored or form.refused or not counts.total:
             return Needs((Weights(form.name, on_disk, on_disk),))
         return Needs((_weights(form, counts, dtype),))
-    is_auto = config.quantize is Quantize.AUTO
-    wanted = auto_forms(capability, in_bfloat16=dtype is torch.bfloat16) if is_auto else (quantized(config.quantize, capability),)
+    wanted: tuple[Form, ...] = (quantized(config.quantize, capability),)
+    if config.quantize is Quantize.AUTO:
+        wanted = auto_forms(capability, in_bfloat16=dtype is torch.bfloat16)
     try:
         length = config.max_model_len or min(max_positions(values) or USUAL_TOKENS, USUAL_TOKENS)
         key_bytes = length * key_bytes_per_token(values, dtype.itemsize)

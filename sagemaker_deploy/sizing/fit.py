@@ -237,7 +237,7 @@ def weights_bytes(shape: ModelShape, quantize: str, instance: Instance) -> int:
 
 def _form(shape: ModelShape, quantize: str, instance: Instance) -> Form:
     if shape.stored is not None:
-        return stored(shape.stored, instance.capability)
+        return stored(shape.stored, instance.capability, has_experts=bool(shape.counts.experts))
     return quantized(quantize, instance.capability)
 
 

@@ -15,7 +15,7 @@ from tests.support.pretend_cuda.gpus import Gpu, Gpus, source
 from tests.support.pretend_cuda.graphs import Recorded, graph
 from tests.support.pretend_cuda.products import PRODUCTS
 from tests.support.pretend_cuda.tensor import PretendTensor
-from tests.support.pretend_cuda.varlen import varlen_attn
+from tests.support.pretend_cuda.varlen import flash_attention_forward, varlen_attn
 
 # Operations whose result, or its shape, the host must know.
 _WAITING = frozenset(
@@ -268,6 +268,9 @@ def _compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], capabilit
         return (*found, torch.zeros(2, dtype=torch.uint64))
     if name in PRODUCTS:
         return PRODUCTS[name](capability, *args, **kwargs)
+    if name == "aten::_flash_attention_forward":
+        bound = dict(zip((arg.name for arg in func._schema.arguments), args, strict=False)) | kwargs
+        return flash_attention_forward(bound, capability)
     if name in _PRODUCTS and args[0].dtype in {torch.float16, torch.bfloat16}:
         # A GPU sums products in float32; CPU's kernels for vectors do not.
         return func(*(arg.float() if isinstance(arg, Tensor) else arg for arg in args), **kwargs).to(args[0].dtype)

@@ -1,0 +1,48 @@
+"""`tests/engine/test_gpu.py` by pytest: the kernel against the emulator, graphs, pressure, sampling."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tools.gpu_check.lines import Line, check, fact
+from tools.gpu_check.setting import Setting
+
+_ROOT = Path(__file__).resolve().parents[3]
+_ONE = "test_the_kernel_says_what_the_emulator_says[heads1-128-window0]"
+
+
+class _Record:
+    """A pytest plugin: the outcome of each test."""
+
+    def __init__(self) -> None:
+        self.failed: dict[str, str] = {}
+        self.num_passed = 0
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """A test has failed in any of its phases, or passed in its own."""
+        if report.failed:
+            text = str(report.longrepr).strip().splitlines()
+            self.failed[report.nodeid.rpartition("::")[2]] = text[-1] if text else ""
+        elif report.when == "call" and report.passed:
+            self.num_passed += 1
+
+
+def tests(setting: Setting) -> Iterator[Line]:
+    """A line for each test that failed, and their number."""
+    import pytest
+
+    record = _Record()
+    file = str(_ROOT / "tests/engine/test_gpu.py")
+    chosen = f"{file}::{_ONE}" if setting.tiny else file
+    options = ["-q", "-m", "gpu", "--rootdir", str(_ROOT), "--basetemp", str(setting.scratch / "pytest")]
+    # Plugins that the machine has may warn, and a warning is an error here.
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    plugins = ["-p", "no:cacheprovider", "-p", "pytest_timeout", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    code = pytest.main([chosen, *options, *plugins], plugins=[record])
+    for name, reason in record.failed.items():
+        yield check(name, reason, "passes")
+    yield fact("passed", record.num_passed)
+    yield check("pytest's exit code", int(code), 0)
