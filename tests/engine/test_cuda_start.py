@@ -193,6 +193,18 @@ def test_static_experts_that_compute_otherwise_are_not_taken(
     assert experts.use_static_experts(found, 4)
 
 
+def test_a_replayed_graph_counts_its_kernels_again(two_gpus: Gpus) -> None:
+    number = torch.zeros(1, device="cuda")
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        number.add_(1)
+    two_gpus.reset()
+    for _ in range(3):
+        captured.replay()
+    assert two_gpus.kernels == {"aten::add_": 3}
+    assert number.item() == 4  # the pretended device computes at the capture too
+
+
 def test_no_decode_step_waits_for_the_host(two_gpus: Gpus) -> None:
     """A batch larger than the usual bound is one too, where the configuration allows it."""
     model = build("mixtral").to("cuda", torch.bfloat16)

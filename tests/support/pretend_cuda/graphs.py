@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ class CUDAGraph:
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self.operations: list[Recorded] = []
+        self.kernels: Counter[str] = Counter()
 
     def replay(self) -> None:
         """Run every operation again and write what it makes to where it was made at the capture."""
@@ -39,11 +41,13 @@ class CUDAGraph:
                 for old, new in zip(recorded.outputs, [t for t in found if isinstance(t, Tensor)], strict=True):
                     if old.data_ptr() != new.data_ptr():
                         old.copy_(new)
+        self.gpus.kernels.update(self.kernels)
         self.gpus.replays += 1
 
     def reset(self) -> None:
         """Free the graph's memory."""
         self.operations.clear()
+        self.kernels.clear()
 
 
 class Stream:
@@ -77,6 +81,8 @@ class graph:
 
     def __enter__(self) -> None:
         graph.active, self.graph.gpus.capturing = self.graph, True
+        self.before = self.graph.gpus.kernels.copy()
 
     def __exit__(self, *_: object) -> None:
+        self.graph.kernels = self.graph.gpus.kernels - self.before
         graph.active, self.graph.gpus.capturing = None, False
