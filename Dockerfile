@@ -1,5 +1,5 @@
 # One image for SageMaker, Inference Endpoints and `docker run -p 8080:8080 tgi-heir`. docs/image.md has sizes and
-# tests. CUDA comes with torch's wheels, drivers come from the host.
+# tests. CUDA comes with torch's wheels, drivers come from the host, and libraries for older drivers from NVIDIA.
 #   docker build -t tgi-heir .                            CUDA 12.6: runs on SageMaker's default driver
 #   docker build -t tgi-heir --build-arg TORCH=cu130 .    CUDA 13.0: Blackwell; needs a newer InferenceAmiVersion
 #   docker build -t tgi-heir --build-arg TORCH=cpu .      CPU
@@ -40,6 +40,33 @@ COPY handler/linears handler/linears
 COPY handler/model handler/model
 RUN /opt/venv/bin/python -m handler.prepare /opt/heir
 
+# NVIDIA's forward-compatibility libraries, which container/supervisor/cuda_compat.py loads where the host's driver is
+# too old: docs/decisions/0106-cuda-compatibility-libraries.md. apt checks NVIDIA's signature with the key of the
+# keyring package; nothing is installed.
+FROM ${PYTHON_IMAGE} AS compat
+ARG TORCH=cu126
+ARG CUDA_REPOSITORY=https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2204/x86_64
+ARG KEYRING_SHA256=d93190d50b98ad4699ff40f4f7af50f16a76dac3bb8da1eaaf366d47898ff8df
+WORKDIR /tmp/compat
+RUN mkdir /opt/cuda-compat \
+ && case "${TORCH}" in \
+      cu126) cuda=12.6 package=cuda-compat-12-6 driver=560.35.05 ;; \
+      cu130) cuda=13.0 package=cuda-compat-13-0 driver=580.178.04 ;; \
+      *) exit 0 ;; \
+    esac \
+ && python -c 'import sys, urllib.request; urllib.request.urlretrieve(*sys.argv[1:])' \
+    "${CUDA_REPOSITORY}/cuda-keyring_1.1-1_all.deb" keyring.deb \
+ && echo "${KEYRING_SHA256}  keyring.deb" > sums \
+ && sha256sum --check --strict sums \
+ && dpkg --install keyring.deb \
+ && apt-get update \
+ && apt-get download "${package}=${driver}-*" \
+ && dpkg-deb --extract "${package}"_*.deb files \
+ && cp -a "files/usr/local/cuda-${cuda}/compat" "/opt/cuda-compat/${cuda}" \
+ && cp "files/usr/share/doc/${package}/copyright" "/opt/cuda-compat/${cuda}/" \
+ && test -e "/opt/cuda-compat/${cuda}/libcuda.so.1" \
+ && rm -rf /tmp/compat/*
+
 FROM ${PYTHON_IMAGE} AS app
 COPY container /app/container
 COPY handler /app/handler
@@ -74,6 +101,7 @@ COPY --from=app /usr/local/bin/serve /usr/local/bin/
 COPY --from=app /usr/local/bin/text-generation-launcher /usr/local/bin/
 COPY --from=app /usr/local/bin/text-generation-server /usr/local/bin/
 COPY --from=app /usr/local/bin/text-generation-benchmark /usr/local/bin/
+COPY --from=compat /opt/cuda-compat /opt/cuda-compat
 COPY LICENSE NOTICE /licenses/
 COPY --from=app /app /app
 # All writes go below /tmp: the root file system and /opt/ml/model may be read-only, and the uid may be any.

@@ -66,8 +66,8 @@ def visible_gpus(replica: Replica, environ: Mapping[str, str]) -> dict[str, str]
 class EngineProcess:
     """Starts one engine, watches and restarts it. Call `check()` a few times a second."""
 
-    def __init__(self, settings: Settings, run_dir: RunDir, replica: Replica) -> None:
-        """Creates the status board; starts nothing."""
+    def __init__(self, settings: Settings, run_dir: RunDir, replica: Replica, libraries: Mapping[str, str]) -> None:
+        """Creates the status board; starts nothing. `libraries`: variables that say where CUDA's driver library is."""
         self._run_dir = run_dir
         self._engine_dir = run_dir.engine(replica.index)
         self._engine_dir.path.mkdir(mode=0o700, exist_ok=True)
@@ -75,6 +75,7 @@ class EngineProcess:
         self.exit_code: int | None = None
         self._settings = settings
         self.replica = replica
+        self._libraries = libraries
         self._process: subprocess.Popen[bytes] | None = None
         self._due_s: float | None = time.monotonic()
         self._crashes: deque[float] = deque()
@@ -181,6 +182,7 @@ class EngineProcess:
         self.board["epoch"] = epoch
         command = [sys.executable, "-m", "handler", str(path)]
         environ = {**os.environ, **self._run_dir.metrics_environ(), **visible_gpus(self.replica, os.environ)}
+        environ |= self._libraries
         self._process = subprocess.Popen(command, env=environ, start_new_session=True)  # noqa: S603 - our own module
 
     def _config(self, epoch: int) -> EngineConfig:

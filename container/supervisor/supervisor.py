@@ -16,6 +16,7 @@ import time
 
 from container.run_dir import LISTEN_FD_VARIABLE, RUN_DIR_VARIABLE, WORKERS_VARIABLE, RunDir
 from container.settings import Settings
+from container.supervisor.cuda_compat import engine_libraries
 from container.supervisor.engine_process import EXIT_CRASHED, PERMANENT, EngineProcess, Replica, stop
 from handler.seam.errors import BadModel
 
@@ -35,6 +36,7 @@ class Supervisor:
         self._settings = settings
         self._run_dir = run_dir
         self._listen_fd = listen_fd
+        self._libraries = engine_libraries(os.environ)
         self._engines: list[EngineProcess] = []
         self._add_engines(settings.engine_replicas or 1, 0)
         self._web: subprocess.Popen[bytes] | None = None
@@ -135,7 +137,7 @@ class Supervisor:
         for engine, replica in zip(self._engines, replicas, strict=False):
             engine.replica = replica
         for replica in replicas[len(self._engines) :]:
-            self._engines.append(EngineProcess(self._settings, self._run_dir, replica))
+            self._engines.append(EngineProcess(self._settings, self._run_dir, replica, self._libraries))
         self._engines[0].board["num_engines"] = number
 
     def _start_web(self) -> subprocess.Popen[bytes]:

@@ -9,6 +9,8 @@ import torch
 from handler.seam.errors import BadConfiguration, one_line
 
 _NATIVE_BFLOAT16 = (8, 0)
+# What torch says of a driver that is too old, and of compatibility libraries that do not match it (errors 803, 804).
+_OLD_DRIVER = ("too old", "unsupported display driver / cuda driver combination", "forward compatibility was attempted")
 # SageMaker's host images with a driver for CUDA 13, and for CUDA 12.
 _CUDA_13_HOST, _CUDA_12_HOST = "al2023-ami-sagemaker-inference-gpu-4-1", "al2-ami-sagemaker-inference-gpu-3-1"
 
@@ -33,7 +35,7 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def _advice(complaint: str) -> str:
-    if "too old" not in complaint:
+    if not any(each in complaint for each in _OLD_DRIVER):
         return ""
     host = _CUDA_13_HOST if (torch.version.cuda or "").startswith("13.") else _CUDA_12_HOST
     return f"; on SageMaker, InferenceAmiVersion {host} brings a newer driver"

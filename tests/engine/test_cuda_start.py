@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import os
+import subprocess
+import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,11 +65,10 @@ def config_of(model: Path, **changes: Any) -> EngineConfig:
         ("L4", 1, "qwen3_moe", "bfloat16", GRAPHS),
         ("A100", 4, "cohere", "bfloat16", GRAPHS),
         ("H100", 1, "mixtral", "bfloat16", GRAPHS),
-        ("H200", 1, "llama", "bfloat16", GRAPHS),
     ],
 )
 def test_a_start(kind: str, count: int, family: str, dtype: str, decoding: str, tmp_path: Path) -> None:
-    """Whole, from files to a first token; afterwards a sampled answer."""
+    """Whole, from files to a first token."""
     board = StatusBoard(tmp_path / "board", create=True)
     directory = save(family, tmp_path / "model", **every_expert(family))
     with pretend_cuda(gpus_of(kind, count)) as gpus:
@@ -75,6 +79,57 @@ def test_a_start(kind: str, count: int, family: str, dtype: str, decoding: str, 
         assert isinstance(core.runner, PagedRunner)
         assert core.runner.decoding == decoding
         assert gpus.contexts == {0}, "a context on a neighbour's GPU takes hundreds of MB there"
+
+
+SERVE = """
+import json, sys
+from importlib.util import find_spec
+from pathlib import Path
+from handler.seam.config import EngineConfig
+from handler.seam.status import StatusBoard
+from handler.startup import start
+from tests.support.local_engine import LocalEngine
+from tests.support.pretend_cuda import gpus_of, pretend_cuda
+
+folder = Path(sys.argv[1])
+config = EngineConfig(model=str(folder / "model"), cache_dir=str(folder), socket_path=str(folder / "socket"),
+                      kv_capacity_tokens=4096, max_model_len=256, max_num_seqs=2)
+with pretend_cuda(gpus_of("H200")):
+    core, card = start(config, StatusBoard(folder / "first-board", create=True))
+    core.socket.close()
+    engine = LocalEngine(core.runner, core.runner.limits, folder)
+    asked = [{"temperature": 0.0}, {"top_p": 0.9, "temperature": 1.0, "frequency_penalty": 0.5, "num_logprobs": 1}]
+    answers = [engine.submit([5, 6, 7], max_tokens=4, ignore_eos=True, **each) for each in asked]
+    engine.run()
+    engine.close()
+print(json.dumps({
+    "found": [name for name in ("numba", "llvmlite", "scipy") if find_spec(name)],
+    "decoding": core.runner.decoding,
+    "card": [card.dtype, card.device],
+    "tokens": [len(answer.token_ids) for answer in answers],
+}))
+"""
+
+
+def test_serving_needs_no_package_that_the_cuda_image_lacks(tmp_path: Path) -> None:
+    """A Python whose packages are ours without the three: nothing can import them, whatever it catches."""
+    save("llama", tmp_path / "model")
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if not path.name.startswith(("numba", "llvmlite", "scipy")):
+            (packages / path.name).symlink_to(path)
+    paths = f"{Path(__file__).resolve().parents[2]}:{packages}"
+    ran = subprocess.run(
+        [sys.executable, "-S", "-c", SERVE, tmp_path], env=os.environ | {"PYTHONPATH": paths}, capture_output=True
+    )
+    assert ran.returncode == 0, ran.stderr.decode()[-3000:]
+    assert json.loads(ran.stdout.splitlines()[-1]) == {
+        "found": [],
+        "decoding": GRAPHS,
+        "card": ["bfloat16", "cuda:0"],
+        "tokens": [4, 4],
+    }
 
 
 @pytest.mark.parametrize("asked", [{"device": "cuda:1"}, {"index": 1, "num_engines": 2}])
@@ -136,6 +191,18 @@ def test_static_experts_that_compute_otherwise_are_not_taken(
     assert not experts.use_static_experts(found, 4)
     monkeypatch.setattr(experts, "_product", real)
     assert experts.use_static_experts(found, 4)
+
+
+def test_a_replayed_graph_counts_its_kernels_again(two_gpus: Gpus) -> None:
+    number = torch.zeros(1, device="cuda")
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        number.add_(1)
+    two_gpus.reset()
+    for _ in range(3):
+        captured.replay()
+    assert two_gpus.kernels == {"aten::add_": 3}
+    assert number.item() == 4  # the pretended device computes at the capture too
 
 
 def test_no_decode_step_waits_for_the_host(two_gpus: Gpus) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ class CUDAGraph:
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self.operations: list[Recorded] = []
+        self.kernels: Counter[str] = Counter()
 
     def replay(self) -> None:
         """Run every operation again and write what it makes to where it was made at the capture."""
@@ -40,11 +42,13 @@ class CUDAGraph:
                 for old, new in zip(recorded.outputs, [t for t in found if isinstance(t, Tensor)], strict=True):
                     if old.data_ptr() != new.data_ptr():
                         old.copy_(new)
+        self.gpus.kernels.update(self.kernels)
         self.gpus.replays += 1
 
     def reset(self) -> None:
         """Free the graph's memory."""
         self.operations.clear()
+        self.kernels.clear()
 
 
 class Stream:
@@ -113,9 +117,11 @@ class graph:
     def __enter__(self) -> None:
         graph.active, self.graph.gpus.capturing = self.graph, True
         self.before = self.streams.current(self.stream.device)
+        self.counted = self.graph.gpus.kernels.copy()
         self.streams.capture(self.stream)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.graph.kernels = self.graph.gpus.kernels - self.counted
         graph.active, self.graph.gpus.capturing = None, False
         if kind is not None:
             raise RuntimeError("CUDA error: operation failed due to a previous error during capture")

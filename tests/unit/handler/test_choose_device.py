@@ -50,6 +50,19 @@ def test_a_driver_that_is_too_old(wanted: str, cuda: str, host: str, monkeypatch
     )
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        "803: system has unsupported display driver / cuda driver combination",
+        "804: forward compatibility was attempted on non supported HW",
+    ],
+)
+def test_libraries_that_do_not_match_the_driver(error: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    complains(monkeypatch, f"CUDA initialization: Unexpected error from cudaGetDeviceCount(). Error {error}")
+    with pytest.raises(BadConfiguration, match=rf"{error[:3]}: .*; on SageMaker, InferenceAmiVersion .* newer driver$"):
+        choose_device("auto")
+
+
 def test_a_driver_that_sees_no_gpu_is_not_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     complains(monkeypatch, NO_DEVICE)
     with pytest.raises(BadConfiguration, match=r"without it$"):
