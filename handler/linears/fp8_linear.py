@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,6 +41,14 @@ class Fp8Linear(nn.Module):
         self.codes = weight.detach().contiguous()
         self.scale = scale.detach().float().reshape(1, -1).expand(1, self.out_features).contiguous()
         self.bias = None if bias is None else bias.detach()
+
+    @classmethod
+    def join(cls, parts: Sequence[Fp8Linear], bias: Tensor | None) -> Fp8Linear:
+        """One layer with the outputs of all `parts`, of equal inputs. They share its weights."""
+        codes = torch.cat([one.codes for one in parts])
+        for part, view in zip(parts, codes.split([one.out_features for one in parts]), strict=True):
+            part.codes = view
+        return cls(codes, torch.cat([one.scale for one in parts], 1), bias)
 
     @property
     def weight(self) -> Tensor:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from handler.linears.fp8_linear import Fp8Linear
 from handler.linears.int4_linear import Int4Linear
 from handler.linears.kernel_linear import KernelLinear
 from handler.linears.linear import is_plain
 from handler.linears.packed_linear import PACKED_TOGETHER, PackedLinear
 
 
-def join(linears: Sequence[nn.Module]) -> nn.Linear | PackedLinear | KernelLinear | Int4Linear | None:
+def join(linears: Sequence[nn.Module]) -> nn.Linear | PackedLinear | KernelLinear | Int4Linear | Fp8Linear | None:
     """One layer with the outputs of all `linears`, in order; None if they cannot be joined.
 
     All must take the same input and be plain nn.Linear, or packed layers of one class and equal bits. The parts become
@@ -21,9 +22,8 @@ def join(linears: Sequence[nn.Module]) -> nn.Linear | PackedLinear | KernelLinea
     """
     if all(is_plain(one) for one in linears):
         return _join_plain([one for one in linears if isinstance(one, nn.Linear)])
-    on_gpu = [one for one in linears if isinstance(one, Int4Linear)]
-    if on_gpu:
-        return _join_on_gpu(on_gpu) if len(on_gpu) == len(linears) else None
+    if isinstance(linears[0], Int4Linear | Fp8Linear):
+        return _join_on_gpu(linears)
     by_torch = [one for one in linears if isinstance(one, PackedLinear)]
     by_kernel = [one for one in linears if isinstance(one, KernelLinear) and one.packed is not None]
     packed = by_torch or by_kernel
@@ -37,11 +37,18 @@ def join(linears: Sequence[nn.Module]) -> nn.Linear | PackedLinear | KernelLinea
     return PackedLinear.join(by_torch, bias) if by_torch else KernelLinear.join(by_kernel, bias)
 
 
-def _join_on_gpu(parts: list[Int4Linear]) -> Int4Linear | None:
-    if len({(one.bits, one.in_features, one.group, one.packed.device) for one in parts}) != 1:
+def _join_on_gpu(linears: Sequence[nn.Module]) -> Int4Linear | Fp8Linear | None:
+    blocks = [one for one in linears if isinstance(one, Int4Linear)]
+    fp8 = [one for one in linears if isinstance(one, Fp8Linear)]
+    parts: list[Int4Linear] | list[Fp8Linear] = blocks or fp8
+    forms = {(one.bits, one.in_features, one.group, one.packed.device) for one in blocks}
+    forms |= {(8, one.in_features, 0, one.codes.device) for one in fp8}
+    if len(forms) != 1 or len(parts) != len(linears):
         return None
-    sizes = [one.out_features for one in parts]
-    return Int4Linear.join(parts, _join_bias([one.bias for one in parts], sizes, parts[0].scales_and_zeros))
+    biases = [one.bias for one in parts]
+    like = torch.empty(0, dtype=torch.bfloat16, device=next(iter(forms))[-1])
+    bias = _join_bias(biases, [one.out_features for one in parts], like)
+    return Int4Linear.join(blocks, bias) if blocks else Fp8Linear.join(fp8, bias)
 
 
 def _join_plain(parts: list[nn.Linear]) -> nn.Linear | None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from handler.linears import int4_linear
+from handler.linears.fp8_linear import Fp8Linear
 from handler.linears.int4_layout import unpack
 from handler.linears.int4_linear import MAX_PACKED_ROWS, Int4Linear
 from handler.linears.join import join
@@ -59,6 +60,19 @@ def test_groups_of_any_multiple_of_32(group: int, inputs: int, gpu: Gpus) -> Non
     assert float((layer.weight.cpu().float() - expected).abs().max()) <= 16 * 2**-8
     rows = torch.eye(inputs).bfloat16()[:MAX_PACKED_ROWS]
     assert torch.equal(layer(rows.to("cuda")).cpu(), layer.weight.cpu().T[:MAX_PACKED_ROWS])
+
+
+def test_fp8_parts_that_are_joined_multiply_as_before() -> None:
+    with pretend_cuda(gpus_of("L4")):
+        codes = [torch.randn(n, 32).to(torch.float8_e4m3fn).to("cuda") for n in (16, 48)]
+        parts = [Fp8Linear(each, torch.rand(1).to("cuda"), None) for each in codes]
+        rows = torch.randn(3, 32).to("cuda", torch.bfloat16)
+        before = torch.cat([part(rows).cpu() for part in parts], -1)
+        whole = join(parts)
+        assert isinstance(whole, Fp8Linear)
+        assert torch.equal(whole(rows).cpu(), before)
+        assert torch.equal(torch.cat([part(rows).cpu() for part in parts], -1), before)
+        assert join([parts[0], torch.nn.Linear(32, 16)]) is None
 
 
 def test_few_kernels_no_wait_and_a_graph_dequantise(gpu: Gpus) -> None:
