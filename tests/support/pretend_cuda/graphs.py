@@ -81,8 +81,8 @@ class graph:
 
     def __enter__(self) -> None:
         graph.active, self.graph.gpus.capturing = self.graph, True
-        self.before = self.graph.gpus.kernels.copy()
+        self.kernels_before = self.graph.gpus.kernels.copy()
 
     def __exit__(self, *_: object) -> None:
-        self.graph.kernels = self.graph.gpus.kernels - self.before
+        self.graph.kernels = self.graph.gpus.kernels - self.kernels_before
         graph.active, self.graph.gpus.capturing = None, False
