@@ -51,7 +51,11 @@ def two_gpus() -> Iterator[Gpus]:
 def config_of(model: Path, **changes: Any) -> EngineConfig:
     """Serve `model`, with its socket and its cache beside it."""
     return EngineConfig(
-        model=str(model), cache_dir=str(model.parent), socket_path=str(model.parent / "socket"), **changes
+        model=str(model),
+        cache_dir=str(model.parent),
+        socket_path=str(model.parent / "socket"),
+        num_threads=1,
+        **changes,
     )
 
 
@@ -93,7 +97,7 @@ from tests.support.pretend_cuda import gpus_of, pretend_cuda
 
 folder = Path(sys.argv[1])
 config = EngineConfig(model=str(folder / "model"), cache_dir=str(folder), socket_path=str(folder / "socket"),
-                      kv_capacity_tokens=4096, max_model_len=256, max_num_seqs=2)
+                      kv_capacity_tokens=4096, max_model_len=256, max_num_seqs=2, num_threads=1)
 with pretend_cuda(gpus_of("H200")):
     core, card = start(config, StatusBoard(folder / "first-board", create=True))
     core.socket.close()

@@ -14,6 +14,8 @@ from handler.model.loader import load
 from handler.model.location import check_files
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadModel
+from handler.seam.status import StatusBoard
+from handler.startup import start
 
 MAP = {"AutoConfig": "evil.LlamaConfig", "AutoModelForCausalLM": "evil.LlamaForCausalLM"}
 
@@ -100,3 +102,19 @@ def test_a_kernels_name_is_refused(model: Path, trusted: bool, changes: dict[str
     with pytest.raises(BadModel, match=r"has the key '\w+', which can fetch and run code; remove it") as caught:
         check_files(model, trust_remote_code=trusted)
     assert "TRUST_REMOTE_CODE" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ('{"model_type": "no_such_model"}', r"config\.json was not understood"),
+        ('{"model_type": "new", "auto_map": {"AutoConfig": "x.Y"}}', "auto_map"),
+        ('{"model_type": "bart"}', "model type 'bart' is an encoder-decoder; only decoder-only"),
+        ('{"model_type": "llama", "_attn_implementation_internal": "a/b"}', "_attn_implementation"),
+    ],
+)
+def test_a_start_refuses_a_config_that_it_cannot_use(model: Path, config: str, sentence: str) -> None:
+    (model / "config.json").write_text(config)
+    asked = EngineConfig(model=str(model), cache_dir=str(model.parent), device="cpu", num_threads=1)
+    with pytest.raises(BadModel, match=sentence):
+        start(asked, StatusBoard(model / "board", create=True))

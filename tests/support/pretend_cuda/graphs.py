@@ -117,11 +117,11 @@ class graph:
     def __enter__(self) -> None:
         graph.active, self.graph.gpus.capturing = self.graph, True
         self.before = self.streams.current(self.stream.device)
-        self.counted = self.graph.gpus.kernels.copy()
+        self.kernels_before = self.graph.gpus.kernels.copy()
         self.streams.capture(self.stream)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.graph.kernels = self.graph.gpus.kernels - self.counted
+        self.graph.kernels = self.graph.gpus.kernels - self.kernels_before
         graph.active, self.graph.gpus.capturing = None, False
         if kind is not None:
             raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
