@@ -20,7 +20,8 @@ from handler.engine.step_metrics import measured_forward
 from handler.engine.warm_up import warm_up_sequence
 from handler.runners.runner import Runner
 from handler.sampling.grammar import GrammarError
-from handler.sampling.sampler import Sampled, sample, score_prompt
+from handler.sampling.prompt_scores import score_prompt
+from handler.sampling.sampler import Sampled, sample
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence, Scheduler
 from handler.scheduling.sequence import Sequence
 from handler.seam.errors import EngineBroken, one_line

@@ -13,12 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 from torch import Tensor
 
+from handler.sampling.bitmask import Words, flags_of
 from handler.sampling.grammar_fault import sentence, subject
 from handler.sampling.grammar_tokenizer import grammar_tokenizer
 from handler.seam.errors import one_line
@@ -60,15 +59,19 @@ class TokenConstraint:
         self._matcher = matcher
         self._vocab_size = vocab_size
         self._threads = threads
-        self._mask: Future[Tensor] = threads.submit(self._next_mask)
+        self._mask: Future[tuple[Words, Tensor]] = threads.submit(self._next_mask)
 
     def mask(self) -> Tensor:
         """Bool `[vocab]` on CPU, True where the grammar allows a token. Raises GrammarError if computing it failed."""
-        return self._mask.result()
+        return self._mask.result()[1]
+
+    def bits(self) -> Words:
+        """The same as int32 words `[ceil(vocab / 32)]`. Raises GrammarError if computing it failed."""
+        return self._mask.result()[0]
 
     def begins(self) -> bool:
         """True if the grammar allows any token now. Waits for the mask. Raises GrammarError if computing it failed."""
-        return bool(self._mask.result().any())
+        return bool(self._mask.result()[1].any())
 
     def accept(self, token_id: int) -> bool:
         """Advance by one token; True if the text is complete and nothing may follow. Raises GrammarError."""
@@ -79,16 +82,16 @@ class TokenConstraint:
         self._mask = self._threads.submit(self._next_mask)
         return False
 
-    def _next_mask(self) -> Tensor:
+    def _next_mask(self) -> tuple[Words, Tensor]:
         return _guarded("the grammar cannot go on", self._compute)
 
-    def _compute(self) -> Tensor:
+    def _compute(self) -> tuple[Words, Tensor]:
         bits = allocate_token_bitmask(1, self._vocab_size)
         fill_next_token_bitmask(self._matcher, bits, 0)
         if self._matcher.is_error():
             raise GrammarError(f"the grammar cannot go on: {one_line(self._matcher.get_error())}")
-        flags = np.unpackbits(bits.view(np.uint8), bitorder="little")[: self._vocab_size]
-        return torch.from_numpy(flags.astype(np.bool_))
+        words: Words = bits[0]
+        return words, flags_of(words, self._vocab_size)
 
 
 class GrammarCompiler:

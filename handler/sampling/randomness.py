@@ -7,6 +7,8 @@ The mixing function is splitmix64's finaliser (Steele, Lea, Flood 2014).
 from __future__ import annotations
 
 _MASK = (1 << 64) - 1
+# The largest draw would round to 1.
+_BELOW_ONE = 1.0 - 2.0**-53
 
 
 def _mix(value: int) -> int:
@@ -18,4 +20,4 @@ def _mix(value: int) -> int:
 def uniform(seed: int, index: int) -> float:
     """The draw in (0, 1) for token `index` of a request with `seed`; 53 bits, never 0 or 1."""
     bits = _mix((_mix((seed + 0x9E3779B97F4A7C15) & _MASK) + index * 0x9E3779B97F4A7C15) & _MASK)
-    return ((bits >> 11) + 0.5) / (1 << 53)
+    return min(((bits >> 11) + 0.5) / (1 << 53), _BELOW_ONE)

@@ -1,7 +1,8 @@
-"""Logits -> one token for each sequence, with its log-probability if requested.
+"""Logits -> one token for each sequence, with its log-probability if requested: one pass over the whole batch.
 
 All randomness is keyed by (request seed, token index); see randomness.py. No operation here mixes rows, so a row that
-is not finite fails alone.
+is not finite fails alone. A GPU is waited for once, when everything is read; a second time only where a nucleus
+reaches beyond the first candidates.
 """
 
 from __future__ import annotations
@@ -9,20 +10,26 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from handler.sampling.penalties import apply_penalties, needs_penalties
+from handler.sampling.draws import Draws, draw
+from handler.sampling.edits.device_edits import DeviceEdits
+from handler.sampling.edits.penalties import RowEdit, row_edit
+from handler.sampling.edits.row_edits import RowEdits
+from handler.sampling.plan import plan_draws
 from handler.sampling.randomness import uniform
-from handler.sampling.warping import Candidates, FullVocabulary, candidates
-from handler.scheduling.scheduler import ScheduledSequence
+from handler.sampling.reports import Reports, num_sought
+from handler.sampling.transfer import read_back, upload
 from handler.scheduling.sequence import Sequence
 from handler.seam.protocol import ErrorCode, TokenLogprob
 
 # The argmax of a row is found in parts of up to `_PART` logits; parts below `_MIN_PART` do not pay.
 _PART, _MIN_PART = 256, 32
-_SCORED_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,32 +55,166 @@ _NONE_OF_THE_ALLOWED = Sampled(
 
 def sample(logits: Tensor, seqs: list[Sequence], eos_token_ids: Collection[int]) -> list[Sampled]:
     """Choose a token for each row of `logits` `[len(seqs), vocab]`, any float dtype."""
-    largest, indices = _largest(logits)
-    finite, greedy_ids = largest.isfinite().tolist(), indices.tolist()
-    rows = _penalised(logits, seqs, finite, eos_token_ids)
-    failed = {i: _NOT_FINITE for i, ok in enumerate(finite) if not ok}
-    failed |= {i: _nothing_allowed(seqs[i]) for i, row in rows.items() if not row.max().isfinite()}
-    drawn = [i for i, seq in enumerate(seqs) if i not in failed and not seq.sampling.greedy]
-    choices: dict[int, Candidates | FullVocabulary] = {}
-    if drawn:
-        given = torch.stack([rows[i] if i in rows else logits[i].float() for i in drawn])
-        warped = candidates(given, [seqs[i].sampling for i in drawn])
-        choices = dict(zip(drawn, warped, strict=True))
-    result: list[Sampled] = []
-    for i, seq in enumerate(seqs):
-        if i in failed:
-            result.append(failed[i])
-            continue
-        if i in choices:
-            token_id = choices[i].draw(uniform(seq.sampling.seed, seq.num_output_tokens))
+    edits = [row_edit(seq, eos_token_ids) for seq in seqs]
+    plain = all(seq.sampling.temperature == 0.0 and seq.sampling.num_logprobs is None for seq in seqs)
+    if plain and not any(edits):
+        largest, tokens = read_back(_largest(logits))
+        return [_outcome(*each, None) for each in zip(seqs, largest, largest, tokens, strict=True)]
+    return _Pass(logits, seqs, edits).sample()
+
+
+class _Pass:
+    """One batch on its way from logits to tokens.
+
+    `best` and `tokens` `[n]` are the maxima of the rows after their edits and, for rows that are drawn, the draws.
+    """
+
+    def __init__(self, logits: Tensor, seqs: list[Sequence], edits: list[RowEdit | None]) -> None:
+        self._logits = logits
+        self._seqs = seqs
+        num_tokens, device = logits.shape[1], logits.device
+        drawn = [i for i, seq in enumerate(seqs) if not seq.sampling.greedy]
+        self._plan = plan_draws(
+            drawn,
+            [seqs[i].sampling for i in drawn],
+            [uniform(seqs[i].sampling.seed, seqs[i].num_output_tokens) for i in drawn],
+            num_tokens,
+            device,
+        )
+        self._edits = _edits_of(edits, num_tokens, device)
+        self._asked = _Asked(seqs, range(len(seqs)), num_tokens, device)
+        arrays = self._plan.arrays() | self._asked.arrays()
+        self._sent = upload(arrays | self._edits.arrays() if self._edits is not None else arrays, device)
+
+    def sample(self) -> list[Sampled]:
+        """Launch everything, read it at once, then look further for the rows that need more candidates."""
+        largest, self._tokens = _largest(self._logits)
+        self._best = largest
+        self._changed: Tensor | None = None
+        if self._edits is not None:
+            self._edit(self._edits)
+        draws = self._draw() if self._plan.order else None
+        reports = self._report(self._asked, self._sent, draws)
+        beyond = [] if draws is None or draws.beyond is None else [draws.beyond]
+        edited: list[Tensor] = [] if self._changed is None else [self._best]
+        finite, tokens, *values = read_back([largest, self._tokens, *edited, *beyond, *reports.tensors])
+        allowed = values.pop(0) if edited else finite
+        further = values.pop(0) if beyond else []
+        logprobs = reports.read(values)
+        if draws is not None and any(further):
+            places = [draws.first_nucleus + i for i, more in enumerate(further) if more]
+            self._look_further(draws, places, tokens, logprobs)
+        return [_outcome(seq, finite[i], allowed[i], tokens[i], logprobs.get(i)) for i, seq in enumerate(self._seqs)]
+
+    def _edit(self, edits: RowEdits | DeviceEdits) -> None:
+        self._changed = changed = edits.apply(self._logits, self._sent)
+        best, tokens = _largest(changed)
+        if len(edits.rows) == len(self._seqs):
+            self._best, self._tokens = best, tokens
         else:
-            token_id = int(rows[i].argmax()) if i in rows else greedy_ids[i]
-        result.append(Sampled(token_id, _logprob(logits[i], rows.get(i), choices.get(i), seq, token_id)))
-    return result
+            self._best = self._best.float().index_copy(0, self._sent["edited"], best)
+            self._tokens = self._tokens.index_copy(0, self._sent["edited"], tokens)
+
+    def _draw(self) -> Draws:
+        plan, order = self._plan, self._sent["order"]
+        in_order = plan.order == list(range(len(self._seqs)))
+        best = self._best
+        draws = draw(
+            plan,
+            self._rows(plan.order, order),
+            lambda: best if in_order else best.index_select(0, order),
+            self._sent,
+        )
+        self._tokens = draws.tokens if in_order else self._tokens.index_copy(0, order, draws.tokens)
+        return draws
+
+    def _rows(self, rows: list[int], index: Tensor) -> Tensor:
+        """The logits `[len(rows), vocab]` of the batch's `rows`, which are `index` too, with the edits made."""
+        changed = self._changed
+        if changed is None or self._edits is None or len(self._edits.rows) == len(self._seqs):
+            source = self._logits if changed is None else changed
+            return source if rows == list(range(len(source))) else source.index_select(0, index)
+        places = {row: place for place, row in enumerate(self._edits.rows)}
+        return torch.stack([changed[places[i]] if i in places else self._logits[i].float() for i in rows])
+
+    def _report(self, asked: _Asked, sent: dict[str, Tensor], draws: Draws | None) -> Reports:
+        """The log-probabilities that `asked` asks for, of the tokens as they are now."""
+        reports = Reports()
+        for name, rows in asked.unwarped.items():
+            if not rows:
+                continue
+            index = sent[name]
+            if name == "greedy":
+                source = self._rows(rows, index)
+            else:
+                everything = rows == list(range(len(self._seqs)))
+                source = self._logits if everything else self._logits.index_select(0, index)
+            own = self._tokens.index_select(0, index)[:, None]
+            reports.add(rows, [asked.num_top[i] for i in rows], source.float().log_softmax(-1), own)
+        if draws is not None:
+            draws.report(reports, asked.warped)
+        return reports
+
+    def _look_further(
+        self, draws: Draws, places: list[int], tokens: list[Any], logprobs: dict[int, TokenLogprob]
+    ) -> None:
+        """Draw the rows at `places` among more tokens, then among all; replaces their `tokens` and `logprobs`."""
+        for attempt in (1, 2):
+            found = draws.again(places, attempt)
+            asked = _Asked(self._seqs, found.rows, self._logits.shape[1], self._logits.device)
+            sent = upload({"rows": np.array(found.rows)} | asked.arrays(), self._logits.device)
+            self._tokens = self._tokens.index_copy(0, sent["rows"], found.tokens)
+            reports = self._report(asked, sent, found)
+            read = [found.tokens] if found.beyond is None else [found.tokens, found.beyond]
+            values = read_back([*read, *reports.tensors])
+            for row, token_id in zip(found.rows, values[0], strict=True):
+                tokens[row] = token_id
+            logprobs |= reports.read(values[len(read) :])
+            if found.beyond is None or not any(values[1]):
+                return
+            draws, places = found, [found.first_nucleus + i for i, more in enumerate(values[1]) if more]
 
 
-def _nothing_allowed(seq: Sequence) -> Sampled:
-    return _NONE_OF_THE_ALLOWED if seq.sampling.allowed_token_ids else _NOTHING_ALLOWED
+class _Asked:
+    """Which of the batch's `rows` want log-probabilities: of no warped distribution, `raw` or `greedy`, or of one.
+
+    Rows that want equally many tokens stand together.
+    """
+
+    def __init__(self, seqs: list[Sequence], rows: Collection[int], num_tokens: int, device: torch.device) -> None:
+        self.num_top = {i: num for i in rows if (num := seqs[i].sampling.num_logprobs) is not None}
+        self.unwarped: dict[str, list[int]] = {"raw": [], "greedy": []}
+        self.warped: dict[int, int] = {}
+        for i in sorted(self.num_top, key=lambda i: (num_sought(self.num_top[i], num_tokens, device), i)):
+            if not seqs[i].sampling.warped_logprobs:
+                self.unwarped["raw"].append(i)
+            elif seqs[i].sampling.greedy:
+                self.unwarped["greedy"].append(i)
+            else:
+                self.warped[i] = self.num_top[i]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The rows that are not warped, under their names."""
+        return {name: np.array(rows) for name, rows in self.unwarped.items() if rows}
+
+
+def _edits_of(edits: list[RowEdit | None], num_tokens: int, device: torch.device) -> RowEdits | DeviceEdits | None:
+    """How the device makes the edits; None if there are none."""
+    rows = [i for i, edit in enumerate(edits) if edit is not None]
+    if not rows:
+        return None
+    if device.type != "cpu":
+        return DeviceEdits(edits, num_tokens, device)
+    return RowEdits(rows, [edit for edit in edits if edit is not None], num_tokens)
+
+
+def _outcome(seq: Sequence, largest: float, best: float, token_id: float, logprob: TokenLogprob | None) -> Sampled:
+    """What became of a row whose maximum is `largest`, and `best` after its edits."""
+    if not math.isfinite(largest):
+        return _NOT_FINITE
+    if not math.isfinite(best):
+        return _NONE_OF_THE_ALLOWED if seq.sampling.allowed_token_ids else _NOTHING_ALLOWED
+    return Sampled(int(token_id), logprob)
 
 
 def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,78 +228,3 @@ def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
     largest, part = parts.amax(-1).max(-1)
     within = parts.gather(1, part[:, None, None].expand(-1, -1, width))[:, 0].max(-1).indices
     return largest, part * width + within
-
-
-def _penalised(
-    logits: Tensor, seqs: list[Sequence], finite: list[bool], eos_token_ids: Collection[int]
-) -> dict[int, Tensor]:
-    """Float32 copies of the rows that penalties and grammars change; `logits` itself stays unchanged."""
-    rows: dict[int, Tensor] = {}
-    for i, seq in enumerate(seqs):
-        if finite[i] and (needs_penalties(seq) or seq.constraint is not None):
-            rows[i] = logits[i].to(torch.float32, copy=True)
-            apply_penalties(rows[i], seq, eos_token_ids)
-            if seq.constraint is not None:
-                allowed = seq.constraint.mask().to(logits.device)
-                rows[i].masked_fill_(~allowed, float("-inf"))
-    return rows
-
-
-def score_prompt(rows: Tensor, item: ScheduledSequence) -> None:
-    """Append the log-probabilities of the prompt tokens that a chunk's `rows` `[num_tokens, vocab]` predict.
-
-    Works in blocks of `_SCORED_ROWS`: float32 copies of a chunk of 4,096 tokens would take gigabytes.
-    """
-    seq = item.seq
-    # A prompt that runs again after preemption is not scored twice.
-    first = len(seq.prompt_logprobs) - item.start
-    last = min(item.num_tokens, seq.num_prompt_tokens - 1 - item.start)
-    for start in range(first, last, _SCORED_ROWS):
-        block = rows[start : min(start + _SCORED_ROWS, last)]
-        position = item.start + start + 1
-        seq.prompt_logprobs += _reports(
-            block.float().log_softmax(-1),
-            seq.token_ids[position : position + len(block)],
-            seq.sampling.num_prompt_logprobs or 0,
-        )
-
-
-def _reports(logprobs: Tensor, token_ids: list[int], num_top: int) -> list[TokenLogprob]:
-    """An entry for each row of `logprobs` `[N, vocab]` and its token, with the token's rank; four host waits in all."""
-    own = logprobs.gather(1, torch.tensor(token_ids, device=logprobs.device)[:, None])
-    ranks, chosen = (logprobs >= own).sum(-1).tolist(), own[:, 0].tolist()
-    tops: list[tuple[tuple[int, float], ...]] = [()] * len(token_ids)
-    if num_top:
-        found = logprobs.topk(min(num_top, logprobs.shape[1]))
-        pairs = zip(found.indices.tolist(), found.values.tolist(), strict=True)
-        tops = [tuple(zip(ids, values, strict=True)) for ids, values in pairs]
-    return [TokenLogprob(*each) for each in zip(chosen, tops, ranks, strict=True)]
-
-
-def _logprob(
-    logits: Tensor, penalised: Tensor | None, choice: Candidates | FullVocabulary | None, seq: Sequence, token_id: int
-) -> TokenLogprob | None:
-    """The log-probabilities the request asks for: raw log-softmax, or that of the warped distribution (TGI)."""
-    num_top = seq.sampling.num_logprobs
-    if num_top is None:
-        return None
-    if not seq.sampling.warped_logprobs:
-        return _report(logits.float().log_softmax(-1), None, token_id, num_top)
-    if choice is None:
-        return _report((logits.float() if penalised is None else penalised).log_softmax(-1), None, token_id, num_top)
-    return _report(choice.probs.log(), choice.token_ids, token_id, num_top)
-
-
-def _report(logprobs: Tensor, ids: Tensor | None, token_id: int, num_top: int) -> TokenLogprob:
-    """The entry for `token_id`; `ids` are the token ids of `logprobs`, None if index equals token id.
-
-    Tokens that cannot come, as under a grammar, are no alternatives: JSON has no minus infinity.
-    """
-    index = token_id if ids is None else int((ids == token_id).nonzero()[0])
-    top: tuple[tuple[int, float], ...] = ()
-    if num_top:
-        found = logprobs.topk(min(num_top, len(logprobs)))
-        names = found.indices if ids is None else ids[found.indices]
-        pairs = zip(names.tolist(), found.values.tolist(), strict=True)
-        top = tuple((token_id, value) for token_id, value in pairs if math.isfinite(value))
-    return TokenLogprob(float(logprobs[index]), top)

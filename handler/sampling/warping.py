@@ -1,186 +1,131 @@
-"""Temperature and truncation (top-k, top-p, min-p, typical-p), and the draw from the remaining tokens.
+"""Truncation: top-k, top-p, min-p and typical-p, of all rows of a group at once.
 
 The order is TGI's and transformers': temperature, top-k, top-p, min-p, typical-p. A row's result depends only on its
-own logits and parameters: rows share kernels, never thresholds.
+own logits and parameters: rows share kernels, never thresholds. On CPU every sum runs over exactly the tokens that are
+left, because torch adds in another order if zeros stand behind them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from handler.seam.protocol import SamplingParams
+from handler.sampling.plan import Group, Kind
 
-# Candidates tried before the whole vocabulary is sorted. A nucleus rarely holds more.
-_NUM_CANDIDATES = 256
-_MAX_CANDIDATES = 1024
-# Second try, for a row whose nucleus is larger.
-_MANY_CANDIDATES = 4096
-# Tokens per partial sum where nothing truncates.
-_BLOCK = 256
+_NEVER = float("-inf")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Candidates:
-    """The tokens left after truncation: `token_ids` `[k]` and their float64 `probs` `[k]`, which sum to 1."""
+class Choice:
+    """The tokens left of each row of a group: `token_ids` int64 `[m, k]` and float64 `probs` `[m, k]`.
+
+    `probs` are 0 for tokens that are dropped; they sum to 1 on CPU, elsewhere they are in proportion. `counts`, known
+    on CPU only, are how many are left of each row; they stand first. `beyond`, bool `[num_nucleus]`, is true where
+    lower tokens than these may belong to the nucleus.
+    """
 
     token_ids: Tensor
     probs: Tensor
+    counts: list[int] | None
+    beyond: Tensor | None = None
 
-    def draw(self, uniform: float) -> int:
-        """The token at `uniform` in (0, 1) of the cumulative distribution."""
-        cumulative = self.probs.cumsum(0)
-        index = int(torch.searchsorted(cumulative, uniform * float(cumulative[-1])))
-        return int(self.token_ids[min(index, len(cumulative) - 1)])
-
-
-class FullVocabulary:
-    """All tokens, where nothing truncates. Draws by blocks, so that no row is sorted or summed as a whole."""
-
-    def __init__(self, weights: Tensor, block_sums: Tensor, vocab_size: int) -> None:
-        """`weights` float32 `[blocks, _BLOCK]`, unnormalised probabilities; `block_sums` float64 `[blocks]`."""
-        self._weights = weights
-        self._block_sums = block_sums
-        self._vocab_size = vocab_size
-
-    @property
-    def token_ids(self) -> Tensor:
-        """All token ids, int64 `[vocab]`."""
-        return torch.arange(self._vocab_size, device=self._weights.device)
-
-    @property
-    def probs(self) -> Tensor:
-        """Probabilities, float64 `[vocab]`, which sum to 1."""
-        weights = self._weights.flatten()[: self._vocab_size].double()
-        return weights / weights.sum()
-
-    def draw(self, uniform: float) -> int:
-        """The token at `uniform` in (0, 1) of the cumulative distribution; never one of weight 0."""
-        cumulative = self._block_sums.cumsum(0)
-        target = uniform * float(cumulative[-1])
-        block = _first_beyond(cumulative, target)
-        rest = target - (float(cumulative[block - 1]) if block else 0.0)
-        return block * _BLOCK + _first_beyond(self._weights[block].double().cumsum(0), rest)
+    def draw(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids `[m]` at `uniforms`, float64 `[m]` in (0, 1), of the cumulative distributions; and their places
+        `[m, 1]` in `token_ids`."""
+        cumulative = self.probs.cumsum(-1)
+        # How many lie below is where the first one not below stands.
+        place = (cumulative < uniforms[:, None] * cumulative[:, -1:]).sum(-1, keepdim=True)
+        return self.token_ids.gather(1, place)[:, 0], place
 
 
-def _first_beyond(cumulative: Tensor, target: float) -> int:
-    """The first index whose cumulative weight exceeds `target`; if none does, the last one of nonzero weight."""
-    index = int(torch.searchsorted(cumulative, max(target, 0.0), right=True))
-    if index < len(cumulative):
-        return index
-    return int(torch.searchsorted(cumulative, float(cumulative[-1])))
+def truncate(scores: Tensor, totals: Tensor | None, group: Group, sent: Mapping[str, Tensor]) -> Choice:
+    """What is left of a group's rows. `scores` float32 `[m, vocab]`, in the plan's order, are log-probabilities once
+    `totals`, float64 `[num_nucleus]`, are subtracted; None if they are so already."""
+    if group.kind is Kind.HEAD:
+        return _from_head(scores, totals, group, sent)
+    return _from_vocabulary(scores, group, sent)
 
 
-class _Masses:
-    """Unnormalised probabilities of all rows, relative to each row's maximum, and their sums by blocks."""
-
-    def __init__(self, scaled: Tensor) -> None:
-        self._vocab_size = scaled.shape[1]
-        self._highest = scaled.amax(-1, keepdim=True)
-        weights = (scaled - self._highest).exp_()
-        padded = F.pad(weights, (0, -self._vocab_size % _BLOCK))
-        self._weights = padded.view(len(scaled), -1, _BLOCK)
-        self._block_sums = self._weights.sum(-1).double()
-
-    def log_totals(self) -> Tensor:
-        """Log-sum-exp of each row, float64 `[n]`."""
-        return self._block_sums.sum(-1).log() + self._highest[:, 0].double()
-
-    def full(self, i: int) -> FullVocabulary:
-        """Row `i`, untruncated."""
-        return FullVocabulary(self._weights[i], self._block_sums[i], self._vocab_size)
-
-
-def candidates(rows: Tensor, params: list[SamplingParams]) -> list[Candidates | FullVocabulary]:
-    """Warp float32 `rows` `[n, vocab]`, none of them greedy; returns the remaining tokens of each."""
-    temperatures = torch.tensor([p.temperature for p in params], device=rows.device)
-    scaled = rows / temperatures[:, None]
-    width = min(rows.shape[1], max(_NUM_CANDIDATES, *(_bounded_top_k(p) for p in params)))
-    masses = _Masses(scaled) if any(not _truncates(p) or _nucleus(p) for p in params) else None
-    totals = masses.log_totals() if masses is not None and any(_nucleus(p) for p in params) else None
-    top = scaled.topk(width) if any(_truncates(p) for p in params) else None
-    result: list[Candidates | FullVocabulary] = []
-    for i, p in enumerate(params):
-        found: Candidates | FullVocabulary | None = None
-        if masses is not None and not _truncates(p):
-            found = masses.full(i)
-        elif top is not None and p.typical_p >= 1.0:
-            total = None if totals is None else totals[i]
-            found = _from_head(top.values[i].double(), top.indices[i], total, p, width == rows.shape[1])
-            if found is None and rows.shape[1] > _MANY_CANDIDATES:
-                more = scaled[i].topk(_MANY_CANDIDATES)
-                found = _from_head(more.values.double(), more.indices, total, p, False)
-        result.append(found or _from_vocabulary(scaled[i].double(), p))
-    return result
+def _from_head(rows: Tensor, totals: Tensor | None, group: Group, sent: Mapping[str, Tensor]) -> Choice:
+    best = rows.topk(group.width)
+    scores, ids = best.values.double(), best.indices
+    on_cpu = rows.device.type == "cpu"
+    if on_cpu and not group.num_nucleus:
+        scores, ids = scores[:, : max(group.most)], ids[:, : max(group.most)]
+    nucleus, limited = scores[: group.num_nucleus], scores[group.num_nucleus :]
+    parts = [(nucleus if totals is None else nucleus - totals[:, None]).exp()] if group.num_nucleus else []
+    if len(limited):
+        if not on_cpu or min(group.most) < scores.shape[1]:
+            top_k = sent["top_k"][group.rows][group.num_nucleus :, None]
+            limited = limited.masked_fill(sent["places"][: scores.shape[1]] >= top_k, _NEVER)
+        parts.append(limited.softmax(-1))
+    probs = parts[0] if len(parts) == 1 else torch.cat(parts)
+    keep = _keep(probs, group, sent)
+    counts = _counts(keep, group) if on_cpu else None
+    beyond = None
+    if keep is not None:
+        if group.num_nucleus and group.width < rows.shape[1]:
+            beyond = keep[: group.num_nucleus, -1]
+        probs = probs * keep
+    return Choice(ids, probs if counts is None else probs / _totals(probs, counts), counts, beyond)
 
 
-def _bounded_top_k(params: SamplingParams) -> int:
-    return params.top_k if 0 < params.top_k <= _MAX_CANDIDATES else 0
+def _counts(keep: Tensor | None, group: Group) -> list[int]:
+    """How many tokens are left of each row. What is kept is a beginning, since probabilities descend."""
+    if keep is None:
+        return group.most
+    # A row that is not a number keeps none; it fails later.
+    return [max(1, min(pair)) for pair in zip(keep.sum(-1).tolist(), group.most, strict=True)]
 
 
-def _truncates(params: SamplingParams) -> bool:
-    return params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0 or params.typical_p < 1.0
+def _totals(probs: Tensor, counts: list[int]) -> Tensor:
+    """The sum of each row's first `counts` tokens, `[m, 1]`."""
+    sums = [row[:count].sum() for row, count in zip(probs.unbind(), counts, strict=True)]
+    return torch.stack(sums)[:, None]
 
 
-def _nucleus(params: SamplingParams) -> bool:
-    return not params.top_k and _truncates(params)
-
-
-def _from_head(
-    scores: Tensor, ids: Tensor, total: Tensor | None, params: SamplingParams, whole: bool
-) -> Candidates | None:
-    """Truncate among the highest `scores`, given in descending order; None if lower ones may be needed.
-
-    `total` is the log-sum-exp of the row, the normaliser if top-k is off. `whole` is True if the scores are the entire
-    row.
-    """
-    if params.top_k:
-        if params.top_k > len(scores):
-            return None
-        scores, ids = scores[: params.top_k], ids[: params.top_k]
-        probs = scores.softmax(0)
-    else:
-        probs = (scores - (scores.logsumexp(0) if total is None else total)).exp()
-    keep = _keep(probs, params)
-    if not params.top_k and not whole and bool(keep[-1]):
-        return None
-    kept = probs[keep]
-    return Candidates(ids[keep], kept / kept.sum())
-
-
-def _keep(probs: Tensor, params: SamplingParams) -> Tensor:
-    """Mask of the descending `probs` that top-p and min-p keep; the first is always kept."""
-    keep = torch.ones_like(probs, dtype=torch.bool)
-    if params.top_p < 1.0:
-        keep &= probs.cumsum(0) - probs < params.top_p
-    if params.min_p > 0.0:
-        keep &= probs >= params.min_p * probs[0]
-    keep[0] = True
+def _keep(probs: Tensor, group: Group, sent: Mapping[str, Tensor]) -> Tensor | None:
+    """Mask of the descending `probs` that top-p and min-p keep, None if that is all; the first is always kept."""
+    keep = None
+    if group.by_top_p:
+        keep = probs.cumsum(-1) - probs < sent["top_p"][group.rows][:, None]
+    if group.by_min_p:
+        likely = probs >= sent["min_p"][group.rows][:, None] * probs[:, :1]
+        keep = likely if keep is None else keep & likely
     return keep
 
 
-def _from_vocabulary(scores: Tensor, params: SamplingParams) -> Candidates:
-    """Truncate exactly, by sorting the whole row."""
-    scores, ids = scores.sort(descending=True, stable=True)
-    if params.top_k:
-        scores, ids = scores[: params.top_k], ids[: params.top_k]
-    probs = scores.softmax(0)
-    keep = _keep(probs, params)
-    scores, ids = scores[keep], ids[keep]
-    if params.typical_p < 1.0:
-        scores, ids = _typical(scores, ids, params.typical_p)
-    return Candidates(ids, scores.softmax(0))
+def _from_vocabulary(rows: Tensor, group: Group, sent: Mapping[str, Tensor]) -> Choice:
+    """Truncate exactly, by sorting whole rows."""
+    scores, ids = rows.double().sort(dim=-1, descending=True, stable=True)
+    if group.by_top_k:
+        scores, ids = _first(scores, ids, sent["places"] < sent["top_k"][group.rows][:, None])
+    if group.by_top_p or group.by_min_p:
+        keep = _keep(scores.softmax(-1), group, sent)
+        assert keep is not None
+        scores, ids = _first(scores, ids, keep)
+    if group.kind is Kind.TYPICAL:
+        scores, ids = _typical(scores, ids, sent["typical_p"][group.rows][:, None])
+    counts = [scores.shape[1]] if rows.device.type == "cpu" else None
+    return Choice(ids, scores.softmax(-1), counts)
 
 
-def _typical(scores: Tensor, ids: Tensor, mass: float) -> tuple[Tensor, Tensor]:
+def _first(scores: Tensor, ids: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """What `keep`, true for a beginning of each row, leaves: on CPU, where a group is one row, that beginning."""
+    if scores.device.type == "cpu":
+        count = max(1, int(keep[:, : scores.shape[1]].sum()))
+        return scores[:, :count], ids[:, :count]
+    return torch.where(keep, scores, _NEVER), ids
+
+
+def _typical(scores: Tensor, ids: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
     """Locally typical sampling (Meister 2022): the tokens whose surprise is closest to the entropy, up to `mass`."""
-    logprobs = scores.log_softmax(0)
+    logprobs = scores.log_softmax(-1)
     probs = logprobs.exp()
-    entropy = -(probs * logprobs).nansum()
-    order = (-logprobs - entropy).abs().sort(stable=True).indices
-    ahead = probs[order].cumsum(0) - probs[order]
-    kept = order[ahead < mass]
-    return scores[kept], ids[kept]
+    negative_entropy = (probs * logprobs).nansum(-1, keepdim=True)
+    order = (negative_entropy - logprobs).abs().sort(dim=-1, stable=True).indices
+    ordered = probs.gather(1, order)
+    return _first(scores.gather(1, order), ids.gather(1, order), ordered.cumsum(-1) - ordered < mass)

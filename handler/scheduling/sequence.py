@@ -23,6 +23,9 @@ class Constraint(Protocol):
     def mask(self) -> Any:
         """Bool `[vocab]`, True where a token is allowed."""
 
+    def bits(self) -> Any:
+        """The same as int32 words, the lowest bit first."""
+
     def accept(self, token_id: int) -> bool:
         """Advance by one token; True if nothing may follow."""
 
@@ -36,7 +39,8 @@ class Sequence:
     `block_table` locate them in the cache; -1 and [] while the sequence holds no memory. `num_cached` counts prompt
     tokens taken from the prefix cache. A `suspect` was running when an engine died, and runs alone up to position
     `alone_until` (handler.seam.suspects). `fingerprint` is equal for all retries of the same request.
-    `forbidden` is the sampler's mask of tokens outside `allowed_token_ids`, made once.
+    The sampler keeps three things here: `forbidden`, the tokens outside `allowed_token_ids`, made once;
+    `token_amounts` for penalties, and `table_rows`, their place on a GPU.
     """
 
     request: GenerateRequest
@@ -55,6 +59,8 @@ class Sequence:
     num_preemptions: int = 0
     constraint: Constraint | None = None
     forbidden: Any = None
+    token_amounts: Any = None
+    table_rows: Any = None
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     fingerprint: int = 0
     suspect: bool = False

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from handler.sampling.penalties import needs_penalties
+from handler.sampling.edits.penalties import row_edit
 from handler.scheduling.sequence import Sequence
 from handler.seam.protocol import ErrorCode, GenerateRequest, SamplingParams
 from tests.support import tiny_models
@@ -104,6 +104,6 @@ def test_a_row_is_touched_only_where_a_ban_applies() -> None:
     seq = Sequence(GenerateRequest("r", [4, 5], sampling, 1.0), b"", 0.0, 1.0)
     touched = []
     for token_id in (5, 4, 5, 7, 4):
-        touched.append(needs_penalties(seq))
+        touched.append(row_edit(seq, ()) is not None)
         seq.token_ids.append(token_id)
     assert touched == [False, False, False, True, False]

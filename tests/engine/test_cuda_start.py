@@ -19,8 +19,8 @@ from handler.runners import experts
 from handler.runners.choice import choose_runner
 from handler.runners.limits import bytes_per_token, derive_limits, layer_shares
 from handler.runners.paged.runner import PagedRunner
-from handler.sampling import sampler
-from handler.sampling.sampler import score_prompt
+from handler.sampling import prompt_scores
+from handler.sampling.prompt_scores import score_prompt
 from handler.scheduling.scheduler import ScheduledSequence
 from handler.scheduling.sequence import Sequence
 from handler.seam.config import EngineConfig, KVLayout
@@ -197,14 +197,14 @@ def test_what_the_loader_freed_is_room_for_keys(two_gpus: Gpus) -> None:
 
 def test_a_long_prompt_is_scored_in_blocks(two_gpus: Gpus) -> None:
     """A chunk's logits in float32 at once are what a busy GPU has no room for."""
-    vocab, length = 1000, 3 * sampler._SCORED_ROWS
+    vocab, length = 1000, 3 * prompt_scores._SCORED_ROWS
     ids = [i % vocab for i in range(length + 1)]
     request = GenerateRequest("r", ids, SamplingParams(max_tokens=1, seed=0, num_prompt_logprobs=2), 60.0)
     seq = Sequence(request, b"worker", 0.0, 60.0)
     numbers = torch.randn(length, vocab)
     rows = numbers.to("cuda", torch.bfloat16)
     gpu = two_gpus.all[0]
-    gpu.total = gpu.allocated + 4 * sampler._SCORED_ROWS * vocab * 4
+    gpu.total = gpu.allocated + 4 * prompt_scores._SCORED_ROWS * vocab * 4
     score_prompt(rows, ScheduledSequence(seq, 0, length))
     expected = numbers.to(torch.bfloat16).float().log_softmax(-1)
     assert [each.logprob for each in seq.prompt_logprobs] == expected[range(length), ids[1:]].tolist()

@@ -16,6 +16,7 @@ from handler.engine.forward_thread import ForwardThread
 from handler.runners.choice import choose_runner
 from handler.runners.runner import Runner, StepLogits
 from handler.sampling import sampler
+from handler.sampling.edits import row_edits
 from handler.sampling.grammar import GrammarCompiler
 from handler.scheduling import scheduler
 from handler.scheduling.scheduler import ScheduledBatch
@@ -144,9 +145,9 @@ SITES = [
     (engine.EngineCore, "_enqueue", 0),
     (engine.EngineCore, "_record", 2),
     (step, "score_prompt", 0),
-    (sampler, "apply_penalties", 2),
-    (sampler, "_logprob", 2),
-    (sampler, "needs_penalties", 2),
+    (sampler, "row_edit", 2),
+    (sampler, "_outcome", 2),
+    (row_edits, "_mask", 2),
     (scheduler, "finish_reason", 2),
     (scheduler.Scheduler, "advance", 0),
     (scheduler.Scheduler, "append_token", 2),

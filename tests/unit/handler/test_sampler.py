@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,10 +21,12 @@ from transformers.generation.logits_process import (
     TypicalLogitsWarper,
 )
 
-from handler.sampling.penalties import apply_penalties
+from handler.sampling.bitmask import Words, words_of
+from handler.sampling.distribution import BlockedDistribution, ScannedDistribution
+from handler.sampling.edits.penalties import row_edit
+from handler.sampling.edits.row_edits import RowEdits
 from handler.sampling.randomness import uniform
 from handler.sampling.sampler import sample
-from handler.sampling.warping import candidates
 from handler.scheduling.sequence import Sequence
 from handler.seam.protocol import GenerateRequest, SamplingParams
 
@@ -40,10 +44,21 @@ def sequence(prompt: list[int], output: list[int] | None = None, **values: Any) 
 
 
 def distribution(row: torch.Tensor, p: SamplingParams) -> torch.Tensor:
-    found = candidates(row[None], [p])[0]
+    """As the log-probabilities say of all tokens that may come."""
+    asked = msgspec.structs.replace(p, num_logprobs=len(row), warped_logprobs=True)
+    seq = Sequence(GenerateRequest("r", [1], asked, 1.0), b"", 0.0, 1.0)
+    found = sample(row[None], [seq], ())[0].logprob
+    assert found is not None
     dense = torch.zeros(len(row), dtype=torch.double)
-    dense[found.token_ids] = found.probs
+    for token_id, logprob in found.top:
+        dense[token_id] = math.exp(logprob)
     return dense
+
+
+def penalised(row: torch.Tensor, seq: Sequence) -> torch.Tensor:
+    edit = row_edit(seq, ())
+    assert edit is not None
+    return RowEdits([0], [edit], len(row)).apply(row[None], {})[0]
 
 
 def expected_distribution(row: torch.Tensor, p: SamplingParams) -> torch.Tensor:
@@ -105,8 +120,8 @@ def test_a_row_does_not_see_its_neighbours(batch: list[dict[str, Any]], place: i
 
 def test_draws_follow_the_distribution() -> None:
     row = torch.tensor([0.5, 0.25, 0.15, 0.1]).log()
-    found = candidates(row[None], [params()])[0]
-    counts = Counter(found.draw(uniform(seed=9, index=i)) for i in range(20_000))
+    seqs = [sequence([1], seed=seed) for seed in range(20_000)]
+    counts = Counter(found.token_id for found in sample(row.expand(len(seqs), -1), seqs, ()))
     for token_id, probability in enumerate([0.5, 0.25, 0.15, 0.1]):
         assert counts[token_id] / 20_000 == pytest.approx(probability, abs=0.015)
 
@@ -119,12 +134,15 @@ def test_a_flat_row_of_a_large_vocabulary(p: SamplingParams) -> None:
 
 
 @pytest.mark.parametrize("draw", [1e-300, 1e-9, 0.25, 0.5, 0.75, 1 - 1e-16])
-def test_a_token_without_weight_is_never_drawn(draw: float) -> None:
-    row = torch.full((2000,), float("-inf"))
-    row[[300, 301, 900, 1500]] = 0.0
-    assert candidates(row[None], [params()])[0].draw(draw) in {300, 301, 900, 1500}
-    row[[300, 301, 900]] = float("-inf")
-    assert candidates(row[None], [params()])[0].draw(draw) == 1500
+@pytest.mark.parametrize("blocked", [True, False])
+def test_a_token_without_weight_is_never_drawn(draw: float, blocked: bool) -> None:
+    rows = torch.full((2, 2000), float("-inf"))
+    rows[0, [300, 301, 900, 1500]] = 0.0
+    rows[1, 1500] = 0.0
+    found = BlockedDistribution(rows, rows.amax(-1), 2, 2) if blocked else ScannedDistribution(rows)
+    one, other = found.draw(2, torch.tensor([draw, draw], dtype=torch.float64)).tolist()
+    assert one in {300, 301, 900, 1500}
+    assert other == 1500
 
 
 def test_uniform_is_even_and_depends_on_both_arguments() -> None:
@@ -156,21 +174,19 @@ def test_repetition_penalty_equals_transformers() -> None:
     row = torch.randn(VOCAB)
     seq = sequence([3, 4, 4, 9], [11, 3], repetition_penalty=1.7)
     expected = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([seq.token_ids]), row[None].clone())[0]
-    apply_penalties(row, seq, ())
-    assert torch.allclose(row, expected)
+    assert torch.allclose(penalised(row, seq), expected)
 
 
 def test_openai_penalties_count_the_output_alone() -> None:
     row = torch.zeros(6)
-    apply_penalties(row, sequence([1, 1, 1], [2, 2, 3], frequency_penalty=0.5, presence_penalty=0.25), ())
-    assert row.tolist() == pytest.approx([0, 0, -1.25, -0.75, 0, 0])
+    seq = sequence([1, 1, 1], [2, 2, 3], frequency_penalty=0.5, presence_penalty=0.25)
+    assert penalised(row, seq).tolist() == pytest.approx([0, 0, -1.25, -0.75, 0, 0])
 
 
 def test_tgi_frequency_penalty_is_divided_by_the_length() -> None:
     row = torch.zeros(6)
     seq = sequence([1, 1, 1], [2], frequency_penalty=2.0, length_penalised_frequency=True)
-    apply_penalties(row, seq, ())
-    assert row.tolist() == pytest.approx([0, -1.5, -0.5, 0, 0, 0])
+    assert penalised(row, seq).tolist() == pytest.approx([0, -1.5, -0.5, 0, 0, 0])
 
 
 def test_logit_bias_can_force_and_forbid() -> None:
@@ -207,6 +223,9 @@ class OneToken:
 
     def mask(self) -> torch.Tensor:
         return torch.arange(VOCAB) == self._token_id
+
+    def bits(self) -> Words:
+        return words_of([self._token_id], VOCAB)
 
 
 @pytest.mark.parametrize("warped", [False, True])
