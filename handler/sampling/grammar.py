@@ -71,7 +71,7 @@ class TokenConstraint:
 
     def begins(self) -> bool:
         """True if the grammar allows any token now. Waits for the mask. Raises GrammarError if computing it failed."""
-        return bool(self.mask().any())
+        return bool(self._mask.result()[1].any())
 
     def accept(self, token_id: int) -> bool:
         """Advance by one token; True if the text is complete and nothing may follow. Raises GrammarError."""

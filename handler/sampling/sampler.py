@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from handler.sampling.device_edits import DeviceEdits
 from handler.sampling.draws import Draws, draw
-from handler.sampling.penalties import RowEdit, row_edit
+from handler.sampling.edits.device_edits import DeviceEdits
+from handler.sampling.edits.penalties import RowEdit, row_edit
+from handler.sampling.edits.row_edits import RowEdits
 from handler.sampling.plan import plan_draws
 from handler.sampling.randomness import uniform
 from handler.sampling.reports import Reports, num_sought
-from handler.sampling.row_edits import RowEdits
 from handler.sampling.transfer import read_back, upload
 from handler.scheduling.sequence import Sequence
 from handler.seam.protocol import ErrorCode, TokenLogprob

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from handler.sampling.penalties import row_edit
+from handler.sampling.edits.penalties import row_edit
 from handler.scheduling.sequence import Sequence
 from handler.seam.protocol import ErrorCode, GenerateRequest, SamplingParams
 from tests.support import tiny_models

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from handler.sampling import amount_table
-from handler.sampling.device_edits import DeviceEdits
-from handler.sampling.penalties import row_edit
+from handler.sampling.edits import amount_table
+from handler.sampling.edits.device_edits import DeviceEdits
+from handler.sampling.edits.penalties import row_edit
+from handler.sampling.edits.row_edits import RowEdits
 from handler.sampling.prompt_scores import score_prompt
-from handler.sampling.row_edits import RowEdits
 from handler.sampling.sampler import Sampled, sample
 from handler.sampling.transfer import upload
 from handler.scheduling.scheduler import ScheduledSequence
@@ -98,7 +98,7 @@ def test_a_step_takes_thirty_kernels_and_one_wait(gpus: Gpus, kind: str, num_row
     ("kinds", "most"),
     [
         ([{"temperature": 0.0}, {}, TOP_P, *KINDS["penalties"], GRAMMAR, *KINDS["log-probabilities"]], 45),
-        ([wanted for wanteds in KINDS.values() for wanted in wanteds], 105),
+        ([wanted for wanteds in KINDS.values() for wanted in wanteds], 99),
     ],
     ids=["common", "all"],
 )

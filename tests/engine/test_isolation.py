@@ -15,7 +15,8 @@ from handler.engine import step
 from handler.engine.forward_thread import ForwardThread
 from handler.runners.choice import choose_runner
 from handler.runners.runner import Runner, StepLogits
-from handler.sampling import row_edits, sampler
+from handler.sampling import sampler
+from handler.sampling.edits import row_edits
 from handler.sampling.grammar import GrammarCompiler
 from handler.scheduling import scheduler
 from handler.scheduling.scheduler import ScheduledBatch

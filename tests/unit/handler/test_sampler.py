@@ -23,9 +23,9 @@ from transformers.generation.logits_process import (
 
 from handler.sampling.bitmask import Words, words_of
 from handler.sampling.distribution import BlockedDistribution, ScannedDistribution
-from handler.sampling.penalties import row_edit
+from handler.sampling.edits.penalties import row_edit
+from handler.sampling.edits.row_edits import RowEdits
 from handler.sampling.randomness import uniform
-from handler.sampling.row_edits import RowEdits
 from handler.sampling.sampler import sample
 from handler.scheduling.sequence import Sequence
 from handler.seam.protocol import GenerateRequest, SamplingParams

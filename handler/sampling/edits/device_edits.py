@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from handler.sampling.amount_table import ONES, ZEROS, TableRows, amount_table
 from handler.sampling.bitmask import POWERS, Words, common_bits, words_of
-from handler.sampling.penalties import RowEdit, green_ids, repetition_penalised
-from handler.sampling.token_amounts import TokenAmounts
+from handler.sampling.edits.amount_table import ONES, ZEROS, TableRows, amount_table
+from handler.sampling.edits.penalties import RowEdit, green_ids, repetition_penalised
+from handler.sampling.edits.token_amounts import TokenAmounts
 
 _NEVER = float("-inf")
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from handler.sampling.edits.token_amounts import TokenAmounts
 from handler.sampling.thinking import forced_token
-from handler.sampling.token_amounts import TokenAmounts
 from handler.scheduling.sequence import Sequence
 
 # TGI's key, so that its detectors find our watermark.

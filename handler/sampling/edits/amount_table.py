@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import torch
 
-from handler.sampling.token_amounts import TokenAmounts
+from handler.sampling.edits.token_amounts import TokenAmounts
 
 # Rows of sequences without the penalty: factors of 1, amounts of 0.
 ONES, ZEROS = 0, 1

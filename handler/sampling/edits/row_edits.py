@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from handler.sampling.penalties import RowEdit, green_ids, repetition_penalised
+from handler.sampling.edits.penalties import RowEdit, green_ids, repetition_penalised
 from handler.scheduling.sequence import Sequence
 
 _NEVER = float("-inf")
