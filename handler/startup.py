@@ -11,7 +11,7 @@ import torch
 from handler.engine.core import EngineCore
 from handler.engine.in_flight import InFlight
 from handler.engine.ipc import EngineSocket
-from handler.engine.warm_up import warm_up_sequence
+from handler.engine.warm_up import sequences_of_each_kind, warm_up_sequence
 from handler.kernels.compiler import use_cache_dir
 from handler.linears.onednn_linear import keep_onednn_off_amx
 from handler.linears.packed_linear import KERNEL, Kernel
@@ -58,6 +58,8 @@ def start(
     grammars = GrammarCompiler(tokens_dir / "tokenizer.json", runner.vocab_size, loaded.eos_token_ids)
     core = build_core(config, runner, limits, board, grammars)
     core.generate_for_warm_up(warm_up_sequence(runner.vocab_size, limits.max_model_len))
+    if loaded.device.type == "cuda":
+        core.generate_for_warm_up(*sequences_of_each_kind(runner.vocab_size, limits.max_model_len, grammars))
     board["kv_capacity_tokens"] = limits.capacity_tokens
     card = _card(config, runner, limits, model_id, tokens_dir, custom_code(config, directory))
     _log_start(card, limits)

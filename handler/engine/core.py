@@ -16,7 +16,7 @@ from handler.engine.step import Ran, prove_alive, raise_if_fatal, run_step
 from handler.engine.step_metrics import measured_step
 from handler.runners.runner import Runner
 from handler.sampling.grammar import GrammarCompiler, GrammarError
-from handler.sampling.sampler import Sampled, sample
+from handler.sampling.sampler import Sampled, sample, score_prompt
 from handler.scheduling.scheduler import ScheduledBatch, Scheduler
 from handler.scheduling.sequence import Sequence, SequenceStatus
 from handler.seam.errors import BadModel
@@ -93,19 +93,28 @@ class EngineCore:
         self._report()
         self.scheduler.audit()
 
-    def generate_for_warm_up(self, seq: Sequence) -> None:
-        """Run `seq` to its end, bypassing the socket. Raises BadModel for NaN logits, and what the model raises."""
-        self.scheduler.add(seq)
-        while seq.status is not SequenceStatus.FINISHED:
+    def generate_for_warm_up(self, *seqs: Sequence) -> None:
+        """Run `seqs` to their ends, bypassing the socket. Raises BadModel for NaN logits, and what the model raises."""
+        for seq in seqs:
+            self.scheduler.add(seq)
+        while not self.scheduler.idle:
             batch = self.scheduler.schedule()
             with self.in_flight.running(batch):
                 found = self.runner.run(batch)
+            for item, rows in found.prompt:
+                score_prompt(rows, item)
             for item in batch.items:
                 self.scheduler.advance(item)
-            for outcome in sample(found.logits, [seq], ()) if found.samples else ():
-                if outcome.token_id is None:
-                    raise BadModel("the model's first token is not a number; its weights may be damaged")
-                self.scheduler.append_token(seq, outcome.token_id)
+            sampled = [item.seq for item in found.samples]
+            for seq, outcome in zip(sampled, sample(found.logits, sampled, ()) if sampled else (), strict=True):
+                self._take_warm_up(seq, outcome)
+
+    def _take_warm_up(self, seq: Sequence, outcome: Sampled) -> None:
+        if outcome.token_id is None:
+            raise BadModel("the model's first token is not a number; its weights may be damaged")
+        if seq.constraint is not None:
+            seq.constraint.accept(outcome.token_id)
+        self.scheduler.append_token(seq, outcome.token_id)
 
     def _wait_s(self, idle_wait_s: float) -> float:
         """How long a step may wait for a frame: not while there is work, briefly while a grammar is being compiled."""

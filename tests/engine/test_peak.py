@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -21,15 +22,16 @@ from handler.runners.paged.runner import PagedRunner
 from handler.runners.peak import measured_limits, taken
 from handler.runners.slots import attention as slot_attention
 from handler.runners.slots.runner import SlotRunner
+from handler.sampling.grammar import GrammarCompiler
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 from handler.scheduling.sequence import Sequence
-from handler.seam.config import EngineConfig, KVLayout
-from handler.seam.protocol import GenerateRequest, SamplingParams
+from handler.seam.config import EngineConfig, KVLayout, Quantize
+from handler.seam.protocol import GenerateRequest, Grammar, GrammarKind, SamplingParams
 from handler.seam.status import StatusBoard
 from handler.startup import build_core
 from tests.support.local_engine import LocalEngine, limits, loaded
 from tests.support.pretend_cuda import Gpus, gpus_of, pretend_cuda
-from tests.support.tiny_models import build
+from tests.support.tiny_models import EOS_ID, build, save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MIB = 1 << 20
@@ -177,3 +179,32 @@ def test_prompts_over_slots_never_take_memory_by_their_square(
     torch.testing.assert_close(logits(512), at_once, atol=0.05, rtol=0.05)
     short, long = (taken(found.devices, partial(logits, length))[found.device] for length in (256, 512))
     assert long < 2.2 * short
+
+
+def test_no_request_is_the_first_to_use_a_kernel(gpus: Gpus, board: StatusBoard, tmp_path: Path) -> None:
+    """CUDA loads each at its first use. A start on CPU has nothing to load, and runs one prompt only."""
+    model = save("llama", tmp_path / "model", num_hidden_layers=2)
+    config = EngineConfig(
+        model=str(model), cache_dir=str(tmp_path), socket_path=str(tmp_path / "socket"),
+        quantize=Quantize.NONE, kv_capacity_tokens=4096, max_model_len=256, max_num_seqs=4, max_num_batched_tokens=128,
+    )  # fmt: skip
+    core, _ = startup.start(config, board)
+    core.socket.close()
+    loaded_before = set(gpus.kernels)
+    grammars = GrammarCompiler(model / "tokenizer.json", core.runner.vocab_size, {EOS_ID})
+    engine = LocalEngine(core.runner, core.runner.limits, tmp_path, grammars=grammars)  # type: ignore[attr-defined]
+    asked: list[dict[str, Any]] = [
+        {},
+        {"temperature": 1.0},
+        {"temperature": 1.0, "top_k": 5, "num_logprobs": 5},
+        {"temperature": 1.0, "top_p": 0.5, "min_p": 0.01, "warped_logprobs": True, "num_logprobs": 2},
+        {"temperature": 1.0, "typical_p": 0.5, "watermark": (0.5, 2.0)},
+        {"repetition_penalty": 1.2, "frequency_penalty": 0.3, "presence_penalty": 0.2},
+        {"logit_bias": {5: -100.0}, "bad_words": ((1, 2),), "min_tokens": 3, "num_prompt_logprobs": 3},
+        {"grammar": Grammar(GrammarKind.JSON_SCHEMA, "{}")},
+    ]
+    outcomes = [engine.submit([(7 * i) % 250 for i in range(20)], max_tokens=3, **each) for each in asked]
+    engine.run()
+    engine.close()
+    assert [outcome.error for outcome in outcomes] == [None] * len(asked)
+    assert sorted(set(gpus.kernels) - loaded_before) == []
