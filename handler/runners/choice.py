@@ -60,7 +60,7 @@ def start_paged(config: EngineConfig, loaded: LoadedModel, board: StatusBoard) -
         return None
     limits = derive_limits(config, loaded, paged=True)
     try:
-        runner = _proved_paged(loaded, limits)
+        runner = _proved_paged(loaded, limits, board)
     except UnsupportedModel as exc:
         board["self_test"] = Verdict.FELL_BACK
         if config.kv_layout is KVLayout.PAGED:
@@ -78,10 +78,25 @@ def _wants_pages(config: EngineConfig, loaded: LoadedModel) -> bool:
     return config.kv_layout is KVLayout.PAGED or (config.kv_layout is KVLayout.AUTO and loaded.device.type == "cuda")
 
 
-def _proved_paged(loaded: LoadedModel, limits: Limits) -> PagedRunner:
-    """In a function of its own: no local variable may hold a failed runner's pages while slots are allocated."""
-    runner = PagedRunner(loaded, limits)
-    runner.prove()
+def _proved_paged(loaded: LoadedModel, limits: Limits, board: StatusBoard) -> PagedRunner:
+    """In a function of its own: no local variable may hold a failed runner's pages while slots are allocated.
+
+    A kernel that reads foreign memory makes every later CUDA call fail, so the process ends. The board then still says
+    `fusing`, and the engine that comes after leaves such kernels out.
+    """
+    died = bool(board["fusing"])
+    if died:
+        logger.warning("layers are not fused: an engine died while it tried to")
+    runner = PagedRunner(loaded, limits, fuses=not died)
+    board["fusing"] = 1
+    try:
+        runner.prove()
+    except UnsupportedModel:
+        board["fusing"] = int(died)
+        raise
+    if loaded.device.type == "cuda":
+        torch.cuda.synchronize(loaded.device)
+    board["fusing"] = int(died)
     return runner
 
 

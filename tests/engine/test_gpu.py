@@ -106,6 +106,17 @@ def test_the_trial_passes_with_graphs(family: str) -> None:
     assert runner.verdict is Verdict.PASSED
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "gemma3_text"])
+def test_own_kernels_say_what_the_layers_say(family: str) -> None:
+    """Every decoder layer and the last norm, each compared with what it replaces."""
+    runner = runner_for(family)
+    Trial(runner.loaded, runner.limits).prove(runner)
+    runner.fusion.apply(runner.run)
+    assert runner.fusion.num_fused == runner.loaded.text_config.num_hidden_layers
+    assert type(runner.loaded.model.model.norm).__name__ == "FusedNorm"
+    assert Trial(runner.loaded, runner.limits).difference(runner) is None
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_graphs_say_what_decoding_without_them_says(family: str) -> None:
     runner = runner_for(family)
