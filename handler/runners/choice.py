@@ -63,7 +63,7 @@ def start_paged(config: EngineConfig, loaded: LoadedModel, board: StatusBoard) -
         return None
     limits = measured_limits(config, loaded, partial(paged_probe, loaded), paged=True)
     try:
-        runner = _proved_paged(loaded, limits)
+        runner = _proved_paged(loaded, limits, board)
     except UnsupportedModel as exc:
         board["self_test"] = Verdict.FELL_BACK
         if config.kv_layout is KVLayout.PAGED:
@@ -83,7 +83,7 @@ def _wants_pages(config: EngineConfig, loaded: LoadedModel) -> bool:
 
 def paged_probe(loaded: LoadedModel, limits: Limits) -> Probe:
     """A paged runner with one page, for the measured steps."""
-    runner = PagedRunner(loaded, dataclasses.replace(limits, capacity_tokens=limits.page_size))
+    runner = PagedRunner(loaded, dataclasses.replace(limits, capacity_tokens=limits.page_size), fuses=False)
     graphs = (lambda: runner.graph_bytes, runner.graph_tokens)
     return Probe(runner, ATTENTION_NAME, True, limits.max_num_seqs, *graphs)
 
@@ -93,10 +93,25 @@ def _slot_probe(loaded: LoadedModel, limits: Limits) -> Probe:
     return Probe(SlotRunner(loaded, 1, longest), ATTENTION_NAME)
 
 
-def _proved_paged(loaded: LoadedModel, limits: Limits) -> PagedRunner:
-    """In a function of its own: no local variable may hold a failed runner's pages while slots are allocated."""
-    runner = PagedRunner(loaded, limits)
-    runner.prove()
+def _proved_paged(loaded: LoadedModel, limits: Limits, board: StatusBoard) -> PagedRunner:
+    """In a function of its own: no local variable may hold a failed runner's pages while slots are allocated.
+
+    A kernel that reads foreign memory makes every later CUDA call fail, so the process ends. The board then still says
+    `fusing`, and the engine that comes after leaves such kernels out.
+    """
+    died = bool(board["fusing"])
+    if died:
+        logger.warning("layers are not fused: an engine died while it tried to")
+    runner = PagedRunner(loaded, limits, fuses=not died)
+    board["fusing"] = 1
+    try:
+        runner.prove()
+    except UnsupportedModel:
+        board["fusing"] = int(died)
+        raise
+    if loaded.device.type == "cuda":
+        torch.cuda.synchronize(loaded.device)
+    board["fusing"] = int(died)
     return runner
 
 

@@ -41,6 +41,7 @@ _NUMBERS = (
     "num_engines",  # engines of the container; PID 1 writes it on the first engine's board
     "engines_wanted",  # engines that fit the devices, as the first engine found; 0 while unknown
     "devices_per_engine",
+    "fusing",  # 1 while own kernels are first run; an engine that finds it died of them, and leaves them out
 )
 _OFFSET = {name: 8 * i for i, name in enumerate(_NUMBERS)}
 _TEXT_OFFSET = 8 * len(_NUMBERS)

@@ -12,10 +12,13 @@ from torch import nn
 
 from handler.kernels.cuda import layer_kernels
 from handler.kernels.cuda.nvrtc import CompileError
+from handler.runners.choice import start_paged
 from handler.runners.limits import CUDA_PAGE_SIZE
 from handler.runners.paged.fused_layers import FusedLayer, FusedNorm
 from handler.runners.paged.runner import PagedRunner
 from handler.runners.trial import Trial, Verdict
+from handler.seam.config import EngineConfig
+from handler.seam.status import StatusBoard
 from tests.support.host_kernels import HostKernels
 from tests.support.local_engine import limits, loaded
 from tests.support.pretend_cuda import Gpus, gpus_of, pretend_cuda, references
@@ -168,6 +171,34 @@ def test_without_a_compiler_or_a_driver_nothing_is_fused(
     assert [reason in record.message for record in caplog.records if record.levelname == "WARNING"] == [True]
     assert not fused(runner)
     assert runner.graphs
+
+
+class Died(BaseException):
+    """The process is gone."""
+
+
+def test_an_engine_that_died_while_it_fused_starts_without(
+    gpus: Gpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A kernel that reads foreign memory ends the process; the board outlives it."""
+    board = StatusBoard(tmp_path / "board", create=True)
+    config = EngineConfig(kv_capacity_tokens=1024, max_model_len=64, max_num_seqs=2)
+
+    def start() -> int:
+        found = start_paged(config, loaded(build("llama", num_hidden_layers=2).to("cuda", torch.bfloat16)), board)
+        assert found is not None
+        assert isinstance(found[0], PagedRunner)
+        return found[0].fusion.num_fused
+
+    assert start() == 2
+    assert board["fusing"] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(PretendDriver, "cuLaunchKernel", lambda *_: (_ for _ in ()).throw(Died()))
+        with pytest.raises(Died):
+            start()
+    for _ in range(2):
+        assert start() == 0
+    assert "an engine died" in caplog.text
 
 
 @pytest.mark.parametrize("family", ["phi3", "cohere", "mixtral"])

@@ -176,6 +176,17 @@ def test_the_trial_passes_with_graphs(family: str) -> None:
         assert compare(one, other, runner.loaded) is None
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "gemma3_text"])
+def test_own_kernels_say_what_the_layers_say(family: str) -> None:
+    """Every decoder layer and the last norm, each compared with what it replaces."""
+    runner = runner_for(family)
+    Trial(runner.loaded, runner.limits).prove(runner)
+    runner.fusion.apply(runner.run)
+    assert runner.fusion.num_fused == runner.loaded.text_config.num_hidden_layers
+    assert type(runner.loaded.model.model.norm).__name__ == "FusedNorm"
+    assert Trial(runner.loaded, runner.limits).difference(runner) is None
+
+
 def test_after_a_capture_that_fails_decoding_goes_on_where_it_was(
     make_engine: Callable[[PagedRunner], LocalEngine],
 ) -> None:

@@ -37,13 +37,15 @@ class PagedRunner:
 
     name = "paged"
 
-    def __init__(self, loaded: LoadedModel, limits: Limits) -> None:
+    def __init__(self, loaded: LoadedModel, limits: Limits, fuses: bool = True) -> None:
+        """`fuses`: decoder layers may be fused, where that is right."""
         self.loaded = loaded
         self.limits = limits
         num_pages = -(-limits.capacity_tokens // limits.page_size)
         self.cache = PagedCache(num_pages, limits.page_size, loaded.dtype, loaded.device)
         self.graphs = DecodeGraphs()
         self.fusion = Fusion(loaded, limits.max_model_len)
+        self._fuses = fuses
         self.verdict = Verdict.NOT_RUN
         self.num_attention_calls = 0
         on_cuda = loaded.device.type == "cuda"
@@ -180,7 +182,8 @@ class PagedRunner:
         """
         trial = Trial(self.loaded, self.limits)
         trial.prove(self)
-        self.fusion.apply(self.run)
+        if self._fuses:
+            self.fusion.apply(self.run)
         self._prove_graphs(trial)
         if self.fusion.num_fused and not self.graphs:
             self._prove_fusion(trial)
