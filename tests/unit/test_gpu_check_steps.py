@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +43,16 @@ def hanging() -> Iterator[Line]:
     if not os.fork():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(1000)
+
+
+def test_nothing_of_a_late_step_is_left(tmp_path: Path) -> None:
+    """Its own children too: the pipe ends once nobody holds it open."""
+    reader, writer = os.pipe()
+    run_isolated(hanging, 1, lambda _: None, tmp_path / "log")
+    os.close(writer)
+    assert select.select([reader], [], [], 60)[0]
+    assert os.read(reader, 1) == b""
+    os.close(reader)
 
 
 @pytest.mark.parametrize(
