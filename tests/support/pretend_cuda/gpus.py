@@ -57,6 +57,11 @@ class Gpu:
         """What is in use now is the most so far."""
         self.most_allocated, self.most_reserved = self.allocated, self.allocated + self.cached
 
+    def touch(self, num_bytes: int) -> None:
+        """Memory that a kernel takes while it runs."""
+        self.take(num_bytes)
+        self.give(num_bytes)
+
     def give(self, num_bytes: int) -> None:
         """Freed memory stays in the cache until `empty_cache`."""
         self.allocated -= num_bytes
