@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.overrides import _get_current_function_mode_stack
-from torch.utils._device import DeviceContext
 
 from tests.support.pretend_cuda.dispatch import Dispatcher
 from tests.support.pretend_cuda.gpus import Gpus
@@ -140,7 +138,8 @@ def _patch_threads(patch: pytest.MonkeyPatch, dispatcher: Dispatcher) -> None:
 
 def _default_device() -> torch.device:
     """What `with torch.device(...)` says; torch asks that of its own functions only."""
-    contexts = [mode for mode in _get_current_function_mode_stack() if isinstance(mode, DeviceContext)]
+    modes = torch.overrides._get_current_function_mode_stack()
+    contexts = [mode for mode in modes if isinstance(mode, torch.utils._device.DeviceContext)]
     return contexts[-1].device if contexts else torch.device("cpu")
 
 
