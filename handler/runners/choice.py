@@ -7,6 +7,8 @@ import gc
 import logging
 from functools import partial
 
+import torch
+
 from handler.model.loader import LoadedModel, not_finite
 from handler.runners.attention import ATTENTION_NAME
 from handler.runners.dynamic_cache.runner import DynamicCacheRunner

@@ -89,6 +89,22 @@ def test_the_shim_says_what_the_emulator_says(window: tuple[int, int], shim: Gpu
     assert torch.equal(found[1].cpu(), expected[1])
 
 
+def test_keys_that_lie_side_by_side_are_left_there(shim: Gpus) -> None:
+    """Without a table, starts are the caller's. Two sequences of 3 and 2 keys, 4 places apart."""
+    query, key, value = (torch.randn(rows, 2, 8).bfloat16().cuda() for rows in (2, 8, 8))
+    starts, used = torch.tensor([0, 4, 8], dtype=torch.int32), torch.tensor([3, 2], dtype=torch.int32)
+    queries = torch.tensor([0, 1, 2], dtype=torch.int32)
+    found = torch_varlen()(query, key, value, queries.cuda(), starts.cuda(), 1, 4, scale=0.5, seqused_k=used.cuda())
+    for row, (first, length) in enumerate([(0, 3), (4, 2)]):
+        q, k, v = (
+            tensor.cpu().float() for tensor in (query[row], key[first : first + length], value[first : first + length])
+        )
+        weights = (0.5 * torch.einsum("hd,khd->hk", q, k)).softmax(-1)
+        torch.testing.assert_close(
+            found[row].cpu().float(), torch.einsum("hk,khd->hd", weights, v), atol=1e-2, rtol=1e-2
+        )
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_graphs_are_captured_over_the_shim(shim: Gpus, tmp_path: Path) -> None:
     lines = list(graphs(Setting(tmp_path, tiny=True, is_shimmed=True)))

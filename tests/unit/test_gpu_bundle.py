@@ -72,7 +72,8 @@ def test_a_bundle_that_is_too_large_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_bundle_comes_before_the_machine_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "of_the_bundle.py").write_text("WHERE = 'the machine'")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setenv("PYTHONPATH", "before")
     bundle, packages = tmp_path / "bundle", tmp_path / "packages"
     bundle.mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +43,16 @@ def hanging() -> Iterator[Line]:
     if not os.fork():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(1000)
+
+
+def test_nothing_of_a_late_step_is_left(tmp_path: Path) -> None:
+    """Its own children too: the pipe ends once nobody holds it open."""
+    reader, writer = os.pipe()
+    run_isolated(hanging, 1, lambda _: None, tmp_path / "log")
+    os.close(writer)
+    assert select.select([reader], [], [], 60)[0]
+    assert os.read(reader, 1) == b""
+    os.close(reader)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +96,7 @@ def test_only_the_bad_side_of_a_range_is_judged(value: float, time_holds: bool, 
 
 
 def test_the_page_lists_every_step_in_order() -> None:
-    text = (ROOT / "docs" / "gpu.md").read_text().partition("## Check a GPU")[2]
+    text = (ROOT / "docs" / "gpu.md").read_text().partition("## Check a GPU")[2].partition("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == [step.name for step in STEPS]
 
 

@@ -48,7 +48,7 @@ _TINY: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 16,
-    "max_position_embeddings": 1024,
+    "max_position_embeddings": 4096,
 }
 _SMALL = _TINY | {"pad_token_id": 0, "bos_token_id": 256, "eos_token_id": 257}
 _EXPERTS = {"num_experts_per_tok": 2, "num_local_experts": 2, "num_experts": 2, "moe_intermediate_size": 32}
@@ -61,7 +61,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mixtral": _SMALL | _EXPERTS,
     "cohere": _SMALL,
     "falcon": {"vocab_size": 320, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    | {"new_decoder_architecture": True, "num_kv_heads": 2, "alibi": False, "max_position_embeddings": 1024}
+    | {"new_decoder_architecture": True, "num_kv_heads": 2, "alibi": False, "max_position_embeddings": 4096}
     | {"bos_token_id": 256, "eos_token_id": 257},
     "qwen3_next": _SMALL
     | _EXPERTS

@@ -51,12 +51,13 @@ def varlen_with_pages(kernel: Kernel) -> Callable[..., Tensor | tuple[Tensor, Te
         scale: float | None = None,
         window_size: tuple[int, int] = (-1, -1),
         enable_gqa: bool = False,
-        seqused_k: Tensor,
-        block_table: Tensor,
+        seqused_k: Tensor | None = None,
+        block_table: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        keys, values, starts, most = side_by_side(key, value, block_table)
+        if block_table is not None:
+            key, value, cu_seq_k, max_k = side_by_side(key, value, block_table)
         out, logsumexp = kernel(
-            *(query, keys, values, cu_seq_q, starts, max_q, most, 0.0, window_size == (-1, 0), False),
+            *(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, 0.0, window_size == (-1, 0), False),
             scale=scale,
             window_size_left=window_size[0],
             window_size_right=window_size[1],

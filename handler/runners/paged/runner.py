@@ -78,12 +78,12 @@ class PagedRunner:
     def graph_bytes(self) -> int:
         """What graphs will take beside the activations of the largest step; known after the first pass.
 
-        Logits of every shape stay alive, and the driver keeps each graph's kernels.
+        All shapes share one tensor of logits, and the driver keeps each graph's kernels.
         """
         if self._gathers or self.loaded.other_devices:
             return 0
         shapes = [*self._decode_shapes, *self._mixed_shapes]
-        logits = sum(shape.num_seqs for shape in shapes) * self.vocab_size * self.loaded.dtype.itemsize
+        logits = max(shape.num_seqs for shape in shapes) * self.vocab_size * self.loaded.dtype.itemsize
         return logits + len(shapes) * _GRAPH_BYTES
 
     @property

@@ -268,14 +268,14 @@ def _compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], capabilit
         return (*found, torch.zeros(2, dtype=torch.uint64))
     if name in PRODUCTS:
         return PRODUCTS[name](capability, *args, **kwargs)
-    if name == "aten::_flash_attention_forward":
-        bound = dict(zip((arg.name for arg in func._schema.arguments), args, strict=False)) | kwargs
-        return flash_attention_forward(bound, capability)
     if name in _PRODUCTS and args[0].dtype in {torch.float16, torch.bfloat16}:
         # A GPU sums products in float32; CPU's kernels for vectors do not.
         return func(*(arg.float() if isinstance(arg, Tensor) else arg for arg in args), **kwargs).to(args[0].dtype)
     if name in {"aten::_softmax", "aten::_log_softmax"} and args[2]:
         return func(args[0].float(), args[1], False)
+    if name == "aten::_flash_attention_forward":
+        bound = dict(zip((arg.name for arg in func._schema.arguments), args, strict=False)) | kwargs
+        return flash_attention_forward(bound, capability)
     if name == "aten::histc" and not args[0].is_floating_point():
         return func(args[0].float(), *args[1:], **kwargs).to(args[0].dtype)
     return func(*args, **kwargs)

@@ -115,9 +115,10 @@ def _patch_tensors(patch: pytest.MonkeyPatch, dispatcher: Dispatcher) -> None:
     gpus, make_tensor = dispatcher.gpus, torch.tensor
 
     def tensor(data: Any, *, dtype: Any = None, device: Any = None, **options: Any) -> Tensor:
-        place = torch.device("cpu") if device is None else _device(gpus, device)
-        made = make_tensor(data, dtype=dtype, **options)
-        return made if place.type == "cpu" else torch.ops.aten._to_copy(made, device=place)
+        place = _device(gpus, _default_device() if device is None else device)
+        if place.type != "cuda":
+            return make_tensor(data, dtype=dtype, device=place, **options)
+        return torch.ops.aten._to_copy(make_tensor(data, dtype=dtype, device="cpu", **options), device=place)
 
     def to(self: Tensor, *args: Any, **options: Any) -> Tensor:
         return _to(gpus, self, args, options)
@@ -144,6 +145,13 @@ def _patch_threads(patch: pytest.MonkeyPatch, dispatcher: Dispatcher) -> None:
             original(self)
 
     patch.setattr(threading.Thread, "run", run)
+
+
+def _default_device() -> torch.device:
+    """What `with torch.device(...)` says; torch asks that of its own functions only."""
+    modes = torch.overrides._get_current_function_mode_stack()
+    contexts = [mode for mode in modes if isinstance(mode, torch.utils._device.DeviceContext)]
+    return contexts[-1].device if contexts else torch.device("cpu")
 
 
 def _device(gpus: Gpus, device: Any) -> torch.device:

@@ -75,24 +75,24 @@ def _read_pages(key: Tensor, value: Tensor, table: Tensor | None) -> tuple[Tenso
     return keys, values, own.int()
 
 
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise RuntimeError(message)
+
+
 def flash_attention_forward(bound: dict[str, Any], capability: tuple[int, int]) -> tuple[Tensor, ...]:
-    """torch's operator over keys side by side, `max_k` for each sequence. `bound` holds its arguments by name."""
-    starts, most = bound["cum_seq_k"], bound["max_k"]
-    batch = starts.numel() - 1
-    _require(starts.tolist() == [i * most for i in range(batch + 1)], "this device knows equal distances only")
+    """torch's operator over keys side by side, `[T, H, D]`. `bound` holds its arguments by name."""
+    starts = bound["cum_seq_k"]
+    most = -(-bound["max_k"] // 256) * 256
+    places = (starts[:-1, None] + torch.arange(most)).clamp(max=bound["key"].shape[0] - 1)
     found = varlen_attn(
         bound["query"],
-        *(bound[name].unflatten(0, (batch, most)) for name in ("key", "value")),
+        *(bound[name][places] for name in ("key", "value")),
         *(bound["cum_seq_q"], starts, bound["max_q"], most),
         capability=capability,
         scale=bound["scale"],
         window=(bound["window_size_left"], 0 if bound["is_causal"] else bound["window_size_right"]),
         used=bound["seqused_k"],
-        table=torch.arange(batch, dtype=torch.int32)[:, None],
+        table=torch.arange(starts.numel() - 1, dtype=torch.int32)[:, None],
     )
     return (*found, torch.zeros(2, dtype=torch.uint64), torch.zeros(()), torch.zeros(()))
-
-
-def _require(ok: bool, message: str) -> None:
-    if not ok:
-        raise RuntimeError(message)

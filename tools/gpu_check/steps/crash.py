@@ -35,7 +35,7 @@ def crash(setting: Setting) -> Iterator[Line]:
     checkpoint = folder_of(setting)
     build_on_cpu("llama", FAMILIES["llama"], std=0.15).save_pretrained(checkpoint)
     write_tokenizer(checkpoint, 320)
-    sizes = {"max_model_len": 256, "max_num_seqs": 4, "kv_capacity_tokens": 2048}
+    sizes = {"max_model_len": 2048, "max_num_seqs": 4, "kv_capacity_tokens": 8192}
     config = serve_config(setting, model=str(checkpoint), card_path=str(checkpoint / "card"), **sizes)
     board = StatusBoard(Path(config.board_path), create=True)
     pid = os.fork()
@@ -51,7 +51,7 @@ def crash(setting: Setting) -> Iterator[Line]:
     while not wire.is_done and time.monotonic() < deadline:
         wire.read(100)
     yield check("a request before", len(answer.token_ids), 3)
-    wire.submit(new_sequence(2, LONG + 20, 256).token_ids, max_tokens=3)
+    wire.submit(new_sequence(2, LONG + 200, 256).token_ids, max_tokens=3)
     yield check("exit code after a device-side assert", _exit_code(pid, patience * _END_S), StartupError.exit_code)
 
 

@@ -14,8 +14,8 @@ from tools.gpu_check.models import FAMILIES, build, choose, decoding_of, serve_c
 from tools.gpu_check.rows import new_sequence
 from tools.gpu_check.setting import Setting
 
-# Steps of more tokens are those of the one long prompt.
-LONG = 60
+# Steps of more tokens are those of the one long prompt, and larger than any graph: a replay calls no hook.
+LONG = 1200
 
 
 def drills(setting: Setting) -> Iterator[Line]:
@@ -56,7 +56,7 @@ def _out_of_memory(setting: Setting) -> Iterator[Line]:
     while not all(answer.token_ids for answer in short):
         client.core.step(0.002)
         client.read()
-    long = client.submit(new_sequence(7, LONG + 20, 256).token_ids, max_tokens=tokens)
+    long = client.submit(new_sequence(7, LONG + 200, 256).token_ids, max_tokens=tokens)
     client.run()
     later = client.submit(new_sequence(8, 9, 256).token_ids, max_tokens=tokens)
     client.run()
@@ -67,4 +67,4 @@ def _out_of_memory(setting: Setting) -> Iterator[Line]:
 
 
 def _config(setting: Setting) -> Any:
-    return serve_config(setting, max_model_len=256, max_num_seqs=4, kv_capacity_tokens=2048)
+    return serve_config(setting, max_model_len=2048, max_num_seqs=4, kv_capacity_tokens=8192)
