@@ -16,7 +16,8 @@ from handler.engine.step import Ran, prove_alive, raise_if_fatal, run_step
 from handler.engine.step_metrics import measured_step
 from handler.runners.runner import Runner
 from handler.sampling.grammar import GrammarCompiler, GrammarError
-from handler.sampling.sampler import Sampled, sample, score_prompt
+from handler.sampling.prompt_scores import score_prompt
+from handler.sampling.sampler import Sampled, sample
 from handler.scheduling.scheduler import ScheduledBatch, Scheduler
 from handler.scheduling.sequence import Sequence, SequenceStatus
 from handler.seam.errors import BadModel
