@@ -29,7 +29,7 @@ class PagedCache:
 
         `slot_mapping` int64 `[T]` is page * page_size + offset of each token. Capturable after the first call.
         """
-        keys, values = self._layer(layer_idx, key, value)
+        keys, values = self.made(layer_idx, key.shape[1], max(key.shape[2], value.shape[2]), key.device)
         keys.flatten(0, 1).index_copy_(0, slot_mapping, widen(key, keys.shape[-1]))
         values.flatten(0, 1).index_copy_(0, slot_mapping, widen(value, values.shape[-1]))
         return keys, values
@@ -38,13 +38,13 @@ class PagedCache:
         """A layer's keys and values. Raises KeyError before its first `write`."""
         return self._layers[layer_idx]
 
-    def _layer(self, layer_idx: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def made(self, layer_idx: int, num_kv_heads: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values, made now if it has none yet; `head_dim` is the wider of keys' and values'."""
         found = self._layers.get(layer_idx)
         if found is None:
-            widest = max(key.shape[2], value.shape[2])
-            head_dim = -(-widest // HEAD_DIM_MULTIPLE) * HEAD_DIM_MULTIPLE
-            shape = (self.num_pages + 1, self.page_size, key.shape[1], head_dim)
-            keys = torch.zeros(shape, dtype=self.dtype, device=key.device)
+            width = -(-head_dim // HEAD_DIM_MULTIPLE) * HEAD_DIM_MULTIPLE
+            shape = (self.num_pages + 1, self.page_size, num_kv_heads, width)
+            keys = torch.zeros(shape, dtype=self.dtype, device=device)
             found = self._layers[layer_idx] = (keys, torch.zeros_like(keys))
         return found
 

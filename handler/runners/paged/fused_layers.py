@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from handler.kernels.cuda.layer_kernels import Heads, LayerKernels, NormWeight
 from handler.linears.join import join
-from handler.linears.linear import is_plain
 from handler.runners.attention import STEP, LayerTraits
 from handler.runners.layer_kinds import LayerKind, sliding_window
 from handler.runners.paged.attention import PagedStep
@@ -115,9 +114,10 @@ class _Attention:
         step = STEP.get()
         assert isinstance(step, PagedStep)
         query, key, value = self._qkv(rows)
-        cache, slots = step.cache.layer(self._layer_idx), step.paged_input.slot_mapping
-        rotated = self._kernels.rotate_and_store(self._heads, (query, key, value), angles, cache, slots)
-        attended = step.attend_stored(self._layer_idx, rotated, self._traits)[..., : self._heads.head_dim]
+        heads, slots = self._heads, step.paged_input.slot_mapping
+        cache = step.cache.made(self._layer_idx, heads.num_kv_heads, heads.head_dim, rows.device)
+        rotated = self._kernels.rotate_and_store(heads, (query, key, value), angles, cache, slots)
+        attended = step.attend_stored(self._layer_idx, rotated, self._traits)[..., : heads.head_dim]
         out: Tensor = self._output(attended.reshape(1, len(rotated), -1))
         return out
 
@@ -136,16 +136,15 @@ class _Mlp:
 
 
 class _Joined:
-    """Projections of one input: one product if all are plain, else one each."""
+    """Projections of one input: one product if they can be joined, else one each."""
 
     def __init__(self, parts: list[Any]) -> None:
         self._parts = parts
         self._whole: Any = None
-        if all(map(is_plain, parts)):
-            try:
-                self._whole = join(parts)
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
+        try:
+            self._whole = join(parts)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
         self._sizes = [int(part.out_features) for part in parts]
 
     def __call__(self, rows: Tensor) -> tuple[Tensor, ...]:
