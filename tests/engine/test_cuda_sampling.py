@@ -154,6 +154,17 @@ def test_a_gpu_says_what_cpu_says(gpus: Gpus) -> None:
     assert len(different) <= num // 50, different
 
 
+def test_each_row_has_its_own_mask_whichever_rows_have_one(gpus: Gpus) -> None:
+    logits = peaked(3, 700).to("cuda")
+    for constrained in [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]:
+        seqs = asking([{"temperature": 0.0}], 3)
+        allowed = [range(700) if i not in constrained else range(i, 700, 7) for i in range(3)]
+        for i in constrained:
+            seqs[i].constraint = FixedGrammar(allowed[i], 700)
+        expected = [max(tokens, key=lambda token: float(logits[i, token])) for i, tokens in enumerate(allowed)]
+        assert [found.token_id for found in sample(logits, seqs, EOS)] == expected, constrained
+
+
 def test_a_nucleus_beyond_the_candidates_is_looked_for_again(gpus: Gpus) -> None:
     """Two more waits at most, for these rows alone; raw log-probabilities are those of the token drawn last."""
     kinds = [TOP_P, {"top_p": 0.999, "num_logprobs": 2}, {"top_p": 0.3, "num_logprobs": 2, "warped_logprobs": True}]

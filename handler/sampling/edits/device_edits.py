@@ -48,7 +48,7 @@ class DeviceEdits:
             flat.scatter_(0, sent["set"], sent["set_values"])
         if "allowed" in sent:
             allowed = sent["allowed"]
-            words = allowed if len(allowed) == len(rows) else allowed.index_select(0, sent["allowed_rows"])
+            words = allowed.index_select(0, sent["allowed_rows"]) if "allowed_rows" in sent else allowed
             rows.masked_fill_(common_bits(words, sent["powers"], self._vocab_size) == 0, _NEVER)
         return rows
 
