@@ -16,6 +16,7 @@ from handler.runners.choice import start_paged
 from handler.runners.limits import CUDA_PAGE_SIZE
 from handler.runners.paged.fused_layers import FusedLayer, FusedNorm
 from handler.runners.paged.runner import PagedRunner
+from handler.runners.paged.step_buffers import Shape
 from handler.runners.trial import Trial, Verdict
 from handler.seam.config import EngineConfig
 from handler.seam.status import StatusBoard
@@ -58,7 +59,8 @@ def kernels_of_layers(runner: PagedRunner, gpus: Gpus) -> list[int]:
     handles = [layer.register_forward_pre_hook(before) for layer in layers]
     handles += [layer.register_forward_hook(lambda *_: counts.append(gpus.kernels.total())) for layer in layers]
     with torch.inference_mode():
-        runner.static_forward(2)
+        runner._buffers.fill(Shape(2), [], [])
+        runner.static_forward(Shape(2))
     for handle in handles:
         handle.remove()
     return counts
