@@ -17,9 +17,12 @@ from model_memory.weight_counts import WeightCounts
 _FP8_FROM = 89
 # From this one on, int4 and int8 are served on CUDA, in bfloat16.
 _INT4_FROM = 80
+# torch's int4 product reads its weights once for each 16 rows; a step is judged at 64, as bitsandbytes' is.
+_INT4_READS = 4
 # What `auto` may take on CUDA, the least lossy first; a form that a GPU refuses is left out there.
 AUTO_FORMS = ("none", "int4", "bitsandbytes-nf4")
 
+_INSTEAD = "take bitsandbytes or bitsandbytes-nf4 there"
 _SMALLER = "take the model in 16 bits, with HF_MODEL_QUANTIZE=bitsandbytes-nf4 if it must be small"
 
 
@@ -27,23 +30,25 @@ _SMALLER = "take the model in 16 bits, with HF_MODEL_QUANTIZE=bitsandbytes-nf4 i
 class Form:
     """How weights are held once loaded: bytes for each weight with its scales, None for the model's own dtype.
 
-    `experts` are parameters of three dimensions. Embeddings, output layer, norms and routers keep the dtype in every
-    form. `step_bytes` is what one weight of a linear layer moves in a decode step. `refused` says why the form does not
-    load here and what to do instead, "" if it loads. `is_stored` forms keep the size of their files.
+    `experts` are parameters of three dimensions. `output` is an output layer that is not tied to the embeddings; these,
+    norms and routers keep the dtype in every form. `step_bytes` is what one weight of a linear layer moves in a decode
+    step. `refused` says why the form does not load here and what to do instead, "" if it loads. `is_stored` forms keep
+    the size of their files.
     """
 
     name: str
     linears: float | None = None
     experts: float | None = None
+    output: float | None = None
     step_bytes: float | None = None
     refused: str = ""
     is_stored: bool = False
 
     def num_bytes(self, counts: WeightCounts, itemsize: int) -> int:
         """Bytes of all weights in memory; `itemsize` is the bytes of one number of the model's dtype."""
-        linears, experts = self.linears or itemsize, self.experts or itemsize
+        linears, experts, output = (each or itemsize for each in (self.linears, self.experts, self.output))
         dense = (counts.embeddings + counts.other) * itemsize
-        return int(counts.linears * linears + counts.experts * experts) + dense
+        return int(counts.linears * linears + counts.experts * experts + counts.output * output) + dense
 
     def moved_bytes(self, counts: WeightCounts, itemsize: int) -> int:
         """Bytes that a decode step of many sequences moves for the weights; input embeddings are counted too."""
@@ -51,35 +56,45 @@ class Form:
         return self.num_bytes(counts, itemsize) + int(counts.linears * (moved - (self.linears or itemsize)))
 
 
-def quantized(quantize: str, capability: int | None) -> Form:
+def quantized(quantize: str, capability: int | None, *, in_bfloat16: bool = True) -> Form:
     """The form that HF_MODEL_QUANTIZE makes of a dense checkpoint; `capability` is None on CPU.
 
-    bitsandbytes and blocks replace linear layers only. Names that belong to stored checkpoints, and `auto`, stay dense.
+    bitsandbytes and blocks replace linear layers only, blocks the output layer too. Names that belong to stored
+    checkpoints, and `auto`, stay dense. `in_bfloat16` says that a GPU computes in bfloat16.
     """
     if quantize in ("bitsandbytes-nf4", "bitsandbytes-fp4"):
         # 4 bits, and a float32 for each 64 weights.
         return Form(quantize, 0.5 + 4 / 64, step_bytes=_four_bit_step(capability))
-    has_blocks = capability is None or capability >= _INT4_FROM
+    has_blocks = capability is None or (capability >= _INT4_FROM and in_bfloat16)
     if quantize == "bitsandbytes" or (quantize == "eetq" and not has_blocks):
         return Form(quantize, 1.0)  # and a float32 for each row
     if quantize in ("int8", "int4", "eetq"):
-        return _blocks(quantize, 4 if quantize == "int4" else 8, on_cpu=capability is None, is_served=has_blocks)
+        four, eight = 0.5 + 4 / 32, _eight_bits(on_cpu=capability is None)
+        each = four if quantize == "int4" else eight
+        refused = "" if has_blocks else f"{quantize} computes in bfloat16 from compute capability 8.0 on; {_INSTEAD}"
+        return Form(
+            quantize, each, output=eight, step_bytes=_INT4_READS * each if capability else None, refused=refused
+        )
     return Form("none")
 
 
-def _blocks(quantize: str, bits: int, *, on_cpu: bool, is_served: bool) -> Form:
-    """32 weights share a scale and a minimum of two bytes; on CUDA each 4 bits of them do."""
-    each = bits / 8 + 4 / 32 * (1 if on_cpu else bits / 4)
-    return Form(quantize, each, refused="" if is_served else f"{quantize} needs compute capability 8.0 or more")
+def _eight_bits(*, on_cpu: bool) -> float:
+    """Bytes for each weight in blocks of 8 bits.
+
+    32 weights share a scale and a minimum of two bytes; on CUDA they are two nibbles each, and each nibble has both.
+    """
+    return 1 + 4 / 32 * (1 if on_cpu else 2)
 
 
 def auto_forms(capability: int | None, *, in_bfloat16: bool = True) -> tuple[Form, ...]:
-    """What `auto` may take of a dense checkpoint on this compute capability; int4 computes in bfloat16 alone."""
-    forms = (quantized(name, capability) for name in AUTO_FORMS)
-    return tuple(form for form in forms if not form.refused and (in_bfloat16 or form.name != "int4"))
+    """What `auto` may take of a dense checkpoint on this compute capability, the least lossy first."""
+    forms = (quantized(name, capability, in_bfloat16=in_bfloat16) for name in AUTO_FORMS)
+    return tuple(form for form in forms if not form.refused)
 
 
-def stored(values: Mapping[str, Any], capability: int | None, *, has_experts: bool = False) -> Form:
+def stored(
+    values: Mapping[str, Any], capability: int | None, *, has_experts: bool = False, in_bfloat16: bool = True
+) -> Form:
     """The form of a checkpoint with this `quantization_config`, whatever HF_MODEL_QUANTIZE says."""
     method = stored_name(values)
     if method.startswith("bitsandbytes-"):
@@ -87,7 +102,7 @@ def stored(values: Mapping[str, Any], capability: int | None, *, has_experts: bo
         return Form(method, 0.5 + scales, step_bytes=_four_bit_step(capability), is_stored=True)
     if method == "bitsandbytes":
         return Form(method, 1.0, is_stored=True)
-    if method == "fp8" and not has_experts and _is_multiplied(values, capability):
+    if method == "fp8" and in_bfloat16 and not has_experts and _is_multiplied(values, capability):
         return Form(method, 1.0)
     if method in ("fp8", "mxfp4"):
         return Form(method)  # dense at load: their kernels come with a package of the hub

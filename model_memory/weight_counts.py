@@ -74,25 +74,29 @@ _SHARED_WIDTH = ("shared_expert_intermediate_size", "shared_intermediate_size")
 class WeightCounts:
     """Numbers of weights: `linears` in linear layers, `experts` in parameters of three dimensions.
 
-    `embeddings` are the input and the output layer, one matrix if tied; `other` are norms and routers.
+    `embeddings` are the input layer, which is the output layer too if they are tied; `output` is an output layer of its
+    own; `other` are norms and routers.
     """
 
     linears: int
     experts: int
     embeddings: int
     other: int = 0
+    output: int = 0
 
     @property
     def total(self) -> int:
-        return self.linears + self.experts + self.embeddings + self.other
+        return self.linears + self.experts + self.embeddings + self.other + self.output
 
     def scaled_to(self, total: int) -> WeightCounts:
-        """The counts of a model of `total` weights, known from its files; embeddings stay where they can."""
-        fixed = self.embeddings if total > self.embeddings else 0
+        """The counts of a model of `total` weights, known from its files; input and output layer stay if they can."""
+        vocabulary = self.embeddings + self.output
+        fixed = vocabulary if total > vocabulary else 0
         factor = (total - fixed) / max(1, self.total - fixed)
         linears, experts, other = (int(count * factor) for count in (self.linears, self.experts, self.other))
-        embeddings = fixed or int(self.embeddings * factor)
-        return WeightCounts(total - experts - embeddings - other if linears else linears, experts, embeddings, other)
+        embeddings, output = (count if fixed else int(count * factor) for count in (self.embeddings, self.output))
+        rest = total - experts - embeddings - other - output
+        return WeightCounts(rest if linears else 0, experts, embeddings, other, output)
 
 
 def text_values(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -110,7 +114,8 @@ def count_weights(config: Mapping[str, Any]) -> WeightCounts:
     linears = attention + (layers - sparse) * _dense_mlp(text) + sparse * _shared_expert(text)
     experts = sparse * _num_experts(text) * 3 * hidden * _expert_width(text)
     other = layers * 2 * hidden + sparse * hidden * _num_experts(text)
-    return WeightCounts(linears, experts, int(text["vocab_size"]) * hidden * (1 if _is_tied(text) else 2), other)
+    embeddings = int(text["vocab_size"]) * hidden
+    return WeightCounts(linears, experts, embeddings, other, output=0 if _is_tied(text) else embeddings)
 
 
 def num_layers(text: Mapping[str, Any]) -> int:

@@ -13,15 +13,16 @@ from sagemaker_deploy.aws.quota import endpoint_quota, quota_warning
 from sagemaker_deploy.request.environment import environment_warnings, redacted
 from sagemaker_deploy.request.instances import find_instance
 from sagemaker_deploy.request.requests import Requests, build_requests
-from sagemaker_deploy.request.spec import CPU_QUANTIZATIONS, DeploySpec
+from sagemaker_deploy.request.spec import DeploySpec
 from sagemaker_deploy.sizing.fit import Fit, Load, auto_warning, check_fit, default_load, fit_warnings, refusal
 from sagemaker_deploy.sizing.model_shape import ModelShape
 from sagemaker_deploy.sizing.recommendation import Recommendation, recommend
 from sagemaker_deploy.sizing.sizes import Sizes
 from sagemaker_deploy.stand_ins import with_gaps
 
-# The fit check reads these settings from the specification's fields, not from its environment.
-_FIT_VARIABLES = {"HF_MODEL_QUANTIZE", "QUANTIZE", "SM_NUM_GPUS", "NUM_SHARD", "ENGINE_REPLICAS", "DEVICE"}
+# The fit check reads these settings from the specification's fields or takes their defaults, whatever its environment
+# says.
+_FIT_VARIABLES = {"HF_MODEL_QUANTIZE", "QUANTIZE", "SM_NUM_GPUS", "NUM_SHARD", "ENGINE_REPLICAS", "DEVICE", "DTYPE"}
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,6 @@ def _fits(spec: DeploySpec, shape: ModelShape, load: Load) -> tuple[Fit | None, 
     instance = find_instance(spec.instance_type)
     max_gpus = _max_gpus(spec)
     fit = check_fit(shape, load, instance, spec.quantize, max_gpus) if instance else None
-    if spec.quantize in CPU_QUANTIZATIONS:  # no GPU takes them, and CPU instances are not weighed
-        return fit, None
     return fit, recommend(shape, load, spec.quantize, max_gpus=max_gpus)
 
 

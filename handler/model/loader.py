@@ -41,7 +41,7 @@ from handler.model.quantize import (
     BITSANDBYTES,
     BLOCK_BITS,
     bitsandbytes_config,
-    four_bit_forms,
+    forms_of_auto,
     least_lossy,
     resolve,
     skipped_modules,
@@ -252,7 +252,7 @@ def _plan(
         free = sum(torch.cuda.mem_get_info(device)[0] for device in devices.own)
         sizes = weight_sizes(skeleton, Quantize.NF4)
         kv_bytes = length * kv_bytes_per_token(text_config, dtype)
-        forms = four_bit_forms(devices.own[0], dtype)
+        forms = forms_of_auto(devices.own[0], dtype)
         quantize = least_lossy(sizes, dtype, kv_bytes, int(free * _CUDA_FRACTION), forms)
     if quantize is Quantize.NONE:
         return quantize, None

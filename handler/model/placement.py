@@ -126,14 +126,15 @@ def needs_of(directory: Path, config: EngineConfig, dtype: torch.dtype, capabili
     values = text_values(read_json(directory / "config.json"))
     of_stored = values.get("quantization_config")
     counts = _counts(values, on_disk, is_stored=bool(of_stored))
+    in_bfloat16 = dtype is torch.bfloat16
     if isinstance(of_stored, dict):
-        form = stored(of_stored, capability, has_experts=bool(counts.experts))
+        form = stored(of_stored, capability, has_experts=bool(counts.experts), in_bfloat16=in_bfloat16)
         if form.is_stored or form.refused or not counts.total:
             return Needs((Weights(form.name, on_disk, on_disk),))
         return Needs((_weights(form, counts, dtype),))
-    wanted: tuple[Form, ...] = (quantized(config.quantize, capability),)
+    wanted: tuple[Form, ...] = (quantized(config.quantize, capability, in_bfloat16=in_bfloat16),)
     if config.quantize is Quantize.AUTO:
-        wanted = auto_forms(capability, in_bfloat16=dtype is torch.bfloat16)
+        wanted = auto_forms(capability, in_bfloat16=in_bfloat16)
     try:
         length = config.max_model_len or min(max_positions(values) or USUAL_TOKENS, USUAL_TOKENS)
         key_bytes = length * key_bytes_per_token(values, dtype.itemsize)

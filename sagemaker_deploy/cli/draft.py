@@ -13,7 +13,7 @@ from sagemaker_deploy.cli.arguments import component_of, pairs, spec_from
 from sagemaker_deploy.cli.model_argument import model_fields, name_of, upload_prefix
 from sagemaker_deploy.errors import SpecError
 from sagemaker_deploy.request.model_reference import ModelKind, ModelReference
-from sagemaker_deploy.request.spec import CPU_QUANTIZATIONS, DeploySpec
+from sagemaker_deploy.request.spec import DeploySpec
 from sagemaker_deploy.sizing.fit import Load, default_load
 from sagemaker_deploy.sizing.hub import Hub
 from sagemaker_deploy.sizing.model_source import ModelFiles, read_model
@@ -100,8 +100,6 @@ def _read(args: argparse.Namespace, model: ModelReference, clients: Clients | No
 
 def _recommended_type(args: argparse.Namespace, sizes: Sizes, load: Load | None) -> str:
     """The recommended instance type, "" if there is none."""
-    if args.quantize in CPU_QUANTIZATIONS:
-        raise SpecError(f"--quantize {args.quantize} is for CPU; give an --instance-type without GPU")
     found = recommendation_of(args, sizes, load)
     return found.best.instance.name if found else ""
 

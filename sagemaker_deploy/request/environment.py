@@ -19,7 +19,7 @@ from sagemaker_deploy.request.container_settings import (
     same_setting,
 )
 from sagemaker_deploy.request.instances import find_instance, has_gpu
-from sagemaker_deploy.request.spec import CPU_QUANTIZATIONS, DeploySpec
+from sagemaker_deploy.request.spec import DeploySpec, refused_quantization
 
 MAX_ENTRIES = 100
 MAX_LENGTH = 1024
@@ -121,8 +121,9 @@ def _device_problems(environment: Mapping[str, str], spec: DeploySpec) -> Iterat
         yield f"environment variable DEVICE is {device}, and {name} has no GPU"
     if quantize == "exl2":
         yield "quantize 'exl2' is always refused by the container"
-    if quantize in CPU_QUANTIZATIONS and on_gpu and device != "cpu":
-        yield f"quantize {quantize!r} is for instances without GPU, and {name} has one"
+    in_bfloat16 = environment.get("DTYPE", "").strip() in ("", "auto", "bfloat16")
+    if device != "cpu" and (refused := refused_quantization(quantize, name, in_bfloat16=in_bfloat16)):
+        yield refused
     gpus, instance = effective(environment, GPU_NAMES), find_instance(name)
     if instance is not None and gpus and int(gpus) > instance.num_gpus:
         yield f"{_named(environment, GPU_NAMES)} must be at most {instance.num_gpus} on {name}, got {gpus}"

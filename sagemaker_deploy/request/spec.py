@@ -9,15 +9,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from model_memory.forms import quantized
 from sagemaker_deploy.errors import SpecError
 from sagemaker_deploy.request.instances import find_instance, has_gpu
 
 # HF_MODEL_QUANTIZE's values (docs/quantisation.md); exl2 is missing because the container always refuses it.
-CPU_QUANTIZATIONS = ("int8", "int4")
 STORED_QUANTIZATIONS = ("gptq", "awq", "marlin", "compressed-tensors", "fp8")
 QUANTIZATIONS = (
-    *("auto", "none", "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "eetq"),
-    *CPU_QUANTIZATIONS,
+    *("auto", "none", "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "eetq", "int8", "int4"),
     *STORED_QUANTIZATIONS,
 )
 ROUTING_STRATEGIES = ("LEAST_OUTSTANDING_REQUESTS", "RANDOM", "PREFIX_AWARE")
@@ -168,11 +167,8 @@ class DeploySpec:
             )
         if self.quantize not in QUANTIZATIONS:
             raise SpecError(f"quantize {self.quantize!r} must be one of {', '.join(QUANTIZATIONS)}")
-        if self.quantize in CPU_QUANTIZATIONS and has_gpu(self.instance_type):
-            raise SpecError(
-                f"quantize {self.quantize!r} is for instances without GPU, and {self.instance_type} has one",
-                remedy="use bitsandbytes or bitsandbytes-nf4 there",
-            )
+        if refused := refused_quantization(self.quantize, self.instance_type):
+            raise SpecError(refused, remedy="use bitsandbytes or bitsandbytes-nf4 there")
 
     def _check_gpus(self) -> None:
         """Neither the container nor SageMaker starts with more GPUs than the instance has."""
@@ -246,6 +242,16 @@ _RANGES: dict[str, tuple[float, float]] = {
     "download_s": (60, 3600),
     "volume_gb": (1, 512),
 }
+
+
+def refused_quantization(quantize: str, instance_type: str, *, in_bfloat16: bool = True) -> str:
+    """Return why the container refuses to make this form on the GPUs of a known instance type, "" if it does not."""
+    instance = find_instance(instance_type)
+    if instance is None or not quantized(quantize, instance.capability, in_bfloat16=in_bfloat16).refused:
+        return ""
+    number = f"{instance.capability // 10}.{instance.capability % 10}"
+    given = f"the {instance.gpu} of {instance.name} has {number}" if in_bfloat16 else "DTYPE is another"
+    return f"quantize {quantize!r} computes in bfloat16 on a GPU of compute capability 8.0 or more, and {given}"
 
 
 def _require_s3(what: str, uri: str) -> None:

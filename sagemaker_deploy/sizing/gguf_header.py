@@ -17,7 +17,7 @@ from sagemaker_deploy.sizing.model_shape import ModelShape
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _LIMIT = 2**27  # bytes of a string, entries of a list: more is a damaged file
-_EMBEDDINGS = ("token_embd.weight", "output.weight")
+_EMBEDDINGS, _OUTPUT = "token_embd.weight", "output.weight"
 
 
 def shape_from_gguf(path: Path) -> ModelShape:
@@ -37,9 +37,10 @@ def shape_from_gguf(path: Path) -> ModelShape:
         kv_bytes = _kv_bytes_per_token(values, layers)
     except (KeyError, TypeError, ZeroDivisionError) as exc:
         raise SpecError(f"{path} does not define {exc}") from exc
-    embeddings = sum(params.get(name, 0) for name in _EMBEDDINGS)
+    embeddings, output = params.get(_EMBEDDINGS, 0), params.get(_OUTPUT, 0)
     experts = sum(size for name, size in params.items() if "_exps." in name)
-    counts = WeightCounts(sum(params.values()) - embeddings - experts, experts, embeddings)
+    linears = sum(params.values()) - embeddings - experts - output
+    counts = WeightCounts(linears, experts, embeddings, output=output)
     context, size = int(values.get("context_length") or 0), path.stat().st_size
     return ModelShape(counts, kv_bytes, context, "bfloat16", num_layers=layers, file_bytes=size)
 

@@ -76,5 +76,5 @@ def _stored_bytes(counts: WeightCounts, form: Mapping[str, Any]) -> int:
         linears, experts = 2, 4.25 / 8  # only experts are packed, with 8 bits of scale for each 32
     elif stored(form, None).is_stored:
         experts = 2  # bitsandbytes leaves them dense in its files too
-    dense = 2 * (counts.embeddings + counts.other)
+    dense = 2 * (counts.embeddings + counts.output + counts.other)
     return int(counts.linears * linears + counts.experts * experts) + dense

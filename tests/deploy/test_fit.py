@@ -15,7 +15,7 @@ from model_memory.weight_counts import WeightCounts
 from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.errors import PreflightError, SpecError
 from sagemaker_deploy.request.instances import INSTANCES, find_instance
-from sagemaker_deploy.request.spec import CPU_QUANTIZATIONS, QUANTIZATIONS, STORED_QUANTIZATIONS
+from sagemaker_deploy.request.spec import QUANTIZATIONS, STORED_QUANTIZATIONS
 from sagemaker_deploy.sizing.fit import Load, check_fit, fit_warnings, weights_bytes
 from sagemaker_deploy.sizing.hub import Hub
 from sagemaker_deploy.sizing.model_shape import ModelShape, shape_from_config
@@ -69,10 +69,13 @@ def test_no_text_decoder_is_said() -> None:
         (QWEN3_8B, "auto", Load(2048, 4), "ml.g6.xlarge", "none"),
         (QWEN3_8B, "none", LOAD, "ml.g7.2xlarge", "none"),
         (QWEN3_8B, "bitsandbytes-nf4", LOAD, "ml.g6.xlarge", "bitsandbytes-nf4"),
-        (LLAMA_70B, "auto", LOAD, "ml.g7e.2xlarge", "bitsandbytes-nf4"),
+        (LLAMA_70B, "auto", LOAD, "ml.g7e.2xlarge", "int4"),
         (LLAMA_70B, "none", LOAD, "ml.g7e.12xlarge", "none"),
         (LLAMA_70B, "bitsandbytes-nf4", LOAD, "ml.g7e.2xlarge", "bitsandbytes-nf4"),
-        (QWEN3_8B, "eetq", LOAD, "ml.g6.xlarge", "eetq"),
+        (QWEN3_8B, "bitsandbytes", LOAD, "ml.g6.xlarge", "bitsandbytes"),
+        (QWEN3_8B, "int4", LOAD, "ml.g6.xlarge", "int4"),
+        (QWEN3_8B, "int8", LOAD, "ml.g7.2xlarge", "int8"),
+        (QWEN3_8B, "eetq", LOAD, "ml.g7.2xlarge", "eetq"),
         (QWEN3_8B | {"torch_dtype": "float16"}, "bitsandbytes-nf4", Load(4096, 4), "ml.g4dn.xlarge", None),
     ],
 )
@@ -92,8 +95,11 @@ def test_auto_takes_the_least_lossy_that_fits() -> None:
     assert small
     shape = shape_from_config(QWEN3_8B)
     assert check_fit(shape, Load(2048, 4), small).quantize == "none"
-    assert check_fit(shape, Load(8192, 6), small).quantize == "bitsandbytes-nf4"
-    assert check_fit(shape, Load(8192, 10), small).quantize == "bitsandbytes-nf4"
+    assert check_fit(shape, Load(8192, 6), small).quantize == "int4"
+    assert check_fit(shape, Load(8192, 10), small).quantize == "int4"
+    # A tied output layer stays dense under int4 and nf4, and nf4 is smaller.
+    tied = ModelShape(WeightCounts(29 * 10**9, 0, 10**9), 2**17, 0, "bfloat16")
+    assert check_fit(tied, Load(2048, 1), small).quantize == "bitsandbytes-nf4"
     nothing = check_fit(shape, Load(40960, 64), small)
     assert not nothing.fits
     assert "does not fit ml.g6.xlarge" in nothing.sentence()
@@ -108,13 +114,11 @@ def kept(method: str, **values: Any) -> ModelShape:
 def test_every_quantisation_of_a_gpu_has_a_weight(quantize: str) -> None:
     """Else it would be weighed as if it were none; what only a stored checkpoint has is refused for a dense one."""
     small, dense = INSTANCES[0], shape_from_config(QWEN3_8B)
-    if quantize in CPU_QUANTIZATIONS:
-        with pytest.raises(SpecError, match=r"ml\.g6\.2xlarge has one"):
-            make_spec(quantize=quantize)
-    elif quantize in STORED_QUANTIZATIONS:
+    if quantize in STORED_QUANTIZATIONS:
         (warning,) = fit_warnings(dense, LOAD, check_fit(dense, LOAD, small, quantize))
         assert "has no quantization_config" in warning
     elif quantize not in ("auto", "none"):
+        assert make_spec(quantize=quantize).quantize == quantize
         assert weights_bytes(dense, quantize, small) < 0.7 * weights_bytes(dense, "none", small)
 
 
@@ -246,7 +250,7 @@ def test_what_else_could_be_taken_is_said() -> None:
     assert "cheapest type with room for the weights unquantised" in found.reason()
     others = [(fit.instance.name, fit.quantize) for fit in found.alternatives]
     assert others == [
-        *(("ml.g6.xlarge", "bitsandbytes-nf4"), ("ml.g6e.xlarge", "none")),
+        *(("ml.g6.xlarge", "int4"), ("ml.g6e.xlarge", "none")),
         *(("ml.g7e.2xlarge", "none"), ("ml.g6.12xlarge", "none")),
     ]
     assert all(fit.fits for fit in found.alternatives)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_memory.forms import AUTO_FORMS, quantized
+from model_memory.forms import auto_forms, quantized
 from model_memory.sharing import Weights
 from model_memory.weight_counts import WeightCounts
 from sagemaker_deploy.plan import make_plan
@@ -82,7 +82,7 @@ def test_gpus_the_container_may_not_use_do_not_help() -> None:
     assert any("3 of the 4 GPUs of ml.g6.12xlarge stay idle" in it for it in fit_warnings(shape, LOAD, alone))
     found = recommend(shape, LOAD, max_gpus=1)
     assert found is not None
-    assert (found.best.instance.name, found.best.quantize) == ("ml.g7e.2xlarge", "bitsandbytes-nf4")
+    assert (found.best.instance.name, found.best.quantize) == ("ml.g7e.2xlarge", "int4")
 
 
 @pytest.mark.needs("torch")
@@ -103,9 +103,8 @@ def test_gpus_are_shared_as_the_container_shares_them(
     shape = ModelShape(WeightCounts(int(gpus_full * instance.gpu_mib * 2**20 / 2), 0, 0), 1, 0, "bfloat16")
     config = EngineConfig(num_devices=max_gpus or 0)
     gpus = (instance.gpu_mib * 2**20,) * instance.num_gpus
-    for quantize, names in (("none", ["none"]), ("auto", AUTO_FORMS)):
+    for quantize, forms in (("none", [quantized("none", None)]), ("auto", auto_forms(instance.capability))):
         fit = check_fit(shape, Load(1, 1), instance, quantize, max_gpus)
-        forms = [quantized(name, instance.capability) for name in names]
         weights = [Weights(it.name, it.num_bytes(shape.counts, 2), it.moved_bytes(shape.counts, 2)) for it in forms]
         devices = choose_devices(config, torch.device("cuda"), Needs(tuple(weights), 4096), gpus)
         if fit.fits or quantize == "none":

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from model_memory import forms
-from model_memory.forms import quantized, stored
-from model_memory.weight_counts import TIED_BY_DEFAULT, count_weights
+from model_memory.forms import auto_forms, quantized, stored
+from model_memory.weight_counts import TIED_BY_DEFAULT, WeightCounts, count_weights
 from sagemaker_deploy.cli.main import main
 from sagemaker_deploy.plan import make_plan
 from sagemaker_deploy.request.instances import INSTANCES, find_instance
@@ -28,17 +27,21 @@ A10G = 86
 # Model, --quantize, recommended instance, copies, GPUs of each.
 TABLE = [
     ("llama-3.1-8b", "auto", "ml.g7.2xlarge", "none", 1, 1),
+    ("llama-3.1-8b", "int4", "ml.g6.xlarge", "int4", 1, 1),
+    ("llama-3.1-8b", "int8", "ml.g6.xlarge", "int8", 1, 1),
     ("llama-3.1-8b", "bitsandbytes-nf4", "ml.g6.xlarge", "bitsandbytes-nf4", 1, 1),
     ("llama-3.1-8b-fp8", "auto", "ml.g7.2xlarge", "auto", 1, 1),
     ("llama-3.1-8b-awq", "auto", "", "", 0, 0),
     ("gemma-2-9b", "auto", "ml.g6e.xlarge", "none", 1, 1),
+    ("gemma-2-9b", "int4", "ml.g6.xlarge", "int4", 1, 1),
     ("gpt-oss-20b", "auto", "ml.g7e.2xlarge", "auto", 1, 1),
     ("qwen3-30b-a3b", "auto", "ml.g7e.2xlarge", "none", 1, 1),
+    ("qwen3-30b-a3b", "int4", "ml.g7e.2xlarge", "int4", 1, 1),
     ("qwen3-30b-a3b", "bitsandbytes-nf4", "ml.g7e.2xlarge", "bitsandbytes-nf4", 1, 1),
     ("qwen2.5-32b", "auto", "ml.g7e.2xlarge", "none", 1, 1),
     ("mixtral-8x7b", "auto", "ml.g7e.12xlarge", "none", 1, 2),
     ("mixtral-8x7b", "bitsandbytes-nf4", "ml.g7e.12xlarge", "bitsandbytes-nf4", 1, 2),
-    ("llama-3.3-70b", "auto", "ml.g7e.2xlarge", "bitsandbytes-nf4", 1, 1),
+    ("llama-3.3-70b", "auto", "ml.g7e.2xlarge", "int4", 1, 1),
     ("llama-3.3-70b", "none", "ml.g7e.12xlarge", "none", 1, 2),
 ]
 
@@ -90,11 +93,13 @@ def built(name: str) -> Any:
 
 
 def bytes_on_meta(name: str, quantize: str) -> int:
-    """What loading takes: each parameter in 16 bits but those that bitsandbytes replaces by its own rule."""
+    """What loading takes: each parameter in 16 bits but those that the quantiser replaces by its own rule."""
     from torch import nn
     from transformers.quantizers.base import get_keys_to_not_convert
 
     model = built(name)
+    if quantize in ("int4", "int8"):
+        return bytes_in_blocks(model, 4 if quantize == "int4" else 8)
     total = 2 * sum(parameter.numel() for parameter in model.parameters())
     if quantize == "bitsandbytes-nf4":
         kept = set(get_keys_to_not_convert(model))
@@ -102,6 +107,22 @@ def bytes_on_meta(name: str, quantize: str) -> int:
             if isinstance(module, nn.Linear) and not any(path == each or each in path.split(".") for each in kept):
                 total -= int(module.weight.numel() * (2 - nf4_bytes()))
     return total
+
+
+def bytes_in_blocks(model: Any, bits: int) -> int:
+    """What the engine's own quantiser makes of a model, as transformers asks it before it reads the weights."""
+    import torch
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    from handler.model.int4_quantizer import BlocksConfig
+
+    quantizer = AutoHfQuantizer.from_config(BlocksConfig(bits), pre_quantized=False)
+    quantizer._process_model_before_weight_loading(model)
+    sizes = (
+        parameter.numel() * quantizer.param_element_size(model, name, torch.empty(0, dtype=torch.bfloat16))
+        for name, parameter in model.named_parameters()
+    )
+    return int(sum(sizes))
 
 
 @functools.cache
@@ -148,10 +169,13 @@ def test_weights_are_counted_as_transformers_builds_them(family: str) -> None:
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:5]
     with torch.device("meta"):
-        parameters = list(AutoModelForCausalLM.from_config(config).parameters())
+        model = AutoModelForCausalLM.from_config(config)
+    parameters = list(model.parameters())
+    output, tied = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     counts = count_weights(config.to_dict())
     assert counts.total == pytest.approx(sum(each.numel() for each in parameters), rel=0.03)
     assert counts.experts == sum(each.numel() for each in parameters if each.dim() == 3)
+    assert counts.output == (0 if output is tied else output.numel())
 
 
 @pytest.mark.needs("torch")
@@ -191,28 +215,73 @@ def test_the_table_of_stored_forms(
     assert not refused or "take the model in 16 bits, with HF_MODEL_QUANTIZE=bitsandbytes-nf4" in form.refused
 
 
-def test_fp8_stays_one_byte_where_a_layer_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The switch that whoever builds the layer turns on."""
-    monkeypatch.setattr(forms, "FP8_LAYERS_FROM", 89)
-    shape = shape_of("llama-3.1-8b-fp8")
+def test_fp8_with_a_scale_for_each_tensor_stays_one_byte_where_a_layer_multiplies_it() -> None:
+    """Llama 3.1 8B: 6.98 billion weights in linear layers, 1.05 billion that stay in 16 bits."""
+    config = config_of("llama-3.1-8b-fp8")
+    config["quantization_config"] |= {"weight_block_size": None}
+    shape = shape_from_config(config)
     sizes = {it.gpu: weights_bytes(shape, "auto", it) / 1e9 for it in INSTANCES}
     assert sizes["A10G"] == sizes["A100 80GB"] == pytest.approx(16.06, rel=0.01)
     assert sizes["L4"] == sizes["H200"] == pytest.approx(9.08, rel=0.01)
     found = recommend(shape, default_load(shape))
     assert found is not None
     assert found.best.instance.name == "ml.g6.xlarge"
+    values = config["quantization_config"]
+    for others in ({"has_experts": True}, {"in_bfloat16": False}):
+        assert stored(values, 90, **others).linears is None
+    assert stored(values | {"modules_to_convert": ["x"]}, 90).linears is None
 
 
-def test_int4_is_served_on_cuda_where_its_layers_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [bool(quantized("int4", capability).refused) for capability in (None, 75, 80)] == [False, True, True]
-    monkeypatch.setattr(forms, "INT4_FROM", 80)
-    assert [bool(quantized("int4", capability).refused) for capability in (None, 75, 80)] == [False, True, False]
-    monkeypatch.setattr(forms, "AUTO_FORMS", ("none", "int4", "bitsandbytes-nf4"))
-    assert [form.name for form in forms.auto_forms(75)] == ["none", "bitsandbytes-nf4"]
+@pytest.mark.parametrize(
+    ("quantize", "linears", "output", "on_cpu"),
+    [("int4", 0.625, 1.25, (0.625, 1.125)), ("int8", 1.25, 1.25, (1.125, 1.125)), ("eetq", 1.25, 1.25, (1.125, 1.125))],
+)
+def test_blocks_of_4_and_8_bits(quantize: str, linears: float, output: float, on_cpu: tuple[float, float]) -> None:
+    """Each nibble has two bytes of scale and two of zero for 32 weights on CUDA, each weight on CPU."""
+    on_gpu, cpu = quantized(quantize, 80), quantized(quantize, None)
+    assert (on_gpu.linears, on_gpu.output, on_gpu.experts, on_gpu.refused) == (linears, output, None, "")
+    assert (cpu.linears, cpu.output) == on_cpu
+    assert (on_gpu.step_bytes, cpu.step_bytes) == (4 * linears, None), "64 rows, and a read for each 16"
+    for other in (quantized(quantize, 75), quantized(quantize, 80, in_bfloat16=False)):
+        if quantize == "eetq":
+            assert (other.linears, other.output, other.refused) == (1.0, None, "")
+        else:
+            assert other.refused.startswith(f"{quantize} computes in bfloat16 from compute capability 8.0 on")
+            assert "bitsandbytes-nf4" in other.refused
+
+
+def test_an_output_layer_has_8_bits_and_a_tied_one_is_dense() -> None:
+    own, tied = WeightCounts(1000, 0, 100, 10, output=100), WeightCounts(1000, 0, 100, 10)
+    assert quantized("int4", A10G).num_bytes(own, 2) == 625 + 2 * 110 + 125
+    assert quantized("int4", A10G).num_bytes(tied, 2) == 625 + 2 * 110
+    assert quantized("bitsandbytes-nf4", A10G).num_bytes(own, 2) == 562 + 2 * 210
+    assert quantized("none", A10G).num_bytes(own, 2) == 2 * 1210
+    assert own.scaled_to(1320) == WeightCounts(1109, 0, 100, 11, output=100)
+    assert own.scaled_to(121).total == 121
+
+
+def test_auto_leaves_out_what_a_gpu_refuses() -> None:
+    names = [[form.name for form in auto_forms(capability)] for capability in (75, 80)]
+    assert names == [["none", "bitsandbytes-nf4"], ["none", "int4", "bitsandbytes-nf4"]]
+    assert [form.name for form in auto_forms(80, in_bfloat16=False)] == names[0]
     instance = find_instance("ml.g5.12xlarge")
     assert instance
     taken = auto_share(shape_of("qwen2.5-32b"), Load(4096, 8), instance)
     assert (taken.weights.form, taken.span, taken.engines) == ("int4", 2, 2)
+
+
+@pytest.mark.parametrize("quantize", ["int4", "int8"])
+def test_a_gpu_that_multiplies_no_blocks_is_not_recommended(quantize: str) -> None:
+    shape = shape_from_config(config_of("llama-3.1-8b") | {"dtype": "float16", "torch_dtype": "float16"})
+    t4 = find_instance("ml.g4dn.xlarge")
+    assert t4
+    fit = check_fit(shape, Load(2048, 1), t4, quantize)
+    assert not fit.fits
+    assert f"does not load on ml.g4dn.xlarge: {quantize} computes in bfloat16" in fit.sentence()
+    found = recommend(shape, Load(2048, 1), quantize)
+    assert found is not None
+    assert found.best.instance.name == "ml.g6.xlarge"
+    assert check_fit(shape, Load(2048, 1), t4).quantize == "bitsandbytes-nf4"
 
 
 def test_the_plan_says_why_it_recommends_nothing_and_the_way_out() -> None:

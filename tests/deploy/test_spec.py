@@ -24,7 +24,12 @@ from tests.deploy.conftest import REGION, make_spec
         ({"image": "a b"}, "image"),
         ({"quantize": "int3"}, "quantize 'int3' must be one of auto, none"),
         ({"quantize": "exl2"}, "quantize 'exl2' must be one of auto, none"),
-        ({"quantize": "int4"}, "quantize 'int4' is for instances without GPU, and ml.g6.2xlarge has one"),
+        (
+            {"quantize": "int4", "instance_type": "ml.g4dn.xlarge"},
+            "quantize 'int4' computes in bfloat16 on a GPU of compute capability 8.0 or more, and the T4 of "
+            "ml.g4dn.xlarge has 7.5",
+        ),
+        ({"quantize": "int8", "instance_type": "ml.g4dn.12xlarge"}, "the T4 of ml.g4dn.12xlarge has 7.5"),
         ({"num_gpus": 2}, "num_gpus must be at most 1 on ml.g6.2xlarge, got 2"),
         (
             {"component": ComponentOptions(memory_mib=1024, num_gpus=2)},
@@ -180,7 +185,9 @@ def test_a_setting_is_given_once_under_any_of_its_names(
         ({}, {"MAX_BATCH_SIZE": "0"}, "MAX_BATCH_SIZE must be a whole number from 1 to 4096, got '0'"),
         ({}, {"DTYPE": "int8"}, "DTYPE must be one of auto"),
         ({}, {"QUANTIZE": "exl2"}, "always refused"),
-        ({}, {"QUANTIZE": "int4"}, "is for instances without GPU"),
+        ({"instance_type": "ml.g4dn.xlarge"}, {"QUANTIZE": "int4"}, "the T4 of ml.g4dn.xlarge has 7.5"),
+        ({}, {"QUANTIZE": "int8", "DTYPE": "float16"}, "computes in bfloat16 .* and DTYPE is another"),
+        ({"quantize": "int4"}, {"DTYPE": "float32"}, "computes in bfloat16 .* and DTYPE is another"),
         ({}, {"PORT": "80"}, "PORT is 80, and SageMaker calls port 8080"),
         ({}, {"AIP_HTTP_PORT": "81"}, "AIP_HTTP_PORT is 81"),
         ({}, {"BIND_ADDRESS": "127.0.0.1"}, "cannot call the container"),
@@ -203,7 +210,10 @@ def test_what_the_container_would_refuse_is_refused_before(
 @pytest.mark.parametrize(
     ("change", "environment"),
     [
-        ({}, {"QUANTIZE": "int4", "DEVICE": "cpu"}),
+        ({}, {"QUANTIZE": "int4", "DTYPE": "bfloat16"}),
+        ({"quantize": "eetq", "instance_type": "ml.g4dn.xlarge"}, {}),
+        ({"instance_type": "ml.g4dn.xlarge"}, {"QUANTIZE": "int4", "DEVICE": "cpu"}),
+        ({"instance_type": "ml.c7i.2xlarge"}, {"QUANTIZE": "int4", "DTYPE": "float32"}),
         ({}, {"PORT": "8080", "BIND_ADDRESS": "::"}),
         ({"model_id": ""}, {"HF_MODEL_ID": "/opt/ml/model/sub", "HF_TOKEN": "x"}),
         ({}, {"NCCL_DEBUG": "INFO", "SHARDED": ""}),
@@ -231,9 +241,11 @@ def test_what_does_nothing_is_warned_of(environment: dict[str, str], asynchronou
     assert says in " ".join(found) if says else found == []
 
 
-def test_quantisations_for_cpu_go_to_instances_without_gpu() -> None:
-    spec = make_spec(quantize="int8", instance_type="ml.c7i.2xlarge")
-    assert container_environment(spec, REGION)["HF_MODEL_QUANTIZE"] == "int8"
+@pytest.mark.parametrize("instance_type", ["ml.c7i.2xlarge", "ml.g5.xlarge", "ml.p4d.24xlarge", "ml.g9.xlarge"])
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_blocks_go_to_cpus_and_to_gpus_that_multiply_them(quantize: str, instance_type: str) -> None:
+    spec = make_spec(quantize=quantize, instance_type=instance_type)
+    assert container_environment(spec, REGION)["HF_MODEL_QUANTIZE"] == quantize
 
 
 def test_isolation_tells_the_hub_client_so() -> None:

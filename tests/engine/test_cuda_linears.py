@@ -121,9 +121,11 @@ def test_loading_takes_little_more_memory_than_the_quantised_weights(
     with pretend_cuda(gpus_of("A10G")) as gpus:
         loaded = load(config, directory, lambda *_: None)
         linears = [module for module in loaded.model.modules() if isinstance(module, Int4Linear)]
+        assert {module.bits for module in linears} == {4, 8}
+        for module in linears:
+            held = module.packed.nbytes + module.scales_and_zeros.nbytes
+            assert held == module.in_features * module.out_features * int4_bytes(module.bits)
         weights = sum(module.in_features * module.out_features for module in linears if module.bits == 4)
-        held = sum(module.packed.nbytes + module.scales_and_zeros.nbytes for module in linears if module.bits == 4)
-        assert held == weights * int4_bytes(4)
         assert gpus.all[0].allocated < 1.1 * weights
         assert gpus.all[0].most_allocated < 1.3 * gpus.all[0].allocated
 

@@ -14,20 +14,22 @@ import torch
 from torch import nn
 
 from handler.linears import packed_model
+from handler.linears.int4_linear import int4_bytes
 from handler.linears.packed_linear import KERNEL, Kernel, PackedLinear
 from handler.linears.weight_blocks import WeightBlocks
 from handler.model import loader as model_loader
 from handler.model.loader import LoadedModel, load
 from handler.model.placement import Devices
-from handler.model.quantize import four_bit_forms, least_lossy, resolve
+from handler.model.quantize import forms_of_auto, least_lossy, resolve
 from handler.runners.slots.runner import SlotRunner
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel
+from model_memory.forms import auto_forms, quantized
 from model_memory.weight_counts import WeightCounts
 from tests.support import tiny_models
 from tests.support.fp8_checkpoint import save_fp8
 from tests.support.local_engine import LocalEngine, limits
-from tests.support.pretend_cuda import gpus_of, pretend_cuda
+from tests.support.pretend_cuda import GPU_KINDS, gpus_of, pretend_cuda
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -249,10 +251,27 @@ def test_what_cannot_be_is_refused_with_a_sentence(wanted: str, device: str, sen
 def test_blocks_are_for_gpus_that_multiply_them(kind: str, dtype: torch.dtype, int8: bool, int4: bool) -> None:
     with pretend_cuda(gpus_of(kind)):
         eetq = resolve(Quantize.EETQ, torch.device("cuda"), dtype, nn.Module())
-        forms = four_bit_forms(torch.device("cuda"), dtype)
+        forms = [form.name for form in forms_of_auto(torch.device("cuda"), dtype)]
     assert eetq is (Quantize.INT8_BLOCKS if int8 else Quantize.INT8)
-    assert forms == ((Quantize.INT4_BLOCKS, Quantize.NF4) if int4 else (Quantize.NF4,))
+    assert forms == ["none", *(["int4"] if int4 else []), "bitsandbytes-nf4"]
     assert resolve(Quantize.EETQ, torch.device("cpu"), dtype, nn.Module()) is Quantize.INT8_BLOCKS
+
+
+@pytest.mark.parametrize("kind", sorted(GPU_KINDS))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("name", ["int4", "int8", "eetq"])
+def test_the_table_of_memory_refuses_what_the_engine_refuses(kind: str, dtype: torch.dtype, name: str) -> None:
+    (major, minor), _ = GPU_KINDS[kind]
+    form = quantized(name, major * 10 + minor, in_bfloat16=dtype is torch.bfloat16)
+    with pretend_cuda(gpus_of(kind)):
+        if form.refused:
+            with pytest.raises(BadConfiguration, match="computes in bfloat16"):
+                resolve(Quantize(name), torch.device("cuda"), dtype, nn.Module())
+            return
+        found = resolve(Quantize(name), torch.device("cuda"), dtype, nn.Module())
+    bits = {Quantize.INT4_BLOCKS: 4, Quantize.INT8_BLOCKS: 8}
+    assert form.linears == (int4_bytes(bits[found]) if found in bits else 1.0)
+    assert form.output == (int4_bytes(8) if found in bits else None)
 
 
 def test_auto_prefers_the_four_bits_with_the_lower_perplexity() -> None:
@@ -260,8 +279,10 @@ def test_auto_prefers_the_four_bits_with_the_lower_perplexity() -> None:
     page = (Path(__file__).parents[2] / "docs" / "quantisation.md").read_text()
     rows = dict(re.findall(r"\| `(int4|bitsandbytes-nf4)`[^|]*\| ([0-9.]+) \|", page))
     with pretend_cuda(gpus_of("A10G")):
-        forms = four_bit_forms(torch.device("cuda"), torch.bfloat16)
-    assert sorted(forms, key=lambda form: float(rows[form])) == list(forms)
+        found = forms_of_auto(torch.device("cuda"), torch.bfloat16)
+    forms = [form.name for form in found if form.name in rows]
+    assert len(forms) == 2
+    assert sorted(forms, key=lambda form: float(rows[form])) == forms
 
 
 @pytest.mark.parametrize(
@@ -273,7 +294,7 @@ def test_auto_takes_the_least_lossy_that_leaves_room_for_keys(
 ) -> None:
     sizes = WeightCounts(linears=1000, experts=0, embeddings=0)
     with caplog.at_level(logging.INFO, "handler"):
-        assert least_lossy(sizes, torch.bfloat16, 200, room, (Quantize.INT4_BLOCKS, Quantize.NF4)) == chosen
+        assert least_lossy(sizes, torch.bfloat16, 200, room, auto_forms(86)) == chosen
     assert len(caplog.records) == 1
     assert f"HF_MODEL_QUANTIZE=auto: {chosen}, " in caplog.text
 
@@ -284,8 +305,8 @@ def test_auto_takes_the_least_lossy_that_leaves_room_for_keys(
         ("A10G", 361_600, Quantize.NONE),
         ("A10G", 361_598, Quantize.INT4_BLOCKS),
         ("T4", 361_598, Quantize.NF4),
-        ("A10G", 226_432, Quantize.INT4_BLOCKS),
-        ("A10G", 226_430, Quantize.NF4),
+        ("A10G", 211_072, Quantize.INT4_BLOCKS),
+        ("A10G", 211_070, Quantize.NF4),
     ],
 )
 def test_auto_on_a_gpu_weighs_the_model_without_loading_it(
@@ -310,13 +331,13 @@ def test_auto_on_a_gpu_weighs_the_model_without_loading_it(
 
 
 def test_layers_that_stay_unquantised_are_named_only_where_something_is_quantised(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (1 << 40, 1 << 40))
     model_config = tiny_models.build("llama", intermediate_size=80).config
     devices = Devices((torch.device("cuda", 0),))
     for quantize, expected in ((Quantize.AUTO, False), (Quantize.NF4, True)):
-        model_loader._plan(EngineConfig(max_model_len=64), model_config, torch.bfloat16, devices, quantize)
+        with pretend_cuda(gpus_of("A10G")):
+            model_loader._plan(EngineConfig(max_model_len=64), model_config, torch.bfloat16, devices, quantize)
         assert ("stay unquantised" in caplog.text) is expected
 
 

@@ -22,7 +22,7 @@ from handler.runners.paged.input import PagedInput
 from handler.runners.slots.cache import SlotCache
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration
-from model_memory.forms import AUTO_FORMS, quantized
+from model_memory.forms import auto_forms
 from model_memory.sharing import Weights
 from model_memory.weight_counts import WeightCounts
 from sagemaker_deploy.request.instances import INSTANCES
@@ -125,7 +125,10 @@ def test_accelerate_may_use_this_engines_gpus_alone(monkeypatch: pytest.MonkeyPa
     ("values", "quantize", "dtype", "expected"),
     [
         ({"dtype": "float32"}, Quantize.NONE, torch.bfloat16, [500]),
-        ({"dtype": "bfloat16"}, Quantize.AUTO, torch.bfloat16, [1000, 281]),
+        ({"dtype": "bfloat16"}, Quantize.AUTO, torch.bfloat16, [1000, 312, 281]),
+        ({"dtype": "bfloat16"}, Quantize.AUTO, torch.float16, [1000, 281]),
+        ({"dtype": "bfloat16"}, Quantize.EETQ, torch.bfloat16, [625]),
+        ({"dtype": "bfloat16"}, Quantize.EETQ, torch.float16, [500]),
         ({"dtype": "bfloat16"}, Quantize.NF4, torch.bfloat16, [281]),
         ({"dtype": "float16"}, Quantize.NONE, torch.float32, [2000]),
         ({"quantization_config": {"quant_method": "awq"}}, Quantize.AUTO, torch.float16, [1000]),
@@ -147,8 +150,8 @@ def test_the_size_of_weights_follows_what_they_are_loaded_as(
 def auto_needs(billions: float, embeddings: float, experts: float, capability: int) -> Needs:
     """A dense checkpoint of so many billions of weights in linear layers, embeddings and experts, under `auto`."""
     counts = WeightCounts(int(billions * 1e9), int(experts * 1e9), int(embeddings * 1e9))
-    made = [quantized(name, capability) for name in AUTO_FORMS]
-    weights = (Weights(it.name, it.num_bytes(counts, 2), it.moved_bytes(counts, 2)) for it in made)
+    forms = auto_forms(capability)
+    weights = (Weights(it.name, it.num_bytes(counts, 2), it.moved_bytes(counts, 2)) for it in forms)
     return Needs(tuple(weights), GIB)
 
 
@@ -158,20 +161,23 @@ def auto_needs(billions: float, embeddings: float, experts: float, capability: i
         ((7, 1, 0), "A10G", 1, {}, ("none", 1, 1)),
         ((7, 1, 0), "A10G", 4, {}, ("none", 1, 4)),
         ((7, 1, 0), "T4", 4, {}, ("bitsandbytes-nf4", 1, 4)),
-        ((13, 1.5, 0), "A10G", 1, {}, ("bitsandbytes-nf4", 1, 1)),
-        ((13, 1.5, 0), "A10G", 4, {}, ("bitsandbytes-nf4", 1, 4)),
-        ((31, 1.5, 0), "A10G", 4, {}, ("bitsandbytes-nf4", 2, 2)),
-        ((31, 1.5, 0), "A10G", 8, {}, ("bitsandbytes-nf4", 2, 4)),
-        ((31, 1.5, 0), "A10G", 2, {}, ("bitsandbytes-nf4", 2, 1)),
-        ((45, 2, 0), "H100", 8, {}, ("none", 2, 4)),
-        ((68, 2, 0), "H100", 8, {}, ("bitsandbytes-nf4", 1, 8)),
-        ((68, 2, 0), "H200", 8, {}, ("none", 2, 4)),
+        ((13, 1.5, 0), "T4", 4, {}, ("bitsandbytes-nf4", 1, 4)),
+        ((13, 1.5, 0), "A10G", 1, {}, ("int4", 1, 1)),
+        ((13, 1.5, 0), "A10G", 4, {}, ("int4", 1, 4)),
+        ((29, 1, 0), "A10G", 1, {}, ("bitsandbytes-nf4", 1, 1)),
+        ((31, 1.5, 0), "A10G", 4, {}, ("int4", 2, 2)),
+        ((31, 1.5, 0), "A10G", 8, {}, ("int4", 2, 4)),
+        ((31, 1.5, 0), "A10G", 2, {}, ("int4", 2, 1)),
+        ((31, 1.5, 0), "H100", 8, {}, ("none", 1, 8)),
+        ((45, 2, 0), "H100", 8, {}, ("int4", 1, 8)),
+        ((68, 2, 0), "H100", 8, {}, ("int4", 1, 8)),
+        ((68, 2, 0), "H200", 8, {}, ("int4", 1, 8)),
         ((1, 0.6, 28.5), "A10G", 4, {}, ("none", 4, 1)),
         ((31, 1.5, 0), "A10G", 4, {"has_given_engines": True}, ("none", 4, 1)),
-        ((31, 1.5, 0), "A10G", 4, {"num_engines": 2}, ("bitsandbytes-nf4", 2, 2)),
+        ((31, 1.5, 0), "A10G", 4, {"num_engines": 2}, ("int4", 2, 2)),
         ((13, 1.5, 0), "A10G", 4, {"num_engines": 2}, ("none", 2, 2)),
-        ((13, 1.5, 0), "A10G", 4, {"num_devices": 2}, ("bitsandbytes-nf4", 1, 2)),
-        ((13, 1.5, 0), "A10G", 4, {"num_devices": 1}, ("bitsandbytes-nf4", 1, 1)),
+        ((13, 1.5, 0), "A10G", 4, {"num_devices": 2}, ("int4", 1, 2)),
+        ((13, 1.5, 0), "A10G", 4, {"num_devices": 1}, ("int4", 1, 1)),
         ((400, 4, 0), "A10G", 4, {}, ("bitsandbytes-nf4", 4, 1)),
     ],
 )
@@ -215,7 +221,7 @@ def test_pid_1_tells_the_engine_whether_the_number_is_a_setting(
     setting: dict[str, str], is_given: bool, tmp_path: Path
 ) -> None:
     """One engine that is asked for takes all GPUs; one that is the default may call for others."""
-    engine = EngineProcess(Settings.from_environ(setting), RunDir(tmp_path), Replica(0))
+    engine = EngineProcess(Settings.from_environ(setting), RunDir(tmp_path), Replica(0), {})
     assert engine._config(0).has_given_engines is is_given
 
 
@@ -226,7 +232,7 @@ def test_a_setting_is_never_weighed(caplog: pytest.LogCaptureFixture) -> None:
     assert (len(found.own), found.num_engines, caplog.text) == (4, 1, "")
 
 
-@pytest.mark.parametrize(("count", "expected"), [(4, ("bitsandbytes-nf4", 2, 2)), (1, ("bitsandbytes-nf4", 1, 1))])
+@pytest.mark.parametrize(("count", "expected"), [(4, ("int4", 2, 2)), (1, ("bitsandbytes-nf4", 1, 1))])
 def test_a_model_of_32_billion_weights_on_pretended_gpus(
     count: int, expected: tuple[str, int, int], tmp_path: Path
 ) -> None:
@@ -250,7 +256,7 @@ def test_memory_that_another_program_takes_is_no_room(caplog: pytest.LogCaptureF
         chosen = choose_devices(EngineConfig(), CUDA, needs, (gpus.all[0].total,))
         assert with_free_memory(chosen, needs).quantize is Quantize.NONE
         gpus.all[0].take(8 * GIB)
-        assert with_free_memory(chosen, needs).quantize is Quantize.NF4
+        assert with_free_memory(chosen, needs).quantize is Quantize.INT4_BLOCKS
     assert "MiB are free on this engine's GPUs" in caplog.text
 
 
