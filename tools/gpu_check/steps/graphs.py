@@ -55,7 +55,7 @@ def _unfused(setting: Setting, runner: Runner, limits: Limits, most: int) -> Ite
         return
     fusion.undo()
     recapture: Any = runner
-    recapture.capture()
+    recapture.capture(list(range(_PROMPT)))
     for rows in sorted({1, min(32, most)}):
         yield replace(_step(setting, runner, limits, rows), what="step, layers not fused", expected=None, ok=None)
 
