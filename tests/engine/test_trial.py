@@ -294,8 +294,8 @@ def test_a_failed_runner_is_gone_before_the_next_one_takes_memory(
     made: list[weakref.ref[PagedRunner]] = []
     init = PagedRunner.__init__
 
-    def remembers(self: PagedRunner, *args: Any) -> None:
-        init(self, *args)
+    def remembers(self: PagedRunner, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
         made.append(weakref.ref(self))
 
     def refuses(_self: PagedRunner) -> None:

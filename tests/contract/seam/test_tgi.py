@@ -10,7 +10,7 @@ import pytest
 
 from handler.seam.protocol import ErrorCode, Failed, FinishReason, Rejected, StepOutput, TokenLogprob
 from tests.contract.seam.web import TEXT, WebServer
-from tests.fakes.engine import CONTEXT, FakeEngine, output
+from tests.fakes.engine import CONTEXT, IN_FLIGHT, FakeEngine, output
 
 
 def asked(web: WebServer, engine: FakeEngine, **parameters: Any) -> Any:
@@ -59,8 +59,8 @@ def test_best_of_takes_a_place_for_each(web: WebServer, engine: FakeEngine) -> N
     assert {details["seed"], details["best_of_sequences"][0]["seed"]} == {first.sampling.seed, second.sampling.seed}
     never = threading.Event()
     engine.script = lambda _request: [never]
-    streams = [web.open("/generate_stream", TEXT) for _ in range(127)]
-    web.wait(lambda: len(engine.requests) == 129)
+    streams = [web.open("/generate_stream", TEXT) for _ in range(IN_FLIGHT - 1)]
+    web.wait(lambda: len(engine.requests) == IN_FLIGHT + 1)
     assert web.post("/generate", body).status == 429
     for stream in streams:
         stream.close()
