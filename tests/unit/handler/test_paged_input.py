@@ -135,6 +135,13 @@ def test_tables_whose_upload_failed_are_uploaded_again(monkeypatch: pytest.Monke
     assert buffers.view(shape).block_table[:, :2].tolist() == [[1, 2], [13, 14], [5, 6], [17, 18]]
 
 
+def test_chunks_of_one_token_are_no_part_of_their_own() -> None:
+    """The kernel takes as many rows as sequences where each has one query."""
+    decodes = [item(start, 1, [1 + i]) for i, start in enumerate((3, 2))]
+    assert len(build_paged_input([*decodes, item(0, 1, [5], length=9)], PAGE, CPU).parts()) == 1
+    assert len(build_paged_input([*decodes, item(0, 2, [5], length=9)], PAGE, CPU).parts()) == 2
+
+
 def test_flattened_prompts_and_decodes() -> None:
     items = [item(5, 1, [3, 1]), item(2, 4, [2, 7], scored=True), item(0, 3, [5], length=8), item(4, 3, [6, 4])]
     found = build_paged_input(items, PAGE, CPU)
