@@ -25,6 +25,7 @@ from handler.sampling.sampler import sample
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 from handler.scheduling.sequence import Sequence
 from handler.seam.config import EngineConfig
+from handler.seam.errors import BadConfiguration
 from handler.seam.protocol import GenerateRequest, SamplingParams
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 _FRAGMENTATION = 0.02
 # Steps are not made shorter than this.
 _FEWEST_TOKENS = 256
+# An engine with room for fewer keys would refuse nearly every prompt.
+_FEWEST_KEYS = 256
 _PENALISED = partial(
     SamplingParams, max_tokens=1, seed=0, temperature=0.7, repetition_penalty=1.1, frequency_penalty=0.1, num_logprobs=5
 )
@@ -83,6 +86,12 @@ def measured_limits(
         return derive_limits(config, loaded, paged=paged)
     _log(most.max_num_batched_tokens, *measured)
     limits = derive_limits(config, loaded, paged=paged, reserve=measured[1])
+    if limits.capacity_tokens < _FEWEST_KEYS and not config.kv_capacity_tokens:
+        kept = ", ".join(f"{num_bytes / 1e9:.2f} GB of {device}" for device, num_bytes in measured[1].items())
+        raise BadConfiguration(
+            f"the weights leave too little GPU memory: steps of {measured[0]} tokens and graphs take {kept}, and keys "
+            f"of {limits.capacity_tokens} tokens fit beside them. Quantise the weights or take a larger GPU"
+        )
     return dataclasses.replace(limits, max_num_batched_tokens=measured[0])
 
 

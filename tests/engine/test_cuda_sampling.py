@@ -180,6 +180,21 @@ def test_a_nucleus_beyond_the_candidates_is_looked_for_again(gpus: Gpus) -> None
     assert gpus.waits.total() == 3
 
 
+def test_rows_that_are_sorted_whole_take_memory_for_some_at_a_time(gpus: Gpus) -> None:
+    """256 of them take less than three times as much as 64, and each gets what it gets beside others."""
+    most, found = {}, {}
+    asked = asking([{"typical_p": 0.8, "num_logprobs": 5, "warped_logprobs": True}], 256)
+    logits = torch.randn(256, VOCAB).to("cuda")
+    for num_rows in (64, 256):
+        gpus.all[0].reset_peak()
+        before = gpus.all[0].allocated
+        found[num_rows] = sample(logits[:num_rows], asked[:num_rows], EOS)
+        most[num_rows] = gpus.all[0].most_allocated - before
+    assert most[256] < 3 * most[64]
+    assert found[256][:64] == found[64]
+    assert found[256][200:] == sample(logits[200:], asked[200:], EOS)
+
+
 def test_the_table_follows_sequences_that_come_and_go(gpus: Gpus) -> None:
     """Joined, preempted, resumed at another place of the batch, finished: rows of the table are used again."""
     random = Random(5)

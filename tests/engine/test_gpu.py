@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.attention.varlen import AuxRequest
 
 from handler.model.loader import LoadedModel
 from handler.runners.attention import LayerTraits
@@ -29,7 +28,7 @@ from handler.runners.paged.input import PagedInput
 from handler.runners.paged.runner import PagedRunner
 from handler.runners.paged.step_buffers import Shape
 from handler.runners.paged.sync_guard import host_sync
-from handler.runners.paged.varlen import torch_varlen, varlen_attn_cpu
+from handler.runners.paged.varlen import varlen_attention, varlen_attn_cpu
 from handler.runners.paged.windows import WindowParts, window_attention, window_parts
 from handler.runners.trial import Trial, Verdict, compare
 from handler.scheduling.block_manager import TRASH_PAGE
@@ -96,9 +95,7 @@ def test_the_kernel_says_what_the_emulator_says(window: tuple[int, int], heads: 
     options: dict[str, Any] = {"scale": head_dim**-0.5, "window_size": window, "enable_gqa": heads[0] != heads[1]}
     options |= {"seqused_k": used.int().cuda(), "block_table": table.cuda()}
     bounds = (int(queries.max()), table.shape[1] * CUDA_PAGE_SIZE)
-    found, logsumexp = torch_varlen()(
-        query, key, value, cu_q, cu_k, *bounds, return_aux=AuxRequest(lse=True), **options
-    )
+    found, logsumexp = varlen_attention(query, key, value, cu_q, cu_k, *bounds, **options)
     floats = (tensor.float() for tensor in (query, key, value))
     expected, expected_logsumexp = varlen_attn_cpu(*floats, cu_q, cu_k, *bounds, **options)
     torch.testing.assert_close(found.float(), expected, atol=2e-2, rtol=2e-2)

@@ -26,6 +26,7 @@ from handler.sampling.grammar import GrammarCompiler
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 from handler.scheduling.sequence import Sequence
 from handler.seam.config import EngineConfig, KVLayout, Quantize
+from handler.seam.errors import BadConfiguration
 from handler.seam.protocol import GenerateRequest, Grammar, GrammarKind, SamplingParams
 from handler.seam.status import StatusBoard
 from handler.startup import build_core
@@ -120,6 +121,14 @@ def test_steps_that_leave_no_room_for_keys_are_halved(
     assert bounds.capacity_tokens == asked.get("kv_capacity_tokens", bounds.capacity_tokens)
     sentence = f"steps of at most {tokens} tokens instead of {STEP} (MAX_BATCH_PREFILL_TOKENS)"
     assert (sentence in caplog.text) is (tokens < STEP)
+
+
+def test_a_model_that_leaves_no_room_for_keys_is_refused(gpus: Gpus) -> None:
+    found = wide()
+    leave(gpus, 40 * MIB)
+    config = msgspec.structs.replace(CONFIG, max_num_seqs=0)
+    with pytest.raises(BadConfiguration, match="the weights leave too little GPU memory: steps of 256 tokens"):
+        measured_limits(config, found, partial(paged_probe, found), paged=True)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 # `_flash_attention_forward`: query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, dropout, causal, debug mask.
 Kernel = Callable[..., tuple[Tensor, ...]]
-_NEEDED = ("seqused_k", "block_table", "enable_gqa")
+_NEEDED = ("seqused_k", "block_table", "enable_gqa", "num_splits")
 
 
 def is_needed() -> bool:
@@ -53,6 +53,7 @@ def varlen_with_pages(kernel: Kernel) -> Callable[..., Tensor | tuple[Tensor, Te
         enable_gqa: bool = False,
         seqused_k: Tensor | None = None,
         block_table: Tensor | None = None,
+        num_splits: int | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         if block_table is not None:
             key, value, cu_seq_k, max_k = side_by_side(key, value, block_table)

@@ -43,9 +43,13 @@ class PagedInput:
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def parts(self) -> tuple[PagedInput, ...]:
-        """What attention computes apart: the decodes, then the chunks. Views; both count rows from the first."""
+        """What attention computes apart: the decodes, then the chunks. Views; both count rows from the first.
+
+        Chunks of one token each are no different from decodes; and where all sequences have one query, the kernel wants
+        as many rows as sequences.
+        """
         n = self.num_decodes
-        if not n:
+        if not n or self.max_q == 1:
             return (self,)
         return (
             self._sequences(slice(None, n), slice(None, n + 1), max_q=1),

@@ -88,7 +88,7 @@ class StepBuffers:
         self._table = torch.full(size, TRASH_PAGE, dtype=torch.int32, device=device)
         # The table as the host last wrote it, so that only rows that changed are written again.
         self._host_table = torch.full(size, TRASH_PAGE, dtype=torch.int32)
-        self._tables: list[list[int]] = [[] for _ in range(size[0])]
+        self._tables: list[list[int] | None] = [[] for _ in range(size[0])]
 
     def view(self, shape: Shape) -> PagedInput:
         """The rows of `shape`, whatever they hold."""
@@ -137,12 +137,15 @@ class StepBuffers:
         wanted = [[] if item is None else item.seq.block_table for item in items]
         changed = [row for row, table in enumerate(wanted) if self._tables[row] != table]
         for row in changed:
-            self._tables[row] = list(wanted[row])
+            # Unknown until the upload is made: it may fail, for want of pinned memory, and the step then runs again.
+            self._tables[row] = None
             self._host_table[row] = TRASH_PAGE
             self._host_table[row, : len(wanted[row])] = torch.tensor(wanted[row], dtype=torch.int32)
         if changed:
             rows = slice(changed[0], changed[-1] + 1)
             _copy(self._host_table[rows], self._table[rows])
+        for row in changed:
+            self._tables[row] = list(wanted[row])
 
 
 def _num_longs(shape: Shape) -> int:

@@ -23,7 +23,7 @@ _CUDA_MAX_HEAD_DIM = 256
 # Both implementations want head sizes that are a multiple of this.
 HEAD_DIM_MULTIPLE = 8
 
-_NEEDED = ("scale", "window_size", "enable_gqa", "seqused_k", "block_table", "return_aux")
+_NEEDED = ("scale", "window_size", "enable_gqa", "seqused_k", "block_table", "return_aux", "num_splits")
 
 
 @cache
@@ -95,10 +95,23 @@ def varlen_attention(
     options |= {"seqused_k": seqused_k, "block_table": block_table}
     if not query.is_cuda:
         return varlen_attn_cpu(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, **options)
+    splits = None if packs_heads(query.shape[1], key.shape[-2], max_q, window_size) else 1
     found: tuple[Tensor, Tensor] = torch_varlen()(
-        *(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k), return_aux=_log_sum_exp(), **options
+        *(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k),
+        return_aux=_log_sum_exp(),
+        num_splits=splits,
+        **options,
     )
     return found
+
+
+def packs_heads(num_heads: int, num_kv_heads: int, max_q: int, window_size: tuple[int, int]) -> bool:
+    """Whether FlashAttention-2 lets the query heads of a key head share a tile (`seqlenq_ngroups_swapped`).
+
+    It may split long keys only then: it puts the parts of other calls together as if every sequence's queries began at
+    the first row (github.com/pytorch/pytorch/issues/194167).
+    """
+    return max_q == 1 and num_heads > num_kv_heads and max(window_size) < 0
 
 
 def _log_sum_exp() -> object:

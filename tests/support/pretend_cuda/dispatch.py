@@ -264,6 +264,7 @@ def _compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], capabilit
             window=bound.get("window_size"),
             used=bound.get("seqused_k"),
             table=bound.get("block_table"),
+            num_splits=bound.get("num_splits"),
         )
         return (*found, torch.zeros(2, dtype=torch.uint64))
     if name in PRODUCTS:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handler.runners.paged.varlen import varlen_attn_cpu
+from handler.runners.paged.varlen import packs_heads, varlen_attn_cpu
 
 
 def varlen_attn(
@@ -24,6 +24,7 @@ def varlen_attn(
     window: Any,
     used: Tensor | None,
     table: Tensor | None,
+    num_splits: int | None,
 ) -> tuple[Tensor, Tensor]:
     """The output `[T, Hq, D]` and the log-sum-exp `[Hq, T]`. Raises RuntimeError as the kernel does."""
     _require(capability >= (8, 0), "FlashAttention only supports Ampere GPUs or newer.")
@@ -41,6 +42,10 @@ def varlen_attn(
     _require(batch > 0, "batch size must be positive")
     _require(cu_seq_k.shape == (batch + 1,) and used.shape == (batch,), "batch sizes differ")
     _check_keys(key, cu_seq_k, used, table)
+    if packs_heads(query.shape[1], key.shape[-2], max_q, window or (-1, -1)):
+        _require(query.shape[0] == batch, f"shape '[{batch}, ...]' is invalid for input of {query.shape[0]} rows")
+    else:
+        _require(table is None or num_splits == 1, "the parts of split keys would be written to wrong rows")
     _require(int((cu_seq_q[1:] - cu_seq_q[:-1]).max()) <= max_q, "an illegal memory access was encountered (max_q)")
     keys, values, own = _read_pages(key, value, table)
     found, logsumexp = varlen_attn_cpu(
@@ -94,5 +99,6 @@ def flash_attention_forward(bound: dict[str, Any], capability: tuple[int, int]) 
         window=(bound["window_size_left"], 0 if bound["is_causal"] else bound["window_size_right"]),
         used=bound["seqused_k"],
         table=torch.arange(starts.numel() - 1, dtype=torch.int32)[:, None],
+        num_splits=1,
     )
     return (*found, torch.zeros(2, dtype=torch.uint64), torch.zeros(()), torch.zeros(()))

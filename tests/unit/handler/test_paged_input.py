@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from handler.runners.paged import step_buffers
 from handler.runners.paged.input import build_paged_input
 from handler.runners.paged.step_buffers import MAX_CHUNKS, Shape, StepBuffers, decode_shapes, mixed_shapes, smallest
 from handler.scheduling.block_manager import TRASH_PAGE
@@ -110,6 +111,35 @@ def test_buffers_hold_decodes_beside_chunks(data: st.DataObject) -> None:
         assert (rest.seqused_k[len(chunks) :] >= queries.clamp(min=1)).all()
         assert (rest.block_table[len(chunks) :] == TRASH_PAGE).all()
         assert int(rest.seqused_k.max()) <= rest.max_k
+
+
+def test_tables_whose_upload_failed_are_uploaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a sequence would read the pages of the one that had its row before."""
+    shape = Shape(4)
+    buffers = StepBuffers([shape], MAX_LEN, PAGE, CPU)
+    before, after = ([item(5, 1, [2 * i + first, 2 * i + first + 1]) for i in range(4)] for first in (1, 11))
+    buffers.fill(shape, before, [])
+    copy, calls = step_buffers._copy, []
+
+    def failing(host: torch.Tensor, into: torch.Tensor) -> None:
+        calls.append(into)
+        if len(calls) == 2:
+            raise RuntimeError("CUDA error: out of memory")
+        copy(host, into)
+
+    monkeypatch.setattr(step_buffers, "_copy", failing)
+    with pytest.raises(RuntimeError):
+        buffers.fill(shape, after, [])
+    # The second half runs again, between rows as they were.
+    buffers.fill(shape, [before[0], after[1], before[2], after[3]], [])
+    assert buffers.view(shape).block_table[:, :2].tolist() == [[1, 2], [13, 14], [5, 6], [17, 18]]
+
+
+def test_chunks_of_one_token_are_no_part_of_their_own() -> None:
+    """The kernel takes as many rows as sequences where each has one query."""
+    decodes = [item(start, 1, [1 + i]) for i, start in enumerate((3, 2))]
+    assert len(build_paged_input([*decodes, item(0, 1, [5], length=9)], PAGE, CPU).parts()) == 1
+    assert len(build_paged_input([*decodes, item(0, 2, [5], length=9)], PAGE, CPU).parts()) == 2
 
 
 def test_flattened_prompts_and_decodes() -> None:
