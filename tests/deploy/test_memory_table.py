@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from model_memory.forms import auto_forms, quantized, stored
-from model_memory.weight_counts import TIED_BY_DEFAULT, WeightCounts, count_weights
+from model_memory.weight_counts import TIED_BY_DEFAULT, WeightCounts, count_weights, text_values
 from sagemaker_deploy.cli.main import main
 from sagemaker_deploy.plan import make_plan
 from sagemaker_deploy.request.instances import INSTANCES, find_instance
@@ -176,6 +176,22 @@ def test_weights_are_counted_as_transformers_builds_them(family: str) -> None:
     assert counts.total == pytest.approx(sum(each.numel() for each in parameters), rel=0.03)
     assert counts.experts == sum(each.numel() for each in parameters if each.dim() == 3)
     assert counts.output == (0 if output is tied else output.numel())
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.parametrize("family", ["gemma3_text"])
+def test_what_published_files_leave_out_is_what_transformers_says(family: str) -> None:
+    """Gemma 3's image models state neither their vocabulary nor, the one of 4 billion weights, its heads."""
+    from transformers import CONFIG_MAPPING
+
+    usual = CONFIG_MAPPING[family]().to_dict()
+    stated = {"model_type": family, "hidden_size": 2560, "intermediate_size": 10_240, "num_hidden_layers": 34}
+    nested = {"model_type": "gemma3", "torch_dtype": "bfloat16", "text_config": stated | {"torch_dtype": None}}
+    found = text_values(nested)
+    names = ("vocab_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+    assert {name: found[name] for name in names} == {name: usual[name] for name in names}
+    assert count_weights(nested) == count_weights(usual | stated)
+    assert found["torch_dtype"] == "bfloat16", "null says nothing"
 
 
 @pytest.mark.needs("torch")
