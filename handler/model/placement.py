@@ -109,7 +109,7 @@ def _share(config: EngineConfig, needs: Needs, memory: tuple[int, ...], most: in
     is_given = config.has_given_engines or config.num_engines > 1
     taken = sharing.weigh(found, is_engines_given=is_given)
     logger.info(
-        "HF_MODEL_QUANTIZE=auto weighed %s (steps of all engines while a GPU moves a TB); taken: %s",
+        "HF_MODEL_QUANTIZE=auto weighed %s (decode steps of all engines in the time that a GPU reads a TB); taken: %s",
         "; ".join(map(str, found)),
         taken.weights.form,
     )

@@ -63,8 +63,8 @@ def row(name: str, quantize: str) -> tuple[str, ...]:
         return (name, f"`{quantize}`", "-", "none", refusal(shape).partition(";")[0])
     best = found.best
     size = weights_bytes(shape, best.quantize, best.instance) / 1e9
-    where = "1 GPU" if best.span == 1 else f"{best.span} GPUs in a row"
-    return (name, f"`{quantize}`", f"{size:.1f}", best.instance.name, f"{form_of(best)}, on {where}")
+    where = "on 1 GPU" if best.span == 1 else f"split over {best.span} GPUs"
+    return (name, f"`{quantize}`", f"{size:.1f}", best.instance.name, f"{form_of(best)}, {where}")
 
 
 @pytest.mark.parametrize(("name", "quantize", "instance", "form", "copies", "span"), TABLE)
@@ -262,7 +262,9 @@ def test_blocks_of_4_and_8_bits(quantize: str, linears: float, output: float, on
         if quantize == "eetq":
             assert (other.linears, other.output, other.refused) == (1.0, None, "")
         else:
-            assert other.refused.startswith(f"{quantize} computes in bfloat16 from compute capability 8.0 on")
+            assert other.refused.startswith(
+                f"{quantize} needs compute capability 8.0 and bfloat16; take bitsandbytes or"
+            )
             assert "bitsandbytes-nf4" in other.refused
 
 
@@ -293,7 +295,7 @@ def test_a_gpu_that_multiplies_no_blocks_is_not_recommended(quantize: str) -> No
     assert t4
     fit = check_fit(shape, Load(2048, 1), t4, quantize)
     assert not fit.fits
-    assert f"does not load on ml.g4dn.xlarge: {quantize} computes in bfloat16" in fit.sentence()
+    assert f"does not load on ml.g4dn.xlarge: {quantize} needs compute capability 8.0" in fit.sentence()
     found = recommend(shape, Load(2048, 1), quantize)
     assert found is not None
     assert found.best.instance.name == "ml.g6.xlarge"
