@@ -333,6 +333,24 @@ def test_what_stays_dense_is_said(name: str, quantize: str, said: str) -> None:
     assert (said in " ".join(found)) if said else not found
 
 
+@pytest.mark.parametrize(
+    ("name", "instance", "quantize", "is_dense"),
+    [
+        ("qwen2.5-32b", "ml.g5.12xlarge", "none", True),
+        ("qwen2.5-32b", "ml.g5.12xlarge", "auto", False),
+        ("gpt-oss-20b", "ml.g5.12xlarge", "auto", False),
+    ],
+)
+def test_to_quantise_is_no_advice_where_it_is_done_or_does_nothing(
+    name: str, instance: str, quantize: str, is_dense: bool
+) -> None:
+    shape, found = shape_of(name), find_instance(instance)
+    assert found
+    warned = " ".join(fit_warnings(shape, default_load(shape), check_fit(shape, default_load(shape), found, quantize)))
+    assert "split by layers" in warned
+    assert ("quantise it or use a GPU" in warned) is is_dense
+
+
 def test_the_page_says_that_a_form_does_not_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config_of("llama-3.1-8b-awq")))
     (tmp_path / "model.safetensors").write_bytes(b"")
