@@ -112,7 +112,7 @@ def text_values(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def count_weights(config: Mapping[str, Any]) -> WeightCounts:
-    """The counts for a parsed `config.json`. Raises KeyError, TypeError, ValueError or ZeroDivisionError."""
+    """The counts for a parsed `config.json`. Raises KeyError, TypeError, ValueError or ArithmeticError."""
     text = text_values(config)
     hidden, layers = hidden_size(text), num_layers(text)
     attention = layers * _attention(text)
