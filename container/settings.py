@@ -216,8 +216,8 @@ class Settings:
     max_batch_size: int = _setting(
         0,
         _count(1, 4096),
-        "Sequences that run at the same time. Default: 64 on CPU; on CUDA as many as memory holds of 512 tokens, "
-        "8 to 256.",
+        "Sequences that run at the same time. Default: 64 on CPU; on CUDA as many as KV memory holds at 512 tokens "
+        "each, 8 to 256.",
         "MAX_BATCH_SIZE",
     )
     max_concurrent_requests: int = _setting(

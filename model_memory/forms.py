@@ -22,7 +22,7 @@ _INT4_READS = 4
 # What `auto` may take on CUDA, the least lossy first; a form that a GPU refuses is left out there.
 AUTO_FORMS = ("none", "int4", "bitsandbytes-nf4")
 
-_INSTEAD = "take bitsandbytes or bitsandbytes-nf4 there"
+_INSTEAD = "take bitsandbytes or bitsandbytes-nf4 instead"
 _SMALLER = "take the model in 16 bits, with HF_MODEL_QUANTIZE=bitsandbytes-nf4 if it must be small"
 
 
@@ -71,7 +71,7 @@ def quantized(quantize: str, capability: int | None, *, in_bfloat16: bool = True
     if quantize in ("int8", "int4", "eetq"):
         four, eight = 0.5 + 4 / 32, _eight_bits(on_cpu=capability is None)
         each = four if quantize == "int4" else eight
-        refused = "" if has_blocks else f"{quantize} computes in bfloat16 from compute capability 8.0 on; {_INSTEAD}"
+        refused = "" if has_blocks else f"{quantize} needs compute capability 8.0 and bfloat16; {_INSTEAD}"
         return Form(
             quantize, each, output=eight, step_bytes=_INT4_READS * each if capability else None, refused=refused
         )

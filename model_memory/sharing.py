@@ -43,11 +43,11 @@ class Share:
         return self.engines / max(1, self.weights.moved_bytes)
 
     def __str__(self) -> str:
-        gpus = "1 GPU" if self.span == 1 else f"{self.span} GPUs in a row"
+        where = "on 1 GPU" if self.span == 1 else f"split over {self.span} GPUs"
         room = "" if self.fits else ", short of memory"
         size = f"{self.weights.num_bytes >> 20} MiB"
         engines = "1 engine" if self.engines == 1 else f"{self.engines} engines"
-        return f"{self.weights.form} ({size}) on {gpus}, {engines}: {self.rate * 1e12:.1f}{room}"
+        return f"{self.weights.form} ({size}) {where}, {engines}: {self.rate * 1e12:.1f}{room}"
 
 
 def fewest_gpus(num_bytes: int, gpu_bytes: int, most: int) -> int:

@@ -65,6 +65,10 @@ _UNGATED = frozenset(
         "xglm",
     }
 )
+# What published config.json files leave out, because transformers' class says it (transformers 5.23).
+_LEFT_OUT: dict[str, Mapping[str, Any]] = {
+    "gemma3_text": {"vocab_size": 262_208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256},
+}
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _SHARED = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
 _SHARED_WIDTH = ("shared_expert_intermediate_size", "shared_intermediate_size")
@@ -100,13 +104,15 @@ class WeightCounts:
 
 
 def text_values(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The values of the text decoder, also of a multimodal model."""
+    """The values of the text decoder, also of a multimodal model, whose own come first unless they are null."""
     nested = config.get("text_config")
-    return {**config, **(nested if isinstance(nested, Mapping) else {})}
+    said = {name: value for name, value in nested.items() if value is not None} if isinstance(nested, Mapping) else {}
+    found = {**config, **said}
+    return {**_LEFT_OUT.get(str(found.get("model_type")), {}), **found}
 
 
 def count_weights(config: Mapping[str, Any]) -> WeightCounts:
-    """The counts for a parsed `config.json`. Raises KeyError, TypeError, ValueError or ZeroDivisionError."""
+    """The counts for a parsed `config.json`. Raises KeyError, TypeError, ValueError or ArithmeticError."""
     text = text_values(config)
     hidden, layers = hidden_size(text), num_layers(text)
     attention = layers * _attention(text)

@@ -85,11 +85,13 @@ class Int4Linear(nn.Module):
 
     @classmethod
     def join(cls, parts: Sequence[Int4Linear], bias: Tensor | None) -> Int4Linear:
-        """One layer with the outputs of all `parts`, of equal bits, inputs and groups. They share its codes."""
+        """One layer with the outputs of all `parts`, of equal bits, inputs and groups. They share its memory."""
         packed = torch.cat([one.packed for one in parts])
         scales_and_zeros = torch.cat([one.scales_and_zeros for one in parts], 1)
-        for part, view in zip(parts, packed.split([one.packed.shape[0] for one in parts]), strict=True):
-            part.packed = view
+        codes = packed.split([one.packed.shape[0] for one in parts])
+        scales = scales_and_zeros.split([one.out_features for one in parts], 1)
+        for part, own_codes, own_scales in zip(parts, codes, scales, strict=True):
+            part.packed, part.scales_and_zeros = own_codes, own_scales
         return cls(parts[0].bits, packed, scales_and_zeros, bias)
 
     @property
@@ -105,7 +107,9 @@ class Int4Linear(nn.Module):
         else:
             rows = x.reshape(-1, self.in_features)
             given = rows.contiguous() if self.bits == 4 else torch.cat((rows, rows), -1)
-            out = torch.ops.aten._weight_int4pack_mm(given, self.packed, self.group, self.scales_and_zeros)
+            # Those of a part that was joined are a view of the whole, whose strides the kernel does not look at.
+            scales_and_zeros = self.scales_and_zeros.contiguous()
+            out = torch.ops.aten._weight_int4pack_mm(given, self.packed, self.group, scales_and_zeros)
             out = out.view(*x.shape[:-1], self.out_features)
         return out if self.bias is None else out.add_(self.bias)
 

@@ -109,7 +109,7 @@ def _share(config: EngineConfig, needs: Needs, memory: tuple[int, ...], most: in
     is_given = config.has_given_engines or config.num_engines > 1
     taken = sharing.weigh(found, is_engines_given=is_given)
     logger.info(
-        "HF_MODEL_QUANTIZE=auto weighed %s (steps of all engines while a GPU moves a TB); taken: %s",
+        "HF_MODEL_QUANTIZE=auto weighed %s (decode steps of all engines in the time that a GPU reads a TB); taken: %s",
         "; ".join(map(str, found)),
         taken.weights.form,
     )
@@ -138,7 +138,7 @@ def needs_of(directory: Path, config: EngineConfig, dtype: torch.dtype, capabili
     try:
         length = config.max_model_len or min(max_positions(values) or USUAL_TOKENS, USUAL_TOKENS)
         key_bytes = length * key_bytes_per_token(values, dtype.itemsize)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (KeyError, TypeError, ValueError, ArithmeticError):
         key_bytes = 0
     return Needs(tuple(_weights(form, counts, dtype) for form in wanted), key_bytes)
 
@@ -152,7 +152,7 @@ def _counts(values: Mapping[str, Any], on_disk: int, *, is_stored: bool) -> Weig
     """Numbers of weights, of as many as lie on disk if they lie there in one dtype."""
     try:
         counts = count_weights(values)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (KeyError, TypeError, ValueError, ArithmeticError):
         counts = WeightCounts(0, 0, 0)
     kept: Any = getattr(torch, str(values.get("dtype") or values.get("torch_dtype") or "float32"), None)
     if is_stored or not on_disk or not isinstance(kept, torch.dtype):

@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 _NAME = "heir_static"
 _GROUPED_MM = {9, 10}
-# Batches larger than this and than any decode step are prompts, which no graph holds; the grouped product needs the
-# least memory for them.
+# Batches larger than this and than any decode step hold a prompt, and no graph: computing every expert for them would
+# cost more than waiting, and the grouped product needs the least memory.
 _MAX_STATIC_TOKENS = 256
 # Largest difference of the two ways to compute experts, relative to the output.
 _TOLERANCE = 0.05
@@ -46,6 +46,14 @@ def use_static_experts(loaded: LoadedModel, max_num_seqs: int) -> bool:
     ALL_EXPERTS_FUNCTIONS.register(_NAME, partial(static_experts, most=most))
     loaded.model.set_experts_implementation(_NAME)
     return True
+
+
+def most_static_tokens(model: Any) -> int | None:
+    """Tokens of the largest step that does not wait for the host; None if experts bound no step."""
+    if getattr(model.config, "_experts_implementation", None) != _NAME:
+        return None
+    most: int = ALL_EXPERTS_FUNCTIONS[_NAME].keywords["most"]
+    return most
 
 
 def has_dense_experts(model: nn.Module) -> bool:

@@ -132,9 +132,10 @@ def fit_warnings(shape: ModelShape, load: Load, fit: Fit) -> Iterator[str]:
         of = f"the {fit.instance.num_gpus} GPUs of {fit.instance.name}"
         yield f"{idle} of {of} stay idle: the container uses {fit.gpus}, {fit.span} for each copy of the model"
     if fit.span > 1:
+        smaller = "quantise it or " if fit.quantize == "none" and shape.stored is None else ""
         yield (
             f"the model is split by layers over {fit.span} GPUs, and only one works at a time: it is no faster than "
-            "on one GPU; quantise it or use a GPU that holds all of it"
+            f"on one GPU; {smaller}use a GPU that holds all of it"
         )
     yield from _notes_of_form(shape, fit)
     if shape.stored is not None and fit.quantize not in ("auto", *STORED_QUANTIZATIONS):

@@ -56,7 +56,7 @@ def shape_from_config(config: Mapping[str, Any], checkpoint_bytes: int | None = 
     text = text_values(config)
     try:
         counts, kv_bytes, layers = count_weights(text), key_bytes_per_token(text), num_layers(text)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as exc:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as exc:
         raise SpecError(f"config.json of type {config.get('model_type')!r} does not define {exc}") from exc
     dtype = str(text.get("dtype") or text.get("torch_dtype") or "bfloat16")
     form = text.get("quantization_config")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from model_memory.forms import auto_forms, quantized, stored
-from model_memory.weight_counts import TIED_BY_DEFAULT, WeightCounts, count_weights
+from model_memory.weight_counts import TIED_BY_DEFAULT, WeightCounts, count_weights, text_values
 from sagemaker_deploy.cli.main import main
 from sagemaker_deploy.plan import make_plan
 from sagemaker_deploy.request.instances import INSTANCES, find_instance
@@ -63,8 +63,8 @@ def row(name: str, quantize: str) -> tuple[str, ...]:
         return (name, f"`{quantize}`", "-", "none", refusal(shape).partition(";")[0])
     best = found.best
     size = weights_bytes(shape, best.quantize, best.instance) / 1e9
-    where = "1 GPU" if best.span == 1 else f"{best.span} GPUs in a row"
-    return (name, f"`{quantize}`", f"{size:.1f}", best.instance.name, f"{form_of(best)}, on {where}")
+    where = "on 1 GPU" if best.span == 1 else f"split over {best.span} GPUs"
+    return (name, f"`{quantize}`", f"{size:.1f}", best.instance.name, f"{form_of(best)}, {where}")
 
 
 @pytest.mark.parametrize(("name", "quantize", "instance", "form", "copies", "span"), TABLE)
@@ -179,6 +179,22 @@ def test_weights_are_counted_as_transformers_builds_them(family: str) -> None:
 
 
 @pytest.mark.needs("torch")
+@pytest.mark.parametrize("family", ["gemma3_text"])
+def test_what_published_files_leave_out_is_what_transformers_says(family: str) -> None:
+    """Gemma 3's image models state neither their vocabulary nor, the one of 4 billion weights, its heads."""
+    from transformers import CONFIG_MAPPING
+
+    usual = CONFIG_MAPPING[family]().to_dict()
+    stated = {"model_type": family, "hidden_size": 2560, "intermediate_size": 10_240, "num_hidden_layers": 34}
+    nested = {"model_type": "gemma3", "torch_dtype": "bfloat16", "text_config": stated | {"torch_dtype": None}}
+    found = text_values(nested)
+    names = ("vocab_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+    assert {name: found[name] for name in names} == {name: usual[name] for name in names}
+    assert count_weights(nested) == count_weights(usual | stated)
+    assert found["torch_dtype"] == "bfloat16", "null says nothing"
+
+
+@pytest.mark.needs("torch")
 def test_the_output_layer_is_tied_by_default_as_in_transformers() -> None:
     from transformers import CONFIG_MAPPING
 
@@ -246,7 +262,9 @@ def test_blocks_of_4_and_8_bits(quantize: str, linears: float, output: float, on
         if quantize == "eetq":
             assert (other.linears, other.output, other.refused) == (1.0, None, "")
         else:
-            assert other.refused.startswith(f"{quantize} computes in bfloat16 from compute capability 8.0 on")
+            assert other.refused.startswith(
+                f"{quantize} needs compute capability 8.0 and bfloat16; take bitsandbytes or"
+            )
             assert "bitsandbytes-nf4" in other.refused
 
 
@@ -277,7 +295,7 @@ def test_a_gpu_that_multiplies_no_blocks_is_not_recommended(quantize: str) -> No
     assert t4
     fit = check_fit(shape, Load(2048, 1), t4, quantize)
     assert not fit.fits
-    assert f"does not load on ml.g4dn.xlarge: {quantize} computes in bfloat16" in fit.sentence()
+    assert f"does not load on ml.g4dn.xlarge: {quantize} needs compute capability 8.0" in fit.sentence()
     found = recommend(shape, Load(2048, 1), quantize)
     assert found is not None
     assert found.best.instance.name == "ml.g6.xlarge"
@@ -313,6 +331,24 @@ def test_what_stays_dense_is_said(name: str, quantize: str, said: str) -> None:
     assert large
     found = list(fit_warnings(shape, default_load(shape), check_fit(shape, default_load(shape), large, quantize)))
     assert (said in " ".join(found)) if said else not found
+
+
+@pytest.mark.parametrize(
+    ("name", "instance", "quantize", "is_dense"),
+    [
+        ("qwen2.5-32b", "ml.g5.12xlarge", "none", True),
+        ("qwen2.5-32b", "ml.g5.12xlarge", "auto", False),
+        ("gpt-oss-20b", "ml.g5.12xlarge", "auto", False),
+    ],
+)
+def test_to_quantise_is_no_advice_where_it_is_done_or_does_nothing(
+    name: str, instance: str, quantize: str, is_dense: bool
+) -> None:
+    shape, found = shape_of(name), find_instance(instance)
+    assert found
+    warned = " ".join(fit_warnings(shape, default_load(shape), check_fit(shape, default_load(shape), found, quantize)))
+    assert "split by layers" in warned
+    assert ("quantise it or use a GPU" in warned) is is_dense
 
 
 def test_the_page_says_that_a_form_does_not_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ from handler.runners import experts
 from handler.runners.choice import choose_runner
 from handler.runners.limits import bytes_per_token, derive_limits, layer_shares
 from handler.runners.paged.runner import PagedRunner
+from handler.runners.paged.step_buffers import Shape
 from handler.sampling import prompt_scores
 from handler.sampling.prompt_scores import score_prompt
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
@@ -218,6 +219,17 @@ def test_no_decode_step_waits_for_the_host(two_gpus: Gpus) -> None:
     with torch.inference_mode():
         model.model.layers[0].mlp(torch.zeros(1, size, model.config.hidden_size, dtype=torch.bfloat16, device="cuda"))
     assert not two_gpus.waits
+
+
+def test_experts_that_wait_for_large_steps_leave_graphs_to_smaller_ones(tmp_path: Path) -> None:
+    """An A100's largest step with a prompt has more tokens than experts compute without a wait."""
+    config = EngineConfig(kv_capacity_tokens=4096, max_model_len=256, max_num_seqs=2, num_threads=1)
+    with pretend_cuda(gpus_of("A100")):
+        found = loaded(build("mixtral", **every_expert("mixtral")).to("cuda", torch.bfloat16))
+        runner, _ = choose_runner(config, found, StatusBoard(tmp_path / "board", create=True))
+    assert isinstance(runner, PagedRunner)
+    assert {*runner.graphs.shapes} >= {Shape(2), Shape(0, 64), Shape(2, 64), Shape(0, 256)}
+    assert max(shape.num_tokens for shape in runner.graphs.shapes) == experts._MAX_STATIC_TOKENS
 
 
 @pytest.mark.parametrize("graphs", [True, False])

@@ -102,6 +102,7 @@ def test_parts_that_are_joined_multiply_as_before(gpu: Gpus) -> None:
     assert torch.equal(whole(rows).cpu(), before)
     assert torch.equal(torch.cat([part(rows).cpu() for part in parts], -1), before)
     assert parts[1].packed.data_ptr() == whole.packed[2:].data_ptr()
+    assert parts[1].scales_and_zeros.data_ptr() == whole.scales_and_zeros[:, 16:].data_ptr()
     assert join([parts[0], Int4Linear.of_weight(weights[1], 8, None)]) is None
 
 

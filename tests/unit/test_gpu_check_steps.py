@@ -18,6 +18,7 @@ from tools.gpu_check.expected import Range
 from tools.gpu_check.isolation import run_isolated
 from tools.gpu_check.lines import Line, Lines, check, fact
 from tools.gpu_check.plan import STEPS, chosen
+from tools.gpu_check.steps import tests
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -107,3 +108,14 @@ def test_steps_are_chosen_by_name() -> None:
         chosen("nothing")
     # Useful after four minutes: what says most stands first, and its limits leave room.
     assert sum(step.seconds for step in STEPS[:4]) <= 270
+
+
+def test_every_test_for_a_gpu_is_run_and_named_on_the_page() -> None:
+    found = {
+        path
+        for path in (ROOT / "tests" / "engine").glob("test_*.py")
+        if "pytestmark = [pytest.mark.gpu," in path.read_text()
+    }
+    assert {*map(Path, tests.FILES)} == found
+    page = (ROOT / "docs" / "gpu.md").read_text()
+    assert f"| `tests` | {', '.join(f'`tests/engine/{Path(file).name}`' for file in tests.FILES)} |" in page

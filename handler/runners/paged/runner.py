@@ -10,6 +10,7 @@ from torch import Tensor
 
 from handler.model.loader import LoadedModel
 from handler.runners.attention import STEP, UnsupportedAttention, layer_windows
+from handler.runners.experts import most_static_tokens
 from handler.runners.limits import Limits
 from handler.runners.paged.attention import PagedStep
 from handler.runners.paged.cache import PagedCache
@@ -55,7 +56,9 @@ class PagedRunner:
         self._packs_windows = kernel and parts_agree(limits.page_size, loaded.dtype, loaded.device)
         capability = torch.cuda.get_device_capability(loaded.device) if on_cuda else (0, 0)
         self._decode_shapes = decode_shapes(limits.max_num_seqs)
-        self._mixed_shapes = mixed_shapes(limits.max_num_seqs, limits.max_model_len, capability)
+        most = most_static_tokens(loaded.model)
+        mixed = mixed_shapes(limits.max_num_seqs, limits.max_model_len, capability)
+        self._mixed_shapes = [shape for shape in mixed if most is None or shape.num_tokens <= most]
         shapes = [*self._decode_shapes, *self._mixed_shapes]
         self._buffers = StepBuffers(shapes, limits.max_model_len, limits.page_size, loaded.device)
         self._windows = layer_windows(loaded.text_config)

@@ -133,6 +133,7 @@ def test_accelerate_may_use_this_engines_gpus_alone(monkeypatch: pytest.MonkeyPa
         ({"dtype": "float16"}, Quantize.NONE, torch.float32, [2000]),
         ({"quantization_config": {"quant_method": "awq"}}, Quantize.AUTO, torch.float16, [1000]),
         ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, Quantize.NONE, None, [1000]),
+        ({**LLAMA, "dtype": "bfloat16", "vocab_size": float("inf")}, Quantize.NONE, torch.bfloat16, [1000]),
         ({**LLAMA, "quantization_config": {"quant_method": "mxfp4"}}, Quantize.AUTO, torch.bfloat16, [2 * 2336]),
         ({**LLAMA, "quantization_config": {"quant_method": "fp8"}}, Quantize.NONE, torch.float32, [4 * 2336]),
     ],
