@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -298,10 +298,17 @@ def _check_spread(model: PreTrainedModel, devices: Devices) -> None:
 
 def not_finite(model: torch.nn.Module) -> str | None:
     """Name of the first weight that holds NaN or infinity, else None. Checks packed weights by their scales."""
-    for name, weight in (*model.named_parameters(), *model.named_buffers()):
-        if weight.is_floating_point() and not bool(weight.isfinite().all()):
+    for name, weight in (*model.named_parameters(), *model.named_buffers(), *_plain_tensors(model)):
+        if weight.is_floating_point() and weight.element_size() > 1 and not bool(weight.isfinite().all()):
             return name
     return None
+
+
+def _plain_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """What layers over packed weights hold: tensors that are neither parameters nor buffers."""
+    for path, module in model.named_modules():
+        held = ((name, value) for name, value in vars(module).items() if isinstance(value, torch.Tensor))
+        yield from ((f"{path}.{name}", value) for name, value in held)
 
 
 def _max_positions(text_config: Any) -> int:

@@ -162,17 +162,19 @@ def _counts(values: Mapping[str, Any], on_disk: int, *, is_stored: bool) -> Weig
 
 
 def with_free_memory(devices: Devices, needs: Needs) -> Devices:
-    """`devices` with the next form of `auto` if another program leaves too little of their memory for the first."""
-    if devices.quantize is not Quantize.NONE or len(needs.forms) < 2:
+    """`devices` with a later form of `auto` if another program leaves too little of their memory for the one chosen."""
+    taken = next((i for i, each in enumerate(needs.forms) if each.form == devices.quantize), len(needs.forms))
+    forms = needs.forms[taken:]
+    if len(forms) < 2:
         return devices
     free = sum(torch.cuda.mem_get_info(device)[0] for device in devices.own)
-    fitting = (each for each in needs.forms if each.num_bytes + needs.key_bytes <= free * KEYS_SHARE)
-    chosen = next(fitting, needs.forms[-1])
-    if chosen is needs.forms[0]:
+    fitting = (each for each in forms if each.num_bytes + needs.key_bytes <= free * KEYS_SHARE)
+    chosen = next(fitting, forms[-1])
+    if chosen is forms[0]:
         return devices
     logger.warning(
         "HF_MODEL_QUANTIZE=auto: %s, because only %d MiB are free on this engine's GPUs and %d MiB are needed",
-        *(chosen.form, free >> 20, (needs.forms[0].num_bytes + needs.key_bytes) >> 20),
+        *(chosen.form, free >> 20, (forms[0].num_bytes + needs.key_bytes) >> 20),
     )
     return dataclasses.replace(devices, quantize=Quantize(chosen.form))
 

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from container.text.chat_template import ChatTemplate
 from container.text.template_files import read_templates
 from container.text.tokenizer import Tokenizer
+from handler.linears.fp8_linear import Fp8Linear
 from handler.model.gguf_model import converted
-from handler.model.loader import LoadedModel, load
+from handler.model.loader import LoadedModel, load, not_finite
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadModel
 from tests.support import tiny_gguf, tiny_models
@@ -186,3 +187,10 @@ def test_a_gguf_file_that_is_cut_short(tmp_path: Path, share: float) -> None:
     path.write_bytes(raw[: int(share * len(raw))])
     with pytest.raises(BadModel, match=r"a\.gguf could not be converted: "):
         in_gguf(path)
+
+
+def test_the_scales_of_packed_weights_are_looked_at_too() -> None:
+    codes = torch.zeros(16, 16).to(torch.float8_e4m3fn)
+    layers = [Fp8Linear(codes, torch.tensor(scale), None) for scale in (1.0, float("nan"))]
+    assert not_finite(torch.nn.Sequential(*layers[:1])) is None
+    assert not_finite(torch.nn.Sequential(*layers)) == "1.scale"

@@ -257,7 +257,11 @@ def test_memory_that_another_program_takes_is_no_room(caplog: pytest.LogCaptureF
         chosen = choose_devices(EngineConfig(), CUDA, needs, (gpus.all[0].total,))
         assert with_free_memory(chosen, needs).quantize is Quantize.NONE
         gpus.all[0].take(8 * GIB)
-        assert with_free_memory(chosen, needs).quantize is Quantize.INT4_BLOCKS
+        chosen = with_free_memory(chosen, needs)
+        assert chosen.quantize is Quantize.INT4_BLOCKS
+        assert with_free_memory(chosen, needs) is chosen
+        gpus.all[0].take(8 * GIB)
+        assert with_free_memory(chosen, needs).quantize is Quantize.NF4
     assert "MiB are free on this engine's GPUs" in caplog.text
 
 

@@ -11,9 +11,12 @@ from tools.gpu_check.lines import Line, check, fact
 from tools.gpu_check.setting import Setting
 
 _ROOT = Path(__file__).resolve().parents[3]
-# The shorter first: a step that is out of time has run it.
-FILES = [str(_ROOT / "tests" / "engine" / name) for name in ("test_gpu_linears.py", "test_gpu.py")]
-_ONE = "test_the_kernel_says_what_the_emulator_says[heads1-128-window0]"
+_LINEARS, _ENGINE = (str(_ROOT / "tests" / "engine" / name) for name in ("test_gpu_linears.py", "test_gpu.py"))
+FILES = (_LINEARS, _ENGINE)
+_KERNEL = "test_the_kernel_says_what_the_emulator_says"
+# Each is reported when it ends, so that a step which is out of time has shown something.
+_PARTS = ([_LINEARS], [_ENGINE, "-k", _KERNEL], [_ENGINE, "-k", f"not {_KERNEL}"])
+_TINY = ([f"{_ENGINE}::{_KERNEL}[heads1-128-window0]"],)
 
 
 class _Record:
@@ -33,17 +36,21 @@ class _Record:
 
 
 def tests(setting: Setting) -> Iterator[Line]:
-    """A line for each test that failed, and their number."""
+    """For each part of the tests: a line for each that failed, how many passed, and pytest's exit code."""
+    # Plugins that the machine has may warn, and a warning is an error here.
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    for part in _TINY if setting.tiny else _PARTS:
+        yield from _part(setting, part)
+
+
+def _part(setting: Setting, chosen: list[str]) -> Iterator[Line]:
     import pytest
 
     record = _Record()
-    chosen = [f"{FILES[-1]}::{_ONE}"] if setting.tiny else FILES
     options = ["-q", "-m", "gpu", "--rootdir", str(_ROOT), "--basetemp", str(setting.scratch / "pytest")]
-    # Plugins that the machine has may warn, and a warning is an error here.
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     plugins = ["-p", "no:cacheprovider", "-p", "pytest_timeout", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
     code = pytest.main([*chosen, *options, *plugins], plugins=[record])
     for name, reason in record.failed.items():
         yield check(name, reason, "passes")
-    yield fact("passed", record.num_passed)
+    yield fact("passed", record.num_passed, chosen=" ".join(Path(each).name for each in chosen))
     yield check("pytest's exit code", int(code), 0)
