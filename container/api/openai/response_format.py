@@ -21,10 +21,10 @@ ALLOWED = {
 _IN_A_STRING = {
     "type": "string",
     "contentMediaType": "application/json",
-    "contentSchema": {"type": ["object", "boolean"]},
+    "contentSchema": {"anyOf": [{"type": "object"}, {"const": True}]},
 }
-# The schema itself, or a JSON string that contains it (TGI).
-SchemaField = Annotated[Any, shown(anyOf=[{"type": ["object", "boolean"]}, _IN_A_STRING])]
+# The schema itself, or a JSON string that contains it (TGI). Nothing fits the schema `false`.
+SchemaField = Annotated[Any, shown(anyOf=[{"type": "object"}, {"const": True}, _IN_A_STRING])]
 
 
 class FormatSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
