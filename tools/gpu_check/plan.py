@@ -27,7 +27,7 @@ class Step:
 _PACKAGE = "tools.gpu_check.steps"
 STEPS = (
     Step("machine", 30),
-    Step("tests", 120),
+    Step("tests", 90),
     Step("graphs", 80),
     Step("sampling", 60),
     Step("families", 60),
