@@ -7,7 +7,6 @@ the newest sequence fails instead, because the oldest are closest to finishing.
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from torch import Tensor
 from handler.engine.forward_thread import ForwardThread, is_compile_failure
 from handler.engine.step_metrics import measured_forward
 from handler.engine.warm_up import warm_up_sequence
-from handler.model.machine_memory import is_out_of_memory
+from handler.model.machine_memory import give_back, is_out_of_memory
 from handler.runners.runner import Runner
 from handler.sampling.grammar import GrammarError
 from handler.sampling.prompt_scores import score_prompt
@@ -102,7 +101,7 @@ class _Step:
                 items = [item for item in items if item is not costly]
             else:
                 self._freed = True
-                _free_caches()
+                give_back()
             items = self._again(items)
         return dropped
 
@@ -173,9 +172,3 @@ def raise_if_fatal(exc: Exception) -> None:
 def _is_out_of_memory(exc: BaseException) -> bool:
     """oneDNN reports every failure to compile a kernel alike; for a kernel it supports, the cause is lack of memory."""
     return is_compile_failure(exc) or is_out_of_memory(exc)
-
-
-def _free_caches() -> None:
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()

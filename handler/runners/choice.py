@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import logging
 from functools import partial
 
 import torch
 
 from handler.model.loader import LoadedModel, not_finite
+from handler.model.machine_memory import give_back
 from handler.runners.attention import ATTENTION_NAME
 from handler.runners.dynamic_cache.runner import DynamicCacheRunner
 from handler.runners.experts import use_static_experts
-from handler.runners.limits import Limits, bytes_per_token, derive_limits, give_back
+from handler.runners.limits import Limits, bytes_per_token, derive_limits
 from handler.runners.paged.runner import PagedRunner
 from handler.runners.peak import Probe, measured_limits
 from handler.runners.rotary import settle_rotary
@@ -45,7 +45,8 @@ def choose_runner(config: EngineConfig, loaded: LoadedModel, board: StatusBoard)
         damaged = not_finite(loaded.model)
         if damaged is not None:
             raise BadModel(f"the weight {damaged} holds numbers that are not finite; the file is damaged") from exc
-    _free_failed(loaded)
+    # Only cycles of its traceback hold the failed runner's memory now, and the next runner needs it.
+    give_back()
     return _passed(board, _start_dynamic_cache(config, loaded, refusal))
 
 
@@ -75,7 +76,7 @@ def start_paged(config: EngineConfig, loaded: LoadedModel, board: StatusBoard) -
         board["self_test"] = runner.verdict
         logger.info("trial: pages of %d tokens, %s", limits.page_size, runner.decoding)
         return runner, limits
-    _free_failed(loaded)
+    give_back()
     return None
 
 
@@ -140,14 +141,6 @@ def _start_dynamic_cache(config: EngineConfig, loaded: LoadedModel, refusal: str
     limits = measured_limits(config, loaded, lambda _: Probe(runner), paged=True)
     runner.forget(0, 0)
     return runner, _with_states(limits, runner.state_bytes, loaded)
-
-
-def _free_failed(loaded: LoadedModel) -> None:
-    """Only cycles of its traceback hold the failed runner's memory now, and the next runner needs it."""
-    if loaded.device.type == "cuda":
-        give_back()
-    else:
-        gc.collect()
 
 
 def _with_states(limits: Limits, state_bytes: int, loaded: LoadedModel) -> Limits:

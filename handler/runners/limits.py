@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import torch
 
 from handler.model.kv_size import kv_bytes_per_token
 from handler.model.loader import LoadedModel
-from handler.model.machine_memory import available_memory_bytes
+from handler.model.machine_memory import available_memory_bytes, give_back
 from handler.seam.config import EngineConfig
 from handler.seam.errors import BadConfiguration
 
@@ -107,12 +106,6 @@ def _capacity_tokens(loaded: LoadedModel, num_engines: int, reserve: Mapping[tor
         shares = layer_shares(loaded)
         free = min(_room(device, reserve) / share for device, share in shares.items())
     return min(_MAX_CAPACITY_TOKENS, max(1, int(free) // per_token))
-
-
-def give_back() -> None:
-    """Hand CUDA the blocks that torch keeps of freed tensors: until then they count as used."""
-    gc.collect()
-    torch.cuda.empty_cache()
 
 
 def _room(device: torch.device, reserve: Mapping[torch.device, int] | None) -> float:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from handler.model.loader import LoadedModel
-from handler.model.machine_memory import is_out_of_memory
-from handler.runners.limits import Limits, bytes_per_token, derive_limits, give_back, layer_shares
+from handler.model.machine_memory import give_back, is_out_of_memory
+from handler.runners.limits import Limits, bytes_per_token, derive_limits, layer_shares
 from handler.runners.runner import Runner
 from handler.runners.trial import MODEL_ERRORS, attention_of
 from handler.sampling.sampler import sample
