@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from handler.linears.linear import UnfusedLinear
 
 # What the product takes (ATen/native/cuda/ScaledBlas.cpp, torch 2.13): GPUs with units for it, sizes of a multiple.
 _MIN_CAPABILITY = (8, 9)
@@ -27,7 +28,7 @@ def fits_fp8(out_features: int, in_features: int) -> bool:
     return out_features % _MULTIPLE == 0 and in_features % _MULTIPLE == 0
 
 
-class Fp8Linear(nn.Module):
+class Fp8Linear(UnfusedLinear):
     """`Linear`; activations are bfloat16. Each row of them is rounded with a scale of its own, so rows stay apart."""
 
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
@@ -69,20 +70,6 @@ class Fp8Linear(nn.Module):
             out_dtype=torch.bfloat16,
         )
         return out.view(*x.shape[:-1], self.out_features)
-
-    def silu(self, x: Tensor) -> Tensor:
-        """`silu(y)`."""
-        return F.silu(self(x), inplace=True)
-
-    def times(self, x: Tensor, other: Tensor) -> Tensor:
-        """`y * other`, `other` `[..., N]`."""
-        out: Tensor = self(x)
-        return out.mul_(other)
-
-    def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        """`y + other`, `other` `[..., N]`."""
-        out: Tensor = self(x)
-        return out.add_(other)
 
     def extra_repr(self) -> str:
         """As nn.Linear prints itself."""

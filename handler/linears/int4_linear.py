@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from handler.linears.int4_layout import GROUPS, TILE_OUTPUTS, WORD_INPUTS, pack_codes, prepare, unpack
+from handler.linears.linear import UnfusedLinear
 from handler.linears.packed_linear import as_nibbles
 from handler.linears.weight_blocks import quantise
 
@@ -41,7 +42,7 @@ def fits_int4(out_features: int, in_features: int) -> bool:
     return out_features > 0 and in_features > 0 and not (out_features % TILE_OUTPUTS or in_features % WORD_INPUTS)
 
 
-class Int4Linear(nn.Module):
+class Int4Linear(UnfusedLinear):
     """`Linear` on CUDA; activations are bfloat16.
 
     Eight bits are two nibbles, `w = 16 * high + low`, in one product with `x` given twice, as in `PackedLinear`. Scales
@@ -112,20 +113,6 @@ class Int4Linear(nn.Module):
             out = torch.ops.aten._weight_int4pack_mm(given, self.packed, self.group, scales_and_zeros)
             out = out.view(*x.shape[:-1], self.out_features)
         return out if self.bias is None else out.add_(self.bias)
-
-    def silu(self, x: Tensor) -> Tensor:
-        """`silu(y)`."""
-        return F.silu(self(x), inplace=True)
-
-    def times(self, x: Tensor, other: Tensor) -> Tensor:
-        """`y * other`, `other` `[..., N]`."""
-        out: Tensor = self(x)
-        return out.mul_(other)
-
-    def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        """`y + other`, `other` `[..., N]`."""
-        out: Tensor = self(x)
-        return out.add_(other)
 
     def _pieces(self) -> list[tuple[Tensor, Tensor]]:
         """Packed weights, and scales and zeros, of as many outputs as are dequantised at a time."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Types of an ordinary weight and of its data. The tests' device adds its own.
@@ -36,6 +37,24 @@ class Linear(Protocol):
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """`y + other`, `other` `[..., N]`."""
+
+
+class UnfusedLinear(nn.Module):
+    """A layer whose kernel multiplies alone: what follows is done to its output, in place."""
+
+    def silu(self, x: Tensor) -> Tensor:
+        """`silu(y)`."""
+        return F.silu(self(x), inplace=True)
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        """`y * other`, `other` `[..., N]`."""
+        out: Tensor = self(x)
+        return out.mul_(other)
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """`y + other`, `other` `[..., N]`."""
+        out: Tensor = self(x)
+        return out.add_(other)
 
 
 def is_plain(module: nn.Module) -> bool:
