@@ -41,12 +41,12 @@ def run_isolated(
         is_late = _forward(reader, time.monotonic() + limit_s, take)
     finally:
         os.close(reader)
-    code = None if is_late else _buried(pid)
+    code = None if is_late else exit_code(pid, _BURIAL_S)
     # Processes that the step has left too.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     if is_late or code is None:
-        _buried(pid)
+        exit_code(pid, _BURIAL_S)
         return f"killed after its limit of {limit_s:.0f} s" if is_late else "killed: it did not end"
     return None if code == 0 else f"the process ended with {code}"
 
@@ -97,9 +97,9 @@ def _forward(reader: int, deadline: float, take: Callable[[dict[str, Any]], None
     return True
 
 
-def _buried(pid: int) -> int | None:
-    """The exit code, negative for a signal; None if the process does not go."""
-    deadline = time.monotonic() + _BURIAL_S
+def exit_code(pid: int, patience_s: float) -> int | None:
+    """The exit code, negative for a signal; None if the process does not end within `patience_s`."""
+    deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:

@@ -19,6 +19,7 @@ from handler.seam.config import EngineConfig
 from handler.seam.errors import StartupError
 from handler.seam.status import Phase, StatusBoard
 from tools.gpu_check.client import Wire
+from tools.gpu_check.isolation import exit_code
 from tools.gpu_check.lines import Line, check
 from tools.gpu_check.models import FAMILIES, build_on_cpu, folder_of, serve_config
 from tools.gpu_check.rows import new_sequence
@@ -52,7 +53,9 @@ def crash(setting: Setting) -> Iterator[Line]:
         wire.read(100)
     yield check("a request before", len(answer.token_ids), 3)
     wire.submit(new_sequence(2, LONG + 200, 256).token_ids, max_tokens=3)
-    yield check("exit code after a device-side assert", _exit_code(pid, patience * _END_S), StartupError.exit_code)
+    code = exit_code(pid, patience * _END_S)
+    found = "still running" if code is None else code
+    yield check("exit code after a device-side assert", found, StartupError.exit_code)
 
 
 def _serve(config: EngineConfig) -> None:
@@ -82,13 +85,3 @@ def _assert_on_device(_module: object, _args: object, given: dict[str, Any]) -> 
         torch.zeros(4, device="cuda")[torch.full((1,), 9, device="cuda")].sum().item()
     except IndexError as exc:  # a device that checks indices before it runs
         raise torch.AcceleratorError("CUDA error: device-side assert triggered") from exc
-
-
-def _exit_code(pid: int, patience_s: float) -> int | str:
-    deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    return "still running"
