@@ -24,7 +24,7 @@ _DEPLOY_ROOMS = ("aws", "sizing", "calling", "checking")
 
 # Never: whatever lies under the first imports whatever lies under the second.
 FORBIDDEN = [
-    *(("handler.seam", f"handler.{room}") for room in ("engine", "kernels", "linears", "model", "runners")),
+    *(("handler.seam", f"handler.{room}") for room in ("engine", "kernels", "linears", "formats", "model", "runners")),
     *(("handler", name) for name in ("container", "sagemaker_deploy", "flask", "gevent")),
     *(("container", name) for name in ("sagemaker_deploy", "torch", "transformers", "numpy")),
     *(("sagemaker_deploy", name) for name in ("container", "handler", "torch", "transformers", "flask")),
@@ -57,7 +57,8 @@ FORBIDDEN = [
 # A room imports nothing of the rooms that stand after it.
 ORDERS = [
     ("handler.seam", "handler.scheduling", "handler.sampling", "handler.runners", "handler.engine", "handler.startup"),
-    ("handler.seam", "handler.kernels", "handler.linears", "handler.model", "handler.runners", "handler.engine"),
+    ("handler.seam", "handler.kernels", "handler.linears", "handler.formats", "handler.model", "handler.runners"),
+    ("handler.model", "handler.runners", "handler.engine"),
     ("handler.scheduling", "handler.model"),
     (
         "container.text",

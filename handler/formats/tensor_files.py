@@ -1,0 +1,58 @@
+"""The tensors of a checkpoint's safetensors files, by name, read one at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+_INDEX = "model.safetensors.index.json"
+
+
+class TensorFiles(Mapping[str, Tensor]):
+    """Name -> tensor on CPU, read from the mapped file at each look-up; nothing is held."""
+
+    def __init__(self, files: Mapping[str, Any]) -> None:
+        """`files` has the open safetensors file of each name. See `open_tensors`."""
+        self._files = files
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self._files[name].get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The tensor's shape, without reading it."""
+        return tuple(self._files[name].get_slice(name).get_shape())
+
+
+@contextmanager
+def open_tensors(directory: Path) -> Iterator[TensorFiles]:
+    """The tensors of the checkpoint in `directory`, while the block runs. Tensors read inside stay valid after it."""
+    found: dict[str, Any] = {}
+    with ExitStack() as stack:
+        for path in _paths(directory):
+            file: Any = stack.enter_context(safe_open(path, "pt"))
+            found |= dict.fromkeys(file.keys(), file)
+        yield TensorFiles(found)
+
+
+def _paths(directory: Path) -> list[Path]:
+    """As transformers chooses: the one file, else those that the index names, else all."""
+    whole = directory / "model.safetensors"
+    if whole.is_file():
+        return [whole]
+    if (directory / _INDEX).is_file():
+        index = json.loads((directory / _INDEX).read_text("utf-8"))
+        return [directory / name for name in sorted(set(index["weight_map"].values()))]
+    return sorted(directory.glob("*.safetensors"))
