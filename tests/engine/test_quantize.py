@@ -16,7 +16,7 @@ from torch import nn
 from handler.linears import packed_model
 from handler.linears.int4_linear import int4_bytes
 from handler.linears.packed_linear import KERNEL, Kernel, PackedLinear
-from handler.linears.weight_blocks import WeightBlocks
+from handler.linears.quantised_weight import QuantisedWeight
 from handler.model import loader as model_loader
 from handler.model.loader import LoadedModel, load
 from handler.model.placement import Devices
@@ -358,7 +358,7 @@ def test_a_kernel_that_multiplies_wrongly_is_found_at_the_start(
     model = tiny_models.build("llama", hidden_size=64, intermediate_size=64).to(torch.bfloat16)
     right = packed_model.packed_for
 
-    def wrong(blocks: WeightBlocks, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    def wrong(blocks: QuantisedWeight, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         packed, scales = right(blocks, dtype)
         return packed, scales * 1.1
 
