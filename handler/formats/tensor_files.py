@@ -35,6 +35,14 @@ class TensorFiles(Mapping[str, Tensor]):
         """The tensor's shape, without reading it."""
         return tuple(self._files[name].get_slice(name).get_shape())
 
+    def dtype(self, name: str) -> str:
+        """The tensor's type as safetensors names it (`F8_E4M3`), without reading it."""
+        return str(self._files[name].get_slice(name).get_dtype())
+
+    def metadata(self, name: str) -> Mapping[str, str]:
+        """The metadata of the file that holds the tensor."""
+        return self._files[name].metadata() or {}
+
 
 @contextmanager
 def open_tensors(directory: Path) -> Iterator[TensorFiles]:
