@@ -39,9 +39,10 @@ class TensorFiles(Mapping[str, Tensor]):
         """The tensor's type as safetensors names it (`F8_E4M3`), without reading it."""
         return str(self._files[name].get_slice(name).get_dtype())
 
-    def metadata(self, name: str) -> Mapping[str, str]:
-        """The metadata of the file that holds the tensor."""
-        return self._files[name].metadata() or {}
+    def metadata(self) -> dict[str, str]:
+        """The metadata of all files together."""
+        files = {id(file): file for file in self._files.values()}.values()
+        return {key: value for file in files for key, value in (file.metadata() or {}).items()}
 
 
 @contextmanager
