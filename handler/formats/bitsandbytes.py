@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handler.formats.float_codes import worth_keeping
+from handler.formats.floats.codes import worth_keeping
 from handler.formats.tensor_files import TensorFiles
 from handler.linears.quantised_weight import QuantisedWeight
 from handler.seam.errors import BadModel

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from handler.formats.scaled_floats import ScaledFloats
+from handler.formats.floats.scaled_floats import ScaledFloats
 from handler.formats.tensor_files import TensorFiles
 from handler.seam.errors import BadModel
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handler.formats.float_codes import e2m1_values, low_nibble_first, scale_values
+from handler.formats.floats.codes import e2m1_values, scale_values
+from handler.formats.integer_codes import unpack
 from handler.formats.tensor_files import TensorFiles
 from handler.linears.quantised_weight import QuantisedWeight
 from handler.seam.errors import BadModel
@@ -44,7 +45,7 @@ class Mxfp4:
                 f"{blocks_name} is {_kind(blocks)} and {scales_name} {_kind(scales)}, not bytes of a scale for each "
                 f"{_BYTES} bytes"
             )
-        codes = low_nibble_first(blocks).flatten(-2)
+        codes = unpack(blocks, 4, 2 * _BYTES).flatten(-2)
         return QuantisedWeight(4, codes, scale_values(scales, scales_name), table=e2m1_values())
 
 

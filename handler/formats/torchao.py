@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handler.formats.float_codes import float8_codes, low_nibble_first, scale_values, worth_keeping
-from handler.formats.scale_grid import spread
+from handler.formats.floats.codes import float8_codes, scale_values, worth_keeping
+from handler.formats.floats.scale_grid import spread
+from handler.formats.integer_codes import unpack, with_zero_points
 from handler.formats.tensor_files import TensorFiles
 from handler.linears.quantised_weight import QuantisedWeight
 from handler.seam.errors import BadModel
@@ -87,29 +88,20 @@ def _kind(name: str, text: str | None) -> Mapping[str, Any]:
 
 
 def _of_int8(name: str, values: Mapping[str, Any], parts: Mapping[str, Tensor]) -> QuantisedWeight:
-    """Int8Tensor, and IntxUnpackedToInt8Tensor, whose bytes hold integers of `target_dtype`, 1 to 8 bits."""
+    """`scale * (q - zero_point)`: Int8Tensor, and IntxUnpackedToInt8Tensor with integers of `target_dtype`."""
     bits = int(str(values.get("target_dtype", {}).get("_data", "int8")).removeprefix("int"))
     data, half = parts["qdata"], 1 << (bits - 1)
     if data.dtype is not torch.int8 or (data.numel() and not -half <= int(data.min()) <= int(data.max()) < half):
         raise BadModel(f"the weight {name} is {data.dtype} or has values beyond {bits} bits")
     codes = (data.view(torch.uint8) ^ 128) - (128 - half)
-    return _affine(name, values, parts, bits, codes)
-
-
-def _affine(
-    name: str, values: Mapping[str, Any], parts: Mapping[str, Tensor], bits: int, codes: Tensor
-) -> QuantisedWeight:
-    """`scale * (q - zero_point)`, of codes `q + half`."""
-    scale = _scale(name, values, parts["scale"], codes)
-    points, minimum = parts.get("zero_point"), None
-    if points is not None and bool(points.any()):
-        minimum = -scale * _scale(name, values, points.float(), codes)
-    return QuantisedWeight(bits, codes, scale, minimum, zero=float(1 << (bits - 1)))
+    scale, points = _scale(name, values, parts["scale"], codes), parts.get("zero_point")
+    zeros = torch.zeros_like(scale) if points is None else _scale(name, values, points.float(), codes)
+    return with_zero_points(bits, codes, scale, zeros + half)
 
 
 def _of_int4(name: str, values: Mapping[str, Any], parts: Mapping[str, Tensor]) -> QuantisedWeight:
     """Int4Tensor: `q * scale + zero_point`, whose last two dimensions are `[K / group, N]`."""
-    codes = low_nibble_first(parts["qdata"]) ^ 8
+    codes = unpack(parts["qdata"], 4, 2 * parts["qdata"].shape[-1]) ^ 8
     turned = {part: parts[part].transpose(-2, -1) for part in ("scale", "zero_point") if part in parts}
     scale, points = _scale(name, values, turned["scale"], codes), turned.get("zero_point")
     minimum = None if points is None or not bool(points.any()) else _scale(name, values, points, codes)

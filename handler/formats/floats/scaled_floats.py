@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from handler.formats.float_codes import e2m1_values, float8_codes, low_nibble_first, scale_values, worth_keeping
-from handler.formats.scale_grid import spread
+from handler.formats.floats.codes import e2m1_values, float8_codes, scale_values, worth_keeping
+from handler.formats.floats.scale_grid import spread
+from handler.formats.integer_codes import unpack
 from handler.formats.tensor_files import TensorFiles
 from handler.linears.quantised_weight import QuantisedWeight
 from handler.seam.errors import BadModel
@@ -70,7 +71,7 @@ class ScaledFloats:
         for other in (self._scale(other) for other in others if not other.endswith(_INPUT_SCALE)):
             scale = scale * other.reshape(*other.shape, *[1] * (scale.dim() - other.dim()))
         if self._tensors.dtype(stored) in _PACKED:
-            codes, table, bits = low_nibble_first(weight), e2m1_values(), 4
+            codes, table, bits = unpack(weight, 4, 2 * weight.shape[-1]), e2m1_values(), 4
         else:
             (codes, table), bits = float8_codes(weight, name), 8
         found = QuantisedWeight(bits, codes, spread(scale, codes.shape, self._block, name), table=table)

@@ -47,12 +47,6 @@ def e2m1_values() -> Tensor:
     return torch.cat([positive, -positive])
 
 
-def low_nibble_first(packed: Tensor) -> Tensor:
-    """Codes uint8 `[..., 2 * n]` of bytes `[..., n]` with two codes each, the first in the low four bits."""
-    nibbles = packed.contiguous().view(torch.uint8)
-    return torch.stack([nibbles & 15, nibbles >> 4], -1).flatten(-2)
-
-
 def scale_values(scale: Tensor, name: str) -> Tensor:
     """A scale in float32; a byte or a float8_e8m0fnu is an exponent, `2 ** (byte - 127)`. Raises BadModel for NaN."""
     values = (scale.view(torch.float8_e8m0fnu) if scale.dtype is torch.uint8 else scale).float()
