@@ -35,6 +35,11 @@ class StoredFormat(Protocol):
         """The weight `name` of `sources`, quantised or dense, on CPU. Raises BadModel for tensors that do not fit."""
 
 
+def has_reader(method: str) -> bool:
+    """Whether this folder reads the `quant_method` `method`."""
+    return method in _modules()
+
+
 def reader_of(method: str, values: Mapping[str, Any], tensors: TensorFiles) -> StoredFormat | None:
     """The reader for `quant_method` `method`; None if this folder has none. Raises BadModel for values it refuses."""
     found = _modules().get(method)

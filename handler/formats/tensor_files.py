@@ -31,9 +31,13 @@ class TensorFiles(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._files)
 
+    def slice(self, name: str) -> Any:
+        """The safetensors library's own handle of the tensor, which reads it when it is indexed."""
+        return self._files[name].get_slice(name)
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The tensor's shape, without reading it."""
-        return tuple(self._files[name].get_slice(name).get_shape())
+        return tuple(self.slice(name).get_shape())
 
 
 @contextmanager

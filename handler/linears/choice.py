@@ -11,8 +11,9 @@ from handler.kernels.compiler import multiplies_bfloat16, multiplies_matrices, u
 from handler.linears.kernel_linear import KernelLinear
 from handler.linears.linear import Linear, is_plain
 from handler.linears.onednn_linear import OneDnnLinear
-from handler.linears.packed_linear import PackedLinear, pack_blocks
-from handler.linears.weight_blocks import WeightBlocks
+from handler.linears.packed_linear import PackedLinear, fits, pack_blocks
+from handler.linears.quantised_weight import QuantisedWeight
+from handler.linears.weight_blocks import BLOCK, WeightBlocks
 
 # Outputs and inputs that our kernels take at a time.
 _OUTPUTS, _INPUTS = 64, 32
@@ -40,6 +41,20 @@ def can_prepack(device: torch.device, dtype: torch.dtype) -> bool:
 def computes_blocks(dtype: torch.dtype) -> bool:
     """True if this machine has our kernel for packed weights and activations of `dtype`: numba, AVX-512 bfloat16."""
     return dtype is torch.bfloat16 and usable(dtype) and multiplies_bfloat16()
+
+
+def quantised_layer(
+    weight: QuantisedWeight, bias: Tensor | None, dtype: torch.dtype, dense: Tensor | None = None
+) -> PackedLinear | KernelLinear | None:
+    """The layer for `weight` `[N, K]` on this processor; None if no kernel takes it."""
+    if weight.table is not None or weight.order is not None or weight.group % BLOCK or not fits(*weight.shape):
+        return None
+    times = weight.group // BLOCK
+    scale = weight.scale.repeat_interleave(times, 1)
+    minimum = torch.zeros_like(weight.scale) if weight.minimum is None else weight.minimum
+    minimum = (minimum - weight.zero * weight.scale).repeat_interleave(times, 1)
+    blocks = WeightBlocks(4 if weight.bits <= 4 else 8, weight.codes, scale, minimum)
+    return packed_linear(blocks.bits, *packed_for(blocks, dtype), bias, dense)
 
 
 def packed_for(blocks: WeightBlocks, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from handler.linears.fp8_linear import Fp8Linear
-from handler.linears.int4_linear import Int4Linear
+from handler.linears.cuda.fp8_linear import Fp8Linear
+from handler.linears.cuda.int4_linear import Int4Linear
 from handler.linears.kernel_linear import KernelLinear
 from handler.linears.linear import is_plain
 from handler.linears.packed_linear import PACKED_TOGETHER, PackedLinear

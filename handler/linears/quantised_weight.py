@@ -40,10 +40,10 @@ class QuantisedWeight:
         return self.codes.shape[-1] // self.scale.shape[-1]
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of all its tensors."""
-        held = (self.codes, self.scale, self.minimum, self.table, self.order)
-        return sum(each.nbytes for each in held if each is not None)
+    def stored_bytes(self) -> int:
+        """Bytes that files hold it in, about: codes in their bits, scales and minima in two bytes."""
+        scales = self.scale.numel() * (1 if self.minimum is None else 2)
+        return self.codes.numel() * self.bits // 8 + 2 * scales
 
     def to(self, device: torch.device | str) -> QuantisedWeight:
         """All tensors on `device`."""

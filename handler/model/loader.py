@@ -16,16 +16,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from handler.linears.blocks_file import BLOCKS_FILE
 from handler.linears.choice import computes_blocks
 from handler.linears.packed_file import packed_weights
-from handler.linears.packed_model import dense_bytes, pack, quantise_and_pack
+from handler.linears.packed_model import dense_bytes, pack
 from handler.model.checks.causal import check_causal
 from handler.model.checks.published_values import check_form, settle
 from handler.model.checks.remote_code import follows_code
 from handler.model.checks.weight_check import check_weights, unconverted
-from handler.model.checks.weight_index import complete_index
 from handler.model.device import choose_device, choose_dtype
 from handler.model.end_tokens import eos_token_ids
-from handler.model.int4_quantizer import BlocksConfig
-from handler.model.kv_size import kv_bytes_per_token
+from handler.model.loading.layer_quantizer import LayersConfig
+from handler.model.loading.weight_source import open_weights, take_form
 from handler.model.location import read_json
 from handler.model.machine_memory import available_memory_bytes
 from handler.model.placement import (
@@ -41,25 +40,18 @@ from handler.model.quantize import (
     BITSANDBYTES,
     BLOCK_BITS,
     bitsandbytes_config,
-    forms_of_auto,
-    least_lossy,
     resolve,
     skipped_modules,
     stored_form,
-    weight_sizes,
 )
-from handler.model.stored_bitsandbytes import dequantise_odd, drop_threshold, silence_bitsandbytes
-from handler.model.stored_fp8 import prepare_fp8, replace_fp8
+from handler.model.stored_bitsandbytes import dequantise_odd
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel, one_line
-from model_memory.sharing import KEYS_SHARE
 
 logger = logging.getLogger(__name__)
 
 # Context length if neither the model nor MAX_TOTAL_TOKENS gives one; the same as TGI's launcher.
 UNBOUNDED_CONTEXT = 4096
-# Share of free GPU memory for weights and KV memory; the rest is for activations.
-_CUDA_FRACTION = KEYS_SHARE
 # Share of available memory for dense weights kept beside packed ones.
 _DENSE_FRACTION = 0.25
 
@@ -114,7 +106,7 @@ def load(
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    devices = devices or Devices((choose_device(config.device),))
+    devices = devices or place(config, directory)
     device = devices.own[0]
     dtype = choose_dtype(config.dtype, device)
     trusted = follows_code(read_json(directory / "config.json"), trust_remote_code=config.trust_remote_code)
@@ -126,8 +118,6 @@ def load(
     model, stored = _load_weights(config, directory, model_config, dtype, devices, quantize)
     model.eval()
     dtype = _kept_dtype(model, stored, dtype)
-    if device.type == "cpu" and stored == Quantize.NONE:
-        stored = _pack(model, directory, Path(config.cache_dir), quantize)
     text_config = model.config.get_text_config()
     return LoadedModel(
         model=model,
@@ -160,79 +150,72 @@ def _load_weights(
     devices: Devices,
     quantize: Quantize,
 ) -> tuple[PreTrainedModel, str]:
-    """The model, and the form in which transformers has stored its weights. Raises BadModel or BadConfiguration."""
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "config": model_config}
-    # Of generation_config.json only the ids of ends count (end_tokens.py), so no other value may stop the start.
-    options["generation_config"] = transformers.GenerationConfig()
-    # Weights of the wrong shape are reported below, by name.
-    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    stored = stored_form(model_config) or str(Quantize.NONE)
-    silence_bitsandbytes()
-    drop_threshold(model_config)
-    device = devices.own[0]
-    prepare_fp8(model_config, device, dtype)
-    if len(devices.own) > 1:
-        options |= {"device_map": "balanced", "max_memory": memory_limits(devices)}
-    elif device.type != "cpu":
-        options["device_map"] = {"": device}
+    """The model, and the form in which its weights are stored. Raises BadModel or BadConfiguration."""
+    on_cpu = devices.own[0].type == "cpu"
+    has_blocks = on_cpu and _has_blocks(directory, dtype, quantize)
+    stored = stored_form(model_config)
+    form = take_form(model_config, devices.own[0], dtype)
+    options = _options(dtype, devices)
     try:
-        on_gpu = device.type == "cuda" and (quantize is Quantize.AUTO or quantize in BLOCK_BITS)
-        if quantize in BITSANDBYTES or on_gpu:
-            chosen, options["quantization_config"] = _plan(config, model_config, dtype, devices, quantize)
-            stored = str(chosen)
-        with complete_index(directory) as complete:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                complete, trust_remote_code=config.trust_remote_code, **options
-            )
-    except torch.OutOfMemoryError as exc:
-        raise BadConfiguration(f"{device} has too little memory for the weights: {one_line(exc)}") from exc
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
+        if form is not None or (quantize in BLOCK_BITS and not has_blocks):
+            keep_dense = on_cpu and form is None and _has_room_for_dense(skeleton, dtype)
+            bits = BLOCK_BITS.get(quantize)
+            options["quantization_config"] = LayersConfig(bits, stored if form else None, dtype, keep_dense=keep_dense)
+        elif quantize in BITSANDBYTES:
+            options["quantization_config"] = bitsandbytes_config(quantize, dtype, skipped_modules(skeleton, quantize))
+        with open_weights(directory, form) as weights:
+            loaded: Any = type(skeleton).from_pretrained(None, config=skeleton.config, state_dict=weights, **options)
     except Exception as exc:  # the libraries that load share no base class
-        if stored_form(model_config) and isinstance(exc, ImportError):
-            raise BadModel(
-                f"the weights in {directory} are stored as {stored}, and the package that loads such weights is not "
-                "installed here; take the same model in bfloat16 or in a form of bitsandbytes, or add the package that "
-                f"transformers {transformers.__version__} needs for {stored} to an image of your own"
-            ) from exc
-        form = "" if stored == Quantize.NONE else f", stored as {stored},"
-        if name := unconverted(exc):
-            raise BadModel(f"the weights in {directory}{form} do not make up the weight {name}") from exc
-        raise BadModel(f"the weights in {directory}{form} could not be loaded: {one_line(exc)}") from exc
+        raise _told(exc, directory, stored, devices.own[0]) from exc
     model: PreTrainedModel = loaded[0]
     check_weights(model, loaded[1], str(directory))
     if len(devices.own) > 1:
         _check_spread(model, devices)
-    if device.type == "cpu":
+    if form is None and on_cpu:
         dequantise_odd(model)
-    replace_fp8(model)
-    return model, stored
+    if has_blocks:
+        return model, _pack_blocks(model, directory, Path(config.cache_dir))
+    return model, stored or str(quantize if "quantization_config" in options else Quantize.NONE)
 
 
-def _is_dense(weight: torch.Tensor) -> bool:
-    return weight.dtype in {torch.float32, torch.float16, torch.bfloat16}
+def _told(exc: Exception, directory: Path, stored: str | None, device: torch.device) -> Exception:
+    """The error to end the start with, in one sentence."""
+    if isinstance(exc, BadModel | BadConfiguration):
+        return exc
+    if isinstance(exc, torch.OutOfMemoryError):
+        return BadConfiguration(f"{device} has too little memory for the weights: {one_line(exc)}")
+    if stored is not None and isinstance(exc, ImportError):
+        return BadModel(
+            f"the weights in {directory} are stored as {stored}, and the package that loads such weights is not "
+            "installed here; take the same model in bfloat16 or in a form of bitsandbytes, or add the package that "
+            f"transformers {transformers.__version__} needs for {stored} to an image of your own"
+        )
+    form = "" if stored is None else f", stored as {stored},"
+    if name := unconverted(exc):
+        return BadModel(f"the weights in {directory}{form} do not make up the weight {name}")
+    return BadModel(f"the weights in {directory}{form} could not be loaded: {one_line(exc)}")
 
 
-def _convert_bfloat16(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Make parameters in bfloat16 parameters of `dtype`, one by one; tied ones stay tied.
-
-    Not by `Module.to`, which would round the rotary frequencies, a buffer in float32, too.
-    """
-    made: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
-    for module in model.modules():
-        for name, weight in module.named_parameters(recurse=False):
-            if weight.dtype is not torch.bfloat16 or dtype is torch.bfloat16:
-                continue
-            if weight not in made:
-                made[weight] = torch.nn.Parameter(weight.detach().to(dtype), requires_grad=False)
-            setattr(module, name, made[weight])
+def _options(dtype: torch.dtype, devices: Devices) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that no form of weights changes."""
+    # Of generation_config.json only the ids of ends count (end_tokens.py), so no other value may stop the start.
+    options: dict[str, Any] = {"dtype": dtype, "generation_config": transformers.GenerationConfig()}
+    # Weights of the wrong shape are reported afterwards, by name.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    if len(devices.own) > 1:
+        options |= {"device_map": "balanced", "max_memory": memory_limits(devices)}
+    elif devices.own[0].type != "cpu":
+        options["device_map"] = {"": devices.own[0]}
+    return options
 
 
 def _kept_dtype(model: PreTrainedModel, stored: str, wanted: torch.dtype) -> torch.dtype:
-    """The dtype that the model computes in: `wanted`, where transformers leaves a choice.
+    """The dtype that a model whose stored form transformers loads computes in: `wanted`, if it leaves a choice.
 
-    It does not for some stored forms: bitsandbytes computes in the dtype that it is stored in, AWQ in float16.
+    bitsandbytes computes in the dtype that it is stored in, AWQ in float16.
     """
-    if stored != Quantize.NONE and all(map(_is_dense, model.parameters())):
-        _convert_bfloat16(model, wanted)  # dequantised at load, to bfloat16 whatever was wanted: fp8
     if stored == Quantize.NONE or model.dtype is wanted:
         return wanted
     kept, asked = (str(dtype).removeprefix("torch.") for dtype in (model.dtype, wanted))
@@ -240,51 +223,27 @@ def _kept_dtype(model: PreTrainedModel, stored: str, wanted: torch.dtype) -> tor
     return model.dtype
 
 
-def _plan(
-    config: EngineConfig, model_config: Any, dtype: torch.dtype, devices: Devices, quantize: Quantize
-) -> tuple[Quantize, Any]:
-    """The form of the weights and its transformers configuration, if any, chosen from the model without its weights."""
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
-    if quantize is Quantize.AUTO:
-        text_config = model_config.get_text_config()
-        length = config.max_model_len or min(_max_positions(text_config) or UNBOUNDED_CONTEXT, UNBOUNDED_CONTEXT)
-        free = sum(torch.cuda.mem_get_info(device)[0] for device in devices.own)
-        sizes = weight_sizes(skeleton, Quantize.NF4)
-        kv_bytes = length * kv_bytes_per_token(text_config, dtype)
-        forms = forms_of_auto(devices.own[0], dtype)
-        quantize = least_lossy(sizes, dtype, kv_bytes, int(free * _CUDA_FRACTION), forms)
-    if quantize is Quantize.NONE:
-        return quantize, None
-    if quantize in BLOCK_BITS:
-        return quantize, BlocksConfig(BLOCK_BITS[quantize])
-    return quantize, bitsandbytes_config(quantize, dtype, skipped_modules(skeleton, quantize))
+def _has_blocks(directory: Path, dtype: torch.dtype, quantize: Quantize) -> bool:
+    """Whether the matrices of a converted GGUF file are used as it has them.
+
+    In float32, AUTO does not: torch's kernel is six times slower than dense weights.
+    """
+    wanted = {Quantize.INT4_BLOCKS} if dtype is torch.float32 else {Quantize.AUTO, Quantize.INT4_BLOCKS}
+    return (directory / BLOCKS_FILE).is_file() and quantize in wanted
 
 
-def _pack(model: PreTrainedModel, directory: Path, cache_dir: Path, quantize: Quantize) -> str:
-    """Pack weights for CPU, from the GGUF file's blocks or quantised now; returns how they are stored afterwards."""
-    in_float32 = model.dtype is torch.float32
-    # In float32, AUTO does not pack: torch's kernel is six times slower than dense weights. Nor are dense weights kept
-    # beside packed ones, as they were rounded to bfloat16 on disk and would differ.
-    wanted = {Quantize.INT4_BLOCKS} if in_float32 else {Quantize.AUTO, Quantize.INT4_BLOCKS}
-    given = (directory / BLOCKS_FILE).is_file() and quantize in wanted
-    if not given and quantize not in BLOCK_BITS:
-        return str(Quantize.NONE)
-    keep_dense = (
-        dense_bytes(model) <= _DENSE_FRACTION * available_memory_bytes()
-        and not (given and in_float32)
-        and not computes_blocks(model.dtype)
-    )
-    if given:
-        count = pack(model, packed_weights(directory, cache_dir, model.dtype), keep_dense=keep_dense)
-        stored = "gguf"
-    else:
-        count = quantise_and_pack(model, BLOCK_BITS[quantize], keep_dense=keep_dense)
-        stored = str(quantize)
-    logger.info(
-        "%d linear layers packed (%s), %s", count, stored, "dense weights kept" if keep_dense else "no dense weights"
-    )
-    return stored
+def _pack_blocks(model: PreTrainedModel, directory: Path, cache_dir: Path) -> str:
+    """Replace the layers of a converted GGUF file, on CPU, by those over its blocks; returns how they are stored."""
+    # In float32 no dense weights are kept beside, as they were rounded to bfloat16 on disk and would differ.
+    keep_dense = model.dtype is not torch.float32 and _has_room_for_dense(model, model.dtype)
+    count = pack(model, packed_weights(directory, cache_dir, model.dtype), keep_dense=keep_dense)
+    logger.info("%d linear layers packed (gguf)%s", count, ", dense weights kept" if keep_dense else "")
+    return "gguf"
+
+
+def _has_room_for_dense(model: torch.nn.Module, dtype: torch.dtype) -> bool:
+    """Whether dense weights stay beside packed ones: where the kernel for packed ones takes few rows only."""
+    return not computes_blocks(dtype) and dense_bytes(model) <= _DENSE_FRACTION * available_memory_bytes()
 
 
 def _check_spread(model: PreTrainedModel, devices: Devices) -> None:

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from handler.linears.int4_linear import multiplies_int4
+from handler.linears.cuda.int4_linear import multiplies_int4
 from handler.seam.config import Quantize
 from handler.seam.errors import BadConfiguration
-from model_memory.forms import Form, auto_forms, stored_name
-from model_memory.weight_counts import WeightCounts
+from model_memory.forms import stored_name
 
 logger = logging.getLogger(__name__)
 
@@ -75,30 +74,6 @@ def stored_form(model_config: Any) -> str | None:
     return stored_name(found if isinstance(found, dict) else found.to_dict())
 
 
-def forms_of_auto(device: torch.device, dtype: torch.dtype) -> tuple[Form, ...]:
-    """What `auto` may take on `device`, the least lossy first (docs/quantisation.md has the perplexities)."""
-    major, minor = torch.cuda.get_device_capability(device)
-    return auto_forms(major * 10 + minor, in_bfloat16=dtype is torch.bfloat16)
-
-
-def least_lossy(
-    counts: WeightCounts, dtype: torch.dtype, kv_bytes: int, room_bytes: int, forms: tuple[Form, ...]
-) -> Quantize:
-    """The first of `forms` whose weights leave `kv_bytes` of `room_bytes` free, else the last.
-
-    For a device that was not weighed before. bitsandbytes' int8 is never chosen: it rounds activations too, by more
-    than the trial allows other forms to be off, and it multiplies in float16, where the activations of some families
-    overflow.
-    """
-    sizes = {Quantize(form.name): form.num_bytes(counts, dtype.itemsize) for form in forms}
-    choice = next((each for each, size in sizes.items() if size + kv_bytes <= room_bytes), list(sizes)[-1])
-    logger.info(
-        "HF_MODEL_QUANTIZE=auto: %s, weights of %d MiB beside %d MiB of KV memory in %d MiB",
-        *(choice, *(size >> 20 for size in (sizes[choice], kv_bytes, room_bytes))),
-    )
-    return choice
-
-
 def skipped_modules(skeleton: nn.Module, quantize: Quantize) -> list[str]:
     """Linear layers of `skeleton` that bitsandbytes must not quantise, by module name.
 
@@ -112,25 +87,6 @@ def skipped_modules(skeleton: nn.Module, quantize: Quantize) -> list[str]:
             *(len(odd), quantize, ", ".join(f"{name} ({rows} x {columns})" for name, (rows, columns) in odd)),
         )
     return sorted(usual | {name for name, _ in odd})
-
-
-def weight_sizes(skeleton: nn.Module, quantize: Quantize) -> WeightCounts:
-    """Weights of a model on the meta device; `linears` are those that `quantize`, of bitsandbytes, replaces."""
-    usual, odd = _skipped(skeleton, quantize)
-    skipped = usual | {name for name, _ in odd}
-    linears = sum(rows * columns for name, (rows, columns) in _linear_shapes(skeleton) if name not in skipped)
-    # Tied weights are one parameter.
-    sizes = [(parameter.dim(), parameter.numel()) for parameter in skeleton.parameters()]
-    experts = sum(size for dimensions, size in sizes if dimensions == 3)
-    output = _own_output(skeleton)
-    return WeightCounts(linears, experts, 0, sum(size for _, size in sizes) - linears - experts - output, output)
-
-
-def _own_output(skeleton: Any) -> int:
-    """Number of weights of an output layer that is not tied to the embeddings."""
-    output, embeddings = skeleton.get_output_embeddings(), skeleton.get_input_embeddings()
-    weight = getattr(output, "weight", None)
-    return 0 if weight is None or weight is getattr(embeddings, "weight", None) else int(weight.numel())
 
 
 def _skipped(skeleton: nn.Module, quantize: Quantize) -> tuple[set[str], list[tuple[str, tuple[int, int]]]]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers.utils.import_utils import is_kernels_available
 
-from handler.linears.fp8_linear import Fp8Linear, fits_fp8, multiplies_fp8
+from handler.linears.cuda.fp8_linear import Fp8Linear, fits_fp8, multiplies_fp8
 from handler.linears.linear import has_own_code
 
 logger = logging.getLogger(__name__)

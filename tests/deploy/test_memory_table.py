@@ -114,10 +114,10 @@ def bytes_in_blocks(model: Any, bits: int) -> int:
     import torch
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    from handler.model.int4_quantizer import BlocksConfig
+    from handler.model.loading.layer_quantizer import LayersConfig
 
-    quantizer = AutoHfQuantizer.from_config(BlocksConfig(bits), pre_quantized=False)
-    quantizer._process_model_before_weight_loading(model)
+    quantizer = AutoHfQuantizer.from_config(LayersConfig(bits, None, torch.bfloat16), pre_quantized=False)
+    quantizer._process_model_before_weight_loading(model, device_map={"": "cuda"})
     sizes = (
         parameter.numel() * quantizer.param_element_size(model, name, torch.empty(0, dtype=torch.bfloat16))
         for name, parameter in model.named_parameters()

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from handler.linears import int4_linear
-from handler.linears.fp8_linear import Fp8Linear
-from handler.linears.int4_linear import Int4Linear, int4_bytes
+from handler.linears.cuda import int4_linear
+from handler.linears.cuda.fp8_linear import Fp8Linear
+from handler.linears.cuda.int4_linear import Int4Linear, int4_bytes
 from handler.linears.packed_linear import PackedLinear
 from handler.model.loader import load
 from handler.runners.choice import choose_runner

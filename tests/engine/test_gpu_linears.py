@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from handler.linears.fp8_linear import Fp8Linear, multiplies_fp8
-from handler.linears.int4_linear import MAX_PACKED_ROWS, Int4Linear, multiplies_int4
+from handler.linears.cuda.fp8_linear import Fp8Linear, multiplies_fp8
+from handler.linears.cuda.int4_linear import MAX_PACKED_ROWS, Int4Linear, multiplies_int4
 from handler.linears.weight_blocks import quantise
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu", "one_thread")]

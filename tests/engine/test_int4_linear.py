@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from handler.linears import int4_linear
-from handler.linears.fp8_linear import Fp8Linear
-from handler.linears.int4_layout import unpack
-from handler.linears.int4_linear import MAX_PACKED_ROWS, Int4Linear
+from handler.linears.cuda import int4_linear
+from handler.linears.cuda.fp8_linear import Fp8Linear
+from handler.linears.cuda.int4_layout import unpack
+from handler.linears.cuda.int4_linear import MAX_PACKED_ROWS, Int4Linear
 from handler.linears.join import join
+from handler.linears.quantised_weight import QuantisedWeight
 from handler.linears.weight_blocks import quantise
 from tests.support.pretend_cuda import Gpus, gpus_of, pretend_cuda
 
@@ -54,7 +55,8 @@ def test_groups_of_any_multiple_of_32(group: int, inputs: int, gpu: Gpus) -> Non
         size = 32
     codes = torch.randint(16, (16, inputs), dtype=torch.uint8)
     scale, zero_point = torch.rand(16, inputs // size).bfloat16(), torch.randint(16, (16, inputs // size))
-    layer = Int4Linear.of_codes(*(each.to("cuda") for each in (codes, scale, -zero_point * scale)), None)
+    weight = QuantisedWeight(4, codes, scale.float(), (-zero_point * scale).float())
+    layer = Int4Linear.of_quantised(weight.to("cuda"), None)
     expected = (codes.float() - zero_point.repeat_interleave(size, 1)) * scale.float().repeat_interleave(size, 1)
     # (8 - zero point) * scale is rounded, then the weight: both relative to numbers of at most 8 scales.
     assert float((layer.weight.cpu().float() - expected).abs().max()) <= 16 * 2**-8

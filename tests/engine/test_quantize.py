@@ -13,19 +13,18 @@ import pytest
 import torch
 from torch import nn
 
-from handler.linears import packed_model
-from handler.linears.int4_linear import int4_bytes
+from handler.linears import choice
+from handler.linears.cuda.int4_linear import int4_bytes
 from handler.linears.packed_linear import KERNEL, Kernel, PackedLinear
 from handler.linears.weight_blocks import WeightBlocks
 from handler.model import loader as model_loader
 from handler.model.loader import LoadedModel, load
 from handler.model.placement import Devices
-from handler.model.quantize import forms_of_auto, least_lossy, resolve
+from handler.model.quantize import resolve
 from handler.runners.slots.runner import SlotRunner
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel
 from model_memory.forms import auto_forms, quantized
-from model_memory.weight_counts import WeightCounts
 from tests.support import tiny_models
 from tests.support.fp8_checkpoint import save_fp8
 from tests.support.local_engine import LocalEngine, limits
@@ -251,9 +250,10 @@ def test_what_cannot_be_is_refused_with_a_sentence(wanted: str, device: str, sen
 def test_blocks_are_for_gpus_that_multiply_them(kind: str, dtype: torch.dtype, int8: bool, int4: bool) -> None:
     with pretend_cuda(gpus_of(kind)):
         eetq = resolve(Quantize.EETQ, torch.device("cuda"), dtype, nn.Module())
-        forms = [form.name for form in forms_of_auto(torch.device("cuda"), dtype)]
+        major, minor = torch.cuda.get_device_capability()
+        found = auto_forms(major * 10 + minor, in_bfloat16=dtype is torch.bfloat16)
     assert eetq is (Quantize.INT8_BLOCKS if int8 else Quantize.INT8)
-    assert forms == ["none", *(["int4"] if int4 else []), "bitsandbytes-nf4"]
+    assert [form.name for form in found] == ["none", *(["int4"] if int4 else []), "bitsandbytes-nf4"]
     assert resolve(Quantize.EETQ, torch.device("cpu"), dtype, nn.Module()) is Quantize.INT8_BLOCKS
 
 
@@ -278,67 +278,9 @@ def test_auto_prefers_the_four_bits_with_the_lower_perplexity() -> None:
     """As docs/quantisation.md has measured them."""
     page = (Path(__file__).parents[2] / "docs" / "quantisation.md").read_text()
     rows = dict(re.findall(r"\| `(int4|bitsandbytes-nf4)`[^|]*\| ([0-9.]+) \|", page))
-    with pretend_cuda(gpus_of("A10G")):
-        found = forms_of_auto(torch.device("cuda"), torch.bfloat16)
-    forms = [form.name for form in found if form.name in rows]
+    forms = [form.name for form in auto_forms(86) if form.name in rows]
     assert len(forms) == 2
     assert sorted(forms, key=lambda form: float(rows[form])) == forms
-
-
-@pytest.mark.parametrize(
-    ("room", "chosen"),
-    [(2200, "none"), (2199, "int4"), (825, "int4"), (824, "bitsandbytes-nf4"), (10, "bitsandbytes-nf4")],
-)
-def test_auto_takes_the_least_lossy_that_leaves_room_for_keys(
-    room: int, chosen: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    sizes = WeightCounts(linears=1000, experts=0, embeddings=0)
-    with caplog.at_level(logging.INFO, "handler"):
-        assert least_lossy(sizes, torch.bfloat16, 200, room, auto_forms(86)) == chosen
-    assert len(caplog.records) == 1
-    assert f"HF_MODEL_QUANTIZE=auto: {chosen}, " in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("kind", "free", "chosen"),
-    [
-        ("A10G", 361_600, Quantize.NONE),
-        ("A10G", 361_598, Quantize.INT4_BLOCKS),
-        ("T4", 361_598, Quantize.NF4),
-        ("A10G", 211_072, Quantize.INT4_BLOCKS),
-        ("A10G", 211_070, Quantize.NF4),
-    ],
-)
-def test_auto_on_a_gpu_weighs_the_model_without_loading_it(
-    kind: str, free: int, chosen: Quantize, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two devices, whose memory adds up; the driver's answer is the far side of the seam."""
-    monkeypatch.setattr(model_loader, "_CUDA_FRACTION", 1.0)
-    model_config = tiny_models.build("llama").config
-    devices = Devices(tuple(torch.device("cuda", index) for index in range(2)))
-    with pretend_cuda(gpus_of(kind, 2)), monkeypatch.context() as patch:
-        patch.setattr(torch.cuda, "mem_get_info", lambda _device: (free // 2, free))
-        found, made = model_loader._plan(
-            EngineConfig(max_model_len=64), model_config, torch.bfloat16, devices, Quantize.AUTO
-        )
-    assert found is chosen
-    assert (made is None) == (chosen is Quantize.NONE)
-    if chosen is Quantize.NF4:
-        assert made.load_in_4bit
-        assert "lm_head" in made.llm_int8_skip_modules
-    if chosen is Quantize.INT4_BLOCKS:
-        assert made.bits == 4
-
-
-def test_layers_that_stay_unquantised_are_named_only_where_something_is_quantised(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    model_config = tiny_models.build("llama", intermediate_size=80).config
-    devices = Devices((torch.device("cuda", 0),))
-    for quantize, expected in ((Quantize.AUTO, False), (Quantize.NF4, True)):
-        with pretend_cuda(gpus_of("A10G")):
-            model_loader._plan(EngineConfig(max_model_len=64), model_config, torch.bfloat16, devices, quantize)
-        assert ("stay unquantised" in caplog.text) is expected
 
 
 def test_a_form_that_was_weighed_before_is_loaded(tmp_path: Path) -> None:
@@ -350,20 +292,18 @@ def test_a_form_that_was_weighed_before_is_loaded(tmp_path: Path) -> None:
         assert load(config, directory, lambda *_: None, devices).quantize == stored
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("quantize", [Quantize.INT4_BLOCKS, Quantize.INT8_BLOCKS])
 def test_a_kernel_that_multiplies_wrongly_is_found_at_the_start(
-    bits: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    quantize: Quantize, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What a processor or a compiler would have to do wrong is done to the numbers the kernel is given."""
-    model = tiny_models.build("llama", hidden_size=64, intermediate_size=64).to(torch.bfloat16)
-    right = packed_model.packed_for
+    right = choice.packed_for
 
     def wrong(blocks: WeightBlocks, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         packed, scales = right(blocks, dtype)
         return packed, scales * 1.1
 
-    monkeypatch.setattr(packed_model, "packed_for", wrong)
-    before = [name for name, module in model.named_modules() if type(module) is torch.nn.Linear]
-    packed_model.quantise_and_pack(model, bits, keep_dense=False)
-    assert [name for name, module in model.named_modules() if type(module) is torch.nn.Linear] == before
+    monkeypatch.setattr(choice, "packed_for", wrong)
+    model = open_model(tiny_llama, quantize).model
+    assert set(kinds(model).values()) == {"Linear"}
     assert "stay dense: their products differ" in caplog.text

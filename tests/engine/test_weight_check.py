@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from container.text.chat_template import ChatTemplate
 from container.text.template_files import read_templates
 from container.text.tokenizer import Tokenizer
-from handler.linears.fp8_linear import Fp8Linear
+from handler.linears.cuda.fp8_linear import Fp8Linear
 from handler.model.gguf_model import converted
 from handler.model.loader import LoadedModel, load, not_finite
 from handler.seam.config import EngineConfig, Quantize

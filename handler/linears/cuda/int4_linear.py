@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from handler.linears.int4_layout import GROUPS, TILE_OUTPUTS, WORD_INPUTS, pack_codes, prepare, unpack
+from handler.linears.cuda.int4_layout import GROUPS, TILE_OUTPUTS, WORD_INPUTS, pack_codes, prepare, unpack
 from handler.linears.linear import UnfusedLinear
 from handler.linears.packed_linear import as_nibbles
-from handler.linears.weight_blocks import quantise
+from handler.linears.quantised_weight import QuantisedWeight
+from handler.linears.weight_blocks import WeightBlocks, quantise
 
 # Rows up to which torch's product is faster than to dequantise. On an A6000, 4,096 x 4,096: 0.04 ms at 16 rows, 0.06
 # at 32, 0.25 at 128, 0.52 at 256; dequantised by torch's operations 0.27 at 16 to 128, 0.33 at 256
@@ -74,15 +75,23 @@ class Int4Linear(UnfusedLinear):
         return cls(bits, packed, scales_and_zeros, bias)
 
     @classmethod
-    def of_codes(cls, codes: Tensor, scale: Tensor, minimum: Tensor, bias: Tensor | None) -> Int4Linear:
-        """`w = scale * code + minimum`: `codes` uint8 below 16 `[N, K]`, `scale` and `minimum` `[N, K / group]`.
+    def of_quantised(cls, weight: QuantisedWeight, bias: Tensor | None) -> Int4Linear:
+        """Over integer codes `[N, K]` on CUDA, of at most 8 bits and in their own order.
 
-        A group is any multiple of 32 inputs, also all of them. A zero point z is a minimum of `-z * scale`.
+        A group is any multiple of 32 inputs, also all of them.
         """
-        group = codes.shape[1] // scale.shape[1]
-        size = next(each for each in GROUPS if group % each == 0)
-        scale, minimum = (each.float().repeat_interleave(group // size, 1) for each in (scale, minimum))
-        return cls(4, *_packed(codes, scale, minimum + 8 * scale), bias)
+        size = next(each for each in GROUPS if weight.group % each == 0)
+        bits = 4 if weight.bits <= 4 else 8
+        rows = max(TILE_OUTPUTS, _LOADED_PIECE // weight.shape[1] // TILE_OUTPUTS * TILE_OUTPUTS)
+        pieces = []
+        for first in range(0, weight.shape[0], rows):
+            part = weight.rows(slice(first, first + rows))
+            scale = part.scale.repeat_interleave(weight.group // size, 1)
+            minimum = -weight.zero * part.scale if part.minimum is None else part.minimum - weight.zero * part.scale
+            minimum = minimum.repeat_interleave(weight.group // size, 1)
+            pieces.append(_packed(*as_nibbles(WeightBlocks(bits, part.codes, scale, minimum))))
+        packed, scales_and_zeros = (torch.cat([one[i] for one in pieces], i) for i in (0, 1))
+        return cls(bits, packed, scales_and_zeros, bias)
 
     @classmethod
     def join(cls, parts: Sequence[Int4Linear], bias: Tensor | None) -> Int4Linear:

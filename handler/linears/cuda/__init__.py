@@ -1,0 +1,1 @@
+"""Layers over quantised weights on CUDA, by products that torch has."""

@@ -1,0 +1,1 @@
+"""From weights in files to the layers of a model, one weight after the other."""

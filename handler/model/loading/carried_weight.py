@@ -1,0 +1,104 @@
+"""`CarriedWeight`: a quantised weight that passes through what transformers does to the weights it loads.
+
+transformers renames weights, stacks those of experts, joins and splits them along the outputs. These keep the codes.
+Anything else gets the weight dequantised, as a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from handler.linears.quantised_weight import QuantisedWeight, cat, stack
+
+
+class CarriedWeight:
+    """Stands for a tensor `[N, K]` or `[E, N, K]` of `dtype`, as far as transformers' loading looks at it."""
+
+    def __init__(self, weight: QuantisedWeight, dtype: torch.dtype) -> None:
+        """`dtype` is what `dense` gives."""
+        self.weight = weight
+        self.dtype = dtype
+
+    @property
+    def shape(self) -> torch.Size:
+        """As of the tensor."""
+        return self.weight.shape
+
+    def dense(self) -> Tensor:
+        """The tensor, computed."""
+        return self.weight.dequantise(self.dtype)
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> CarriedWeight:
+        """On another device, or for another dtype."""
+        weight = self.weight if device is None else self.weight.to(device)
+        return CarriedWeight(weight, dtype or self.dtype)
+
+    def contiguous(self) -> CarriedWeight:
+        """Itself."""
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.dense(), name)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self if index is ... else self.dense()[index]
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: object,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """torch's functions over such weights."""
+        kwargs = kwargs or {}
+        found = _kept(func, args, kwargs)
+        return (
+            func(*_dense(args), **{name: _dense(value) for name, value in kwargs.items()}) if found is None else found
+        )
+
+
+def _kept(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What `func` gives if codes can carry it, else None."""
+    if func not in (torch.cat, torch.stack, torch.chunk, torch.split) or not args:
+        return None
+    dim = kwargs.get("dim", args[-1] if len(args) > (1 if func in (torch.cat, torch.stack) else 2) else 0)
+    parts = list(args[0]) if isinstance(args[0], list | tuple) else [args[0]]
+    if not all(isinstance(part, CarriedWeight) for part in parts):
+        return None
+    first: CarriedWeight = parts[0]
+    weights: list[QuantisedWeight] = [part.weight for part in parts]
+    along_outputs = dim in (len(first.shape) - 2, -2)
+    if func is torch.stack:
+        joined = stack(weights) if dim == 0 and len(first.shape) == 2 else None
+        return joined and CarriedWeight(joined, first.dtype)
+    if not along_outputs:
+        return None
+    if func is torch.cat:
+        joined = cat(weights)
+        return joined and CarriedWeight(joined, first.dtype)
+    return tuple(CarriedWeight(first.weight.rows(rows), first.dtype) for rows in _pieces(func, first, args, kwargs))
+
+
+def _pieces(
+    func: Callable[..., Any], weight: CarriedWeight, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Iterable[Tensor]:
+    """The outputs of each part, as torch divides them."""
+    given = args[1] if len(args) > 1 else next(kwargs[name] for name in kwargs if name != "dim")
+    pieces: Iterable[Tensor] = func(torch.arange(weight.shape[-2]), given)
+    return pieces
+
+
+def _dense(value: Any) -> Any:
+    if isinstance(value, CarriedWeight):
+        return value.dense()
+    if isinstance(value, list | tuple):
+        return type(value)(map(_dense, value))
+    return value

@@ -1,0 +1,231 @@
+"""Puts layers over quantised weights into a model while transformers loads it, one weight after the other.
+
+A weight is quantised in the checkpoint, or is quantised here because HF_MODEL_QUANTIZE asks for it. transformers calls
+the quantiser for each weight, on its device, before it reads the next: beside what is loaded, one dense weight is in
+memory at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.core_model_loading import ConversionOps
+from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from handler.linears.cuda.int4_linear import fits_int4, int4_bytes
+from handler.linears.linear import is_plain
+from handler.linears.packed_linear import fits
+from handler.linears.product_check import ProductCheck, Rows
+from handler.linears.quantised_linear import linear_of_dense, quantised, quantised_linear
+from handler.linears.quantised_weight import QuantisedWeight
+from handler.model.loading.carried_weight import CarriedWeight
+from handler.model.loading.layer_report import LayerReport
+
+logger = logging.getLogger(__name__)
+
+# The output layer decides between near ties; it keeps eight bits where the others have four.
+OUTPUT_BITS = 8
+_NAME = "tgi-heir-layers"
+
+
+@register_quantization_config(_NAME)
+class LayersConfig(QuantizationConfigMixin):
+    """What `from_pretrained` is given: dense linear layers become `bits` wide, stored forms stay what they are."""
+
+    def __init__(self, bits: int | None, stored: str | None, dtype: torch.dtype, *, keep_dense: bool = False) -> None:
+        """`bits` is 4, 8 or None; `stored` the form of the checkpoint or None; `dtype` that of activations.
+
+        With `keep_dense` a layer on CPU keeps what it stands for beside the packed weight.
+        """
+        self.quant_method: Any = _NAME
+        self.bits, self.stored, self.dtype, self.keep_dense = bits, stored, dtype, keep_dense
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Source:
+    """What a layer is made of: `linear(bias)` is a `Linear` or None, `rows` the weights of some outputs.
+
+    `dense()` is the weight without a layer. `bits` are those of a code, `num_bytes` the size of a stored weight.
+    """
+
+    name: str
+    bits: int
+    rows: Rows
+    linear: Callable[[Tensor | None], nn.Module | None]
+    dense: Callable[[], Tensor]
+    num_bytes: int = 0
+
+
+@register_quantizer(_NAME)
+class _LayerQuantizer(HfQuantizer):
+    """Decides which weights are quantised when the model is on the meta device; `_Place` puts layers in place."""
+
+    def __init__(self, quantization_config: Any, **options: Any) -> None:
+        super().__init__(quantization_config, **options)
+        self.config: LayersConfig = quantization_config
+        self.report = LayerReport(self.config.stored)
+        self.check = ProductCheck()
+        # Names of weights that are quantised here, with their bits; a tied output layer apart, which no file names.
+        self.bits: dict[str, int] = {}
+        self._packs_tied_output = False
+        self._seen: set[str] = set()
+        self._tied: set[str] = set()
+        self._output: str | None = None
+        # Layers whose bias has not been read yet, and a tied output layer.
+        self._waiting: list[_Source] = []
+
+    def _process_model_before_weight_loading(self, model: Any, **options: Any) -> None:
+        self._tied = set(model.all_tied_weights_keys or {})
+        output = model.get_output_embeddings()
+        self._output = next((f"{name}.weight" for name, each in model.named_modules() if each is output), None)
+        if self.config.stored is not None:
+            self._seen = {name for name, weight in model.named_parameters() if weight.dim() > 1}
+        if self.config.bits is not None:
+            self._choose(model, self.config.bits, options.get("device_map"))
+
+    def _choose(self, model: Any, bits: int, device_map: Any) -> None:
+        """Note the layers to quantise here. The input embedding keeps a tied weight in memory anyway."""
+        on_cpu = device_map is None
+        fitting = fits if on_cpu else fits_int4
+        in_float32 = tuple(model._keep_in_fp32_modules or ())
+        left = []
+        for name, linear in model.named_modules():
+            weight = f"{name}.weight"
+            if not is_plain(linear) or any(part in name for part in in_float32):
+                continue
+            if not fitting(linear.out_features, linear.in_features):
+                left.append(f"{name} ({linear.out_features} x {linear.in_features})")
+            elif weight not in self._tied:
+                self.bits[weight] = OUTPUT_BITS if weight == self._output else bits
+            elif on_cpu and weight == self._output:
+                self._packs_tied_output = True
+        if left:
+            logger.warning(
+                "%d linear layers stay unquantised, their shape is no multiple of %d x 32: %s",
+                *(len(left), 16 if on_cpu else 8, ", ".join(left)),
+            )
+
+    def param_needs_quantization(self, model: Any, param_name: str, **_: Any) -> bool:
+        return param_name in self.bits or param_name in self._seen
+
+    def param_element_size(self, model: Any, param_name: str, param: Tensor) -> float:
+        bits = self.bits.get(param_name)
+        return param.element_size() if bits is None else int4_bytes(bits)
+
+    def get_quantize_ops(self) -> ConversionOps:
+        return _Place(self)
+
+    def placed(self, model: nn.Module, name: str, value: Tensor | CarriedWeight) -> Tensor | None:
+        """None if a layer over `value` has taken its place, else the dense weight to set."""
+        module: Any = model.get_submodule(name.rpartition(".")[0])
+        takes = is_plain(module) and value.shape == module.weight.shape
+        if isinstance(value, CarriedWeight):
+            source = self._stored(name, value.to(dtype=self.config.dtype))
+            if takes and self._place(model, source):
+                return None
+            return self._dense(module, source)
+        if takes and name in self.bits and self._place(model, self._rounded(name, value, self.bits[name])):
+            return None
+        # What is reported as of another shape must not count as quantised.
+        self.bits.pop(name, None)
+        self._seen.discard(name)
+        return value
+
+    def _stored(self, name: str, value: CarriedWeight) -> _Source:
+        weight, dtype = value.weight, self.config.dtype
+        return _Source(
+            name, weight.bits, weight.rows, partial(_linear_of, weight, dtype), value.dense, weight.stored_bytes
+        )
+
+    def _rounded(self, name: str, weight: Tensor, bits: int) -> _Source:
+        keep = self.config.keep_dense and (weight if name in self._tied else True)
+        return _Source(
+            name,
+            bits,
+            lambda rows: quantised(weight[rows], bits),
+            lambda bias: linear_of_dense(weight, bits, bias, keep),
+            lambda: weight,
+        )
+
+    def _dense(self, module: nn.Module, source: _Source) -> Tensor:
+        """The weight of `source` as `module` holds it."""
+        dense = source.dense()
+        self._seen.discard(source.name)
+        if isinstance(module, nn.Embedding) and self._output in self._tied:
+            self._waiting.append(replace(source, name=str(self._output)))
+        else:
+            self.report.dequantised(source.name, source.num_bytes, dense.nbytes)
+        if isinstance(module, Conv1D) or getattr(module, "is_transposed", False):
+            return dense.transpose(-1, -2).contiguous()
+        return dense
+
+    def _place(self, model: nn.Module, source: _Source) -> bool:
+        """Put a layer in the place of the one that has the weight of `source`; False if no kernel takes it."""
+        path = source.name.rpartition(".")[0]
+        parent, _, child = path.rpartition(".")
+        linear: Any = model.get_submodule(path)
+        if linear.bias is not None and linear.bias.is_meta:
+            self._waiting.append(source)
+            linear.weight._is_hf_initialized = True
+            return True
+        layer = source.linear(None if linear.bias is None else linear.bias.detach())
+        if layer is None or not self.check.passes(layer, source.rows, self.config.dtype):
+            return False
+        # transformers draws the weights of modules without this mark.
+        layer.__dict__["_is_hf_initialized"] = True
+        setattr(model.get_submodule(parent), child, layer)
+        self.report.placed(source.bits)
+        return True
+
+    def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
+        if self._packs_tied_output and self._output is not None:
+            weight = model.get_output_embeddings().weight.detach()
+            self._waiting.append(self._rounded(self._output, weight, OUTPUT_BITS))
+        for source in self._waiting:
+            if not self._place(model, source) and source.name not in self._tied:
+                linear = model.get_submodule(source.name.rpartition(".")[0])
+                linear.weight = nn.Parameter(self._dense(linear, source), requires_grad=False)
+        self._waiting.clear()
+        self.report.log()
+        # To transformers the model is an ordinary one from here on.
+        self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
+        return model
+
+    def is_serializable(self) -> bool:
+        return False
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+
+class _Place(ConversionOps):
+    """Hands each weight to the quantiser; one that a layer has taken does not remain to be set."""
+
+    def __init__(self, quantizer: _LayerQuantizer) -> None:
+        self._quantizer = quantizer
+
+    def convert(self, input_dict: dict[str, Any], *_: Any, **given: Any) -> dict[str, Any]:
+        model, missing_keys = given["model"], given.get("missing_keys")
+        remaining: dict[str, Any] = {}
+        for name, value in input_dict.items():
+            weight = self._quantizer.placed(model, name, value[0] if isinstance(value, list) else value)
+            if weight is not None:
+                remaining[name] = weight
+            elif missing_keys is not None:
+                missing_keys.discard(name)
+        return remaining
+
+
+def _linear_of(weight: QuantisedWeight, dtype: torch.dtype, bias: Tensor | None) -> nn.Module | None:
+    # In float32 a stored weight is exact only as a dense one.
+    return None if dtype is torch.float32 else quantised_linear(weight, bias, dtype)
