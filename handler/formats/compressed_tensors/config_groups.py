@@ -44,6 +44,7 @@ class WeightArgs:
 
     bits: int
     is_float: bool
+    is_symmetric: bool
     strategy: str
     group: int = 0
     block: tuple[int, int] = (0, 0)
@@ -59,11 +60,12 @@ class WeightArgs:
         block = _block(values.get("block_structure"), where)
         if strategy not in _STRATEGIES or (strategy == "block") != (block is not None):
             raise BadModel(f"{where}: strategy {strategy} with block_structure {block} is not known; {_AGAIN}")
+        symmetric = bool(values.get("symmetric", True))
         if strategy not in _GROUPED:
-            return cls(bits, kind == "float", strategy, block=block or (0, 0))
+            return cls(bits, kind == "float", symmetric, strategy, block=block or (0, 0))
         if not isinstance(group, int) or group <= 0:
             raise BadModel(f"{where}: strategy {strategy} needs a positive group_size, not {group}; {_AGAIN}")
-        return cls(bits, kind == "float", strategy, group)
+        return cls(bits, kind == "float", symmetric, strategy, group)
 
 
 def _inferred(group: Any) -> str:

@@ -42,7 +42,8 @@ class StoredModule:
         shape = (codes.shape[0], codes.shape[1])
         scale, zero_points, order = self._scale(shape), self._zero_points(shape), self._order(shape)
         minimum, zero = None, 0.0 if args.is_float else float(1 << (args.bits - 1))
-        if zero_points is not None and (zero_points != zero).any():
+        # Weights of one config group have one form, whatever their zero points happen to be.
+        if zero_points is not None and not (args.is_symmetric and (zero_points == zero).all()):
             minimum, zero = scale * -zero_points, 0.0
         table = float_table(args.bits) if args.is_float else None
         codes = codes if order is None else codes[:, order]
@@ -88,8 +89,11 @@ class StoredModule:
             return stored.float().reshape(())
 
     def _zero_points(self, shape: tuple[int, int]) -> Tensor | None:
-        """Zero points float32 `[N, K / group]`, as codes: packed along N, or int8 in older files and for one tensor."""
-        if "weight_zero_point" not in self._parts:
+        """Zero points float32 `[N, K / group]`, as codes: packed along N, or int8 in older files and for one tensor.
+
+        Older files have zeros of a symmetric group too.
+        """
+        if self._args.is_symmetric and "weight_zero_point" not in self._parts:
             return None
         with self._part("weight_zero_point") as stored:
             bits = self._args.bits

@@ -133,9 +133,11 @@ def test_zero_points_belong_to_outputs_and_groups(tmp_path: Path, form: str) -> 
     assert torch.equal(weight.dequantise(torch.float32), expected)
 
 
-def test_zero_points_of_zero_are_a_constant(tmp_path: Path) -> None:
-    weight = read(tmp_path, INT4, {**int4_parts(), "weight_zero_point": torch.zeros(4, 2, dtype=torch.int8)})
+def test_zero_points_of_a_symmetric_group_are_a_constant(tmp_path: Path) -> None:
+    parts = {**int4_parts(), "weight_zero_point": torch.zeros(4, 2, dtype=torch.int8)}
+    weight = read(tmp_path, INT4, parts)
     assert (weight.zero, weight.minimum) == (8, None)
+    assert read(tmp_path, {**INT4, "symmetric": False}, parts).minimum is not None
 
 
 @pytest.mark.parametrize(("groups", "is_ordered"), [([1, 0] * 8, True), ([0] * 8 + [1] * 8, False), ([-1] * 16, False)])
@@ -269,6 +271,7 @@ def test_a_config_that_is_not_read_is_named(tmp_path: Path, config: dict[str, An
 E8M0 = torch.tensor([[255, 127]] * 4, dtype=torch.uint8)
 UNSOUND: list[tuple[dict[str, Any], dict[str, Tensor | None], str]] = [
     (INT4, {"weight_scale": None}, "lacks layer.up_proj.weight_scale"),
+    ({**INT4, "symmetric": False}, {}, "lacks layer.up_proj.weight_zero_point"),
     (INT4, {"weight_scale": torch.ones(4, 3)}, r"weight_scale .* needs \[4, 2\] of them, not \[4, 3\]"),
     (INT4, {"weight_scale": torch.ones(2, 4)}, r"weight_scale .* needs \[4, 2\] of them, not \[2, 4\]"),
     (INT4, {"weight_scale": torch.full((4, 2), torch.inf)}, "weight_scale .* not a finite number"),
