@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,10 @@ from handler.kernels.compiler import multiplies_bfloat16, multiplies_matrices, u
 from handler.linears.kernel_linear import KernelLinear
 from handler.linears.linear import Linear, is_plain
 from handler.linears.onednn_linear import OneDnnLinear
-from handler.linears.packed_linear import PackedLinear, fits, pack_blocks
+from handler.linears.ordered_linear import OrderedLinear
+from handler.linears.packed_linear import PackedLinear, fits, kernel_bits, pack_blocks
 from handler.linears.quantised_weight import QuantisedWeight
-from handler.linears.weight_blocks import BLOCK, WeightBlocks
+from handler.linears.weight_blocks import in_blocks
 
 # Outputs and inputs that our kernels take at a time.
 _OUTPUTS, _INPUTS = 64, 32
@@ -45,20 +46,27 @@ def computes_blocks(dtype: torch.dtype) -> bool:
 
 def quantised_layer(
     weight: QuantisedWeight, bias: Tensor | None, dtype: torch.dtype, dense: Tensor | None = None
-) -> PackedLinear | KernelLinear | None:
-    """The layer for `weight` `[N, K]` on this processor; None if no kernel takes it."""
-    if weight.table is not None or weight.order is not None or weight.group % BLOCK or not fits(*weight.shape):
+) -> PackedLinear | KernelLinear | OrderedLinear | None:
+    """The layer for `weight` `[N, K]` and `bias` `[N]` on CPU, activations of `dtype`; None if no kernel takes it.
+
+    The caller then dequantises that weight. `dense` `[N, K]` is kept where the layer has use for it.
+    """
+    if weight.order is not None:
+        layer = quantised_layer(replace(weight, order=None), bias, dtype)
+        return None if layer is None else OrderedLinear(layer, weight.order)
+    blocks = in_blocks(weight)
+    if blocks is None or not fits(*weight.shape):
         return None
-    times = weight.group // BLOCK
-    scale = weight.scale.repeat_interleave(times, 1)
-    minimum = torch.zeros_like(weight.scale) if weight.minimum is None else weight.minimum
-    minimum = (minimum - weight.zero * weight.scale).repeat_interleave(times, 1)
-    blocks = WeightBlocks(4 if weight.bits <= 4 else 8, weight.codes, scale, minimum)
-    return packed_linear(blocks.bits, *packed_for(blocks, dtype), bias, dense)
+    given = None if bias is None else bias.detach().to(dtype)
+    return packed_linear(kernel_bits(blocks.bits), *packed_for(blocks, dtype), given, dense)
 
 
-def packed_for(blocks: WeightBlocks, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Codes and scales for the best layer this machine has for `blocks`; `packed_linear` makes it."""
+def packed_for(blocks: QuantisedWeight, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Codes and scales for the best layer this machine has for `blocks`; `packed_linear` makes it.
+
+    `blocks` as from `weight_blocks.quantise` or `in_blocks`.
+    """
+    assert blocks.minimum is not None
     if not computes_blocks(dtype) or blocks.codes.shape[0] % _OUTPUTS:
         return pack_blocks(blocks, dtype)
     from handler.kernels.product.block_layout import packed_codes, packed_scales
@@ -67,7 +75,7 @@ def packed_for(blocks: WeightBlocks, dtype: torch.dtype) -> tuple[Tensor, Tensor
     if not (_fits_half(blocks.scale) and _fits_half(blocks.minimum)):
         return pack_blocks(blocks, dtype)
     pack = tiled_codes if multiplies_matrices() else packed_codes
-    return pack(blocks.codes, blocks.bits), packed_scales(blocks.scale, blocks.minimum)
+    return pack(blocks.codes, kernel_bits(blocks.bits)), packed_scales(blocks.scale, blocks.minimum)
 
 
 def packed_linear(

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from handler.linears.linear import Linear
-from handler.linears.weight_blocks import BLOCK, WeightBlocks
+from handler.linears.quantised_weight import QuantisedWeight
+from handler.linears.weight_blocks import BLOCK
 
 # Rows up to which packed weights are faster than dense ones, by bits a weight. Constants, not measured at start:
 # which kernel runs decides the last bits of a result, and those must not depend on how busy the machine was.
@@ -52,6 +53,11 @@ class KernelChoice:
 
 
 KERNEL = KernelChoice()
+
+
+def kernel_bits(bits: int) -> int:
+    """Bits in which codes of `bits` are stored: 4 or 8."""
+    return 4 if bits <= 4 else 8
 
 
 def fits(out_features: int, in_features: int) -> bool:
@@ -165,21 +171,32 @@ class PackedLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, {held}"
 
 
-def pack_blocks(blocks: WeightBlocks, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """`packed` and `scales_and_zeros` of a `PackedLinear` for activations of `dtype`, for this processor only."""
+def pack_blocks(blocks: QuantisedWeight, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`packed` and `scales_and_zeros` of a `PackedLinear` for activations of `dtype`, for this processor only.
+
+    `blocks` as from `weight_blocks.quantise` or `in_blocks`.
+    """
     codes, scale, zero = as_nibbles(blocks)
     packed: Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.int(), 1)
     return packed, torch.stack([scale.T, zero.T], -1).to(dtype).contiguous()
 
 
-def as_nibbles(blocks: WeightBlocks) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes uint8 `[N, K']` below 16, scales and zeros `[N, K' / 32]` with `w = (code - 8) * scale + zero`."""
-    if blocks.bits == 4:
-        return blocks.codes, blocks.scale, blocks.minimum + 8 * blocks.scale
-    codes = torch.cat([blocks.codes >> 4, blocks.codes & 15], -1)
+def as_nibbles(blocks: QuantisedWeight) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes uint8 `[N, K']` below 16, scales and zeros `[N, K' / 32]` with `w = (code - 8) * scale + zero`.
+
+    `blocks` as from `weight_blocks.quantise` or `in_blocks`.
+    """
+    assert blocks.minimum is not None
+    # Fewer bits than are stored are moved to their middle, so that no large numbers cancel.
+    stored, middle = kernel_bits(blocks.bits), 2 ** (blocks.bits - 1)
+    moved = 2 ** (stored - 1) - middle
+    codes = blocks.codes + moved if moved else blocks.codes
+    if stored == 4:
+        return codes, blocks.scale, blocks.minimum + middle * blocks.scale
+    codes = torch.cat([codes >> 4, codes & 15], -1)
     scale = torch.cat([16 * blocks.scale, blocks.scale], -1)
     # 16 * (high - 8) + (low - 8) = code - 136; the low half carries the difference.
-    zero = torch.cat([torch.zeros_like(blocks.scale), blocks.minimum + 136 * blocks.scale], -1)
+    zero = torch.cat([torch.zeros_like(blocks.scale), blocks.minimum + (middle + 8) * blocks.scale], -1)
     return codes, scale, zero
 
 

@@ -39,14 +39,9 @@ def linear_of_dense(weight: Tensor, bits: int, bias: Tensor | None, keep: Tensor
     """
     if weight.device.type != "cpu":
         return Int4Linear.of_weight(weight, bits, bias)
-    rounded = quantised(weight, bits)
+    rounded = quantise(weight, bits)
     dense = keep if isinstance(keep, Tensor) else rounded.dequantise(weight.dtype) if keep else None
     return quantised_linear(rounded, bias, weight.dtype, dense)
-
-
-def quantised(weight: Tensor, bits: int) -> QuantisedWeight:
-    blocks = quantise(weight, bits)
-    return QuantisedWeight(blocks.bits, blocks.codes, blocks.scale, blocks.minimum)
 
 
 def _fp8(weight: QuantisedWeight, bias: Tensor | None, dtype: torch.dtype) -> nn.Module | None:

@@ -1,13 +1,15 @@
-"""Weights as blocks of 32 that share a scale and a minimum, as GGUF's Q4_0, Q4_1 and Q8_0 hold them."""
+"""Weights in blocks of 32 that share a scale and a minimum: made of dense ones, of any group, and kept in a file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from handler.linears.quantised_weight import QuantisedWeight
 
 # Weights of one row that share a scale and a minimum; the block of GGUF's formats and a group of torch's kernel.
 BLOCK = 32
@@ -15,26 +17,7 @@ BLOCK = 32
 _PIECE = 1 << 23
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class WeightBlocks:
-    """A matrix `[N, K]` with `w = scale * code + minimum`.
-
-    `codes` `[N, K]` uint8, below `2 ** bits`; `scale` and `minimum` `[N, K / 32]` float32. `bits` is 4 or 8.
-    """
-
-    bits: int
-    codes: Tensor
-    scale: Tensor
-    minimum: Tensor
-
-    def dequantise(self, dtype: torch.dtype) -> Tensor:
-        """The weights `[N, K]`, computed in float32 and rounded once."""
-        num_rows, num_columns = self.codes.shape
-        weights = self.codes.view(num_rows, -1, BLOCK) * self.scale[..., None] + self.minimum[..., None]
-        return weights.view(num_rows, num_columns).to(dtype)
-
-
-def quantise(weight: Tensor, bits: int) -> WeightBlocks:
+def quantise(weight: Tensor, bits: int) -> QuantisedWeight:
     """Blocks for `weight` `[N, K]`, K a multiple of 32, each weight rounded to the nearest level.
 
     4 bits: levels from the block's least to its greatest weight (as GGUF's Q4_1). 8 bits: 255 levels, symmetric
@@ -43,7 +26,7 @@ def quantise(weight: Tensor, bits: int) -> WeightBlocks:
     rows = max(1, _PIECE // weight.shape[1])
     pieces = [_quantise_piece(piece, bits) for piece in weight.detach().split(rows)]
     codes, scale, minimum = (torch.cat(part) for part in zip(*pieces, strict=True))
-    return WeightBlocks(bits, codes, scale, minimum)
+    return QuantisedWeight(bits, codes, scale, minimum)
 
 
 def _quantise_piece(weight: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,8 +42,20 @@ def _quantise_piece(weight: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
     return codes.view(weight.shape), scale, minimum
 
 
-def save_blocks(blocks: dict[str, WeightBlocks], path: Path) -> None:
-    """Write blocks by name. Scales and minima as float16, which is what GGUF has; those that do not fit are an error.
+def in_blocks(weight: QuantisedWeight) -> QuantisedWeight | None:
+    """The same numbers in groups of 32 with a minimum; None for a table, `order`, and groups of no multiple of 32."""
+    if weight.table is not None or weight.order is not None or weight.group % BLOCK:
+        return None
+    minimum = -weight.zero * weight.scale if weight.zero else torch.zeros_like(weight.scale)
+    if weight.minimum is not None:
+        minimum = weight.minimum + minimum if weight.zero else weight.minimum
+    times = weight.group // BLOCK
+    scale, minimum = (each if times == 1 else each.repeat_interleave(times, -1) for each in (weight.scale, minimum))
+    return replace(weight, scale=scale, minimum=minimum, zero=0.0)
+
+
+def save_blocks(blocks: dict[str, QuantisedWeight], path: Path) -> None:
+    """Write blocks by name: 4 or 8 bits, groups of 32 with a minimum. Scales and minima as float16, as GGUF has them.
 
     Raises ValueError if float16 changes a number.
     """
@@ -72,6 +67,7 @@ def save_blocks(blocks: dict[str, WeightBlocks], path: Path) -> None:
         codes = one.codes if one.bits == 8 else one.codes[:, ::2] | (one.codes[:, 1::2] << 4)
         tensors[f"{name}.{one.bits}"] = codes.contiguous()
         for part, values in (("scale", one.scale), ("minimum", one.minimum)):
+            assert values is not None
             half = values.half()
             if not torch.equal(half.float(), values):
                 raise ValueError(f"{name}: float16 does not hold every {part}")
@@ -79,7 +75,7 @@ def save_blocks(blocks: dict[str, WeightBlocks], path: Path) -> None:
     save_file(tensors, path)
 
 
-def load_blocks(path: Path) -> Iterator[tuple[str, WeightBlocks]]:
+def load_blocks(path: Path) -> Iterator[tuple[str, QuantisedWeight]]:
     """What `save_blocks` wrote, one matrix after the other."""
     from safetensors import safe_open
 
@@ -92,4 +88,4 @@ def load_blocks(path: Path) -> Iterator[tuple[str, WeightBlocks]]:
             if kind == "4":
                 codes = torch.stack((codes & 15, codes >> 4), -1).flatten(1)
             scale, minimum = (file.get_tensor(f"{name}.{part}").float() for part in ("scale", "minimum"))
-            yield name, WeightBlocks(int(kind), codes, scale, minimum)
+            yield name, QuantisedWeight(int(kind), codes, scale, minimum)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from handler.linears.packed_linear import fits
-from handler.linears.weight_blocks import BLOCK, WeightBlocks
+from handler.linears.quantised_weight import QuantisedWeight
+from handler.linears.weight_blocks import BLOCK
 
 logger = logging.getLogger(__name__)
 
 
-def read_blocks(reader: Any, model: nn.Module) -> dict[str, WeightBlocks]:
+def read_blocks(reader: Any, model: nn.Module) -> dict[str, QuantisedWeight]:
     """Blocks for the nn.Linear modules of `model`, by module name, from an open `gguf.GGUFReader`.
 
     `model` holds the same weights, dequantised by transformers. A matrix is used only if its blocks, dequantised, equal
@@ -23,7 +24,7 @@ def read_blocks(reader: Any, model: nn.Module) -> dict[str, WeightBlocks]:
     """
     tensors = {str(tensor.name): tensor for tensor in reader.tensors}
     names = _tensor_names(reader, model)
-    found: dict[str, WeightBlocks] = {}
+    found: dict[str, QuantisedWeight] = {}
     for name, module in model.named_modules():
         tensor = tensors.get(names.get(name, ""))
         if tensor is None or not isinstance(module, nn.Linear) or not fits(module.out_features, module.in_features):
@@ -52,7 +53,7 @@ def _tensor_names(reader: Any, model: Any) -> dict[str, str]:
     return {name: tied if found == "output" else f"{found}.weight" for name, found in names.items() if found}
 
 
-def _decode(tensor: Any) -> WeightBlocks | None:
+def _decode(tensor: Any) -> QuantisedWeight | None:
     """A tensor's blocks; None for other types. Layouts: block_q4_0, block_q4_1 and block_q8_0 in ggml-common.h."""
     kind = str(tensor.tensor_type.name)
     if kind not in {"Q4_0", "Q4_1", "Q8_0"}:
@@ -62,26 +63,26 @@ def _decode(tensor: Any) -> WeightBlocks | None:
     scale = _halves(raw[..., :2])
     if kind == "Q8_0":
         codes = (raw[..., 2:].view(torch.int8).to(torch.int16) + 128).to(torch.uint8)
-        return WeightBlocks(8, codes.view(num_rows, num_columns), scale, -128 * scale)
+        return QuantisedWeight(8, codes.view(num_rows, num_columns), scale, -128 * scale)
     first = 2 if kind == "Q4_0" else 4
     minimum = -8 * scale if kind == "Q4_0" else _halves(raw[..., 2:4])
     # The low nibbles of the sixteen bytes are the block's first sixteen weights, the high nibbles the others.
     codes = torch.cat([raw[..., first:] & 15, raw[..., first:] >> 4], -1)
-    return WeightBlocks(4, codes.view(num_rows, num_columns), scale, minimum)
+    return QuantisedWeight(4, codes.view(num_rows, num_columns), scale, minimum)
 
 
 def _halves(raw: Tensor) -> Tensor:
     return raw.contiguous().view(torch.float16)[..., 0].float()
 
 
-def _in_order_of(weight: Tensor, blocks: WeightBlocks | None, config: Any) -> WeightBlocks | None:
+def _in_order_of(weight: Tensor, blocks: QuantisedWeight | None, config: Any) -> QuantisedWeight | None:
     """The blocks with their rows in the order of `weight`; None if no known order equals it bit for bit."""
     if blocks is None or blocks.codes.shape != weight.shape:
         return None
     for order in _row_orders(weight.shape[0], config):
         candidate = blocks
         if order is not None:
-            candidate = WeightBlocks(blocks.bits, blocks.codes[order], blocks.scale[order], blocks.minimum[order])
+            candidate = blocks.rows(order)
         if torch.equal(candidate.dequantise(weight.dtype), weight):
             return candidate
     return None

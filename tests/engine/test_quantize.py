@@ -16,7 +16,7 @@ from torch import nn
 from handler.linears import choice
 from handler.linears.cuda.int4_linear import int4_bytes
 from handler.linears.packed_linear import KERNEL, Kernel, PackedLinear
-from handler.linears.weight_blocks import WeightBlocks
+from handler.linears.quantised_weight import QuantisedWeight
 from handler.model import loader as model_loader
 from handler.model.loader import LoadedModel, load
 from handler.model.placement import Devices
@@ -299,7 +299,7 @@ def test_a_kernel_that_multiplies_wrongly_is_found_at_the_start(
     """What a processor or a compiler would have to do wrong is done to the numbers the kernel is given."""
     right = choice.packed_for
 
-    def wrong(blocks: WeightBlocks, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    def wrong(blocks: QuantisedWeight, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         packed, scales = right(blocks, dtype)
         return packed, scales * 1.1
 

@@ -13,7 +13,8 @@ from handler.kernels.compiler import multiplies_matrices
 from handler.linears.blocks_file import BLOCKS_FILE
 from handler.linears.choice import computes_blocks, packed_linear
 from handler.linears.packed_file import PackedWeight, file_name, packed_weights, write_packed
-from handler.linears.weight_blocks import WeightBlocks, quantise, save_blocks
+from handler.linears.quantised_weight import QuantisedWeight
+from handler.linears.weight_blocks import quantise, save_blocks
 from handler.model.location import check_files
 from handler.seam.errors import BadModel
 
@@ -28,11 +29,11 @@ DAMAGES: dict[str, Damage] = {
 }
 
 
-def matrix(bits: int, rows: int, columns: int) -> WeightBlocks:
+def matrix(bits: int, rows: int, columns: int) -> QuantisedWeight:
     generator = torch.Generator().manual_seed(rows + columns)
     found = quantise(torch.randn(rows, columns, generator=generator) * 0.05, bits)
     # Scales and minima as a GGUF file has them.
-    return WeightBlocks(bits, found.codes, found.scale.half().float(), found.minimum.half().float())
+    return QuantisedWeight(bits, found.codes, found.scale.half().float(), found.minimum.half().float())
 
 
 MATRICES = {"a.up": matrix(4, 128, 64), "a.down": matrix(4, 64, 128), "head": matrix(8, 192, 64)}

@@ -16,7 +16,8 @@ from handler.linears.choice import packed_for, packed_linear
 from handler.linears.join import join
 from handler.linears.kernel_linear import KernelLinear
 from handler.linears.packed_linear import PackedLinear
-from handler.linears.weight_blocks import BLOCK, WeightBlocks, quantise
+from handler.linears.quantised_weight import QuantisedWeight
+from handler.linears.weight_blocks import BLOCK, quantise
 
 if TYPE_CHECKING:
     from handler.kernels.product.product import BlockProduct
@@ -38,9 +39,9 @@ def unit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr("handler.linears.choice.multiplies_matrices", lambda: False)
 
 
-def halved(blocks: WeightBlocks) -> WeightBlocks:
+def halved(blocks: QuantisedWeight) -> QuantisedWeight:
     """With scales and minima that float16 holds, as a GGUF file has them."""
-    return WeightBlocks(blocks.bits, blocks.codes, blocks.scale.half().float(), blocks.minimum.half().float())
+    return QuantisedWeight(blocks.bits, blocks.codes, blocks.scale.half().float(), blocks.minimum.half().float())
 
 
 def layer(bits: int, out_features: int, in_features: int, bias: bool = False) -> tuple[KernelLinear, Tensor]:
@@ -102,7 +103,7 @@ def test_a_row_has_the_same_bits_among_any_number_and_on_any_number_of_threads(b
 def test_extreme_codes_are_exact(bits: int) -> None:
     codes = torch.zeros(64, 32, dtype=torch.uint8)
     codes[::2] = 2**bits - 1
-    blocks = WeightBlocks(bits, codes, torch.ones(64, 1), torch.full((64, 1), -1.0))
+    blocks = QuantisedWeight(bits, codes, torch.ones(64, 1), torch.full((64, 1), -1.0))
     made = packed_linear(bits, *packed_for(blocks, torch.bfloat16), None, None)
     x = torch.zeros(1, 32).bfloat16()
     x[0, 5] = 1.0

@@ -17,7 +17,7 @@ from handler.linears.cuda.int4_layout import GROUPS, TILE_OUTPUTS, WORD_INPUTS, 
 from handler.linears.linear import UnfusedLinear
 from handler.linears.packed_linear import as_nibbles
 from handler.linears.quantised_weight import QuantisedWeight
-from handler.linears.weight_blocks import WeightBlocks, quantise
+from handler.linears.weight_blocks import quantise
 
 # Rows up to which torch's product is faster than to dequantise. On an A6000, 4,096 x 4,096: 0.04 ms at 16 rows, 0.06
 # at 32, 0.25 at 128, 0.52 at 256; dequantised by torch's operations 0.27 at 16 to 128, 0.33 at 256
@@ -89,7 +89,7 @@ class Int4Linear(UnfusedLinear):
             scale = part.scale.repeat_interleave(weight.group // size, 1)
             minimum = -weight.zero * part.scale if part.minimum is None else part.minimum - weight.zero * part.scale
             minimum = minimum.repeat_interleave(weight.group // size, 1)
-            pieces.append(_packed(*as_nibbles(WeightBlocks(bits, part.codes, scale, minimum))))
+            pieces.append(_packed(*as_nibbles(QuantisedWeight(bits, part.codes, scale, minimum))))
         packed, scales_and_zeros = (torch.cat([one[i] for one in pieces], i) for i in (0, 1))
         return cls(bits, packed, scales_and_zeros, bias)
 

@@ -25,8 +25,9 @@ from handler.linears.cuda.int4_linear import fits_int4, int4_bytes
 from handler.linears.linear import is_plain
 from handler.linears.packed_linear import fits
 from handler.linears.product_check import ProductCheck, Rows
-from handler.linears.quantised_linear import linear_of_dense, quantised, quantised_linear
+from handler.linears.quantised_linear import linear_of_dense, quantised_linear
 from handler.linears.quantised_weight import QuantisedWeight
+from handler.linears.weight_blocks import quantise
 from handler.model.loading.carried_weight import CarriedWeight
 from handler.model.loading.layer_report import LayerReport
 
@@ -151,7 +152,7 @@ class _LayerQuantizer(HfQuantizer):
         return _Source(
             name,
             bits,
-            lambda rows: quantised(weight[rows], bits),
+            lambda rows: quantise(weight[rows], bits),
             lambda bias: linear_of_dense(weight, bits, bias, keep),
             lambda: weight,
         )

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from handler.linears.weight_blocks import BLOCK, WeightBlocks, load_blocks, save_blocks
+from handler.linears.quantised_weight import QuantisedWeight
+from handler.linears.weight_blocks import BLOCK, load_blocks, save_blocks
 from handler.model.gguf_blocks import _decode, read_blocks
 
 Kind = GGMLQuantizationType
@@ -100,7 +101,7 @@ def test_other_types_are_no_blocks(place: Path, kind: Kind) -> None:
     assert _decode(tensor) is None
 
 
-def open_both(path: Path, tensors: dict[str, tuple[Kind, Any]]) -> tuple[dict[str, WeightBlocks], Any]:
+def open_both(path: Path, tensors: dict[str, tuple[Kind, Any]]) -> tuple[dict[str, QuantisedWeight], Any]:
     """What is kept of a file, and the model that transformers makes of it."""
     reader = write(path, tensors)
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16)
@@ -149,7 +150,7 @@ def test_blocks_outlive_the_disk(tmp_path: Path) -> None:
 
 
 def test_numbers_that_the_file_cannot_hold_are_an_error(tmp_path: Path) -> None:
-    blocks = WeightBlocks(4, torch.zeros(1, BLOCK, dtype=torch.uint8), torch.tensor([[1 / 3]]), torch.zeros(1, 1))
+    blocks = QuantisedWeight(4, torch.zeros(1, BLOCK, dtype=torch.uint8), torch.tensor([[1 / 3]]), torch.zeros(1, 1))
     with pytest.raises(ValueError, match="float16 does not hold every scale"):
         save_blocks({"one": blocks}, tmp_path / "blocks.safetensors")
 

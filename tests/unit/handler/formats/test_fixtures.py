@@ -39,5 +39,5 @@ def test_a_reader_gives_the_rows_of_the_library(name: str) -> None:
 def test_every_fixture_says_what_it_is_and_is_small() -> None:
     for path in FORMATS.iterdir():
         assert {"config.json", "expected.safetensors", "made_by.json"} <= {each.name for each in path.iterdir()}
-        assert sum(each.stat().st_size for each in path.iterdir()) < 150_000, path
-        assert {"torch", "transformers"} < json.loads((path / "made_by.json").read_text("utf-8")).keys()
+        assert sum(each.stat().st_size for each in path.iterdir()) < 160_000, path
+        assert {"torch", "transformers"} <= json.loads((path / "made_by.json").read_text("utf-8")).keys()
