@@ -18,6 +18,7 @@ _GPTQ = {
     "auto_round:auto_gptq": True,
     "auto_round:gptqmodel": True,
     "auto_round:gptq": True,
+    "auto": True,
     "auto_gptq": True,
 }
 _AWQ = {"auto_round:auto_awq", "auto_round:awq", "auto_awq"}

@@ -110,16 +110,14 @@ def _plus_one(qzeros: Tensor, bits: int) -> Tensor:
 
 def _grouped(bits: int, codes: Tensor, scale: Tensor, zeros: Tensor, index: Tensor) -> QuantisedWeight | Tensor:
     """The weight with the inputs of a group side by side; `codes` `[N, K]`, `scale` and `zeros` `[N, G]`."""
-    order: Tensor | None = torch.argsort(index, stable=True)
+    order = torch.argsort(index, stable=True)
     groups, sizes = torch.unique_consecutive(index[order], return_counts=True)
     size = math.gcd(*sizes.tolist())
     repeats = sizes // size
     scale, zeros = (each[:, groups].repeat_interleave(repeats, 1) for each in (scale, zeros))
-    if bool((index[1:] >= index[:-1]).all()):
-        order = None
-    else:
-        codes = codes[:, order]
-    weight = with_zero_points(bits, codes, scale, zeros, order)
+    is_ordered = bool((index[1:] >= index[:-1]).all())
+    codes = codes if is_ordered else codes.gather(1, order.expand_as(codes))
+    weight = with_zero_points(bits, codes, scale, zeros, None if is_ordered else order)
     return weight if size >= _SMALLEST or len(set(sizes.tolist())) == 1 else weight.dequantise(torch.float32)
 
 
