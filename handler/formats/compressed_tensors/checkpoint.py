@@ -51,7 +51,7 @@ class CompressedTensors:
             raise BadModel(
                 f"{name} has a scale but is not rounded; save the model with llm-compressor's save_compressed=True"
             )
-        return StoredModule(module, parts, self._groups.args(module), is_dense=self._groups.is_dense).weight()
+        return StoredModule(module, parts, self._groups.args(module), self._groups.version).weight()
 
 
 def _sources(tensors: TensorFiles) -> dict[str, tuple[str, ...]]:
