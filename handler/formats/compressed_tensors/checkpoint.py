@@ -32,9 +32,9 @@ class CompressedTensors:
         self._tensors = tensors
         self._sources = _sources(tensors)
         if groups.rounds_activations:
-            logger.info("the checkpoint rounds activations too; here they are not rounded, only its weights are")
+            logger.info("the checkpoint says how to round activations; only its weights are used")
         if groups.rounds_cache:
-            logger.info("the checkpoint has scales for a quantised KV cache; here the cache keeps the model's dtype")
+            logger.info("the checkpoint has scales for a KV cache in 8 bits; the cache keeps the model's dtype")
 
     def sources(self) -> Mapping[str, tuple[str, ...]]:
         """See `StoredFormat`."""

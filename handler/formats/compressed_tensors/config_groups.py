@@ -1,7 +1,7 @@
 """What a `quantization_config` says about the weights of each module.
 
 Source of names, defaults and precedence: compressed-tensors 0.20.1, `QuantizationArgs`, `QuantizationConfig` and
-`match_targets`. Whether a module is quantised is not asked here: its tensors say so, whatever `ignore` says.
+`match_targets`. Whether a module is quantised is not asked here: its tensors say so (decision 0109).
 """
 
 from __future__ import annotations
