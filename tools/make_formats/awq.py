@@ -14,7 +14,7 @@ from awq.utils.packing_utils import dequantize_gemm
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from tools.make_formats.base import write_checkpoint, write_expected
+from tools.make_formats.base import SMALL, write_checkpoint, write_expected
 
 LIBRARIES = ("autoawq",)
 
@@ -59,9 +59,10 @@ def _packed(linear: torch.nn.Linear, version: str, group: int) -> Any:
     return holder[0]
 
 
+MODELS = dict.fromkeys(("awq-gemm-g32", "awq-gemv", "awq-gemv-fast"), SMALL)
 WRITERS = {
     "awq-gemm": partial(_write, "gemm", 128, []),
     "awq-gemm-g32": partial(_write, "gemm", 32, ["o_proj"]),
     "awq-gemv": partial(_write, "gemv", 64, []),
-    "awq-gemv-fast": partial(_write, "gemv_fast", 128, []),
+    "awq-gemv-fast": partial(_write, "gemv_fast", 64, []),
 }
