@@ -164,7 +164,7 @@ def _load_weights(
             options["quantization_config"] = LayersConfig(bits, stored if form else None, dtype, keep_dense=keep_dense)
         elif quantize in BITSANDBYTES:
             options["quantization_config"] = bitsandbytes_config(quantize, dtype, skipped_modules(skeleton, quantize))
-        with open_weights(directory, form) as weights:
+        with open_weights(directory, form, devices.own[0]) as weights:
             loaded: Any = type(skeleton).from_pretrained(None, config=skeleton.config, state_dict=weights, **options)
     except Exception as exc:  # the libraries that load share no base class
         raise _told(exc, directory, stored, devices.own[0]) from exc
