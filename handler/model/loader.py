@@ -24,6 +24,7 @@ from handler.model.checks.weight_check import check_weights, unconverted
 from handler.model.device import choose_device, choose_dtype
 from handler.model.end_tokens import eos_token_ids
 from handler.model.loading.layer_quantizer import LayersConfig
+from handler.model.loading.single_experts import join_experts
 from handler.model.loading.weight_source import open_weights, take_form
 from handler.model.location import read_json
 from handler.model.machine_memory import available_memory_bytes
@@ -165,7 +166,8 @@ def _load_weights(
         elif quantize in BITSANDBYTES:
             options["quantization_config"] = bitsandbytes_config(quantize, dtype, skipped_modules(skeleton, quantize))
         with open_weights(directory, form, devices.own[0]) as weights:
-            loaded: Any = type(skeleton).from_pretrained(None, config=skeleton.config, state_dict=weights, **options)
+            options["state_dict"] = join_experts(weights, skeleton)
+            loaded: Any = type(skeleton).from_pretrained(None, config=skeleton.config, **options)
     except Exception as exc:  # the libraries that load share no base class
         raise _told(exc, directory, stored, devices.own[0]) from exc
     model: PreTrainedModel = loaded[0]
