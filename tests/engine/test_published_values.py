@@ -17,6 +17,7 @@ from handler.seam.config import EngineConfig
 from handler.seam.errors import BadModel
 from tests.support.tiny_models import EOS_ID
 
+FORMATS = Path(__file__).resolve().parents[1] / "data" / "formats"
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 OLD_ROPE = {"rope_parameters": None, "rope_theta": 10000.0}
 TOKEN = {"content": "<|im_start|>", "special": True}
@@ -92,3 +93,36 @@ def test_what_cannot_be_meant_is_one_sentence(
     with pytest.raises(BadModel, match=sentence) as error:
         logits(directory)
     assert "\n" not in str(error.value)
+
+
+def test_modelopt_s_own_file_says_how_weights_are_stored(tmp_path: Path) -> None:
+    """Its versions before 0.31 wrote nothing to config.json."""
+    directory, expected = copied("modelopt-nvfp4", tmp_path), weight(FORMATS / "modelopt-nvfp4", tmp_path)
+    config = json.loads((directory / "config.json").read_text())
+    form = config.pop("quantization_config")
+    (directory / "config.json").write_text(json.dumps(config))
+    own = {"producer": form["producer"], "quantization": {"quant_algo": "NVFP4", "exclude_modules": ["lm_head"]}}
+    (directory / "hf_quant_config.json").write_text(json.dumps(own))
+    assert torch.equal(weight(directory, tmp_path), expected)
+    (directory / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "W8A8_SQ"}}))
+    with pytest.raises(BadModel, match="quant_algo is 'W8A8_SQ'"):
+        weight(directory, tmp_path)
+
+
+def test_a_form_without_a_name_is_bitsandbytes(tmp_path: Path) -> None:
+    """As older versions of transformers have saved it."""
+    directory, expected = copied("bitsandbytes-nf4", tmp_path), weight(FORMATS / "bitsandbytes-nf4", tmp_path)
+    config = json.loads((directory / "config.json").read_text())
+    del config["quantization_config"]["quant_method"]
+    (directory / "config.json").write_text(json.dumps(config))
+    assert torch.equal(weight(directory, tmp_path), expected)
+
+
+def copied(name: str, directory: Path) -> Path:
+    return shutil.copytree(FORMATS / name, directory / name)
+
+
+def weight(directory: Path, cache_dir: Path) -> torch.Tensor:
+    """A quantised weight of the model, as it computes with it."""
+    loaded = load(EngineConfig(device="cpu", dtype="float32", cache_dir=str(cache_dir)), directory, lambda *_: None)
+    return loaded.model.get_parameter("model.layers.0.mlp.up_proj.weight")
