@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from container.text.tokenizer import Tokenizer
 from handler.model.loader import load
@@ -96,7 +97,7 @@ def test_what_cannot_be_meant_is_one_sentence(
 
 
 def test_modelopt_s_own_file_says_how_weights_are_stored(tmp_path: Path) -> None:
-    """Its versions before 0.31 wrote nothing to config.json."""
+    """Its older versions wrote nothing to config.json."""
     directory, expected = copied("modelopt-nvfp4", tmp_path), weight(FORMATS / "modelopt-nvfp4", tmp_path)
     config = json.loads((directory / "config.json").read_text())
     form = config.pop("quantization_config")
@@ -126,3 +127,17 @@ def weight(directory: Path, cache_dir: Path) -> torch.Tensor:
     """A quantised weight of the model, as it computes with it."""
     loaded = load(EngineConfig(device="cpu", dtype="float32", cache_dir=str(cache_dir)), directory, lambda *_: None)
     return loaded.model.get_parameter("model.layers.0.mlp.up_proj.weight")
+
+
+def test_an_older_name_of_the_stored_form_is_known(tmp_path: Path) -> None:
+    """compressed-tensors before 0.7 wrote `compression_config`, without the version."""
+    shutil.copytree(FORMATS / "compressed_tensors-w4a16", tmp_path / "model")
+    config = json.loads((FORMATS / "compressed_tensors-w4a16" / "config.json").read_text())
+    config["compression_config"] = config.pop("quantization_config")
+    del config["compression_config"]["version"], config["compression_config"]["quant_method"]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    engine = EngineConfig(device="cpu", dtype="float32", cache_dir=str(tmp_path))
+    loaded = load(engine, tmp_path / "model", lambda *_: None)
+    expected = load_file(FORMATS / "compressed_tensors-w4a16" / "expected.safetensors")
+    found = loaded.model(input_ids=expected["input_ids"][None]).logits[0]
+    assert (loaded.quantize, torch.allclose(found, expected["logits"], atol=1e-4)) == ("compressed-tensors", True)

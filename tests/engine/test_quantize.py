@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -297,13 +298,12 @@ def test_a_kernel_that_multiplies_wrongly_is_found_at_the_start(
     quantize: Quantize, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What a processor or a compiler would have to do wrong is done to the numbers the kernel is given."""
-    right = choice.packed_for
+    right = choice.quantised_layer
 
-    def wrong(blocks: QuantisedWeight, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        packed, scales = right(blocks, dtype)
-        return packed, scales * 1.1
+    def wrong(weight: QuantisedWeight, *given: Any) -> Any:
+        return right(replace(weight, scale=weight.scale * 1.1), *given)
 
-    monkeypatch.setattr(choice, "packed_for", wrong)
+    monkeypatch.setattr("handler.linears.quantised_linear.quantised_layer", wrong)
     model = open_model(tiny_llama, quantize).model
     assert set(kinds(model).values()) == {"Linear"}
     assert "stay dense: their products differ" in caplog.text

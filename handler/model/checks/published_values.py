@@ -20,11 +20,13 @@ _ANY_MACHINE = (None, "eager", "sdpa")
 def name_form(config: Any, directory: Path) -> None:
     """Give `config` the stored form that config.json leaves unsaid.
 
-    ModelOpt writes it to a file of its own, older versions to that alone; older bitsandbytes' has no `quant_method`.
-    Raises BadModel for a file that is no JSON object.
+    ModelOpt writes it to a file of its own, older versions to that alone; older bitsandbytes' has no `quant_method`;
+    compressed-tensors before 0.7 called it `compression_config`. Raises BadModel for a file that is no JSON object.
     """
-    form = getattr(config, "quantization_config", None)
-    if not form and (directory / _MODELOPT_FILE).is_file():
+    form, older = (getattr(config, name, None) for name in ("quantization_config", "compression_config"))
+    if not form and isinstance(older, dict) and older:
+        config.quantization_config = {"quant_method": "compressed-tensors", **older}
+    elif not form and (directory / _MODELOPT_FILE).is_file():
         config.quantization_config = {"quant_method": "modelopt", **read_json(directory / _MODELOPT_FILE)}
     elif isinstance(form, dict) and (form.get("load_in_4bit") or form.get("load_in_8bit")):
         form.setdefault("quant_method", "bitsandbytes")
