@@ -18,7 +18,7 @@ from handler.linears.choice import computes_blocks
 from handler.linears.packed_file import packed_weights
 from handler.linears.packed_model import dense_bytes, pack
 from handler.model.checks.causal import check_causal
-from handler.model.checks.published_values import check_form, settle
+from handler.model.checks.published_values import check_form, name_form, settle
 from handler.model.checks.remote_code import follows_code
 from handler.model.checks.weight_check import check_weights, unconverted
 from handler.model.device import choose_device, choose_dtype
@@ -137,6 +137,7 @@ def _read_config(directory: Path, trust_remote_code: bool) -> Any:
     except Exception as exc:  # each family checks its values in its own way
         raise BadModel(f"{directory / 'config.json'} was not understood: {one_line(exc)}") from exc
     check_causal(found, directory)
+    name_form(found, directory)
     check_form(found, directory)
     settle(found)
     return found

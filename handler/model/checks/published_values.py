@@ -6,31 +6,47 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from handler.formats.stored_format import has_reader
+from handler.model.location import read_json
 from handler.seam.errors import BadModel
 
 logger = logging.getLogger(__name__)
 
+_MODELOPT_FILE = "hf_quant_config.json"
 # Attention that runs everywhere. A published choice of another names a package of the author's machine.
 _ANY_MACHINE = (None, "eager", "sdpa")
 
 
+def name_form(config: Any, directory: Path) -> None:
+    """Give `config` the stored form that config.json leaves unsaid.
+
+    ModelOpt writes it to a file of its own, older versions to that alone; older bitsandbytes' has no `quant_method`;
+    compressed-tensors before 0.7 called it `compression_config`. Raises BadModel for a file that is no JSON object.
+    """
+    form, older = (getattr(config, name, None) for name in ("quantization_config", "compression_config"))
+    if not form and isinstance(older, dict) and older:
+        config.quantization_config = {"quant_method": "compressed-tensors", **older}
+    elif not form and (directory / _MODELOPT_FILE).is_file():
+        config.quantization_config = {"quant_method": "modelopt", **read_json(directory / _MODELOPT_FILE)}
+    elif isinstance(form, dict) and (form.get("load_in_4bit") or form.get("load_in_8bit")):
+        form.setdefault("quant_method", "bitsandbytes")
+
+
 def check_form(config: Any, directory: Path) -> None:
-    """Raise BadModel for a `quant_method` that transformers does not know: it would take codes for weights."""
+    """Raise BadModel for a `quant_method` that nothing here reads: codes would be taken for weights."""
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
     form = getattr(config, "quantization_config", None)
     method = form.get("quant_method") if isinstance(form, dict) else getattr(form, "quant_method", None)
-    if form and str(getattr(method, "value", method)) not in {*AUTO_QUANTIZATION_CONFIG_MAPPING, "bitsandbytes"}:
+    name = str(getattr(method, "value", method))
+    if form and not has_reader(name) and name not in AUTO_QUANTIZATION_CONFIG_MAPPING:
         raise BadModel(
             f"{directory / 'config.json'} names the quant_method {str(method)[:60]!r}, which transformers does not know"
         )
 
 
 def settle(config: Any) -> None:
-    """Drop a padding token outside the vocabulary, an empty `quantization_config`, and a choice of attention.
-
-    Name `compression_config` as it is called since compressed-tensors 0.7.
-    """
+    """Drop a padding token outside the vocabulary, an empty `quantization_config`, and a choice of attention."""
     for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
         if getattr(part, "_attn_implementation", None) not in _ANY_MACHINE:
             part._attn_implementation = None
@@ -41,6 +57,3 @@ def settle(config: Any) -> None:
         text.pad_token_id = None
     if getattr(config, "quantization_config", None) == {}:
         del config.quantization_config
-    older = getattr(config, "compression_config", None)
-    if isinstance(older, dict) and older and not getattr(config, "quantization_config", None):
-        config.quantization_config = {"quant_method": "compressed-tensors", **older}

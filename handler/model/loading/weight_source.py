@@ -17,8 +17,6 @@ from handler.linears.quantised_weight import QuantisedWeight
 from handler.model.loading.carried_weight import CarriedWeight
 from handler.model.stored_bitsandbytes import drop_threshold, silence_bitsandbytes
 
-_BITSANDBYTES = "bitsandbytes"
-
 
 class _StoredWeight:
     """A weight that a reader makes of several tensors; `[...]` reads it, as it does a slice of a safetensors file."""
@@ -69,11 +67,9 @@ def take_form(model_config: Any, device: torch.device) -> StoredForm | None:
     if not found:
         return None
     values = found if isinstance(found, dict) else found.to_dict()
-    # transformers takes one without a name for bitsandbytes', if it says that much.
-    unnamed = _BITSANDBYTES if values.get("load_in_4bit") or values.get("load_in_8bit") else ""
-    method = str(values.get("quant_method") or unnamed)
+    method = str(values.get("quant_method") or "")
     # On CUDA bitsandbytes' kernels multiply what it has stored. Ours know no table of values there.
-    left_to_library = device.type == "cuda" and method == _BITSANDBYTES
+    left_to_library = device.type == "cuda" and method == "bitsandbytes"
     if has_reader(method) and not left_to_library:
         del model_config.quantization_config
         return StoredForm(method, values)
