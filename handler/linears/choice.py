@@ -15,6 +15,7 @@ from handler.linears.onednn_linear import OneDnnLinear
 from handler.linears.ordered_linear import OrderedLinear
 from handler.linears.packed_linear import PackedLinear, fits, kernel_bits, pack_blocks
 from handler.linears.quantised_weight import QuantisedWeight
+from handler.linears.side_by_side import SideBySide
 from handler.linears.weight_blocks import in_blocks
 
 if TYPE_CHECKING:  # where it runs, numba is loaded, which takes 0.3 s
@@ -103,16 +104,20 @@ def _for_kernel(weight: QuantisedWeight, dtype: torch.dtype) -> PackedBlocks | N
 
 def is_packed(module: nn.Module) -> bool:
     """True for a layer over weights of 4 to 8 bits."""
-    return isinstance(module, PackedLinear) or (isinstance(module, KernelLinear) and module.packed is not None)
+    return isinstance(module, PackedLinear | OrderedLinear) or (
+        isinstance(module, KernelLinear) and module.packed is not None
+    )
 
 
-def fastest(linear: nn.Module) -> OneDnnLinear | PackedLinear | KernelLinear:
+def fastest(linear: nn.Module) -> Linear:
     """The layer to use for a plain nn.Linear or a packed layer; a packed one stays, with its dense copy prepacked."""
+    if isinstance(linear, SideBySide):
+        return SideBySide([fastest(layer) for layer in linear.layers])
     if isinstance(linear, nn.Linear):
         return prepacked(linear.weight, linear.bias)
     if isinstance(linear, PackedLinear):
         linear.prepack_dense(prepacked)
-    assert isinstance(linear, PackedLinear | KernelLinear)
+    assert isinstance(linear, PackedLinear | KernelLinear | OrderedLinear)
     return linear
 
 

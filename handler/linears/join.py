@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,13 @@ from handler.linears.cuda.fp8_linear import Fp8Linear
 from handler.linears.cuda.int4_linear import Int4Linear
 from handler.linears.kernel_linear import KernelLinear
 from handler.linears.linear import is_plain
+from handler.linears.ordered_linear import OrderedLinear
 from handler.linears.packed_linear import PACKED_TOGETHER, PackedLinear
 
 
-def join(linears: Sequence[nn.Module]) -> nn.Linear | PackedLinear | KernelLinear | Int4Linear | Fp8Linear | None:
+def join(
+    linears: Sequence[nn.Module],
+) -> nn.Linear | PackedLinear | KernelLinear | OrderedLinear | Int4Linear | Fp8Linear | None:
     """One layer with the outputs of all `linears`, in order; None if they cannot be joined.
 
     All must take the same input and be plain nn.Linear, or packed layers of one class and equal bits. The parts become
@@ -22,6 +26,9 @@ def join(linears: Sequence[nn.Module]) -> nn.Linear | PackedLinear | KernelLinea
     """
     if all(is_plain(one) for one in linears):
         return _join_plain([one for one in linears if isinstance(one, nn.Linear)])
+    ordered = [one for one in linears if isinstance(one, OrderedLinear)]
+    if len(ordered) == len(linears):
+        return _join_ordered(ordered)
     if isinstance(linears[0], Int4Linear | Fp8Linear):
         return _join_on_gpu(linears)
     by_torch = [one for one in linears if isinstance(one, PackedLinear)]
@@ -38,6 +45,15 @@ def join(linears: Sequence[nn.Module]) -> nn.Linear | PackedLinear | KernelLinea
     like = by_torch[0].scales_and_zeros if by_torch else torch.empty(0, dtype=torch.bfloat16)
     bias = _join_bias([one.bias for one in packed], sizes, like)
     return PackedLinear.join(by_torch, bias) if by_torch else KernelLinear.join(by_kernel, bias)
+
+
+def _join_ordered(parts: Sequence[OrderedLinear]) -> OrderedLinear | None:
+    """Of equal order, as that of query, key and value is where inputs were ordered by their size."""
+    if not all(torch.equal(parts[0].order, one.order) for one in parts[1:]):
+        return None
+    layers: list[Any] = [one.layer for one in parts]
+    whole: Any = join(layers)
+    return None if whole is None else OrderedLinear(whole, parts[0].order)
 
 
 def _join_on_gpu(linears: Sequence[nn.Module]) -> Int4Linear | Fp8Linear | None:
