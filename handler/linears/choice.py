@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from handler.kernels.compiler import multiplies_bfloat16, multiplies_matrices, usable
+from handler.linears.join import SideBySide
 from handler.linears.kernel_linear import KernelLinear
 from handler.linears.linear import Linear, is_plain
 from handler.linears.onednn_linear import OneDnnLinear
 from handler.linears.ordered_linear import OrderedLinear
 from handler.linears.packed_linear import PackedLinear, fits, kernel_bits, pack_blocks
 from handler.linears.quantised_weight import QuantisedWeight
-from handler.linears.side_by_side import SideBySide
 from handler.linears.weight_blocks import in_blocks
 
 if TYPE_CHECKING:  # where it runs, numba is loaded, which takes 0.3 s

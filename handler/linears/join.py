@@ -1,4 +1,4 @@
-"""Several linear layers over one input, joined into one: query, key and value projections, for instance."""
+"""Several linear layers over one input as one, joined or side by side: query, key and value, for instance."""
 
 from __future__ import annotations
 
@@ -11,9 +11,48 @@ from torch import Tensor, nn
 from handler.linears.cuda.fp8_linear import Fp8Linear
 from handler.linears.cuda.int4_linear import Int4Linear
 from handler.linears.kernel_linear import KernelLinear
-from handler.linears.linear import is_plain
+from handler.linears.linear import UnfusedLinear, is_plain
 from handler.linears.ordered_linear import OrderedLinear
 from handler.linears.packed_linear import PACKED_TOGETHER, PackedLinear
+
+
+class SideBySide(UnfusedLinear):
+    """`Linear` whose outputs are those of `layers`, in order, which cannot be joined: 4 bits beside 6, for instance."""
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        """Each of `layers` is a `Linear` with its own bias."""
+        super().__init__()
+        # In a tuple, so that they are no submodules, as in the other layers.
+        self.layers = tuple(layers)
+        self.in_features = layers[0].in_features
+        self.out_features = sum(layer.out_features for layer in layers)
+        self.bias: Tensor | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights `[N, K]` in a new tensor."""
+        return torch.cat([layer.weight for layer in self.layers])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., K]` -> `[..., N]`."""
+        return torch.cat([layer.forward(x) for layer in self.layers], -1)
+
+
+def together(linears: Sequence[Any]) -> Any:
+    """One layer with the outputs of all `linears`, in order: joined, or as few neighbours side by side as can be."""
+    whole = join(linears)
+    if whole is not None:
+        return whole
+    layers, joined = [linears[0]], [linears[0]]
+    for linear in linears[1:]:
+        joined.append(linear)
+        wider = join(joined)
+        if wider is None:
+            layers.append(linear)
+            joined = [linear]
+        else:
+            layers[-1] = wider
+    return SideBySide(layers)
 
 
 def join(

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from handler.kernels.program import Program
 from handler.linears.choice import quantised_layer
+from handler.linears.join import SideBySide, together
 from handler.linears.ordered_linear import OrderedLinear
 from handler.linears.packed_model import quantise_and_pack
 from handler.linears.quantised_weight import QuantisedWeight
-from handler.linears.side_by_side import SideBySide, together
 from handler.linears.weight_blocks import quantise
 from handler.runners.layer_kinds import layer_linears
 from handler.runners.slots.fused_layers import FusedDecoderLayer

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from handler.kernels.compiler import usable
 from handler.linears.choice import empty, fastest, is_packed, refill
+from handler.linears.join import together
 from handler.linears.linear import is_plain
-from handler.linears.side_by_side import together
 from handler.runners.attention import LayerTraits
 from handler.runners.layer_kinds import LLAMA, decoder_layers, layer_kind, layer_linears, relative_gap, sliding_window
 from handler.runners.slots.attention import current_step

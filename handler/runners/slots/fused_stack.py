@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from handler.linears.join import SideBySide
 from handler.linears.kernel_linear import KernelLinear
-from handler.linears.side_by_side import SideBySide
 from handler.runners.layer_kinds import decoder_layers
 from handler.runners.slots.attention import SlotStep, current_step
 from handler.runners.slots.fused_layers import FusedDecoderLayer, LayerParts
