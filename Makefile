@@ -24,7 +24,7 @@ SDK_TEST   := CONTAINER_PYTHON=$(BIN)/python
 CLIENTS    := $(patsubst requirements/clients/%.txt,.venv-clients/%/.installed,$(wildcard requirements/clients/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help run install unit test check ci coverage lint types format house fuzz test-deploy test-clients plan-picture faults soak bench bench-quant \
+.PHONY: help run install unit test check ci coverage lint types format house fuzz test-deploy test-clients plan-picture formats-fixtures faults soak bench bench-quant \
 	bench-rivals gpu-bundle gpu-check image image-check wheel sbom version clean
 
 help:  ## list the targets
@@ -82,6 +82,9 @@ test-clients: $(TEST_STAMP) $(CLIENTS)  ## test the newest clients, each in its 
 plan-picture: $(TEST_STAMP)  ## redraw docs/plan.svg: what `sagemaker-deploy plan` prints
 	$(BIN)/python -m tools.plan_picture
 
+formats-fixtures: .venv-formats/.installed  ## rewrite tests/data/formats by the formats' own libraries; NAMES="gptq awq" writes some
+	.venv-formats/bin/python -m tools.make_formats $(NAMES)
+
 faults: $(TEST_STAMP)  ## faults and attacks in full, into docs/reliability.md; ROWS="10 11" runs some
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
 	$(BIN)/python -m pytest --override-ini addopts="-ra --import-mode=importlib" --timeout 600 --rows "$(ROWS)" tests/faults
@@ -137,6 +140,14 @@ sbom: $(TEST_STAMP) .venv-sbom/.installed  ## write build/sbom.cdx.json: every p
 	.venv-sbom/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/sbom.txt
 	@touch $@
 
+# The formats' libraries beside the packages of the tests: torch and transformers are theirs.
+.venv-formats/.installed: requirements/formats.txt $(TEST_STAMP)
+	$(PYTHON) -m venv --clear .venv-formats
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> $$(.venv-formats/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests.pth
+	.venv-formats/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@touch $@
+
 # The SageMaker SDK conflicts with the server's versions, and its two major versions with each other.
 .venv-sdk%/.installed: requirements/sdk%.txt requirements/sdk%-constraints.txt
 	$(PYTHON) -m venv .venv-sdk$*
@@ -149,7 +160,7 @@ sbom: $(TEST_STAMP) .venv-sbom/.installed  ## write build/sbom.cdx.json: every p
 	@touch $@
 
 clean:  ## remove what was installed and cached here
-	rm -rf $(VENV) .venv-sdk2 .venv-sdk3 .venv-sbom .venv-clients .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist *.egg-info
+	rm -rf $(VENV) .venv-sdk2 .venv-sdk3 .venv-sbom .venv-formats .venv-clients .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist *.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'

@@ -39,6 +39,15 @@ class TensorFiles(Mapping[str, Tensor]):
         """The tensor's shape, without reading it."""
         return tuple(self.slice(name).get_shape())
 
+    def dtype(self, name: str) -> str:
+        """The tensor's type as safetensors names it (`F8_E4M3`), without reading it."""
+        return str(self._files[name].get_slice(name).get_dtype())
+
+    def metadata(self) -> dict[str, str]:
+        """The metadata of all files together."""
+        files = {id(file): file for file in self._files.values()}.values()
+        return {key: value for file in files for key, value in (file.metadata() or {}).items()}
+
 
 @contextmanager
 def open_tensors(directory: Path) -> Iterator[TensorFiles]:

@@ -26,6 +26,9 @@ _DEPLOY_ROOMS = ("aws", "sizing", "calling", "checking")
 FORBIDDEN = [
     *(("handler.seam", f"handler.{room}") for room in ("engine", "kernels", "linears", "formats", "model", "runners")),
     *(("handler", name) for name in ("container", "sagemaker_deploy", "flask", "gevent")),
+    # Stored forms are read without the packages that wrote them.
+    *(("handler", name) for name in ("auto_round", "awq", "compressed_tensors", "gptqmodel", "hqq", "kernels")),
+    *(("handler", name) for name in ("llmcompressor", "optimum", "torchao")),
     *(("container", name) for name in ("sagemaker_deploy", "torch", "transformers", "numpy")),
     *(("sagemaker_deploy", name) for name in ("container", "handler", "torch", "transformers", "flask")),
     *(("model_memory", name) for name in ("container", "handler", "sagemaker_deploy", "torch", "msgspec")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +37,17 @@ class PagedInput:
     logits_index: Tensor | None
     lengths: tuple[tuple[int, int], ...] | None = None
     num_decodes: int = 0
+
+    @classmethod
+    def of_rows(cls, longs: Sequence[Tensor], ints: Sequence[Tensor], **others: Any) -> PagedInput:
+        """Of ids, positions, slots and logits' rows int64, and of both bounds and the lengths of keys int32.
+
+        `flat` packs them in this order. `others` are the fields left.
+        """
+        ids, positions, slots, chosen = longs
+        bounds_q, bounds_k, lengths = ints[:3]
+        rows = {"input_ids": ids[None], "position_ids": positions[None], "slot_mapping": slots, "logits_index": chosen}
+        return cls(**{**rows, "cu_seq_q": bounds_q, "cu_seq_k": bounds_k, "seqused_k": lengths, **others})
 
     def on(self, device: torch.device) -> PagedInput:
         """Copy the tensors that attention reads to the device of another layer; the others stay."""
@@ -86,17 +98,12 @@ def build_paged_input(items: Sequence[ScheduledSequence], page_size: int, device
     rows = [ids_of(items), positions_of(items), slots_of(items, page_size), chosen]
     host = flat(rows, [starts, [0, *accumulate(lengths)], lengths, tables])
     longs, ints = views(upload(host, device), [len(row) for row in rows], [len(starts)] * 2 + [len(items)])
-    return PagedInput(
-        input_ids=longs[0][None],
-        position_ids=longs[1][None],
-        slot_mapping=longs[2],
-        cu_seq_q=ints[0],
-        cu_seq_k=ints[1],
-        seqused_k=ints[2],
+    return PagedInput.of_rows(
+        longs,
+        ints,
         block_table=ints[3][: len(tables)].view(len(items), width),
         max_q=max(item.num_tokens for item in items),
         max_k=max(lengths),
-        logits_index=longs[3],
         lengths=tuple((item.num_tokens, length) for item, length in zip(items, lengths, strict=True)),
         num_decodes=_leading_decodes(items),
     )

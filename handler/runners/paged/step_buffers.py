@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -94,19 +95,15 @@ class StepBuffers:
         """The rows of `shape`, whatever they hold."""
         rows, seqs = shape.num_tokens, shape.num_seqs
         longs, ints = views(self._flat[: _num_longs(shape)], [rows, rows, rows, seqs], [seqs + 1, seqs + 1, seqs])
-        return PagedInput(
-            input_ids=longs[0][None],
-            position_ids=longs[1][None],
-            slot_mapping=longs[2],
-            cu_seq_q=ints[0],
-            cu_seq_k=ints[1],
-            seqused_k=ints[2],
+        found = PagedInput.of_rows(
+            longs,
+            ints,
             block_table=self._table[:seqs],
             max_q=shape.num_chunk_tokens or 1,
             max_k=self._max_k,
-            logits_index=longs[3] if shape.num_chunk_tokens else None,
             num_decodes=shape.num_decodes if shape.num_chunk_tokens else 0,
         )
+        return found if shape.num_chunk_tokens else replace(found, logits_index=None)
 
     def fill(self, shape: Shape, decodes: Sequence[ScheduledSequence], chunks: Sequence[ScheduledSequence]) -> None:
         """Write one token of each decode and all of each chunk, and padding up to `shape`.

@@ -74,6 +74,15 @@ def test_weights_of_other_forms_are_joined_dense(changes: dict[str, Any]) -> Non
     assert torch.equal(found, torch.cat([part.dense() for part in parts]))
 
 
+def test_tables_with_nan_are_of_one_form() -> None:
+    table = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    assert table.isnan().any()
+    parts = [carried(seed, bits=8, table=table.clone()) for seed in range(2)]
+    found = torch.cat(parts)  # type: ignore[arg-type]
+    assert isinstance(found, CarriedWeight)
+    assert torch.equal(found.dense(), torch.cat([part.dense() for part in parts]))
+
+
 def test_columns_in_another_order_go_back_to_their_inputs() -> None:
     plain, order = carried(0).weight, torch.randperm(64)
     moved = replace(plain, codes=plain.codes[:, order], scale=plain.scale[:, :1], minimum=None, order=order)

@@ -1,0 +1,169 @@
+"""GPTQ where checkpoints differ from the fixtures: no `g_idx`, groups of unequal size, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from handler.formats.stored_format import reader_of
+from handler.formats.tensor_files import open_tensors
+from handler.linears.quantised_weight import QuantisedWeight
+from handler.seam.errors import BadModel
+
+FORMATS = Path(__file__).resolve().parents[3] / "data" / "formats"
+V2 = {"quant_method": "gptq", "bits": 4, "group_size": 32, "checkpoint_format": "gptq_v2"}
+
+
+def read(directory: Path, tensors: dict[str, Tensor], form: dict[str, Any], name: str = "m.weight") -> Any:
+    """The weight `name` of a checkpoint of these tensors."""
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, directory / "model.safetensors")
+    with open_tensors(directory) as files:
+        reader = reader_of(form["quant_method"], form, files)
+        assert reader is not None
+        assert reader.sources()[name] == tuple(
+            key for part in ("qweight", "qzeros", "scales", "g_idx") if (key := f"m.{part}") in tensors
+        )
+        return reader.read(name)
+
+
+def packed(codes: Tensor, bits: int) -> Tensor:
+    """int32 words of the last dimension, whose codes fill them."""
+    places = (codes.long()[..., None] >> torch.arange(bits)) & 1
+    words = (places.flatten(-2).unflatten(-1, (-1, 32)) << torch.arange(32)).sum(-1)
+    return (words - ((words >> 31) << 32)).int()
+
+
+def stored(bits: int, index: Tensor, num_outputs: int = 32) -> tuple[dict[str, Tensor], Tensor]:
+    """The tensors of a layer `m` with random codes, and its weights `[N, K]`; `index` int `[K]` has the groups."""
+    draw = torch.Generator().manual_seed(3)
+    num_groups = int(index.max()) + 1
+    codes = torch.randint(2**bits, (num_outputs, len(index)), generator=draw)
+    zeros = torch.randint(2**bits, (num_groups, num_outputs), generator=draw)
+    scales = (torch.rand(num_groups, num_outputs, generator=draw) + 0.1).half()
+    tensors = {"m.qweight": packed(codes, bits).t(), "m.qzeros": packed(zeros, bits), "m.scales": scales}
+    dense = scales.float().t()[:, index] * (codes - zeros.t()[:, index])
+    return tensors | {"m.g_idx": index.int()}, dense
+
+
+def groups(*sizes: int) -> Tensor:
+    return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize(
+    ("index", "group"),
+    [
+        (groups(32, 32, 32), 32),
+        (groups(64, 32), 32),  # 96 inputs in groups of 64
+        (groups(48, 16), 16),
+        (groups(64, 64)[torch.randperm(128)], 64),
+        (groups(64, 32)[torch.randperm(96)], 32),
+        (torch.arange(128) % 4, 32),
+        (groups(24, 24, 16), None),  # nothing in common but 8: dense
+    ],
+)
+def test_groups_of_any_size_and_order_are_read(bits: int, index: Tensor, group: int | None, tmp_path: Path) -> None:
+    tensors, dense = stored(bits, index)
+    found = read(tmp_path, tensors, V2)
+    if group is None:
+        torch.testing.assert_close(found, dense)
+        return
+    assert isinstance(found, QuantisedWeight)
+    assert (found.bits, found.group) == (bits, group)
+    assert (found.order is None) is bool((index.sort().values == index).all())
+    assert torch.equal(found.dequantise(torch.float32), dense)
+
+
+@pytest.mark.parametrize(("sizes", "group"), [((64, 32), 64), ((32, 32, 32), 32), ((96,), -1), ((48, 48), 100)])
+def test_without_an_index_groups_follow_each_other(sizes: tuple[int, ...], group: int, tmp_path: Path) -> None:
+    tensors, dense = stored(4, groups(*sizes))
+    del tensors["m.g_idx"]
+    assert torch.equal(read(tmp_path, tensors, V2 | {"group_size": group}).dequantise(torch.float32), dense)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_version_1_stores_zero_points_minus_one(bits: int, tmp_path: Path) -> None:
+    tensors, dense = stored(bits, groups(32, 32))
+    # gptqmodel subtracts from whole words, where a zero point of 0 borrows from the next; cut codes alone wrap.
+    if bits == 3:
+        plain = torch.randint(2**bits, (2, 32), generator=torch.Generator().manual_seed(9))
+        tensors["m.qzeros"] = packed((plain - 1) % 8, bits)
+        dense = read_zeros(tensors, plain, bits)
+    else:
+        tensors["m.qzeros"] -= torch.tensor(sum(1 << i for i in range(0, 32, bits)), dtype=torch.int32)
+    found = read(tmp_path, tensors, {"quant_method": "gptq", "group_size": 32})
+    assert torch.equal(found.dequantise(torch.float32), dense)
+
+
+def read_zeros(tensors: dict[str, Tensor], zeros: Tensor, bits: int) -> Tensor:
+    """The weights of a layer with these zero points, `[G, N]`."""
+    words = tensors["m.qweight"].t().long() & 0xFFFFFFFF
+    places = (words[..., None] >> torch.arange(32)) & 1
+    codes = (places.flatten(-2).unflatten(-1, (-1, bits)) << torch.arange(bits)).sum(-1)
+    index = tensors["m.g_idx"].long()
+    return tensors["m.scales"].float().t()[:, index] * (codes - zeros.t()[:, index])
+
+
+def test_symmetric_weights_have_one_zero_point_and_no_minima(tmp_path: Path) -> None:
+    tensors, _ = stored(4, groups(32, 32))
+    tensors["m.qzeros"] = packed(torch.full((2, 32), 8), 4)
+    found = read(tmp_path, tensors, V2)
+    assert (found.zero, found.minimum) == (8, None)
+
+
+def test_auto_round_says_in_its_packing_how_zero_points_are_stored(tmp_path: Path) -> None:
+    tensors, dense = stored(4, groups(32, 32))
+    form = {"quant_method": "auto-round", "group_size": 32, "packing_format": "auto_round"}
+    assert torch.equal(read(tmp_path, tensors, form).dequantise(torch.float32), dense)
+    tensors["m.qzeros"] -= 0x11111111
+    form["packing_format"] = "auto_round:auto_gptq"
+    assert torch.equal(read(tmp_path, tensors, form).dequantise(torch.float32), dense)
+
+
+@pytest.mark.parametrize(
+    ("form", "says"),
+    [
+        (V2 | {"checkpoint_format": "bitblas"}, "checkpoint_format bitblas is not known"),
+        (V2 | {"checkpoint_format": "marlin"}, "layout of one CUDA kernel"),
+        (V2 | {"rotation": "hadamard"}, "rotation: hadamard"),
+        ({"quant_method": "auto-round", "packing_format": "auto_round:fp8_static"}, "auto_round:fp8_static"),
+        ({"quant_method": "auto-round", "data_type": "mx_fp4"}, "of mx_fp4"),
+        ({"quant_method": "auto-round", "act_bits": 8}, "in 8 bits"),
+        ({"quant_method": "auto-round", "rotation_config": {"hadamard_type": "x"}}, "rotation_config"),
+    ],
+)
+def test_a_layout_that_no_reader_knows_is_refused(form: dict[str, Any], says: str, tmp_path: Path) -> None:
+    tensors, _ = stored(4, groups(32, 32))
+    tensors["m.qweight"] = tensors["m.qweight"].reshape(4, 64)  # Marlin's
+    with pytest.raises(BadModel, match=says) as raised:
+        read(tmp_path, tensors, form)
+    assert "take a checkpoint of the same model" in str(raised.value)
+
+
+def test_marlin_as_the_name_of_a_kernel_is_read(tmp_path: Path) -> None:
+    tensors = load_file(FORMATS / "gptq" / "model.safetensors")
+    name = "model.layers.0.mlp.down_proj"
+    part = {f"m.{key}": tensors[f"{name}.{key}"] for key in ("qweight", "qzeros", "scales", "g_idx")}
+    assert read(tmp_path, part, {"quant_method": "gptq", "checkpoint_format": "marlin"}).zero == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda tensors: tensors.pop("m.qzeros"), "has no qzeros"),
+        (lambda tensors: tensors.update({"m.scales": tensors["m.scales"][:1]}), "do not fit together"),
+        (lambda tensors: tensors.update({"m.qweight": tensors["m.qweight"][:, :16]}), "do not fit together"),
+        (lambda tensors: tensors.update({"m.g_idx": tensors["m.g_idx"] + 7}), "names groups"),
+        (lambda tensors: tensors.update({"m.g_idx": tensors["m.g_idx"].repeat(9)}), "names groups"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(change: Any, says: str, tmp_path: Path) -> None:
+    tensors, _ = stored(4, groups(32, 32))
+    change(tensors)
+    with pytest.raises(BadModel, match=says):
+        read(tmp_path, tensors, V2)
