@@ -54,14 +54,17 @@ def open_tensors(directory: Path) -> Iterator[TensorFiles]:
     """The tensors of the checkpoint in `directory`, while the block runs. Tensors read inside stay valid after it."""
     found: dict[str, Any] = {}
     with ExitStack() as stack:
-        for path in _paths(directory):
+        for path in weight_files(directory):
             file: Any = stack.enter_context(safe_open(path, "pt"))
             found |= dict.fromkeys(file.keys(), file)
         yield TensorFiles(found)
 
 
-def _paths(directory: Path) -> list[Path]:
-    """As transformers chooses: the one file, else those that the index names, else all."""
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, as transformers chooses them.
+
+    The one file, else those that the index names, else all.
+    """
     whole = directory / "model.safetensors"
     if whole.is_file():
         return [whole]

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from handler.linears.blocks_file import BLOCKS_FILE
 from handler.linears.choice import computes_blocks
@@ -45,6 +45,7 @@ from handler.model.quantize import (
     stored_form,
 )
 from handler.model.stored_bitsandbytes import dequantise_odd
+from handler.model.text_part import served_model, text_skeleton
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel, one_line
 
@@ -137,8 +138,8 @@ def _read_config(directory: Path, trust_remote_code: bool) -> Any:
     except Exception as exc:  # each family checks its values in its own way
         raise BadModel(f"{directory / 'config.json'} was not understood: {one_line(exc)}") from exc
     check_causal(found, directory)
-    check_form(found, directory)
     settle(found)
+    check_form(found, directory)
     return found
 
 
@@ -157,8 +158,7 @@ def _load_weights(
     form = take_form(model_config, devices.own[0], dtype)
     options = _options(dtype, devices)
     try:
-        with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
+        skeleton = text_skeleton(model_config, trust_remote_code=config.trust_remote_code)
         if form is not None or (quantize in BLOCK_BITS and not has_blocks):
             keep_dense = on_cpu and form is None and _has_room_for_dense(skeleton, dtype)
             bits = BLOCK_BITS.get(quantize)
@@ -175,6 +175,7 @@ def _load_weights(
         _check_spread(model, devices)
     if form is None and on_cpu:
         dequantise_odd(model)
+    model = served_model(model)
     if has_blocks:
         return model, _pack_blocks(model, directory, Path(config.cache_dir))
     return model, stored or str(quantize if "quantization_config" in options else Quantize.NONE)

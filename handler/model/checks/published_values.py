@@ -27,7 +27,10 @@ def check_form(config: Any, directory: Path) -> None:
 
 
 def settle(config: Any) -> None:
-    """Drop a padding token outside the vocabulary, an empty `quantization_config`, and a choice of attention."""
+    """Drop a padding token outside the vocabulary, an empty `quantization_config`, and a choice of attention.
+
+    A `quantization_config` in the text part becomes the whole model's (Kimi K2.5).
+    """
     for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
         if getattr(part, "_attn_implementation", None) not in _ANY_MACHINE:
             part._attn_implementation = None
@@ -36,5 +39,14 @@ def settle(config: Any) -> None:
     if isinstance(pad, int) and isinstance(size, int) and not -size <= pad < size:
         logger.warning("pad_token_id: %d is no id of the vocabulary of %d tokens, it is not used", pad, size)
         text.pad_token_id = None
-    if getattr(config, "quantization_config", None) == {}:
-        del config.quantization_config
+    _settle_form(config, text)
+
+
+def _settle_form(config: Any, text: Any) -> None:
+    for part in (config, text):
+        if getattr(part, "quantization_config", None) == {}:
+            del part.quantization_config
+    if text is not config and (found := getattr(text, "quantization_config", None)) is not None:
+        if getattr(config, "quantization_config", None) is None:
+            config.quantization_config = found
+        del text.quantization_config

@@ -45,13 +45,22 @@ def follows_code(config: dict[str, Any], *, trust_remote_code: bool) -> bool:
 
 
 def _is_known(config: dict[str, Any]) -> bool:
-    """Whether transformers itself has a configuration and a causal language model for the `model_type`."""
+    """Whether transformers itself has a configuration for the `model_type`, and a class that writes text."""
     # Imported here: it imports torch, and few configurations ask.
     from transformers.models.auto.auto_mappings import CONFIG_MAPPING_NAMES
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+    )
 
     family = config.get("model_type")
-    return isinstance(family, str) and family in CONFIG_MAPPING_NAMES and family in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    tables = (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+    )
+    return isinstance(family, str) and family in CONFIG_MAPPING_NAMES and any(family in table for table in tables)
 
 
 def _parts(value: object) -> Iterator[object]:
