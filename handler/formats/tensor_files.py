@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-_INDEX = "model.safetensors.index.json"
+from handler.formats.weight_names import INDEX, weight_names
 
 
 class TensorFiles(Mapping[str, Tensor]):
@@ -61,14 +61,7 @@ def open_tensors(directory: Path) -> Iterator[TensorFiles]:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, as transformers chooses them.
-
-    The one file, else those that the index names, else all.
-    """
-    whole = directory / "model.safetensors"
-    if whole.is_file():
-        return [whole]
-    if (directory / _INDEX).is_file():
-        index = json.loads((directory / _INDEX).read_text("utf-8"))
-        return [directory / name for name in sorted(set(index["weight_map"].values()))]
-    return sorted(directory.glob("*.safetensors"))
+    """The safetensors files of the checkpoint in `directory` (`weight_names`)."""
+    index = directory / INDEX
+    listed = json.loads(index.read_text("utf-8"))["weight_map"].values() if index.is_file() else None
+    return [directory / name for name in weight_names((path.name for path in directory.iterdir()), listed)]

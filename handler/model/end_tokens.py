@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 import msgspec
 
-from handler.model.location import read_json
+from handler.model.json_file import read_json
 from handler.seam.errors import BadModel
 from model_memory.weight_counts import TEXT_PARTS
 

@@ -11,21 +11,21 @@ from typing import Any
 import msgspec
 import torch
 import transformers
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from handler.linears.blocks_file import BLOCKS_FILE
 from handler.linears.choice import computes_blocks
 from handler.linears.packed_file import packed_weights
 from handler.linears.packed_model import dense_bytes, pack
-from handler.model.checks.causal import check_causal
-from handler.model.checks.published_values import check_form, settle
+from handler.model.checks.model_config import read_config
 from handler.model.checks.remote_code import follows_code
 from handler.model.checks.weight_check import check_weights, unconverted
 from handler.model.device import choose_device, choose_dtype
 from handler.model.end_tokens import eos_token_ids
+from handler.model.json_file import read_json
 from handler.model.loading.layer_quantizer import LayersConfig
+from handler.model.loading.text_part import served_model, text_skeleton
 from handler.model.loading.weight_source import open_weights, take_form
-from handler.model.location import read_json
 from handler.model.machine_memory import available_memory_bytes
 from handler.model.placement import (
     Devices,
@@ -44,8 +44,6 @@ from handler.model.quantize import (
     skipped_modules,
     stored_form,
 )
-from handler.model.stored_bitsandbytes import dequantise_odd
-from handler.model.text_part import served_model, text_skeleton
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel, one_line
 
@@ -112,7 +110,7 @@ def load(
     dtype = choose_dtype(config.dtype, device)
     trusted = follows_code(read_json(directory / "config.json"), trust_remote_code=config.trust_remote_code)
     config = msgspec.structs.replace(config, trust_remote_code=trusted)
-    model_config = _read_config(directory, trusted)
+    model_config = read_config(directory, trust_remote_code=trusted)
     quantize = resolve(config.quantize, device, dtype, model_config)
     quantize = devices.quantize if quantize is Quantize.AUTO else quantize
     progress(200, f"loading weights on {device} as {str(dtype).removeprefix('torch.')}")
@@ -132,17 +130,6 @@ def load(
     )
 
 
-def _read_config(directory: Path, trust_remote_code: bool) -> Any:
-    try:
-        found = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
-    except Exception as exc:  # each family checks its values in its own way
-        raise BadModel(f"{directory / 'config.json'} was not understood: {one_line(exc)}") from exc
-    check_causal(found, directory)
-    settle(found)
-    check_form(found, directory)
-    return found
-
-
 def _load_weights(
     config: EngineConfig,
     directory: Path,
@@ -155,7 +142,7 @@ def _load_weights(
     on_cpu = devices.own[0].type == "cpu"
     has_blocks = on_cpu and _has_blocks(directory, dtype, quantize)
     stored = stored_form(model_config)
-    form = take_form(model_config, devices.own[0], dtype)
+    form = take_form(model_config, devices.own[0])
     options = _options(dtype, devices)
     try:
         skeleton = text_skeleton(model_config, trust_remote_code=config.trust_remote_code)
@@ -173,8 +160,6 @@ def _load_weights(
     check_weights(model, loaded[1], str(directory))
     if len(devices.own) > 1:
         _check_spread(model, devices)
-    if form is None and on_cpu:
-        dequantise_odd(model)
     model = served_model(model)
     if has_blocks:
         return model, _pack_blocks(model, directory, Path(config.cache_dir))

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from handler.model.json_file import read_json
 from handler.model.language_bytes import language_bytes
-from handler.model.location import read_json
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration
 from model_memory import sharing

@@ -16,8 +16,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConf
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from handler.model import text_part
-from handler.model.loader import _read_config, load
+from handler.model.checks.model_config import read_config
+from handler.model.loader import load
+from handler.model.loading import text_part
 from handler.runners.choice import choose_runner
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import StartupError
@@ -236,7 +237,7 @@ def started(model_type: str, directory: Path) -> tuple[LocalEngine, PreTrainedMo
     """An engine over a new checkpoint in `directory`, and the whole model. Raises StartupError."""
     (directory / "model").mkdir()
     tiny_config(model_type).save_pretrained(directory / "model")
-    _read_config(directory / "model", trust_remote_code=False)  # what it refuses need not be made
+    read_config(directory / "model", trust_remote_code=False)  # what it refuses need not be made
     model = save(model_type, directory / "model")
     config = EngineConfig(
         model=str(directory / "model"),

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoModelForCausalLM, GenerationMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from handler.model.text_part import whole_class
+from handler.model.loading.text_part import whole_class
 from handler.seam.errors import UnsupportedModel
 
 

@@ -29,7 +29,8 @@ def check_form(config: Any, directory: Path) -> None:
 def settle(config: Any) -> None:
     """Drop a padding token outside the vocabulary, an empty `quantization_config`, and a choice of attention.
 
-    A `quantization_config` in the text part becomes the whole model's (Kimi K2.5).
+    A `quantization_config` in the text part becomes the whole model's (Kimi K2.5). `compression_config` gets the name
+    that it has since compressed-tensors 0.7.
     """
     for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
         if getattr(part, "_attn_implementation", None) not in _ANY_MACHINE:
@@ -46,6 +47,9 @@ def _settle_form(config: Any, text: Any) -> None:
     for part in (config, text):
         if getattr(part, "quantization_config", None) == {}:
             del part.quantization_config
+        older = getattr(part, "compression_config", None)
+        if isinstance(older, dict) and older and not getattr(part, "quantization_config", None):
+            part.quantization_config = {"quant_method": "compressed-tensors", **older}
     if text is not config and (found := getattr(text, "quantization_config", None)) is not None:
         if getattr(config, "quantization_config", None) is None:
             config.quantization_config = found

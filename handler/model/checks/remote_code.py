@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from handler.model.json_file import read_json
 from handler.seam.errors import BadModel
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,19 @@ def check_code(config: dict[str, Any], directory: Path, *, trust_remote_code: bo
 def follows_code(config: dict[str, Any], *, trust_remote_code: bool) -> bool:
     """Whether libraries may run code of the model: it is trusted, and transformers has none for its family."""
     return trust_remote_code and not _is_known(config)
+
+
+def code_repositories(directory: Path) -> list[str]:
+    """Hub ids of other repositories whose code `auto_map` names, in config.json or tokenizer_config.json.
+
+    An entry is "owner/name--module.Class", or a list of such. Raises BadModel.
+    """
+    found: set[str] = set()
+    for name in ("config.json", "tokenizer_config.json"):
+        values = read_json(directory / name) if (directory / name).is_file() else {}
+        entries = (value for key, value in _items(values) if key == "auto_map")
+        found |= {text.partition("--")[0] for entry in entries for text in _texts(entry) if "--" in text}
+    return sorted(found)
 
 
 def _is_known(config: dict[str, Any]) -> bool:
