@@ -69,6 +69,8 @@ _UNGATED = frozenset(
 _LEFT_OUT: dict[str, Mapping[str, Any]] = {
     "gemma3_text": {"vocab_size": 262_208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256},
 }
+# Where the configuration of a multimodal model has that of its text decoder; the last is Qwen Omni's.
+TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _SHARED = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
 _SHARED_WIDTH = ("shared_expert_intermediate_size", "shared_intermediate_size")
@@ -103,11 +105,18 @@ class WeightCounts:
         return WeightCounts(rest if linears else 0, experts, embeddings, other, output)
 
 
+def text_part(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The configuration of the text decoder inside that of a multimodal model; None if there is none."""
+    return next((part for name in TEXT_PARTS if isinstance(part := config.get(name), Mapping)), None)
+
+
 def text_values(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The values of the text decoder, also of a multimodal model, whose own come first unless they are null."""
-    nested = config.get("text_config")
-    said = {name: value for name, value in nested.items() if value is not None} if isinstance(nested, Mapping) else {}
-    found = {**config, **said}
+    found = dict(config)
+    nested = text_part(config)
+    while nested is not None:
+        found |= {name: value for name, value in nested.items() if value is not None}
+        nested = text_part(nested)
     return {**_LEFT_OUT.get(str(found.get("model_type")), {}), **found}
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from handler.formats.safetensors_file import SafetensorsFile
-
-_INDEX = "model.safetensors.index.json"
+from handler.formats.weight_names import INDEX, weight_names
 
 
 class TensorFiles(Mapping[str, Tensor]):
@@ -47,16 +46,12 @@ class TensorFiles(Mapping[str, Tensor]):
 @contextmanager
 def open_tensors(directory: Path) -> Iterator[TensorFiles]:
     """The tensors of the checkpoint in `directory`, while the block runs. Tensors read inside stay valid after it."""
-    files = [SafetensorsFile(path) for path in _paths(directory)]
+    files = [SafetensorsFile(path) for path in weight_files(directory)]
     yield TensorFiles({name: file for file in files for name in file.names()})
 
 
-def _paths(directory: Path) -> list[Path]:
-    """As transformers chooses: the one file, else those that the index names, else all."""
-    whole = directory / "model.safetensors"
-    if whole.is_file():
-        return [whole]
-    if (directory / _INDEX).is_file():
-        index = json.loads((directory / _INDEX).read_text("utf-8"))
-        return [directory / name for name in sorted(set(index["weight_map"].values()))]
-    return sorted(directory.glob("*.safetensors"))
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of the checkpoint in `directory` (`weight_names`)."""
+    index = directory / INDEX
+    listed = json.loads(index.read_text("utf-8"))["weight_map"].values() if index.is_file() else None
+    return [directory / name for name in weight_names((path.name for path in directory.iterdir()), listed)]

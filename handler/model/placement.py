@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from handler.model.location import read_json
+from handler.model.json_file import read_json
+from handler.model.language_bytes import language_bytes
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration
 from model_memory import sharing
@@ -122,7 +123,7 @@ def needs_of(directory: Path, config: EngineConfig, dtype: torch.dtype, capabili
     From config.json and the files' size; a config.json that is not understood counts as linear layers alone. Raises
     BadModel if there is none.
     """
-    on_disk = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+    on_disk = language_bytes(directory)
     values = text_values(read_json(directory / "config.json"))
     of_stored = values.get("quantization_config")
     counts = _counts(values, on_disk, is_stored=bool(of_stored))

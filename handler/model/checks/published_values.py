@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from handler.formats.stored_format import has_reader
-from handler.model.location import read_json
+from handler.model.json_file import read_json
 from handler.seam.errors import BadModel
 
 logger = logging.getLogger(__name__)
@@ -20,13 +20,11 @@ _ANY_MACHINE = (None, "eager", "sdpa")
 def name_form(config: Any, directory: Path) -> None:
     """Give `config` the stored form that config.json leaves unsaid.
 
-    ModelOpt writes it to a file of its own, older versions to that alone; older bitsandbytes' has no `quant_method`;
-    compressed-tensors before 0.7 called it `compression_config`. Raises BadModel for a file that is no JSON object.
+    ModelOpt writes it to a file of its own, older versions to that alone; older bitsandbytes' has no `quant_method`.
+    Raises BadModel for a file that is no JSON object.
     """
-    form, older = (getattr(config, name, None) for name in ("quantization_config", "compression_config"))
-    if not form and isinstance(older, dict) and older:
-        config.quantization_config = {"quant_method": "compressed-tensors", **older}
-    elif not form and (directory / _MODELOPT_FILE).is_file():
+    form = getattr(config, "quantization_config", None)
+    if not form and (directory / _MODELOPT_FILE).is_file():
         config.quantization_config = {"quant_method": "modelopt", **read_json(directory / _MODELOPT_FILE)}
     elif isinstance(form, dict) and (form.get("load_in_4bit") or form.get("load_in_8bit")):
         form.setdefault("quant_method", "bitsandbytes")
@@ -46,7 +44,11 @@ def check_form(config: Any, directory: Path) -> None:
 
 
 def settle(config: Any) -> None:
-    """Drop a padding token outside the vocabulary, an empty `quantization_config`, and a choice of attention."""
+    """Drop a padding token outside the vocabulary, an empty `quantization_config`, and a choice of attention.
+
+    A `quantization_config` in the text part becomes the whole model's (Kimi K2.5). `compression_config` gets the name
+    that it has since compressed-tensors 0.7.
+    """
     for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
         if getattr(part, "_attn_implementation", None) not in _ANY_MACHINE:
             part._attn_implementation = None
@@ -55,5 +57,17 @@ def settle(config: Any) -> None:
     if isinstance(pad, int) and isinstance(size, int) and not -size <= pad < size:
         logger.warning("pad_token_id: %d is no id of the vocabulary of %d tokens, it is not used", pad, size)
         text.pad_token_id = None
-    if getattr(config, "quantization_config", None) == {}:
-        del config.quantization_config
+    _settle_form(config, text)
+
+
+def _settle_form(config: Any, text: Any) -> None:
+    for part in (config, text):
+        if getattr(part, "quantization_config", None) == {}:
+            del part.quantization_config
+        older = getattr(part, "compression_config", None)
+        if isinstance(older, dict) and older and not getattr(part, "quantization_config", None):
+            part.quantization_config = {"quant_method": "compressed-tensors", **older}
+    if text is not config and (found := getattr(text, "quantization_config", None)) is not None:
+        if getattr(config, "quantization_config", None) is None:
+            config.quantization_config = found
+        del text.quantization_config
