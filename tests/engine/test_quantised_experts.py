@@ -50,11 +50,11 @@ def experts_of(model: Any) -> list[Any]:
 
 
 @torch.no_grad()
-def dequantised(model: Any, bits: int) -> Any:
-    """`model` over the weights that quantised layers and experts stand for."""
+def dequantised(model: Any, bits: int, fitting: Callable[[int, int], bool] = fits) -> Any:
+    """`model` over the weights that quantised layers and experts stand for; `fitting` shapes are quantised."""
     output = model.get_output_embeddings()
     for module in model.modules():
-        if type(module) is nn.Linear and fits(*module.weight.shape):
+        if type(module) is nn.Linear and fitting(*module.weight.shape):
             module.weight.copy_(quantise(module.weight, 8 if module is output else bits).dequantise(torch.float32))
         if is_experts(module):
             for weight in (getattr(module, name) for name in matrix_names(module)):

@@ -69,13 +69,13 @@ def agree(experts: Any) -> bool:
     pair = [0, matrices.num_experts - 1]
     dense = _dense_copy(experts, pair)
     first = next(dense.parameters())
-    hidden = torch.randn(2, matrices.expert(0).in_features, generator=torch.Generator().manual_seed(0))
+    hidden = torch.randn(3, matrices.expert(0).in_features, generator=torch.Generator().manual_seed(0))
     hidden = hidden.to(first.device, first.dtype)
-    index, chosen = (torch.tensor([[0, n], [n, 0]], device=first.device) for n in (1, pair[1]))
-    weights = torch.ones(4, 1, device=first.device, dtype=first.dtype)
+    index, chosen = (torch.tensor([[0, n], [n, 0], [0, n]], device=first.device) for n in (1, pair[1]))
+    weights = torch.ones(6, 1, device=first.device, dtype=first.dtype)
     rows = hidden.repeat_interleave(2, 0)
-    expected = ALL_EXPERTS_FUNCTIONS["batched_mm"](dense, rows, index.view(4, 1), weights).float()
-    gaps = [(way(experts, hidden, chosen).view(4, -1).float() - expected).norm() for way in ways(first.device)]
+    expected = ALL_EXPERTS_FUNCTIONS["batched_mm"](dense, rows, index.view(6, 1), weights).float()
+    gaps = [(way(experts, hidden, chosen).view(6, -1).float() - expected).norm() for way in ways(first.device)]
     return all(bool(gap <= _TOLERANCE * expected.norm()) for gap in gaps)
 
 
