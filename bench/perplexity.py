@@ -115,7 +115,7 @@ def _weight_bytes(model: Any) -> int:
         if isinstance(layer, PackedLinear):
             packed += [part for part in (layer.packed, layer.scales_and_zeros, layer.dense) if part is not None]
         elif isinstance(layer, KernelLinear):
-            packed += layer.packed or ()
+            packed += () if layer.packed is None else layer.packed.tensors
     storages = {}
     for tensor in [*model.parameters(), *model.buffers(), *packed]:
         storage = tensor.untyped_storage()

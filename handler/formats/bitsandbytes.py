@@ -7,6 +7,7 @@ Layout of the 4-bit forms: bitsandbytes 0.50, `QuantState.as_dict` and `kDequant
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -19,13 +20,17 @@ from handler.formats.tensor_files import TensorFiles
 from handler.linears.quantised_weight import QuantisedWeight
 from handler.seam.errors import BadModel
 
-METHODS = ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit")
+logger = logging.getLogger(__name__)
+
+METHODS = ("bitsandbytes",)
 
 _STATE = ".quant_state.bitsandbytes__"
 _PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
 _SCALE, _LAYOUT = "SCB", "weight_format"
 # Of `weight_format`: rows. bitsandbytes below 0.45 had three layouts of GPUs beside it.
 _ROWS = 0
+# And transformers' default where config.json names none.
+_THRESHOLD, _DEFAULT_THRESHOLD = "llm_int8_threshold", 6.0
 _INT8_ZERO, _INT8_LARGEST = 128, 127
 
 
@@ -135,7 +140,10 @@ def _of_8_bits(name: str, weight: Tensor, scale: Tensor, layout: Tensor | None) 
 def reader(values: Mapping[str, Any], tensors: TensorFiles) -> BitsAndBytes:
     """The reader for a checkpoint with this `quantization_config`; the files say which weights are quantised, and how.
 
-    `values` say what bitsandbytes computes with them: its thresholds, and the dtype of its products.
+    bitsandbytes would choose outliers of inputs from the whole batch (docs/decisions/0012); here inputs are not
+    rounded, so there are none.
     """
-    del values
+    threshold = values.get(_THRESHOLD, _DEFAULT_THRESHOLD)
+    if values.get("load_in_8bit") and threshold:
+        logger.info("%s=%s of config.json is not used: inputs are not rounded to 8 bits", _THRESHOLD, threshold)
     return BitsAndBytes(tensors)

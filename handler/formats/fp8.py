@@ -1,4 +1,4 @@
-"""Weights in 8-bit floats with a scale for each block, row or tensor: `fp8` and `fbgemm_fp8` of transformers."""
+"""Weights in 8-bit floats with a scale for each block, row or tensor: transformers' `fp8`, `mxfp8`, `fbgemm_fp8`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from handler.formats.floats.scaled_floats import ScaledFloats
 from handler.formats.tensor_files import TensorFiles
 from handler.seam.errors import BadModel
 
-METHODS = ("fp8", "fbgemm_fp8")
+METHODS = ("fp8", "mxfp8", "fbgemm_fp8")
 
 # transformers' default (FineGrainedFP8Config) where config.json names none.
 _BLOCK = (128, 128)

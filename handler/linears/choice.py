@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from handler.linears.ordered_linear import OrderedLinear
 from handler.linears.packed_linear import PackedLinear, fits, kernel_bits, pack_blocks
 from handler.linears.quantised_weight import QuantisedWeight
 from handler.linears.weight_blocks import in_blocks
+
+if TYPE_CHECKING:  # where it runs, numba is loaded, which takes 0.3 s
+    from handler.kernels.product.block_layout import PackedBlocks
 
 # Outputs and inputs that our kernels take at a time.
 _OUTPUTS, _INPUTS = 64, 32
@@ -54,41 +58,51 @@ def quantised_layer(
     if weight.order is not None:
         layer = quantised_layer(replace(weight, order=None), bias, dtype)
         return None if layer is None else OrderedLinear(layer, weight.order)
+    given = None if bias is None else bias.detach().to(dtype)
+    packed = _for_kernel(weight, dtype)
+    if packed is not None:
+        return KernelLinear.of_blocks(packed, given)
     blocks = in_blocks(weight)
     if blocks is None or not fits(*weight.shape):
         return None
-    given = None if bias is None else bias.detach().to(dtype)
-    return packed_linear(kernel_bits(blocks.bits), *packed_for(blocks, dtype), given, dense)
+    return PackedLinear(kernel_bits(blocks.bits), *pack_blocks(blocks, dtype), given, dense)
 
 
 def packed_for(blocks: QuantisedWeight, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Codes and scales for the best layer this machine has for `blocks`; `packed_linear` makes it.
+    """Codes and scales for the best layer this machine has for `blocks`, as from `weight_blocks.quantise`.
 
-    `blocks` as from `weight_blocks.quantise` or `in_blocks`.
+    `packed_linear` makes the layer.
     """
-    assert blocks.minimum is not None
-    if not computes_blocks(dtype) or blocks.codes.shape[0] % _OUTPUTS:
-        return pack_blocks(blocks, dtype)
-    from handler.kernels.product.block_layout import packed_codes, packed_scales
-    from handler.kernels.product.tile_layout import tiled_codes
-
-    if not (_fits_half(blocks.scale) and _fits_half(blocks.minimum)):
-        return pack_blocks(blocks, dtype)
-    pack = tiled_codes if multiplies_matrices() else packed_codes
-    return pack(blocks.codes, kernel_bits(blocks.bits)), packed_scales(blocks.scale, blocks.minimum)
+    packed = _for_kernel(blocks, dtype)
+    # There is no place for a factor.
+    return pack_blocks(blocks, dtype) if packed is None or packed.factor != 1 else (packed.codes, packed.scales)
 
 
 def packed_linear(
     bits: int, packed: Tensor, scales: Tensor, bias: Tensor | None, dense: Tensor | None
 ) -> PackedLinear | KernelLinear:
     """The layer whose form `packed` has. `dense` `[N, K]` is kept where the layer has use for it."""
-    if packed.dim() > 2:
-        return KernelLinear.of_blocks(bits, packed, scales, bias)
-    return PackedLinear(bits, packed, scales, bias, dense)
+    if packed.dim() == 2:
+        return PackedLinear(bits, packed, scales, bias, dense)
+    from handler.kernels.product.block_form import MINIMUM, BlockForm
+    from handler.kernels.product.block_layout import PackedBlocks
+
+    # Without minima, the zero is the middle of the codes.
+    zero = MINIMUM if scales.shape[2] == 2 else 1 << (bits - 1)
+    return KernelLinear.of_blocks(PackedBlocks(BlockForm(bits, zero=zero), packed, scales), bias)
+
+
+def _for_kernel(weight: QuantisedWeight, dtype: torch.dtype) -> PackedBlocks | None:
+    """`weight` packed for our kernel; None if this machine has none, or it does not take it."""
+    if not computes_blocks(dtype):
+        return None
+    from handler.linears.block_packing import packed_blocks
+
+    return packed_blocks(weight, tiles=multiplies_matrices())
 
 
 def is_packed(module: nn.Module) -> bool:
-    """True for a layer over weights of 4 or 8 bits."""
+    """True for a layer over weights of 4 to 8 bits."""
     return isinstance(module, PackedLinear) or (isinstance(module, KernelLinear) and module.packed is not None)
 
 
@@ -148,10 +162,3 @@ def empty(linear: nn.Linear) -> None:
 def refill(linear: nn.Linear, weight: Tensor) -> None:
     """Give a layer that was emptied its weight again."""
     linear.weight = nn.Parameter(weight, requires_grad=False)
-
-
-def _fits_half(numbers: Tensor) -> bool:
-    """True if float16 holds all of them with its full precision, or zero."""
-    sizes = numbers.abs()
-    limits = torch.finfo(torch.float16)
-    return bool(((sizes == 0) | ((sizes >= limits.tiny) & (sizes <= limits.max))).all())

@@ -31,6 +31,9 @@ def join(linears: Sequence[nn.Module]) -> nn.Linear | PackedLinear | KernelLinea
         return None
     if len({(one.bits, one.in_features) for one in packed}) != 1 or len({one.dense is None for one in by_torch}) > 1:
         return None
+    held = [one.packed for one in by_kernel if one.packed is not None]
+    if held and not all(held[0].joins(one) for one in held):
+        return None
     sizes = [one.out_features for one in packed]
     like = by_torch[0].scales_and_zeros if by_torch else torch.empty(0, dtype=torch.bfloat16)
     bias = _join_bias([one.bias for one in packed], sizes, like)

@@ -1,4 +1,4 @@
-"""`KernelLinear`: weights of 4 or 8 bits or bfloat16 by our own kernels, one kernel for any number of rows.
+"""`KernelLinear`: weights of 4 to 8 bits or bfloat16 by our own kernels, one kernel for any number of rows.
 
 A row's result is the same, to the last bit, whatever other rows there are, and packed weights need no dense copy beside
 them. Scales and minima are not rounded to bfloat16. docs/decisions/0013; on a matrix unit (AMX) 0014: oneDNN's kernels
@@ -14,15 +14,14 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:  # where it runs, numba is loaded, which takes 0.3 s
+    from handler.kernels.product.block_layout import PackedBlocks
     from handler.kernels.product.product import BlockProduct, DenseProduct
 
-# Outputs that lie together.
-_GROUP = 16
 DENSE_BITS = 16
 
 
 class KernelLinear(nn.Module):
-    """`Linear`; activations are bfloat16. `bits` is 4, 8, or 16 for bfloat16 weights."""
+    """`Linear`; activations are bfloat16. `bits` is 16 for bfloat16 weights."""
 
     def __init__(self, bits: int, product: BlockProduct | DenseProduct, bias: Tensor | None) -> None:
         """See `of_blocks` and `of_weight`."""
@@ -31,15 +30,15 @@ class KernelLinear(nn.Module):
         self.out_features, self.in_features = product.out_features, product.in_features
         # Plain attributes, no buffers: those cost half a microsecond at each look, and nothing moves this layer.
         self.product = product
-        self.packed: tuple[Tensor, Tensor] | None = None
+        self.packed: PackedBlocks | None = None
 
     @classmethod
-    def of_blocks(cls, bits: int, packed: Tensor, scales: Tensor, bias: Tensor | None) -> KernelLinear:
-        """Over `packed` and `scales` as `choice.packed_for` makes them; `bias` `[N]` bfloat16."""
+    def of_blocks(cls, packed: PackedBlocks, bias: Tensor | None) -> KernelLinear:
+        """Over `packed`, N a multiple of 64; `bias` `[N]` bfloat16."""
         from handler.kernels.product.product import BlockProduct
 
-        made = cls(bits, BlockProduct(packed, scales, bias), bias)
-        made.packed = packed, scales
+        made = cls(packed.form.bits, BlockProduct(packed, bias), bias)
+        made.packed = packed
         return made
 
     @classmethod
@@ -52,16 +51,14 @@ class KernelLinear(nn.Module):
 
     @classmethod
     def join(cls, parts: Sequence[KernelLinear], bias: Tensor | None) -> KernelLinear:
-        """One layer with the outputs of all `parts`, packed, of equal bits and inputs. They share its memory."""
+        """One layer with the outputs of all `parts`, packed in one form. They share its memory."""
+        from handler.kernels.product.block_layout import cat
         from handler.kernels.product.product import BlockProduct
 
-        held = [one.packed for one in parts if one.packed is not None]
-        packed, scales = (torch.cat(tensors) for tensors in zip(*held, strict=True))
-        groups = [one.out_features // _GROUP for one in parts]
-        for part, *views in zip(parts, packed.split(groups), scales.split(groups), strict=True):
-            part.packed = views[0], views[1]
-            part.product = BlockProduct(*part.packed, part.bias)
-        return cls.of_blocks(parts[0].bits, packed, scales, bias)
+        packed = cat([one.packed for one in parts if one.packed is not None])
+        for part, view in zip(parts, packed.split([one.out_features for one in parts]), strict=True):
+            part.packed, part.product = view, BlockProduct(view, part.bias)
+        return cls.of_blocks(packed, bias)
 
     @property
     def weight(self) -> Tensor:
@@ -73,7 +70,7 @@ class KernelLinear(nn.Module):
             return untiled(self.product.tiles)
         assert self.packed is not None
         identity = torch.eye(self.in_features, dtype=torch.bfloat16)
-        return BlockProduct(*self.packed, None)(identity).T.contiguous()
+        return BlockProduct(self.packed, None)(identity).T.contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., K]` -> `[..., N]`."""

@@ -32,7 +32,7 @@ class PackedWeight:
 def file_name(dtype: torch.dtype) -> str:
     """The layout depends on the processor, and perhaps on torch; scales are of the activations' `dtype`."""
     if computes_blocks(dtype):
-        return "tiles.safetensors" if multiplies_matrices() else "blocks-by-16.safetensors"
+        return "tiles.safetensors" if multiplies_matrices() else "vectors.safetensors"
     capability = torch.backends.cpu.get_cpu_capability().lower()
     return f"{capability}-{torch.__version__}-{str(dtype).removeprefix('torch.')}.safetensors"
 

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 # Largest relative difference of products that rounding of weights, scales and activations to bfloat16 explains.
 TOLERANCE = 3e-2
+# Groups of a multiple of it have one kernel.
+_GROUP = 32
 # Outputs whose products are compared, first and last.
 _COMPARED = 64
 
@@ -35,7 +37,9 @@ class ProductCheck:
         `dtype` is that of activations.
         """
         weight = rows(slice(0, 1))
-        kind = (type(layer), weight.bits, weight.table is None, weight.minimum is None, weight.order is None)
+        table = 0 if weight.table is None else len(weight.table)
+        numbers = (weight.bits, weight.group % _GROUP, weight.zero, table)
+        kind = (type(layer), *numbers, weight.minimum is None, weight.order is None)
         if kind not in self._passed:
             gap = _gap(layer, rows, dtype)
             self._passed[kind] = gap <= TOLERANCE

@@ -44,7 +44,6 @@ from handler.model.quantize import (
     skipped_modules,
     stored_form,
 )
-from handler.model.stored_bitsandbytes import dequantise_odd
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel, one_line
 
@@ -154,7 +153,7 @@ def _load_weights(
     on_cpu = devices.own[0].type == "cpu"
     has_blocks = on_cpu and _has_blocks(directory, dtype, quantize)
     stored = stored_form(model_config)
-    form = take_form(model_config, devices.own[0], dtype)
+    form = take_form(model_config, devices.own[0])
     options = _options(dtype, devices)
     try:
         with torch.device("meta"):
@@ -173,8 +172,6 @@ def _load_weights(
     check_weights(model, loaded[1], str(directory))
     if len(devices.own) > 1:
         _check_spread(model, devices)
-    if form is None and on_cpu:
-        dequantise_odd(model)
     if has_blocks:
         return model, _pack_blocks(model, directory, Path(config.cache_dir))
     return model, stored or str(quantize if "quantization_config" in options else Quantize.NONE)

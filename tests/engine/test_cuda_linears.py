@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from handler.linears.cuda.fp8_linear import Fp8Linear
 from handler.linears.cuda.int4_linear import Int4Linear, int4_bytes
 from handler.linears.packed_linear import PackedLinear
 from handler.model.loader import load
+from handler.model.loading.weight_source import take_form
 from handler.runners.choice import choose_runner
 from handler.runners.paged.runner import PagedRunner
 from handler.seam.config import EngineConfig, Quantize
@@ -24,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(("kind", "block"), [("T4", None), ("A10G", None), ("L4", 32), ("H100", 32)])
-def test_an_fp8_checkpoint_is_dequantised_without_the_hub_s_package(
+def test_an_fp8_checkpoint_is_dequantised_where_no_product_takes_it(
     kind: str, block: int | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     save_fp8(tmp_path, block)
@@ -37,7 +39,7 @@ def test_an_fp8_checkpoint_is_dequantised_without_the_hub_s_package(
         if kind == "L4":
             runner, _ = choose_runner(config, loaded, StatusBoard(tmp_path / "board", create=True))
             assert runner.name == "paged"
-    assert caplog.text.count("dequantised at the start: 2 bytes a weight in memory instead of 1") == 1
+    assert caplog.text.count("14 weights stored as fp8 are dequantised at the start") == 1
 
 
 @pytest.mark.parametrize("kind", ["L4", "H100"])
@@ -58,8 +60,18 @@ def test_fp8_weights_with_one_scale_multiply_in_fp8(
             found = layer(x.to("cuda", torch.bfloat16)).cpu().float()
             expected = x.bfloat16().float() @ stock.get_submodule(name).weight.T
             assert float((found - expected).norm() / expected.norm()) < 0.04, "more than fp8 rounds activations"
-    assert "14 linear layers multiply in fp8" in caplog.text
+    assert "linear layers multiply as stored: 14 of 8 bits" in caplog.text
     assert "dequantised" not in caplog.text
+
+
+@pytest.mark.parametrize("form", ["load_in_4bit", "load_in_8bit"])
+def test_bitsandbytes_multiplies_what_it_has_stored(form: str) -> None:
+    """By its own kernels; without a name a form that says so much is bitsandbytes'."""
+    for named in ({"quant_method": "bitsandbytes"}, {}):
+        config = SimpleNamespace(quantization_config={form: True, **named})
+        assert take_form(config, torch.device("cuda")) is None
+        assert config.quantization_config.get("llm_int8_threshold") == (0.0 if form == "load_in_8bit" else None)
+        assert take_form(config, torch.device("cpu")) is not None
 
 
 @pytest.mark.parametrize("kind", ["L4", "H100"])

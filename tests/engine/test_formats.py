@@ -56,11 +56,14 @@ def gap(found: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", STORED)
-def test_logits_are_those_of_the_library(name: str, dense: Dense, tmp_path: Path) -> None:
+def test_logits_are_those_of_the_library(
+    name: str, dense: Dense, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     expected = load_file(FORMATS / name / "expected.safetensors")
     ids, wanted = expected["input_ids"], expected["logits"]
     assert gap(logits(dense(name), ids), wanted) <= 1e-5
     found = gap(logits(opened(name, "bfloat16", tmp_path), ids), wanted)
+    assert "are not used" not in caplog.text
     # Activations in bfloat16 alone account for about 1e-2 in so small a model.
     rounded = copy.deepcopy(dense(name)).to(torch.bfloat16)
     assert found <= max(1e-2, 1.5 * gap(logits(rounded, ids), wanted))

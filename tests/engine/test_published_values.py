@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from container.text.tokenizer import Tokenizer
 from handler.model.loader import load
@@ -17,6 +18,7 @@ from handler.seam.config import EngineConfig
 from handler.seam.errors import BadModel
 from tests.support.tiny_models import EOS_ID
 
+STORED = Path(__file__).resolve().parents[1] / "data" / "formats" / "compressed_tensors-w4a16"
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 OLD_ROPE = {"rope_parameters": None, "rope_theta": 10000.0}
 TOKEN = {"content": "<|im_start|>", "special": True}
@@ -92,3 +94,17 @@ def test_what_cannot_be_meant_is_one_sentence(
     with pytest.raises(BadModel, match=sentence) as error:
         logits(directory)
     assert "\n" not in str(error.value)
+
+
+def test_an_older_name_of_the_stored_form_is_known(tmp_path: Path) -> None:
+    """compressed-tensors before 0.7 wrote `compression_config`, without the version."""
+    shutil.copytree(STORED, tmp_path / "model")
+    config = json.loads((STORED / "config.json").read_text())
+    config["compression_config"] = config.pop("quantization_config")
+    del config["compression_config"]["version"], config["compression_config"]["quant_method"]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    engine = EngineConfig(device="cpu", dtype="float32", cache_dir=str(tmp_path))
+    loaded = load(engine, tmp_path / "model", lambda *_: None)
+    expected = load_file(STORED / "expected.safetensors")
+    found = loaded.model(input_ids=expected["input_ids"][None]).logits[0]
+    assert (loaded.quantize, torch.allclose(found, expected["logits"], atol=1e-4)) == ("compressed-tensors", True)

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,23 +175,23 @@ def test_tied_output_weights_stay_one_tensor(quantize: Quantize, tmp_path: Path)
 def test_a_checkpoint_saved_quantised_loads_as_it_is(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    directory = save_changed(tmp_path / "dense", intermediate_size=128)
+    directory = tiny_models.save("llama", tmp_path / "dense")
     quantised = open_model(directory, Quantize(f"bitsandbytes-{kind}")).model
     saved = tmp_path / "quantised"
     quantised.save_pretrained(saved)
-    expected = logits(quantised, PROMPTS[2])
+    expected = logits(dequantised(quantised), PROMPTS[2])
     with caplog.at_level(logging.WARNING, "handler"):
         found = open_model(saved, Quantize.INT8)
     assert found.quantize == f"bitsandbytes-{kind}"
     assert f"is stored as bitsandbytes-{kind}; HF_MODEL_QUANTIZE=bitsandbytes is not applied" in caplog.text
-    assert kinds(found.model)["model.layers.0.mlp.down_proj"] == "Linear4bit"
+    assert kinds(found.model)["model.layers.0.mlp.down_proj"] == "Linear"
     torch.testing.assert_close(logits(found.model, PROMPTS[2]), expected)
     caplog.clear()
     assert open_model(saved, Quantize.AUTO).quantize == f"bitsandbytes-{kind}"
     assert not caplog.text
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors"])
+@pytest.mark.parametrize("method", ["aqlm", "quanto", "vptq"])
 def test_a_checkpoint_whose_package_is_absent_is_refused_by_name(method: str, tiny_llama: Path, tmp_path: Path) -> None:
     for file in tiny_llama.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -297,13 +298,12 @@ def test_a_kernel_that_multiplies_wrongly_is_found_at_the_start(
     quantize: Quantize, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What a processor or a compiler would have to do wrong is done to the numbers the kernel is given."""
-    right = choice.packed_for
+    right = choice.quantised_layer
 
-    def wrong(blocks: QuantisedWeight, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        packed, scales = right(blocks, dtype)
-        return packed, scales * 1.1
+    def wrong(weight: QuantisedWeight, *given: Any) -> Any:
+        return right(replace(weight, scale=weight.scale * 1.1), *given)
 
-    monkeypatch.setattr(choice, "packed_for", wrong)
+    monkeypatch.setattr("handler.linears.quantised_linear.quantised_layer", wrong)
     model = open_model(tiny_llama, quantize).model
     assert set(kinds(model).values()) == {"Linear"}
     assert "stay dense: their products differ" in caplog.text

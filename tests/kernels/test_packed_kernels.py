@@ -56,7 +56,7 @@ def layer(bits: int, out_features: int, in_features: int, bias: bool = False) ->
 
 def multiplied(made: KernelLinear, weights: Tensor) -> Tensor:
     """The weights as the kernel has them: the matrix unit's are rounded, as the test of reading them back judges."""
-    return made.weight.float() if made.packed is not None and are_tiles(made.packed[0]) else weights
+    return made.weight.float() if made.packed is not None and are_tiles(made.packed.codes) else weights
 
 
 def rows(count: int, width: int) -> Tensor:

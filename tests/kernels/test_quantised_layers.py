@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from handler.linears.choice import quantised_layer
+from handler.linears.kernel_linear import KernelLinear
 from handler.linears.ordered_linear import OrderedLinear
 from handler.linears.quantised_weight import QuantisedWeight
 
@@ -39,11 +41,55 @@ LINEAR: dict[str, Form] = {
     "4 bits, act-order": lambda: grouped(4, 64, zero=8, ordered=True),  # GPTQ with desc_act
     "2 bits": lambda: grouped(2, 64, zero=2),  # GPTQ
     "3 bits": lambda: grouped(3, 64, zero=4),  # GPTQ
-    "5 bits": lambda: grouped(5, 32, zero=16),  # Q5_0
-    "6 bits with minima": lambda: grouped(6, 64, minimum=True),
+    "5 bits, groups of 32, with minima": lambda: grouped(5, 32, minimum=True),  # Q5_1, Q5_K
     "8 bits by channel": lambda: grouped(8, K, zero=128),  # compressed-tensors, bitsandbytes
     "8 bits, groups of 32": lambda: grouped(8, 32, zero=128),  # Q8_0
     "8 bits, zero and minimum": lambda: grouped(8, 64, zero=128, minimum=True),
+}
+
+
+_E2M1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+_FP4 = [0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0]
+_HALF_NF4 = [0.0796, 0.1609, 0.2461, 0.3379, 0.4407, 0.5626, 0.7230, 1.0]
+TABLES = {
+    "e2m1": torch.tensor(_E2M1 + [-each for each in _E2M1]),
+    "fp4": torch.tensor(_FP4 + [-each for each in _FP4]) / 12,
+    "nf4": torch.tensor([-1.0, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911, 0.0, *_HALF_NF4]),
+    "iq4_nl": torch.tensor([-127.0, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]),
+}
+E4M3 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+
+
+def by_table(name: str, group: int) -> QuantisedWeight:
+    weight, table = grouped(4, group), TABLES[name]
+    return replace(weight, table=table, scale=weight.scale * 8 / table.abs().max())
+
+
+def floats(group: int) -> QuantisedWeight:
+    """All codes of e4m3 but NaN, subnormal ones too."""
+    weight = grouped(8, group)
+    codes = torch.where((weight.codes & 127) == 127, 1, weight.codes)
+    return replace(weight, codes=codes, table=E4M3, scale=weight.scale / 40)
+
+
+# What our kernel alone takes.
+OTHER: dict[str, Form] = {
+    "NF4": lambda: by_table("nf4", 64),
+    "FP4": lambda: by_table("fp4", 64),
+    "MXFP4": lambda: by_table("e2m1", 32),
+    "NVFP4": lambda: by_table("e2m1", 16),
+    "IQ4_NL": lambda: by_table("iq4_nl", 32),
+    "FP8, blocks of 128": lambda: floats(128),
+    "FP8 by channel": lambda: floats(K),
+    "Q2_K": lambda: grouped(2, 16, minimum=True),
+    "Q3_K": lambda: grouped(3, 16, zero=4),
+    "Q6_K": lambda: grouped(6, 16, zero=32),
+    "7 bits": lambda: grouped(7, 32, zero=64),
+    "a table with a zero": lambda: replace(by_table("iq4_nl", 32), zero=3.0),
+    "a zero between codes": lambda: grouped(4, 32, zero=7.5),
+    "small scales": lambda: replace(floats(128), scale=floats(128).scale * 2.0**-20),
+    "large scales": lambda: replace(by_table("e2m1", 32), scale=by_table("e2m1", 32).scale * 2.0**30),
+    "act-order and a table": lambda: replace(by_table("nf4", 64), order=torch.arange(K).flip(0)),
 }
 
 
@@ -74,6 +120,51 @@ def test_products_are_those_of_the_dequantised_weights(form: Form, dtype: torch.
         assert relative(layer.plus(x, other), expected + other.float()) < limit
     assert relative(layer.weight, exact) < limit
     assert (weight.order is None) is not isinstance(layer, OrderedLinear)
+
+
+@pytest.mark.needs("avx512_bf16")
+@pytest.mark.parametrize("form", [*LINEAR.values(), *OTHER.values()], ids=[*LINEAR, *OTHER])
+def test_our_kernel_takes_every_form(form: Form) -> None:
+    """Any number of rows, and a row has the same bits whatever rows stand beside it."""
+    weight = form()
+    layer = quantised_layer(weight, None, torch.bfloat16)
+    held = layer.layer if isinstance(layer, OrderedLinear) else layer
+    assert isinstance(held, KernelLinear)
+    assert layer is not None
+    exact, x = weight.dequantise(torch.float32), rows(40, torch.bfloat16)
+    together = layer(x)
+    assert relative(together, x.float() @ exact.T) < 5e-3
+    assert relative(layer.weight, exact) < 5e-3
+    for count in range(1, 40):
+        assert torch.equal(layer(x[:count]), together[:count]), count
+    other = torch.randn(3, N).bfloat16()
+    assert relative(layer.plus(x[:3], other), x[:3].float() @ exact.T + other.float()) < 5e-3
+
+
+# Bits a weight with its scales; what is not symmetric has a float16 minimum beside each scale.
+SIZES = {
+    "4 bits, groups of 32, symmetric": 4.5,
+    "4 bits, groups of 32, with minima": 5.0,
+    "8 bits, groups of 32": 8.5,
+    "2 bits": 4.5,
+    "5 bits, groups of 32, with minima": 6.0,
+    "Q6_K": 7.0,
+    "Q3_K": 5.0,
+    "NVFP4": 5.0,
+    "FP8 by channel": 8.5,
+}
+
+
+@pytest.mark.needs("avx512_bf16")
+def test_what_is_constant_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handler.linears.choice.multiplies_matrices", lambda: False)
+    found = {}
+    for name in SIZES:
+        layer = quantised_layer((LINEAR | OTHER)[name](), None, torch.bfloat16)
+        assert isinstance(layer, KernelLinear)
+        assert layer.packed is not None
+        found[name] = sum(8 * each.nbytes for each in (layer.packed.codes, layer.packed.scales)) / (N * K)
+    assert found == SIZES
 
 
 def test_what_no_kernel_takes_has_no_layer() -> None:

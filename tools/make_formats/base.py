@@ -58,7 +58,7 @@ def write_checkpoint(base: Path, target: Path, state: Mapping[str, Tensor], form
     For libraries whose own `save` wants more than the tensors.
     """
     config = json.loads((base / "config.json").read_text("utf-8")) | {"quantization_config": dict(form)}
-    embeddings = next(tensor for name, tensor in state.items() if "embed" in name)
+    embeddings = next(tensor for name, tensor in state.items() if "embed" in name or "wte" in name)
     config["dtype"] = str(embeddings.dtype).removeprefix("torch.")
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     tensors = {name: tensor.contiguous() for name, tensor in state.items()}

@@ -18,53 +18,76 @@ from gptqmodel.nn_modules.qlinear.torch import TorchLinear
 from gptqmodel.quantization.quantizer import Quantizer
 from gptqmodel.utils.model import convert_gptq_v2_to_v1_format_module
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
-from tools.make_formats.base import save, write_checkpoint, write_expected
+from tools.make_formats.base import FAMILY, save, weights, write_checkpoint
+from tools.make_formats.expected import write_expected_of_files
 
 LIBRARIES = ("gptqmodel",)
 
 
-def _write_small(options: Mapping[str, Any], base: Path, target: Path) -> None:
-    """As `_write`, of a smaller model: more bits take more room."""
-    with TemporaryDirectory() as temporary:
-        _write(options, save(Path(temporary), intermediate_size=64), target)
-
-
-def _write(options: Mapping[str, Any], base: Path, target: Path) -> None:
-    """`options` are gptqmodel's."""
+def _write(
+    options: Mapping[str, Any], base: Path, target: Path, family: str = FAMILY, sizes: Mapping[str, Any] | None = None
+) -> None:
+    """`options` are gptqmodel's; `family` and `sizes` are of the dense model, if `base` is not to be taken."""
     config = QuantizeConfig(offload_to_disk=False, **options)
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    dense = {}
-    for name, linear in [*model.named_modules()]:
-        override = config.dynamic_get(name)
-        if isinstance(linear, torch.nn.Linear) and override is not False and (name != "lm_head" or config.lm_head):
-            # Weights of one sign have a zero point at the end of its range.
-            linear.weight.data[::7].abs_()
-            linear.weight.data[3::7].abs_().neg_()
-            layer = _packed(name, linear, config)
-            dense[f"{name}.weight"] = _dequantised(layer)
+    with TemporaryDirectory() as temporary:
+        base = save(Path(temporary), family, **sizes or {}) if sizes else base
+        state = weights(base)
+        chosen = {name: weight for name, weight in state.items() if _is_quantised(name, weight, config)}
+        dense, stored = {}, {}
+        for name, weight in chosen.items():
+            module = name.removesuffix(".weight")
+            layer = _packed(module, _linear(weight, transposed=family == "gpt2"), config)
+            dense[name] = _dequantised(layer)
+            if family == "gpt2":
+                stored[name] = dense[name].t()
             if config.format == "gptq":
                 convert_gptq_v2_to_v1_format_module(layer, config)
-            model.set_submodule(name, layer)
-    state = {name: _as_stored(tensor) for name, tensor in model.state_dict().items()}
-    write_checkpoint(base, target, state, config.to_dict())
-    write_expected(base, target, dense)
+            del state[name]
+            state |= {f"{module}.{part}": tensor for part, tensor in layer.state_dict().items() if part != "bias"}
+        write_checkpoint(base, target, state, config.to_dict())
+        write_expected_of_files(base, target, dense, stored=stored)
 
 
-def _packed(name: str, linear: torch.nn.Linear, config: Any) -> Any:
+def _is_quantised(name: str, weight: Tensor, config: Any) -> bool:
+    """As gptqmodel chooses: linear layers, no routers, the output layer on demand."""
+    module = name.removesuffix(".weight")
+    if weight.dim() < 2 or module.endswith(("embed_tokens", "wte", "wpe", "mlp.gate")):
+        return False
+    return config.dynamic_get(module) is not False and (module != "lm_head" or config.lm_head)
+
+
+def _linear(weight: Tensor, *, transposed: bool) -> torch.nn.Module:
+    """A layer with `weight` `[N, K]`, or if `transposed` `[K, N]` as in GPT-2."""
+    rows = weight.float().t().contiguous() if transposed else weight.float()
+    # Weights of one sign have a zero point at the end of its range.
+    rows[::7].abs_()
+    rows[3::7].abs_().neg_()
+    if transposed:
+        layer: torch.nn.Module = Conv1D(*rows.shape)
+        layer.weight.data = rows.t()
+        return layer
+    linear = torch.nn.Linear(rows.shape[1], rows.shape[0], bias=False)
+    linear.weight.data = rows
+    return linear
+
+
+def _packed(name: str, linear: Any, config: Any) -> Any:
     """gptqmodel's layer of `linear`; with `desc_act`, groups are made along a random order of the inputs."""
     config = copy.copy(config)
     config.bits = config.dynamic_get(name, "bits", config.bits)
-    num_outputs, num_inputs = linear.weight.shape
+    rows = linear.weight.data.t() if isinstance(linear, Conv1D) else linear.weight.data
+    num_outputs, num_inputs = rows.shape
     group = num_inputs if config.group_size == -1 else config.group_size
     order = torch.randperm(num_inputs, generator=torch.Generator().manual_seed(7))
     order = order if config.desc_act else torch.arange(num_inputs)
     index = torch.empty(num_inputs, dtype=torch.int32)
     index[order] = torch.arange(num_inputs, dtype=torch.int32) // group
-    parts = linear.weight.data[:, order].split(group, 1)
+    parts = rows[:, order].split(group, 1)
     scales, zeros = zip(*(_scale_and_zero(part, config) for part in parts), strict=True)
-    layer = TorchLinear(config.bits, group, config.sym, config.desc_act, num_inputs, num_outputs, format=config.format)
+    options = {"bias": linear.bias is not None, "format": config.format}
+    layer = TorchLinear(config.bits, group, config.sym, config.desc_act, num_inputs, num_outputs, **options)
     # Scales are stored in float16.
     layer.pack_original(linear, torch.cat(scales, 1).half().float(), torch.cat(zeros, 1), index)
     return layer
@@ -85,10 +108,6 @@ def _dequantised(layer: Any) -> Tensor:
     return weight
 
 
-def _as_stored(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.bfloat16) if tensor.dtype is torch.float32 else tensor
-
-
 _FORMS: Mapping[str, Mapping[str, Any]] = {
     "gptq": {
         "bits": 4,
@@ -102,5 +121,16 @@ _FORMS: Mapping[str, Mapping[str, Any]] = {
     "gptq-3-bits": {"bits": 3, "group_size": 32, "sym": False},
     "gptq-2-bits": {"bits": 2, "group_size": 32, "sym": False},
     "gptq-planes": {"bits": 6, "group_size": 64, "sym": False, "format": "gptq_p"},
+    "gptq-conv1d": {"bits": 4, "group_size": 32, "sym": False},
+    "gptq-experts": {"bits": 4, "group_size": 32, "sym": True},
 }
-WRITERS = {name: partial(_write if options["bits"] < 5 else _write_small, options) for name, options in _FORMS.items()}
+# Another dense model: family and sizes. More bits take more room, and Qwen 2 has biases.
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+_MODELS: Mapping[str, Mapping[str, Any]] = {
+    "gptq-8-bits": {"sizes": {"intermediate_size": 64}},
+    "gptq-3-bits": {"family": "qwen2", "sizes": {"intermediate_size": 64}},
+    "gptq-planes": {"sizes": {"intermediate_size": 64}},
+    "gptq-conv1d": {"family": "gpt2", "sizes": {"hidden_size": 64, "n_inner": 128}},
+    "gptq-experts": {"family": "qwen3_moe", "sizes": {"hidden_size": 64, "head_dim": 32, **_EXPERTS}},
+}
+WRITERS = {name: partial(_write, options, **_MODELS.get(name, {})) for name, options in _FORMS.items()}

@@ -32,9 +32,9 @@ class CompressedTensors:
         self._tensors = tensors
         self._sources = _sources(tensors)
         if groups.rounds_activations:
-            logger.info("the checkpoint rounds activations too; here they are not rounded, only its weights are")
+            logger.info("the checkpoint says how to round activations; only its weights are used")
         if groups.rounds_cache:
-            logger.info("the checkpoint has scales for a quantised KV cache; here the cache keeps the model's dtype")
+            logger.info("the checkpoint has scales for a KV cache in 8 bits; the cache keeps the model's dtype")
 
     def sources(self) -> Mapping[str, tuple[str, ...]]:
         """See `StoredFormat`."""
@@ -51,7 +51,7 @@ class CompressedTensors:
             raise BadModel(
                 f"{name} has a scale but is not rounded; save the model with llm-compressor's save_compressed=True"
             )
-        return StoredModule(module, parts, self._groups.args(module), is_dense=self._groups.is_dense).weight()
+        return StoredModule(module, parts, self._groups.args(module), self._groups.version).weight()
 
 
 def _sources(tensors: TensorFiles) -> dict[str, tuple[str, ...]]:

@@ -1,7 +1,7 @@
 """What a `quantization_config` says about the weights of each module.
 
 Source of names, defaults and precedence: compressed-tensors 0.20.1, `QuantizationArgs`, `QuantizationConfig` and
-`match_targets`. Whether a module is quantised is not asked here: its tensors say so, whatever `ignore` says.
+`match_targets`. Whether a module is quantised is not asked here: its tensors say so (decision 0109).
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ _FLOAT_BITS = (4, 6, 8)
 _GROUPED = ("group", "tensor_group")
 _STRATEGIES = ("tensor", "channel", "block", *_GROUPED)
 _AGAIN = "quantise the model again with llm-compressor, or take it in 16 bits"
-# From this version on, codes of 3, 5, 6 and 7 bits cross the boundaries of words.
-_DENSE_FROM = (0, 18)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +88,11 @@ class ConfigGroups:
     """The groups of a `quantization_config`.
 
     `by_target` has the weights' arguments, None for a group of activations only, by target: a module's name, `re:` and
-    a pattern that a name begins with, or a class. `is_dense` says that packed codes leave no bits of a word unused.
+    a pattern that a name begins with, or a class. `version` is that of the library that wrote the files: major, minor.
     """
 
     by_target: Mapping[str, WeightArgs | None]
-    is_dense: bool
+    version: tuple[int, int]
     is_decompressed: bool
     rounds_activations: bool
     rounds_cache: bool
@@ -115,7 +113,7 @@ class ConfigGroups:
         }
         return cls(
             by_target,
-            is_dense=_version(values) >= _DENSE_FROM,
+            version=_version(values),
             is_decompressed=values.get("quantization_status") == "decompressed",
             rounds_activations=any(each.get("input_activations") for each in groups.values()),
             rounds_cache=bool(values.get("kv_cache_scheme")),
@@ -180,7 +178,7 @@ def _is_embedding(module: str) -> bool:
     return re.search(r"emb|wte", module.rpartition(".")[2]) is not None
 
 
-def _version(values: Mapping[str, Any]) -> tuple[int, ...]:
-    """Of the library that wrote the files; the oldest files do not say."""
+def _version(values: Mapping[str, Any]) -> tuple[int, int]:
+    """Files of versions before 0.7 do not say."""
     found = re.match(r"(\d+)\.(\d+)", str(values.get("version", "")))
-    return tuple(map(int, found.groups())) if found else (0, 0)
+    return (int(found[1]), int(found[2])) if found else (0, 0)

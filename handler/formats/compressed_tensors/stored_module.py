@@ -23,17 +23,22 @@ PARTS = (
     "weight_g_idx",
     "weight_global_scale",
 )
+# From this version on, codes of 3, 5, 6 and 7 bits cross the boundaries of words.
+_DENSE_FROM = (0, 18)
+# Before this one, zero points of an asymmetric group were left out if all are zero (0.7.1 does, 0.9.4 does not).
+_COMPLETE_FROM = (0, 9)
 
 
 class StoredModule:
     """The tensors of the module `name` by part, `weight` or one of PARTS; `args` are those of its config group."""
 
-    def __init__(self, name: str, parts: Mapping[str, Tensor], args: WeightArgs, *, is_dense: bool) -> None:
-        """`is_dense` says that packed codes leave no bits of a word unused."""
+    def __init__(self, name: str, parts: Mapping[str, Tensor], args: WeightArgs, version: tuple[int, int]) -> None:
+        """`version` is that of the library that wrote them: major, minor."""
         self._name = name
         self._parts = parts
         self._args = args
-        self._is_dense = is_dense
+        self._is_dense = version >= _DENSE_FROM
+        self._is_complete = version >= _COMPLETE_FROM
 
     def weight(self) -> QuantisedWeight:
         """The weight `[N, K]`. Raises BadModel for tensors that do not fit the config group."""
@@ -93,10 +98,10 @@ class StoredModule:
 
         Older files have zeros of a symmetric group too.
         """
-        if self._args.is_symmetric and "weight_zero_point" not in self._parts:
+        bits = self._args.bits
+        if "weight_zero_point" not in self._parts and (self._args.is_symmetric or not self._is_complete):
             return None
         with self._part("weight_zero_point") as stored:
-            bits = self._args.bits
             if self._args.is_float:
                 values = stored.float()
                 if bits < 8 and values.any():

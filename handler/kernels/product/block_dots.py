@@ -1,4 +1,4 @@
-"""Products with weights of 4 and 8 bits by AVX-512's bfloat16 dot products, 8 rows at a time."""
+"""Products with weights of 4 to 8 bits by AVX-512's bfloat16 dot products, 8 rows at a time."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from handler.kernels.primitives import (
     bytes_at,
     called,
     elements,
+    float_argument,
     load,
     share_of,
     shifted,
     store,
     thread_number,
 )
-from handler.kernels.product.block_tile import BLOCK, block_tile, interleave_eight
+from handler.kernels.product.block_form import BLOCK, BlockForm
+from handler.kernels.product.block_tile import block_tile
+from handler.kernels.product.interleaved_rows import interleave_eight
 from handler.kernels.product.product_outputs import (
     CODES,
+    FACTOR,
     GROUPS,
     NUM_BLOCKS,
     NUM_GROUPS,
     SCALES,
+    TABLE,
     X,
     write_outputs,
 )
@@ -37,11 +42,17 @@ _ROWS = 8
 
 # Products of a tile, before `write_outputs`.
 _PRODUCTS = _ROWS * GROUPS * LANES
+_HALF_BLOCK = BLOCK // 2
 
 
 def dots_scratch(num_rows: int, blocks: int) -> int:
-    """Float32 elements of scratch that a thread needs."""
+    """Float32 elements of scratch that a thread needs, for blocks with one scale."""
     return _PRODUCTS + num_rows * blocks * (1 + BLOCK // 2)
+
+
+def dots_scratch_of_two(num_rows: int, blocks: int) -> int:
+    """The same for blocks with two scales."""
+    return _PRODUCTS + num_rows * blocks * (2 + BLOCK // 2)
 
 
 @called
@@ -65,51 +76,72 @@ def _interleave(x, num_rows, blocks, pairs, sums):  # pragma: no cover
                 store(sums, first * blocks + b * rows + r, total)
 
 
+@called
+def _sum_halves(x, num_rows, blocks, sums):  # pragma: no cover
+    """Write the sums of 16 inputs each, in the layout of `block_tile`; `x` as in `_interleave`."""
+    count = 2 * blocks
+    for first in range(0, num_rows, _ROWS):
+        rows = min(_ROWS, num_rows - first)
+        for r in range(rows):
+            numbers = elements(x + (first + r) * blocks * BLOCK * 2, BITS_BFLOAT16)
+            for i in range(count):
+                total = np.float32(0)
+                for k in range(_HALF_BLOCK):
+                    total += load(numbers, i * _HALF_BLOCK + k)
+                store(sums, first * count + i * rows + r, total)
+
+
 @functools.cache
-def compile_dots(bits: int) -> int:
-    """The address of the kernel for weights of `bits`; `BlockProduct` calls it."""
+def compile_dots(form: int) -> int:
+    """The address of the kernel for weights of `form`, a `BlockForm.number`; `BlockProduct` calls it."""
+    of_form = BlockForm.of_number(form)
+    parts, code_bytes, scale_bytes = of_form.parts, 4 * LANES * of_form.words, 2 * LANES * of_form.numbers
 
     def kernel(arguments):  # pragma: no cover
         num_rows, num_groups = arguments[NUM_ROWS], arguments[NUM_GROUPS]
         blocks = arguments[NUM_BLOCKS]
+        factor = float_argument(arguments, FACTOR)
         address = arguments[SCRATCH] + thread_number(arguments) * arguments[SCRATCH_STRIDE]
         found, sums_at = elements(address, BITS_FLOAT32), address + _PRODUCTS * 4
-        pairs_at = sums_at + num_rows * blocks * 4
+        pairs_at = sums_at + num_rows * blocks * parts * 4
         _interleave(arguments[X], num_rows, blocks, bytes_at(pairs_at), elements(sums_at, BITS_FLOAT32))
+        if parts == 2:
+            _sum_halves(arguments[X], num_rows, blocks, elements(sums_at, BITS_FLOAT32))
+        table = bytes_at(arguments[TABLE])
         first, end = share_of(arguments, num_groups // GROUPS)
         for item in range(first, end):
             row = 0
             while row < num_rows:
                 rows = min(_ROWS, num_rows - row)
                 x = bytes_at(pairs_at + row * blocks * (BLOCK // 2) * 4)
-                sums = elements(sums_at + row * blocks * 4, BITS_FLOAT32)
+                sums = elements(sums_at + row * blocks * parts * 4, BITS_FLOAT32)
                 group = item * GROUPS
                 last = group + GROUPS
                 while group < last:
-                    codes = bytes_at(arguments[CODES] + group * blocks * (BLOCK * LANES * bits // 8))
-                    scales = bytes_at(arguments[SCALES] + group * blocks * (LANES * 4))
+                    codes = bytes_at(arguments[CODES] + group * blocks * code_bytes)
+                    scales = bytes_at(arguments[SCALES] + group * blocks * scale_bytes)
                     # Fewer rows take more groups, so that as many sums are independent.
                     groups = 1
                     if rows == 8:
-                        block_tile(8, 1, bits, codes, scales, x, sums, blocks, found)
+                        block_tile(8, 1, form, codes, scales, x, sums, table, blocks, factor, found)
                     elif rows == 7:
-                        block_tile(7, 1, bits, codes, scales, x, sums, blocks, found)
+                        block_tile(7, 1, form, codes, scales, x, sums, table, blocks, factor, found)
                     elif rows == 6:
-                        block_tile(6, 1, bits, codes, scales, x, sums, blocks, found)
+                        block_tile(6, 1, form, codes, scales, x, sums, table, blocks, factor, found)
                     elif rows == 5:
-                        block_tile(5, 1, bits, codes, scales, x, sums, blocks, found)
+                        block_tile(5, 1, form, codes, scales, x, sums, table, blocks, factor, found)
                     elif rows == 4:
                         groups = 2
-                        block_tile(4, 2, bits, codes, scales, x, sums, blocks, found)
+                        block_tile(4, 2, form, codes, scales, x, sums, table, blocks, factor, found)
                     elif rows == 3:
                         groups = 2
-                        block_tile(3, 2, bits, codes, scales, x, sums, blocks, found)
+                        block_tile(3, 2, form, codes, scales, x, sums, table, blocks, factor, found)
                     elif rows == 2:
                         groups = 4
-                        block_tile(2, 4, bits, codes, scales, x, sums, blocks, found)
+                        block_tile(2, 4, form, codes, scales, x, sums, table, blocks, factor, found)
                     else:
                         groups = 4
-                        block_tile(1, 4, bits, codes, scales, x, sums, blocks, found)
+                        block_tile(1, 4, form, codes, scales, x, sums, table, blocks, factor, found)
                     write_outputs(arguments, found, rows, groups, row, group)
                     group += groups
                 row += rows

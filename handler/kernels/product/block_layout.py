@@ -1,26 +1,99 @@
-"""Prepacked layout of weights of 4 and 8 bits for the vector kernels."""
+"""Prepacked layout of weights of 4 to 8 bits for the vector kernels, and `PackedBlocks`, a matrix in it."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from handler.kernels.product.block_tile import BLOCK
+from handler.kernels.product.block_form import BLOCK, BlockForm
 from handler.kernels.vectors import LANES
+
+# Weights packed at a time: bounds the integers made on the way.
+_PIECE = 1 << 22
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedBlocks:
+    """A matrix of N outputs and K inputs for a kernel of `form`; products are multiplied by `factor`, a power of two.
+
+    `codes` as from `packed_codes`, or from `tiled_codes` for the matrix unit (AMX); `scales` as from `packed_scales`;
+    `table` as from `packed_table`, or None.
+    """
+
+    form: BlockForm
+    codes: Tensor
+    scales: Tensor
+    table: Tensor | None = None
+    factor: float = 1.0
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All it holds."""
+        return (self.codes, self.scales) if self.table is None else (self.codes, self.scales, self.table)
+
+    def joins(self, other: PackedBlocks) -> bool:
+        """True if one kernel call can multiply by both."""
+        if (self.form, self.factor, self.codes.shape[1:]) != (other.form, other.factor, other.codes.shape[1:]):
+            return False
+        if self.codes.dtype is not other.codes.dtype or self.table is None or other.table is None:
+            return self.codes.dtype is other.codes.dtype and self.table is other.table
+        return torch.equal(self.table, other.table)
+
+    def split(self, sizes: Sequence[int]) -> list[PackedBlocks]:
+        """Views of as many outputs as `sizes` says."""
+        groups = [size // LANES for size in sizes]
+        both = zip(self.codes.split(groups), self.scales.split(groups), strict=True)
+        return [replace(self, codes=codes, scales=scales) for codes, scales in both]
+
+
+def cat(parts: Sequence[PackedBlocks]) -> PackedBlocks:
+    """The outputs of all `parts`, which join."""
+    codes, scales = torch.cat([one.codes for one in parts]), torch.cat([one.scales for one in parts])
+    return replace(parts[0], codes=codes, scales=scales)
 
 
 def packed_codes(codes: Tensor, bits: int) -> Tensor:
-    """`codes` uint8 `[N, K]` for `block_tile`: int32 `[N / 16, K / 32, 4, 16]`, or uint8 `[.., .., 16, 16, 2]`."""
+    """`codes` uint8 `[N, K]` for `block_tile`, in `bits` 4, 5, 6 or 8.
+
+    8 bits: uint8 `[N / 16, K / 32, 16, 16, 2]`, two inputs for each of 16 outputs. Else int32
+    `[N / 16, K / 32, bits, 16]`. In each of the first four numbers of a lane are eight low nibbles of one output, that
+    of input 2s in bits 4s to 4s + 3 and that of input 2s + 1 in bits 16 + 4s on. The others hold the bits above,
+    `bits - 4` for each input, in the same order.
+    """
+    step = max(LANES, _PIECE // codes.shape[1] // LANES * LANES)
+    return torch.cat([_packed_piece(piece, bits) for piece in codes.split(step)])
+
+
+def _packed_piece(codes: Tensor, bits: int) -> Tensor:
     num_rows, num_columns = codes.shape
     if bits == 8:
         pairs = codes.view(num_rows // LANES, LANES, num_columns // BLOCK, BLOCK // 2, 2)
         return pairs.permute(0, 2, 3, 1, 4).contiguous()
-    eights = codes.view(num_rows // LANES, LANES, num_columns // BLOCK, 4, 4, 2).int()
-    shifts = 4 * torch.arange(4)[:, None] + 16 * torch.arange(2)
-    return (eights << shifts).sum((-1, -2), dtype=torch.int32).permute(0, 2, 3, 1).contiguous()
+    words = _words(codes if bits == 4 else codes & 15, 4)
+    if bits > 4:
+        words = torch.cat([words, _words(codes >> 4, bits - 4)], -1)
+    return words.permute(0, 2, 3, 1).contiguous()
 
 
-def packed_scales(scale: Tensor, minimum: Tensor) -> Tensor:
-    """Scales and minima as float16 `[N / 16, K / 32, 2, 16]`."""
-    both = torch.stack((scale, minimum), -1).half()
+def _words(codes: Tensor, bits: int) -> Tensor:
+    """int32 `[N / 16, 16, K / 32, bits]`, pairs of inputs in halves of a number, the first pair lowest."""
+    num_rows, num_columns = codes.shape
+    pairs = codes.view(num_rows // LANES, LANES, num_columns // BLOCK, bits, 16 // bits, 2).int()
+    shifts = bits * torch.arange(16 // bits)[:, None] + 16 * torch.arange(2)
+    return (pairs << shifts).sum((-1, -2), dtype=torch.int32)
+
+
+def packed_scales(scale: Tensor, minimum: Tensor | None) -> Tensor:
+    """Scales, and minima if there are any, as float16 `[N / 16, K / inputs, 2 or 1, 16]`."""
+    both = torch.stack((scale,) if minimum is None else (scale, minimum), -1).half()
     return both.view(-1, LANES, *both.shape[1:]).permute(0, 2, 3, 1).contiguous()
+
+
+def packed_table(table: Tensor) -> Tensor:
+    """Up to 16 values as bfloat16 `[32]`: twice, and zeros for codes that do not occur."""
+    padded = torch.zeros(16)
+    padded[: len(table)] = table
+    return padded.bfloat16().repeat(2)

@@ -9,15 +9,16 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from handler.kernels.product.block_dots import compile_dots, dots_scratch
-from handler.kernels.product.block_tile import BLOCK
+from handler.kernels.product.block_dots import compile_dots, dots_scratch, dots_scratch_of_two
+from handler.kernels.product.block_form import BLOCK, BlockForm
+from handler.kernels.product.block_layout import PackedBlocks
 from handler.kernels.product.matrix_products import compile_matrix_products, matrix_scratch, matrix_shapes
 from handler.kernels.product.product_outputs import (
     BIAS,
     CODES,
+    FACTOR,
     NONE,
     NUM_ARGUMENTS,
     NUM_BLOCKS,
@@ -27,17 +28,18 @@ from handler.kernels.product.product_outputs import (
     PLUS,
     SCALES,
     SILU,
+    TABLE,
     TIMES,
     X,
 )
 from handler.kernels.product.product_tile import DENSE
 from handler.kernels.product.tile_layout import are_tiles, tiled_weights
 from handler.kernels.program import Step, nothing
-from handler.kernels.team import Call, scratch, team_functions
+from handler.kernels.team import Call, float_bits, scratch, team_functions
 from handler.kernels.vectors import LANES
 
 # `Step.min_rows` by bits of a weight, measured on the matrix unit.
-_MIN_ROWS = {4: 28, 8: 32, DENSE: 64}
+_MIN_ROWS = {4: 28, 5: 28, 6: 28, 8: 32, DENSE: 64}
 _BFLOAT_BYTES = 2
 
 
@@ -112,15 +114,15 @@ class _Product:
 
 
 class BlockProduct(_Product):
-    """With weights of 4 or 8 bits: `w = scale * code + minimum` for each block of 32."""
+    """With weights of 4 to 8 bits in blocks; those for the matrix unit (AMX) have one form, with minima."""
 
-    def __init__(self, codes: Tensor, scales: Tensor, bias: Tensor | None) -> None:
-        """`codes` from `packed_codes`, or from `tiled_codes` for the matrix unit (AMX); `scales` from `packed_scales`.
-
-        N is a multiple of 64. `bias` `[N]`.
-        """
-        bits = 8 if codes.dtype is torch.uint8 else 4
-        super().__init__(_matrix_kernel(bits) if are_tiles(codes) else _dots_kernel(bits), codes, scales, bias)
+    def __init__(self, packed: PackedBlocks, bias: Tensor | None) -> None:
+        """`packed` has a multiple of 64 outputs; `bias` `[N]`."""
+        kernel = _matrix_kernel(packed.form.bits) if are_tiles(packed.codes) else _dots_kernel(packed.form)
+        super().__init__(kernel, packed.codes, packed.scales, bias)
+        self._table = packed.table
+        self._call.arguments[TABLE] = 0 if packed.table is None else packed.table.data_ptr()
+        self._call.arguments[FACTOR] = float_bits(packed.factor)
 
 
 class DenseProduct(_Product):
@@ -136,8 +138,9 @@ def _matrix_kernel(bits: int) -> _Kernel:
     return _Kernel(compile_matrix_products(bits), matrix_scratch, matrix_shapes, _MIN_ROWS[bits])
 
 
-def _dots_kernel(bits: int) -> _Kernel:
-    return _Kernel(compile_dots(bits), dots_scratch, nothing, _MIN_ROWS[bits])
+def _dots_kernel(form: BlockForm) -> _Kernel:
+    scratch_of = dots_scratch if form.parts == 1 else dots_scratch_of_two
+    return _Kernel(compile_dots(form.number), scratch_of, nothing, _MIN_ROWS[form.bits])
 
 
 @functools.cache

@@ -26,8 +26,9 @@ NONE, SILU, TIMES, PLUS = range(4)
 # After the common arguments: those that change from call to call, then those that do not. `X`, `OTHER`, `OUT` and
 # `BIAS` are addresses of bfloat16, the last 0 without a bias.
 X, OTHER, OPERATION, OUT = range(NUM_COMMON, NUM_COMMON + 4)
-NUM_GROUPS, NUM_BLOCKS, CODES, SCALES, BIAS = range(NUM_COMMON + 4, NUM_COMMON + 9)
-NUM_ARGUMENTS = NUM_COMMON + 9
+# `FACTOR` is float32, in the lower half.
+NUM_GROUPS, NUM_BLOCKS, CODES, SCALES, BIAS, TABLE, FACTOR = range(NUM_COMMON + 4, NUM_COMMON + 11)
+NUM_ARGUMENTS = NUM_COMMON + 11
 
 # Groups of 16 outputs that a thread takes at a time.
 GROUPS = 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from handler.kernels.product.block_tile import BLOCK
+from handler.kernels.product.block_form import BLOCK
 from handler.kernels.tiles import TILE_ROWS
 
 # A 64-bit integer holds 4-bit codes of four outputs, four inputs each.

@@ -11,7 +11,7 @@ from functools import partial
 
 from llvmlite import ir
 
-from handler.kernels.product.block_tile import BLOCK
+from handler.kernels.product.block_form import BLOCK
 from handler.kernels.tiles import LINE, TILE_ROWS, bytes_behind
 from handler.kernels.vectors import (
     BFLOATS,

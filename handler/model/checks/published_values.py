@@ -27,7 +27,10 @@ def check_form(config: Any, directory: Path) -> None:
 
 
 def settle(config: Any) -> None:
-    """Drop a padding token outside the vocabulary, an empty `quantization_config`, and a choice of attention."""
+    """Drop a padding token outside the vocabulary, an empty `quantization_config`, and a choice of attention.
+
+    Name `compression_config` as it is called since compressed-tensors 0.7.
+    """
     for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
         if getattr(part, "_attn_implementation", None) not in _ANY_MACHINE:
             part._attn_implementation = None
@@ -38,3 +41,6 @@ def settle(config: Any) -> None:
         text.pad_token_id = None
     if getattr(config, "quantization_config", None) == {}:
         del config.quantization_config
+    older = getattr(config, "compression_config", None)
+    if isinstance(older, dict) and older and not getattr(config, "quantization_config", None):
+        config.quantization_config = {"quant_method": "compressed-tensors", **older}

@@ -16,7 +16,8 @@ from handler.formats.tensor_files import open_tensors
 from handler.linears.quantised_weight import QuantisedWeight
 from handler.model.loading.carried_weight import CarriedWeight
 from handler.model.stored_bitsandbytes import drop_threshold, silence_bitsandbytes
-from handler.model.stored_fp8 import prepare_fp8
+
+_BITSANDBYTES = "bitsandbytes"
 
 
 class _StoredWeight:
@@ -39,7 +40,7 @@ class StoredForm:
     values: Mapping[str, Any]
 
 
-def take_form(model_config: Any, device: torch.device, dtype: torch.dtype) -> StoredForm | None:
+def take_form(model_config: Any, device: torch.device) -> StoredForm | None:
     """The stored form that is read here, taken off `model_config`; None if there is none or transformers reads it.
 
     What transformers reads is prepared for it.
@@ -48,13 +49,16 @@ def take_form(model_config: Any, device: torch.device, dtype: torch.dtype) -> St
     if not found:
         return None
     values = found if isinstance(found, dict) else found.to_dict()
-    method = str(values.get("quant_method") or "")
-    if has_reader(method):
+    # transformers takes one without a name for bitsandbytes', if it says that much.
+    unnamed = _BITSANDBYTES if values.get("load_in_4bit") or values.get("load_in_8bit") else ""
+    method = str(values.get("quant_method") or unnamed)
+    # On CUDA bitsandbytes' kernels multiply what it has stored. Ours know no table of values there.
+    left_to_library = device.type == "cuda" and method == _BITSANDBYTES
+    if has_reader(method) and not left_to_library:
         del model_config.quantization_config
         return StoredForm(method, values)
     silence_bitsandbytes()
     drop_threshold(model_config)
-    prepare_fp8(model_config, device, dtype)
     return None
 
 

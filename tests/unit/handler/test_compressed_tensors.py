@@ -140,6 +140,11 @@ def test_zero_points_of_a_symmetric_group_are_a_constant(tmp_path: Path) -> None
     assert read(tmp_path, {**INT4, "symmetric": False}, parts).minimum is not None
 
 
+def test_older_files_leave_zero_points_of_zero_out(tmp_path: Path) -> None:
+    weight = read(tmp_path, {**INT4, "symmetric": False}, int4_parts(), version="0.7.1")
+    assert (weight.zero, weight.minimum) == (8, None)
+
+
 @pytest.mark.parametrize(("groups", "is_ordered"), [([1, 0] * 8, True), ([0] * 8 + [1] * 8, False), ([-1] * 16, False)])
 def test_inputs_have_the_groups_that_g_idx_says(tmp_path: Path, groups: list[int], is_ordered: bool) -> None:
     parts = int4_parts() | {"weight_scale": torch.tensor([[1.0, 10.0]] * 4)}

@@ -1,0 +1,142 @@
+"""A quantised weight packed for our own kernels: form, codes, scales in float16, table in bfloat16.
+
+docs/decisions/0107.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from handler.kernels.product.block_form import BLOCK, FLOATS8, FLOATS8_FACTOR, MINIMUM, TABLE, BlockForm
+from handler.kernels.product.block_layout import PackedBlocks, packed_codes, packed_scales, packed_table
+from handler.kernels.product.tile_layout import tiled_codes
+from handler.linears.packed_linear import kernel_bits
+from handler.linears.quantised_weight import QuantisedWeight
+from handler.linears.weight_blocks import in_blocks
+
+# Outputs that a kernel takes at a time; inputs that may share a scale.
+_OUTPUTS, _LEAST_GROUP = 64, 16
+_FLOATS8 = 256
+# Largest exponent of a power of two by which scales are multiplied.
+_MOST = 126
+# Of the largest scale of a row: what float16 changes in scales as they are, and in those multiplied by a power of two.
+_CLOSE, _CLOSE_ENOUGH = 2.0**-11, 2.0**-10
+
+
+def packed_blocks(weight: QuantisedWeight, tiles: bool) -> PackedBlocks | None:
+    """`weight` `[N, K]` without `order`; None if no kernel takes it. `tiles`: for the matrix unit, where it takes it.
+
+    A table is rounded to bfloat16, scales and minima to float16, all multiplied by a power of two if that is needed.
+    """
+    num_outputs, num_inputs = weight.shape
+    if num_outputs % _OUTPUTS or num_inputs % BLOCK or not num_outputs or weight.group % _LEAST_GROUP:
+        return None
+    blocks = in_blocks(weight) if tiles else None
+    found = None if blocks is None else _tiled(blocks)
+    return _for_vectors(weight) if found is None else found
+
+
+def _tiled(blocks: QuantisedWeight) -> PackedBlocks | None:
+    """In 4 or 8 bits with minima, which is what the matrix unit's kernel takes."""
+    assert blocks.minimum is not None
+    if _exponent(blocks.scale, blocks.minimum) != 0:
+        return None
+    bits = kernel_bits(blocks.bits)
+    scales = packed_scales(blocks.scale, blocks.minimum)
+    return PackedBlocks(BlockForm(bits), tiled_codes(blocks.codes, bits), scales)
+
+
+def _for_vectors(weight: QuantisedWeight) -> PackedBlocks | None:
+    inputs = BLOCK if weight.group % BLOCK == 0 else _LEAST_GROUP
+    weight, table, factor = _with_values(weight), None, 1.0
+    if weight.table is None:
+        weight = _widened(weight)
+        form = BlockForm(weight.bits, inputs, MINIMUM if weight.minimum is not None else int(weight.zero))
+    elif len(weight.table) <= 1 << 4:
+        multiple = _multiple(weight.table)
+        table = packed_table(weight.table * multiple)
+        weight = replace(weight, scale=weight.scale / multiple)
+        form = BlockForm(4, inputs, 0 if weight.minimum is None else MINIMUM, TABLE)
+    elif _are_floats8(weight):
+        factor = FLOATS8_FACTOR
+        form = BlockForm(8, inputs, 0, FLOATS8)
+    else:
+        return None
+    exponent = _exponent(weight.scale, weight.minimum)
+    if exponent is None:
+        return None
+    scales = [
+        None if each is None else (each * 2.0**exponent).repeat_interleave(weight.group // inputs, -1)
+        for each in (weight.scale, weight.minimum)
+    ]
+    assert scales[0] is not None
+    codes = packed_codes(weight.codes, form.bits)
+    return PackedBlocks(form, codes, packed_scales(scales[0], scales[1]), table, factor * 2.0**-exponent)
+
+
+def _with_values(weight: QuantisedWeight) -> QuantisedWeight:
+    """The same numbers with either a minimum or a whole `zero` from 0 to 128; a table has its `zero` in it."""
+    scale, minimum, zero = weight.scale, weight.minimum, weight.zero
+    if weight.table is not None and len(weight.table) < _FLOATS8:
+        return replace(weight, table=weight.table - zero, zero=0.0)
+    if minimum is None and not (zero == int(zero) and 0 <= zero <= 128):
+        minimum = torch.zeros_like(scale)
+    if minimum is None:
+        return weight
+    minimum = minimum - zero * scale if zero else minimum
+    # What is a constant in the kernel need not be read from memory. Products have the same bits.
+    middle = float(1 << (kernel_bits(weight.bits) - 1))
+    if weight.table is None and torch.equal(minimum, -middle * scale):
+        return replace(weight, minimum=None, zero=middle)
+    return replace(weight, minimum=minimum, zero=0.0)
+
+
+def _widened(weight: QuantisedWeight) -> QuantisedWeight:
+    """In the bits of a kernel. A zero moves to the middle with its codes, so that fewer kernels are compiled."""
+    bits = 8 if weight.bits == 7 else max(weight.bits, 4)
+    moved = (1 << (bits - 1)) - int(weight.zero)
+    if weight.minimum is not None or not 0 < moved <= (1 << bits) - (1 << weight.bits):
+        return replace(weight, bits=bits)
+    return replace(weight, bits=bits, codes=weight.codes + moved, zero=weight.zero + moved)
+
+
+def _multiple(table: Tensor) -> int:
+    """The factor by which bfloat16 holds the table best: 12 holds all values of bitsandbytes' FP4, for instance."""
+
+    def off(multiple: int) -> float:
+        numbers = table.double() * multiple
+        return float(((numbers.float().bfloat16().double() - numbers) / numbers.abs().clamp(min=1e-30)).square().sum())
+
+    return min(range(1, 65), key=lambda multiple: (round(off(multiple), 12), multiple))
+
+
+def _are_floats8(weight: QuantisedWeight) -> bool:
+    """True for e4m3 without NaN, without more than a scale."""
+    if weight.table is None or len(weight.table) != _FLOATS8 or weight.zero or weight.minimum is not None:
+        return False
+    values = torch.arange(_FLOATS8, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    is_nan = ((weight.codes & 127) == 127).any()
+    return torch.allclose(weight.table, values, rtol=0, atol=0, equal_nan=True) and not bool(is_nan)
+
+
+def _exponent(scale: Tensor, minimum: Tensor | None) -> int | None:
+    """The power of two times which float16 holds scales and minima; 0 if it holds them as they are; None if neither."""
+    numbers = [scale] if minimum is None else [scale, minimum]
+    if all(_held(each, _CLOSE) for each in numbers):
+        return 0
+    largest = max(float(each.abs().max()) for each in numbers)
+    if not math.isfinite(largest) or largest == 0:
+        return None
+    # The largest becomes one from 2^13 to 2^14, below float16's largest.
+    exponent = min(14 - math.frexp(largest)[1], _MOST)
+    return exponent if all(_held(each * 2.0**exponent, _CLOSE_ENOUGH) for each in numbers) else None
+
+
+def _held(numbers: Tensor, limit: float) -> bool:
+    """True if float16 changes no number by more than `limit` of the largest of its row."""
+    sizes = numbers.abs()
+    return bool(((numbers.half().float() - numbers).abs() <= limit * sizes.amax(-1, keepdim=True)).all())
