@@ -11,6 +11,7 @@ import torch
 
 from handler.linears.cuda.int4_experts import Int4Experts
 from handler.linears.cuda.int4_linear import fits_int4
+from handler.linears.experts.matrices import DenseMatrices
 from handler.linears.experts.quantised_experts import matrix_names, ways
 from handler.model.loader import LoadedModel, load
 from handler.runners.choice import choose_runner
@@ -94,10 +95,16 @@ def test_no_decode_step_waits_for_the_host(tokens: int, gpu: Gpus, tmp_path: Pat
 
 
 @pytest.mark.parametrize("quantize", [Quantize.INT4_BLOCKS, Quantize.INT8_BLOCKS])
-@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
-def test_the_three_ways_agree(family: str, quantize: Quantize, gpu: Gpus, tmp_path: Path) -> None:
-    """For more pairs of token and expert than a tile has rows, and for more tokens than the packed product takes."""
-    experts = experts_of(opened(tmp_path, family, quantize, num_experts_per_tok=3).model)[0]
+@pytest.mark.parametrize(
+    ("family", "changes"), [("qwen3_moe", {}), ("gpt_oss", {}), ("gpt_oss", {"intermediate_size": 48})]
+)
+def test_the_three_ways_agree(
+    family: str, changes: dict[str, int], quantize: Quantize, gpu: Gpus, tmp_path: Path
+) -> None:
+    """For more pairs of token and expert than a tile has rows, for more tokens than the packed product takes, and where
+    one of the matrices is dense, as no kernel takes its shape."""
+    experts = experts_of(opened(tmp_path, family, quantize, num_experts_per_tok=3, **changes).model)[0]
+    assert isinstance(experts.down_proj, DenseMatrices) == bool(changes)
     for tokens in (1, 7, 130):
         hidden = torch.randn(tokens, experts.gate_up_proj.expert(0).in_features).to("cuda", torch.bfloat16)
         index = torch.stack([torch.randperm(4)[:3] for _ in range(tokens)]).to("cuda")

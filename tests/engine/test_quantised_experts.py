@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from handler.linears.choice import is_packed
 from handler.linears.experts.matrices import ExpertMatrices
 from handler.linears.experts.quantised_experts import is_experts, matrix_names
 from handler.linears.packed_linear import fits
@@ -19,10 +22,12 @@ from handler.model.loader import LoadedModel, load
 from handler.seam.config import EngineConfig, Quantize
 from tests.support import tiny_models
 from tests.support.local_engine import LocalEngine
+from tests.support.pretend_cuda import gpus_of, pretend_cuda
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 FAMILIES = ["mixtral", "qwen3_moe", "qwen2_moe", "gpt_oss", "olmoe", "deepseek_v3"]
+FORMATS = Path(__file__).resolve().parents[1] / "data" / "formats"
 BITS = {Quantize.INT4_BLOCKS: 4, Quantize.INT8_BLOCKS: 8}
 PROMPTS = [[5, 9, 17, 33, 41, 50, 7], [8, 3, 22], [(11 * i + 5) % 250 for i in range(30)]]
 
@@ -59,6 +64,8 @@ def dequantised(model: Any, bits: int, fitting: Callable[[int, int], bool] = fit
         if is_experts(module):
             for weight in (getattr(module, name) for name in matrix_names(module)):
                 for each in weight.mT if module.is_transposed else weight:
+                    if not fitting(*each.shape):
+                        continue
                     each.copy_(quantise(each.contiguous(), bits).dequantise(torch.float32))
     return model
 
@@ -131,3 +138,36 @@ def test_greedy_tokens_are_the_same_alone_and_in_a_batch(
         before = logits(stock, prompt + tokens)[-7:-1]
         chosen = before.gather(1, torch.tensor(tokens)[:, None])[:, 0]
         assert bool((before.amax(1) - chosen <= 0.05 * before.abs().amax(1)).all())
+
+
+@pytest.mark.parametrize("name", ["gptq-experts", "mxfp4"])
+@pytest.mark.parametrize("kind", [None, "A10G"])
+def test_stored_experts_are_multiplied_as_stored(name: str, kind: str | None, tmp_path: Path) -> None:
+    """One tensor for each expert and matrix, or one of three dimensions that lies as the parameter does not."""
+    expected = load_file(FORMATS / name / "expected.safetensors")
+    config = EngineConfig(device="cuda" if kind else "cpu", dtype="bfloat16", cache_dir=str(tmp_path))
+    with pretend_cuda(gpus_of(kind)) if kind else nullcontext():
+        loaded = load(config, FORMATS / name, lambda *_: None)
+        (experts,) = experts_of(loaded.model)
+        assert all(isinstance(getattr(experts, each), ExpertMatrices) for each in matrix_names(experts))
+        with torch.inference_mode():
+            found = loaded.model(input_ids=expected["input_ids"][None].to(loaded.device)).logits[0].float().cpu()
+    assert gap(found, expected["logits"]) < 1e-2
+
+
+@pytest.mark.parametrize("width", [48, 44])
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
+def test_matrices_that_no_kernel_takes_stay_dense(
+    family: str, width: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The experts' width is the inputs of the second product and half of the outputs of the first."""
+    stock = dequantised(save(family, tmp_path, **tiny_models.every_expert(family) | {"intermediate_size": width}), 4)
+    model = opened(tmp_path, Quantize.INT4_BLOCKS, "float32").model
+    for experts in experts_of(model):
+        if width == 48:
+            first, second = (getattr(experts, name).expert(0) for name in matrix_names(experts))
+            assert (is_packed(first), is_packed(second)) == (True, False)
+        else:
+            assert all(isinstance(getattr(experts, name), nn.Parameter) for name in matrix_names(experts))
+    assert gap(logits(model, PROMPTS[2]), logits(stock, PROMPTS[2])) < 1e-5
+    assert f"model.layers.0.mlp.experts.down_proj (64 x {width})" in caplog.text
