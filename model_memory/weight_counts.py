@@ -71,6 +71,8 @@ _LEFT_OUT: dict[str, Mapping[str, Any]] = {
 }
 # Where the configuration of a multimodal model has that of its text decoder; the last is Qwen Omni's.
 TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
+# Families with experts of their own kind (transformers 5.23).
+_KEEP_EXPERTS = frozenset({"dbrx", "jetmoe", "llama4", "llama4_text", "longcat_flash", "step3p7", "step3p7_text"})
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _SHARED = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
 _SHARED_WIDTH = ("shared_expert_intermediate_size", "shared_intermediate_size")
@@ -81,7 +83,8 @@ class WeightCounts:
     """Numbers of weights: `linears` in linear layers, `experts` in parameters of three dimensions.
 
     `embeddings` are the input layer, which is the output layer too if they are tied; `output` is an output layer of its
-    own; `other` are norms and routers.
+    own; `other` are norms and routers. `keeps_experts`: the family's own code multiplies the experts, outside
+    transformers' interface, so they keep the dtype.
     """
 
     linears: int
@@ -89,6 +92,7 @@ class WeightCounts:
     embeddings: int
     other: int = 0
     output: int = 0
+    keeps_experts: bool = False
 
     @property
     def total(self) -> int:
@@ -102,7 +106,7 @@ class WeightCounts:
         linears, experts, other = (int(count * factor) for count in (self.linears, self.experts, self.other))
         embeddings, output = (count if fixed else int(count * factor) for count in (self.embeddings, self.output))
         rest = total - experts - embeddings - other - output
-        return WeightCounts(rest if linears else 0, experts, embeddings, other, output)
+        return WeightCounts(rest if linears else 0, experts, embeddings, other, output, self.keeps_experts)
 
 
 def text_part(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -130,7 +134,8 @@ def count_weights(config: Mapping[str, Any]) -> WeightCounts:
     experts = sparse * _num_experts(text) * 3 * hidden * _expert_width(text)
     other = layers * 2 * hidden + sparse * hidden * _num_experts(text)
     embeddings = int(text["vocab_size"]) * hidden
-    return WeightCounts(linears, experts, embeddings, other, output=0 if _is_tied(text) else embeddings)
+    output = 0 if _is_tied(text) else embeddings
+    return WeightCounts(linears, experts, embeddings, other, output, text.get("model_type") in _KEEP_EXPERTS)
 
 
 def num_layers(text: Mapping[str, Any]) -> int:

@@ -36,10 +36,10 @@ TABLE = [
     ("gemma-2-9b", "int4", "ml.g6.xlarge", "int4", 1, 1),
     ("gpt-oss-20b", "auto", "ml.g7e.2xlarge", "auto", 1, 1),
     ("qwen3-30b-a3b", "auto", "ml.g7e.2xlarge", "none", 1, 1),
-    ("qwen3-30b-a3b", "int4", "ml.g7e.2xlarge", "int4", 1, 1),
+    ("qwen3-30b-a3b", "int4", "ml.g7.2xlarge", "int4", 1, 1),
     ("qwen3-30b-a3b", "bitsandbytes-nf4", "ml.g7e.2xlarge", "bitsandbytes-nf4", 1, 1),
     ("qwen2.5-32b", "auto", "ml.g7e.2xlarge", "none", 1, 1),
-    ("mixtral-8x7b", "auto", "ml.g7e.12xlarge", "none", 1, 2),
+    ("mixtral-8x7b", "auto", "ml.g6e.xlarge", "int4", 1, 1),
     ("mixtral-8x7b", "bitsandbytes-nf4", "ml.g7e.12xlarge", "bitsandbytes-nf4", 1, 2),
     ("llama-3.3-70b", "auto", "ml.g7e.2xlarge", "int4", 1, 1),
     ("llama-3.3-70b", "none", "ml.g7e.12xlarge", "none", 1, 2),
@@ -176,6 +176,10 @@ def test_weights_are_counted_as_transformers_builds_them(family: str) -> None:
     assert counts.total == pytest.approx(sum(each.numel() for each in parameters), rel=0.03)
     assert counts.experts == sum(each.numel() for each in parameters if each.dim() == 3)
     assert counts.output == (0 if output is tied else output.numel())
+    modules = [
+        module for module in model.modules() if any(each.dim() == 3 for each in module.parameters(recurse=False))
+    ]
+    assert counts.keeps_experts == any(not hasattr(module, "has_post_expert_norm") for module in modules)
 
 
 @pytest.mark.needs("torch")
@@ -255,8 +259,9 @@ def test_fp8_with_a_scale_for_each_tensor_stays_one_byte_where_a_layer_multiplie
 def test_blocks_of_4_and_8_bits(quantize: str, linears: float, output: float, on_cpu: tuple[float, float]) -> None:
     """Each nibble has two bytes of scale and two of zero for 32 weights on CUDA, each weight on CPU."""
     on_gpu, cpu = quantized(quantize, 80), quantized(quantize, None)
-    assert (on_gpu.linears, on_gpu.output, on_gpu.experts, on_gpu.refused) == (linears, output, None, "")
+    assert (on_gpu.linears, on_gpu.output, on_gpu.experts, on_gpu.refused) == (linears, output, linears, "")
     assert (cpu.linears, cpu.output) == on_cpu
+    assert cpu.experts == cpu.linears
     assert (on_gpu.step_bytes, cpu.step_bytes) == (4 * linears, None), "64 rows, and a read for each 16"
     for other in (quantized(quantize, 75), quantized(quantize, 80, in_bfloat16=False)):
         if quantize == "eetq":
