@@ -70,6 +70,7 @@ _LEFT_OUT: dict[str, Mapping[str, Any]] = {
     "gemma3_text": {"vocab_size": 262_208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256},
 }
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_CHOSEN = ("num_experts_per_tok", "moe_k")
 _SHARED = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
 _SHARED_WIDTH = ("shared_expert_intermediate_size", "shared_intermediate_size")
 
@@ -122,6 +123,11 @@ def count_weights(config: Mapping[str, Any]) -> WeightCounts:
     other = layers * 2 * hidden + sparse * hidden * _num_experts(text)
     embeddings = int(text["vocab_size"]) * hidden
     return WeightCounts(linears, experts, embeddings, other, output=0 if _is_tied(text) else embeddings)
+
+
+def has_experts(text: Mapping[str, Any]) -> bool:
+    """True if these values of a text decoder name a mixture of experts."""
+    return _first(text, *_EXPERTS, *_CHOSEN) > 0
 
 
 def num_layers(text: Mapping[str, Any]) -> int:

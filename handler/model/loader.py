@@ -21,7 +21,7 @@ from handler.model.checks.causal import check_causal
 from handler.model.checks.published_values import check_form, settle
 from handler.model.checks.remote_code import follows_code
 from handler.model.checks.weight_check import check_weights, unconverted
-from handler.model.device import choose_device, choose_dtype
+from handler.model.device import capability_of, choose_device, choose_dtype
 from handler.model.end_tokens import eos_token_ids
 from handler.model.loading.layer_quantizer import LayersConfig
 from handler.model.loading.weight_source import open_weights, take_form
@@ -84,8 +84,7 @@ def place(config: EngineConfig, directory: Path) -> Devices:
     device = choose_device(config.device)
     if device.type != "cuda":
         return choose_devices(config, device, Needs(()), ())
-    major, minor = torch.cuda.get_device_capability(device)
-    needs = needs_of(directory, config, choose_dtype(config.dtype, device), major * 10 + minor)
+    needs = needs_of(directory, config, choose_dtype(config.dtype, device), capability_of(device))
     devices = choose_devices(config, device, needs, gpu_bytes())
     # torch makes the stream that captures graphs on the current device.
     torch.cuda.set_device(devices.own[0])
@@ -136,8 +135,8 @@ def _read_config(directory: Path, trust_remote_code: bool) -> Any:
     except Exception as exc:  # each family checks its values in its own way
         raise BadModel(f"{directory / 'config.json'} was not understood: {one_line(exc)}") from exc
     check_causal(found, directory)
-    check_form(found, directory)
     settle(found)
+    check_form(found, directory)
     return found
 
 
@@ -183,12 +182,6 @@ def _told(exc: Exception, directory: Path, stored: str | None, device: torch.dev
         return exc
     if isinstance(exc, torch.OutOfMemoryError):
         return BadConfiguration(f"{device} has too little memory for the weights: {one_line(exc)}")
-    if stored is not None and isinstance(exc, ImportError):
-        return BadModel(
-            f"the weights in {directory} are stored as {stored}, and the package that loads such weights is not "
-            "installed here; take the same model in bfloat16 or in a form of bitsandbytes, or add the package that "
-            f"transformers {transformers.__version__} needs for {stored} to an image of your own"
-        )
     form = "" if stored is None else f", stored as {stored},"
     if name := unconverted(exc):
         return BadModel(f"the weights in {directory}{form} do not make up the weight {name}")

@@ -6,7 +6,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from handler.model.quantize import stored_values
 from handler.seam.errors import BadModel
+from model_memory.stored_codes import refusal
 
 logger = logging.getLogger(__name__)
 
@@ -15,15 +17,10 @@ _ANY_MACHINE = (None, "eager", "sdpa")
 
 
 def check_form(config: Any, directory: Path) -> None:
-    """Raise BadModel for a `quant_method` that transformers does not know: it would take codes for weights."""
-    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
-
-    form = getattr(config, "quantization_config", None)
-    method = form.get("quant_method") if isinstance(form, dict) else getattr(form, "quant_method", None)
-    if form and str(getattr(method, "value", method)) not in {*AUTO_QUANTIZATION_CONFIG_MAPPING, "bitsandbytes"}:
-        raise BadModel(
-            f"{directory / 'config.json'} names the quant_method {str(method)[:60]!r}, which transformers does not know"
-        )
+    """Raise BadModel for a stored form that does not run here: its codes would be taken for weights."""
+    values = stored_values(config)
+    if refused := values and refusal(values):
+        raise BadModel(f"{directory / 'config.json'}: {refused}")
 
 
 def settle(config: Any) -> None:
@@ -42,5 +39,5 @@ def settle(config: Any) -> None:
     if getattr(config, "quantization_config", None) == {}:
         del config.quantization_config
     older = getattr(config, "compression_config", None)
-    if isinstance(older, dict) and older and not getattr(config, "quantization_config", None):
+    if isinstance(older, dict) and older and not stored_values(config):
         config.quantization_config = {"quant_method": "compressed-tensors", **older}
