@@ -81,7 +81,10 @@ def stored_name(values: Settings) -> str:
 
 
 def stored_codes(values: Settings) -> tuple[Codes, ...]:
-    """The codes of the quantised weights, one for each kind that config.json names; () if the form is refused."""
+    """The codes of the quantised weights, one for each kind that config.json names.
+
+    () if the form is refused, and if its weights are read as dense ones.
+    """
     found = _METHODS.get(method_of(values))
     return () if found is None or refusal(values) else tuple(dict.fromkeys(found(values)))
 
@@ -95,6 +98,11 @@ def refusal(values: Settings) -> str:
     if method == UNKNOWN:
         return f"its quantization_config names no quant_method, as MLX writes it, and is not read here; {_WAY_OUT}"
     return f"a checkpoint stored as {method[:60]} {why}; {_WAY_OUT}" if why else ""
+
+
+def refused_methods() -> tuple[str, ...]:
+    """The values of `quant_method` that are known not to run."""
+    return tuple(sorted(_REFUSED))
 
 
 def _integer(values: Settings, names: Iterable[str], usual: int) -> int:
@@ -127,7 +135,8 @@ def _auto_round(values: Settings) -> Iterable[Codes]:
 
 def _hqq(values: Settings) -> Iterable[Codes]:
     nested = _object(_object(values, "quant_config"), "weight_quant_params") or _object(values, "quant_config")
-    yield Codes(_integer(nested, ("nbits",), 4), _group(nested, ("group_size",), 64))
+    if nested.get("axis") != 0:  # groups across the outputs, which are read as dense weights
+        yield Codes(_integer(nested, ("nbits",), 4), _group(nested, ("group_size",), 64))
 
 
 def _compressed(values: Settings) -> Iterable[Codes]:
@@ -198,7 +207,9 @@ def _torchao(values: Settings) -> Iterable[Codes]:
         elif kind.startswith("Float8"):
             yield Codes(8, 0, Values.FLOAT8)
         else:
-            yield Codes(8, _group(settings, ("group_size",), 0))
+            bits = str(_object(settings, "weight_dtype").get("_data", "int8")).removeprefix("int")
+            group = _group(_object(_object(settings, "granularity"), "_data"), ("group_size",), 0)
+            yield Codes(int(bits) if bits in tuple("12345678") else 8, group or _group(settings, ("group_size",), 0))
 
 
 def torchao_kinds(values: Settings) -> list[tuple[str, Settings]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ from handler.model.device import capability_of
 from model_memory.forms import Product
 from model_memory.stored_codes import GGUF, METHODS, MODELOPT, Codes, Values, refusal, stored_codes
 from model_memory.stored_forms import held_as
+from tests.support import formats_table
+from tests.support.formats_table import FORMATS, settings_of
 from tests.support.pretend_cuda import gpus_of, pretend_cuda
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FORMATS = Path(__file__).resolve().parents[1] / "data" / "formats"
 E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 TABLES = {
     Values.MULTIPLES: torch.cat([E2M1, -E2M1]),
@@ -33,15 +33,10 @@ TABLES = {
 N, K = 128, 1024
 
 
-def settings(directory: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((directory / "config.json").read_text())["quantization_config"]
-    return found
-
-
-FIXTURES = sorted(path.parent for path in FORMATS.glob("*/config.json"))
+FIXTURES = sorted(path for path in FORMATS.iterdir() if path.is_dir())
 KINDS = sorted(
     {
-        *(codes for directory in FIXTURES for codes in stored_codes(settings(directory))),
+        *(codes for directory in FIXTURES for codes in stored_codes(settings_of(directory))),
         *GGUF.values(),
         *MODELOPT.values(),
         *(Codes(bits, group) for bits in (2, 3, 4, 8) for group in (0, 32, 128, 256)),
@@ -105,8 +100,12 @@ def test_what_the_table_lets_in_has_a_reader_and_nothing_else_has() -> None:
 
 @pytest.mark.parametrize("directory", FIXTURES, ids=lambda directory: directory.name)
 def test_every_fixture_is_let_in(directory: Path) -> None:
-    assert refusal(settings(directory)) == ""
-    assert stored_codes(settings(directory))
+    assert refusal(settings_of(directory)) == ""
+
+
+def test_the_page_says_what_the_table_says() -> None:
+    """`python -m tests.support.formats_table` writes it anew."""
+    assert formats_table.PATH.read_text() == formats_table.render()
 
 
 @pytest.mark.parametrize(
