@@ -74,6 +74,7 @@ TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 # Families with experts of their own kind (transformers 5.23).
 _KEEP_EXPERTS = frozenset({"dbrx", "jetmoe", "llama4", "llama4_text", "longcat_flash", "step3p7", "step3p7_text"})
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_CHOSEN = ("num_experts_per_tok", "moe_k")
 _SHARED = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
 _SHARED_WIDTH = ("shared_expert_intermediate_size", "shared_intermediate_size")
 
@@ -136,6 +137,11 @@ def count_weights(config: Mapping[str, Any]) -> WeightCounts:
     embeddings = int(text["vocab_size"]) * hidden
     output = 0 if _is_tied(text) else embeddings
     return WeightCounts(linears, experts, embeddings, other, output, text.get("model_type") in _KEEP_EXPERTS)
+
+
+def has_experts(text: Mapping[str, Any]) -> bool:
+    """True if these values of a text decoder name a mixture of experts."""
+    return _first(text, *_EXPERTS, *_CHOSEN) > 0
 
 
 def num_layers(text: Mapping[str, Any]) -> int:

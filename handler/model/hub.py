@@ -15,8 +15,7 @@ from handler.model.checks.remote_code import check_code, code_repositories, foll
 from handler.model.json_file import read_json
 from handler.seam.config import EngineConfig
 from handler.seam.errors import BadModel
-from model_memory.forms import stored
-from model_memory.weight_counts import text_values
+from model_memory.stored_codes import quantization_of, refusal
 
 _CONFIG = "config.json"
 _SERVER_ERROR = 500
@@ -105,8 +104,8 @@ def check_before_download(directory: Path, named: str, *, trust_remote_code: boo
             f"{named}, model type {values.get('model_type')!r}, is an encoder-decoder; only decoder-only language "
             "models can be served"
         )
-    form = text_values(values).get("quantization_config")
-    if isinstance(form, dict) and form and (refused := stored(form, None).refused):
+    form = quantization_of(values)
+    if form is not None and (refused := refusal(form)):
         raise BadModel(f"{named} cannot be loaded: {refused}")
     if not follows_code(values, trust_remote_code=trust_remote_code):
         # Imported here: it imports torch.

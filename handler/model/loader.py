@@ -20,7 +20,7 @@ from handler.linears.packed_model import dense_bytes, pack
 from handler.model.checks.model_config import read_config
 from handler.model.checks.remote_code import follows_code
 from handler.model.checks.weight_check import check_weights, unconverted
-from handler.model.device import choose_device, choose_dtype
+from handler.model.device import capability_of, choose_device, choose_dtype
 from handler.model.end_tokens import eos_token_ids
 from handler.model.json_file import read_json
 from handler.model.loading.layer_quantizer import LayersConfig
@@ -85,8 +85,7 @@ def place(config: EngineConfig, directory: Path) -> Devices:
     device = choose_device(config.device)
     if device.type != "cuda":
         return choose_devices(config, device, Needs(()), ())
-    major, minor = torch.cuda.get_device_capability(device)
-    needs = needs_of(directory, config, choose_dtype(config.dtype, device), major * 10 + minor)
+    needs = needs_of(directory, config, choose_dtype(config.dtype, device), capability_of(device))
     devices = choose_devices(config, device, needs, gpu_bytes())
     # torch makes the stream that captures graphs on the current device.
     torch.cuda.set_device(devices.own[0])
@@ -174,12 +173,6 @@ def _told(exc: Exception, directory: Path, stored: str | None, device: torch.dev
         return exc
     if isinstance(exc, torch.OutOfMemoryError):
         return BadConfiguration(f"{device} has too little memory for the weights: {one_line(exc)}")
-    if stored is not None and isinstance(exc, ImportError):
-        return BadModel(
-            f"the weights in {directory} are stored as {stored}, and the package that loads such weights is not "
-            "installed here; take the same model in bfloat16 or in a form of bitsandbytes, or add the package that "
-            f"transformers {transformers.__version__} needs for {stored} to an image of your own"
-        )
     form = "" if stored is None else f", stored as {stored},"
     if name := unconverted(exc):
         return BadModel(f"the weights in {directory}{form} do not make up the weight {name}")

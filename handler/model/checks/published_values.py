@@ -6,9 +6,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from handler.formats.stored_format import has_reader
 from handler.model.json_file import read_json
+from handler.model.quantize import stored_values
 from handler.seam.errors import BadModel
+from model_memory.stored_codes import refusal
 
 logger = logging.getLogger(__name__)
 
@@ -31,16 +32,10 @@ def name_form(config: Any, directory: Path) -> None:
 
 
 def check_form(config: Any, directory: Path) -> None:
-    """Raise BadModel for a `quant_method` that nothing here reads: codes would be taken for weights."""
-    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
-
-    form = getattr(config, "quantization_config", None)
-    method = form.get("quant_method") if isinstance(form, dict) else getattr(form, "quant_method", None)
-    name = str(getattr(method, "value", method))
-    if form and not has_reader(name) and name not in AUTO_QUANTIZATION_CONFIG_MAPPING:
-        raise BadModel(
-            f"{directory / 'config.json'} names the quant_method {str(method)[:60]!r}, which transformers does not know"
-        )
+    """Raise BadModel for a stored form that does not run here: its codes would be taken for weights."""
+    values = stored_values(config)
+    if refused := values and refusal(values):
+        raise BadModel(f"{directory / 'config.json'}: {refused}")
 
 
 def settle(config: Any) -> None:

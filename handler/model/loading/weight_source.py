@@ -15,7 +15,10 @@ from handler.formats.stored_format import StoredFormat, has_reader, reader_of
 from handler.formats.tensor_files import TensorFiles, open_tensors
 from handler.linears.quantised_weight import QuantisedWeight
 from handler.model.loading.carried_weight import CarriedWeight
+from handler.model.quantize import stored_values
 from handler.model.stored_bitsandbytes import drop_threshold, silence_bitsandbytes
+from model_memory.stored_codes import method_of
+from model_memory.stored_forms import is_left_to_bitsandbytes
 
 
 class _StoredWeight:
@@ -61,16 +64,13 @@ class StoredForm:
 def take_form(model_config: Any, device: torch.device) -> StoredForm | None:
     """The stored form that is read here, taken off `model_config`; None if there is none or transformers reads it.
 
-    What transformers reads is prepared for it.
+    bitsandbytes' own layers serve its forms on CUDA; what they read is prepared for it.
     """
-    found = getattr(model_config, "quantization_config", None)
-    if not found:
+    values = stored_values(model_config)
+    if not values:
         return None
-    values = found if isinstance(found, dict) else found.to_dict()
-    method = str(values.get("quant_method") or "")
-    # On CUDA bitsandbytes' kernels multiply what it has stored. Ours know no table of values there.
-    left_to_library = device.type == "cuda" and method == "bitsandbytes"
-    if has_reader(method) and not left_to_library:
+    method = method_of(values)
+    if has_reader(method) and not is_left_to_bitsandbytes(values, on_cuda=device.type == "cuda"):
         del model_config.quantization_config
         return StoredForm(method, values)
     silence_bitsandbytes()
