@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from handler.linears.blocks_file import BLOCKS_FILE
+from handler.formats.gguf.manifest import check_sources, is_converted
 from handler.model.checks.custom_code import CUSTOM_CODE, custom_code_files, report_custom_code
 from handler.model.checks.remote_code import check_code
 from handler.model.gguf_model import BUNDLED_MODEL_ID, bundled_gguf, converted
@@ -99,6 +99,9 @@ def check_files(directory: Path, *, trust_remote_code: bool) -> None:
     """Raise BadModel if `directory` lacks a config or complete safetensors files, or if its config can run code."""
     config = read_json(directory / "config.json")
     check_code(config, directory, trust_remote_code=trust_remote_code)
+    if is_converted(directory):
+        check_sources(directory)
+        return
     if not any(directory.glob("*.safetensors")):
         others = sorted(p.name for p in directory.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
         hint = f"; {others[0]} is a pickle and may run code, convert it to safetensors" if others else ""
@@ -119,7 +122,7 @@ def _check_weights(directory: Path) -> None:
         missing = sorted(name for name in set(map(str, shards.values())) if not (directory / name).is_file())
         if missing:
             raise BadModel(f"{directory} lacks {missing[0]}, which {index.name} names ({len(missing)} missing)")
-    for file in sorted((*directory.glob("*.safetensors"), *directory.glob(BLOCKS_FILE))):
+    for file in sorted(directory.glob("*.safetensors")):
         try:
             with safe_open(file, framework="numpy"):
                 pass

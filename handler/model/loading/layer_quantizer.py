@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,11 +22,12 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from handler.linears.cuda.int4_linear import fits_int4, int4_bytes
 from handler.linears.linear import is_plain
+from handler.linears.packed_file import PackedFile
 from handler.linears.packed_linear import fits
 from handler.linears.product_check import ProductCheck, Rows
 from handler.linears.quantised_linear import linear_of_dense, quantised_linear
-from handler.linears.quantised_weight import QuantisedWeight
-from handler.linears.weight_blocks import quantise
+from handler.linears.quantised_weight import Form
+from handler.linears.weight_blocks import BLOCK, quantise
 from handler.model.loading.carried_weight import CarriedWeight
 from handler.model.loading.layer_report import LayerReport
 
@@ -42,24 +42,34 @@ _NAME = "tgi-heir-layers"
 class LayersConfig(QuantizationConfigMixin):
     """What `from_pretrained` is given: dense linear layers become `bits` wide, stored forms stay what they are."""
 
-    def __init__(self, bits: int | None, stored: str | None, dtype: torch.dtype, *, keep_dense: bool = False) -> None:
+    def __init__(
+        self,
+        bits: int | None,
+        stored: str | None,
+        dtype: torch.dtype,
+        *,
+        keep_dense: bool = False,
+        packed: PackedFile | None = None,
+    ) -> None:
         """`bits` is 4, 8 or None; `stored` the form of the checkpoint or None; `dtype` that of activations.
 
-        With `keep_dense` a layer on CPU keeps what it stands for beside the packed weight.
+        With `keep_dense` a layer on CPU keeps what it stands for beside the packed weight. Layers over stored weights
+        come from `packed` and go there.
         """
         self.quant_method: Any = _NAME
         self.bits, self.stored, self.dtype, self.keep_dense = bits, stored, dtype, keep_dense
+        self.packed = packed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Source:
     """What a layer is made of: `linear(bias)` is a `Linear` or None, `rows` the weights of some outputs.
 
-    `dense()` is the weight without a layer. `bits` are those of a code, `num_bytes` the size of a stored weight.
+    `dense()` is the weight without a layer. `form` is that of the codes, `num_bytes` the size of a stored weight.
     """
 
     name: str
-    bits: int
+    form: Form
     rows: Rows
     linear: Callable[[Tensor | None], nn.Module | None]
     dense: Callable[[], Tensor]
@@ -142,16 +152,26 @@ class _LayerQuantizer(HfQuantizer):
         return value
 
     def _stored(self, name: str, value: CarriedWeight) -> _Source:
-        weight, dtype = value.weight, self.config.dtype
         return _Source(
-            name, weight.bits, weight.rows, partial(_linear_of, weight, dtype), value.dense, weight.stored_bytes
+            name,
+            value.form,
+            value.rows,
+            lambda bias: self._linear_of(value, bias),
+            value.dense,
+            value.stored_bytes,
         )
+
+    def _linear_of(self, value: CarriedWeight, bias: Tensor | None) -> nn.Module | None:
+        dtype = self.config.dtype
+        if dtype is torch.float32:  # a stored weight is exact only as a dense one
+            return None
+        return quantised_linear(value.weight, bias, dtype, value.dense() if self.config.keep_dense else None)
 
     def _rounded(self, name: str, weight: Tensor, bits: int) -> _Source:
         keep = self.config.keep_dense and (weight if name in self._tied else True)
         return _Source(
             name,
-            bits,
+            Form(bits, BLOCK, has_minimum=True),
             lambda rows: quantise(weight[rows], bits),
             lambda bias: linear_of_dense(weight, bits, bias, keep),
             lambda: weight,
@@ -178,14 +198,23 @@ class _LayerQuantizer(HfQuantizer):
             self._waiting.append(source)
             linear.weight._is_hf_initialized = True
             return True
-        layer = source.linear(None if linear.bias is None else linear.bias.detach())
-        if layer is None or not self.check.passes(layer, source.rows, self.config.dtype):
+        bias = None if linear.bias is None else linear.bias.detach()
+        layer = self._kept(source, bias) or source.linear(bias)
+        if layer is None or not self.check.passes(layer, source.form, source.rows, self.config.dtype):
             return False
         # transformers draws the weights of modules without this mark.
         layer.__dict__["_is_hf_initialized"] = True
         setattr(model.get_submodule(parent), child, layer)
-        self.report.placed(source.bits)
+        self.report.placed(source.form.bits)
+        if self.config.packed is not None:
+            self.config.packed.keep(source.name, layer)
         return True
+
+    def _kept(self, source: _Source, bias: Tensor | None) -> nn.Module | None:
+        """The layer as an earlier start has packed it."""
+        if self.config.packed is None or source.name not in self.config.packed:
+            return None
+        return self.config.packed.layer(source.name, bias, source.dense() if self.config.keep_dense else None)
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         if self._packs_tied_output and self._output is not None:
@@ -197,6 +226,8 @@ class _LayerQuantizer(HfQuantizer):
                 linear.weight = nn.Parameter(self._dense(linear, source), requires_grad=False)
         self._waiting.clear()
         self.report.log()
+        if self.config.packed is not None:
+            self.config.packed.save()
         # To transformers the model is an ordinary one from here on.
         self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
         return model
@@ -225,8 +256,3 @@ class _Place(ConversionOps):
             elif missing_keys is not None:
                 missing_keys.discard(name)
         return remaining
-
-
-def _linear_of(weight: QuantisedWeight, dtype: torch.dtype, bias: Tensor | None) -> nn.Module | None:
-    # In float32 a stored weight is exact only as a dense one.
-    return None if dtype is torch.float32 else quantised_linear(weight, bias, dtype)
