@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from handler.formats.gguf.manifest import check_sources, is_converted
 from handler.model.checks.custom_code import CUSTOM_CODE, custom_code_files, report_custom_code
 from handler.model.checks.remote_code import check_code
+from handler.model.gguf.location import fetch_gguf, gguf_in, is_gguf_id
 from handler.model.gguf_model import BUNDLED_MODEL_ID, bundled_gguf, converted
 from handler.seam.config import EngineConfig
 from handler.seam.errors import BadModel
@@ -62,12 +63,21 @@ def _find(config: EngineConfig, progress: Callable[[int, str], None]) -> tuple[P
         if path.is_file() and path.suffix == ".gguf":
             return converted(path, cache_dir, progress), config.model
         if path.is_dir():
-            return path, config.model
+            return _in(path, cache_dir, progress), config.model
+        if is_gguf_id(config.model):
+            path = fetch_gguf(config.model, config.revision, progress)
+            return converted(path, cache_dir, progress), config.model
         return _download(config, progress), config.model
     for mount in _MOUNTS:
         if mount.is_dir() and any(mount.iterdir()):
-            return mount, str(mount)
+            return _in(mount, cache_dir, progress), str(mount)
     return converted(bundled_gguf(), cache_dir, progress), BUNDLED_MODEL_ID
+
+
+def _in(directory: Path, cache_dir: Path, progress: Callable[[int, str], None]) -> Path:
+    """The checkpoint in `directory`, which may hold a .gguf file instead."""
+    gguf = gguf_in(directory)
+    return directory if gguf is None else converted(gguf, cache_dir, progress)
 
 
 def _download(config: EngineConfig, progress: Callable[[int, str], None]) -> Path:

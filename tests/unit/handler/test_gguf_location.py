@@ -13,8 +13,10 @@ import torch
 
 from handler.formats.gguf.manifest import read_manifest
 from handler.formats.gguf.reader import open_gguf
-from handler.model.gguf.location import part_names, parts_of
+from handler.model.gguf.location import choose, gguf_in, is_gguf_id, part_names, parts_of
 from handler.model.gguf_model import converted
+from handler.model.location import locate
+from handler.seam.config import EngineConfig
 from handler.seam.errors import BadModel
 from tests.support import tiny_gguf
 
@@ -102,3 +104,94 @@ def test_names_of_parts() -> None:
     assert part_names(NAMES[1]) == NAMES
     with pytest.raises(BadModel, match="is named as a part of no files"):
         parts_of(Path("a-00001-of-00000.gguf"))
+
+
+FILES = [
+    "README.md",
+    "Some-7B-Q4_K_M.gguf",
+    "Some-7B-Q4_K_S.gguf",
+    "Some-7B.Q8_0.gguf",
+    "mmproj-Some-7B-Q8_0.gguf",
+    "Q6_K/Some-7B-Q6_K-00001-of-00002.gguf",
+    "Q6_K/Some-7B-Q6_K-00002-of-00002.gguf",
+    "bf16/Some-7B.gguf",
+]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("Some-7B-Q4_K_M.gguf", "Some-7B-Q4_K_M.gguf"),
+        ("Q6_K/Some-7B-Q6_K-00002-of-00002.gguf", "Q6_K/Some-7B-Q6_K-00001-of-00002.gguf"),
+        ("Q4_K_M", "Some-7B-Q4_K_M.gguf"),
+        ("q8_0", "Some-7B.Q8_0.gguf"),
+        ("Q6_K", "Q6_K/Some-7B-Q6_K-00001-of-00002.gguf"),
+        ("BF16", "bf16/Some-7B.gguf"),
+    ],
+)
+def test_a_file_of_a_repository(wanted: str, expected: str) -> None:
+    assert choose(FILES, wanted, "o/r") == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sentence"),
+    [
+        ("Q4_K", r"'o/r' fits no file of the repository: Q6_K/Some.*-00001-of-00002\.gguf, Some-7B-Q4_K_M\.gguf, "),
+        ("absent.gguf", r"'o/r' fits no file of the repository: "),
+        ("7B", r"'o/r' fits 5 files of the repository: "),
+    ],
+)
+def test_a_file_that_is_not_clear(wanted: str, sentence: str) -> None:
+    with pytest.raises(BadModel, match=sentence) as caught:
+        choose(FILES, wanted, "o/r")
+    assert "mmproj" not in str(caught.value)
+
+
+def test_a_repository_without_such_files() -> None:
+    with pytest.raises(BadModel, match=r"fits no file of the repository: it holds no \.gguf files"):
+        choose(["model.safetensors"], "Q4_0", "o/r:Q4_0")
+
+
+def test_ids_that_name_a_file() -> None:
+    assert is_gguf_id("owner/name:Q4_K_M")
+    for other in ("owner/name", "owner/name:", "name:Q4_K_M", "/a/b:c", "./a:b", "https://host/owner/name"):
+        assert not is_gguf_id(other)
+
+
+def test_a_model_of_the_hub_is_found_in_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without network, and only the files that are named."""
+    from huggingface_hub import constants
+
+    home = tmp_path / "hub"
+    snapshot = home / "models--owner--name" / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (home / "models--owner--name" / "refs").mkdir()
+    (home / "models--owner--name" / "refs" / "main").write_text("0123")
+    for name in ("a-Q4_0.gguf", "a-Q8_0.gguf"):
+        tiny_gguf.write(snapshot / name)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home))
+    config = EngineConfig(model="owner/name:q8_0", cache_dir=str(tmp_path / "cache"))
+    directory, model_id = locate(config, lambda *_: None)
+    assert Path(read_manifest(directory).files[0].path).name == "a-Q8_0.gguf"
+    assert model_id == "owner/name:q8_0"
+    with pytest.raises(
+        BadModel, match=r"'owner/other:Q4_0' could not be downloaded \(\w+\); give HF_MODEL_ID the path"
+    ):
+        locate(EngineConfig(model="owner/other:Q4_0", cache_dir=str(tmp_path)), lambda *_: None)
+
+
+def test_a_directory_that_holds_one_file(whole: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "model"
+    directory.mkdir()
+    parts = split(whole, directory)
+    (directory / "mmproj.gguf").write_bytes(b"")
+    assert gguf_in(directory) == parts[0]
+    made, model_id = locate(EngineConfig(model=str(directory), cache_dir=str(tmp_path / "cache")), lambda *_: None)
+    assert [file.path for file in read_manifest(made).files] == list(map(str, parts))
+    assert model_id == str(directory)
+    whole.rename(directory / whole.name)
+    with pytest.raises(BadModel, match=r"holds several models; give HF_MODEL_ID one of m-00001-of-00003\.gguf, whole"):
+        gguf_in(directory)
+    (directory / "model.safetensors").write_bytes(b"")
+    assert gguf_in(directory) is None
