@@ -11,10 +11,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from handler.formats.gguf.manifest import check_sources, is_converted
 from handler.formats.weight_names import INDEX, WHOLE, weight_names
-from handler.linears.blocks_file import BLOCKS_FILE
 from handler.model.checks.custom_code import custom_code_files, report_custom_code
 from handler.model.checks.remote_code import check_code
+from handler.model.gguf.location import fetch_gguf, gguf_in, is_gguf_id
 from handler.model.gguf_model import BUNDLED_MODEL_ID, bundled_gguf, converted
 from handler.model.hub import fetch
 from handler.model.json_file import read_json
@@ -59,12 +60,21 @@ def _find(config: EngineConfig, progress: Callable[[int, str], None]) -> tuple[P
         if path.is_file() and path.suffix == ".gguf":
             return converted(path, cache_dir, progress), config.model
         if path.is_dir():
-            return path, config.model
+            return _in(path, cache_dir, progress), config.model
+        if is_gguf_id(config.model):
+            path = fetch_gguf(config.model, config.revision, progress)
+            return converted(path, cache_dir, progress), config.model
         return fetch(config, progress), config.model
     for mount in _MOUNTS:
         if mount.is_dir() and any(mount.iterdir()):
-            return mount, str(mount)
+            return _in(mount, cache_dir, progress), str(mount)
     return converted(bundled_gguf(), cache_dir, progress), BUNDLED_MODEL_ID
+
+
+def _in(directory: Path, cache_dir: Path, progress: Callable[[int, str], None]) -> Path:
+    """The checkpoint in `directory`, which may hold a .gguf file instead."""
+    gguf = gguf_in(directory)
+    return directory if gguf is None else converted(gguf, cache_dir, progress)
 
 
 def _go_offline() -> None:
@@ -79,12 +89,15 @@ def check_files(directory: Path, *, trust_remote_code: bool) -> None:
     """Raise BadModel if `directory` lacks a config or complete safetensors files, or if its config can run code."""
     config = read_json(directory / "config.json")
     check_code(config, directory, trust_remote_code=trust_remote_code)
+    if is_converted(directory):
+        check_sources(directory)
+        return
     names = _weights_of(directory)
     if not names:
         others = sorted(p.name for p in directory.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
         hint = f"; {others[0]} is a pickle and may run code, convert it to safetensors" if others else ""
         raise BadModel(f"{directory} holds no .safetensors weights{hint}")
-    for file in (*(directory / name for name in names), *directory.glob(BLOCKS_FILE)):
+    for file in (directory / name for name in names):
         try:
             with safe_open(file, framework="numpy"):
                 pass

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from handler.formats.gguf.manifest import is_converted, read_manifest
+from handler.model.gguf.needs import gguf_bytes, stays_as_stored
 from handler.model.json_file import read_json
 from handler.model.language_bytes import language_bytes
 from handler.seam.config import EngineConfig, Quantize
@@ -125,6 +127,9 @@ def needs_of(directory: Path, config: EngineConfig, dtype: torch.dtype, capabili
     From config.json and the files' size; a config.json that is not understood counts as linear layers alone. Raises
     BadModel if there is none.
     """
+    if is_converted(directory) and stays_as_stored(config.quantize, dtype):
+        num_bytes = gguf_bytes(read_manifest(directory), dtype, capability or 0)
+        return Needs((Weights("gguf", num_bytes, num_bytes),))
     on_disk = language_bytes(directory)
     values = text_values(read_json(directory / "config.json"))
     of_stored = quantization_of(values)

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handler.formats.gguf.manifest import is_converted
 from handler.formats.stored_format import StoredFormat, has_reader, reader_of
 from handler.formats.tensor_files import TensorFiles, open_tensors
 from handler.linears.quantised_weight import QuantisedWeight
 from handler.model.loading.carried_weight import CarriedWeight
+from handler.model.loading.gguf_source import gguf_weights
 from handler.model.quantize import stored_values
 from handler.model.stored_bitsandbytes import drop_threshold, silence_bitsandbytes
 from model_memory.stored_codes import method_of
@@ -79,11 +81,17 @@ def take_form(model_config: Any, device: torch.device) -> StoredForm | None:
 
 
 @contextmanager
-def open_weights(directory: Path, form: StoredForm | None, device: torch.device) -> Iterator[dict[str, Any]]:
+def open_weights(
+    directory: Path, form: StoredForm | None, device: torch.device, dtype: torch.dtype
+) -> Iterator[dict[str, Any]]:
     """The weights in `directory`, by the names that a model without quantisation has, while the block runs.
 
-    A `form` of None reads tensors as they are; `device` is where they go. Raises BadModel.
+    A `form` of None reads tensors as they are, and those of .gguf files as dense ones of `dtype`. `device` is where
+    they go. Raises BadModel.
     """
+    if is_converted(directory):
+        yield gguf_weights(directory, dtype if form is None else None)
+        return
     with open_tensors(directory) as tensors:
         reader = None if form is None else reader_of(form.method, form.values, tensors)
         sources = {} if reader is None else reader.sources()
