@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from handler.formats.weight_names import INDEX, WHOLE, weight_names
 from handler.model.checks.custom_code import CUSTOM_CODE
@@ -106,13 +107,21 @@ def check_before_download(directory: Path, named: str, *, trust_remote_code: boo
             "models can be served"
         )
     form = text_values(values).get("quantization_config")
-    if isinstance(form, dict) and form and (refused := stored(form, None).refused):
+    if isinstance(form, dict) and form and (refused := stored(form, None).refused) and not _is_read(form):
         raise BadModel(f"{named} cannot be loaded: {refused}")
     if not follows_code(values, trust_remote_code=trust_remote_code):
         # Imported here: it imports torch.
         from handler.model.checks.model_config import read_config
 
         read_config(directory, trust_remote_code=False)
+
+
+def _is_read(form: dict[str, Any]) -> bool:
+    """True if `handler/formats` reads this `quantization_config`."""
+    # Imported here: it imports torch.
+    from handler.formats.stored_format import has_reader
+
+    return has_reader(str(form.get("quant_method") or ""))
 
 
 def _weights(names: list[str], directory: Path) -> list[str]:
