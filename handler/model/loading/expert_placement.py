@@ -46,10 +46,10 @@ class ExpertPlacement:
             layer: Any = source.linear(None)
             if layer is None or not can_hold(layer):
                 return False
-            if not layers and not self._check.passes(layer, source.rows, self._dtype):
+            if not layers and not self._check.passes(layer, source.form, source.rows, self._dtype):
                 return False
             layers.append(layer)
-            bits = source.bits
+            bits = source.form.bits
         sizes = (layers[0].in_features, layers[0].out_features)
         if parameter.shape != (len(layers), *(sizes if experts.is_transposed else sizes[::-1])):
             return False

@@ -24,11 +24,12 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from handler.linears.cuda.int4_linear import fits_int4, int4_bytes
 from handler.linears.experts.quantised_experts import is_experts
 from handler.linears.linear import is_plain
+from handler.linears.packed_file import PackedFile
 from handler.linears.packed_linear import fits
 from handler.linears.product_check import ProductCheck
 from handler.linears.quantised_linear import linear_of_dense, quantised_linear
-from handler.linears.quantised_weight import QuantisedWeight
-from handler.linears.weight_blocks import quantise
+from handler.linears.quantised_weight import Form
+from handler.linears.weight_blocks import BLOCK, quantise
 from handler.model.loading.carried_weight import CarriedWeight
 from handler.model.loading.expert_placement import ExpertPlacement, expert_matrices
 from handler.model.loading.layer_report import LayerReport
@@ -45,13 +46,23 @@ _NAME = "tgi-heir-layers"
 class LayersConfig(QuantizationConfigMixin):
     """What `from_pretrained` is given: dense linear layers become `bits` wide, stored forms stay what they are."""
 
-    def __init__(self, bits: int | None, stored: str | None, dtype: torch.dtype, *, keep_dense: bool = False) -> None:
+    def __init__(
+        self,
+        bits: int | None,
+        stored: str | None,
+        dtype: torch.dtype,
+        *,
+        keep_dense: bool = False,
+        packed: PackedFile | None = None,
+    ) -> None:
         """`bits` is 4, 8 or None; `stored` the form of the checkpoint or None; `dtype` that of activations.
 
-        With `keep_dense` a layer on CPU keeps what it stands for beside the packed weight.
+        With `keep_dense` a layer on CPU keeps what it stands for beside the packed weight. Layers over stored weights
+        come from `packed` and go there.
         """
         self.quant_method: Any = _NAME
         self.bits, self.stored, self.dtype, self.keep_dense = bits, stored, dtype, keep_dense
+        self.packed = packed
 
 
 @register_quantizer(_NAME)
@@ -138,25 +149,30 @@ class _LayerQuantizer(HfQuantizer):
     def _placed_experts(self, experts: Any, name: str, value: Tensor | CarriedWeight) -> Tensor | None:
         """As `placed`, for a matrix of each expert."""
         if isinstance(value, CarriedWeight):
-            whole, dtype = value.to(dtype=self.config.dtype), self.config.dtype
-            parts = (self._stored(name, CarriedWeight(whole.weight.expert(i), dtype)) for i in range(whole.shape[0]))
-            return None if self.experts.place(experts, name, parts) else self._dense(experts, self._stored(name, whole))
+            weight, dtype = value.weight, self.config.dtype
+            parts = (self._stored(name, CarriedWeight(weight.expert(i), dtype)) for i in range(weight.shape[0]))
+            whole = self._stored(name, CarriedWeight(weight, dtype))
+            return None if self.experts.place(experts, name, parts) else self._dense(experts, whole)
         bits = self.bits.get(name, 0)
         matrices = (each.T.contiguous() if experts.is_transposed else each for each in value)
         parts = (self._rounded(name, each, bits, keeps=False) for each in matrices)
         return None if bits and self.experts.place(experts, name, parts) else self._left(name, value)
 
     def _stored(self, name: str, value: CarriedWeight) -> LayerSource:
-        weight, dtype = value.weight, self.config.dtype
-        return LayerSource(
-            name, weight.bits, weight.rows, partial(_linear_of, weight, dtype), value.dense, weight.stored_bytes
-        )
+        make = partial(self._linear_of, value)
+        return LayerSource(name, value.form, value.rows, make, value.dense, value.stored_bytes)
+
+    def _linear_of(self, value: CarriedWeight, bias: Tensor | None) -> nn.Module | None:
+        dtype = self.config.dtype
+        if dtype is torch.float32:  # a stored weight is exact only as a dense one
+            return None
+        return quantised_linear(value.weight, bias, dtype, value.dense() if self.config.keep_dense else None)
 
     def _rounded(self, name: str, weight: Tensor, bits: int, *, keeps: bool = True) -> LayerSource:
         keep = keeps and self.config.keep_dense and (weight if name in self._tied else True)
         return LayerSource(
             name,
-            bits,
+            Form(bits, BLOCK, has_minimum=True),
             lambda rows: quantise(weight[rows], bits),
             lambda bias: linear_of_dense(weight, bits, bias, keep),
             lambda: weight,
@@ -183,14 +199,23 @@ class _LayerQuantizer(HfQuantizer):
             self._waiting.append(source)
             linear.weight._is_hf_initialized = True
             return True
-        layer = source.linear(None if linear.bias is None else linear.bias.detach())
-        if layer is None or not self.check.passes(layer, source.rows, self.config.dtype):
+        bias = None if linear.bias is None else linear.bias.detach()
+        layer = self._kept(source, bias) or source.linear(bias)
+        if layer is None or not self.check.passes(layer, source.form, source.rows, self.config.dtype):
             return False
         # transformers draws the weights of modules without this mark.
         layer.__dict__["_is_hf_initialized"] = True
         setattr(model.get_submodule(parent), child, layer)
-        self.report.placed(source.bits)
+        self.report.placed(source.form.bits)
+        if self.config.packed is not None:
+            self.config.packed.keep(source.name, layer)
         return True
+
+    def _kept(self, source: LayerSource, bias: Tensor | None) -> nn.Module | None:
+        """The layer as an earlier start has packed it."""
+        if self.config.packed is None or source.name not in self.config.packed:
+            return None
+        return self.config.packed.layer(source.name, bias, source.dense() if self.config.keep_dense else None)
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         if self._packs_tied_output and self._output is not None:
@@ -203,6 +228,8 @@ class _LayerQuantizer(HfQuantizer):
         self._waiting.clear()
         self.experts.finish(model)
         self.report.log()
+        if self.config.packed is not None:
+            self.config.packed.save()
         # To transformers the model is an ordinary one from here on.
         self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
         return model
@@ -239,8 +266,3 @@ def _linears(model: nn.Module) -> Iterator[tuple[str, tuple[int, int]]]:
         if is_plain(module):
             assert isinstance(module, nn.Linear)
             yield f"{name}.weight", (module.out_features, module.in_features)
-
-
-def _linear_of(weight: QuantisedWeight, dtype: torch.dtype, bias: Tensor | None) -> nn.Module | None:
-    # In float32 a stored weight is exact only as a dense one.
-    return None if dtype is torch.float32 else quantised_linear(weight, bias, dtype)

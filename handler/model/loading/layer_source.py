@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from handler.linears.product_check import Rows
+from handler.linears.quantised_weight import Form
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerSource:
     """What a layer is made of: `linear(bias)` is a `Linear` or None, `rows` the weights of some outputs.
 
-    `dense()` is the weight without a layer. `bits` are those of a code, `num_bytes` the size of a stored weight.
+    `dense()` is the weight without a layer. `form` is that of the codes, `num_bytes` the size of a stored weight.
     """
 
     name: str
-    bits: int
+    form: Form
     rows: Rows
     linear: Callable[[Tensor | None], nn.Module | None]
     dense: Callable[[], Tensor]
