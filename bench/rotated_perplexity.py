@@ -20,6 +20,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from bench import stored_forms
 from bench.perplexity import TEXT, WINDOW, losses
 from handler.linears.weight_blocks import BLOCK, quantise
 
@@ -28,13 +29,19 @@ def main() -> int:
     """Print perplexities, one line for each rotation and form."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rotations", type=int, default=2)
-    rotations = parser.parse_args().rotations
+    parser.add_argument("--stored", action="store_true", help="forms of stored checkpoints, not those made at load")
+    parser.add_argument("--ggml", type=Path, help="libggml-base.so of llama.cpp: with --stored, its block types too")
+    arguments = parser.parse_args()
+    rotations = arguments.rotations
+    forms = stored_forms.FORMS if arguments.stored else _FORMS
+    if arguments.ggml:
+        forms = forms | stored_forms.ggml_forms(arguments.ggml)
     model, ids = _bundled()
     print(f"unrotated: {_perplexity(model, ids):.2f}", flush=True)
     for seed in range(rotations):
         rotated = _rotated(model, seed)
         print(f"rotation {seed}, none: {_perplexity(rotated, ids):.2f}", flush=True)
-        for name, form in _FORMS.items():
+        for name, form in forms.items():
             print(f"rotation {seed}, {name}: {_perplexity(_stored(rotated, form), ids):.2f}", flush=True)
     return 0
 

@@ -1,39 +1,48 @@
-"""The one table of how weights lie in memory: by stored form, HF_MODEL_QUANTIZE and GPU.
+"""The one table of how weights lie in memory: what HF_MODEL_QUANTIZE makes of dense ones, by GPU.
 
-Stored form: `quantization_config` of config.json. Whoever makes a form load here, or hold its bytes, changes this
-table; the engine's placement and the deploy helper's plan follow. Sources: transformers 5.23 (its
-quantizers) and bitsandbytes 0.50 (`quantize_4bit`, `_gemm_4bit_use_custom_cuda`).
+Stored forms are in `stored_forms.py`. Whoever makes a form hold other bytes changes this table; the engine's placement
+and the deploy helper's plan follow. Sources: transformers 5.23 (its quantizers) and bitsandbytes 0.50
+(`quantize_4bit`, `_gemm_4bit_use_custom_cuda`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import enum
 from dataclasses import dataclass
-from typing import Any
 
 from model_memory.weight_counts import WeightCounts
 
 # From this compute capability (major * 10 + minor) on, an own layer multiplies fp8 weights with one scale a tensor.
-_FP8_FROM = 89
+FP8_FROM = 89
 # From this one on, int4 and int8 are served on CUDA, in bfloat16.
-_INT4_FROM = 80
+INT4_FROM = 80
 # torch's int4 product reads its weights once for each 16 rows; a step is judged at 64, as bitsandbytes' is.
-_INT4_READS = 4
+INT4_READS = 4
 # What `auto` may take on CUDA, the least lossy first; a form that a GPU refuses is left out there.
 AUTO_FORMS = ("none", "int4", "bitsandbytes-nf4")
 
 _INSTEAD = "take bitsandbytes or bitsandbytes-nf4 instead"
-_SMALLER = "take the model in 16 bits, with HF_MODEL_QUANTIZE=bitsandbytes-nf4 if it must be small"
+
+
+class Product(enum.StrEnum):
+    """What multiplies by the linear layers of a stored form."""
+
+    DENSE = "dequantised at load"
+    KERNELS = "as stored, by our kernels"
+    INT4 = "as stored, by torch's int4 product"
+    FP8 = "as stored, by torch's fp8 product"
+    BITSANDBYTES = "as stored, by bitsandbytes"
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
     """How weights are held once loaded: bytes for each weight with its scales, None for the model's own dtype.
 
-    `experts` are parameters of three dimensions. `output` is an output layer that is not tied to the embeddings; these,
-    norms and routers keep the dtype in every form. `step_bytes` is what one weight of a linear layer moves in a decode
-    step. `refused` says why the form does not load here and what to do instead, "" if it loads. `is_stored` forms keep
-    the size of their files.
+    `experts` are parameters of three dimensions that transformers' interface for experts multiplies. `output` is an
+    output layer that is not tied to the embeddings; these, norms and routers keep the dtype in every form. `step_bytes`
+    is what one weight of a linear layer, or of quantised experts, moves in a decode step. `refused` says why the form
+    does not load here and what to do instead, "" if it loads. `is_stored` forms keep the size of their files. `product`
+    is None for dense checkpoints and refused forms.
     """
 
     name: str
@@ -43,29 +52,34 @@ class Form:
     step_bytes: float | None = None
     refused: str = ""
     is_stored: bool = False
+    product: Product | None = None
 
     def num_bytes(self, counts: WeightCounts, itemsize: int) -> int:
         """Bytes of all weights in memory; `itemsize` is the bytes of one number of the model's dtype."""
-        linears, experts, output = (each or itemsize for each in (self.linears, self.experts, self.output))
+        linears, output = self.linears or itemsize, self.output or itemsize
+        experts = itemsize if counts.keeps_experts else self.experts or itemsize
         dense = (counts.embeddings + counts.other) * itemsize
         return int(counts.linears * linears + counts.experts * experts + counts.output * output) + dense
 
     def moved_bytes(self, counts: WeightCounts, itemsize: int) -> int:
         """Bytes that a decode step of many sequences moves for the weights; input embeddings are counted too."""
         moved = self.step_bytes or self.linears or itemsize
-        return self.num_bytes(counts, itemsize) + int(counts.linears * (moved - (self.linears or itemsize)))
+        more = counts.linears * (moved - (self.linears or itemsize))
+        if self.experts and not counts.keeps_experts:
+            more += counts.experts * (moved - self.experts)
+        return self.num_bytes(counts, itemsize) + int(more)
 
 
 def quantized(quantize: str, capability: int | None, *, in_bfloat16: bool = True) -> Form:
     """The form that HF_MODEL_QUANTIZE makes of a dense checkpoint; `capability` is None on CPU.
 
-    bitsandbytes and blocks replace linear layers only, blocks the output layer too. Names that belong to stored
+    bitsandbytes replaces linear layers only, blocks take experts and the output layer too. Names that belong to stored
     checkpoints, and `auto`, stay dense. `in_bfloat16` says that a GPU computes in bfloat16.
     """
     if quantize in ("bitsandbytes-nf4", "bitsandbytes-fp4"):
         # 4 bits, and a float32 for each 64 weights.
-        return Form(quantize, 0.5 + 4 / 64, step_bytes=_four_bit_step(capability))
-    has_blocks = capability is None or (capability >= _INT4_FROM and in_bfloat16)
+        return Form(quantize, 0.5 + 4 / 64, step_bytes=four_bit_step(capability))
+    has_blocks = capability is None or (capability >= INT4_FROM and in_bfloat16)
     if quantize == "bitsandbytes" or (quantize == "eetq" and not has_blocks):
         return Form(quantize, 1.0)  # and a float32 for each row
     if quantize in ("int8", "int4", "eetq"):
@@ -73,7 +87,7 @@ def quantized(quantize: str, capability: int | None, *, in_bfloat16: bool = True
         each = four if quantize == "int4" else eight
         refused = "" if has_blocks else f"{quantize} needs compute capability 8.0 and bfloat16; {_INSTEAD}"
         return Form(
-            quantize, each, output=eight, step_bytes=_INT4_READS * each if capability else None, refused=refused
+            quantize, each, each, output=eight, step_bytes=INT4_READS * each if capability else None, refused=refused
         )
     return Form("none")
 
@@ -92,61 +106,7 @@ def auto_forms(capability: int | None, *, in_bfloat16: bool = True) -> tuple[For
     return tuple(form for form in forms if not form.refused)
 
 
-def stored(
-    values: Mapping[str, Any], capability: int | None, *, has_experts: bool = False, in_bfloat16: bool = True
-) -> Form:
-    """The form of a checkpoint with this `quantization_config`, whatever HF_MODEL_QUANTIZE says."""
-    method = stored_name(values)
-    if method.startswith("bitsandbytes-"):
-        scales = 1 / 64 + 4 / (64 * 256) if values.get("bnb_4bit_use_double_quant") else 4 / 64
-        return Form(method, 0.5 + scales, step_bytes=_four_bit_step(capability), is_stored=True)
-    if method == "bitsandbytes":
-        return Form(method, 1.0, is_stored=True)
-    if method == "fp8" and in_bfloat16 and not has_experts and _is_multiplied(values, capability):
-        return Form(method, 1.0)
-    if method in ("fp8", "mxfp4"):
-        return Form(method)  # dense at load: their kernels come with a package of the hub
-    package = _PACKAGES.get(method)
-    missing = f"needs {package}, which the image does not contain" if package else "is not known to load in the image"
-    return Form(method, refused=f"a checkpoint stored as {method} {missing}; {_SMALLER}")
-
-
-def _is_multiplied(values: Mapping[str, Any], capability: int | None) -> bool:
-    """True for fp8 weights that stay as they are stored: one scale for each tensor (a `weight_block_size` of null)."""
-    by_tensor = "weight_block_size" in values and values["weight_block_size"] is None
-    return by_tensor and not values.get("modules_to_convert") and (capability or 0) >= _FP8_FROM
-
-
-def stored_name(values: Mapping[str, Any]) -> str:
-    """The stored form, as an HF_MODEL_QUANTIZE name if there is one."""
-    method = str(values.get("quant_method") or "unknown")
-    if not method.startswith("bitsandbytes") and not (values.get("load_in_4bit") or values.get("load_in_8bit")):
-        return method
-    if values.get("load_in_4bit") or method == "bitsandbytes_4bit":
-        return f"bitsandbytes-{values.get('bnb_4bit_quant_type', 'fp4')}"
-    return "bitsandbytes"
-
-
-def is_dequantised(form: Form) -> bool:
-    """True if a stored form is made dense at load."""
-    return form.linears is None and not form.refused and form.name != "none"
-
-
-# What transformers loads these with; none of it is in requirements/image.txt.
-_PACKAGES = {
-    "awq": "the package gptqmodel",
-    "gptq": "the packages optimum and gptqmodel",
-    "compressed-tensors": "the package compressed-tensors",
-    "torchao": "the package torchao",
-    "auto-round": "the package auto-round",
-    "hqq": "the package hqq",
-    "quanto": "the package optimum-quanto",
-    "aqlm": "the package aqlm",
-    "fbgemm_fp8": "the package fbgemm-gpu",
-}
-
-
-def _four_bit_step(capability: int | None) -> float:
+def four_bit_step(capability: int | None) -> float:
     """Bytes moved for a weight of bitsandbytes' 4 bits in a step of up to 64 rows.
 
     bitsandbytes makes part of the matrices dense first: it reads 4 bits, writes 16 and reads 16. The share by GPU is

@@ -2,7 +2,7 @@
 
 A form is one module or folder here, found by its `METHODS`: the `quant_method` values of config.json that it reads. Its
 `reader(values, tensors)` makes a `StoredFormat` of `quantization_config` and the open files. Whether a form is refused
-is said in `model_memory/forms.py`, before the download.
+is said in `model_memory/stored_codes.py`, before the download.
 """
 
 from __future__ import annotations

@@ -54,6 +54,14 @@ def _cuda_usable() -> tuple[bool, str]:
     return False, one_line(reason).rstrip(". ")
 
 
+def capability_of(device: torch.device) -> int | None:
+    """CUDA's compute capability as major * 10 + minor; None for a CPU."""
+    if device.type != "cuda":
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    return major * 10 + minor
+
+
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     """The dtype for `wanted`; `auto` is bfloat16 if the hardware has it, else float16 on CUDA and float32 on CPU.
 

@@ -11,23 +11,24 @@ from typing import Any
 import msgspec
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from handler.formats.gguf.manifest import is_converted
 from handler.linears.choice import computes_blocks
 from handler.linears.packed_file import PackedFile
 from handler.linears.packed_model import dense_bytes
-from handler.model.checks.causal import check_causal
-from handler.model.checks.published_values import check_form, settle
+from handler.model.checks.model_config import read_config
 from handler.model.checks.remote_code import follows_code
 from handler.model.checks.weight_check import check_weights, unconverted
-from handler.model.device import choose_device, choose_dtype
+from handler.model.device import capability_of, choose_device, choose_dtype
 from handler.model.end_tokens import eos_token_ids
 from handler.model.gguf.needs import stays_as_stored
 from handler.model.gguf_model import SHIPPED
+from handler.model.json_file import read_json
 from handler.model.loading.layer_quantizer import LayersConfig
+from handler.model.loading.single_experts import join_experts
+from handler.model.loading.text_part import served_model, text_skeleton
 from handler.model.loading.weight_source import StoredForm, open_weights, take_form
-from handler.model.location import read_json
 from handler.model.machine_memory import available_memory_bytes
 from handler.model.placement import (
     Devices,
@@ -89,8 +90,7 @@ def place(config: EngineConfig, directory: Path) -> Devices:
     device = choose_device(config.device)
     if device.type != "cuda":
         return choose_devices(config, device, Needs(()), ())
-    major, minor = torch.cuda.get_device_capability(device)
-    needs = needs_of(directory, config, choose_dtype(config.dtype, device), major * 10 + minor)
+    needs = needs_of(directory, config, choose_dtype(config.dtype, device), capability_of(device))
     devices = choose_devices(config, device, needs, gpu_bytes())
     # torch makes the stream that captures graphs on the current device.
     torch.cuda.set_device(devices.own[0])
@@ -115,7 +115,7 @@ def load(
     dtype = choose_dtype(config.dtype, device)
     trusted = follows_code(read_json(directory / "config.json"), trust_remote_code=config.trust_remote_code)
     config = msgspec.structs.replace(config, trust_remote_code=trusted)
-    model_config = _read_config(directory, trusted)
+    model_config = read_config(directory, trust_remote_code=trusted)
     quantize = resolve(config.quantize, device, dtype, model_config)
     quantize = devices.quantize if quantize is Quantize.AUTO else quantize
     progress(200, f"loading weights on {device} as {str(dtype).removeprefix('torch.')}")
@@ -135,17 +135,6 @@ def load(
     )
 
 
-def _read_config(directory: Path, trust_remote_code: bool) -> Any:
-    try:
-        found = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
-    except Exception as exc:  # each family checks its values in its own way
-        raise BadModel(f"{directory / 'config.json'} was not understood: {one_line(exc)}") from exc
-    check_causal(found, directory)
-    check_form(found, directory)
-    settle(found)
-    return found
-
-
 def _load_weights(
     config: EngineConfig,
     directory: Path,
@@ -162,8 +151,7 @@ def _load_weights(
         stored, form = GGUF, StoredForm(GGUF, {})
     options = _options(dtype, devices)
     try:
-        with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
+        skeleton = text_skeleton(model_config, trust_remote_code=config.trust_remote_code)
         if form is not None or quantize in BLOCK_BITS:
             keep_dense = on_cpu and (form is None or stored == GGUF) and _has_room_for_dense(skeleton, dtype)
             packed = _packed_file(config, directory, dtype) if on_cpu and stored == GGUF else None
@@ -172,14 +160,16 @@ def _load_weights(
             )
         elif quantize in BITSANDBYTES:
             options["quantization_config"] = bitsandbytes_config(quantize, dtype, skipped_modules(skeleton, quantize))
-        with open_weights(directory, form, dtype) as weights:
-            loaded: Any = type(skeleton).from_pretrained(None, config=skeleton.config, state_dict=weights, **options)
+        with open_weights(directory, form, devices.own[0], dtype) as weights:
+            options["state_dict"] = join_experts(weights, skeleton)
+            loaded: Any = type(skeleton).from_pretrained(None, config=skeleton.config, **options)
     except Exception as exc:  # the libraries that load share no base class
         raise _told(exc, directory, stored, devices.own[0]) from exc
     model: PreTrainedModel = loaded[0]
     check_weights(model, loaded[1], str(directory))
     if len(devices.own) > 1:
         _check_spread(model, devices)
+    model = served_model(model)
     return model, stored or str(quantize if "quantization_config" in options else Quantize.NONE)
 
 
@@ -189,12 +179,6 @@ def _told(exc: Exception, directory: Path, stored: str | None, device: torch.dev
         return exc
     if isinstance(exc, torch.OutOfMemoryError):
         return BadConfiguration(f"{device} has too little memory for the weights: {one_line(exc)}")
-    if stored is not None and isinstance(exc, ImportError):
-        return BadModel(
-            f"the weights in {directory} are stored as {stored}, and the package that loads such weights is not "
-            "installed here; take the same model in bfloat16 or in a form of bitsandbytes, or add the package that "
-            f"transformers {transformers.__version__} needs for {stored} to an image of your own"
-        )
     form = "" if stored is None else f", stored as {stored},"
     if name := unconverted(exc):
         return BadModel(f"the weights in {directory}{form} do not make up the weight {name}")

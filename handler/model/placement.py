@@ -18,13 +18,16 @@ import torch
 
 from handler.formats.gguf.manifest import is_converted, read_manifest
 from handler.model.gguf.needs import gguf_bytes, stays_as_stored
-from handler.model.location import read_json
+from handler.model.json_file import read_json
+from handler.model.language_bytes import language_bytes
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration
 from model_memory import sharing
-from model_memory.forms import AUTO_FORMS, Form, auto_forms, quantized, stored
+from model_memory.forms import AUTO_FORMS, Form, auto_forms, quantized
 from model_memory.key_bytes import key_bytes_per_token, max_positions
 from model_memory.sharing import KEYS_SHARE, USUAL_TOKENS, WEIGHTS_SHARE, Share, Weights
+from model_memory.stored_codes import quantization_of
+from model_memory.stored_forms import stored
 from model_memory.weight_counts import WeightCounts, count_weights, text_values
 
 logger = logging.getLogger(__name__)
@@ -127,13 +130,13 @@ def needs_of(directory: Path, config: EngineConfig, dtype: torch.dtype, capabili
     if is_converted(directory) and stays_as_stored(config.quantize, dtype):
         num_bytes = gguf_bytes(read_manifest(directory), dtype, capability or 0)
         return Needs((Weights("gguf", num_bytes, num_bytes),))
-    on_disk = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+    on_disk = language_bytes(directory)
     values = text_values(read_json(directory / "config.json"))
-    of_stored = values.get("quantization_config")
-    counts = _counts(values, on_disk, is_stored=bool(of_stored))
+    of_stored = quantization_of(values)
+    counts = _counts(values, on_disk, is_stored=of_stored is not None)
     in_bfloat16 = dtype is torch.bfloat16
-    if isinstance(of_stored, dict):
-        form = stored(of_stored, capability, has_experts=bool(counts.experts), in_bfloat16=in_bfloat16)
+    if of_stored is not None:
+        form = stored(of_stored, capability, in_bfloat16=in_bfloat16)
         if form.is_stored or form.refused or not counts.total:
             return Needs((Weights(form.name, on_disk, on_disk),))
         return Needs((_weights(form, counts, dtype),))

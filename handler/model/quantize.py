@@ -11,25 +11,25 @@ from torch import nn
 from handler.linears.cuda.int4_linear import multiplies_int4
 from handler.seam.config import Quantize
 from handler.seam.errors import BadConfiguration
-from model_memory.forms import stored_name
+from model_memory.stored_codes import refusal, stored_name
 
 logger = logging.getLogger(__name__)
 
 BITSANDBYTES = frozenset({Quantize.INT8, Quantize.NF4, Quantize.FP4})
 # Bits per weight of the forms that this engine makes itself.
 BLOCK_BITS = {Quantize.INT8_BLOCKS: 8, Quantize.INT4_BLOCKS: 4}
-# Names that describe how a checkpoint is stored, with the `quant_method` of config.json for each. Marlin is a kernel
-# for GPTQ's format.
+# Names that describe how a checkpoint is stored, with the values of `quant_method` in config.json for each. Marlin is a
+# kernel for the codes of GPTQ and AWQ.
 _STORED = {
-    Quantize.GPTQ: "gptq",
-    Quantize.AWQ: "awq",
-    Quantize.MARLIN: "gptq",
-    Quantize.COMPRESSED_TENSORS: "compressed-tensors",
-    Quantize.FP8: "fp8",
+    Quantize.GPTQ: {"gptq", "auto-round"},
+    Quantize.AWQ: {"awq"},
+    Quantize.MARLIN: {"gptq", "awq"},
+    Quantize.COMPRESSED_TENSORS: {"compressed-tensors"},
+    Quantize.FP8: {"fp8", "fbgemm_fp8", "modelopt"},
 }
 # Weights per scale in bitsandbytes' 4-bit forms, and the rows that its CPU kernel processes together.
 _NF4_BLOCK = 64
-NF4_ROWS = 32
+_NF4_ROWS = 32
 _INT8_MULTIPLE = 16
 
 
@@ -40,15 +40,15 @@ def resolve(wanted: Quantize, device: torch.device, dtype: torch.dtype, model_co
     """
     stored = stored_form(model_config)
     if wanted is Quantize.EXL2:
-        raise BadConfiguration("HF_MODEL_QUANTIZE=exl2 is not supported: transformers reads no such checkpoint")
+        raise BadConfiguration(f"HF_MODEL_QUANTIZE=exl2 is not supported: {refusal({'quant_method': 'exl2'})}")
     if stored is not None:
-        if wanted not in {Quantize.AUTO, Quantize.NONE} and stored not in {wanted, _STORED.get(wanted)}:
+        if wanted not in {Quantize.AUTO, Quantize.NONE} and stored not in {wanted, *_STORED.get(wanted, ())}:
             logger.warning("the checkpoint is stored as %s; HF_MODEL_QUANTIZE=%s is not applied", stored, wanted)
         return Quantize.NONE
     if wanted in _STORED:
         raise BadConfiguration(
             f"HF_MODEL_QUANTIZE={wanted} is for checkpoints that are stored that way, and this one's config.json "
-            "names no quantization_config; bitsandbytes and bitsandbytes-nf4 quantise at load"
+            "names no quantization_config; int8, int4, bitsandbytes and bitsandbytes-nf4 quantise at load"
         )
     has_blocks = device.type == "cpu" or multiplies_int4(device, dtype)
     if wanted is Quantize.EETQ:
@@ -68,10 +68,15 @@ def _gpu(device: torch.device) -> str:
 
 def stored_form(model_config: Any) -> str | None:
     """The checkpoint's quantisation by config.json, as an HF_MODEL_QUANTIZE name if there is one; None if none."""
+    values = stored_values(model_config)
+    return stored_name(values) if values else None
+
+
+def stored_values(model_config: Any) -> dict[str, Any]:
+    """The checkpoint's `quantization_config`, itself, to read and to change; {} if its weights are dense."""
     found = getattr(model_config, "quantization_config", None)
-    if found is None:
-        return None
-    return stored_name(found if isinstance(found, dict) else found.to_dict())
+    values: dict[str, Any] = found if isinstance(found, dict) else vars(found) if found else {}
+    return values
 
 
 def skipped_modules(skeleton: nn.Module, quantize: Quantize) -> list[str]:
@@ -132,4 +137,4 @@ def _odd(shape: tuple[int, int], quantize: Quantize) -> bool:
     rows, columns = shape
     if quantize is Quantize.INT8:
         return bool(rows % _INT8_MULTIPLE or columns % _INT8_MULTIPLE)
-    return bool(rows % NF4_ROWS or columns % _NF4_BLOCK)
+    return bool(rows % _NF4_ROWS or columns % _NF4_BLOCK)

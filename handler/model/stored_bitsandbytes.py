@@ -1,9 +1,11 @@
-"""Checkpoints whose weights bitsandbytes multiplies, on CUDA: what their configuration would spoil here."""
+"""Checkpoints of bitsandbytes where its own layers serve them, on CUDA: what their configuration would spoil here."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
+
+from handler.model.quantize import stored_values
 
 logger = logging.getLogger(__name__)
 
@@ -23,9 +25,8 @@ def drop_threshold(model_config: Any) -> None:
     Above the threshold, features are chosen from the whole batch, so a neighbour would change a sequence's numbers
     (docs/decisions/0012).
     """
-    found = getattr(model_config, "quantization_config", None)
-    values = found if isinstance(found, dict) or found is None else vars(found)
-    if not values or not values.get("load_in_8bit"):
+    values = stored_values(model_config)
+    if not values.get("load_in_8bit"):
         return
     threshold = values.get(_THRESHOLD, _DEFAULT_THRESHOLD)
     if threshold:

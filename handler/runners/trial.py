@@ -17,6 +17,7 @@ from handler.runners.own_noise import NO_NOISE, Noise, own_noise, relative_gaps,
 from handler.runners.play import MAX_SCORED, NUM_DECODES, Play
 from handler.runners.runner import Runner
 from handler.seam.errors import UnsupportedModel, one_line
+from model_memory.weight_counts import has_experts
 
 # Largest difference of a row's logits, relative to the row's largest (at least 1): of the median row. An attention or
 # a state that is wrong in kind is off by far more.
@@ -200,5 +201,4 @@ def _described(exc: Exception) -> str:
 
 def _routes(text_config: Any) -> bool:
     """True if the model is a mixture of experts."""
-    names = ("num_experts_per_tok", "num_experts", "num_local_experts", "n_routed_experts", "moe_k")
-    return any(getattr(text_config, name, None) for name in names)
+    return has_experts(text_config.to_dict())

@@ -18,9 +18,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from model_memory import sharing
-from model_memory.forms import AUTO_FORMS, Form, auto_forms, is_dequantised, quantized, stored
+from model_memory.forms import AUTO_FORMS, Form, auto_forms, quantized
 from model_memory.sharing import USUAL_TOKENS, Share, Weights
-from sagemaker_deploy.request.instances import INSTANCES, Instance
+from model_memory.stored_codes import refusal as refusal_of
+from model_memory.stored_forms import is_dequantised, stored
+from sagemaker_deploy.request.instances import Instance
 from sagemaker_deploy.request.spec import STORED_QUANTIZATIONS
 from sagemaker_deploy.sizing.model_shape import ModelShape
 
@@ -164,7 +166,7 @@ def _notes_of_form(shape: ModelShape, fit: Fit) -> Iterator[str]:
             f"the container makes weights stored as {form.name} dense at load: {shape.checkpoint_gb:.1f} GB of files "
             f"take {gb:.1f} GB"
         )
-    if form.linears and not form.experts and shape.counts.experts:
+    if form.linears and shape.counts.experts and (shape.counts.keeps_experts or not form.experts):
         yield f"{form.name} leaves the experts in 16 bits: the weights take {gb:.1f} GB"
 
 
@@ -182,11 +184,8 @@ def auto_warning(shape: ModelShape, load: Load, fit: Fit, max_gpus: int | None =
 
 
 def refusal(shape: ModelShape) -> str:
-    """Return why no GPU of SageMaker loads this stored form, and what to do instead; "" if one does."""
-    if shape.stored is None:
-        return ""
-    reasons = [stored(shape.stored, instance.capability).refused for instance in INSTANCES]
-    return reasons[0] if all(reasons) else ""
+    """Return why the container does not load this stored form, and what to do instead; "" if it does."""
+    return "" if shape.stored is None else refusal_of(shape.stored)
 
 
 def stored_form_problem(shape: ModelShape, quantize: str) -> str:
@@ -238,7 +237,7 @@ def weights_bytes(shape: ModelShape, quantize: str, instance: Instance) -> int:
 
 def _form(shape: ModelShape, quantize: str, instance: Instance) -> Form:
     if shape.stored is not None:
-        return stored(shape.stored, instance.capability, has_experts=bool(shape.counts.experts))
+        return stored(shape.stored, instance.capability)
     return quantized(quantize, instance.capability)
 
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from model_memory.forms import stored
 from model_memory.key_bytes import key_bytes_per_token, max_positions
+from model_memory.stored_codes import method_of, quantization_of, stored_codes
 from model_memory.weight_counts import WeightCounts, count_weights, num_layers, text_values
 from sagemaker_deploy.errors import SpecError
 
@@ -59,8 +59,7 @@ def shape_from_config(config: Mapping[str, Any], checkpoint_bytes: int | None = 
     except (KeyError, TypeError, ValueError, ArithmeticError) as exc:
         raise SpecError(f"config.json of type {config.get('model_type')!r} does not define {exc}") from exc
     dtype = str(text.get("dtype") or text.get("torch_dtype") or "bfloat16")
-    form = text.get("quantization_config")
-    form = form if isinstance(form, Mapping) and form else None
+    form = quantization_of(text)
     if checkpoint_bytes and form is None:
         counts = counts.scaled_to(checkpoint_bytes // _DTYPE_BYTES.get(dtype, 2))
     on_disk = (checkpoint_bytes or _stored_bytes(counts, form)) if form else None
@@ -68,13 +67,12 @@ def shape_from_config(config: Mapping[str, Any], checkpoint_bytes: int | None = 
 
 
 def _stored_bytes(counts: WeightCounts, form: Mapping[str, Any]) -> int:
-    """An estimate for a stored form whose files were not weighed; scales add a tenth."""
-    method = str(form.get("quant_method"))
-    bits = form.get("bits") or (8 if "fp8" in method or form.get("load_in_8bit") else 4)
-    linears = experts = bits / 8 * 1.1
+    """An estimate for a stored form whose files were not weighed; of a refused one, as if it had 4 bits."""
+    linears = experts = max((codes.file_bytes for codes in stored_codes(form)), default=4 / 8 * 1.1)
+    method = method_of(form)
     if method == "mxfp4":
         linears, experts = 2, 4.25 / 8  # only experts are packed, with 8 bits of scale for each 32
-    elif stored(form, None).is_stored:
-        experts = 2  # bitsandbytes leaves them dense in its files too
+    elif method.startswith("bitsandbytes"):
+        experts = 2  # dense in its files too
     dense = 2 * (counts.embeddings + counts.output + counts.other)
     return int(counts.linears * linears + counts.experts * experts) + dense

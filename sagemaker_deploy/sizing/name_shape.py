@@ -18,17 +18,24 @@ _SIZE = re.compile(r"(?<![A-Za-z0-9.])(?<!\d_)(?:(\d+)x)?(\d+(?:[._]\d+)?)([bm])
 # "17B-16E": the number before counts active parameters.
 _ACTIVE_ONLY = re.compile(r"\d+B-\d+E(?![a-z0-9])", re.IGNORECASE)
 _FOUR, _EIGHT = (0.65, "4 bits"), (1.05, "8 bits")
+
+
+def _compressed(**weights: int) -> dict[str, object]:
+    """The `quantization_config` of compressed-tensors for integers of one kind."""
+    return {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": weights}}}
+
+
 # The first that matches: (pattern, (bytes for each weight, words), quantization_config).
 _STORED: tuple[tuple[str, tuple[float, str], dict[str, object]], ...] = (
     ("nf4|bnb-4bit", _FOUR, {"quant_method": "bitsandbytes", "load_in_4bit": True}),
     ("bnb-8bit", _EIGHT, {"quant_method": "bitsandbytes", "load_in_8bit": True}),
-    ("gptq-int8", _EIGHT, {"quant_method": "gptq"}),
+    ("gptq-int8", _EIGHT, {"quant_method": "gptq", "bits": 8}),
     ("gptq", _FOUR, {"quant_method": "gptq"}),
     ("awq", _FOUR, {"quant_method": "awq"}),
-    ("w8a8|w8a16", _EIGHT, {"quant_method": "compressed-tensors"}),
-    ("w4a16", _FOUR, {"quant_method": "compressed-tensors"}),
+    ("w8a8|w8a16", _EIGHT, _compressed(num_bits=8)),
+    ("w4a16", _FOUR, _compressed(num_bits=4, group_size=128)),
     ("mxfp4", _FOUR, {"quant_method": "mxfp4"}),
-    ("nvfp4", _FOUR, {"quant_method": "nvfp4"}),
+    ("nvfp4", _FOUR, {"quant_method": "modelopt", "quant_algo": "NVFP4"}),
     ("fp8", _EIGHT, {"quant_method": "fp8"}),
     ("int8|8-?bit", _EIGHT, {"quant_method": "8 bits"}),
     ("int4|4-?bit", _FOUR, {"quant_method": "4 bits"}),

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from model_memory.forms import auto_forms, quantized, stored
+from model_memory.forms import Product, auto_forms, quantized
+from model_memory.stored_forms import stored
 from model_memory.weight_counts import TIED_BY_DEFAULT, WeightCounts, count_weights, text_values
 from sagemaker_deploy.cli.main import main
 from sagemaker_deploy.plan import make_plan
 from sagemaker_deploy.request.instances import INSTANCES, find_instance
-from sagemaker_deploy.sizing.fit import Load, auto_share, check_fit, default_load, fit_warnings, refusal, weights_bytes
+from sagemaker_deploy.sizing.fit import Load, auto_share, check_fit, default_load, fit_warnings, weights_bytes
 from sagemaker_deploy.sizing.model_shape import ModelShape, shape_from_config
 from sagemaker_deploy.sizing.recommendation import form_of, recommend
 from tests.deploy.conftest import REGION, make_spec
@@ -31,15 +32,16 @@ TABLE = [
     ("llama-3.1-8b", "int8", "ml.g6.xlarge", "int8", 1, 1),
     ("llama-3.1-8b", "bitsandbytes-nf4", "ml.g6.xlarge", "bitsandbytes-nf4", 1, 1),
     ("llama-3.1-8b-fp8", "auto", "ml.g7.2xlarge", "auto", 1, 1),
-    ("llama-3.1-8b-awq", "auto", "", "", 0, 0),
+    ("llama-3.1-8b-awq", "auto", "ml.g6.xlarge", "auto", 1, 1),
+    ("llama-3.1-8b-gptq", "auto", "ml.g7.2xlarge", "auto", 1, 1),
     ("gemma-2-9b", "auto", "ml.g6e.xlarge", "none", 1, 1),
     ("gemma-2-9b", "int4", "ml.g6.xlarge", "int4", 1, 1),
     ("gpt-oss-20b", "auto", "ml.g7e.2xlarge", "auto", 1, 1),
     ("qwen3-30b-a3b", "auto", "ml.g7e.2xlarge", "none", 1, 1),
-    ("qwen3-30b-a3b", "int4", "ml.g7e.2xlarge", "int4", 1, 1),
+    ("qwen3-30b-a3b", "int4", "ml.g7.2xlarge", "int4", 1, 1),
     ("qwen3-30b-a3b", "bitsandbytes-nf4", "ml.g7e.2xlarge", "bitsandbytes-nf4", 1, 1),
     ("qwen2.5-32b", "auto", "ml.g7e.2xlarge", "none", 1, 1),
-    ("mixtral-8x7b", "auto", "ml.g7e.12xlarge", "none", 1, 2),
+    ("mixtral-8x7b", "auto", "ml.g6e.xlarge", "int4", 1, 1),
     ("mixtral-8x7b", "bitsandbytes-nf4", "ml.g7e.12xlarge", "bitsandbytes-nf4", 1, 2),
     ("llama-3.3-70b", "auto", "ml.g7e.2xlarge", "int4", 1, 1),
     ("llama-3.3-70b", "none", "ml.g7e.12xlarge", "none", 1, 2),
@@ -59,8 +61,7 @@ def row(name: str, quantize: str) -> tuple[str, ...]:
     """A row of docs/deploy.md but for the bytes on the meta device."""
     shape = shape_of(name)
     found = recommend(shape, default_load(shape), quantize)
-    if found is None:
-        return (name, f"`{quantize}`", "-", "none", refusal(shape).partition(";")[0])
+    assert found is not None
     best = found.best
     size = weights_bytes(shape, best.quantize, best.instance) / 1e9
     where = "on 1 GPU" if best.span == 1 else f"split over {best.span} GPUs"
@@ -73,9 +74,6 @@ def test_the_instance_that_is_recommended(
 ) -> None:
     shape = shape_of(name)
     found = recommend(shape, default_load(shape), quantize)
-    if not instance:
-        assert found is None
-        return
     assert found is not None
     best = found.best
     assert (best.instance.name, best.quantize, best.copies, best.span) == (instance, form, copies, span)
@@ -101,6 +99,8 @@ def bytes_on_meta(name: str, quantize: str) -> int:
     if quantize in ("int4", "int8"):
         return bytes_in_blocks(model, 4 if quantize == "int4" else 8)
     total = 2 * sum(parameter.numel() for parameter in model.parameters())
+    if name.endswith("-awq"):
+        return total - sum(int(linear.weight.numel() * (2 - awq_bytes())) for linear in linears(model))
     if quantize == "bitsandbytes-nf4":
         kept = set(get_keys_to_not_convert(model))
         for path, module in model.named_modules():
@@ -125,6 +125,28 @@ def bytes_in_blocks(model: Any, bits: int) -> int:
     return int(sum(sizes))
 
 
+def linears(model: Any) -> list[Any]:
+    """The layers that published AWQ checkpoints quantise: all but the output."""
+    from torch import nn
+
+    return [each for name, each in model.named_modules() if isinstance(each, nn.Linear) and name != "lm_head"]
+
+
+@functools.cache
+def awq_bytes() -> float:
+    """Bytes for each weight of a layer that torch's int4 product multiplies, with groups of 128."""
+    import torch
+
+    from handler.linears.cuda.int4_linear import Int4Linear
+    from handler.linears.quantised_weight import QuantisedWeight
+    from tests.support.pretend_cuda import gpus_of, pretend_cuda
+
+    with pretend_cuda(gpus_of("A10G")):
+        codes, scale = torch.zeros(64, 256, dtype=torch.uint8), torch.ones(64, 2)
+        layer = Int4Linear.of_quantised(QuantisedWeight(4, codes, scale).to("cuda"), None)
+        return (layer.packed.nbytes + layer.scales_and_zeros.nbytes) / codes.numel()
+
+
 @functools.cache
 def nf4_bytes() -> float:
     """Bytes for each weight of a layer that bitsandbytes has quantised."""
@@ -141,10 +163,6 @@ def test_the_plan_counts_what_loading_takes(name: str, quantize: str) -> None:
     shape = shape_of(name)
     form = next((form for each, given, _, form, *_ in TABLE if (each, given) == (name, quantize)), "")
     page = (ROOT / "docs" / "deploy.md").read_text()
-    if refusal(shape):
-        model, given, *_, reason = row(name, quantize)
-        assert f"| {model} | {given} | - | - | none | {reason} |" in page
-        return
     found, taken = weights_bytes(shape, form, INSTANCES[0]), bytes_on_meta(name, form)
     assert found == pytest.approx(taken, rel=0.03)
     model, given, size, instance, reason = row(name, quantize)
@@ -176,6 +194,10 @@ def test_weights_are_counted_as_transformers_builds_them(family: str) -> None:
     assert counts.total == pytest.approx(sum(each.numel() for each in parameters), rel=0.03)
     assert counts.experts == sum(each.numel() for each in parameters if each.dim() == 3)
     assert counts.output == (0 if output is tied else output.numel())
+    modules = [
+        module for module in model.modules() if any(each.dim() == 3 for each in module.parameters(recurse=False))
+    ]
+    assert counts.keeps_experts == any(not hasattr(module, "has_post_expert_norm") for module in modules)
 
 
 @pytest.mark.needs("torch")
@@ -203,32 +225,74 @@ def test_the_output_layer_is_tied_by_default_as_in_transformers() -> None:
     assert tied == {name for name in families if name in TIED_BY_DEFAULT}
 
 
+GROUP_128 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}
+CHANNEL_FP8 = {"num_bits": 8, "type": "float", "strategy": "channel"}
+
+
+def compressed(*weights: dict[str, Any]) -> dict[str, Any]:
+    groups = {f"group_{i}": {"weights": each} for i, each in enumerate(weights)}
+    return {"quant_method": "compressed-tensors", "config_groups": groups}
+
+
 @pytest.mark.parametrize(
-    ("values", "linears", "experts", "refused"),
+    ("values", "expected"),
     [
-        ({"quant_method": "mxfp4"}, None, None, ""),
-        ({"quant_method": "fp8"}, None, None, ""),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, 0.5625, None, ""),
-        ({"load_in_4bit": True, "bnb_4bit_use_double_quant": True}, 0.516, None, ""),
-        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 1.0, None, ""),
-        ({"quant_method": "awq", "bits": 4}, None, None, "stored as awq needs the package gptqmodel"),
-        ({"quant_method": "gptq", "bits": 4}, None, None, "stored as gptq needs the packages optimum and gptqmodel"),
-        ({"quant_method": "compressed-tensors"}, None, None, "needs the package compressed-tensors"),
-        ({"quant_method": "torchao"}, None, None, "stored as torchao needs the package torchao"),
-        ({"quant_method": "new"}, None, None, "stored as new is not known to load"),
-        ({}, None, None, "stored as unknown is not known to load"),
+        # bytes on CPU, compute capability 7.5, 8.6 and 9.0; None is dense
+        ({"quant_method": "mxfp4"}, (None, None, None, None)),
+        ({"quant_method": "fp8"}, (1.0625, None, None, None)),
+        ({"quant_method": "fp8", "weight_block_size": None}, (1.0625, None, None, 1.0)),
+        ({"quant_method": "fbgemm_fp8"}, (1.0625, None, None, 1.0)),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, (1.0625, None, None, 1.0)),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, (0.625, None, None, None)),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, (0.5625, 0.5625, 0.5625, 0.5625)),
+        ({"load_in_4bit": True, "bnb_4bit_use_double_quant": True}, (0.5625, 0.516, 0.516, 0.516)),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, (1.125, 1.0, 1.0, 1.0)),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, (0.625, None, 0.531, 0.531)),
+        ({"quant_method": "awq", "w_bit": 4, "q_group_size": 64}, (0.625, None, 0.5625, 0.5625)),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 32}, (0.625, None, 0.625, 0.625)),
+        ({"quant_method": "gptq", "bits": 4, "group_size": -1, "desc_act": True}, (0.625, None, 0.516, 0.516)),
+        ({"quant_method": "gptq", "bits": 3, "group_size": 128}, (0.625, None, 0.531, 0.531)),
+        ({"quant_method": "gptq", "bits": 8, "group_size": 128}, (1.125, None, 1.0625, 1.0625)),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True}, (0.625, None, None, None)),
+        (compressed(GROUP_128), (0.625, None, 0.531, 0.531)),
+        (compressed(GROUP_128 | {"num_bits": 8}), (1.125, None, 1.0625, 1.0625)),
+        (compressed(GROUP_128, GROUP_128 | {"num_bits": 8}), (1.125, None, 1.0625, 1.0625)),
+        (compressed(GROUP_128 | {"actorder": "group"}), (0.625, None, None, None)),
+        (compressed(GROUP_128 | {"actorder": "weight"}), (0.625, None, 0.531, 0.531)),
+        (compressed(CHANNEL_FP8), (1.0625, None, None, 1.0)),
+        (compressed(CHANNEL_FP8 | {"strategy": "block", "block_structure": [128, 128]}), (1.0625, None, None, None)),
+        (compressed(GROUP_128 | {"type": "float", "group_size": 32}), (0.5625, None, 1.25, 1.25)),
+        (compressed(GROUP_128 | {"type": "float", "group_size": 16}), (0.625, None, None, None)),
+        ({"quant_method": "auto-round", "bits": 2, "group_size": 32}, (0.625, None, 0.625, 0.625)),
+        (
+            {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8WeightOnlyConfig", "_data": {}}}},
+            (1.125, None, 1.031, 1.031),
+        ),
+        ({"quant_method": "gguf", "types": ["Q4_K", "Q8_0"]}, (1.125, None, 1.25, 1.25)),
     ],
 )
-@pytest.mark.parametrize("capability", [None, 75, A10G, 90])
-def test_the_table_of_stored_forms(
-    values: dict[str, Any], linears: float | None, experts: float | None, refused: str, capability: int | None
-) -> None:
+def test_the_table_of_stored_forms(values: dict[str, Any], expected: tuple[float | None, ...]) -> None:
+    for capability, each in zip((None, 75, A10G, 90), expected, strict=True):
+        form = stored(values, capability)
+        assert form.linears == (each if each is None else pytest.approx(each, abs=0.001))
+        assert (form.experts, form.output, form.refused) == (None, None, "")
+        assert (form.product is Product.DENSE) is (each is None)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"quant_method": "aqlm"}, "stored as aqlm has a codebook of vectors"),
+        ({"quant_method": "new"}, "stored as new is not known here"),
+        ({}, "names no quant_method"),
+    ],
+)
+@pytest.mark.parametrize("capability", [None, 75, 90])
+def test_a_form_that_does_not_run_is_refused(values: dict[str, Any], said: str, capability: int | None) -> None:
     form = stored(values, capability)
-    assert form.linears == (linears if linears is None else pytest.approx(linears, abs=0.001))
-    assert form.experts is experts
-    assert refused in form.refused
-    assert bool(refused) == bool(form.refused)
-    assert not refused or "take the model in 16 bits, with HF_MODEL_QUANTIZE=bitsandbytes-nf4" in form.refused
+    assert said in form.refused
+    assert form.refused.endswith("take the model in 16 bits, with HF_MODEL_QUANTIZE=int4 if it must be small")
+    assert (form.linears, form.product) == (None, None)
 
 
 def test_fp8_with_a_scale_for_each_tensor_stays_one_byte_where_a_layer_multiplies_it() -> None:
@@ -242,10 +306,7 @@ def test_fp8_with_a_scale_for_each_tensor_stays_one_byte_where_a_layer_multiplie
     found = recommend(shape, default_load(shape))
     assert found is not None
     assert found.best.instance.name == "ml.g6.xlarge"
-    values = config["quantization_config"]
-    for others in ({"has_experts": True}, {"in_bfloat16": False}):
-        assert stored(values, 90, **others).linears is None
-    assert stored(values | {"modules_to_convert": ["x"]}, 90).linears is None
+    assert stored(config["quantization_config"], 90, in_bfloat16=False).linears is None
 
 
 @pytest.mark.parametrize(
@@ -255,8 +316,9 @@ def test_fp8_with_a_scale_for_each_tensor_stays_one_byte_where_a_layer_multiplie
 def test_blocks_of_4_and_8_bits(quantize: str, linears: float, output: float, on_cpu: tuple[float, float]) -> None:
     """Each nibble has two bytes of scale and two of zero for 32 weights on CUDA, each weight on CPU."""
     on_gpu, cpu = quantized(quantize, 80), quantized(quantize, None)
-    assert (on_gpu.linears, on_gpu.output, on_gpu.experts, on_gpu.refused) == (linears, output, None, "")
+    assert (on_gpu.linears, on_gpu.output, on_gpu.experts, on_gpu.refused) == (linears, output, linears, "")
     assert (cpu.linears, cpu.output) == on_cpu
+    assert cpu.experts == cpu.linears
     assert (on_gpu.step_bytes, cpu.step_bytes) == (4 * linears, None), "64 rows, and a read for each 16"
     for other in (quantized(quantize, 75), quantized(quantize, 80, in_bfloat16=False)):
         if quantize == "eetq":
@@ -302,16 +364,24 @@ def test_a_gpu_that_multiplies_no_blocks_is_not_recommended(quantize: str) -> No
     assert check_fit(shape, Load(2048, 1), t4).quantize == "bitsandbytes-nf4"
 
 
+def refused_config() -> dict[str, Any]:
+    return config_of("llama-3.1-8b") | {"quantization_config": {"quant_method": "aqlm"}}
+
+
+def refused_shape() -> ModelShape:
+    return shape_from_config(refused_config())
+
+
 def test_the_plan_says_why_it_recommends_nothing_and_the_way_out() -> None:
     spec = make_spec(instance_type="ml.g6.2xlarge")
-    plan = make_plan(spec, REGION, shape=shape_of("llama-3.1-8b-awq"))
+    plan = make_plan(spec, REGION, shape=refused_shape())
     assert plan.recommendation is None
     assert plan.fit is not None
     assert not plan.fit.fits
-    assert "does not load on ml.g6.2xlarge: a checkpoint stored as awq" in plan.fit.sentence()
-    (said,) = [text for text in plan.warnings if "awq" in text]
-    assert said.startswith("no instance is recommended: a checkpoint stored as awq needs the package gptqmodel")
-    assert said.endswith("take the model in 16 bits, with HF_MODEL_QUANTIZE=bitsandbytes-nf4 if it must be small")
+    assert "does not load on ml.g6.2xlarge: a checkpoint stored as aqlm" in plan.fit.sentence()
+    (said,) = [text for text in plan.warnings if "aqlm" in text]
+    assert said.startswith("no instance is recommended: a checkpoint stored as aqlm has a codebook of vectors")
+    assert said.endswith("take the model in 16 bits, with HF_MODEL_QUANTIZE=int4 if it must be small")
 
 
 @pytest.mark.parametrize(
@@ -324,6 +394,8 @@ def test_the_plan_says_why_it_recommends_nothing_and_the_way_out() -> None:
             "bitsandbytes-nf4 leaves the experts in 16 bits: the weights take 91.5 GB",
         ),
         ("llama-3.1-8b", "bitsandbytes-nf4", ""),
+        ("llama-3.1-8b-awq", "auto", ""),
+        ("llama-3.1-8b-gptq", "auto", "stored as gptq dense at load: 5.8 GB of files take 16.1 GB"),
     ],
 )
 def test_what_stays_dense_is_said(name: str, quantize: str, said: str) -> None:
@@ -352,10 +424,10 @@ def test_to_quantise_is_no_advice_where_it_is_done_or_does_nothing(
 
 
 def test_the_page_says_that_a_form_does_not_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(config_of("llama-3.1-8b-awq")))
+    (tmp_path / "config.json").write_text(json.dumps(refused_config()))
     (tmp_path / "model.safetensors").write_bytes(b"")
     assert main(["plan", str(tmp_path)]) == 0
     page = " ".join(capsys.readouterr().out.split())
     assert "Not checked the stored form does not load" in page
     assert "Type not given, and the stored form does not load" in page
-    assert "awq needs the package gptqmodel" in page
+    assert "aqlm has a codebook of vectors" in page

@@ -61,6 +61,12 @@ _FOOT = """
 - Refused with one sentence: families that keep their state outside transformers' cache (`recurrent_gemma`, `rwkv`,
   `xlstm`) or in a cache class of their own (`minimax`).
 
+## Weights
+
+Weights are dense or stored quantised: GPTQ, AWQ, AutoRound, HQQ, compressed-tensors, FP8, MXFP4, ModelOpt,
+bitsandbytes, torchao, GGUF. [Stored forms](quantisation.md#stored-forms) says of each what multiplies it and how many
+bytes a weight takes.
+
 ## Tokenizers
 
 | the directory has | what happens |

@@ -1,0 +1,346 @@
+"""What `quantization_config` says of a checkpoint's weights: their codes, and why some forms cannot run.
+
+Sources of names and defaults: transformers 5.23 (its configuration classes), compressed-tensors 0.20, gptqmodel
+7.7, autoawq 0.2, auto-round 0.16, ModelOpt 0.40, torchao 0.18. Readers (`handler/formats`) check the tensors
+themselves; here is what config.json alone tells, before a download.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Settings = Mapping[str, Any]
+UNKNOWN = "unknown"
+
+_WAY_OUT = "take the model in 16 bits, with HF_MODEL_QUANTIZE=int4 if it must be small"
+
+
+class Values(enum.Enum):
+    """What a code stands for: itself, a multiple of one number (e2m1), any number (nf4), an 8-bit float."""
+
+    INTEGERS = "integers"
+    MULTIPLES = "e2m1"
+    TABLE = "codebook"
+    FLOAT8 = "fp8"
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """Weights of `bits` with a scale for each `group` inputs, 0 for all inputs.
+
+    `is_ordered` says that the inputs of a group do not lie side by side (act-order).
+    """
+
+    bits: int
+    group: int = 0
+    values: Values = Values.INTEGERS
+    is_ordered: bool = False
+
+    @property
+    def file_bytes(self) -> float:
+        """Bytes of a weight in its file, about: its codes, and four bytes of scale and zero point a group."""
+        return self.bits / 8 + (4 / self.group if self.group else 0.0)
+
+    def __str__(self) -> str:
+        kind = "" if self.values is Values.INTEGERS else f" ({self.values.value})"
+        scale = f"groups of {self.group}" if self.group else "a scale an output"
+        return f"{self.bits} bits{kind}, {scale}{', act-order' if self.is_ordered else ''}"
+
+
+def quantization_of(config: Settings) -> Settings | None:
+    """The `quantization_config` of a parsed config.json, of its text part too; None if its weights are dense."""
+    for values in (config, _object(config, "text_config")):
+        if found := _object(values, "quantization_config"):
+            return found
+        if found := _object(values, "compression_config"):  # compressed-tensors before 0.9
+            return {"quant_method": "compressed-tensors", **found, **_object(found, "quantization_config")}
+    return None
+
+
+def method_of(values: Settings) -> str:
+    """`quant_method`, also of files that leave it out; UNKNOWN if nothing tells it."""
+    method = str(getattr(found := values.get("quant_method"), "value", found) or "").lower()
+    if values.get("load_in_4bit") or values.get("load_in_8bit") or method.startswith("bitsandbytes"):
+        return "bitsandbytes"
+    if method:
+        return method
+    return "compressed-tensors" if "config_groups" in values else UNKNOWN
+
+
+def stored_name(values: Settings) -> str:
+    """The stored form, as an HF_MODEL_QUANTIZE name if there is one."""
+    method = method_of(values)
+    if method != "bitsandbytes":
+        return method
+    if values.get("load_in_4bit") or values.get("quant_method") == "bitsandbytes_4bit":
+        return f"bitsandbytes-{values.get('bnb_4bit_quant_type', 'fp4')}"
+    return "bitsandbytes"
+
+
+def stored_codes(values: Settings) -> tuple[Codes, ...]:
+    """The codes of the quantised weights, one for each kind that config.json names.
+
+    () if the form is refused, and if its weights are read as dense ones.
+    """
+    found = _METHODS.get(method_of(values))
+    return () if found is None or refusal(values) else tuple(dict.fromkeys(found(values)))
+
+
+def refusal(values: Settings) -> str:
+    """Why no device runs this form, and what to do instead; "" if it runs."""
+    method = method_of(values)
+    why = _REFUSED.get(method) or next((why for why in _refused_values(method, values)), "")
+    if not why and method not in _METHODS:
+        why = "is not known here"
+    if method == UNKNOWN:
+        return f"its quantization_config names no quant_method, as MLX writes it, and is not read here; {_WAY_OUT}"
+    return f"a checkpoint stored as {method[:60]} {why}; {_WAY_OUT}" if why else ""
+
+
+def refused_methods() -> tuple[str, ...]:
+    """The values of `quant_method` that are known not to run."""
+    return tuple(sorted(_REFUSED))
+
+
+def _integer(values: Settings, names: Iterable[str], usual: int) -> int:
+    """The first of these values that is an integer."""
+    return next((found for name in names if type(found := values.get(name)) is int), usual)
+
+
+def _group(values: Settings, names: Iterable[str], usual: int) -> int:
+    """A group size; -1, of all inputs, is 0."""
+    return max(0, _integer(values, names, usual))
+
+
+def _object(values: Settings, name: str) -> Settings:
+    found = values.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _gptq(values: Settings) -> Iterable[Codes]:
+    group = _group(values, ("group_size",), -1)
+    yield Codes(_integer(values, ("bits",), 4), group, is_ordered=bool(values.get("desc_act") and group))
+
+
+def _awq(values: Settings) -> Iterable[Codes]:
+    yield Codes(4, _group(values, ("group_size", "q_group_size"), 128))
+
+
+def _auto_round(values: Settings) -> Iterable[Codes]:
+    yield Codes(_integer(values, ("bits",), 4), _group(values, ("group_size",), 128))
+
+
+def _hqq(values: Settings) -> Iterable[Codes]:
+    nested = _object(_object(values, "quant_config"), "weight_quant_params") or _object(values, "quant_config")
+    if nested.get("axis") != 0:  # groups across the outputs, which are read as dense weights
+        yield Codes(_integer(nested, ("nbits",), 4), _group(nested, ("group_size",), 64))
+
+
+def _compressed(values: Settings) -> Iterable[Codes]:
+    for group in _config_groups(values):
+        weights = _object(group, "weights")
+        if weights:
+            yield _of_scheme(weights)
+
+
+def _config_groups(values: Settings) -> list[Settings]:
+    return [group for group in _object(values, "config_groups").values() if isinstance(group, Mapping)]
+
+
+def _of_scheme(weights: Settings) -> Codes:
+    bits, is_float = _integer(weights, ("num_bits",), 8), str(weights.get("type")).lower() == "float"
+    group = _group(weights, ("group_size",), 0)
+    if weights.get("strategy") == "block":
+        block = weights.get("block_structure")
+        group = block[1] if isinstance(block, list) and len(block) == 2 and type(block[1]) is int else 128
+    is_ordered = str(weights.get("actorder")).lower() == "group"
+    if not is_float:
+        return Codes(bits, group, is_ordered=is_ordered)
+    return Codes(bits, group, {4: Values.MULTIPLES, 8: Values.FLOAT8}.get(bits, Values.TABLE))
+
+
+def _fp8(values: Settings) -> Iterable[Codes]:
+    # transformers' default where config.json names no block; null is one scale for each tensor.
+    block = values.get("weight_block_size", (128, 128))
+    usual = 0 if block is None else 128
+    yield Codes(8, block[1] if isinstance(block, list) and len(block) == 2 else usual, Values.FLOAT8)
+
+
+def _mxfp8(values: Settings) -> Iterable[Codes]:
+    yield Codes(8, 32, Values.FLOAT8)
+
+
+def _fbgemm(values: Settings) -> Iterable[Codes]:
+    yield Codes(8, 0, Values.FLOAT8)
+
+
+def _modelopt(values: Settings) -> Iterable[Codes]:
+    for name in _algorithms(values):
+        if name in MODELOPT:
+            yield MODELOPT[name]
+
+
+def _algorithms(values: Settings) -> list[str]:
+    """`quant_algo` of the checkpoint, or of each of its layers if they differ."""
+    nested = _object(values, "quantization") or values
+    layers = [each for each in _object(nested, "quantized_layers").values() if isinstance(each, Mapping)]
+    named = [each.get("quant_algo") for each in (nested, *layers)]
+    return [str(name).upper() for name in named if name and str(name).upper() != "MIXED_PRECISION"]
+
+
+def _mxfp4(values: Settings) -> Iterable[Codes]:
+    yield Codes(4, 32, Values.MULTIPLES)
+
+
+def _bitsandbytes(values: Settings) -> Iterable[Codes]:
+    in_4_bits = stored_name(values) != "bitsandbytes"
+    yield Codes(4, 64, Values.TABLE) if in_4_bits else Codes(8)
+
+
+def _torchao(values: Settings) -> Iterable[Codes]:
+    for kind, settings in torchao_kinds(values):
+        if kind.startswith("Int4"):
+            yield Codes(4, _group(settings, ("group_size",), 128))
+        elif kind.startswith("Float8"):
+            yield Codes(8, 0, Values.FLOAT8)
+        else:
+            bits = str(_object(settings, "weight_dtype").get("_data", "int8")).removeprefix("int")
+            group = _group(_object(_object(settings, "granularity"), "_data"), ("group_size",), 0)
+            yield Codes(int(bits) if bits in tuple("12345678") else 8, group or _group(settings, ("group_size",), 0))
+
+
+def torchao_kinds(values: Settings) -> list[tuple[str, Settings]]:
+    """torchao's class and its values, for each kind of module that `quant_type` names."""
+    named = values.get("quant_type")
+    parts = [part for part in named.values() if isinstance(part, Mapping)] if isinstance(named, Mapping) else []
+    return [(str(part.get("_type")), _object(part, "_data")) for part in parts]
+
+
+def _gguf(values: Settings) -> Iterable[Codes]:
+    kinds = values.get("types")
+    return [GGUF[kind] for kind in kinds if kind in GGUF] if isinstance(kinds, list | tuple) else []
+
+
+# `quant_algo` of ModelOpt.
+MODELOPT = {
+    **dict.fromkeys(("FP8", "FP8_PER_CHANNEL_PER_TOKEN"), Codes(8, 0, Values.FLOAT8)),
+    **dict.fromkeys(("FP8_PB_WO", "FP8_PB_REAL"), Codes(8, 128, Values.FLOAT8)),
+    "MXFP8": Codes(8, 32, Values.FLOAT8),
+    **dict.fromkeys(("NVFP4", "NVFP4_AWQ", "W4A16_NVFP4", "W4A8_NVFP4_FP8"), Codes(4, 16, Values.MULTIPLES)),
+    **dict.fromkeys(("MXFP4", "W4A8_MXFP4_FP8"), Codes(4, 32, Values.MULTIPLES)),
+}
+
+# ggml's block types that are quantised (ggml-common.h): a super-block's scales are those of its groups.
+GGUF = {
+    **dict.fromkeys(("Q4_0", "Q4_1", "Q4_K"), Codes(4, 32)),
+    **dict.fromkeys(("Q5_0", "Q5_1", "Q5_K"), Codes(5, 32)),
+    **dict.fromkeys(("Q8_0", "Q8_1"), Codes(8, 32)),
+    "Q8_K": Codes(8, 256),
+    "Q2_K": Codes(2, 16),
+    "Q3_K": Codes(3, 16),
+    "Q6_K": Codes(6, 16),
+    **dict.fromkeys(("IQ4_NL", "IQ4_XS"), Codes(4, 32, Values.TABLE)),
+    "MXFP4": Codes(4, 32, Values.MULTIPLES),
+}
+
+_METHODS: dict[str, Callable[[Settings], Iterable[Codes]]] = {
+    "gptq": _gptq,
+    "awq": _awq,
+    "auto-round": _auto_round,
+    "hqq": _hqq,
+    "compressed-tensors": _compressed,
+    "fp8": _fp8,
+    "mxfp8": _mxfp8,
+    "fbgemm_fp8": _fbgemm,
+    "modelopt": _modelopt,
+    "modelopt_fp4": _modelopt,
+    "mxfp4": _mxfp4,
+    "bitsandbytes": _bitsandbytes,
+    "torchao": _torchao,
+    "gguf": _gguf,
+}
+METHODS = frozenset(_METHODS)
+
+_VECTORS = "has a codebook of vectors, which no layer here multiplies"
+_REFUSED = {
+    "exl2": "has the layout of one CUDA library (exllamav2), which is not read here",
+    "exl3": "has the layout of one CUDA library (exllamav3), which is not read here",
+    **dict.fromkeys(("aqlm", "quip", "quip#", "quip_sharp", "vptq", "higgs"), _VECTORS),
+    "spqr": "keeps outliers apart from its codes, which no layer here multiplies",
+    "eetq": "has the layout of one CUDA library (eetq), which is not read here; int8 makes the same of a dense model",
+    "quanto": "is not read here, as quanto writes its tensors in several layouts",
+    "bitnet": "has three levels and rounds activations in its own layers, which are not built",
+    "fp_quant": "rotates weights and activations, which no layer here does",
+    "sinq": "has scales along both sides of a matrix, which no layer here multiplies",
+    "quark": "is not read here",
+    "metal": "has the layout of Apple's GPUs",
+}
+
+_COMPRESSED_FORMATS = (
+    *("dense", "pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision", "fakequant"),
+    *("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp6-pack-quantized", "mxfp8-quantized"),
+)
+_AUTO_ROUND_PACKINGS = (
+    *("auto_round", "auto_round:auto_gptq", "auto_round:gptqmodel", "auto_round:gptq", "auto_gptq"),
+    *("auto_round:auto_awq", "auto_round:awq", "auto_awq"),
+)
+
+
+def _refused_values(method: str, values: Settings) -> Iterable[str]:
+    """What of this form's values cannot run."""
+    checks = {
+        "gptq": _refused_gptq,
+        "awq": _refused_awq,
+        "auto-round": _refused_auto_round,
+        "compressed-tensors": _refused_compressed,
+        **dict.fromkeys(("modelopt", "modelopt_fp4"), _refused_modelopt),
+    }
+    return checks[method](values) if method in checks else ()
+
+
+def _refused_gptq(values: Settings) -> Iterable[str]:
+    form = str(values.get("checkpoint_format") or "gptq").lower()
+    if form not in ("gptq", "gptq_v2", "gptq_p", "marlin"):
+        yield f"in the checkpoint_format {form} is not read here"
+    if values.get("rotation"):
+        yield "has rotated weights (rotation), and no layer here rotates activations"
+
+
+def _refused_awq(values: Settings) -> Iterable[str]:
+    bits = values.get("bits", values.get("w_bit", 4))
+    if bits != 4:
+        yield f"in {bits} bits is not read here, only in 4"
+    version = str(values.get("version") or values.get("format") or values.get("checkpoint_format") or "gemm").lower()
+    if version not in ("gemm", "gemv", "gemv_fast", "llm-awq") and values.get("backend") != "llm-awq":
+        yield f"in the version {version} has the layout of one CUDA kernel, which is not read here"
+
+
+def _refused_auto_round(values: Settings) -> Iterable[str]:
+    packing = str(values.get("packing_format") or "auto_round:auto_gptq").lower()
+    for kernel in (":exllamav2", ":tritonv2", ":marlin"):
+        packing = packing.removesuffix(kernel)
+    if packing not in _AUTO_ROUND_PACKINGS or not str(values.get("data_type") or "int").startswith("int"):
+        yield f"in the packing_format {packing} of {values.get('data_type') or 'int'} is not read here"
+    if values.get("rotation_config") or values.get("spinquant_config"):
+        yield "has rotated weights, and no layer here rotates activations"
+
+
+def _refused_compressed(values: Settings) -> Iterable[str]:
+    groups = _config_groups(values)
+    for name in (values.get("format"), *(group.get("format") for group in groups)):
+        if name and name not in _COMPRESSED_FORMATS:
+            yield f"in the format {name} is not read here"
+    sparsity = _object(values, "sparsity_config").get("format")
+    if sparsity and sparsity != "dense":
+        yield f"with sparse weights ({sparsity}) is not read here"
+    if _object(_object(values, "transform_config"), "config_groups"):
+        yield "has rotated weights (transform_config), and no layer here rotates activations"
+
+
+def _refused_modelopt(values: Settings) -> Iterable[str]:
+    for name in _algorithms(values):
+        if name not in MODELOPT:
+            yield f"with the quant_algo {name} is not read here"

@@ -1,0 +1,142 @@
+"""The table of stored forms says what the engine does: who multiplies, with how many bytes, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+from handler.formats.stored_format import has_reader
+from handler.linears.cuda.fp8_linear import Fp8Linear
+from handler.linears.cuda.int4_linear import Int4Linear
+from handler.linears.quantised_linear import quantised_linear
+from handler.linears.quantised_weight import QuantisedWeight
+from handler.model.device import capability_of
+from model_memory.forms import Product
+from model_memory.stored_codes import GGUF, METHODS, MODELOPT, Codes, Values, refusal, stored_codes
+from model_memory.stored_forms import held_as
+from tests.support import formats_table
+from tests.support.formats_table import FORMATS, settings_of
+from tests.support.pretend_cuda import gpus_of, pretend_cuda
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+TABLES = {
+    Values.MULTIPLES: torch.cat([E2M1, -E2M1]),
+    Values.TABLE: torch.linspace(-1, 1, 16) ** 3,
+    Values.FLOAT8: torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().nan_to_num(),
+}
+N, K = 128, 1024
+
+
+FIXTURES = sorted(path for path in FORMATS.iterdir() if path.is_dir())
+KINDS = sorted(
+    {
+        *(codes for directory in FIXTURES for codes in stored_codes(settings_of(directory))),
+        *GGUF.values(),
+        *MODELOPT.values(),
+        *(Codes(bits, group) for bits in (2, 3, 4, 8) for group in (0, 32, 128, 256)),
+        *(Codes(bits, 128, is_ordered=True) for bits in (4, 8)),
+    },
+    key=str,
+)
+
+
+def weight_of(codes: Codes) -> QuantisedWeight:
+    table = TABLES.get(codes.values)
+    limit = 120 if codes.values is Values.FLOAT8 else 2**codes.bits
+    numbers = torch.randint(limit, (N, K), dtype=torch.uint8)
+    scale = torch.rand(N, K // (codes.group or K)) + 0.5
+    order = torch.randperm(K) if codes.is_ordered else None
+    zero = 0.0 if table is not None else 2.0 ** (codes.bits - 1)
+    return QuantisedWeight(codes.bits, numbers, scale, zero=zero, table=table, order=order)
+
+
+def found_as(layer: Any) -> tuple[float | None, Product]:
+    """Bytes of a weight in `layer`, and what multiplies it."""
+    if layer is None:
+        return None, Product.DENSE
+    if isinstance(layer, Fp8Linear):
+        return layer.codes.element_size(), Product.FP8
+    if isinstance(layer, Int4Linear):
+        return (layer.packed.nbytes + layer.scales_and_zeros.nbytes) / (N * K), Product.INT4
+    packed = getattr(layer, "layer", layer).packed
+    return (packed.codes.nbytes + packed.scales.nbytes) / (N * K), Product.KERNELS
+
+
+@pytest.mark.parametrize("kind", ["T4", "A10G", "L4", "H200"])
+@pytest.mark.parametrize("codes", KINDS, ids=str)
+def test_a_gpu_multiplies_as_the_table_says(codes: Codes, kind: str) -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        with pretend_cuda(gpus_of(kind)):
+            layer = quantised_linear(weight_of(codes).to("cuda"), None, dtype)
+            expected = held_as(codes, capability_of(torch.device("cuda")), in_bfloat16=dtype is torch.bfloat16)
+            assert found_as(layer) == expected
+
+
+@pytest.mark.needs("avx512_bf16")
+@pytest.mark.parametrize("codes", KINDS, ids=str)
+def test_a_processor_multiplies_as_the_table_says(codes: Codes) -> None:
+    (found, product), (most, expected) = (
+        found_as(quantised_linear(weight_of(codes), None, torch.bfloat16)),
+        held_as(codes, None),
+    )
+    assert product is expected
+    assert (found is None) if most is None else (found is not None and 0.6 * most < found <= most)
+    assert held_as(codes, None, in_bfloat16=False) == (None, Product.DENSE)
+
+
+def test_what_the_table_lets_in_has_a_reader_and_nothing_else_has() -> None:
+    for method in METHODS - {"gguf"}:  # found by its files, not by config.json
+        assert has_reader(method), method
+    for method in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        is_read = method in METHODS or method.startswith("bitsandbytes")
+        assert bool(refusal({"quant_method": method})) is not is_read, method
+
+
+@pytest.mark.parametrize("directory", FIXTURES, ids=lambda directory: directory.name)
+def test_every_fixture_is_let_in(directory: Path) -> None:
+    assert refusal(settings_of(directory)) == ""
+
+
+def test_the_page_says_what_the_table_says() -> None:
+    """`python -m tests.support.formats_table` writes it anew."""
+    assert formats_table.PATH.read_text() == formats_table.render()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"quant_method": "gptq", "checkpoint_format": "bitblas"}, "stored as gptq in the checkpoint_format bitblas"),
+        ({"quant_method": "gptq", "rotation": "hadamard"}, "stored as gptq has rotated weights"),
+        ({"quant_method": "awq", "bits": 8}, "stored as awq in 8 bits"),
+        ({"quant_method": "awq", "version": "marlin"}, "stored as awq in the version marlin"),
+        ({"quant_method": "auto-round", "packing_format": "auto_round:nvfp4"}, "packing_format auto_round:nvfp4"),
+        ({"quant_method": "auto-round", "rotation_config": {"a": 1}}, "stored as auto-round has rotated weights"),
+        ({"quant_method": "compressed-tensors", "format": "marlin-24"}, "in the format marlin-24"),
+        (
+            {"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-24-bitmask"}},
+            "with sparse weights (sparse-24-bitmask)",
+        ),
+        ({"config_groups": {}, "transform_config": {"config_groups": {"u": {}}}}, "has rotated weights"),
+        ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "with the quant_algo W4A8_AWQ"),
+        *(({"quant_method": method}, f"stored as {method} ") for method in ("exl2", "quip", "spqr", "eetq", "bitnet")),
+    ],
+)
+def test_a_refusal_names_the_form_and_the_way_out(values: dict[str, Any], said: str) -> None:
+    assert said in refusal(values)
+    assert refusal(values).endswith("; take the model in 16 bits, with HF_MODEL_QUANTIZE=int4 if it must be small")
+    assert stored_codes(values) == ()
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("value", [None, "x", -1, 1.5, True, [], [1], {}, {"a": 1}, {"a": {"weights": []}}])
+def test_no_value_of_a_config_breaks_the_table(method: str, value: object) -> None:
+    names = ("bits", "group_size", "quant_type", "quant_config", "config_groups", "weight_block_size", "quant_algo")
+    names += ("types", "desc_act", "format", "sparsity_config", "quantized_layers", "version", "packing_format")
+    for name in names:
+        stored_codes({"quant_method": method, name: value})
