@@ -44,6 +44,7 @@ def test_a_reader_gives_the_rows_of_llama_cpp(name: str, open_file: Callable[[Pa
         assert (head is not None) == isinstance(found, QuantisedWeight)
         if head is not None and isinstance(found, QuantisedWeight):
             assert (head.shape, head.form) == (tuple(found.shape), found.form)
+            assert torch.equal(reader.dense(weight, torch.bfloat16), found.dequantise(torch.bfloat16))
             for part in (slice(0, 3), slice(-4, None)):
                 assert torch.equal(dense(reader.outputs(weight, part)), dense(found.rows(part)))
 
