@@ -29,7 +29,7 @@ from handler.model.loading.layer_quantizer import LayersConfig
 from handler.model.loading.single_experts import join_experts
 from handler.model.loading.text_part import served_model, text_skeleton
 from handler.model.loading.weight_source import StoredForm, open_weights, take_form
-from handler.model.machine_memory import available_memory_bytes
+from handler.model.machine_memory import available_memory_bytes, trim_heap
 from handler.model.placement import (
     Devices,
     Needs,
@@ -121,6 +121,7 @@ def load(
     progress(200, f"loading weights on {device} as {str(dtype).removeprefix('torch.')}")
     model, stored = _load_weights(config, directory, model_config, dtype, devices, quantize)
     model.eval()
+    trim_heap()
     dtype = _kept_dtype(model, stored, dtype)
     text_config = model.config.get_text_config()
     return LoadedModel(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 from pathlib import Path
@@ -46,3 +47,13 @@ def is_out_of_memory(exc: BaseException) -> bool:
     if isinstance(exc, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(exc, RuntimeError) and any(text in str(exc) for text in _OUT_OF_MEMORY)
+
+
+def trim_heap() -> None:
+    """Give the system back what glibc's heap keeps of freed tensors; elsewhere nothing is done.
+
+    glibc returns large blocks at once only until some were freed; then it serves blocks of up to 32 MiB from its heap.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -34,12 +34,15 @@ from handler.model.loading.carried_weight import CarriedWeight
 from handler.model.loading.expert_placement import ExpertPlacement, expert_matrices
 from handler.model.loading.layer_report import LayerReport
 from handler.model.loading.layer_source import LayerSource
+from handler.model.machine_memory import trim_heap
 
 logger = logging.getLogger(__name__)
 
 # The output layer decides between near ties; it keeps eight bits where the others have four.
 OUTPUT_BITS = 8
 _NAME = "tgi-heir-layers"
+# Weights after which freed memory goes back to the system: a trim takes milliseconds.
+_TRIMMED = 1 << 25
 
 
 @register_quantization_config(_NAME)
@@ -81,6 +84,7 @@ class _LayerQuantizer(HfQuantizer):
         self._seen: set[str] = set()
         self._tied: set[str] = set()
         self._output: str | None = None
+        self._untrimmed = 0
         # Layers whose bias has not been read yet, and a tied output layer.
         self._waiting: list[LayerSource] = []
 
@@ -207,9 +211,16 @@ class _LayerQuantizer(HfQuantizer):
         layer.__dict__["_is_hf_initialized"] = True
         setattr(model.get_submodule(parent), child, layer)
         self.report.placed(source.form.bits)
+        self._trim(linear.weight.numel())
         if self.config.packed is not None:
             self.config.packed.keep(source.name, layer)
         return True
+
+    def _trim(self, num_weights: int) -> None:
+        self._untrimmed += num_weights
+        if self._untrimmed > _TRIMMED:
+            trim_heap()
+            self._untrimmed = 0
 
     def _kept(self, source: LayerSource, bias: Tensor | None) -> nn.Module | None:
         """The layer as an earlier start has packed it."""
