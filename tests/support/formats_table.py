@@ -19,9 +19,9 @@ PATH = ROOT / "docs" / "quantisation.md"
 FORMATS = ROOT / "tests" / "data" / "formats"
 # Kinds that no fixture has, with the test of each.
 _OTHERS: tuple[tuple[dict[str, Any], str], ...] = (
-    ({"quant_method": "mxfp8"}, "unit/handler/test_scaled_floats.py"),
-    ({"quant_method": "modelopt", "quant_algo": "FP8"}, "unit/handler/test_scaled_floats.py"),
-    ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "unit/handler/test_scaled_floats.py"),
+    ({"quant_method": "mxfp8"}, "unit/handler/formats/test_scaled_floats.py"),
+    ({"quant_method": "modelopt", "quant_algo": "FP8"}, "unit/handler/formats/test_scaled_floats.py"),
+    ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "unit/handler/formats/test_scaled_floats.py"),
 )
 _WORDS = {
     Product.DENSE: "dequantised",
