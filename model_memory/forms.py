@@ -64,7 +64,7 @@ class Form:
     def moved_bytes(self, counts: WeightCounts, itemsize: int) -> int:
         """Bytes that a decode step of many sequences moves for the weights; input embeddings are counted too."""
         moved = self.step_bytes or self.linears or itemsize
-        more = counts.linears * (moved - (self.linears or itemsize))
+        more = counts.linears * (moved - self.linears) if self.linears else 0.0
         if self.experts and not counts.keeps_experts:
             more += counts.experts * (moved - self.experts)
         return self.num_bytes(counts, itemsize) + int(more)

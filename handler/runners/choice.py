@@ -34,7 +34,7 @@ def choose_runner(config: EngineConfig, loaded: LoadedModel, board: StatusBoard)
     longest = derive_limits(config, loaded, paged=True, reserve={}).max_model_len
     settle_rotary(loaded.model, longest)
     if use_static_experts(loaded, config.max_num_seqs):
-        logger.info("experts: products without a wait for the host, as torch's grouped one waits on this GPU")
+        logger.info("experts: products without a wait for the host in decode steps")
     paged = start_paged(config, loaded, board)
     if paged is not None:
         return paged

@@ -36,7 +36,7 @@ TABLE = [
     ("llama-3.1-8b-gptq", "auto", "ml.g7.2xlarge", "auto", 1, 1),
     ("gemma-2-9b", "auto", "ml.g6e.xlarge", "none", 1, 1),
     ("gemma-2-9b", "int4", "ml.g6.xlarge", "int4", 1, 1),
-    ("gpt-oss-20b", "auto", "ml.g7e.2xlarge", "auto", 1, 1),
+    ("gpt-oss-20b", "auto", "ml.g7.2xlarge", "auto", 1, 1),
     ("qwen3-30b-a3b", "auto", "ml.g7e.2xlarge", "none", 1, 1),
     ("qwen3-30b-a3b", "int4", "ml.g7.2xlarge", "int4", 1, 1),
     ("qwen3-30b-a3b", "bitsandbytes-nf4", "ml.g7e.2xlarge", "bitsandbytes-nf4", 1, 1),
@@ -99,6 +99,8 @@ def bytes_on_meta(name: str, quantize: str) -> int:
     if quantize in ("int4", "int8"):
         return bytes_in_blocks(model, 4 if quantize == "int4" else 8)
     total = 2 * sum(parameter.numel() for parameter in model.parameters())
+    if name.startswith("gpt-oss"):
+        return total - int(0.75 * sum(each.numel() for each in model.parameters() if each.dim() == 3))
     if name.endswith("-awq"):
         return total - sum(int(linear.weight.numel() * (2 - awq_bytes())) for linear in linears(model))
     if quantize == "bitsandbytes-nf4":
@@ -238,7 +240,6 @@ def compressed(*weights: dict[str, Any]) -> dict[str, Any]:
     ("values", "expected"),
     [
         # bytes on CPU, compute capability 7.5, 8.6 and 9.0; None is dense
-        ({"quant_method": "mxfp4"}, (None, None, None, None)),
         ({"quant_method": "fp8"}, (1.0625, None, None, None)),
         ({"quant_method": "fp8", "weight_block_size": None}, (1.0625, None, None, 1.0)),
         ({"quant_method": "fbgemm_fp8"}, (1.0625, None, None, 1.0)),
@@ -275,8 +276,19 @@ def test_the_table_of_stored_forms(values: dict[str, Any], expected: tuple[float
     for capability, each in zip((None, 75, A10G, 90), expected, strict=True):
         form = stored(values, capability)
         assert form.linears == (each if each is None else pytest.approx(each, abs=0.001))
-        assert (form.experts, form.output, form.refused) == (None, None, "")
+        assert (form.output, form.refused) == (None, "")
+        only_linears = form.product in (Product.FP8, Product.BITSANDBYTES)
+        assert form.experts == (None if only_linears else form.linears)
         assert (form.product is Product.DENSE) is (each is None)
+
+
+def test_mxfp4_holds_experts_only() -> None:
+    found = [stored({"quant_method": "mxfp4"}, capability) for capability in (None, 75, A10G, 90)]
+    assert [form.experts for form in found] == [0.5625, None, 1.25, 1.25]
+    assert {form.linears for form in found} == {None}
+    counts = WeightCounts(100, 1000, 10)
+    assert found[2].num_bytes(counts, 2) == 1250 + 2 * 110
+    assert found[2].moved_bytes(counts, 2) == 4 * 1250 + 2 * 110
 
 
 @pytest.mark.parametrize(
@@ -387,7 +399,7 @@ def test_the_plan_says_why_it_recommends_nothing_and_the_way_out() -> None:
 @pytest.mark.parametrize(
     ("name", "quantize", "said"),
     [
-        ("gpt-oss-20b", "auto", "stored as mxfp4 dense at load: 13.7 GB of files take 41.8 GB"),
+        ("gpt-oss-20b", "auto", ""),
         (
             "mixtral-8x7b",
             "bitsandbytes-nf4",

@@ -53,7 +53,6 @@ def opened(folder: Path, family: str, quantize: Quantize = Quantize.INT4_BLOCKS,
 @pytest.mark.parametrize(
     ("kind", "family", "quantize"),
     [
-        ("A10G", "mixtral", Quantize.INT4_BLOCKS),
         ("A10G", "deepseek_v3", Quantize.INT4_BLOCKS),
         ("A100", "gpt_oss", Quantize.INT8_BLOCKS),
         ("H100", "qwen3_moe", Quantize.INT4_BLOCKS),

@@ -19,9 +19,9 @@ PATH = ROOT / "docs" / "quantisation.md"
 FORMATS = ROOT / "tests" / "data" / "formats"
 # Kinds that no fixture has, with the test of each.
 _OTHERS: tuple[tuple[dict[str, Any], str], ...] = (
-    ({"quant_method": "mxfp8"}, "unit/handler/test_scaled_floats.py"),
-    ({"quant_method": "modelopt", "quant_algo": "FP8"}, "unit/handler/test_scaled_floats.py"),
-    ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "unit/handler/test_scaled_floats.py"),
+    ({"quant_method": "mxfp8"}, "unit/handler/formats/test_scaled_floats.py"),
+    ({"quant_method": "modelopt", "quant_algo": "FP8"}, "unit/handler/formats/test_scaled_floats.py"),
+    ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "unit/handler/formats/test_scaled_floats.py"),
 )
 _WORDS = {
     Product.DENSE: "dequantised",
@@ -86,7 +86,7 @@ def _rows(values: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
 def _cell(values: dict[str, Any], codes: Codes | None, capability: int | None) -> str:
     form = stored(values, capability)
     held, product = form.linears, form.product or Product.DENSE
-    if codes is not None and product is not Product.BITSANDBYTES and method_of(values) != "mxfp4":
+    if codes is not None and product is not Product.BITSANDBYTES:
         held, product = held_as(codes, capability)
     return _WORDS[product] + ("" if held is None else f", {round(held, 4):g}")
 
@@ -124,6 +124,10 @@ refusals |
   never laid out, fused or packed. What is tried and undone is put back as the very module.
 - Layers whose shape a kernel does not take stay unquantised, with a line in the log: `int4` and `int8` need multiples
   of 16 outputs (on CUDA 8) and 32 inputs, bitsandbytes 4-bit 32 and 64, bitsandbytes 8-bit 16 and 16.
+- Experts that a family holds in one tensor for all of them are quantised as linear layers are, by `int4` and `int8` and
+  as stored, where the family follows transformers' interface for experts
+  ([decision 0114](decisions/0114-experts-as-linear-layers.md)). bitsandbytes on CUDA and torch's fp8 product leave them
+  in 16 bits, and so does every form where the family has code of its own (Llama 4, LongCat Flash, Step 3).
 - Weights are quantised one by one as they are read: beside those that are loaded, one dense weight is in memory.
 - On CPU with AVX-512 for bfloat16, 4- and 8-bit weights have one kernel of our own for any number of rows and no
   dense copy ([decision 0013](decisions/0013-one-kernel-for-packed-weights.md)). On a matrix unit (AMX) weights are
