@@ -18,7 +18,8 @@ def unpack(words: Tensor, bits: int, count: int) -> Tensor:
 
     Codes follow each other from the lowest bit of the first word on; one may begin in a word and end in the next.
     """
-    octets = words.contiguous().view(torch.uint8)
+    # A contiguous matrix of one column may have any stride along it, and torch then refuses the view.
+    octets = words.reshape(-1).view(torch.uint8).view(*words.shape[:-1], -1)
     if bits == 8:
         return octets[..., :count]
     # Eight codes lie in `bits` octets, and are eight octets afterwards.

@@ -11,8 +11,8 @@ import functools
 import torch
 from torch import Tensor
 
-# So many codes of any width fill whole bytes.
-_PERIOD = 8
+from handler.formats.floats.codes import e2m1_values, float8_values
+from handler.formats.integer_codes import unpack as unpack_stream
 
 
 def unpack(packed: Tensor, bits: int, count: int, *, is_dense: bool = True) -> Tensor:
@@ -25,29 +25,9 @@ def unpack(packed: Tensor, bits: int, count: int, *, is_dense: bool = True) -> T
     if packed.ndim != 2 or packed.shape[1] not in (dense, whole if word == 32 else dense):
         raise ValueError(f"{list(packed.shape)} words do not hold {count} codes of {bits} bits a row")
     is_dense = packed.shape[1] != whole or (is_dense and packed.shape[1] == dense)
-    if not is_dense:
+    if not is_dense and word % bits:
         return _of_whole_words(packed, bits)[:, :count].contiguous()
-    stream = packed.reshape(-1).view(torch.uint8).view(packed.shape[0], -1)
-    return _of_stream(stream, bits)[:, :count].contiguous()
-
-
-def _of_stream(stream: Tensor, bits: int) -> Tensor:
-    """Codes of bytes `[rows, bytes]`, without a gap between them."""
-    num_rows, num_bytes = stream.shape
-    mask = (1 << bits) - 1
-    if 8 % bits == 0:
-        return torch.stack([stream >> shift & mask for shift in range(0, 8, bits)], -1).view(num_rows, -1)
-    if num_bytes % bits:
-        stream = torch.nn.functional.pad(stream, (0, bits - num_bytes % bits))
-    groups = stream.view(num_rows, -1, bits)
-    codes = torch.empty(num_rows, groups.shape[1], _PERIOD, dtype=torch.uint8)
-    for i in range(_PERIOD):
-        first, shift = divmod(i * bits, 8)
-        code = groups[..., first] >> shift
-        if shift + bits > 8:
-            code |= groups[..., first + 1] << (8 - shift)
-        codes[..., i] = code & mask
-    return codes.view(num_rows, -1)
+    return unpack_stream(packed, bits, count).contiguous()
 
 
 def _of_whole_words(words: Tensor, bits: int) -> Tensor:
@@ -58,9 +38,11 @@ def _of_whole_words(words: Tensor, bits: int) -> Tensor:
 
 @functools.cache
 def float_table(bits: int) -> Tensor:
-    """Value of each code, float32 `[2 ** bits]`: e2m1 for 4 bits, e2m3 for 6, e4m3 for 8 (two codes are NaN)."""
+    """Value of each code, float32 `[2 ** bits]`: e2m1 for 4 bits, e2m3 for 6, e4m3 for 8."""
     if bits == 8:
-        return torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+        return float8_values(torch.float8_e4m3fn)[0]
+    if bits == 4:
+        return e2m1_values()
     steps = 1 << (bits - 3)
     codes = torch.arange(4 * steps)
     exponents, fractions = codes // steps, codes % steps

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from handler.formats.compressed_tensors.config_groups import WeightArgs
+from handler.formats.floats.codes import as_float
 
 
 def by_group(values: Tensor, shape: tuple[int, int], args: WeightArgs) -> Tensor:
@@ -41,11 +42,9 @@ def _check(values: Tensor, needed: tuple[int, int], args: WeightArgs) -> None:
         raise ValueError(f"strategy {args.strategy} needs {list(needed)} of them, not {list(values.shape)}")
 
 
-def as_float(scale: Tensor) -> Tensor:
-    """Scales as float32; bytes are exponents of 2 with a bias of 127 (e8m0). Raises ValueError if one is not finite."""
-    # The largest byte, NaN, becomes infinite. With one number for `ones`, torch 2.13 warns of a resized result.
-    is_exponent = scale.dtype == torch.uint8
-    values = torch.ldexp(torch.ones(scale.shape), scale.int() - 127) if is_exponent else scale.float()
+def finite(scale: Tensor) -> Tensor:
+    """Scales as float32. Raises ValueError if one is not finite."""
+    values = as_float(scale)
     if not values.isfinite().all():
         raise ValueError("one of them is not a finite number")
     return values

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from handler.formats.compressed_tensors.codes import float_table, unpack
 from handler.formats.compressed_tensors.config_groups import WeightArgs
-from handler.formats.compressed_tensors.scales import as_float, by_group, order_of
+from handler.formats.compressed_tensors.scales import by_group, finite, order_of
+from handler.formats.floats.codes import float8_codes
 from handler.linears.quantised_weight import QuantisedWeight
 from handler.seam.errors import BadModel
 
@@ -72,7 +73,7 @@ class StoredModule:
             if weight.ndim != 2:
                 raise ValueError(f"its shape is {list(weight.shape)}, and a matrix is needed")
             if self._args.is_float:
-                return weight.view(torch.uint8)
+                return float8_codes(weight, f"{self._name}.weight")[0]
             # Signed numbers become codes from 0 on: uint8 addition wraps.
             codes = weight.view(torch.uint8) + (1 << (self._args.bits - 1))
             if self._args.bits < 8 and (codes >= 1 << self._args.bits).any():
@@ -82,9 +83,9 @@ class StoredModule:
     def _scale(self, shape: tuple[int, int]) -> Tensor:
         """Scales float32 `[N, K / group]`. A global scale divides them."""
         with self._part("weight_scale") as stored:
-            scale = as_float(stored)
+            scale = finite(stored)
             if "weight_global_scale" in self._parts:
-                scale = as_float(scale / self._global_scale())
+                scale = finite(scale / self._global_scale())
             return by_group(scale, shape, self._args)
 
     def _global_scale(self) -> Tensor:

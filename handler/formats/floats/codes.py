@@ -25,7 +25,7 @@ def float8_codes(weight: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """
     if weight.dtype not in _FLOAT8:
         raise BadModel(f"the weight {name} is stored in {weight.dtype}, not in float8_e4m3fn or float8_e5m2")
-    table, largest = _float8_values(weight.dtype)
+    table, largest = float8_values(weight.dtype)
     codes = weight.contiguous().view(torch.uint8)
     if codes.numel() and int((codes & 0x7F).max()) > largest:
         raise BadModel(f"the weight {name} holds NaN or infinity")
@@ -33,7 +33,7 @@ def float8_codes(weight: Tensor, name: str) -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
-def _float8_values(dtype: torch.dtype) -> tuple[Tensor, int]:
+def float8_values(dtype: torch.dtype) -> tuple[Tensor, int]:
     """The value of each code, 0 for what is no number, and the largest positive code that is one."""
     values = torch.arange(256, dtype=torch.uint8).view(dtype).float()
     finite = values.isfinite()
@@ -49,10 +49,15 @@ def e2m1_values() -> Tensor:
 
 def scale_values(scale: Tensor, name: str) -> Tensor:
     """A scale in float32; a byte or a float8_e8m0fnu is an exponent, `2 ** (byte - 127)`. Raises BadModel for NaN."""
-    values = (scale.view(torch.float8_e8m0fnu) if scale.dtype is torch.uint8 else scale).float()
+    values = as_float(scale)
     if not bool(values.isfinite().all()):
         raise BadModel(f"the scale {name} holds NaN or infinity")
     return values
+
+
+def as_float(scale: Tensor) -> Tensor:
+    """A scale in float32, bytes as exponents (e8m0), whatever they are."""
+    return (scale.contiguous().view(torch.float8_e8m0fnu) if scale.dtype is torch.uint8 else scale).float()
 
 
 def worth_keeping(weight: QuantisedWeight) -> QuantisedWeight | Tensor:

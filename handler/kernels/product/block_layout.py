@@ -85,9 +85,14 @@ def _packed_piece(codes: Tensor, bits: int, by_table: bool) -> Tensor:
 def _words(codes: Tensor, bits: int) -> Tensor:
     """int32 `[N / 16, 16, K / 32, bits]`, pairs of inputs in halves of a number, the first pair lowest."""
     num_rows, num_columns = codes.shape
-    pairs = codes.view(num_rows // LANES, LANES, num_columns // BLOCK, bits, 16 // bits, 2).int()
-    shifts = bits * torch.arange(16 // bits)[:, None] + 16 * torch.arange(2)
-    return (pairs << shifts).sum((-1, -2), dtype=torch.int32)
+    # Octets of a number: each half's lower one, then each half's upper one.
+    each = 8 // bits
+    pairs = codes.view(-1, 2, each, 2)
+    octets = pairs[:, :, 0]
+    for i in range(1, each):
+        octets = octets | pairs[:, :, i] << bits * i
+    words = octets.transpose(1, 2).reshape(-1, 4).view(torch.int32)
+    return words.view(num_rows // LANES, LANES, num_columns // BLOCK, bits)
 
 
 def packed_scales(scale: Tensor, minimum: Tensor | None) -> Tensor:
