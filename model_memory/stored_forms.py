@@ -64,7 +64,7 @@ def _on_cpu(codes: Codes) -> tuple[float, Product] | None:
 def _on_cuda(codes: Codes, capability: int) -> tuple[float, Product] | None:
     if codes.values is Values.FLOAT8:
         return (1.0, Product.FP8) if capability >= FP8_FROM and not codes.group else None
-    if capability < INT4_FROM or codes.is_ordered or codes.values is Values.TABLE or codes.group % _INT4_GROUPS[-1]:
+    if capability < INT4_FROM or codes.values is Values.TABLE or codes.group % _INT4_GROUPS[-1]:
         return None
     size = next(size for size in _INT4_GROUPS if codes.group % size == 0)
     # e2m1 as multiples of a half takes more than four bits, and more than four are two nibbles.
