@@ -37,7 +37,9 @@ COPY handler/__init__.py handler/prepare.py handler/
 COPY handler/seam handler/seam
 COPY handler/kernels handler/kernels
 COPY handler/linears handler/linears
+COPY handler/formats handler/formats
 COPY handler/model handler/model
+COPY model_memory model_memory
 RUN /opt/venv/bin/python -m handler.prepare /opt/heir
 
 # NVIDIA's forward-compatibility libraries, which container/supervisor/cuda_compat.py loads where the host's driver is

@@ -16,8 +16,9 @@ from handler.kernels.compiler import use_cache_dir
 from handler.linears.onednn_linear import keep_onednn_off_amx
 from handler.linears.packed_linear import KERNEL, Kernel
 from handler.model.checks.remote_code import follows_code
+from handler.model.json_file import read_json
 from handler.model.loader import load, place
-from handler.model.location import custom_code, locate, read_json
+from handler.model.location import custom_code, locate
 from handler.model.placement import Devices
 from handler.model.tokenizer_files import tokenizer_dir
 from handler.runners.choice import choose_runner

@@ -38,10 +38,11 @@ class Product(enum.StrEnum):
 class Form:
     """How weights are held once loaded: bytes for each weight with its scales, None for the model's own dtype.
 
-    `experts` are parameters of three dimensions. `output` is an output layer that is not tied to the embeddings; these,
-    norms and routers keep the dtype in every form. `step_bytes` is what one weight of a linear layer moves in a decode
-    step. `refused` says why the form does not load here and what to do instead, "" if it loads. `is_stored` forms keep
-    the size of their files. `product` is None for dense checkpoints and refused forms.
+    `experts` are parameters of three dimensions that transformers' interface for experts multiplies. `output` is an
+    output layer that is not tied to the embeddings; these, norms and routers keep the dtype in every form. `step_bytes`
+    is what one weight of a linear layer, or of quantised experts, moves in a decode step. `refused` says why the form
+    does not load here and what to do instead, "" if it loads. `is_stored` forms keep the size of their files. `product`
+    is None for dense checkpoints and refused forms.
     """
 
     name: str
@@ -55,20 +56,24 @@ class Form:
 
     def num_bytes(self, counts: WeightCounts, itemsize: int) -> int:
         """Bytes of all weights in memory; `itemsize` is the bytes of one number of the model's dtype."""
-        linears, experts, output = (each or itemsize for each in (self.linears, self.experts, self.output))
+        linears, output = self.linears or itemsize, self.output or itemsize
+        experts = itemsize if counts.keeps_experts else self.experts or itemsize
         dense = (counts.embeddings + counts.other) * itemsize
         return int(counts.linears * linears + counts.experts * experts + counts.output * output) + dense
 
     def moved_bytes(self, counts: WeightCounts, itemsize: int) -> int:
         """Bytes that a decode step of many sequences moves for the weights; input embeddings are counted too."""
         moved = self.step_bytes or self.linears or itemsize
-        return self.num_bytes(counts, itemsize) + int(counts.linears * (moved - (self.linears or itemsize)))
+        more = counts.linears * (moved - (self.linears or itemsize))
+        if self.experts and not counts.keeps_experts:
+            more += counts.experts * (moved - self.experts)
+        return self.num_bytes(counts, itemsize) + int(more)
 
 
 def quantized(quantize: str, capability: int | None, *, in_bfloat16: bool = True) -> Form:
     """The form that HF_MODEL_QUANTIZE makes of a dense checkpoint; `capability` is None on CPU.
 
-    bitsandbytes and blocks replace linear layers only, blocks the output layer too. Names that belong to stored
+    bitsandbytes replaces linear layers only, blocks take experts and the output layer too. Names that belong to stored
     checkpoints, and `auto`, stay dense. `in_bfloat16` says that a GPU computes in bfloat16.
     """
     if quantize in ("bitsandbytes-nf4", "bitsandbytes-fp4"):
@@ -81,7 +86,9 @@ def quantized(quantize: str, capability: int | None, *, in_bfloat16: bool = True
         four, eight = 0.5 + 4 / 32, _eight_bits(on_cpu=capability is None)
         each = four if quantize == "int4" else eight
         refused = "" if has_blocks else f"{quantize} needs compute capability 8.0 and bfloat16; {_INSTEAD}"
-        return Form(quantize, each, output=eight, step_bytes=INT4_READS * each if capability else None, refused=refused)
+        return Form(
+            quantize, each, each, output=eight, step_bytes=INT4_READS * each if capability else None, refused=refused
+        )
     return Form("none")
 
 

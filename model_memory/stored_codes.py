@@ -19,11 +19,11 @@ _WAY_OUT = "take the model in 16 bits, with HF_MODEL_QUANTIZE=int4 if it must be
 
 
 class Values(enum.Enum):
-    """What a code stands for: itself, a multiple of one number (e2m1), any number (nf4), an 8-bit float."""
+    """What a code stands for: itself, one of 16 multiples of a number (e2m1), any number (nf4), an 8-bit float."""
 
     INTEGERS = "integers"
-    MULTIPLES = "e2m1"
-    TABLE = "codebook"
+    MULTIPLES = "table of multiples"
+    TABLE = "table"
     FLOAT8 = "fp8"
 
 
@@ -242,7 +242,7 @@ GGUF = {
     "Q2_K": Codes(2, 16),
     "Q3_K": Codes(3, 16),
     "Q6_K": Codes(6, 16),
-    **dict.fromkeys(("IQ4_NL", "IQ4_XS"), Codes(4, 32, Values.TABLE)),
+    **dict.fromkeys(("IQ4_NL", "IQ4_XS"), Codes(4, 32, Values.MULTIPLES)),
     "MXFP4": Codes(4, 32, Values.MULTIPLES),
 }
 
@@ -284,7 +284,7 @@ _COMPRESSED_FORMATS = (
     *("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp6-pack-quantized", "mxfp8-quantized"),
 )
 _AUTO_ROUND_PACKINGS = (
-    *("auto_round", "auto_round:auto_gptq", "auto_round:gptqmodel", "auto_round:gptq", "auto_gptq"),
+    *("auto", "auto_round", "auto_round:auto_gptq", "auto_round:gptqmodel", "auto_round:gptq", "auto_gptq"),
     *("auto_round:auto_awq", "auto_round:awq", "auto_awq"),
 )
 
@@ -302,7 +302,7 @@ def _refused_values(method: str, values: Settings) -> Iterable[str]:
 
 
 def _refused_gptq(values: Settings) -> Iterable[str]:
-    form = str(values.get("checkpoint_format") or "gptq").lower()
+    form = str(values.get("checkpoint_format") or values.get("format") or "gptq").lower()
     if form not in ("gptq", "gptq_v2", "gptq_p", "marlin"):
         yield f"in the checkpoint_format {form} is not read here"
     if values.get("rotation"):
@@ -324,6 +324,8 @@ def _refused_auto_round(values: Settings) -> Iterable[str]:
         packing = packing.removesuffix(kernel)
     if packing not in _AUTO_ROUND_PACKINGS or not str(values.get("data_type") or "int").startswith("int"):
         yield f"in the packing_format {packing} of {values.get('data_type') or 'int'} is not read here"
+    if _integer(values, ("act_bits",), 16) < 16:
+        yield f"with activations in {values['act_bits']} bits is not computed here"
     if values.get("rotation_config") or values.get("spinquant_config"):
         yield "has rotated weights, and no layer here rotates activations"
 

@@ -20,21 +20,22 @@ def stored(values: Settings, capability: int | None, *, in_bfloat16: bool = True
     """The form of a checkpoint with this `quantization_config`, whatever HF_MODEL_QUANTIZE says.
 
     `capability` is None on CPU; `in_bfloat16` says that the device computes in bfloat16. Experts, parameters of three
-    dimensions, are dequantised.
+    dimensions, are held as linear layers are, but never by the fp8 product.
     """
     name, method = stored_name(values), method_of(values)
     if refused := refusal(values):
         return Form(name, refused=refused)
     if capability is not None and is_left_to_bitsandbytes(values, on_cuda=True):
         return _by_bitsandbytes(name, values, capability)
-    if method == "mxfp4":  # whose linear layers are dense in the files too
-        return Form(name, product=Product.DENSE)
     held = [held_as(codes, capability, in_bfloat16=in_bfloat16) for codes in stored_codes(values)]
     if not held or any(each is None for each, _ in held):
         return Form(name, product=Product.DENSE)
     linears, product = max((each or 0.0, product) for each, product in held)
+    if method == "mxfp4":  # whose linear layers are dense in the files too
+        return Form(name, experts=linears, product=product)
     step = INT4_READS * linears if product is Product.INT4 else None
-    return Form(name, linears, step_bytes=step, product=product)
+    experts = None if product is Product.FP8 else linears
+    return Form(name, linears, experts, step_bytes=step, product=product)
 
 
 def is_left_to_bitsandbytes(values: Settings, *, on_cuda: bool) -> bool:

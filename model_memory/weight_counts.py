@@ -69,6 +69,10 @@ _UNGATED = frozenset(
 _LEFT_OUT: dict[str, Mapping[str, Any]] = {
     "gemma3_text": {"vocab_size": 262_208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256},
 }
+# Where the configuration of a multimodal model has that of its text decoder; the last is Qwen Omni's.
+TEXT_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
+# Families with experts of their own kind (transformers 5.23).
+_KEEP_EXPERTS = frozenset({"dbrx", "jetmoe", "llama4", "llama4_text", "longcat_flash", "step3p7", "step3p7_text"})
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _CHOSEN = ("num_experts_per_tok", "moe_k")
 _SHARED = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
@@ -80,7 +84,8 @@ class WeightCounts:
     """Numbers of weights: `linears` in linear layers, `experts` in parameters of three dimensions.
 
     `embeddings` are the input layer, which is the output layer too if they are tied; `output` is an output layer of its
-    own; `other` are norms and routers.
+    own; `other` are norms and routers. `keeps_experts`: the family's own code multiplies the experts, outside
+    transformers' interface, so they keep the dtype.
     """
 
     linears: int
@@ -88,6 +93,7 @@ class WeightCounts:
     embeddings: int
     other: int = 0
     output: int = 0
+    keeps_experts: bool = False
 
     @property
     def total(self) -> int:
@@ -101,14 +107,21 @@ class WeightCounts:
         linears, experts, other = (int(count * factor) for count in (self.linears, self.experts, self.other))
         embeddings, output = (count if fixed else int(count * factor) for count in (self.embeddings, self.output))
         rest = total - experts - embeddings - other - output
-        return WeightCounts(rest if linears else 0, experts, embeddings, other, output)
+        return WeightCounts(rest if linears else 0, experts, embeddings, other, output, self.keeps_experts)
+
+
+def text_part(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The configuration of the text decoder inside that of a multimodal model; None if there is none."""
+    return next((part for name in TEXT_PARTS if isinstance(part := config.get(name), Mapping)), None)
 
 
 def text_values(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The values of the text decoder, also of a multimodal model, whose own come first unless they are null."""
-    nested = config.get("text_config")
-    said = {name: value for name, value in nested.items() if value is not None} if isinstance(nested, Mapping) else {}
-    found = {**config, **said}
+    found = dict(config)
+    nested = text_part(config)
+    while nested is not None:
+        found |= {name: value for name, value in nested.items() if value is not None}
+        nested = text_part(nested)
     return {**_LEFT_OUT.get(str(found.get("model_type")), {}), **found}
 
 
@@ -122,7 +135,8 @@ def count_weights(config: Mapping[str, Any]) -> WeightCounts:
     experts = sparse * _num_experts(text) * 3 * hidden * _expert_width(text)
     other = layers * 2 * hidden + sparse * hidden * _num_experts(text)
     embeddings = int(text["vocab_size"]) * hidden
-    return WeightCounts(linears, experts, embeddings, other, output=0 if _is_tied(text) else embeddings)
+    output = 0 if _is_tied(text) else embeddings
+    return WeightCounts(linears, experts, embeddings, other, output, text.get("model_type") in _KEEP_EXPERTS)
 
 
 def has_experts(text: Mapping[str, Any]) -> bool:

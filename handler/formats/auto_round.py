@@ -18,6 +18,7 @@ _GPTQ = {
     "auto_round:auto_gptq": True,
     "auto_round:gptqmodel": True,
     "auto_round:gptq": True,
+    "auto": True,
     "auto_gptq": True,
 }
 _AWQ = {"auto_round:auto_awq", "auto_round:awq", "auto_awq"}
@@ -39,4 +40,4 @@ def reader(values: Mapping[str, Any], tensors: TensorFiles) -> StoredFormat:
         return awq.reader({**values, "version": "gemm"}, tensors)
     if packing not in _GPTQ or not data_type.startswith("int"):
         raise BadModel(f"AutoRound's packing_format {packing} of {data_type} is not known; {_WAY_OUT}")
-    return GptqFormat(tensors, int(values.get("group_size") or -1), minus_one=_GPTQ[packing], planar=False)
+    return GptqFormat(tensors, values, minus_one=_GPTQ[packing], planar=False)

@@ -32,9 +32,10 @@ _WAY_OUT = "take a checkpoint of the same model in the form gptq or gptq_v2, or 
 class GptqFormat:
     """A `StoredFormat`. `minus_one` says that zero points are stored minus one, `planar` that codes lie in planes."""
 
-    def __init__(self, tensors: TensorFiles, group: int, *, minus_one: bool, planar: bool) -> None:
-        """`group` is the group size of config.json, for modules without `g_idx`."""
-        self._tensors, self._group = tensors, group
+    def __init__(self, tensors: TensorFiles, values: Mapping[str, Any], *, minus_one: bool, planar: bool) -> None:
+        """`values` are the `quantization_config`, for modules whose tensors leave bits or group size open."""
+        self._tensors = tensors
+        self._bits, self._group = int(values.get("bits") or 4), int(values.get("group_size") or -1)
         self._minus_one, self._planar = minus_one, planar
 
     def sources(self) -> Mapping[str, tuple[str, ...]]:
@@ -51,7 +52,8 @@ class GptqFormat:
             raise BadModel(f"the GPTQ weight {module} has no {missing[0]} in the files; {_WAY_OUT}")
         qweight, qzeros, scales = (self._tensors[f"{module}.{part}"] for part in _PARTS[:3])
         num_groups, num_outputs = scales.shape
-        bits = qzeros.shape[-1] * _width(qzeros) // num_outputs
+        # Fewer outputs than a word has bits do not fill the words.
+        bits = qzeros.shape[-1] * _width(qzeros) // num_outputs if num_outputs >= _width(qzeros) else self._bits
         if not 2 <= bits <= 8 or qweight.shape[1] != num_outputs or qzeros.shape[0] != num_groups:
             shapes = ", ".join(str(list(each.shape)) for each in (qweight, qzeros, scales))
             raise BadModel(f"qweight, qzeros and scales of {module} do not fit together as GPTQ: {shapes}; {_WAY_OUT}")
@@ -110,16 +112,14 @@ def _plus_one(qzeros: Tensor, bits: int) -> Tensor:
 
 def _grouped(bits: int, codes: Tensor, scale: Tensor, zeros: Tensor, index: Tensor) -> QuantisedWeight | Tensor:
     """The weight with the inputs of a group side by side; `codes` `[N, K]`, `scale` and `zeros` `[N, G]`."""
-    order: Tensor | None = torch.argsort(index, stable=True)
+    order = torch.argsort(index, stable=True)
     groups, sizes = torch.unique_consecutive(index[order], return_counts=True)
     size = math.gcd(*sizes.tolist())
     repeats = sizes // size
     scale, zeros = (each[:, groups].repeat_interleave(repeats, 1) for each in (scale, zeros))
-    if bool((index[1:] >= index[:-1]).all()):
-        order = None
-    else:
-        codes = codes[:, order]
-    weight = with_zero_points(bits, codes, scale, zeros, order)
+    is_ordered = bool((index[1:] >= index[:-1]).all())
+    codes = codes if is_ordered else codes.gather(1, order.expand_as(codes))
+    weight = with_zero_points(bits, codes, scale, zeros, None if is_ordered else order)
     return weight if size >= _SMALLEST or len(set(sizes.tolist())) == 1 else weight.dequantise(torch.float32)
 
 
@@ -137,7 +137,7 @@ def reader(values: Mapping[str, Any], tensors: TensorFiles) -> GptqFormat:
             f"the GPTQ weights are rotated (rotation: {values['rotation']}), which no layer undoes; {_WAY_OUT}"
         )
     minus_one, planar = _FORMATS[form]
-    return GptqFormat(tensors, int(values.get("group_size") or -1), minus_one=minus_one, planar=planar)
+    return GptqFormat(tensors, values, minus_one=minus_one, planar=planar)
 
 
 def _is_marlin(tensors: TensorFiles) -> bool:

@@ -8,6 +8,10 @@ from torch.nn.functional import pad
 
 from handler.linears.quantised_weight import QuantisedWeight
 
+# Rows unpacked at a time, so that they stay in the processor's cache.
+_PIECE = 1 << 15
+_OF_OCTETS = {1: torch.int8, 2: torch.int16, 4: torch.int32}
+
 
 def unpack(words: Tensor, bits: int, count: int) -> Tensor:
     """The first `count` codes of each row of `words`: uint8 `[..., count]` of integers `[..., W]`.
@@ -15,17 +19,33 @@ def unpack(words: Tensor, bits: int, count: int) -> Tensor:
     Codes follow each other from the lowest bit of the first word on; one may begin in a word and end in the next.
     """
     octets = words.contiguous().view(torch.uint8)
-    if 8 % bits:
-        # Eight codes lie in `bits` octets.
-        parts = pad(octets, (0, -octets.shape[-1] % bits)).unflatten(-1, (-1, bits))
-        octets = torch.zeros(parts.shape[:-1], dtype=torch.int64)
+    if bits == 8:
+        return octets[..., :count]
+    # Eight codes lie in `bits` octets, and are eight octets afterwards.
+    if octets.shape[-1] % bits:
+        octets = pad(octets, (0, -octets.shape[-1] % bits))
+    packed = octets.view(-1, bits)
+    codes = torch.empty(len(packed), dtype=torch.int64)
+    for first in range(0, len(packed), _PIECE):
+        _spread(packed[first : first + _PIECE], bits, codes[first : first + _PIECE])
+    return codes.view(torch.uint8).view(*octets.shape[:-1], -1)[..., :count]
+
+
+def _spread(packed: Tensor, bits: int, codes: Tensor) -> None:
+    """Write the codes of each row of `packed`, uint8 `[R, bits]`, into the octets of `codes`, int64 `[R]`."""
+    if bits in _OF_OCTETS:
+        codes.copy_(packed.view(_OF_OCTETS[bits]).view(-1)).bitwise_and_((1 << 8 * bits) - 1)
+    else:
+        codes.zero_()
         for i in range(bits):
-            octets |= parts[..., i].long() << 8 * i
-    num = 8 if 8 % bits else 8 // bits
-    codes = torch.empty((*octets.shape, num), dtype=torch.uint8)
-    for i in range(num):
-        codes[..., i] = (octets >> bits * i) & (2**bits - 1)
-    return codes.flatten(-2)[..., :count]
+            codes |= packed[:, i].long() << 8 * i
+    # The upper half of the codes goes to the upper half of the room, then the upper half of each half.
+    for room in (32, 16, 8):
+        width = room * bits // 8
+        lower = codes & sum((1 << width) - 1 << place for place in range(0, 64, 2 * room))
+        codes ^= lower
+        codes <<= room - width
+        codes |= lower
 
 
 def with_zero_points(

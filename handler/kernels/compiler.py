@@ -63,6 +63,14 @@ def multiplies_matrices() -> bool:
     return bool(binding.get_host_cpu_features().get("amx-bf16")) and bool(torch.cpu._init_amx())
 
 
+@functools.cache
+def looks_up_bytes() -> bool:
+    """True if the processor permutes bytes (AVX-512 VBMI). Of those that multiply bfloat16, Cooper Lake does not."""
+    from llvmlite import binding
+
+    return bool(binding.get_host_cpu_features().get("avx512vbmi"))
+
+
 def use_cache_dir(cache_dir: Path) -> None:
     """Cache compiled kernels in `cache_dir / "kernels"` from now on."""
     _CACHE.directory = cache_dir / "kernels"

@@ -11,7 +11,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from handler.kernels.product.block_form import BLOCK, FLOATS8, FLOATS8_FACTOR, MINIMUM, TABLE, BlockForm
+from handler.kernels.compiler import looks_up_bytes
+from handler.kernels.product.block_form import BLOCK, MINIMUM, TABLE, BlockForm
 from handler.kernels.product.block_layout import PackedBlocks, packed_codes, packed_scales, packed_table
 from handler.kernels.product.tile_layout import tiled_codes
 from handler.linears.packed_linear import kernel_bits
@@ -20,7 +21,8 @@ from handler.linears.weight_blocks import in_blocks
 
 # Outputs that a kernel takes at a time; inputs that may share a scale.
 _OUTPUTS, _LEAST_GROUP = 64, 16
-_FLOATS8 = 256
+# Values of a table.
+_NUM_NIBBLES, _NUM_BYTES = 16, 256
 # Largest exponent of a power of two by which scales are multiplied.
 _MOST = 126
 # Of the largest scale of a row: what float16 changes in scales as they are, and in those multiplied by a power of two.
@@ -52,36 +54,35 @@ def _tiled(blocks: QuantisedWeight) -> PackedBlocks | None:
 
 def _for_vectors(weight: QuantisedWeight) -> PackedBlocks | None:
     inputs = BLOCK if weight.group % BLOCK == 0 else _LEAST_GROUP
-    weight, table, factor = _with_values(weight), None, 1.0
-    if weight.table is None:
+    weight, table = _with_values(weight), None
+    zero, values = MINIMUM if weight.minimum is not None else 0, weight.table
+    if values is None:
         weight = _widened(weight)
-        form = BlockForm(weight.bits, inputs, MINIMUM if weight.minimum is not None else int(weight.zero))
-    elif len(weight.table) <= 1 << 4:
-        multiple = _multiple(weight.table)
-        table = packed_table(weight.table * multiple)
+        form = BlockForm(weight.bits, inputs, zero or int(weight.zero))
+    elif len(values) <= _NUM_NIBBLES:
+        multiple = _multiple(values)
+        table, form = packed_table(values * multiple), BlockForm(4, inputs, zero, TABLE)
         weight = replace(weight, scale=weight.scale / multiple)
-        form = BlockForm(4, inputs, 0 if weight.minimum is None else MINIMUM, TABLE)
-    elif _are_floats8(weight):
-        factor = FLOATS8_FACTOR
-        form = BlockForm(8, inputs, 0, FLOATS8)
+    elif _is_looked_up(values):
+        table, form = packed_table(values), BlockForm(8, inputs, zero, TABLE)
     else:
         return None
     exponent = _exponent(weight.scale, weight.minimum)
     if exponent is None:
         return None
-    scales = [
+    scale, minimum = (
         None if each is None else (each * 2.0**exponent).repeat_interleave(weight.group // inputs, -1)
         for each in (weight.scale, weight.minimum)
-    ]
-    assert scales[0] is not None
-    codes = packed_codes(weight.codes, form.bits)
-    return PackedBlocks(form, codes, packed_scales(scales[0], scales[1]), table, factor * 2.0**-exponent)
+    )
+    assert scale is not None
+    codes = packed_codes(weight.codes, form.bits, by_table=table is not None)
+    return PackedBlocks(form, codes, packed_scales(scale, minimum), table, 2.0**-exponent)
 
 
 def _with_values(weight: QuantisedWeight) -> QuantisedWeight:
     """The same numbers with either a minimum or a whole `zero` from 0 to 128; a table has its `zero` in it."""
     scale, minimum, zero = weight.scale, weight.minimum, weight.zero
-    if weight.table is not None and len(weight.table) < _FLOATS8:
+    if weight.table is not None and weight.zero:
         return replace(weight, table=weight.table - zero, zero=0.0)
     if minimum is None and not (zero == int(zero) and 0 <= zero <= 128):
         minimum = torch.zeros_like(scale)
@@ -114,14 +115,11 @@ def _multiple(table: Tensor) -> int:
     return min(range(1, 65), key=lambda multiple: (round(off(multiple), 12), multiple))
 
 
-def _are_floats8(weight: QuantisedWeight) -> bool:
-    """True for e4m3 without NaN, without more than a scale."""
-    if weight.table is None or len(weight.table) != _FLOATS8 or weight.zero or weight.minimum is not None:
-        return False
-    values = torch.arange(_FLOATS8, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
-    numbers = values.isfinite()
-    is_nan = ((weight.codes & 127) == 127).any()
-    return torch.equal(weight.table[numbers], values[numbers]) and not bool(is_nan)
+def _is_looked_up(table: Tensor) -> bool:
+    """True for 128 values and their negatives, as 8-bit floats are, where the processor looks bytes up."""
+    halves = table.split(_NUM_BYTES // 2)
+    mirrored = len(table) == _NUM_BYTES and torch.allclose(halves[1], -halves[0], rtol=0, atol=0, equal_nan=True)
+    return mirrored and looks_up_bytes()
 
 
 def _exponent(scale: Tensor, minimum: Tensor | None) -> int | None:

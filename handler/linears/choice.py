@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from handler.kernels.compiler import multiplies_bfloat16, multiplies_matrices, usable
+from handler.linears.join import SideBySide
 from handler.linears.kernel_linear import KernelLinear
 from handler.linears.linear import Linear, is_plain
 from handler.linears.onednn_linear import OneDnnLinear
@@ -103,16 +104,20 @@ def _for_kernel(weight: QuantisedWeight, dtype: torch.dtype) -> PackedBlocks | N
 
 def is_packed(module: nn.Module) -> bool:
     """True for a layer over weights of 4 to 8 bits."""
-    return isinstance(module, PackedLinear) or (isinstance(module, KernelLinear) and module.packed is not None)
+    return isinstance(module, PackedLinear | OrderedLinear) or (
+        isinstance(module, KernelLinear) and module.packed is not None
+    )
 
 
-def fastest(linear: nn.Module) -> OneDnnLinear | PackedLinear | KernelLinear:
+def fastest(linear: nn.Module) -> Linear:
     """The layer to use for a plain nn.Linear or a packed layer; a packed one stays, with its dense copy prepacked."""
+    if isinstance(linear, SideBySide):
+        return SideBySide([fastest(layer) for layer in linear.layers])
     if isinstance(linear, nn.Linear):
         return prepacked(linear.weight, linear.bias)
     if isinstance(linear, PackedLinear):
         linear.prepack_dense(prepacked)
-    assert isinstance(linear, PackedLinear | KernelLinear)
+    assert isinstance(linear, PackedLinear | KernelLinear | OrderedLinear)
     return linear
 
 

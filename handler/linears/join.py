@@ -1,8 +1,9 @@
-"""Several linear layers over one input, joined into one: query, key and value projections, for instance."""
+"""Several linear layers over one input as one, joined or side by side: query, key and value, for instance."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,53 @@ from torch import Tensor, nn
 from handler.linears.cuda.fp8_linear import Fp8Linear
 from handler.linears.cuda.int4_linear import Int4Linear
 from handler.linears.kernel_linear import KernelLinear
-from handler.linears.linear import is_plain
+from handler.linears.linear import UnfusedLinear, is_plain
+from handler.linears.ordered_linear import OrderedLinear
 from handler.linears.packed_linear import PACKED_TOGETHER, PackedLinear
 
 
-def join(linears: Sequence[nn.Module]) -> nn.Linear | PackedLinear | KernelLinear | Int4Linear | Fp8Linear | None:
+class SideBySide(UnfusedLinear):
+    """`Linear` whose outputs are those of `layers`, in order, which cannot be joined: 4 bits beside 6, for instance."""
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        """Each of `layers` is a `Linear` with its own bias."""
+        super().__init__()
+        # In a tuple, so that they are no submodules, as in the other layers.
+        self.layers = tuple(layers)
+        self.in_features = layers[0].in_features
+        self.out_features = sum(layer.out_features for layer in layers)
+        self.bias: Tensor | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights `[N, K]` in a new tensor."""
+        return torch.cat([layer.weight for layer in self.layers])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., K]` -> `[..., N]`."""
+        return torch.cat([layer.forward(x) for layer in self.layers], -1)
+
+
+def together(linears: Sequence[Any]) -> Any:
+    """One layer with the outputs of all `linears`, in order: joined, or as few neighbours side by side as can be."""
+    whole = join(linears)
+    if whole is not None:
+        return whole
+    layers, joined = [linears[0]], [linears[0]]
+    for linear in linears[1:]:
+        joined.append(linear)
+        wider = join(joined)
+        if wider is None:
+            layers.append(linear)
+            joined = [linear]
+        else:
+            layers[-1] = wider
+    return SideBySide(layers)
+
+
+def join(
+    linears: Sequence[nn.Module],
+) -> nn.Linear | PackedLinear | KernelLinear | OrderedLinear | Int4Linear | Fp8Linear | None:
     """One layer with the outputs of all `linears`, in order; None if they cannot be joined.
 
     All must take the same input and be plain nn.Linear, or packed layers of one class and equal bits. The parts become
@@ -22,6 +65,9 @@ def join(linears: Sequence[nn.Module]) -> nn.Linear | PackedLinear | KernelLinea
     """
     if all(is_plain(one) for one in linears):
         return _join_plain([one for one in linears if isinstance(one, nn.Linear)])
+    ordered = [one for one in linears if isinstance(one, OrderedLinear)]
+    if len(ordered) == len(linears):
+        return _join_ordered(ordered)
     if isinstance(linears[0], Int4Linear | Fp8Linear):
         return _join_on_gpu(linears)
     by_torch = [one for one in linears if isinstance(one, PackedLinear)]
@@ -38,6 +84,15 @@ def join(linears: Sequence[nn.Module]) -> nn.Linear | PackedLinear | KernelLinea
     like = by_torch[0].scales_and_zeros if by_torch else torch.empty(0, dtype=torch.bfloat16)
     bias = _join_bias([one.bias for one in packed], sizes, like)
     return PackedLinear.join(by_torch, bias) if by_torch else KernelLinear.join(by_kernel, bias)
+
+
+def _join_ordered(parts: Sequence[OrderedLinear]) -> OrderedLinear | None:
+    """Of equal order, as that of query, key and value is where inputs were ordered by their size."""
+    if not all(torch.equal(parts[0].order, one.order) for one in parts[1:]):
+        return None
+    layers: list[Any] = [one.layer for one in parts]
+    whole: Any = join(layers)
+    return None if whole is None else OrderedLinear(whole, parts[0].order)
 
 
 def _join_on_gpu(linears: Sequence[nn.Module]) -> Int4Linear | Fp8Linear | None:

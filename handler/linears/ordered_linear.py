@@ -1,6 +1,7 @@
 """`OrderedLinear`: a layer whose weight has its inputs in another order (GPTQ's act-order, `desc_act`).
 
-Groups share a scale in the order of the weight, so inputs are selected first. The layer is never joined with others.
+Groups share a scale in the order of the weight, so inputs are selected first. Layers of equal order are joined, as
+query, key and value have where inputs were ordered by their size.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ class OrderedLinear(nn.Module):
     """`Linear` whose input j is input `order[j]` of what it is given."""
 
     def __init__(self, layer: Linear, order: Tensor) -> None:
-        """`layer` multiplies; `order` int64 `[K]`, a permutation."""
+        """`layer`, a `Linear`, multiplies; `order` int64 `[K]`, a permutation."""
         super().__init__()
         self.out_features, self.in_features, self.bias = layer.out_features, layer.in_features, layer.bias
         self.layer, self.order = layer, order

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from handler.linears.choice import packed_for, packed_linear
 from handler.linears.kernel_linear import KernelLinear
 from handler.linears.linear import is_plain
-from handler.linears.packed_file import PackedWeight
 from handler.linears.packed_linear import PackedLinear, fits
 from handler.linears.weight_blocks import quantise
 
@@ -45,27 +44,6 @@ class _ProductCheck:
             if not self._passed[kind]:
                 logger.error("%d-bit weights stay dense: their products differ by %.2g, relative", layer.bits, gap)
         return self._passed[kind]
-
-
-def pack(model: nn.Module, weights: Iterable[PackedWeight], *, keep_dense: bool) -> int:
-    """Replace the nn.Linear modules that `weights` name; returns how many.
-
-    `weights` equal the modules' own. With `keep_dense` the dense ones stay beside the packed ones.
-    """
-    count, check = 0, _ProductCheck()
-    for one in weights:
-        linear = model.get_submodule(one.name)
-        if not isinstance(linear, nn.Linear):
-            raise ValueError(f"{one.name} is not a linear layer of this model")
-        if not is_plain(linear):
-            continue
-        dense = linear.weight.detach() if keep_dense else None
-        layer = packed_linear(one.bits, one.packed, one.scales_and_zeros, _detached(linear.bias), dense)
-        if not check.passes(layer, linear.weight.detach):
-            continue
-        _replace(model, one.name, layer)
-        count += 1
-    return count
 
 
 def quantise_and_pack(model: nn.Module, bits: int, *, keep_dense: bool) -> int:

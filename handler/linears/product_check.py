@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from handler.linears.cuda.int4_linear import MAX_PACKED_ROWS
-from handler.linears.quantised_weight import QuantisedWeight
+from handler.linears.quantised_weight import Form, QuantisedWeight
 
 # The weights of some outputs.
 Rows = Callable[[slice], QuantisedWeight]
@@ -29,22 +30,19 @@ class ProductCheck:
     """The layout of packed weights is the machine's own: only a product shows that it is read as it was written."""
 
     def __init__(self) -> None:
-        self._passed: dict[tuple[object, ...], bool] = {}
+        self._passed: dict[tuple[type, Form], bool] = {}
 
-    def passes(self, layer: Any, rows: Rows, dtype: torch.dtype) -> bool:
+    def passes(self, layer: Any, form: Form, rows: Rows, dtype: torch.dtype) -> bool:
         """Whether `layer` multiplies by the weight of `rows`; the first of each kind is tried, with few and many rows.
 
-        `dtype` is that of activations.
+        `form` is that of the weight, `dtype` that of activations. `rows` is called for what is tried only.
         """
-        weight = rows(slice(0, 1))
-        table = 0 if weight.table is None else len(weight.table)
-        numbers = (weight.bits, weight.group % _GROUP, weight.zero, table)
-        kind = (type(layer), *numbers, weight.minimum is None, weight.order is None)
+        kind = (type(layer), replace(form, group=form.group % _GROUP))
         if kind not in self._passed:
             gap = _gap(layer, rows, dtype)
             self._passed[kind] = gap <= TOLERANCE
             if not self._passed[kind]:
-                logger.error("%d-bit weights stay dense: their products differ by %.2g, relative", weight.bits, gap)
+                logger.error("%d-bit weights stay dense: their products differ by %.2g, relative", form.bits, gap)
         return self._passed[kind]
 
 

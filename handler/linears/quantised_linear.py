@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from handler.linears.choice import quantised_layer
-from handler.linears.cuda.fp8_linear import Fp8Linear, fits_fp8, multiplies_fp8
+from handler.linears.cuda.fp8_linear import Fp8Linear, fits_fp8, is_e4m3, multiplies_fp8
 from handler.linears.cuda.int4_linear import Int4Linear, fits_int4, multiplies_int4
 from handler.linears.ordered_linear import OrderedLinear
 from handler.linears.quantised_weight import QuantisedWeight
@@ -48,8 +48,10 @@ def linear_of_dense(weight: Tensor, bits: int, bias: Tensor | None, keep: Tensor
 
 
 def _fp8(weight: QuantisedWeight, bias: Tensor | None, dtype: torch.dtype) -> nn.Module | None:
-    """For 8-bit floats with one scale for each output; the product knows no others before compute capability 9."""
-    if weight.scale.shape[-1] > 1 or not fits_fp8(*weight.shape) or not multiplies_fp8(weight.codes.device, dtype):
+    """For e4m3 with one scale for each output; the product knows no others before compute capability 9."""
+    if weight.table is None or not is_e4m3(weight.table) or weight.scale.shape[-1] > 1:
+        return None
+    if not fits_fp8(*weight.shape) or not multiplies_fp8(weight.codes.device, dtype):
         return None
     return Fp8Linear(weight.codes.view(torch.float8_e4m3fn), weight.scale, bias)
 

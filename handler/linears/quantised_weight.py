@@ -12,6 +12,27 @@ from torch import Tensor
 _PIECE = 1 << 23
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What weights have in common that one kernel reads in one way; `table` is its number of values, 0 for none."""
+
+    bits: int
+    group: int
+    zero: float = 0.0
+    table: int = 0
+    has_minimum: bool = False
+    has_order: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is known of a weight before it is read: its shape `[..., N, K]`, its form, and its bytes in a file."""
+
+    shape: tuple[int, ...]
+    form: Form
+    num_bytes: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantisedWeight:
     """A matrix `[N, K]`, or experts `[E, N, K]`, with `w = scale * (value(code) - zero) + minimum`.
@@ -38,6 +59,12 @@ class QuantisedWeight:
     def group(self) -> int:
         """Inputs that share a scale."""
         return self.codes.shape[-1] // self.scale.shape[-1]
+
+    @property
+    def form(self) -> Form:
+        """Its form."""
+        table = 0 if self.table is None else len(self.table)
+        return Form(self.bits, self.group, self.zero, table, self.minimum is not None, self.order is not None)
 
     @property
     def stored_bytes(self) -> int:

@@ -1,10 +1,8 @@
-"""Weights in blocks of 32 that share a scale and a minimum: made of dense ones, of any group, and kept in a file."""
+"""Weights in blocks of 32 that share a scale and a minimum: made of dense ones, and of any group."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -52,40 +50,3 @@ def in_blocks(weight: QuantisedWeight) -> QuantisedWeight | None:
     times = weight.group // BLOCK
     scale, minimum = (each if times == 1 else each.repeat_interleave(times, -1) for each in (weight.scale, minimum))
     return replace(weight, scale=scale, minimum=minimum, zero=0.0)
-
-
-def save_blocks(blocks: dict[str, QuantisedWeight], path: Path) -> None:
-    """Write blocks by name: 4 or 8 bits, groups of 32 with a minimum. Scales and minima as float16, as GGUF has them.
-
-    Raises ValueError if float16 changes a number.
-    """
-    from safetensors.torch import save_file
-
-    tensors: dict[str, Tensor] = {}
-    for name, one in blocks.items():
-        # Four bits: columns 2i and 2i + 1 share a byte, the first in its lower half.
-        codes = one.codes if one.bits == 8 else one.codes[:, ::2] | (one.codes[:, 1::2] << 4)
-        tensors[f"{name}.{one.bits}"] = codes.contiguous()
-        for part, values in (("scale", one.scale), ("minimum", one.minimum)):
-            assert values is not None
-            half = values.half()
-            if not torch.equal(half.float(), values):
-                raise ValueError(f"{name}: float16 does not hold every {part}")
-            tensors[f"{name}.{part}"] = half.contiguous()
-    save_file(tensors, path)
-
-
-def load_blocks(path: Path) -> Iterator[tuple[str, QuantisedWeight]]:
-    """What `save_blocks` wrote, one matrix after the other."""
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        for key in file.keys():  # noqa: SIM118 - safe_open is no dict
-            name, _, kind = key.rpartition(".")
-            if kind not in {"4", "8"}:
-                continue
-            codes = file.get_tensor(key)
-            if kind == "4":
-                codes = torch.stack((codes & 15, codes >> 4), -1).flatten(1)
-            scale, minimum = (file.get_tensor(f"{name}.{part}").float() for part in ("scale", "minimum"))
-            yield name, QuantisedWeight(int(kind), codes, scale, minimum)

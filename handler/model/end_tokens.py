@@ -13,13 +13,14 @@ from typing import Any, TypeGuard
 
 import msgspec
 
-from handler.model.location import read_json
+from handler.model.json_file import read_json
 from handler.seam.errors import BadModel
+from model_memory.weight_counts import TEXT_PARTS
 
 logger = logging.getLogger(__name__)
 
-# Keys of config.json under which transformers' `get_text_config` finds the part that generates.
-_TEXT_PARTS = ("text_config", "decoder", "generator")
+# Keys of config.json under which transformers' `get_text_config`, or code of the model, finds the part that generates.
+_TEXT_PARTS = (*TEXT_PARTS, "decoder", "generator")
 
 
 class _Added(msgspec.Struct, frozen=True):
@@ -67,9 +68,11 @@ def eos_token_ids(directory: Path, tokens_dir: Path, text_config: Any) -> frozen
 def _configs(directory: Path) -> Iterator[dict[str, Any]]:
     if (directory / "generation_config.json").is_file():
         yield read_json(directory / "generation_config.json")
-    config = read_json(directory / "config.json")
-    yield config
-    yield from (config[part] for part in _TEXT_PARTS if isinstance(config.get(part), dict))
+    rest = [read_json(directory / "config.json")]
+    while rest:
+        config = rest.pop()
+        yield config
+        rest += [config[part] for part in _TEXT_PARTS if isinstance(config.get(part), dict)]
 
 
 def _of_tokenizer(tokens_dir: Path) -> list[int]:

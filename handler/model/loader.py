@@ -11,21 +11,24 @@ from typing import Any
 import msgspec
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from handler.linears.blocks_file import BLOCKS_FILE
+from handler.formats.gguf.manifest import is_converted
 from handler.linears.choice import computes_blocks
-from handler.linears.packed_file import packed_weights
-from handler.linears.packed_model import dense_bytes, pack
-from handler.model.checks.causal import check_causal
-from handler.model.checks.published_values import check_form, settle
+from handler.linears.packed_file import PackedFile
+from handler.linears.packed_model import dense_bytes
+from handler.model.checks.model_config import read_config
 from handler.model.checks.remote_code import follows_code
 from handler.model.checks.weight_check import check_weights, unconverted
 from handler.model.device import capability_of, choose_device, choose_dtype
 from handler.model.end_tokens import eos_token_ids
+from handler.model.gguf.needs import stays_as_stored
+from handler.model.gguf_model import SHIPPED
+from handler.model.json_file import read_json
 from handler.model.loading.layer_quantizer import LayersConfig
-from handler.model.loading.weight_source import open_weights, take_form
-from handler.model.location import read_json
+from handler.model.loading.single_experts import join_experts
+from handler.model.loading.text_part import served_model, text_skeleton
+from handler.model.loading.weight_source import StoredForm, open_weights, take_form
 from handler.model.machine_memory import available_memory_bytes
 from handler.model.placement import (
     Devices,
@@ -53,6 +56,9 @@ logger = logging.getLogger(__name__)
 UNBOUNDED_CONTEXT = 4096
 # Share of available memory for dense weights kept beside packed ones.
 _DENSE_FRACTION = 0.25
+
+# How `LoadedModel.quantize` calls the weights of a .gguf file as they are.
+GGUF = "gguf"
 
 Progress = Callable[[int, str], None]
 
@@ -109,7 +115,7 @@ def load(
     dtype = choose_dtype(config.dtype, device)
     trusted = follows_code(read_json(directory / "config.json"), trust_remote_code=config.trust_remote_code)
     config = msgspec.structs.replace(config, trust_remote_code=trusted)
-    model_config = _read_config(directory, trusted)
+    model_config = read_config(directory, trust_remote_code=trusted)
     quantize = resolve(config.quantize, device, dtype, model_config)
     quantize = devices.quantize if quantize is Quantize.AUTO else quantize
     progress(200, f"loading weights on {device} as {str(dtype).removeprefix('torch.')}")
@@ -129,17 +135,6 @@ def load(
     )
 
 
-def _read_config(directory: Path, trust_remote_code: bool) -> Any:
-    try:
-        found = AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
-    except Exception as exc:  # each family checks its values in its own way
-        raise BadModel(f"{directory / 'config.json'} was not understood: {one_line(exc)}") from exc
-    check_causal(found, directory)
-    settle(found)
-    check_form(found, directory)
-    return found
-
-
 def _load_weights(
     config: EngineConfig,
     directory: Path,
@@ -150,29 +145,31 @@ def _load_weights(
 ) -> tuple[PreTrainedModel, str]:
     """The model, and the form in which its weights are stored. Raises BadModel or BadConfiguration."""
     on_cpu = devices.own[0].type == "cpu"
-    has_blocks = on_cpu and _has_blocks(directory, dtype, quantize)
     stored = stored_form(model_config)
     form = take_form(model_config, devices.own[0])
+    if is_converted(directory) and stays_as_stored(quantize, dtype):
+        stored, form = GGUF, StoredForm(GGUF, {})
     options = _options(dtype, devices)
     try:
-        with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
-        if form is not None or (quantize in BLOCK_BITS and not has_blocks):
-            keep_dense = on_cpu and form is None and _has_room_for_dense(skeleton, dtype)
-            bits = BLOCK_BITS.get(quantize)
-            options["quantization_config"] = LayersConfig(bits, stored if form else None, dtype, keep_dense=keep_dense)
+        skeleton = text_skeleton(model_config, trust_remote_code=config.trust_remote_code)
+        if form is not None or quantize in BLOCK_BITS:
+            keep_dense = on_cpu and (form is None or stored == GGUF) and _has_room_for_dense(skeleton, dtype)
+            packed = _packed_file(config, directory, dtype) if on_cpu and stored == GGUF else None
+            options["quantization_config"] = LayersConfig(
+                None if form else BLOCK_BITS[quantize], stored, dtype, keep_dense=keep_dense, packed=packed
+            )
         elif quantize in BITSANDBYTES:
             options["quantization_config"] = bitsandbytes_config(quantize, dtype, skipped_modules(skeleton, quantize))
-        with open_weights(directory, form) as weights:
-            loaded: Any = type(skeleton).from_pretrained(None, config=skeleton.config, state_dict=weights, **options)
+        with open_weights(directory, form, devices.own[0], dtype) as weights:
+            options["state_dict"] = join_experts(weights, skeleton)
+            loaded: Any = type(skeleton).from_pretrained(None, config=skeleton.config, **options)
     except Exception as exc:  # the libraries that load share no base class
         raise _told(exc, directory, stored, devices.own[0]) from exc
     model: PreTrainedModel = loaded[0]
     check_weights(model, loaded[1], str(directory))
     if len(devices.own) > 1:
         _check_spread(model, devices)
-    if has_blocks:
-        return model, _pack_blocks(model, directory, Path(config.cache_dir))
+    model = served_model(model)
     return model, stored or str(quantize if "quantization_config" in options else Quantize.NONE)
 
 
@@ -213,22 +210,11 @@ def _kept_dtype(model: PreTrainedModel, stored: str, wanted: torch.dtype) -> tor
     return model.dtype
 
 
-def _has_blocks(directory: Path, dtype: torch.dtype, quantize: Quantize) -> bool:
-    """Whether the matrices of a converted GGUF file are used as it has them.
-
-    In float32, AUTO does not: torch's kernel is six times slower than dense weights.
-    """
-    wanted = {Quantize.INT4_BLOCKS} if dtype is torch.float32 else {Quantize.AUTO, Quantize.INT4_BLOCKS}
-    return (directory / BLOCKS_FILE).is_file() and quantize in wanted
-
-
-def _pack_blocks(model: PreTrainedModel, directory: Path, cache_dir: Path) -> str:
-    """Replace the layers of a converted GGUF file, on CPU, by those over its blocks; returns how they are stored."""
-    # In float32 no dense weights are kept beside, as they were rounded to bfloat16 on disk and would differ.
-    keep_dense = model.dtype is not torch.float32 and _has_room_for_dense(model, model.dtype)
-    count = pack(model, packed_weights(directory, cache_dir, model.dtype), keep_dense=keep_dense)
-    logger.info("%d linear layers packed (gguf)%s", count, ", dense weights kept" if keep_dense else "")
-    return "gguf"
+def _packed_file(config: EngineConfig, directory: Path, dtype: torch.dtype) -> PackedFile | None:
+    """Where the layers of a converted GGUF file are kept: in the image, or in the cache. None in float32, see above."""
+    if dtype is torch.float32:
+        return None
+    return PackedFile(directory.name, (SHIPPED, Path(config.cache_dir)), dtype)
 
 
 def _has_room_for_dense(model: torch.nn.Module, dtype: torch.dtype) -> bool:

@@ -16,7 +16,10 @@ from typing import Any
 
 import torch
 
-from handler.model.location import read_json
+from handler.formats.gguf.manifest import is_converted, read_manifest
+from handler.model.gguf.needs import gguf_bytes, stays_as_stored
+from handler.model.json_file import read_json
+from handler.model.language_bytes import language_bytes
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration
 from model_memory import sharing
@@ -124,7 +127,10 @@ def needs_of(directory: Path, config: EngineConfig, dtype: torch.dtype, capabili
     From config.json and the files' size; a config.json that is not understood counts as linear layers alone. Raises
     BadModel if there is none.
     """
-    on_disk = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+    if is_converted(directory) and stays_as_stored(config.quantize, dtype):
+        num_bytes = gguf_bytes(read_manifest(directory), dtype, capability or 0)
+        return Needs((Weights("gguf", num_bytes, num_bytes),))
+    on_disk = language_bytes(directory)
     values = text_values(read_json(directory / "config.json"))
     of_stored = quantization_of(values)
     counts = _counts(values, on_disk, is_stored=of_stored is not None)

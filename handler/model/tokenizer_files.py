@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from handler.model.location import read_json
+from handler.model.json_file import read_json
 from handler.model.sentencepiece.converter import convert
 from handler.seam.errors import BadModel, one_line
 

@@ -135,7 +135,8 @@ def _start_dynamic_cache(config: EngineConfig, loaded: LoadedModel, refusal: str
         runner = DynamicCacheRunner(loaded, longest)
         runner.prove()
     except UnsupportedModel as exc:
-        raise UnsupportedModel(f"no runner computes this model correctly: {refusal}; {exc}") from exc
+        reasons = "; ".join(dict.fromkeys((refusal, str(exc))))
+        raise UnsupportedModel(f"no runner computes this model correctly: {reasons}") from exc
     logger.info("runner: %s, %s, because %s", runner.name, runner.abilities, refusal)
     # A prompt's own keys count as part of its step here.
     limits = measured_limits(config, loaded, lambda _: Probe(runner), paged=True)

@@ -15,15 +15,14 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from handler.linears.experts import quantised_experts
+from handler.linears.experts.quantised_experts import MAX_STATIC_TOKENS, is_experts, is_quantised
 from handler.model.loader import LoadedModel
 
 logger = logging.getLogger(__name__)
 
 _NAME = "heir_static"
 _GROUPED_MM = {9, 10}
-# Batches larger than this and than any decode step hold a prompt, and no graph: computing every expert for them would
-# cost more than waiting, and the grouped product needs the least memory.
-_MAX_STATIC_TOKENS = 256
 # Largest difference of the two ways to compute experts, relative to the output.
 _TOLERANCE = 0.05
 
@@ -31,18 +30,28 @@ _TOLERANCE = 0.05
 def use_static_experts(loaded: LoadedModel, max_num_seqs: int) -> bool:
     """Set experts that never wait for the host in a decode step of `max_num_seqs`, if this GPU and dtype need them.
 
-    True if they were set. Experts in a form of their own (fp8) have their own products.
+    True if they were set. Experts in a form of transformers' own (fp8) have their own products.
     """
     if loaded.device.type != "cuda":
         return False
+    most = max(MAX_STATIC_TOKENS, max_num_seqs)
+    if _implementation(loaded.model) != quantised_experts.NAME:
+        return _use_dense(loaded, most)
+    is_static = _use_dense(loaded, most)
+    quantised_experts.use(loaded.model, most=most, dense=_NAME if is_static else "grouped_mm")
+    return True
+
+
+def _use_dense(loaded: LoadedModel, most: int) -> bool:
+    """As `use_static_experts`, for unquantised ones."""
     major, _ = torch.cuda.get_device_capability(loaded.device)
-    grouped = getattr(loaded.model.config, "_experts_implementation", None) == "grouped_mm"
-    if not grouped or (major in _GROUPED_MM and loaded.dtype is torch.bfloat16) or not has_dense_experts(loaded.model):
+    has_kernel = major in _GROUPED_MM and loaded.dtype is torch.bfloat16
+    ours = ("grouped_mm", quantised_experts.NAME)
+    if has_kernel or _implementation(loaded.model) not in ours or not has_dense_experts(loaded.model):
         return False
     if not _all_agree(loaded.model):
         logger.warning("experts: computing all differs from computing those chosen; decoding waits for the host")
         return False
-    most = max(_MAX_STATIC_TOKENS, max_num_seqs)
     ALL_EXPERTS_FUNCTIONS.register(_NAME, partial(static_experts, most=most))
     loaded.model.set_experts_implementation(_NAME)
     return True
@@ -50,21 +59,27 @@ def use_static_experts(loaded: LoadedModel, max_num_seqs: int) -> bool:
 
 def most_static_tokens(model: Any) -> int | None:
     """Tokens of the largest step that does not wait for the host; None if experts bound no step."""
-    if getattr(model.config, "_experts_implementation", None) != _NAME:
+    found = _implementation(model)
+    if found not in (_NAME, quantised_experts.NAME):
         return None
-    most: int = ALL_EXPERTS_FUNCTIONS[_NAME].keywords["most"]
+    most: int = ALL_EXPERTS_FUNCTIONS[found].keywords["most"]
     return most
 
 
+def _implementation(model: Any) -> str | None:
+    found: str | None = getattr(model.config, "_experts_implementation", None)
+    return found
+
+
 def has_dense_experts(model: nn.Module) -> bool:
-    """Whether `model` has experts as transformers' modules with weights `[E, ...]`, all of them unquantised."""
+    """Whether `model` has experts as transformers' modules with weights `[E, ...]` that no library quantised."""
     found = _experts(model)
     return bool(found) and all(weight.element_size() > 1 for module in found for weight in module.parameters())
 
 
 def _experts(model: nn.Module) -> list[nn.Module]:
-    # What transformers' decorator of such modules sets.
-    return [module for module in model.modules() if hasattr(module, "has_post_expert_norm")]
+    """Those of unquantised weights, and those of fp8, whose module is another."""
+    return [module for module in model.modules() if is_experts(module) and not is_quantised(module)]
 
 
 @torch.inference_mode()
@@ -86,7 +101,7 @@ def _agrees(experts: Any) -> bool:
 
 
 def static_experts(
-    experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor, *, most: int = _MAX_STATIC_TOKENS
+    experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor, *, most: int = MAX_STATIC_TOKENS
 ) -> Tensor:
     """The experts' output `[T, H]` for `hidden` `[T, H]`, chosen experts and their weights `[T, k]`.
 

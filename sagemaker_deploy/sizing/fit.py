@@ -166,7 +166,7 @@ def _notes_of_form(shape: ModelShape, fit: Fit) -> Iterator[str]:
             f"the container makes weights stored as {form.name} dense at load: {shape.checkpoint_gb:.1f} GB of files "
             f"take {gb:.1f} GB"
         )
-    if form.linears and not form.experts and shape.counts.experts:
+    if form.linears and shape.counts.experts and (shape.counts.keeps_experts or not form.experts):
         yield f"{form.name} leaves the experts in 16 bits: the weights take {gb:.1f} GB"
 
 

@@ -12,6 +12,8 @@ from handler.linears.cuda import int4_linear
 from handler.linears.cuda.fp8_linear import Fp8Linear
 from handler.linears.cuda.int4_linear import Int4Linear, int4_bytes
 from handler.linears.packed_linear import PackedLinear
+from handler.linears.quantised_linear import quantised_linear
+from handler.linears.quantised_weight import QuantisedWeight
 from handler.model.loader import load
 from handler.model.loading.weight_source import take_form
 from handler.runners.choice import choose_runner
@@ -64,14 +66,20 @@ def test_fp8_weights_with_one_scale_multiply_in_fp8(
     assert "dequantised" not in caplog.text
 
 
+@pytest.mark.parametrize("form", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_only_the_floats_of_the_product_multiply_in_fp8(form: torch.dtype) -> None:
+    values = torch.arange(256, dtype=torch.uint8).view(form).float()
+    with pretend_cuda(gpus_of("H100")):
+        weight = QuantisedWeight(8, torch.ones(16, 32, dtype=torch.uint8), torch.ones(16, 1), table=values).to("cuda")
+        assert (quantised_linear(weight, None, torch.bfloat16) is not None) is (form is torch.float8_e4m3fn)
+
+
 @pytest.mark.parametrize("form", ["load_in_4bit", "load_in_8bit"])
 def test_bitsandbytes_multiplies_what_it_has_stored(form: str) -> None:
-    """By its own kernels; without a name a form that says so much is bitsandbytes'."""
-    for named in ({"quant_method": "bitsandbytes"}, {}):
-        config = SimpleNamespace(quantization_config={form: True, **named})
-        assert take_form(config, torch.device("cuda")) is None
-        assert config.quantization_config.get("llm_int8_threshold") == (0.0 if form == "load_in_8bit" else None)
-        assert take_form(config, torch.device("cpu")) is not None
+    config = SimpleNamespace(quantization_config={form: True, "quant_method": "bitsandbytes"})
+    assert take_form(config, torch.device("cuda")) is None
+    assert config.quantization_config.get("llm_int8_threshold") == (0.0 if form == "load_in_8bit" else None)
+    assert take_form(config, torch.device("cpu")) is not None
 
 
 @pytest.mark.parametrize("kind", ["L4", "H100"])

@@ -213,7 +213,7 @@ def test_a_replayed_graph_counts_its_kernels_again(two_gpus: Gpus) -> None:
 def test_no_decode_step_waits_for_the_host(two_gpus: Gpus) -> None:
     """A batch larger than the usual bound is one too, where the configuration allows it."""
     model = build("mixtral").to("cuda", torch.bfloat16)
-    size = experts._MAX_STATIC_TOKENS + 1
+    size = experts.MAX_STATIC_TOKENS + 1
     assert experts.use_static_experts(loaded(model), size)
     two_gpus.reset()
     with torch.inference_mode():
@@ -229,7 +229,7 @@ def test_experts_that_wait_for_large_steps_leave_graphs_to_smaller_ones(tmp_path
         runner, _ = choose_runner(config, found, StatusBoard(tmp_path / "board", create=True))
     assert isinstance(runner, PagedRunner)
     assert {*runner.graphs.shapes} >= {Shape(2), Shape(0, 64), Shape(2, 64), Shape(0, 256)}
-    assert max(shape.num_tokens for shape in runner.graphs.shapes) == experts._MAX_STATIC_TOKENS
+    assert max(shape.num_tokens for shape in runner.graphs.shapes) == experts.MAX_STATIC_TOKENS
 
 
 @pytest.mark.parametrize("graphs", [True, False])

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from handler.model.gguf_model import converted
 from handler.model.loader import load
 from handler.seam.config import EngineConfig
 from tests.support import stock
@@ -35,7 +36,10 @@ Dense = Callable[[str], Any]
 def opened(name: str, dtype: str, cache_dir: Path) -> Any:
     """The model that the loader makes of a fixture."""
     config = EngineConfig(device="cpu", dtype=dtype, cache_dir=str(cache_dir))
-    return load(config, FORMATS / name, lambda *_: None).model
+    directory = FORMATS / name
+    if (directory / "model.gguf").is_file():
+        directory = converted(directory / "model.gguf", cache_dir, lambda *_: None)
+    return load(config, directory, lambda *_: None).model
 
 
 @pytest.fixture(scope="module")

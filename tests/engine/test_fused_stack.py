@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from handler.kernels.program import Program
+from handler.linears.choice import quantised_layer
+from handler.linears.join import SideBySide, together
+from handler.linears.ordered_linear import OrderedLinear
 from handler.linears.packed_model import quantise_and_pack
+from handler.linears.quantised_weight import QuantisedWeight
+from handler.linears.weight_blocks import quantise
+from handler.runners.layer_kinds import layer_linears
 from handler.runners.slots.fused_layers import FusedDecoderLayer
 from handler.runners.slots.fused_stack import FusedStack
 from handler.runners.slots.runner import SlotRunner
@@ -35,6 +43,34 @@ def runner_of(bits: int = 4, family: str = "llama", **sizes: int) -> SlotRunner:
     model = tiny_models.build(family, **(SIZES | sizes)).to(torch.bfloat16)
     if bits:
         assert quantise_and_pack(model, bits, keep_dense=False)
+    runner = SlotRunner(loaded(model), num_slots=4, max_len=256)
+    runner.accelerate()
+    runner.prove()
+    return runner
+
+
+def in_six_bits(weight: Tensor) -> QuantisedWeight:
+    """As Q6_K: groups of 16 about 32."""
+    groups = weight.float().view(len(weight), -1, 16)
+    scale = groups.abs().amax(-1) / 31
+    codes = (groups / scale[..., None]).round() + 32
+    return QuantisedWeight(6, codes.to(torch.uint8).view(weight.shape), scale, zero=32.0)
+
+
+def ordered(weight: Tensor) -> QuantisedWeight:
+    order = torch.randperm(weight.shape[1], generator=torch.Generator().manual_seed(weight.shape[1]))
+    return replace(quantise(weight[:, order], 4), order=order)
+
+
+def runner_of_forms(**forms: Callable[[Tensor], QuantisedWeight] | None) -> SlotRunner:
+    """Of a model with linears in 4 bits, those of `forms` otherwise; None leaves them dense."""
+    model = tiny_models.build("llama", **SIZES).to(torch.bfloat16)
+    for layer in model.model.layers:
+        for name, linear in [*layer.self_attn.named_children(), *layer.mlp.named_children()]:
+            form = forms.get(name, lambda weight: quantise(weight, 4))
+            if isinstance(linear, nn.Linear) and form is not None:
+                parent = layer.self_attn if hasattr(layer.self_attn, name) else layer.mlp
+                setattr(parent, name, quantised_layer(form(linear.weight.detach()), linear.bias, torch.bfloat16))
     runner = SlotRunner(loaded(model), num_slots=4, max_len=256)
     runner.accelerate()
     runner.prove()
@@ -88,6 +124,42 @@ def test_a_stack_that_answers_otherwise_is_not_made(monkeypatch: pytest.MonkeyPa
     runner = runner_of()
     assert set(layers_of(runner)) == {FusedDecoderLayer}
     assert all(torch.equal(one, other) for one, other in zip(answers(runner), answers(apart), strict=True))
+
+
+# Q4_K_M has values and down projections in six bits in half of its layers.
+@pytest.mark.parametrize("names", [("v_proj", "down_proj"), ("k_proj",)], ids=", ".join)
+def test_layers_of_several_forms_are_stacked(names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    forms = dict.fromkeys(names, in_six_bits)
+    stacked = runner_of_forms(**forms)
+    assert layers_of(stacked) == [FusedStack]
+    with monkeypatch.context() as patch:
+        patch.setattr("handler.runners.slots.fused_stack.can_stack", lambda _layer: False)
+        apart = runner_of_forms(**forms)
+    assert set(layers_of(apart)) == {FusedDecoderLayer}
+    assert all(torch.equal(one, other) for one, other in zip(answers(stacked), answers(apart), strict=True))
+
+
+def test_layers_whose_inputs_are_ordered_are_fused() -> None:
+    runner = runner_of_forms(**dict.fromkeys(("q_proj", "k_proj", "v_proj", "down_proj"), ordered))
+    assert set(layers_of(runner)) == {FusedDecoderLayer}
+    assert isinstance(runner.loaded.model.model.layers[0].parts.qkv_proj, OrderedLinear), "of one order, so joined"
+
+
+def test_a_dense_layer_among_packed_ones_is_fused_and_restored() -> None:
+    model = tiny_models.build("llama", **SIZES).to(torch.bfloat16)
+    layer = model.model.layers[0]
+    for name in ("q_proj", "k_proj"):
+        made = quantised_layer(quantise(getattr(layer.self_attn, name).weight, 4), None, torch.bfloat16)
+        setattr(layer.self_attn, name, made)
+    before = [linear.weight.clone() for linear in layer_linears(layer)]
+    fused = FusedDecoderLayer(layer, together(layer_linears(layer)[:3]))
+    assert isinstance(fused.parts.qkv_proj, SideBySide)
+    assert len(fused.parts.qkv_proj.layers) == 2
+    fused.empty_replaced()
+    assert layer.self_attn.v_proj.weight.is_meta
+    assert fused.restored() is layer
+    after = [linear.weight for linear in layer_linears(layer)]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
 def test_layers_with_other_parts_stay_apart() -> None:

@@ -18,7 +18,7 @@ from handler.seam.config import EngineConfig
 from handler.seam.errors import BadModel
 from tests.support.tiny_models import EOS_ID
 
-STORED = Path(__file__).resolve().parents[1] / "data" / "formats" / "compressed_tensors-w4a16"
+FORMATS = Path(__file__).resolve().parents[1] / "data" / "formats"
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 OLD_ROPE = {"rope_parameters": None, "rope_theta": 10000.0}
 TOKEN = {"content": "<|im_start|>", "special": True}
@@ -103,15 +103,48 @@ def test_what_cannot_be_meant_is_one_sentence(
     assert "\n" not in str(error.value)
 
 
+def test_modelopt_s_own_file_says_how_weights_are_stored(tmp_path: Path) -> None:
+    """Its older versions wrote nothing to config.json."""
+    directory, expected = copied("modelopt-nvfp4", tmp_path), weight(FORMATS / "modelopt-nvfp4", tmp_path)
+    config = json.loads((directory / "config.json").read_text())
+    form = config.pop("quantization_config")
+    (directory / "config.json").write_text(json.dumps(config))
+    own = {"producer": form["producer"], "quantization": {"quant_algo": "NVFP4", "exclude_modules": ["lm_head"]}}
+    (directory / "hf_quant_config.json").write_text(json.dumps(own))
+    assert torch.equal(weight(directory, tmp_path), expected)
+    (directory / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "W8A8_SQ"}}))
+    with pytest.raises(BadModel, match="quant_algo is 'W8A8_SQ'"):
+        weight(directory, tmp_path)
+
+
+def test_a_form_without_a_name_is_bitsandbytes(tmp_path: Path) -> None:
+    """As older versions of transformers have saved it."""
+    directory, expected = copied("bitsandbytes-nf4", tmp_path), weight(FORMATS / "bitsandbytes-nf4", tmp_path)
+    config = json.loads((directory / "config.json").read_text())
+    del config["quantization_config"]["quant_method"]
+    (directory / "config.json").write_text(json.dumps(config))
+    assert torch.equal(weight(directory, tmp_path), expected)
+
+
+def copied(name: str, directory: Path) -> Path:
+    return shutil.copytree(FORMATS / name, directory / name)
+
+
+def weight(directory: Path, cache_dir: Path) -> torch.Tensor:
+    """A quantised weight of the model, as it computes with it."""
+    loaded = load(EngineConfig(device="cpu", dtype="float32", cache_dir=str(cache_dir)), directory, lambda *_: None)
+    return loaded.model.get_parameter("model.layers.0.mlp.up_proj.weight")
+
+
 def test_an_older_name_of_the_stored_form_is_known(tmp_path: Path) -> None:
     """compressed-tensors before 0.7 wrote `compression_config`, without the version."""
-    shutil.copytree(STORED, tmp_path / "model")
-    config = json.loads((STORED / "config.json").read_text())
+    shutil.copytree(FORMATS / "compressed_tensors-w4a16", tmp_path / "model")
+    config = json.loads((FORMATS / "compressed_tensors-w4a16" / "config.json").read_text())
     config["compression_config"] = config.pop("quantization_config")
     del config["compression_config"]["version"], config["compression_config"]["quant_method"]
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     engine = EngineConfig(device="cpu", dtype="float32", cache_dir=str(tmp_path))
     loaded = load(engine, tmp_path / "model", lambda *_: None)
-    expected = load_file(STORED / "expected.safetensors")
+    expected = load_file(FORMATS / "compressed_tensors-w4a16" / "expected.safetensors")
     found = loaded.model(input_ids=expected["input_ids"][None]).logits[0]
     assert (loaded.quantize, torch.allclose(found, expected["logits"], atol=1e-4)) == ("compressed-tensors", True)

@@ -30,9 +30,10 @@ DTYPES = ("float32", "float16", "bfloat16")
 OUTLIER = 5
 
 
-def stored(directory: Path, form: str, dtype: str, inner: int = 128) -> Path:
+def stored(directory: Path, form: str, dtype: str, inner: int = 128, family: str = "llama") -> Path:
     """A checkpoint as a user of transformers saves it; token OUTLIER has one feature far above the threshold."""
-    model = tiny_models.build("llama", intermediate_size=inner, num_hidden_layers=2)
+    sizes = {"intermediate_size": inner, "num_hidden_layers": 2} if family == "llama" else {}
+    model = tiny_models.build(family, **sizes)
     with torch.no_grad():
         embedding = model.get_input_embeddings().weight
         embedding[OUTLIER] = 0
@@ -95,9 +96,22 @@ def test_a_layer_of_any_shape_is_exact(form: str, inner: int, tmp_path: Path) ->
     """Blocks of 64 weights cross the rows then. bitsandbytes' own product is for other shapes, and takes no CPU's."""
     loaded = opened(stored(tmp_path, form, "bfloat16", inner), "float32")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "plain", dtype=torch.float32)
-    found, exact = (each.get_parameter("model.layers.1.mlp.down_proj.weight") for each in (loaded.model, plain))
-    assert found.shape == (64, inner)
-    # What rounding to the form may do to a weight; a scale of another block would do more.
-    assert (found - exact).norm().item() / exact.norm().item() < {"i": 0.01, "n": 0.11, "f": 0.14}[form[0]]
+    assert loaded.model.get_parameter("model.layers.1.mlp.down_proj.weight").shape == (64, inner)
+    assert_close(loaded.model, plain, "model.layers.1.mlp.down_proj.weight", form)
     bounds = limits(max_model_len=64, max_num_seqs=4)
     SlotRunner(loaded, bounds.max_num_seqs, bounds.max_model_len).prove()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_layer_that_has_its_inputs_first_is_exact(form: str, tmp_path: Path) -> None:
+    """GPT-2's layers keep `[K, N]`; bitsandbytes stores `[N, K]`, which a square weight does not tell apart."""
+    loaded = opened(stored(tmp_path, form, "bfloat16", family="gpt2"), "float32")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "plain", dtype=torch.float32)
+    for name in ("attn.c_attn", "attn.c_proj"):
+        assert_close(loaded.model, plain, f"transformer.h.1.{name}.weight", form)
+
+
+def assert_close(model: Any, plain: Any, name: str, form: str) -> None:
+    """The weight is what rounding to the form leaves of it; a scale of another block, or another order, is further."""
+    found, exact = (each.get_parameter(name).detach() for each in (model, plain))
+    assert float((found - exact).norm() / exact.norm()) < {"i": 0.01, "n": 0.11, "f": 0.14}[form[0]]

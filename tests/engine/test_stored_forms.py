@@ -36,7 +36,7 @@ TABLES = {
     Values.TABLE: torch.linspace(-1, 1, 16) ** 3,
     Values.FLOAT8: torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().nan_to_num(),
 }
-N, K = 64, 512
+N, K = 64, 1536
 
 
 FIXTURES = sorted(path for path in FORMATS.iterdir() if path.is_dir())

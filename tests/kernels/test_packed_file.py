@@ -1,22 +1,22 @@
-"""Packed matrices on disk: the same weights, made anew where the file is missing, damaged or cut short."""
+"""Packed layers on disk: the same weights, made anew where the file is missing, damaged or cut short."""
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from handler.kernels.compiler import multiplies_matrices
-from handler.linears.blocks_file import BLOCKS_FILE
-from handler.linears.choice import computes_blocks, packed_linear
-from handler.linears.packed_file import PackedWeight, file_name, packed_weights, write_packed
+from handler.linears.choice import computes_blocks
+from handler.linears.packed_file import PackedFile, file_name
+from handler.linears.quantised_linear import quantised_linear
 from handler.linears.quantised_weight import QuantisedWeight
-from handler.linears.weight_blocks import quantise, save_blocks
-from handler.model.location import check_files
-from handler.seam.errors import BadModel
+from handler.linears.weight_blocks import quantise
 
 Damage = Callable[[bytes], bytes]
 DAMAGES: dict[str, Damage] = {
@@ -27,96 +27,119 @@ DAMAGES: dict[str, Damage] = {
     "header not JSON": lambda raw: raw[:8] + b"x" + raw[9:],
     "endless header": lambda raw: b"\xff" * 8 + raw[8:],
 }
+DTYPES = [torch.bfloat16, torch.float32]
 
 
 def matrix(bits: int, rows: int, columns: int) -> QuantisedWeight:
     generator = torch.Generator().manual_seed(rows + columns)
     found = quantise(torch.randn(rows, columns, generator=generator) * 0.05, bits)
+    assert found.minimum is not None
     # Scales and minima as a GGUF file has them.
     return QuantisedWeight(bits, found.codes, found.scale.half().float(), found.minimum.half().float())
 
 
-MATRICES = {"a.up": matrix(4, 128, 64), "a.down": matrix(4, 64, 128), "head": matrix(8, 192, 64)}
+def with_table() -> QuantisedWeight:
+    codes = matrix(4, 64, 64).codes
+    return QuantisedWeight(4, codes, torch.full((64, 2), 0.25), table=torch.arange(-8, 8).float())
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """What is converted of a GGUF file, as far as its packed matrices go."""
-    directory = tmp_path / "model-0123"
-    (directory / BLOCKS_FILE).parent.mkdir(parents=True)
-    save_blocks(MATRICES, directory / BLOCKS_FILE)
-    return directory
+MATRICES = {
+    "a.up.weight": matrix(4, 128, 64),
+    "a.down.weight": matrix(4, 64, 128),
+    "a.gate.weight": with_table(),
+    "head.weight": matrix(8, 192, 64),
+}
 
 
-def weights(found: list[PackedWeight]) -> dict[str, torch.Tensor]:
-    layers = {one.name: packed_linear(one.bits, one.packed, one.scales_and_zeros, None, None) for one in found}
-    return {name: layer.weight for name, layer in layers.items()}
+def fill(file: PackedFile, dtype: torch.dtype) -> PackedFile:
+    """Keep what the file lacks, as a start does."""
+    for name, weight in MATRICES.items():
+        if name not in file:
+            layer = quantised_linear(weight, None, dtype)
+            assert (layer is None) == (name == "a.gate.weight" and not computes_blocks(dtype))
+            if layer is not None:
+                file.keep(name, layer)
+    file.save()
+    return file
 
 
-def check(found: list[PackedWeight], dtype: torch.dtype) -> None:
-    got = weights(found)
-    assert got.keys() == MATRICES.keys()
-    for name, blocks in MATRICES.items():
-        exact = blocks.dequantise(torch.float32)
-        off = (got[name].float() - exact).abs()
+def check(file: PackedFile, dtype: torch.dtype) -> None:
+    for name, weight in MATRICES.items():
+        if weight.table is not None and not computes_blocks(dtype):
+            continue
+        assert name in file
+        got = file.layer(name, None, None).weight
+        exact = weight.dequantise(torch.float32)
+        off = (got.float() - exact).abs()
         if computes_blocks(dtype) and multiplies_matrices():
             assert (off <= exact.abs() * 2**-8).all(), "our kernel changes no weight but by rounding it"
         elif computes_blocks(dtype):
-            assert torch.equal(got[name], blocks.dequantise(dtype)), "our kernel changes no weight"
+            assert torch.equal(got, weight.dequantise(dtype)), "our kernel changes no weight"
         else:
-            torch.testing.assert_close(got[name].float(), exact, atol=1e-3, rtol=1e-2)
+            torch.testing.assert_close(got.float(), exact, atol=1e-3, rtol=1e-2)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_packed_once_and_read_again(model: Path, tmp_path: Path, dtype: torch.dtype) -> None:
-    cache = tmp_path / "cache"
-    check(list(packed_weights(model, cache, dtype)), dtype)
-    (kept,) = (cache / "packed").iterdir()
-    assert kept.name == f"{model.name}-{file_name(dtype)}"
-    (model / BLOCKS_FILE).unlink()
-    check(list(packed_weights(model, cache, dtype)), dtype)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_packed_once_and_read_again(tmp_path: Path, dtype: torch.dtype) -> None:
+    fill(PackedFile("m", [tmp_path], dtype), dtype)
+    (kept,) = (tmp_path / "packed").iterdir()
+    assert kept.name == f"m-{file_name(dtype)}"
+    check(PackedFile("m", [tmp_path], dtype), dtype)
+    assert "a.up.weight" not in PackedFile("other", [tmp_path], dtype)
 
 
-def test_what_lies_beside_the_model_comes_first(model: Path, tmp_path: Path) -> None:
-    write_packed(model, model / "packed" / file_name(torch.float32), torch.float32)
-    check(list(packed_weights(model, tmp_path / "cache", torch.float32)), torch.float32)
-    assert not (tmp_path / "cache").exists()
+def test_a_layer_that_a_file_lacks_is_added(tmp_path: Path) -> None:
+    first = PackedFile("m", [tmp_path], torch.float32)
+    layer = quantised_linear(MATRICES["head.weight"], None, torch.float32)
+    assert layer is not None
+    first.keep("head.weight", layer)
+    first.save()
+    second = PackedFile("m", [tmp_path], torch.float32)
+    assert "head.weight" in second
+    assert "a.up.weight" not in second
+    fill(second, torch.float32)
+    check(PackedFile("m", [tmp_path], torch.float32), torch.float32)
 
 
-@pytest.mark.parametrize("where", ["beside the model", "in the cache"])
+def test_what_the_image_holds_comes_first(tmp_path: Path) -> None:
+    shipped, cache = tmp_path / "shipped", tmp_path / "cache"
+    fill(PackedFile("m", [shipped], torch.float32), torch.float32)
+    check(fill(PackedFile("m", [shipped, cache], torch.float32), torch.float32), torch.float32)
+    assert not cache.exists()
+
+
+def test_what_is_kept_by_nobody_costs_nothing(tmp_path: Path) -> None:
+    file = PackedFile("m", [tmp_path], torch.float32)
+    file.keep("a.weight", torch.nn.Linear(2, 2))
+    file.save()
+    assert not (tmp_path / "packed").exists()
+    assert copy.deepcopy(file) is file
+
+
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_file_is_made_anew(
-    model: Path, tmp_path: Path, where: str, damage: Damage, caplog: pytest.LogCaptureFixture
-) -> None:
-    dtype, cache = torch.float32, tmp_path / "cache"
-    beside = model / "packed" / file_name(dtype)
-    kept = beside if where == "beside the model" else cache / "packed" / f"{model.name}-{file_name(dtype)}"
-    write_packed(model, kept, dtype)
+def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: Damage, caplog: pytest.LogCaptureFixture) -> None:
+    dtype = torch.float32
+    fill(PackedFile("m", [tmp_path], dtype), dtype)
+    kept = tmp_path / "packed" / f"m-{file_name(dtype)}"
     kept.write_bytes(damage(kept.read_bytes()))
     with caplog.at_level(logging.WARNING, "handler"):
-        check(list(packed_weights(model, cache, dtype)), dtype)
+        fill(PackedFile("m", [tmp_path], dtype), dtype)
         assert f"{kept} is damaged or cut short, and is made anew" in caplog.text
         caplog.clear()
-        check(list(packed_weights(model, cache, dtype)), dtype)
-    assert bool(caplog.text) == (kept == beside), "what lies beside a model is never written; the cache is whole again"
+        check(PackedFile("m", [tmp_path], dtype), dtype)
+    assert not caplog.text
 
 
-def test_a_cache_that_cannot_be_written_costs_time_only(
-    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache = tmp_path / "cache"
     cache.write_text("a file where a directory should be")
     with caplog.at_level(logging.WARNING, "handler"):
-        check(list(packed_weights(model, cache, torch.float32)), torch.float32)
+        fill(PackedFile("m", [cache], torch.float32), torch.float32)
     assert "packed weights are not kept" in caplog.text
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_damaged_blocks_are_one_sentence(model: Path, damage: Damage) -> None:
-    (model / "config.json").write_text("{}")
-    save_blocks(MATRICES, model / "model.safetensors")
-    check_files(model, trust_remote_code=False)
-    blocks = model / BLOCKS_FILE
-    blocks.write_bytes(damage(blocks.read_bytes()))
-    with pytest.raises(BadModel, match=r"blocks\.safetensors could not be loaded, it is damaged or cut short: "):
-        check_files(model, trust_remote_code=False)
+def test_the_file_is_one_of_safetensors(tmp_path: Path) -> None:
+    fill(PackedFile("m", [tmp_path], torch.float32), torch.float32)
+    with safe_open(tmp_path / "packed" / f"m-{file_name(torch.float32)}", "pt") as file:
+        assert file.metadata().keys() == MATRICES.keys() - {"a.gate.weight"}
+        assert len(file.keys()) == 2 * len(file.metadata())

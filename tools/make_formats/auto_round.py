@@ -15,7 +15,7 @@ from awq.utils.packing_utils import dequantize_gemm
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from tools.make_formats.base import write_checkpoint, write_expected
+from tools.make_formats.base import SMALL, write_checkpoint, write_expected
 
 LIBRARIES = ("auto-round", "autoawq")
 
@@ -53,8 +53,9 @@ def _dequantised(layer: Any) -> Tensor:
     return weight
 
 
+MODELS = dict.fromkeys(("auto_round-plain", "auto_round-awq"), SMALL)
 WRITERS = {
     "auto_round-gptq": partial(_write, "auto_round:auto_gptq", True, {"bits": 4, "group_size": 128}),
     "auto_round-plain": partial(_write, "auto_round", False, {"bits": 3, "group_size": 32}),
-    "auto_round-awq": partial(_write, "auto_round:auto_awq", False, {"bits": 4, "group_size": 128}),
+    "auto_round-awq": partial(_write, "auto_round:auto_awq", False, {"bits": 4, "group_size": 64}),
 }

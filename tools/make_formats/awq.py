@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from awq.models._config import AwqConfig
 from awq.quantize.quantizer import AwqQuantizer
+from awq.quantize.scale import apply_scale
 from awq.utils.packing_utils import dequantize_gemm
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from tools.make_formats.base import write_checkpoint, write_expected
+from tools.make_formats.base import SMALL, write_checkpoint, write_expected
 
 LIBRARIES = ("autoawq",)
 
@@ -22,12 +23,28 @@ LIBRARIES = ("autoawq",)
 def _write(version: str, group: int, kept: list[str], base: Path, target: Path) -> None:
     """`kept` are parts of names of modules that stay as they are."""
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float16)
+    scales = _scaled_activations(model)
     linears = {name: each for name, each in model.model.named_modules() if _is_quantised(name, each, kept)}
     dense = {f"model.{name}.weight": _dequantised(each, version, group) for name, each in linears.items()}
+    dense |= {name: dense[name] / each for name, each in scales.items()}
     _quantiser(version, group)._apply_quant(model.model, linears)
     config = AwqConfig(q_group_size=group, version=version, modules_to_not_convert=kept or None)
     write_checkpoint(base, target, model.state_dict(), config.to_transformers_dict())
     write_expected(base, target, dense)
+
+
+def _scaled_activations(model: Any) -> dict[str, Tensor]:
+    """Scales between an activation without a gate and the next layer, whose weight is multiplied by them.
+
+    By the name of that weight: what the inputs of the layer are divided by. Only families like StarCoder 2 have it.
+    """
+    found = {}
+    for index, layer in enumerate(model.model.layers):
+        if hasattr(layer.mlp, "c_proj"):
+            scales = torch.rand(layer.mlp.c_proj.in_features, generator=torch.Generator().manual_seed(5)).half() + 0.5
+            apply_scale(layer.mlp, [("act", ["c_proj"], scales)])
+            found[f"model.layers.{index}.mlp.c_proj.weight"] = scales.float()
+    return found
 
 
 def _is_quantised(name: str, module: torch.nn.Module, kept: list[str]) -> bool:
@@ -59,9 +76,14 @@ def _packed(linear: torch.nn.Linear, version: str, group: int) -> Any:
     return holder[0]
 
 
+MODELS = {
+    **dict.fromkeys(("awq-gemm-g32", "awq-gemv", "awq-gemv-fast"), SMALL),
+    "awq-activation": {"family": "starcoder2", **SMALL, "hidden_act": "gelu"},
+}
 WRITERS = {
     "awq-gemm": partial(_write, "gemm", 128, []),
     "awq-gemm-g32": partial(_write, "gemm", 32, ["o_proj"]),
     "awq-gemv": partial(_write, "gemv", 64, []),
-    "awq-gemv-fast": partial(_write, "gemv_fast", 128, []),
+    "awq-gemv-fast": partial(_write, "gemv_fast", 64, []),
+    "awq-activation": partial(_write, "gemm", 64, []),
 }

@@ -25,6 +25,8 @@ SIZES: Mapping[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+# Half as wide, for groups of up to 64.
+SMALL: Mapping[str, Any] = {"hidden_size": 64, "head_dim": 32}
 # Of the input's length in `expected.safetensors`; of each quantised weight it holds the first rows.
 _NUM_TOKENS, _NUM_ROWS = 16, 2
 

@@ -20,10 +20,10 @@ def write_expected_of_files(
 ) -> None:
     """As `write_expected`, with `dense` by the names of a dense checkpoint's tensors, which transformers loads.
 
-    `stored` has those that a dense checkpoint keeps in another order than `[..., N, K]`.
+    `stored` has them as a dense checkpoint keeps them, if that is not as `dense`, `[..., N, K]`.
     """
     with TemporaryDirectory() as temporary:
-        whole = {name: each.float() for name, each in {**weights(base), **dense, **(stored or {})}.items()}
+        whole = {name: each.float() for name, each in {**weights(base), **(stored or dense)}.items()}
         save_file({name: each.contiguous() for name, each in whole.items()}, Path(temporary) / "model.safetensors")
         shutil.copy(base / "config.json", temporary)
         write_expected(Path(temporary), target, {})

@@ -29,13 +29,22 @@ _LARGEST = 448.0
 _SMALL = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 32}
 # No size is a multiple of the block.
 _ODD = {"hidden_size": 80, "intermediate_size": 104, "head_dim": 40}
-_EXPERTS = {**_SMALL, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+# All experts take every token, so that no rounding chooses others.
+_EXPERTS = {**_SMALL, "num_experts": 2, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
 
 # Name and weight -> what is stored, by name, and the dense weight.
 Quantise = Callable[[str, Tensor], tuple[dict[str, Tensor], Tensor]]
 
 
-def _write(form: dict[str, Any], sizes: dict[str, Any], quantise: Quantise, _: Path, target: Path) -> None:
+def _write(
+    form: dict[str, Any],
+    sizes: dict[str, Any],
+    quantise: Quantise,
+    _: Path,
+    target: Path,
+    *,
+    whole_experts: bool = False,
+) -> None:
     family = "qwen3_moe" if "num_experts" in sizes else dense_model.FAMILY
     with TemporaryDirectory() as temporary:
         base = dense_model.save(Path(temporary), family, **sizes)
@@ -47,8 +56,21 @@ def _write(form: dict[str, Any], sizes: dict[str, Any], quantise: Quantise, _: P
                 state |= tensors
             else:
                 state[name] = weight
+        stored = dict(dense)
+        if whole_experts:
+            for part in ("gate_up_proj", "down_proj"):
+                _join_experts(state, dense, part)
         dense_model.write_checkpoint(base, target, state, form)
-        write_expected_of_files(base, target, dense)
+        write_expected_of_files(base, target, dense, stored=stored)
+
+
+def _join_experts(state: dict[str, Tensor], dense: dict[str, Tensor], part: str) -> None:
+    """Make one weight and one scale of a layer's experts, as transformers has them in memory."""
+    experts, parts = "model.layers.0.mlp.experts", (["gate_proj", "up_proj"] if "gate" in part else [part])
+    for tensors, suffix in ((state, ""), (state, "_scale_inv"), (dense, "")):
+        names = [[f"{experts}.{i}.{each}.weight{suffix}" for each in parts] for i in range(_EXPERTS["num_experts"])]
+        joined = [torch.cat([tensors.pop(name) for name in row]) for row in names]
+        tensors[f"{experts}.{part}{suffix}"] = torch.stack(joined)
 
 
 def _by_transformers(scale_fmt: str, name: str, weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -92,6 +114,10 @@ WRITERS = {
     "fp8-ue8m0": partial(_write, _form(scale_fmt="ue8m0"), _SMALL, partial(_by_transformers, "ue8m0")),
     "fp8-odd": partial(_write, _form(), _ODD, partial(_in_blocks, _BLOCK, _BLOCK, "_scale_inv")),
     "fp8-experts": partial(_write, _form(), _EXPERTS, partial(_in_blocks, _BLOCK, _BLOCK, "_scale_inv")),
+    # Gate and up have a block of 48 rows each, so the scales are no blocks of the joined weight.
+    "fp8-experts-whole": partial(
+        _write, _form(48), _EXPERTS, partial(_in_blocks, 48, 48, "_scale_inv"), whole_experts=True
+    ),
     "fp8-tensor": partial(_write, _form(None, activation_scheme="static"), _SMALL, _by_tensor),
     "fp8-fbgemm": partial(_write, {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0}, _SMALL, _by_row),
 }

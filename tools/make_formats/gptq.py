@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 os.environ["GPTQ_TORCH_TRITON_DEQUANT"] = "0"
@@ -20,34 +20,30 @@ from gptqmodel.utils.model import convert_gptq_v2_to_v1_format_module
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from tools.make_formats.base import FAMILY, save, weights, write_checkpoint
+from tools.make_formats.base import SMALL, weights, write_checkpoint
 from tools.make_formats.expected import write_expected_of_files
 
 LIBRARIES = ("gptqmodel",)
 
 
-def _write(
-    options: Mapping[str, Any], base: Path, target: Path, family: str = FAMILY, sizes: Mapping[str, Any] | None = None
-) -> None:
-    """`options` are gptqmodel's; `family` and `sizes` are of the dense model, if `base` is not to be taken."""
+def _write(options: Mapping[str, Any], base: Path, target: Path) -> None:
+    """`options` are gptqmodel's."""
     config = QuantizeConfig(offload_to_disk=False, **options)
-    with TemporaryDirectory() as temporary:
-        base = save(Path(temporary), family, **sizes or {}) if sizes else base
-        state = weights(base)
-        chosen = {name: weight for name, weight in state.items() if _is_quantised(name, weight, config)}
-        dense, stored = {}, {}
-        for name, weight in chosen.items():
-            module = name.removesuffix(".weight")
-            layer = _packed(module, _linear(weight, transposed=family == "gpt2"), config)
-            dense[name] = _dequantised(layer)
-            if family == "gpt2":
-                stored[name] = dense[name].t()
-            if config.format == "gptq":
-                convert_gptq_v2_to_v1_format_module(layer, config)
-            del state[name]
-            state |= {f"{module}.{part}": tensor for part, tensor in layer.state_dict().items() if part != "bias"}
-        write_checkpoint(base, target, state, config.to_dict())
-        write_expected_of_files(base, target, dense, stored=stored)
+    is_transposed = json.loads((base / "config.json").read_text("utf-8"))["model_type"] == "gpt2"
+    state = weights(base)
+    chosen = {name: weight for name, weight in state.items() if _is_quantised(name, weight, config)}
+    dense = {}
+    for name, weight in chosen.items():
+        module = name.removesuffix(".weight")
+        layer = _packed(module, _linear(weight, transposed=is_transposed), config)
+        dense[name] = _dequantised(layer)
+        if config.format == "gptq":
+            convert_gptq_v2_to_v1_format_module(layer, config)
+        del state[name]
+        state |= {f"{module}.{part}": tensor for part, tensor in layer.state_dict().items() if part != "bias"}
+    write_checkpoint(base, target, state, config.to_dict())
+    stored = {name: weight.t() for name, weight in dense.items()} if is_transposed else {}
+    write_expected_of_files(base, target, dense, stored=stored)
 
 
 def _is_quantised(name: str, weight: Tensor, config: Any) -> bool:
@@ -124,13 +120,12 @@ _FORMS: Mapping[str, Mapping[str, Any]] = {
     "gptq-conv1d": {"bits": 4, "group_size": 32, "sym": False},
     "gptq-experts": {"bits": 4, "group_size": 32, "sym": True},
 }
-# Another dense model: family and sizes. More bits take more room, and Qwen 2 has biases.
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
-_MODELS: Mapping[str, Mapping[str, Any]] = {
-    "gptq-8-bits": {"sizes": {"intermediate_size": 64}},
-    "gptq-3-bits": {"family": "qwen2", "sizes": {"intermediate_size": 64}},
-    "gptq-planes": {"sizes": {"intermediate_size": 64}},
-    "gptq-conv1d": {"family": "gpt2", "sizes": {"hidden_size": 64, "n_inner": 128}},
-    "gptq-experts": {"family": "qwen3_moe", "sizes": {"hidden_size": 64, "head_dim": 32, **_EXPERTS}},
+# Qwen 2 has biases.
+MODELS: Mapping[str, Mapping[str, Any]] = {
+    **dict.fromkeys(_FORMS.keys() - {"gptq"}, SMALL),
+    "gptq-3-bits": {**SMALL, "family": "qwen2"},
+    "gptq-conv1d": {"family": "gpt2", "hidden_size": 64, "n_inner": 128},
+    "gptq-experts": {**SMALL, "family": "qwen3_moe", **_EXPERTS},
 }
-WRITERS = {name: partial(_write, options, **_MODELS.get(name, {})) for name, options in _FORMS.items()}
+WRITERS = {name: partial(_write, options) for name, options in _FORMS.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -13,15 +12,9 @@ from hqq.core.quantize import BaseQuantizeConfig, HQQLinear, Quantizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from tools.make_formats.base import save, write_checkpoint, write_expected
+from tools.make_formats.base import SMALL, write_checkpoint, write_expected
 
 LIBRARIES = ("hqq",)
-
-
-def _write_small(options: Mapping[str, Any], base: Path, target: Path) -> None:
-    """As `_write`, of a smaller model: more bits take more room."""
-    with TemporaryDirectory() as temporary:
-        _write(options, save(Path(temporary), intermediate_size=64, head_dim=32), target)
 
 
 def _write(options: Mapping[str, Any], base: Path, target: Path) -> None:
@@ -53,4 +46,5 @@ _FORMS: Mapping[str, Mapping[str, Any]] = {
     "hqq-8-bits": {"nbits": 8, "group_size": 64, "axis": 1},
     "hqq-3-bits-axis-0": {"nbits": 3, "group_size": 64, "axis": 0},
 }
-WRITERS = {name: partial(_write if options["nbits"] < 5 else _write_small, options) for name, options in _FORMS.items()}
+MODELS = dict.fromkeys(_FORMS, SMALL)
+WRITERS = {name: partial(_write, options) for name, options in _FORMS.items()}

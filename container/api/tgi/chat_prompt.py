@@ -55,10 +55,15 @@ class ChatBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _is_part(part: Any) -> bool:
-    """Images pass: the template of a text model refuses them with its own message."""
+    """Images pass: `render` refuses them with a message of its own."""
     if not isinstance(part, dict):
         return False
     return part.get("type") == "image_url" or (part.get("type") == "text" and isinstance(part.get("text"), str))
+
+
+def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
+    content = message.get("content")
+    return content if isinstance(content, list) else []
 
 
 def render(chat: ChatBody, served: ServedModel) -> RenderedPrompt:
@@ -68,6 +73,9 @@ def render(chat: ChatBody, served: ServedModel) -> RenderedPrompt:
     """
     if served.chat_template is None:
         raise TemplateFailed("template not found")
+    # The template of an image-text model would write the image's token, with no image behind it.
+    if any(part["type"] == "image_url" for message in chat.messages for part in _parts(message)):
+        raise TemplateFailed("images are not served; content must be text")
     continues = chat.messages[-1].get("role") == "assistant"
     try:
         with timed("template"):

@@ -61,7 +61,7 @@ def _sources(tensors: TensorFiles) -> dict[str, tuple[str, ...]]:
         module, _, part = name.rpartition(".")
         if part in _UNUSED:
             unused.append(name)
-        elif part.endswith(_JOINED):
+        elif module.endswith("experts") and part.endswith(_JOINED):
             raise BadModel(f"{name}: experts quantised in one tensor are not read; store one linear layer each expert")
         elif part in PARTS:
             parts = (f"{module}.{each}" for each in ("weight", *PARTS))

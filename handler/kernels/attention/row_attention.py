@@ -304,9 +304,16 @@ class RowAttention:
         return out
 
 
-def set_rows(table: NDArray[np.int64], cosines: Tensor, sines: Tensor, flat_index: Tensor, positions: Tensor) -> None:
-    """Write the rows' arguments of `RowAttention` into `table` `[steps, ...]`, the arguments of steps."""
-    table[:, COSINES : POSITIONS + 1] = [one.data_ptr() for one in (cosines, sines, flat_index, positions)]
+def set_rows(
+    table: NDArray[np.int64],
+    steps: NDArray[np.int64],
+    cosines: Tensor,
+    sines: Tensor,
+    flat_index: Tensor,
+    positions: Tensor,
+) -> None:
+    """Write the rows' arguments of the `RowAttention` at `steps` into `table` `[all steps, ...]`."""
+    table[steps, COSINES : POSITIONS + 1] = [one.data_ptr() for one in (cosines, sines, flat_index, positions)]
 
 
 @functools.cache

@@ -6,19 +6,17 @@ from typing import NamedTuple
 
 # Inputs that a kernel takes at a time.
 BLOCK = 32
-# What a code stands for: itself, an entry of a table of 16 values, or an 8-bit float (e4m3).
-CODES, TABLE, FLOATS8 = range(3)
+# What a code stands for: itself or an entry of a table.
+CODES, TABLE = range(2)
 # `BlockForm.zero` where each scale has a minimum beside it.
 MINIMUM = 255
-# Reads a byte of e4m3 as float16 whose exponent is 8 too low.
-FLOATS8_FACTOR = 2.0**8
 
 
 class BlockForm(NamedTuple):
     """`w = scale * (value(code) - zero)`, or `scale * value(code) + minimum`.
 
     `bits` are 4, 5, 6 or 8; `inputs` share a scale, 16 or 32; `zero` is from 0 to 128, or `MINIMUM`; `values` is
-    `CODES`, `TABLE` (4 bits) or `FLOATS8` (8 bits).
+    `CODES` or `TABLE`. A table has 16 values, or with 8 bits 128 and then their negatives.
     """
 
     bits: int

@@ -55,20 +55,24 @@ def cat(parts: Sequence[PackedBlocks]) -> PackedBlocks:
     return replace(parts[0], codes=codes, scales=scales)
 
 
-def packed_codes(codes: Tensor, bits: int) -> Tensor:
+def packed_codes(codes: Tensor, bits: int, by_table: bool = False) -> Tensor:
     """`codes` uint8 `[N, K]` for `block_tile`, in `bits` 4, 5, 6 or 8.
 
-    8 bits: uint8 `[N / 16, K / 32, 16, 16, 2]`, two inputs for each of 16 outputs. Else int32
+    8 bits: uint8 `[N / 16, K / 32, 16, 16, 2]`, two inputs for each of 16 outputs; with a table `[.., 8, 4, 2, 4, 2]`,
+    two inputs for each of 4 outputs, then two more, then the next outputs. Else int32
     `[N / 16, K / 32, bits, 16]`. In each of the first four numbers of a lane are eight low nibbles of one output, that
     of input 2s in bits 4s to 4s + 3 and that of input 2s + 1 in bits 16 + 4s on. The others hold the bits above,
     `bits - 4` for each input, in the same order.
     """
     step = max(LANES, _PIECE // codes.shape[1] // LANES * LANES)
-    return torch.cat([_packed_piece(piece, bits) for piece in codes.split(step)])
+    return torch.cat([_packed_piece(piece, bits, by_table) for piece in codes.split(step)])
 
 
-def _packed_piece(codes: Tensor, bits: int) -> Tensor:
+def _packed_piece(codes: Tensor, bits: int, by_table: bool) -> Tensor:
     num_rows, num_columns = codes.shape
+    if bits == 8 and by_table:
+        twos = codes.view(num_rows // LANES, 4, 4, num_columns // BLOCK, BLOCK // 4, 2, 2)
+        return twos.permute(0, 3, 4, 1, 5, 2, 6).contiguous()
     if bits == 8:
         pairs = codes.view(num_rows // LANES, LANES, num_columns // BLOCK, BLOCK // 2, 2)
         return pairs.permute(0, 2, 3, 1, 4).contiguous()
@@ -93,7 +97,12 @@ def packed_scales(scale: Tensor, minimum: Tensor | None) -> Tensor:
 
 
 def packed_table(table: Tensor) -> Tensor:
-    """Up to 16 values as bfloat16 `[32]`: twice, and zeros for codes that do not occur."""
+    """Up to 16 values as bfloat16 `[32]`: twice, and zeros for codes that do not occur.
+
+    Of 256 values the first 128 as bfloat16, their lower bytes and then their upper ones, uint8 `[256]`.
+    """
+    if len(table) > 16:
+        return table[:128].bfloat16().view(torch.uint8).view(128, 2).T.contiguous().view(-1)
     padded = torch.zeros(16)
     padded[: len(table)] = table
     return padded.bfloat16().repeat(2)

@@ -25,6 +25,7 @@ from handler.kernels.product.product_outputs import (
     NUM_GROUPS,
     OTHER,
     OUT,
+    OUT_WIDTH,
     PLUS,
     SCALES,
     SILU,
@@ -71,6 +72,7 @@ class _Product:
         arguments[CODES] = weights.data_ptr()
         arguments[SCALES] = 0 if scales is None else scales.data_ptr()
         arguments[BIAS] = 0 if bias is None else bias.data_ptr()
+        arguments[OUT_WIDTH] = self.out_features
 
     def __call__(self, x: Tensor) -> Tensor:
         """`x` bfloat16 `[..., K]` -> `y` `[..., N]`."""
@@ -88,12 +90,16 @@ class _Product:
         """`y + other`, `other` bfloat16 `[..., N]`."""
         return self._run(x, PLUS, other)
 
-    def step(self, x: int, out: int, operation: int = NONE, other: int = 0) -> Step:
-        """The product as a step of a program; `x`, `out` and `other` are addresses of `[rows, width]`."""
+    def step(self, x: int, out: int, operation: int = NONE, other: int = 0, width: int = 0) -> Step:
+        """The product as a step of a program; `x`, `out` and `other` are addresses of rows.
+
+        Rows of `out` and `other` have `width` numbers, or as many as there are outputs.
+        """
         arguments = self._call.arguments.copy()
+        arguments[OUT_WIDTH] = width = width or self.out_features
         arguments[X : OUT + 1] = (x, other, operation, out)
         scratch_of, kernel = _of_rows(self._kernel.scratch_of, self._blocks), self._kernel
-        into, onto = self.in_features * _BFLOAT_BYTES, self.out_features * _BFLOAT_BYTES
+        into, onto = self.in_features * _BFLOAT_BYTES, width * _BFLOAT_BYTES
         row_bytes = {X: into, OTHER: onto, OUT: onto}
         return Step(kernel.address, arguments, scratch_of, kernel.shapes_of, row_bytes, kernel.min_rows)
 

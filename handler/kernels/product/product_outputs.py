@@ -26,9 +26,9 @@ NONE, SILU, TIMES, PLUS = range(4)
 # After the common arguments: those that change from call to call, then those that do not. `X`, `OTHER`, `OUT` and
 # `BIAS` are addresses of bfloat16, the last 0 without a bias.
 X, OTHER, OPERATION, OUT = range(NUM_COMMON, NUM_COMMON + 4)
-# `FACTOR` is float32, in the lower half.
-NUM_GROUPS, NUM_BLOCKS, CODES, SCALES, BIAS, TABLE, FACTOR = range(NUM_COMMON + 4, NUM_COMMON + 11)
-NUM_ARGUMENTS = NUM_COMMON + 11
+# `OUT_WIDTH` counts the numbers from a row of `OUT` and of `OTHER` to the next. `FACTOR` is float32 in the lower half.
+NUM_GROUPS, NUM_BLOCKS, CODES, SCALES, BIAS, OUT_WIDTH, TABLE, FACTOR = range(NUM_COMMON + 4, NUM_COMMON + 12)
+NUM_ARGUMENTS = NUM_COMMON + 12
 
 # Groups of 16 outputs that a thread takes at a time.
 GROUPS = 4
@@ -51,7 +51,7 @@ def write_outputs(_context, arguments, products, num_rows, num_groups, row, grou
             return builder.load(builder.gep(arguments, [index(place)]))
 
         bias, other, out = argument(BIAS), argument(OTHER), argument(OUT)
-        width = builder.mul(argument(NUM_GROUPS), index(LANES))
+        width = argument(OUT_WIDTH)
         first = builder.add(builder.mul(row, width), builder.mul(group, index(LANES)))
         rows = _Rows(builder, products, num_rows, num_groups, first, width)
         has_bias = builder.icmp_signed("!=", bias, index(0))

@@ -28,6 +28,14 @@ def fits_fp8(out_features: int, in_features: int) -> bool:
     return out_features % _MULTIPLE == 0 and in_features % _MULTIPLE == 0
 
 
+def is_e4m3(table: Tensor) -> bool:
+    """True if `table` float32 `[256]` has the values of float8_e4m3fn; NaN and 0 stand for codes that are no number."""
+    codes = torch.arange(256, dtype=torch.uint8, device=table.device)
+    return table.numel() == 256 and torch.equal(
+        table.nan_to_num(), codes.view(torch.float8_e4m3fn).float().nan_to_num()
+    )
+
+
 class Fp8Linear(UnfusedLinear):
     """`Linear`; activations are bfloat16. Each row of them is rounded with a scale of its own, so rows stay apart."""
 

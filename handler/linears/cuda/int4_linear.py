@@ -116,10 +116,7 @@ class Int4Linear(UnfusedLinear):
             out = products[0] if len(products) == 1 else torch.cat(products, -1)
         else:
             rows = x.reshape(-1, self.in_features)
-            given = rows.contiguous() if self.bits == 4 else torch.cat((rows, rows), -1)
-            # Those of a part that was joined are a view of the whole, whose strides the kernel does not look at.
-            scales_and_zeros = self.scales_and_zeros.contiguous()
-            out = torch.ops.aten._weight_int4pack_mm(given, self.packed, self.group, scales_and_zeros)
+            out = int4_product(self.bits, rows, self.packed, self.group, self.scales_and_zeros)
             out = out.view(*x.shape[:-1], self.out_features)
         return out if self.bias is None else out.add_(self.bias)
 
@@ -139,6 +136,14 @@ class Int4Linear(UnfusedLinear):
     def extra_repr(self) -> str:
         """As nn.Linear prints itself."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}"
+
+
+def int4_product(bits: int, rows: Tensor, packed: Tensor, group: int, scales_and_zeros: Tensor) -> Tensor:
+    """`rows` `[T, K]` by the N outputs of `packed`, as an `Int4Linear` holds them; `[T, N]`."""
+    given = rows.contiguous() if bits == 4 else torch.cat((rows, rows), -1)
+    # Those of a part that was joined are a view of the whole, whose strides the kernel does not look at.
+    out: Tensor = torch.ops.aten._weight_int4pack_mm(given, packed, group, scales_and_zeros.contiguous())
+    return out
 
 
 def int4_bytes(bits: int) -> float:

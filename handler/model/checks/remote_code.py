@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from handler.model.json_file import read_json
 from handler.seam.errors import BadModel
 
 logger = logging.getLogger(__name__)
@@ -44,14 +45,36 @@ def follows_code(config: dict[str, Any], *, trust_remote_code: bool) -> bool:
     return trust_remote_code and not _is_known(config)
 
 
+def code_repositories(directory: Path) -> list[str]:
+    """Hub ids of other repositories whose code `auto_map` names, in config.json or tokenizer_config.json.
+
+    An entry is "owner/name--module.Class", or a list of such. Raises BadModel.
+    """
+    found: set[str] = set()
+    for name in ("config.json", "tokenizer_config.json"):
+        values = read_json(directory / name) if (directory / name).is_file() else {}
+        entries = (value for key, value in _items(values) if key == "auto_map")
+        found |= {text.partition("--")[0] for entry in entries for text in _texts(entry) if "--" in text}
+    return sorted(found)
+
+
 def _is_known(config: dict[str, Any]) -> bool:
-    """Whether transformers itself has a configuration and a causal language model for the `model_type`."""
+    """Whether transformers itself has a configuration for the `model_type`, and a class that writes text."""
     # Imported here: it imports torch, and few configurations ask.
     from transformers.models.auto.auto_mappings import CONFIG_MAPPING_NAMES
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+    )
 
     family = config.get("model_type")
-    return isinstance(family, str) and family in CONFIG_MAPPING_NAMES and family in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    tables = (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+    )
+    return isinstance(family, str) and family in CONFIG_MAPPING_NAMES and any(family in table for table in tables)
 
 
 def _parts(value: object) -> Iterator[object]:

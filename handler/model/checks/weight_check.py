@@ -29,7 +29,9 @@ def check_weights(model: nn.Module, info: dict[str, Any], where: str) -> None:
         hint = _prefix_hint(absent[0], unused)
         raise BadModel(f"{where} lacks {len(absent)} of the model's weights, the first is {absent[0]}{hint}")
     if unused:
-        logger.warning("%s: %d weights are not used, the first is %s", where, len(unused), unused[0])
+        # Those of a language part alone are the other parts'.
+        level = logging.INFO if getattr(model, "is_text_part", False) else logging.WARNING
+        logger.log(level, "%s: %d weights are not used, the first is %s", where, len(unused), unused[0])
 
 
 def unconverted(exc: BaseException) -> str | None:

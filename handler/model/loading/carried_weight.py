@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handler.linears.quantised_weight import QuantisedWeight, cat, stack
+from handler.linears.quantised_weight import Form, Head, QuantisedWeight, cat, stack
 
 
 class CarriedWeight:
@@ -22,6 +22,20 @@ class CarriedWeight:
         """`dtype` is what `dense` gives."""
         self.weight = weight
         self.dtype = dtype
+
+    def rows(self, rows: slice) -> QuantisedWeight:
+        """Some outputs."""
+        return self.weight.rows(rows)
+
+    @property
+    def form(self) -> Form:
+        """That of its codes."""
+        return self.weight.form
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size in the file, about."""
+        return self.weight.stored_bytes
 
     @property
     def shape(self) -> torch.Size:
@@ -63,6 +77,53 @@ class CarriedWeight:
         return (
             func(*_dense(args), **{name: _dense(value) for name, value in kwargs.items()}) if found is None else found
         )
+
+
+class LazyWeight(CarriedWeight):
+    """A weight on CPU that is read anew whenever its codes are looked at, and not held."""
+
+    def __init__(
+        self,
+        head: Head,
+        read: Callable[[], QuantisedWeight],
+        outputs: Callable[[slice], QuantisedWeight],
+        dtype: torch.dtype,
+    ) -> None:
+        """`read` gives the weight of which `head` tells, `outputs` a part of it."""
+        self._head = head
+        self._read = read
+        self._outputs = outputs
+        self.dtype = dtype
+
+    def rows(self, rows: slice) -> QuantisedWeight:
+        """Some outputs, read now."""
+        return self._outputs(rows)
+
+    @property
+    def weight(self) -> QuantisedWeight:  # type: ignore[override]
+        """The weight, read now."""
+        return self._read()
+
+    @property
+    def form(self) -> Form:
+        """That of its codes."""
+        return self._head.form
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size in the file."""
+        return self._head.num_bytes
+
+    @property
+    def shape(self) -> torch.Size:
+        """As of the tensor."""
+        return torch.Size(self._head.shape)
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> CarriedWeight:
+        """Read now for another device; for another dtype only later."""
+        if device is None or torch.device(device).type == "cpu":
+            return LazyWeight(self._head, self._read, self._outputs, dtype or self.dtype)
+        return CarriedWeight(self.weight.to(device), dtype or self.dtype)
 
 
 def _kept(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -8,8 +8,8 @@ memory at a time.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,14 +22,18 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from handler.linears.cuda.int4_linear import fits_int4, int4_bytes
+from handler.linears.experts.quantised_experts import is_experts
 from handler.linears.linear import is_plain
+from handler.linears.packed_file import PackedFile
 from handler.linears.packed_linear import fits
-from handler.linears.product_check import ProductCheck, Rows
+from handler.linears.product_check import ProductCheck
 from handler.linears.quantised_linear import linear_of_dense, quantised_linear
-from handler.linears.quantised_weight import QuantisedWeight
-from handler.linears.weight_blocks import quantise
+from handler.linears.quantised_weight import Form
+from handler.linears.weight_blocks import BLOCK, quantise
 from handler.model.loading.carried_weight import CarriedWeight
+from handler.model.loading.expert_placement import ExpertPlacement, expert_matrices
 from handler.model.loading.layer_report import LayerReport
+from handler.model.loading.layer_source import LayerSource
 
 logger = logging.getLogger(__name__)
 
@@ -42,28 +46,23 @@ _NAME = "tgi-heir-layers"
 class LayersConfig(QuantizationConfigMixin):
     """What `from_pretrained` is given: dense linear layers become `bits` wide, stored forms stay what they are."""
 
-    def __init__(self, bits: int | None, stored: str | None, dtype: torch.dtype, *, keep_dense: bool = False) -> None:
+    def __init__(
+        self,
+        bits: int | None,
+        stored: str | None,
+        dtype: torch.dtype,
+        *,
+        keep_dense: bool = False,
+        packed: PackedFile | None = None,
+    ) -> None:
         """`bits` is 4, 8 or None; `stored` the form of the checkpoint or None; `dtype` that of activations.
 
-        With `keep_dense` a layer on CPU keeps what it stands for beside the packed weight.
+        With `keep_dense` a layer on CPU keeps what it stands for beside the packed weight. Layers over stored weights
+        come from `packed` and go there.
         """
         self.quant_method: Any = _NAME
         self.bits, self.stored, self.dtype, self.keep_dense = bits, stored, dtype, keep_dense
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Source:
-    """What a layer is made of: `linear(bias)` is a `Linear` or None, `rows` the weights of some outputs.
-
-    `dense()` is the weight without a layer. `bits` are those of a code, `num_bytes` the size of a stored weight.
-    """
-
-    name: str
-    bits: int
-    rows: Rows
-    linear: Callable[[Tensor | None], nn.Module | None]
-    dense: Callable[[], Tensor]
-    num_bytes: int = 0
+        self.packed = packed
 
 
 @register_quantizer(_NAME)
@@ -75,6 +74,7 @@ class _LayerQuantizer(HfQuantizer):
         self.config: LayersConfig = quantization_config
         self.report = LayerReport(self.config.stored)
         self.check = ProductCheck()
+        self.experts = ExpertPlacement(self.check, self.report, self.config.dtype)
         # Names of weights that are quantised here, with their bits; a tied output layer apart, which no file names.
         self.bits: dict[str, int] = {}
         self._packs_tied_output = False
@@ -82,7 +82,7 @@ class _LayerQuantizer(HfQuantizer):
         self._tied: set[str] = set()
         self._output: str | None = None
         # Layers whose bias has not been read yet, and a tied output layer.
-        self._waiting: list[_Source] = []
+        self._waiting: list[LayerSource] = []
 
     def _process_model_before_weight_loading(self, model: Any, **options: Any) -> None:
         self._tied = set(model.all_tied_weights_keys or {})
@@ -99,12 +99,12 @@ class _LayerQuantizer(HfQuantizer):
         fitting = fits if on_cpu else fits_int4
         in_float32 = tuple(model._keep_in_fp32_modules or ())
         left = []
-        for name, linear in model.named_modules():
-            weight = f"{name}.weight"
-            if not is_plain(linear) or any(part in name for part in in_float32):
+        for weight, shape in (*_linears(model), *expert_matrices(model)):
+            name = weight.removesuffix(".weight")
+            if any(part in name for part in in_float32):
                 continue
-            if not fitting(linear.out_features, linear.in_features):
-                left.append(f"{name} ({linear.out_features} x {linear.in_features})")
+            if not fitting(*shape):
+                left.append(f"{name} ({shape[0]} x {shape[1]})")
             elif weight not in self._tied:
                 self.bits[weight] = OUTPUT_BITS if weight == self._output else bits
             elif on_cpu and weight == self._output:
@@ -128,6 +128,8 @@ class _LayerQuantizer(HfQuantizer):
     def placed(self, model: nn.Module, name: str, value: Tensor | CarriedWeight) -> Tensor | None:
         """None if a layer over `value` has taken its place, else the dense weight to set."""
         module: Any = model.get_submodule(name.rpartition(".")[0])
+        if is_experts(module):
+            return self._placed_experts(module, name, value)
         takes = is_plain(module) and value.shape == module.weight.shape
         if isinstance(value, CarriedWeight):
             source = self._stored(name, value.to(dtype=self.config.dtype))
@@ -136,28 +138,47 @@ class _LayerQuantizer(HfQuantizer):
             return self._dense(module, source)
         if takes and name in self.bits and self._place(model, self._rounded(name, value, self.bits[name])):
             return None
+        return self._left(name, value)
+
+    def _left(self, name: str, value: Tensor) -> Tensor:
         # What is reported as of another shape must not count as quantised.
         self.bits.pop(name, None)
         self._seen.discard(name)
         return value
 
-    def _stored(self, name: str, value: CarriedWeight) -> _Source:
-        weight, dtype = value.weight, self.config.dtype
-        return _Source(
-            name, weight.bits, weight.rows, partial(_linear_of, weight, dtype), value.dense, weight.stored_bytes
-        )
+    def _placed_experts(self, experts: Any, name: str, value: Tensor | CarriedWeight) -> Tensor | None:
+        """As `placed`, for a matrix of each expert."""
+        if isinstance(value, CarriedWeight):
+            weight, dtype = value.weight, self.config.dtype
+            parts = (self._stored(name, CarriedWeight(weight.expert(i), dtype)) for i in range(weight.shape[0]))
+            whole = self._stored(name, CarriedWeight(weight, dtype))
+            return None if self.experts.place(experts, name, parts) else self._dense(experts, whole)
+        bits = self.bits.get(name, 0)
+        matrices = (each.T.contiguous() if experts.is_transposed else each for each in value)
+        parts = (self._rounded(name, each, bits, keeps=False) for each in matrices)
+        return None if bits and self.experts.place(experts, name, parts) else self._left(name, value)
 
-    def _rounded(self, name: str, weight: Tensor, bits: int) -> _Source:
-        keep = self.config.keep_dense and (weight if name in self._tied else True)
-        return _Source(
+    def _stored(self, name: str, value: CarriedWeight) -> LayerSource:
+        make = partial(self._linear_of, value)
+        return LayerSource(name, value.form, value.rows, make, value.dense, value.stored_bytes)
+
+    def _linear_of(self, value: CarriedWeight, bias: Tensor | None) -> nn.Module | None:
+        dtype = self.config.dtype
+        if dtype is torch.float32:  # a stored weight is exact only as a dense one
+            return None
+        return quantised_linear(value.weight, bias, dtype, value.dense() if self.config.keep_dense else None)
+
+    def _rounded(self, name: str, weight: Tensor, bits: int, *, keeps: bool = True) -> LayerSource:
+        keep = keeps and self.config.keep_dense and (weight if name in self._tied else True)
+        return LayerSource(
             name,
-            bits,
+            Form(bits, BLOCK, has_minimum=True),
             lambda rows: quantise(weight[rows], bits),
             lambda bias: linear_of_dense(weight, bits, bias, keep),
             lambda: weight,
         )
 
-    def _dense(self, module: nn.Module, source: _Source) -> Tensor:
+    def _dense(self, module: nn.Module, source: LayerSource) -> Tensor:
         """The weight of `source` as `module` holds it."""
         dense = source.dense()
         self._seen.discard(source.name)
@@ -169,7 +190,7 @@ class _LayerQuantizer(HfQuantizer):
             return dense.transpose(-1, -2).contiguous()
         return dense
 
-    def _place(self, model: nn.Module, source: _Source) -> bool:
+    def _place(self, model: nn.Module, source: LayerSource) -> bool:
         """Put a layer in the place of the one that has the weight of `source`; False if no kernel takes it."""
         path = source.name.rpartition(".")[0]
         parent, _, child = path.rpartition(".")
@@ -178,14 +199,23 @@ class _LayerQuantizer(HfQuantizer):
             self._waiting.append(source)
             linear.weight._is_hf_initialized = True
             return True
-        layer = source.linear(None if linear.bias is None else linear.bias.detach())
-        if layer is None or not self.check.passes(layer, source.rows, self.config.dtype):
+        bias = None if linear.bias is None else linear.bias.detach()
+        layer = self._kept(source, bias) or source.linear(bias)
+        if layer is None or not self.check.passes(layer, source.form, source.rows, self.config.dtype):
             return False
         # transformers draws the weights of modules without this mark.
         layer.__dict__["_is_hf_initialized"] = True
         setattr(model.get_submodule(parent), child, layer)
-        self.report.placed(source.bits)
+        self.report.placed(source.form.bits)
+        if self.config.packed is not None:
+            self.config.packed.keep(source.name, layer)
         return True
+
+    def _kept(self, source: LayerSource, bias: Tensor | None) -> nn.Module | None:
+        """The layer as an earlier start has packed it."""
+        if self.config.packed is None or source.name not in self.config.packed:
+            return None
+        return self.config.packed.layer(source.name, bias, source.dense() if self.config.keep_dense else None)
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         if self._packs_tied_output and self._output is not None:
@@ -196,7 +226,10 @@ class _LayerQuantizer(HfQuantizer):
                 linear = model.get_submodule(source.name.rpartition(".")[0])
                 linear.weight = nn.Parameter(self._dense(linear, source), requires_grad=False)
         self._waiting.clear()
+        self.experts.finish(model)
         self.report.log()
+        if self.config.packed is not None:
+            self.config.packed.save()
         # To transformers the model is an ordinary one from here on.
         self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
         return model
@@ -227,6 +260,9 @@ class _Place(ConversionOps):
         return remaining
 
 
-def _linear_of(weight: QuantisedWeight, dtype: torch.dtype, bias: Tensor | None) -> nn.Module | None:
-    # In float32 a stored weight is exact only as a dense one.
-    return None if dtype is torch.float32 else quantised_linear(weight, bias, dtype)
+def _linears(model: nn.Module) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Names of the weights of linear layers, with outputs and inputs."""
+    for name, module in model.named_modules():
+        if is_plain(module):
+            assert isinstance(module, nn.Linear)
+            yield f"{name}.weight", (module.out_features, module.in_features)

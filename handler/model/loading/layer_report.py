@@ -17,12 +17,17 @@ class LayerReport:
         """`stored` is the form of the checkpoint, None if the weights are quantised at load."""
         self._stored = stored
         self._kinds: Counter[int] = Counter()
+        self._experts: Counter[int] = Counter()
         self._dense: list[str] = []
         self._bytes_stored = self._bytes_dense = 0
 
     def placed(self, bits: int) -> None:
         """A layer multiplies by codes of `bits`."""
         self._kinds[bits] += 1
+
+    def placed_experts(self, bits: int) -> None:
+        """A matrix of each expert of a layer."""
+        self._experts[bits] += 1
 
     def dequantised(self, name: str, num_bytes: int, dense_bytes: int) -> None:
         """The weight `name` takes `dense_bytes` instead of the `num_bytes` that it has in the file."""
@@ -32,9 +37,11 @@ class LayerReport:
 
     def log(self) -> None:
         """Say it, if there was anything."""
-        kinds = ", ".join(f"{count} of {bits} bits" for bits, count in sorted(self._kinds.items()))
-        if self._kinds:
-            logger.info("linear layers %s: %s", "multiply as stored" if self._stored else "quantised", kinds)
+        verb = "multiply as stored" if self._stored else "quantised"
+        for what, counts in (("linear layers", self._kinds), ("matrices of all experts", self._experts)):
+            if counts:
+                kinds = ", ".join(f"{count} of {bits} bits" for bits, count in sorted(counts.items()))
+                logger.info("%s %s: %s", what, verb, kinds)
         if self._dense:
             names = ", ".join(self._dense[:_NAMED]) + (", ..." if len(self._dense) > _NAMED else "")
             logger.info(

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handler.formats.gguf.manifest import is_converted
 from handler.formats.stored_format import StoredFormat, has_reader, reader_of
-from handler.formats.tensor_files import open_tensors
+from handler.formats.tensor_files import TensorFiles, open_tensors
 from handler.linears.quantised_weight import QuantisedWeight
 from handler.model.loading.carried_weight import CarriedWeight
+from handler.model.loading.gguf_source import gguf_weights
 from handler.model.quantize import stored_values
 from handler.model.stored_bitsandbytes import drop_threshold, silence_bitsandbytes
 from model_memory.stored_codes import method_of
@@ -31,6 +33,26 @@ class _StoredWeight:
     def __getitem__(self, index: object) -> Tensor | CarriedWeight:
         found = self._reader.read(self._name)
         return CarriedWeight(found, torch.float32) if isinstance(found, QuantisedWeight) else found
+
+
+class _DenseWeight:
+    """A tensor of the files, looked at as transformers looks at a slice of a safetensors file."""
+
+    def __init__(self, tensors: TensorFiles, name: str, *, copies: bool) -> None:
+        """With `copies` no tensor is a view of a file, whose pages would then stay in memory beside packed weights."""
+        self._tensors, self._name, self._copies = tensors, name, copies
+
+    def get_dtype(self) -> str:
+        """As safetensors names it."""
+        return self._tensors.dtype(self._name)
+
+    def get_shape(self) -> list[int]:
+        """Without reading it."""
+        return list(self._tensors.shape(self._name))
+
+    def __getitem__(self, index: Any) -> Tensor:
+        found = self._tensors[self._name]
+        return found[index].clone() if self._copies else found[index]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +81,23 @@ def take_form(model_config: Any, device: torch.device) -> StoredForm | None:
 
 
 @contextmanager
-def open_weights(directory: Path, form: StoredForm | None) -> Iterator[dict[str, Any]]:
+def open_weights(
+    directory: Path, form: StoredForm | None, device: torch.device, dtype: torch.dtype
+) -> Iterator[dict[str, Any]]:
     """The weights in `directory`, by the names that a model without quantisation has, while the block runs.
 
-    None reads tensors as they are. Raises BadModel.
+    A `form` of None reads tensors as they are, and those of .gguf files as dense ones of `dtype`. `device` is where
+    they go. Raises BadModel.
     """
+    if is_converted(directory):
+        yield gguf_weights(directory, dtype if form is None else None)
+        return
     with open_tensors(directory) as tensors:
         reader = None if form is None else reader_of(form.method, form.values, tensors)
         sources = {} if reader is None else reader.sources()
         used = {name for names in sources.values() for name in names}
-        found: dict[str, Any] = {name: tensors.slice(name) for name in tensors if name not in used}
+        on_cpu = device.type == "cpu"
+        found: dict[str, Any] = {n: _DenseWeight(tensors, n, copies=on_cpu) for n in tensors if n not in used}
         if reader is not None:
             found |= {name: _StoredWeight(reader, name) for name in sources if name}
         yield found

@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenizers import AddedToken
 
-from handler.model.location import read_json
+from handler.model.json_file import read_json
 from handler.model.sentencepiece.model_file import SentencePieceFile
 from handler.model.sentencepiece.tokenizer import Prefix, Rules
 

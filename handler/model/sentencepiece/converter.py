@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from handler.model.location import read_json
+from handler.model.json_file import read_json
 from handler.model.sentencepiece.checkpoint_rules import CONFIG, read_rules, special_texts
 from handler.model.sentencepiece.model_file import SentencePieceFile
 from handler.model.sentencepiece.tokenizer import build_tokenizer

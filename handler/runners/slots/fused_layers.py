@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from handler.kernels.compiler import usable
 from handler.linears.choice import empty, fastest, is_packed, refill
-from handler.linears.join import join
+from handler.linears.join import together
 from handler.linears.linear import is_plain
 from handler.runners.attention import LayerTraits
 from handler.runners.layer_kinds import LLAMA, decoder_layers, layer_kind, layer_linears, relative_gap, sliding_window
@@ -32,7 +32,7 @@ class FusedDecoderLayer(nn.Module):
     """Takes the place of a decoder layer; called by the model as the layer was, without cache or mask."""
 
     def __init__(self, layer: Any, qkv_proj: nn.Module) -> None:
-        """`layer` is a stock layer of the shape, `qkv_proj` its query, key and value projections joined."""
+        """`layer` is a stock layer of the shape, `qkv_proj` its query, key and value projections together."""
         super().__init__()
         # In a tuple, so that it is no submodule.
         self._replaced: tuple[Any, ...] = (layer,)
@@ -46,27 +46,30 @@ class FusedDecoderLayer(nn.Module):
 
     def empty_replaced(self) -> None:
         """Free the dense weights of the layer that was replaced; `restored` fills them again."""
-        for linear in self._plain_linears():
+        for linear in self._plain_linears(layer_linears(self._replaced[0])):
             empty(linear)
 
     def restored(self) -> nn.Module:
         """The layer that was replaced, with its weights as they were, bit for bit."""
-        plain, parts = self._plain_linears(), self.parts
-        if plain:
-            weights = [*parts.qkv_proj.weight.split([linear.out_features for linear in plain[:3]])]
-            weights += [part.weight for part in (parts.o_proj, parts.gate_proj, parts.up_proj, parts.down_proj)]
-            for linear, weight in zip(plain, weights, strict=True):
-                refill(linear, weight)
-        layer: nn.Module = self._replaced[0]
-        return layer
+        layer, parts = self._replaced[0], self.parts
+        linears: list[Any] = layer_linears(layer)
+        own = dict(zip(linears[3:], (parts.o_proj, parts.gate_proj, parts.up_proj, parts.down_proj), strict=True))
+        if self._plain_linears(linears[:3]):
+            weights = parts.qkv_proj.weight.split([linear.out_features for linear in linears[:3]])
+            for linear, weight in zip(linears[:3], weights, strict=True):
+                if isinstance(linear, nn.Linear):
+                    refill(linear, weight)
+        for linear in self._plain_linears(linears[3:]):
+            refill(linear, own[linear].weight)
+        return layer  # type: ignore[no-any-return]
 
     def forget_replaced(self) -> None:
         """Free the layer that was replaced."""
         self._replaced = ()
 
-    def _plain_linears(self) -> list[nn.Linear]:
-        """All seven, or none if they are packed."""
-        return [linear for linear in layer_linears(self._replaced[0]) if isinstance(linear, nn.Linear)]
+    def _plain_linears(self, linears: list[Any]) -> list[nn.Linear]:
+        """Those that are not packed."""
+        return [linear for linear in linears if isinstance(linear, nn.Linear)]
 
 
 class LayerParts:
@@ -167,10 +170,9 @@ def fuse_layers(model: Any, run: Callable[[nn.Module], Tensor], tolerance: float
         return 0
     num_fused = 0
     for i, layer in enumerate(layers):
-        qkv_proj = join(layer_linears(layer)[:3]) if _llama_shaped(layer) else None
-        if qkv_proj is None:
+        if not _llama_shaped(layer):
             continue
-        fused = FusedDecoderLayer(layer, qkv_proj).eval()
+        fused = FusedDecoderLayer(layer, together(layer_linears(layer)[:3])).eval()
         gap = float(relative_gap(run(layer).float(), run(fused).float()))
         if not gap <= tolerance:
             logger.warning("decoder layer %d is not fused: the results differ by %.2g, relative", i, gap)
@@ -192,4 +194,4 @@ def _llama_shaped(layer: Any) -> bool:
         return False
     linears: list[Any] = layer_linears(layer)
     biases = {linear.bias is None for linear in linears[:3]}
-    return len(biases) == 1 and (all(map(is_plain, linears)) or all(map(is_packed, linears)))
+    return len(biases) == 1 and all(is_plain(linear) or is_packed(linear) for linear in linears)

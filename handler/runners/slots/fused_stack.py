@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from handler.linears.join import SideBySide
 from handler.linears.kernel_linear import KernelLinear
 from handler.runners.layer_kinds import decoder_layers
 from handler.runners.slots.attention import SlotStep, current_step
@@ -28,8 +30,8 @@ if TYPE_CHECKING:  # loaded where it is used: it takes 0.3 s
 
 # Rows of the buffers at first; doubled as needed.
 _FIRST_ROWS = 64
-# Steps of one layer, and which of them is attention, without norms of heads.
-_STEPS_OF_LAYER, _ATTENTION = 8, 2
+# Steps of a layer from attention on.
+_FROM_ATTENTION = 6
 
 
 class FusedStack(nn.Module):
@@ -39,8 +41,6 @@ class FusedStack(nn.Module):
         """`layers` each pass `can_stack`; either all normalise heads or none does."""
         super().__init__()
         self._layers = [layer.parts for layer in layers]
-        more = _num_head_norms(layers[0])
-        self._attention = slice(_ATTENTION + more, None, _STEPS_OF_LAYER + more)
         self._room: _Room | None = None
 
     def forward(self, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any) -> Tensor:
@@ -60,7 +60,7 @@ class FusedStack(nn.Module):
         out.copy_(hidden[0])
         cosines, sines = (one.contiguous() for one in position_embeddings)
         found = step.model_input
-        set_rows(room.program.table[self._attention], cosines, sines, found.flat_index, found.position_ids)
+        set_rows(room.program.table, room.attention, cosines, sines, found.flat_index, found.position_ids)
         room.program.run(num_rows)
         return out[None]
 
@@ -78,7 +78,10 @@ class _Room:
         self.qkv = self.hidden.new_empty(num_rows, first.qkv_proj.out_features)
         self.attended = self.hidden.new_empty(num_rows, first.o_proj.in_features)
         self.gated = self.hidden.new_empty(num_rows, first.gate_proj.out_features)
-        self.program: Program = Program([one for layer in layers for one in self._steps(layer, step)])
+        steps = [self._steps(layer, step) for layer in layers]
+        self.program: Program = Program([one for of_layer in steps for one in of_layer])
+        # Which steps are attention.
+        self.attention = np.cumsum([len(of_layer) for of_layer in steps]) - _FROM_ATTENTION
 
     def _steps(self, layer: LayerParts, step: SlotStep) -> list[Step]:
         """As `LayerParts.forward`; sums and products overwrite one of their operands."""
@@ -93,7 +96,7 @@ class _Room:
         window = step.windows.get(layer.layer_idx, layer.sliding_window)
         return [
             kernels.input_norm.step(hidden, normed),
-            kernels.qkv.step(normed, qkv),
+            *self._projections(kernels, normed, qkv),
             *self._head_norms(layer, kernels, qkv),
             kernels.attention.step(qkv, attended, cache, layer.scaling, window),
             kernels.output.step(attended, hidden, PLUS, hidden),
@@ -102,6 +105,14 @@ class _Room:
             kernels.up.step(normed, gated, TIMES, gated),
             kernels.down.step(gated, hidden, PLUS, hidden),
         ]
+
+    def _projections(self, kernels: _Kernels, normed: int, qkv: int) -> list[Step]:
+        """One product, or several that write side by side."""
+        width, steps = self.qkv.shape[1], []
+        for product in kernels.qkv:
+            steps.append(product.step(normed, qkv, width=width))
+            qkv += product.out_features * self.qkv.element_size()
+        return steps
 
     def _head_norms(self, layer: LayerParts, kernels: _Kernels, qkv: int) -> list[Step]:
         """In place, of each row's queries and then of its keys."""
@@ -119,7 +130,7 @@ class _Kernels(NamedTuple):
     """The kernels of one layer, in the order of its steps except for the head norms."""
 
     input_norm: RowNorm
-    qkv: _Product
+    qkv: list[_Product]
     attention: RowAttention
     output: _Product
     mlp_norm: RowNorm
@@ -138,12 +149,13 @@ def _kernels(parts: LayerParts) -> _Kernels | None:
 
     norms = [one for one in (parts.input_norm, parts.mlp_norm) if isinstance(one, RowNorm)]
     of_heads = [one for one in (parts.query_norm, parts.key_norm) if one is None or isinstance(one, RowNorm)]
-    linears = (parts.qkv_proj, parts.o_proj, parts.gate_proj, parts.up_proj, parts.down_proj)
+    projections = parts.qkv_proj.layers if isinstance(parts.qkv_proj, SideBySide) else (parts.qkv_proj,)
+    linears = (*projections, parts.o_proj, parts.gate_proj, parts.up_proj, parts.down_proj)
     products = [one.product for one in linears if isinstance(one, KernelLinear)]
     if len(norms) < 2 or len(of_heads) < 2 or len(products) < len(linears):
         return None
-    gate, up, down = products[2:]
-    return _Kernels(norms[0], products[0], parts.kernel, products[1], norms[1], gate, up, down, *of_heads)
+    *qkv, output, gate, up, down = products
+    return _Kernels(norms[0], qkv, parts.kernel, output, norms[1], gate, up, down, *of_heads)
 
 
 def can_stack(layer: nn.Module) -> bool:

@@ -60,6 +60,7 @@ def test_parts_of_text_are_joined_and_others_refused(server: Server) -> None:
         answer = server.request("POST", "/chat_tokenize", {"messages": [{"role": "user", "content": [part]}]})
         assert answer.status == 422
         assert error_type is None or answer.json["error_type"] == error_type
+        assert error_type is None or answer.json["error"].endswith("images are not served; content must be text")
 
 
 def test_a_message_of_calls_needs_no_content(server: Server) -> None:

@@ -6,9 +6,7 @@ import json
 import logging
 from pathlib import Path
 
-import huggingface_hub
 import pytest
-from huggingface_hub.utils import filter_repo_objects
 from safetensors.numpy import save_file
 
 from handler.model import location as model_location
@@ -71,24 +69,6 @@ def test_a_module_that_auto_map_runs_is_not_ignored(model: Path) -> None:
     names = [Path(path).name for path in custom_code_files(model, config, trust_remote_code=True)]
     assert names == ["inference.py"]
     assert len(custom_code_files(model, config, trust_remote_code=False)) == 3
-
-
-@pytest.mark.parametrize("trusted", [False, True])
-def test_a_hub_download_has_code_to_name_and_modules_if_trusted(
-    model: Path, trusted: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`modeling_x.py` and what it imports are needed to run the model's code."""
-    patterns: list[str] = []
-
-    def download(_repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        patterns.extend(allow_patterns)
-        return str(model)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    locate(EngineConfig(model="owner/name", trust_remote_code=trusted), lambda *_: None)
-    offered = [*NAMES, "modeling_x.py", "lib/rope.py", "pytorch_model.bin", "config.json"]
-    found = set(filter_repo_objects(offered, allow_patterns=patterns))
-    assert found == set(offered) - {"pytorch_model.bin"} - (set() if trusted else {"modeling_x.py", "lib/rope.py"})
 
 
 def test_the_deploy_helper_warns_of_the_same_names() -> None:

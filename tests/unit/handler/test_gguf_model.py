@@ -40,21 +40,21 @@ def test_what_the_image_ships_is_used_and_the_cache_is_left_alone(gguf: Path, tm
     cache = tmp_path / "cache"
     with pytest.raises(gguf_model.BadModel):
         found(gguf, cache)
-    shipped = make(gguf_model.SHIPPED, gguf_model._directory_name(gguf))
+    shipped = make(gguf_model.SHIPPED, gguf_model._directory_name([gguf]))
     make(cache, shipped.name)
     assert found(gguf, cache) == shipped
 
 
 def test_a_layer_of_an_image_keeps_whole_seconds_only(gguf: Path, tmp_path: Path) -> None:
     os.utime(gguf, ns=(SECOND_NS, SECOND_NS + 123_456_789))
-    made = make(tmp_path / "cache", gguf_model._directory_name(gguf))
+    made = make(tmp_path / "cache", gguf_model._directory_name([gguf]))
     os.utime(gguf, ns=(SECOND_NS, SECOND_NS))
     assert found(gguf, tmp_path / "cache") == made
 
 
 @pytest.mark.parametrize("change", ["size", "time"])
 def test_another_file_of_that_name_is_converted_anew(gguf: Path, tmp_path: Path, change: str) -> None:
-    make(tmp_path / "cache", gguf_model._directory_name(gguf))
+    make(tmp_path / "cache", gguf_model._directory_name([gguf]))
     if change == "size":
         gguf.write_bytes(b"GGUF2")
     os.utime(gguf, ns=(SECOND_NS, SECOND_NS + (10**9 if change == "time" else 0)))

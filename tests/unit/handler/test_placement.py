@@ -173,7 +173,7 @@ def auto_needs(billions: float, embeddings: float, experts: float, capability: i
         ((45, 2, 0), "H100", 8, {}, ("int4", 1, 8)),
         ((68, 2, 0), "H100", 8, {}, ("int4", 1, 8)),
         ((68, 2, 0), "H200", 8, {}, ("int4", 1, 8)),
-        ((1, 0.6, 28.5), "A10G", 4, {}, ("none", 4, 1)),
+        ((1, 0.6, 28.5), "A10G", 4, {}, ("int4", 2, 2)),
         ((31, 1.5, 0), "A10G", 4, {"has_given_engines": True}, ("none", 4, 1)),
         ((31, 1.5, 0), "A10G", 4, {"num_engines": 2}, ("int4", 2, 2)),
         ((13, 1.5, 0), "A10G", 4, {"num_engines": 2}, ("none", 2, 2)),

@@ -63,7 +63,7 @@ def test_without_zero_points_codes_are_centred(tmp_path: Path) -> None:
 
 def test_the_layout_of_llm_awq_is_that_of_gemv_fast(tmp_path: Path) -> None:
     parts = tensors("awq-gemv-fast", "m")
-    form = GEMM | {"version": "gemv_fast", "group_size": 128}
+    form = GEMM | {"version": "gemv_fast", "group_size": 64}
     expected = read(tmp_path, parts, "m.weight", form)
     parts["m.scaled_zeros"] = parts.pop("m.qzeros")
     found = read(tmp_path, parts, "m.weight", form | {"version": "llm-awq"})

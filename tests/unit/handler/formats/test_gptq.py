@@ -32,8 +32,9 @@ def read(directory: Path, tensors: dict[str, Tensor], form: dict[str, Any], name
 
 
 def packed(codes: Tensor, bits: int) -> Tensor:
-    """int32 words of the last dimension, whose codes fill them."""
+    """int32 words of the last dimension; the last ones are filled with zeros."""
     places = (codes.long()[..., None] >> torch.arange(bits)) & 1
+    places = torch.nn.functional.pad(places, (0, 0, 0, -codes.shape[-1] % 32))
     words = (places.flatten(-2).unflatten(-1, (-1, 32)) << torch.arange(32)).sum(-1)
     return (words - ((words >> 31) << 32)).int()
 
@@ -76,6 +77,16 @@ def test_groups_of_any_size_and_order_are_read(bits: int, index: Tensor, group: 
     assert isinstance(found, QuantisedWeight)
     assert (found.bits, found.group) == (bits, group)
     assert (found.order is None) is bool((index.sort().values == index).all())
+    assert torch.equal(found.dequantise(torch.float32), dense)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize(("num_outputs", "num_inputs"), [(36, 40), (100, 36), (12, 44), (1, 64)])
+def test_sizes_that_do_not_fill_words_are_read(bits: int, num_outputs: int, num_inputs: int, tmp_path: Path) -> None:
+    tensors, dense = stored(bits, torch.zeros(num_inputs, dtype=torch.int64), num_outputs)
+    words = -(-num_inputs * bits // 32), -(-num_outputs * bits // 32)
+    tensors["m.qweight"], tensors["m.qzeros"] = tensors["m.qweight"][: words[0]], tensors["m.qzeros"][:, : words[1]]
+    found = read(tmp_path, tensors, V2 | {"bits": bits})
     assert torch.equal(found.dequantise(torch.float32), dense)
 
 

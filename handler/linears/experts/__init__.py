@@ -1,0 +1,1 @@
+"""Mixtures of experts over quantised weights, in the place of transformers' three-dimensional parameters."""

@@ -1,0 +1,130 @@
+"""Fetches a model from the Hugging Face Hub: first what says whether it can run, then what runs of it.
+
+docs/decisions/0113-checked-before-the-download.md
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from handler.formats.weight_names import INDEX, WHOLE, weight_names
+from handler.model.checks.custom_code import CUSTOM_CODE
+from handler.model.checks.remote_code import check_code, code_repositories, follows_code
+from handler.model.json_file import read_json
+from handler.seam.config import EngineConfig
+from handler.seam.errors import BadModel
+from model_memory.stored_codes import quantization_of, refusal
+
+_CONFIG = "config.json"
+_SERVER_ERROR = 500
+# Top-level files beside the weights: never pickles, and code only to name it (handler/model/checks/custom_code.py).
+_ENDINGS = (".json", ".jinja", ".model", ".txt")
+_FOLDERS = ("code/", "additional_chat_templates/")
+
+
+def fetch(config: EngineConfig, progress: Callable[[int, str], None]) -> Path:
+    """The directory of the hub model `config.model` in the hub's cache, complete. Raises BadModel.
+
+    Files that the cache has are not fetched again, and without network the cache alone serves.
+    """
+    if config.model.startswith(("/", ".")) or config.model.count("/") != 1:
+        raise BadModel(f"HF_MODEL_ID {config.model!r} is neither a directory, a .gguf file nor a hub id")
+    progress(0, f"downloading {config.model}")
+    try:
+        return _fetched(config)
+    except BadModel:
+        raise
+    except Exception as exc:  # the hub's client lets errors of its HTTP library through, which has changed its name
+        raise BadModel(
+            f"the hub model {config.model!r} could not be downloaded ({type(exc).__name__}); give HF_MODEL_ID a "
+            "directory, check the network, or set HF_TOKEN if the model is gated"
+        ) from exc
+
+
+def _fetched(config: EngineConfig) -> Path:
+    names = _names(config.model, config.revision)
+    if names is None:
+        return _snapshot(config.model, config.revision, None)
+    _check_names(names, config.model)
+    directory = _snapshot(config.model, config.revision, [name for name in (_CONFIG, INDEX) if name in names])
+    check_before_download(directory, f"the hub model {config.model!r}", trust_remote_code=config.trust_remote_code)
+    trusted = config.trust_remote_code
+    wanted = _beside(names, trust_remote_code=trusted) + _weights(names, directory)
+    directory = _snapshot(config.model, config.revision, wanted)
+    if follows_code(read_json(directory / _CONFIG), trust_remote_code=trusted):
+        for repository in code_repositories(directory):
+            names = _names(repository, None) or []
+            _snapshot(repository, None, [name for name in names if name.endswith(".py")])
+    return directory
+
+
+def _names(model: str, revision: str | None) -> list[str] | None:
+    """Paths of the repository's files; None if the hub does not answer."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        siblings = HfApi().model_info(model, revision=revision).siblings or []
+    except HfHubHTTPError as exc:
+        if exc.response.status_code < _SERVER_ERROR:
+            raise
+        return None
+    except Exception:  # noqa: BLE001 - no network: each HTTP library of the client has its own exceptions; or offline
+        return None
+    return [each.rfilename for each in siblings]
+
+
+def _snapshot(model: str, revision: str | None, names: Iterable[str] | None) -> Path:
+    """The directory of the snapshot with the files `names`; with what the cache has if that is None."""
+    from huggingface_hub import snapshot_download
+
+    if names is None:
+        return Path(snapshot_download(model, revision=revision, local_files_only=True))
+    return Path(snapshot_download(model, revision=revision, allow_patterns=[glob.escape(name) for name in names]))
+
+
+def _check_names(names: list[str], model: str) -> None:
+    """Raise BadModel for a repository without a configuration or safetensors files."""
+    if _CONFIG not in names:
+        raise BadModel(f"the hub model {model!r} has no config.json, so transformers cannot load it")
+    if not weight_names(names, [INDEX] if INDEX in names else None):
+        pickles = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
+        hint = f"; {pickles[0]} is a pickle and may run code, convert it to safetensors" if pickles else ""
+        raise BadModel(f"the hub model {model!r} holds no .safetensors weights{hint}")
+
+
+def check_before_download(directory: Path, named: str, *, trust_remote_code: bool) -> None:
+    """Raise BadModel if config.json in `directory` alone says that the model cannot run here. `named` is the model."""
+    values = read_json(directory / _CONFIG)
+    check_code(values, directory, trust_remote_code=trust_remote_code)
+    if values.get("is_encoder_decoder") is True:
+        raise BadModel(
+            f"{named}, model type {values.get('model_type')!r}, is an encoder-decoder; only decoder-only language "
+            "models can be served"
+        )
+    form = quantization_of(values)
+    if form is not None and (refused := refusal(form)):
+        raise BadModel(f"{named} cannot be loaded: {refused}")
+    if not follows_code(values, trust_remote_code=trust_remote_code):
+        # Imported here: it imports torch.
+        from handler.model.checks.model_config import read_config
+
+        read_config(directory, trust_remote_code=False)
+
+
+def _weights(names: list[str], directory: Path) -> list[str]:
+    listed = read_json(directory / INDEX).get("weight_map") if INDEX in names and WHOLE not in names else None
+    return weight_names(names, map(str, listed.values()) if isinstance(listed, dict) else None)
+
+
+def _beside(names: list[str], *, trust_remote_code: bool) -> list[str]:
+    """What is fetched beside the weights; all code if the model's may run."""
+    return [name for name in names if _is_beside(name) or (trust_remote_code and name.endswith(".py"))]
+
+
+def _is_beside(name: str) -> bool:
+    if "/" in name:
+        return name.startswith(_FOLDERS) and name.endswith((".py", ".jinja", ".txt"))
+    return name.endswith(_ENDINGS) or name.startswith("tokenizer") or name in CUSTOM_CODE
