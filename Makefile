@@ -16,6 +16,8 @@ WORKERS ?= 2
 # The image's flavour: cu126, cu130 or cpu.
 TORCH ?= cu126
 VERSION = $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' container/version.py)
+# `make test` runs here: with TRANSFORMERS=VERSION in an environment of its own.
+TESTED := $(if $(TRANSFORMERS),.venv-transformers-$(TRANSFORMERS),$(VENV))
 IN_PARALLEL := -n $(WORKERS) --dist worksteal
 # Tests with the SageMaker SDK run in its environment and start the container from the main one.
 SDK_TEST   := CONTAINER_PYTHON=$(BIN)/python
@@ -39,9 +41,9 @@ install: $(TEST_STAMP)  ## install everything for development
 unit: $(TEST_STAMP)  ## the tests for every save: no server, no compiled kernel, under a minute
 	$(BIN)/python -m pytest $(IN_PARALLEL) tests/unit
 
-test: $(TEST_STAMP)  ## install, then run all tests
-	$(BIN)/python -m handler.prepare $(CACHE_DIR)
-	$(BIN)/python -m pytest $(IN_PARALLEL)
+test: $(TESTED)/.test-installed  ## install, then run all tests; TRANSFORMERS=5.24.0 takes another version of it
+	$(TESTED)/bin/python -m handler.prepare $(CACHE_DIR)
+	$(TESTED)/bin/python -m pytest $(IN_PARALLEL)
 
 check: lint types coverage  ## before a push: format check, lint, strict types, all tests, coverage floor
 
@@ -146,6 +148,14 @@ sbom: $(TEST_STAMP) .venv-sbom/.installed  ## write build/sbom.cdx.json: every p
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		> $$(.venv-formats/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests.pth
 	.venv-formats/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@touch $@
+
+# Another version of transformers, and what it needs anew, beside the packages of the tests.
+.venv-transformers-%/.test-installed: $(TEST_STAMP)
+	$(PYTHON) -m venv --clear .venv-transformers-$*
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> $$(.venv-transformers-$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests.pth
+	.venv-transformers-$*/bin/python -m pip install --quiet --disable-pip-version-check transformers==$*
 	@touch $@
 
 # The SageMaker SDK conflicts with the server's versions, and its two major versions with each other.

@@ -26,7 +26,7 @@ trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 install=("$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check)
 "${install[@]}" torch==2.13.0 numpy==2.4.6 transformers==5.23.0 accelerate==1.15.0 datasets==5.2.0 pillow==13.0.0 \
-    threadpoolctl==3.8.0
+    threadpoolctl==3.8.0 requests==2.34.2
 # Without dependencies: gptqmodel asks for torch 2.14.1, which what is shown here does not depend on.
 "${install[@]}" --no-deps gptqmodel==7.7.0 defuser==0.0.28 device-smi==0.5.7 logbar==0.4.15 pypcre==0.6.4 \
     tokenicer==0.0.14 torchao==0.18.0

@@ -114,7 +114,7 @@ def test_the_three_ways_agree(
 
 
 def test_few_kernels_gather_what_a_token_needs(gpu: Gpus, tmp_path: Path) -> None:
-    experts = experts_of(opened(tmp_path, "qwen3_moe", num_experts=12).model)[0]
+    experts = experts_of(opened(tmp_path, "qwen3_moe", num_experts=12, moe_intermediate_size=64).model)[0]
     hidden = torch.randn(2, 64).to("cuda", torch.bfloat16)
     index, weights = torch.tensor([[3, 11], [0, 3]]).to("cuda"), torch.ones(2, 2).to("cuda", torch.bfloat16)
     gpu.reset()
@@ -124,6 +124,7 @@ def test_few_kernels_gather_what_a_token_needs(gpu: Gpus, tmp_path: Path) -> Non
     gpu.reset()
     experts(hidden.repeat(8, 1), index.repeat(8, 1), weights.repeat(8, 1))
     assert gpu.kernels["aten::_weight_int4pack_mm"] == 1 + 12, "all first products at once, each second one alone"
+    assert gpu.kernels["aten::clone"] == 1, "the rows of all second products at once, and no scales"
 
 
 @pytest.mark.parametrize("wrong", ["_tile", "every"])

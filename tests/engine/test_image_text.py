@@ -23,6 +23,7 @@ from handler.seam.errors import BadModel
 from tests.support import tiny_image_text
 from tests.support.tiny_image_text import NUM_TOKENS, PROMPT
 
+FORMATS = Path(__file__).resolve().parents[1] / "data" / "formats"
 # Type, its runner, the class that serves it. Each stands for a way of naming or nesting.
 STARTED = [
     ("llava", "slots", "LlamaForCausalLM"),
@@ -147,6 +148,26 @@ def test_what_takes_no_text_alone_is_refused_in_a_sentence(model_type: str, sent
         tiny_image_text.started(model_type, tmp_path)
     assert str(caught.value).count(model_type) < 3
     assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize("form", ["gptq", "compressed_tensors-w4a16", "awq-gemm"])
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_a_language_part_that_is_stored_quantised_is_read(form: str, is_nested: bool, tmp_path: Path) -> None:
+    """The checkpoints of the formats' own libraries, as the language part of a LLaVA."""
+    source = FORMATS / form
+    text = json.loads((source / "config.json").read_text())
+    values = tiny_image_text.tiny_config("llava").to_dict() | {"text_config": text}
+    if not is_nested:
+        values["quantization_config"] = text.pop("quantization_config")
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    stored = load_file(source / "model.safetensors")
+    inside = {name.replace("model.", "model.language_model.", 1): tensor for name, tensor in stored.items()}
+    save_file(inside | {"model.vision_tower.x.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    expected, found = (load(of(each), each, lambda *_: None) for each in (source, tmp_path))
+    assert found.quantize == expected.quantize
+    assert found.model.config.model_type == "llama"
+    tokens = torch.arange(16)[None]
+    assert torch.equal(found.model(input_ids=tokens).logits, expected.model(input_ids=tokens).logits)
 
 
 def test_a_stored_form_said_in_the_text_part_is_the_models(tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ from handler.formats.gguf.tensors import read_tensor
 from handler.linears.quantised_weight import Head, QuantisedWeight, cat
 from handler.seam.errors import BadModel
 
+# Weights dequantised at a time: what is made on the way stays in the processor's cache.
+_PIECE = 1 << 20
+
 
 class GgufFormat:
     """Reads each weight from the files when it is asked for; holds nothing."""
@@ -75,6 +78,20 @@ class GgufFormat:
         found = self._read(part)
         assert isinstance(found, QuantisedWeight)
         return found
+
+    def dense(self, name: str, dtype: torch.dtype) -> Tensor:
+        """A weight that has a `head`, dequantised; of an untouched matrix some outputs at a time."""
+        head = self.head(name)
+        if head is None or name not in self._manifest.untouched or len(head.shape) > 2:
+            found = self.read(name)
+            assert isinstance(found, QuantisedWeight)
+            return found.dequantise(dtype)
+        out = torch.empty(head.shape, dtype=dtype)
+        step = max(1, _PIECE // head.shape[1])
+        for first in range(0, len(out), step):
+            rows = slice(first, first + step)
+            out[rows] = self.outputs(name, rows).dequantise(dtype)
+        return out
 
     def _order(self, name: str) -> Tensor | None:
         shapes = {source: self._manifest.tensors[source].shape for source in self._manifest.weights[name]}

@@ -43,7 +43,7 @@ class Int4Experts(BatchedMatrices):
         if self._whole:
             out: Tensor = self._whole[0](rows)
             return out.view(len(rows), self.num_experts, self._outputs).transpose(0, 1)
-        return torch.stack([self.layers[i](own) for i, own in enumerate(rows)])
+        return torch.stack([self.layers[i](own) for i, own in enumerate(rows.contiguous())])
 
     def chosen(self, rows: Tensor, experts: Tensor) -> Tensor:
         """See `BatchedMatrices`. The matrices of a tile of rows multiply all of it, and each row keeps its own."""

@@ -17,7 +17,7 @@ _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
 
 def stays_as_stored(quantize: Quantize, dtype: torch.dtype) -> bool:
     """Whether the weights are multiplied as they are; in float32 a weight is exact only as a dense one."""
-    return quantize is Quantize.INT4_BLOCKS or (quantize is Quantize.AUTO and dtype is not torch.float32)
+    return quantize == Quantize.INT4_BLOCKS or (quantize == Quantize.AUTO and dtype is not torch.float32)
 
 
 def gguf_bytes(manifest: Manifest, dtype: torch.dtype, capability: int) -> int:

@@ -7,7 +7,7 @@ Anything else gets the weight dequantised, as a tensor.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -79,30 +79,43 @@ class CarriedWeight:
         )
 
 
+class Reading(Protocol):
+    """Reads the weight `name` in whole or in part, each time anew."""
+
+    def read(self, name: str) -> QuantisedWeight | Tensor:
+        """All of it."""
+
+    def outputs(self, name: str, rows: slice) -> QuantisedWeight:
+        """Some outputs."""
+
+    def dense(self, name: str, dtype: torch.dtype) -> Tensor:
+        """Dequantised."""
+
+
 class LazyWeight(CarriedWeight):
     """A weight on CPU that is read anew whenever its codes are looked at, and not held."""
 
-    def __init__(
-        self,
-        head: Head,
-        read: Callable[[], QuantisedWeight],
-        outputs: Callable[[slice], QuantisedWeight],
-        dtype: torch.dtype,
-    ) -> None:
-        """`read` gives the weight of which `head` tells, `outputs` a part of it."""
+    def __init__(self, head: Head, reader: Reading, name: str, dtype: torch.dtype) -> None:
+        """`reader` gives the quantised weight `name`, of which `head` tells."""
         self._head = head
-        self._read = read
-        self._outputs = outputs
+        self._reader = reader
+        self._name = name
         self.dtype = dtype
 
     def rows(self, rows: slice) -> QuantisedWeight:
         """Some outputs, read now."""
-        return self._outputs(rows)
+        return self._reader.outputs(self._name, rows)
+
+    def dense(self) -> Tensor:
+        """The tensor, read now and computed."""
+        return self._reader.dense(self._name, self.dtype)
 
     @property
     def weight(self) -> QuantisedWeight:  # type: ignore[override]
         """The weight, read now."""
-        return self._read()
+        found = self._reader.read(self._name)
+        assert isinstance(found, QuantisedWeight)
+        return found
 
     @property
     def form(self) -> Form:
@@ -122,7 +135,7 @@ class LazyWeight(CarriedWeight):
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> CarriedWeight:
         """Read now for another device; for another dtype only later."""
         if device is None or torch.device(device).type == "cpu":
-            return LazyWeight(self._head, self._read, self._outputs, dtype or self.dtype)
+            return LazyWeight(self._head, self._reader, self._name, dtype or self.dtype)
         return CarriedWeight(self.weight.to(device), dtype or self.dtype)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor
 
 from handler.formats.gguf.reader import GgufFormat, open_gguf
-from handler.linears.quantised_weight import QuantisedWeight
 from handler.model.loading.carried_weight import CarriedWeight, LazyWeight
 
 
@@ -32,11 +30,11 @@ class _GgufWeight:
         self._dense = dense
 
     def __getitem__(self, index: object) -> Tensor | CarriedWeight:
-        head = self._reader.head(self._name) if self._dense is None else None
-        if head is not None:
-            read: Any = partial(self._reader.read, self._name)
-            return LazyWeight(head, read, partial(self._reader.outputs, self._name), torch.float32)
-        found = self._reader.read(self._name)
-        if isinstance(found, QuantisedWeight):
-            return found.dequantise(self._dense or torch.float32)
-        return found
+        head = self._reader.head(self._name)
+        if head is None:
+            found = self._reader.read(self._name)
+            assert isinstance(found, Tensor)
+            return found
+        if self._dense is not None:
+            return self._reader.dense(self._name, self._dense)
+        return LazyWeight(head, self._reader, self._name, torch.float32)

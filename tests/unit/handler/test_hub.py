@@ -119,6 +119,13 @@ def test_what_cannot_run_is_refused_before_its_weights_are_fetched(
     assert "\n" not in str(caught.value)
 
 
+def test_a_form_that_is_read_here_is_fetched(start: Callable[..., FakeHub]) -> None:
+    form = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
+    hub = start(model=repository(LLAMA | form, **{"model.safetensors": WEIGHTS}))
+    fetch()
+    assert "model.safetensors" in names(hub)
+
+
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -43,6 +44,7 @@ def test_a_reader_gives_the_rows_of_llama_cpp(name: str, open_file: Callable[[Pa
         assert (head is not None) == isinstance(found, QuantisedWeight)
         if head is not None and isinstance(found, QuantisedWeight):
             assert (head.shape, head.form) == (tuple(found.shape), found.form)
+            assert torch.equal(reader.dense(weight, torch.bfloat16), found.dequantise(torch.bfloat16))
             for part in (slice(0, 3), slice(-4, None)):
                 assert torch.equal(dense(reader.outputs(weight, part)), dense(found.rows(part)))
 
@@ -55,6 +57,57 @@ def test_the_file_is_the_one_of_transformers(tmp_path: Path, open_file: Callable
     assert reader.sources().keys() == expected.keys()
     for name, weight in expected.items():
         assert torch.equal(dense(reader.read(name)), weight), name
+
+
+def lfm2(path: Path) -> Path:
+    """One convolution and one attention layer, whose matrices are Q8_0."""
+    draw = np.random.default_rng(0)
+    tokens = ["<s>", "</s>", *map(chr, range(33, 126)), "!!"]
+    writer = gguf.GGUFWriter(path, "lfm2")
+    writer.add_block_count(2)
+    writer.add_context_length(128)
+    writer.add_embedding_length(32)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(2)
+    writer.add_head_count_kv([0, 1])
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(1e4)
+    writer.add_shortconv_l_cache(3)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_merges(["! !"])
+    for name, *shape in (
+        ("token_embd", len(tokens), 32),
+        ("token_embd_norm", 32),
+        *((f"blk.{i}.{each}_norm", 32) for i in (0, 1) for each in ("attn", "ffn")),
+        *((f"blk.{i}.ffn_{each}", 64, 32) for i in (0, 1) for each in ("gate", "up")),
+        *((f"blk.{i}.ffn_down", 32, 64) for i in (0, 1)),
+        *(("blk.0.shortconv.in_proj", 96, 32), ("blk.0.shortconv.out_proj", 32, 32), ("blk.0.shortconv.conv", 32, 3)),
+        *((f"blk.1.attn_{each}", 32, 32) for each in ("q", "output")),
+        *((f"blk.1.attn_{each}", 16, 32) for each in ("k", "v")),
+        *((f"blk.1.attn_{each}_norm", 16) for each in ("q", "k")),
+    ):
+        kind = gguf.GGMLQuantizationType.Q8_0 if len(shape) == 2 and shape[1] % 32 == 0 else None
+        values = draw.normal(0, 0.1, shape).astype(np.float32)
+        data = values if kind is None else gguf.quantize(values, kind)
+        writer.add_tensor(f"{name}.weight", data, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_an_architecture_of_the_newer_table(tmp_path: Path, open_file: Callable[[Path], GgufFormat]) -> None:
+    path = lfm2(tmp_path / "a.gguf")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, dtype=torch.float32)
+    reader, expected = open_file(path), model.state_dict()
+    assert expected.keys() - reader.sources().keys() == {"lm_head.weight"}
+    for name in reader.sources():
+        found = reader.read(name)
+        torch.testing.assert_close(dense(found), expected[name], rtol=1e-6, atol=1e-7)
+        assert isinstance(found, QuantisedWeight) == (reader.head(name) is not None)
 
 
 def test_a_converted_file_leaves_its_weights_where_they_are(tmp_path: Path) -> None:
