@@ -19,9 +19,7 @@ PATH = ROOT / "docs" / "quantisation.md"
 FORMATS = ROOT / "tests" / "data" / "formats"
 # Kinds that no fixture has, with the test of each.
 _OTHERS: tuple[tuple[dict[str, Any], str], ...] = (
-    ({"quant_method": "mxfp8"}, "tests/unit/handler/test_scaled_floats.py"),
-    ({"quant_method": "modelopt", "quant_algo": "FP8"}, "tests/unit/handler/test_scaled_floats.py"),
-    ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "tests/unit/handler/test_scaled_floats.py"),
+    ({"quant_method": "mxfp8"}, "tests/unit/handler/formats/test_scaled_floats.py"),
 )
 _WORDS = {
     Product.DENSE: "dequantised",
@@ -104,7 +102,8 @@ its form. The start-up log and `/info` show the result as `quantize`.
 | value | CPU | CUDA | tested |
 |---|---|---|---|
 | `auto` (default) | `none` | the first of `none`, `int4` and `bitsandbytes-nf4` that leaves room for \
-keys and values of one sequence (`MAX_TOTAL_TOKENS`, else up to 4,096 tokens); a model that needs several GPUs in 16 bits is weighed against more engines in 4 bits \
+keys and values of one sequence (`MAX_TOTAL_TOKENS`, else up to 4,096 tokens); a model that needs \
+several GPUs in 16 bits is weighed against more engines in 4 bits \
 ([0096](decisions/0096-auto-weighs-engines-against-a-split-model.md)) | CPU; on CUDA the rule only |
 | `none` | bfloat16 or float32 | bfloat16 or float16 | CPU |
 | `int8` | blocks of 32 weights, 8 bits | as on CPU, activations in bfloat16; refused on T4 and in float16 | \
