@@ -19,11 +19,11 @@ _WAY_OUT = "take the model in 16 bits, with HF_MODEL_QUANTIZE=int4 if it must be
 
 
 class Values(enum.Enum):
-    """What a code stands for: itself, a multiple of one number (e2m1), any number (nf4), an 8-bit float."""
+    """What a code stands for: itself, one of 16 multiples of a number (e2m1), any number (nf4), an 8-bit float."""
 
     INTEGERS = "integers"
-    MULTIPLES = "e2m1"
-    TABLE = "codebook"
+    MULTIPLES = "table of multiples"
+    TABLE = "table"
     FLOAT8 = "fp8"
 
 
@@ -242,7 +242,7 @@ GGUF = {
     "Q2_K": Codes(2, 16),
     "Q3_K": Codes(3, 16),
     "Q6_K": Codes(6, 16),
-    **dict.fromkeys(("IQ4_NL", "IQ4_XS"), Codes(4, 32, Values.TABLE)),
+    **dict.fromkeys(("IQ4_NL", "IQ4_XS"), Codes(4, 32, Values.MULTIPLES)),
     "MXFP4": Codes(4, 32, Values.MULTIPLES),
 }
 

@@ -20,7 +20,7 @@ def stored(values: Settings, capability: int | None, *, in_bfloat16: bool = True
     """The form of a checkpoint with this `quantization_config`, whatever HF_MODEL_QUANTIZE says.
 
     `capability` is None on CPU; `in_bfloat16` says that the device computes in bfloat16. Experts, parameters of three
-    dimensions, are held as linear layers are, where the product is not torch's fp8 one.
+    dimensions, are held as linear layers are, but never by the fp8 product.
     """
     name, method = stored_name(values), method_of(values)
     if refused := refusal(values):
@@ -31,10 +31,11 @@ def stored(values: Settings, capability: int | None, *, in_bfloat16: bool = True
     if not held or any(each is None for each, _ in held):
         return Form(name, product=Product.DENSE)
     linears, product = max((each or 0.0, product) for each, product in held)
+    if method == "mxfp4":  # whose linear layers are dense in the files too
+        return Form(name, experts=linears, product=product)
     step = INT4_READS * linears if product is Product.INT4 else None
     experts = None if product is Product.FP8 else linears
-    # The linear layers of mxfp4 are dense in the files too.
-    return Form(name, None if method == "mxfp4" else linears, experts, step_bytes=step, product=product)
+    return Form(name, linears, experts, step_bytes=step, product=product)
 
 
 def is_left_to_bitsandbytes(values: Settings, *, on_cuda: bool) -> bool:
@@ -64,7 +65,7 @@ def _on_cpu(codes: Codes) -> tuple[float, Product] | None:
 def _on_cuda(codes: Codes, capability: int) -> tuple[float, Product] | None:
     if codes.values is Values.FLOAT8:
         return (1.0, Product.FP8) if capability >= FP8_FROM and not codes.group else None
-    if capability < INT4_FROM or codes.is_ordered or codes.values is Values.TABLE or codes.group % _INT4_GROUPS[-1]:
+    if capability < INT4_FROM or codes.values is Values.TABLE or codes.group % _INT4_GROUPS[-1]:
         return None
     size = next(size for size in _INT4_GROUPS if codes.group % size == 0)
     # e2m1 as multiples of a half takes more than four bits, and more than four are two nibbles.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from handler.linears.choice import quantised_layer
 from handler.linears.cuda.fp8_linear import Fp8Linear, fits_fp8, is_e4m3, multiplies_fp8
 from handler.linears.cuda.int4_linear import Int4Linear, fits_int4, multiplies_int4
+from handler.linears.ordered_linear import OrderedLinear
 from handler.linears.quantised_weight import QuantisedWeight
 from handler.linears.weight_blocks import quantise
 
@@ -26,7 +28,8 @@ def quantised_linear(
     if weight.codes.device.type == "cpu":
         return quantised_layer(weight, bias, dtype, dense)
     if weight.order is not None:
-        return None
+        layer: Any = quantised_linear(replace(weight, order=None), bias, dtype)
+        return None if layer is None else OrderedLinear(layer, weight.order)
     if weight.table is not None and weight.table.numel() > 16:
         return _fp8(weight, bias, dtype)
     return _int4(weight, bias, dtype)

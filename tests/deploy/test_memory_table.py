@@ -33,7 +33,7 @@ TABLE = [
     ("llama-3.1-8b", "bitsandbytes-nf4", "ml.g6.xlarge", "bitsandbytes-nf4", 1, 1),
     ("llama-3.1-8b-fp8", "auto", "ml.g7.2xlarge", "auto", 1, 1),
     ("llama-3.1-8b-awq", "auto", "ml.g6.xlarge", "auto", 1, 1),
-    ("llama-3.1-8b-gptq", "auto", "ml.g7.2xlarge", "auto", 1, 1),
+    ("llama-3.1-8b-gptq", "auto", "ml.g6.xlarge", "auto", 1, 1),
     ("gemma-2-9b", "auto", "ml.g6e.xlarge", "none", 1, 1),
     ("gemma-2-9b", "int4", "ml.g6.xlarge", "int4", 1, 1),
     ("gpt-oss-20b", "auto", "ml.g7.2xlarge", "auto", 1, 1),
@@ -99,10 +99,10 @@ def bytes_on_meta(name: str, quantize: str) -> int:
     if quantize in ("int4", "int8"):
         return bytes_in_blocks(model, 4 if quantize == "int4" else 8)
     total = 2 * sum(parameter.numel() for parameter in model.parameters())
-    if name.startswith("gpt-oss"):
-        return total - int(0.75 * sum(each.numel() for each in model.parameters() if each.dim() == 3))
-    if name.endswith("-awq"):
-        return total - sum(int(linear.weight.numel() * (2 - awq_bytes())) for linear in linears(model))
+    if name == "gpt-oss-20b":  # e2m1 takes eight bits of the int4 product, in groups of 32
+        return total - sum(int(each.numel() * (2 - 1.25)) for each in model.parameters() if each.dim() == 3)
+    if name.endswith(("-awq", "-gptq")):
+        return total - sum(int(linear.weight.numel() * (2 - int4_bytes())) for linear in linears(model))
     if quantize == "bitsandbytes-nf4":
         kept = set(get_keys_to_not_convert(model))
         for path, module in model.named_modules():
@@ -128,14 +128,14 @@ def bytes_in_blocks(model: Any, bits: int) -> int:
 
 
 def linears(model: Any) -> list[Any]:
-    """The layers that published AWQ checkpoints quantise: all but the output."""
+    """The layers that published AWQ and GPTQ checkpoints quantise: all but the output."""
     from torch import nn
 
     return [each for name, each in model.named_modules() if isinstance(each, nn.Linear) and name != "lm_head"]
 
 
 @functools.cache
-def awq_bytes() -> float:
+def int4_bytes() -> float:
     """Bytes for each weight of a layer that torch's int4 product multiplies, with groups of 128."""
     import torch
 
@@ -254,11 +254,11 @@ def compressed(*weights: dict[str, Any]) -> dict[str, Any]:
         ({"quant_method": "gptq", "bits": 4, "group_size": -1, "desc_act": True}, (0.625, None, 0.516, 0.516)),
         ({"quant_method": "gptq", "bits": 3, "group_size": 128}, (0.625, None, 0.531, 0.531)),
         ({"quant_method": "gptq", "bits": 8, "group_size": 128}, (1.125, None, 1.0625, 1.0625)),
-        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True}, (0.625, None, None, None)),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True}, (0.625, None, 0.531, 0.531)),
         (compressed(GROUP_128), (0.625, None, 0.531, 0.531)),
         (compressed(GROUP_128 | {"num_bits": 8}), (1.125, None, 1.0625, 1.0625)),
         (compressed(GROUP_128, GROUP_128 | {"num_bits": 8}), (1.125, None, 1.0625, 1.0625)),
-        (compressed(GROUP_128 | {"actorder": "group"}), (0.625, None, None, None)),
+        (compressed(GROUP_128 | {"actorder": "group"}), (0.625, None, 0.531, 0.531)),
         (compressed(GROUP_128 | {"actorder": "weight"}), (0.625, None, 0.531, 0.531)),
         (compressed(CHANNEL_FP8), (1.0625, None, None, 1.0)),
         (compressed(CHANNEL_FP8 | {"strategy": "block", "block_structure": [128, 128]}), (1.0625, None, None, None)),
@@ -276,19 +276,16 @@ def test_the_table_of_stored_forms(values: dict[str, Any], expected: tuple[float
     for capability, each in zip((None, 75, A10G, 90), expected, strict=True):
         form = stored(values, capability)
         assert form.linears == (each if each is None else pytest.approx(each, abs=0.001))
+        keeps = form.product in (Product.FP8, Product.BITSANDBYTES)
+        assert form.experts == (None if keeps else form.linears)
         assert (form.output, form.refused) == (None, "")
-        only_linears = form.product in (Product.FP8, Product.BITSANDBYTES)
-        assert form.experts == (None if only_linears else form.linears)
         assert (form.product is Product.DENSE) is (each is None)
 
 
-def test_mxfp4_holds_experts_only() -> None:
-    found = [stored({"quant_method": "mxfp4"}, capability) for capability in (None, 75, A10G, 90)]
-    assert [form.experts for form in found] == [0.5625, None, 1.25, 1.25]
-    assert {form.linears for form in found} == {None}
-    counts = WeightCounts(100, 1000, 10)
-    assert found[2].num_bytes(counts, 2) == 1250 + 2 * 110
-    assert found[2].moved_bytes(counts, 2) == 4 * 1250 + 2 * 110
+def test_mxfp4_is_stored_in_experts_alone() -> None:
+    forms = [stored({"quant_method": "mxfp4"}, capability) for capability in (None, 75, A10G, 90)]
+    assert [form.linears for form in forms] == [None] * 4
+    assert [form.experts for form in forms] == [0.5625, None, 1.25, 1.25]
 
 
 @pytest.mark.parametrize(
@@ -407,7 +404,8 @@ def test_the_plan_says_why_it_recommends_nothing_and_the_way_out() -> None:
         ),
         ("llama-3.1-8b", "bitsandbytes-nf4", ""),
         ("llama-3.1-8b-awq", "auto", ""),
-        ("llama-3.1-8b-gptq", "auto", "stored as gptq dense at load: 5.8 GB of files take 16.1 GB"),
+        ("llama-3.1-8b-gptq", "auto", ""),
+        ("llama-3.1-8b-fp8", "auto", "stored as fp8 dense at load: 9.3 GB of files take 16.1 GB"),
     ],
 )
 def test_what_stays_dense_is_said(name: str, quantize: str, said: str) -> None:

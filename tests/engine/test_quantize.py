@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -226,6 +227,30 @@ def test_what_cannot_be_is_refused_with_a_sentence(wanted: str, device: str, sen
     with pretend_cuda(gpus_of("T4")), pytest.raises(BadConfiguration) as error:
         resolve(Quantize(wanted), torch.device(device), torch.float16, nn.Module())
     assert str(error.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "method", "warned"),
+    [
+        ("auto", "gptq", False),
+        ("none", "awq", False),
+        ("gptq", "gptq", False),
+        ("gptq", "auto-round", False),
+        ("marlin", "gptq", False),
+        ("marlin", "awq", False),
+        ("fp8", "fbgemm_fp8", False),
+        ("compressed-tensors", "compressed-tensors", False),
+        ("awq", "gptq", True),
+        ("eetq", "gptq", True),
+        ("int4", "fp8", True),
+    ],
+)
+def test_a_name_is_compared_with_the_stored_form(
+    wanted: str, method: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = SimpleNamespace(quantization_config={"quant_method": method})
+    assert resolve(Quantize(wanted), torch.device("cpu"), torch.bfloat16, config) is Quantize.NONE
+    assert (f"stored as {method}; HF_MODEL_QUANTIZE={wanted} is not applied" in caplog.text) is warned
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,7 @@ PATH = ROOT / "docs" / "quantisation.md"
 FORMATS = ROOT / "tests" / "data" / "formats"
 # Kinds that no fixture has, with the test of each.
 _OTHERS: tuple[tuple[dict[str, Any], str], ...] = (
-    ({"quant_method": "mxfp8"}, "unit/handler/formats/test_scaled_floats.py"),
-    ({"quant_method": "modelopt", "quant_algo": "FP8"}, "unit/handler/formats/test_scaled_floats.py"),
-    ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "unit/handler/formats/test_scaled_floats.py"),
+    ({"quant_method": "mxfp8"}, "tests/unit/handler/formats/test_scaled_floats.py"),
 )
 _WORDS = {
     Product.DENSE: "dequantised",
@@ -103,15 +101,15 @@ its form. The start-up log and `/info` show the result as `quantize`.
 
 | value | CPU | CUDA | tested |
 |---|---|---|---|
-| `auto` (default) | `none`; in bfloat16 a GGUF file's Q4_0, Q4_1 and Q8_0 matrices as they are | the first of `none`, \
-`int4` and `bitsandbytes-nf4` that leaves room for keys and values of one sequence (`MAX_TOTAL_TOKENS`, else up to \
-4,096 tokens); a model that needs several GPUs in 16 bits is weighed against more engines in 4 bits \
+| `auto` (default) | `none` | the first of `none`, `int4` and `bitsandbytes-nf4` that leaves room for \
+keys and values of one sequence (`MAX_TOTAL_TOKENS`, else up to 4,096 tokens); a model that needs \
+several GPUs in 16 bits is weighed against more engines in 4 bits \
 ([0096](decisions/0096-auto-weighs-engines-against-a-split-model.md)) | CPU; on CUDA the rule only |
 | `none` | bfloat16 or float32 | bfloat16 or float16 | CPU |
 | `int8` | blocks of 32 weights, 8 bits | as on CPU, activations in bfloat16; refused on T4 and in float16 | \
 CPU; pretended GPU |
-| `int4` | blocks of 32 weights, 4 bits, the output layer 8 (a GGUF file's own blocks if it has them) | as on CPU, not \
-a GGUF file's own; a tied output layer is dense; refused on T4 and in float16 | CPU; pretended GPU |
+| `int4` | blocks of 32 weights, 4 bits, the output layer 8 | as on CPU; a tied output layer is dense; refused on T4 \
+and in float16 | CPU; pretended GPU |
 | `bitsandbytes` | 8 bits, activations too | as on CPU; in float16, which Gemma 3's activations overflow: \
 take `int8` | CPU |
 | `bitsandbytes-nf4`, `bitsandbytes-fp4` | 4 bits, computed in bfloat16 | as on CPU | CPU |
@@ -124,10 +122,8 @@ refusals |
   never laid out, fused or packed. What is tried and undone is put back as the very module.
 - Layers whose shape a kernel does not take stay unquantised, with a line in the log: `int4` and `int8` need multiples
   of 16 outputs (on CUDA 8) and 32 inputs, bitsandbytes 4-bit 32 and 64, bitsandbytes 8-bit 16 and 16.
-- Experts that a family holds in one tensor for all of them are quantised as linear layers are, by `int4` and `int8` and
-  as stored, where the family follows transformers' interface for experts
-  ([decision 0114](decisions/0114-experts-as-linear-layers.md)). bitsandbytes on CUDA and torch's fp8 product leave them
-  in 16 bits, and so does every form where the family has code of its own (Llama 4, LongCat Flash, Step 3).
+- `int4` and `int8` take experts as they take linear layers
+  ([0114](decisions/0114-experts-as-linear-layers.md)); bitsandbytes leaves experts unquantised.
 - Weights are quantised one by one as they are read: beside those that are loaded, one dense weight is in memory.
 - On CPU with AVX-512 for bfloat16, 4- and 8-bit weights have one kernel of our own for any number of rows and no
   dense copy ([decision 0013](decisions/0013-one-kernel-for-packed-weights.md)). On a matrix unit (AMX) weights are
@@ -164,6 +160,11 @@ _MIDDLE = """
 - Layers whose shape no kernel takes are dequantised: CPU kernels need multiples of 64 outputs and 32 inputs (without
   AVX-512 for bfloat16 16 and 32), the int4 product 8 and 32, the fp8 product 16 and 16.
 - In float32 weights are dequantised, so that the model is exactly what its files say.
+- Experts are held as linear layers are, but never by the fp8 product: those are dequantised. MXFP4 (gpt-oss) stores
+  experts only.
+- A .gguf file keeps its types under `auto` (not in float32) and `int4`; any other value dequantises them first. Q4_K_M
+  and its like hold several types, each with a row here. IQ1, IQ2, IQ3
+  (points of lattices) and TQ1_0 are dequantised.
 - What rounds activations in the writer's own layers (W8A8, FP8 with dynamic or static scales) does not round them here.
   The exception is the fp8 product: each row of activations is rounded with its own scale
   ([decision 0105](decisions/0105-fp8-products.md)). Scales of a quantised KV cache are not used, and the log says so.

@@ -6,10 +6,10 @@ from math import prod
 
 import torch
 
-from handler.formats.gguf.block_types import BLOCK_TYPES
 from handler.formats.gguf.manifest import Manifest, SourceTensor
 from handler.seam.config import Quantize
-from model_memory.forms import quantized
+from model_memory.stored_codes import GGUF
+from model_memory.stored_forms import held_as
 
 # Tensors of the input embedding, which stays dense, and of an output layer of its own.
 _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
@@ -22,11 +22,11 @@ def stays_as_stored(quantize: Quantize, dtype: torch.dtype) -> bool:
 
 def gguf_bytes(manifest: Manifest, dtype: torch.dtype, capability: int) -> int:
     """Bytes of the weights on a GPU of compute capability `capability`, computing in `dtype`."""
-    refused = quantized("int4", capability, in_bfloat16=dtype is torch.bfloat16).refused
+    in_bfloat16 = dtype is torch.bfloat16
     total = 0
     for name, tensor in manifest.tensors.items():
         dense = prod(tensor.shape) * dtype.itemsize
-        packed = dense if refused else _packed_bytes(tensor, capability) or dense
+        packed = _packed_bytes(tensor, capability, in_bfloat16=in_bfloat16) or dense
         if name == _EMBEDDING:
             # Without an output layer of its own, the model has the same weights in both forms.
             total += dense + (packed if _OUTPUT not in manifest.tensors and packed < dense else 0)
@@ -35,11 +35,8 @@ def gguf_bytes(manifest: Manifest, dtype: torch.dtype, capability: int) -> int:
     return total
 
 
-def _packed_bytes(tensor: SourceTensor, capability: int) -> int | None:
-    """In blocks of 4 or 8 bits (docs/decisions/0104); None for what has no such layer."""
-    kind = BLOCK_TYPES.get(tensor.kind)
-    if kind is None or len(tensor.shape) != 2 or kind.group % 32:
-        return None
-    # A table's levels lie too far apart for four bits.
-    form = quantized("int4" if kind.bits <= 4 and kind.table is None else "int8", capability)
-    return int(prod(tensor.shape) * (form.linears or 0))
+def _packed_bytes(tensor: SourceTensor, capability: int, *, in_bfloat16: bool) -> int | None:
+    """As a layer multiplies it (`model_memory/stored_forms.py`); None for what has no such layer."""
+    codes = GGUF.get(tensor.kind)
+    held = None if codes is None else held_as(codes, capability, in_bfloat16=in_bfloat16)[0]
+    return None if held is None or len(tensor.shape) != 2 else int(prod(tensor.shape) * held)
