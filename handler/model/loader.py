@@ -37,6 +37,7 @@ from handler.model.placement import (
     gpu_bytes,
     memory_limits,
     needs_of,
+    weight_bytes,
     with_free_memory,
 )
 from handler.model.quantize import (
@@ -157,7 +158,12 @@ def _load_weights(
             keep_dense = on_cpu and (form is None or stored == GGUF) and _has_room_for_dense(skeleton, dtype)
             packed = _packed_file(config, directory, dtype) if on_cpu and stored == GGUF else None
             options["quantization_config"] = LayersConfig(
-                None if form else BLOCK_BITS[quantize], stored, dtype, keep_dense=keep_dense, packed=packed
+                None if form else BLOCK_BITS[quantize],
+                stored,
+                dtype,
+                keep_dense=keep_dense,
+                packed=packed,
+                stored_bytes=None if form is None else weight_bytes(form, directory, dtype, devices.own[0]),
             )
         elif quantize in BITSANDBYTES:
             options["quantization_config"] = bitsandbytes_config(quantize, dtype, skipped_modules(skeleton, quantize))

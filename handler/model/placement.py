@@ -11,15 +11,18 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from handler.formats.gguf.manifest import is_converted, read_manifest
+from handler.model.device import capability_of
 from handler.model.gguf.needs import gguf_bytes, stays_as_stored
 from handler.model.json_file import read_json
 from handler.model.language_bytes import language_bytes
+from handler.model.loading.weight_source import StoredForm
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration
 from model_memory import sharing
@@ -149,6 +152,18 @@ def needs_of(directory: Path, config: EngineConfig, dtype: torch.dtype, capabili
     except (KeyError, TypeError, ValueError, ArithmeticError):
         key_bytes = 0
     return Needs(tuple(_weights(form, counts, dtype) for form in wanted), key_bytes)
+
+
+def weight_bytes(form: StoredForm, directory: Path, dtype: torch.dtype, device: torch.device) -> float | None:
+    """Bytes that a weight stored in `form` takes on `device`, on average; None for those of `dtype`."""
+    capability = capability_of(device)
+    if capability is None:
+        return None
+    if not is_converted(directory):
+        return stored(form.values, capability, in_bfloat16=dtype is torch.bfloat16).linears
+    manifest = read_manifest(directory)
+    num_weights = sum(prod(tensor.shape) for tensor in manifest.tensors.values())
+    return gguf_bytes(manifest, dtype, capability) / max(1, num_weights)
 
 
 def _weights(form: Form, counts: WeightCounts, dtype: torch.dtype) -> Weights:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoHfQuantizer
 
 from handler.formats.stored_format import has_reader
 from handler.linears.block_packing import packed_blocks
@@ -20,6 +21,9 @@ from handler.linears.quantised_linear import quantised_linear
 from handler.linears.quantised_weight import QuantisedWeight
 from handler.model.device import capability_of
 from handler.model.loader import load
+from handler.model.loading.layer_quantizer import LayersConfig
+from handler.model.loading.weight_source import StoredForm
+from handler.model.placement import weight_bytes
 from handler.seam.config import EngineConfig
 from model_memory.forms import Product
 from model_memory.stored_codes import GGUF, METHODS, MODELOPT, Codes, Values, refusal, stored_codes
@@ -50,6 +54,7 @@ KINDS = sorted(
     },
     key=str,
 )
+CUDA = torch.device("cuda", 0)
 
 
 def weight_of(codes: Codes) -> QuantisedWeight:
@@ -159,3 +164,19 @@ def test_no_value_of_a_config_breaks_the_table(method: str, value: object) -> No
     names += ("types", "desc_act", "format", "sparsity_config", "quantized_layers", "version", "packing_format")
     for name in names:
         stored_codes({"quant_method": method, name: value})
+
+
+@pytest.mark.parametrize("name", ["gptq", "compressed_tensors-w4a16", "awq-gemm-g32"])
+def test_a_stored_model_is_divided_among_gpus_by_what_its_weights_take(name: str) -> None:
+    """By dense sizes no GPUs that the placement has found enough would hold it; transformers asks the quantiser."""
+    values = settings_of(FORMATS / name)
+    with pretend_cuda(gpus_of("A10G")):
+        size = weight_bytes(StoredForm(str(values["quant_method"]), values), FORMATS / name, torch.bfloat16, CUDA)
+    config = LayersConfig(None, name, torch.bfloat16, stored_bytes=size)
+    quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(FORMATS / name), dtype=torch.bfloat16)
+    quantizer._process_model_before_weight_loading(model, device_map={})
+    found = {key: quantizer.param_element_size(model, key, weight) for key, weight in model.named_parameters()}
+    assert {key for key, each in found.items() if each == size} == {key for key in found if key.endswith("proj.weight")}
+    assert set(found.values()) == {size, 2}

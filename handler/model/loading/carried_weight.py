@@ -139,13 +139,35 @@ class LazyWeight(CarriedWeight):
         return CarriedWeight(self.weight.to(device), dtype or self.dtype)
 
 
+class DenseWeight(CarriedWeight):
+    """A weight that a reader had to make dense: `[N, K]` also where the model has `[K, N]`."""
+
+    def __init__(self, tensor: Tensor, dtype: torch.dtype) -> None:
+        """`dtype` is what `dense` gives."""
+        self.tensor = tensor
+        self.dtype = dtype
+
+    @property
+    def shape(self) -> torch.Size:
+        """As of the tensor."""
+        return self.tensor.shape
+
+    def dense(self) -> Tensor:
+        """The tensor."""
+        return self.tensor.to(self.dtype)
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> DenseWeight:
+        """On another device, or for another dtype."""
+        return DenseWeight(self.tensor.to(device), dtype or self.dtype)
+
+
 def _kept(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """What `func` gives if codes can carry it, else None."""
     if func not in (torch.cat, torch.stack, torch.chunk, torch.split) or not args:
         return None
     dim = kwargs.get("dim", args[-1] if len(args) > (1 if func in (torch.cat, torch.stack) else 2) else 0)
     parts = list(args[0]) if isinstance(args[0], list | tuple) else [args[0]]
-    if not all(isinstance(part, CarriedWeight) for part in parts):
+    if not all(isinstance(part, CarriedWeight) and not isinstance(part, DenseWeight) for part in parts):
         return None
     first: CarriedWeight = parts[0]
     weights: list[QuantisedWeight] = [part.weight for part in parts]

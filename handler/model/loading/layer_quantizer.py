@@ -30,7 +30,7 @@ from handler.linears.product_check import ProductCheck
 from handler.linears.quantised_linear import linear_of_dense, quantised_linear
 from handler.linears.quantised_weight import Form
 from handler.linears.weight_blocks import BLOCK, quantise
-from handler.model.loading.carried_weight import CarriedWeight
+from handler.model.loading.carried_weight import CarriedWeight, DenseWeight
 from handler.model.loading.expert_placement import ExpertPlacement, expert_matrices
 from handler.model.loading.layer_report import LayerReport
 from handler.model.loading.layer_source import LayerSource
@@ -57,15 +57,18 @@ class LayersConfig(QuantizationConfigMixin):
         *,
         keep_dense: bool = False,
         packed: PackedFile | None = None,
+        stored_bytes: float | None = None,
     ) -> None:
         """`bits` is 4, 8 or None; `stored` the form of the checkpoint or None; `dtype` that of activations.
 
         With `keep_dense` a layer on CPU keeps what it stands for beside the packed weight. Layers over stored weights
-        come from `packed` and go there.
+        come from `packed` and go there. `stored_bytes` are what a stored weight takes on the device, None for those of
+        `dtype`: transformers divides a model among GPUs by them.
         """
         self.quant_method: Any = _NAME
         self.bits, self.stored, self.dtype, self.keep_dense = bits, stored, dtype, keep_dense
         self.packed = packed
+        self.stored_bytes = stored_bytes
 
 
 @register_quantizer(_NAME)
@@ -82,18 +85,23 @@ class _LayerQuantizer(HfQuantizer):
         self.bits: dict[str, int] = {}
         self._packs_tied_output = False
         self._seen: set[str] = set()
+        # Those of stored weights that are expected to be held as stored.
+        self._small: set[str] = set()
         self._tied: set[str] = set()
         self._output: str | None = None
+        self._input: nn.Module | None = None
         self._untrimmed = 0
         # Layers whose bias has not been read yet, and a tied output layer.
         self._waiting: list[LayerSource] = []
 
     def _process_model_before_weight_loading(self, model: Any, **options: Any) -> None:
         self._tied = set(model.all_tied_weights_keys or {})
-        output = model.get_output_embeddings()
+        output, self._input = model.get_output_embeddings(), model.get_input_embeddings()
         self._output = next((f"{name}.weight" for name, each in model.named_modules() if each is output), None)
         if self.config.stored is not None:
             self._seen = {name for name, weight in model.named_parameters() if weight.dim() > 1}
+            matrices = {name for name, _ in (*_linears(model), *expert_matrices(model))}
+            self._small = matrices - self._tied - {self._output}
         if self.config.bits is not None:
             self._choose(model, self.config.bits, options.get("device_map"))
 
@@ -123,6 +131,8 @@ class _LayerQuantizer(HfQuantizer):
         return param_name in self.bits or param_name in self._seen
 
     def param_element_size(self, model: Any, param_name: str, param: Tensor) -> float:
+        if param_name in self._small and self.config.stored_bytes is not None:
+            return self.config.stored_bytes
         bits = self.bits.get(param_name)
         return param.element_size() if bits is None else int4_bytes(bits)
 
@@ -132,6 +142,8 @@ class _LayerQuantizer(HfQuantizer):
     def placed(self, model: nn.Module, name: str, value: Tensor | CarriedWeight) -> Tensor | None:
         """None if a layer over `value` has taken its place, else the dense weight to set."""
         module: Any = model.get_submodule(name.rpartition(".")[0])
+        if isinstance(value, DenseWeight):
+            return self._left(name, _as_held(module, value.to(dtype=self.config.dtype).dense()))
         if is_experts(module):
             return self._placed_experts(module, name, value)
         takes = is_plain(module) and value.shape == module.weight.shape
@@ -186,13 +198,11 @@ class _LayerQuantizer(HfQuantizer):
         """The weight of `source` as `module` holds it."""
         dense = source.dense()
         self._seen.discard(source.name)
-        if isinstance(module, nn.Embedding) and self._output in self._tied:
+        if module is self._input and self._output in self._tied:
             self._waiting.append(replace(source, name=str(self._output)))
         else:
             self.report.dequantised(source.name, source.num_bytes, dense.nbytes)
-        if isinstance(module, Conv1D) or getattr(module, "is_transposed", False):
-            return dense.transpose(-1, -2).contiguous()
-        return dense
+        return _as_held(module, dense)
 
     def _place(self, model: nn.Module, source: LayerSource) -> bool:
         """Put a layer in the place of the one that has the weight of `source`; False if no kernel takes it."""
@@ -277,3 +287,10 @@ def _linears(model: nn.Module) -> Iterator[tuple[str, tuple[int, int]]]:
         if is_plain(module):
             assert isinstance(module, nn.Linear)
             yield f"{name}.weight", (module.out_features, module.in_features)
+
+
+def _as_held(module: nn.Module, weight: Tensor) -> Tensor:
+    """`weight` `[..., N, K]` as `module` has it."""
+    if isinstance(module, Conv1D) or getattr(module, "is_transposed", False):
+        return weight.transpose(-1, -2).contiguous()
+    return weight

@@ -13,7 +13,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -118,15 +117,18 @@ def _empty_towers(config: Any) -> Iterator[None]:
     """Meanwhile `AutoModel` builds nothing for the parts of `config` that are not its text."""
     text = _text_config(config)
     others = [part for part in _parts(config) if type(part) is not type(text)]
-    from_config = AutoModel.from_config
+    own, from_config = vars(AutoModel)["from_config"], AutoModel.from_config
 
     def build(config: Any, **options: Any) -> Any:
         if any(config is part for part in others):
             return _EmptyTower(config)
         return from_config(config, **options)  # type: ignore[no-untyped-call]
 
-    with patch.object(AutoModel, "from_config", build):
+    AutoModel.from_config = build  # type: ignore[method-assign]
+    try:
         yield
+    finally:
+        AutoModel.from_config = own  # type: ignore[method-assign]
 
 
 def _parts(config: Any) -> list[Any]:

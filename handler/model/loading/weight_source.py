@@ -15,7 +15,7 @@ from handler.formats.gguf.manifest import is_converted
 from handler.formats.stored_format import StoredFormat, has_reader, reader_of
 from handler.formats.tensor_files import TensorFiles, open_tensors
 from handler.linears.quantised_weight import QuantisedWeight
-from handler.model.loading.carried_weight import CarriedWeight
+from handler.model.loading.carried_weight import CarriedWeight, DenseWeight
 from handler.model.loading.gguf_source import gguf_weights
 from handler.model.quantize import stored_values
 from handler.model.stored_bitsandbytes import drop_threshold, silence_bitsandbytes
@@ -32,7 +32,9 @@ class _StoredWeight:
 
     def __getitem__(self, index: object) -> Tensor | CarriedWeight:
         found = self._reader.read(self._name)
-        return CarriedWeight(found, torch.float32) if isinstance(found, QuantisedWeight) else found
+        if isinstance(found, QuantisedWeight):
+            return CarriedWeight(found, torch.float32)
+        return DenseWeight(found, torch.float32) if found.dim() > 1 else found
 
 
 class _DenseWeight:

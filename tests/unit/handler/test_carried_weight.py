@@ -11,7 +11,7 @@ import torch
 from transformers.core_model_loading import Chunk, Concatenate, MergeModulelist, Transpose
 
 from handler.linears.quantised_weight import QuantisedWeight
-from handler.model.loading.carried_weight import CarriedWeight
+from handler.model.loading.carried_weight import CarriedWeight, DenseWeight
 
 
 def carried(seed: int, **changes: Any) -> CarriedWeight:
@@ -88,3 +88,12 @@ def test_columns_in_another_order_go_back_to_their_inputs() -> None:
     moved = replace(plain, codes=plain.codes[:, order], scale=plain.scale[:, :1], minimum=None, order=order)
     still = replace(plain, scale=plain.scale[:, :1], minimum=None)
     assert torch.equal(moved.dequantise(torch.float32), still.dequantise(torch.float32))
+
+
+def test_a_dense_weight_of_a_reader_stays_one() -> None:
+    """It has the orientation of `[N, K]`, which a module may have the other way round."""
+    tensor = torch.rand(8, 64)
+    found = DenseWeight(tensor, torch.float32)[...].to(dtype=torch.bfloat16)
+    assert isinstance(found, DenseWeight)
+    assert torch.equal(found.dense(), tensor.bfloat16())
+    assert torch.equal(torch.cat([found, found]), torch.cat([tensor, tensor]).bfloat16())  # type: ignore[list-item]
