@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from handler.formats.floats.scaled_floats import ScaledFloats
+from handler.formats.name_pattern import matches
 from handler.formats.tensor_files import TensorFiles
 from handler.seam.errors import BadModel
 
@@ -45,4 +45,4 @@ def is_skipped(module: str, patterns: list[str]) -> bool:
     A match, of a regular expression too, ends at a dot or at the end of the name.
     """
     boundary = r"(?:(?<=\.)|(?=\.|$))"
-    return any(module.endswith(each) or re.match(f"(?:{each}){boundary}", module) for each in patterns)
+    return any(module.endswith(each) or matches(f"(?:{each}){boundary}", module) for each in patterns)

@@ -62,6 +62,11 @@ class SafetensorsFile:
         """As safetensors names it (`F8_E4M3`), without reading the tensor."""
         return str(self._entries[name]["dtype"])
 
+    def num_bytes(self, name: str) -> int:
+        """Size in the file."""
+        first, end = self._entries[name]["data_offsets"]
+        return int(end - first)
+
     def tensor(self, name: str) -> Tensor:
         """The tensor, a view of the file. Raises ValueError for a type that torch does not have."""
         if self.dtype(name) not in _DTYPES:

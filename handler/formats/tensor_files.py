@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from handler.formats.safetensors_file import SafetensorsFile
-from handler.formats.weight_names import INDEX, weight_names
+from handler.formats.weight_names import INDEX, WHOLE, weight_names
 
 
 class TensorFiles(Mapping[str, Tensor]):
@@ -37,6 +37,10 @@ class TensorFiles(Mapping[str, Tensor]):
         """The tensor's type as safetensors names it (`F8_E4M3`), without reading it."""
         return self._files[name].dtype(name)
 
+    def num_bytes(self, name: str) -> int:
+        """The tensor's size in its file."""
+        return self._files[name].num_bytes(name)
+
     def metadata(self) -> dict[str, str]:
         """The metadata of all files together."""
         files = {id(file): file for file in self._files.values()}.values()
@@ -52,6 +56,7 @@ def open_tensors(directory: Path) -> Iterator[TensorFiles]:
 
 def weight_files(directory: Path) -> list[Path]:
     """The safetensors files of the checkpoint in `directory` (`weight_names`)."""
-    index = directory / INDEX
-    listed = json.loads(index.read_text("utf-8"))["weight_map"].values() if index.is_file() else None
-    return [directory / name for name in weight_names((path.name for path in directory.iterdir()), listed)]
+    names, index = [path.name for path in directory.iterdir()], directory / INDEX
+    has_index = WHOLE not in names and index.is_file()
+    listed = json.loads(index.read_text("utf-8"))["weight_map"].values() if has_index else None
+    return [directory / name for name in weight_names(names, listed)]

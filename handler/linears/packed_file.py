@@ -11,16 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import handler
 from handler.kernels.compiler import multiplies_matrices
 from handler.linears.choice import computes_blocks
 from handler.linears.kernel_linear import KernelLinear
 from handler.linears.packed_linear import PackedLinear
 from handler.seam.atomic_file import atomic_write
+from handler.seam.source_digest import source_digest
 
 logger = logging.getLogger(__name__)
 
-# Part of the file's name. Increment it when a kernel's layout changes.
-_LAYOUT = 1
+# What decides the content of the file, beside the weights.
+_SOURCES = (
+    *("linears/block_packing.py", "linears/packed_linear.py", "linears/weight_blocks.py", "linears/packed_file.py"),
+    *("kernels/product/block_layout.py", "kernels/product/block_form.py", "kernels/product/tile_layout.py"),
+)
 _TORCH, _KERNEL = "torch", "kernel"
 # The safetensors library's names of the types that packed weights have.
 _TYPES = {torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.int32: "I32"}
@@ -91,10 +96,11 @@ class PackedFile:
 
 def file_name(dtype: torch.dtype) -> str:
     """The layout depends on the processor, and perhaps on torch; scales are of the activations' `dtype`."""
+    digest = source_digest(Path(handler.__path__[0], name) for name in _SOURCES)
     if computes_blocks(dtype):
-        return f"{'tiles' if multiplies_matrices() else 'blocks'}-{_LAYOUT}.safetensors"
+        return f"{'tiles' if multiplies_matrices() else 'blocks'}-{digest}.safetensors"
     capability = torch.backends.cpu.get_cpu_capability().lower()
-    return f"{capability}-{torch.__version__}-{str(dtype).removeprefix('torch.')}-{_LAYOUT}.safetensors"
+    return f"{capability}-{torch.__version__}-{str(dtype).removeprefix('torch.')}-{digest}.safetensors"
 
 
 def _kind(layer: nn.Module) -> str | None:

@@ -72,7 +72,7 @@ def converted(gguf: Path, cache_dir: Path, progress: Progress) -> Path:
         # The rename is atomic. Another process may have finished first.
         if not (target / "config.json").is_file():
             _make_readable(scratch)
-            os.replace(scratch, target)
+            _move(scratch, target)
     except BadModel:
         raise
     except BaseException as exc:  # the libraries that read it share no base class, and pyo3's panic is no Exception
@@ -82,6 +82,15 @@ def converted(gguf: Path, cache_dir: Path, progress: Progress) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _move(scratch: Path, target: Path) -> None:
+    try:
+        os.replace(scratch, target)
+    except OSError:
+        # A directory that is not empty: another engine was faster.
+        if not (target / "config.json").is_file():
+            raise
 
 
 def _directory_name(parts: Sequence[Path]) -> str:

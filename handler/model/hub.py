@@ -9,6 +9,7 @@ import glob
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from handler.formats.gguf.manifest import MANIFEST
 from handler.formats.weight_names import INDEX, WHOLE, weight_names
 from handler.model.checks.custom_code import CUSTOM_CODE
 from handler.model.checks.remote_code import check_code, code_repositories, follows_code
@@ -127,4 +128,5 @@ def _beside(names: list[str], *, trust_remote_code: bool) -> list[str]:
 def _is_beside(name: str) -> bool:
     if "/" in name:
         return name.startswith(_FOLDERS) and name.endswith((".py", ".jinja", ".txt"))
-    return name.endswith(_ENDINGS) or name.startswith("tokenizer") or name in CUSTOM_CODE
+    usual = name.endswith(_ENDINGS) or name.startswith("tokenizer") or name in CUSTOM_CODE
+    return usual and name != MANIFEST

@@ -13,6 +13,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+import handler.formats.gguf
 from handler.formats.gguf.manifest import is_converted
 from handler.linears.choice import computes_blocks
 from handler.linears.packed_file import PackedFile
@@ -50,6 +51,7 @@ from handler.model.quantize import (
 )
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel, one_line
+from handler.seam.source_digest import source_digest
 
 logger = logging.getLogger(__name__)
 
@@ -218,10 +220,11 @@ def _kept_dtype(model: PreTrainedModel, stored: str, wanted: torch.dtype) -> tor
 
 
 def _packed_file(config: EngineConfig, directory: Path, dtype: torch.dtype) -> PackedFile | None:
-    """Where the layers of a converted GGUF file are kept: in the image, or in the cache. None in float32, see above."""
+    """Where the layers of a converted GGUF file are kept: in the image, or in the cache. None in float32."""
     if dtype is torch.float32:
         return None
-    return PackedFile(directory.name, (SHIPPED, Path(config.cache_dir)), dtype)
+    readers = sorted(Path(handler.formats.gguf.__path__[0]).glob("*.py"))
+    return PackedFile(f"{directory.name}-{source_digest(readers)}", (SHIPPED, Path(config.cache_dir)), dtype)
 
 
 def _has_room_for_dense(model: torch.nn.Module, dtype: torch.dtype) -> bool:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from handler.formats.gguf.manifest import check_sources, is_converted
+from handler.formats.gguf.manifest import MANIFEST, check_sources, is_converted
 from handler.formats.weight_names import INDEX, WHOLE, weight_names
 from handler.model.checks.custom_code import custom_code_files, report_custom_code
 from handler.model.checks.remote_code import check_code
 from handler.model.gguf.location import fetch_gguf, gguf_in, is_gguf_id
-from handler.model.gguf_model import BUNDLED_MODEL_ID, bundled_gguf, converted
+from handler.model.gguf_model import BUNDLED_MODEL_ID, SHIPPED, bundled_gguf, converted
 from handler.model.hub import fetch
 from handler.model.json_file import read_json
 from handler.seam.config import EngineConfig
@@ -34,6 +34,7 @@ def locate(config: EngineConfig, progress: Callable[[int, str], None]) -> tuple[
     """
     directory, model_id = _find(config, progress)
     _go_offline()
+    _check_manifest(directory, Path(config.cache_dir))
     check_files(directory, trust_remote_code=config.trust_remote_code)
     if config.index == 0:  # all engines find the same
         report_custom_code(custom_code(config, directory), refuse=config.refuse_custom_code)
@@ -83,6 +84,13 @@ def _go_offline() -> None:
 
     os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that are imported later
     constants.HF_HUB_OFFLINE = True
+
+
+def _check_manifest(directory: Path, cache_dir: Path) -> None:
+    """Raise BadModel for a manifest of .gguf files that is not our own: it names files to read, wherever they are."""
+    own = [(root / "gguf").resolve() for root in (SHIPPED, cache_dir)]
+    if is_converted(directory) and directory.resolve().parent not in own:
+        raise BadModel(f"{directory / MANIFEST} is a file that this server writes into its cache alone; remove it")
 
 
 def check_files(directory: Path, *, trust_remote_code: bool) -> None:

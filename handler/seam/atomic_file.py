@@ -21,6 +21,9 @@ def atomic_write(target: Path) -> Iterator[Path]:
     scratch = Path(name)
     try:
         yield scratch
+        # A crash of the machine must not leave a file of the right length without its content.
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(scratch, target)
     finally:
         scratch.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from handler.formats.name_pattern import matches
 from handler.seam.errors import BadModel
 
 _FORMATS = {
@@ -133,7 +134,7 @@ class ConfigGroups:
         if module in self.by_target:
             yield self.by_target[module]
         for target, args in sorted(self.by_target.items(), key=lambda item: item[0]):
-            if target.startswith("re:") and _matches(target, module):
+            if target.startswith("re:") and matches(target.removeprefix("re:"), module):
                 yield args
         for name in ("Embedding", "Linear") if _is_embedding(module) else ("Linear", "Embedding"):
             if name in self.by_target:
@@ -165,13 +166,6 @@ def _mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     if not isinstance(found, Mapping):
         raise BadModel(f"{key} of config.json must be an object, not {str(found)[:80]}; {_AGAIN}")
     return found
-
-
-def _matches(target: str, module: str) -> bool:
-    try:
-        return re.match(target.removeprefix("re:"), module) is not None
-    except re.error as exc:
-        raise BadModel(f"config.json's target {target} is not a pattern: {exc}; {_AGAIN}") from exc
 
 
 def _is_embedding(module: str) -> bool:

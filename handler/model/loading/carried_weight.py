@@ -142,10 +142,16 @@ class LazyWeight(CarriedWeight):
 class DenseWeight(CarriedWeight):
     """A weight that a reader had to make dense: `[N, K]` also where the model has `[K, N]`."""
 
-    def __init__(self, tensor: Tensor, dtype: torch.dtype) -> None:
-        """`dtype` is what `dense` gives."""
+    def __init__(self, tensor: Tensor, dtype: torch.dtype, stored_bytes: int) -> None:
+        """`dtype` is what `dense` gives; the file has the weight in `stored_bytes`."""
         self.tensor = tensor
         self.dtype = dtype
+        self._stored_bytes = stored_bytes
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size in the file."""
+        return self._stored_bytes
 
     @property
     def shape(self) -> torch.Size:
@@ -158,7 +164,7 @@ class DenseWeight(CarriedWeight):
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> DenseWeight:
         """On another device, or for another dtype."""
-        return DenseWeight(self.tensor.to(device), dtype or self.dtype)
+        return DenseWeight(self.tensor.to(device), dtype or self.dtype, self._stored_bytes)
 
 
 def _kept(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

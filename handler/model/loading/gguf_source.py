@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from handler.formats.gguf.manifest import Manifest, read_manifest
 from handler.formats.gguf.reader import GgufFormat, open_gguf
 from handler.model.loading.carried_weight import CarriedWeight, LazyWeight
+from model_memory.stored_codes import GGUF
+
+logger = logging.getLogger(__name__)
+
+_FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 def gguf_weights(directory: Path, dense: torch.dtype | None) -> dict[str, Any]:
@@ -18,7 +26,17 @@ def gguf_weights(directory: Path, dense: torch.dtype | None) -> dict[str, Any]:
     Quantised ones come as `CarriedWeight`, or as tensors of `dense` where it is given. Raises BadModel.
     """
     reader = open_gguf(directory)
+    _report(read_manifest(directory))
     return {name: _GgufWeight(reader, name, dense) for name in reader.sources() if name}
+
+
+def _report(manifest: Manifest) -> None:
+    """Name the types that no kernel multiplies: they take two or four bytes a weight."""
+    kinds = Counter(tensor.kind for tensor in manifest.tensors.values())
+    dense = {kind: count for kind, count in kinds.items() if kind not in GGUF and kind not in _FLOATS}
+    if dense:
+        named = ", ".join(f"{count} of {kind}" for kind, count in sorted(dense.items()))
+        logger.info("weights of the file are dequantised at the start, as no kernel here multiplies them: %s", named)
 
 
 class _GgufWeight:

@@ -143,7 +143,9 @@ class _LayerQuantizer(HfQuantizer):
         """None if a layer over `value` has taken its place, else the dense weight to set."""
         module: Any = model.get_submodule(name.rpartition(".")[0])
         if isinstance(value, DenseWeight):
-            return self._left(name, _as_held(module, value.to(dtype=self.config.dtype).dense()))
+            dense = _as_held(module, value.to(dtype=self.config.dtype).dense())
+            self.report.dequantised(name, value.stored_bytes, dense.nbytes)
+            return self._left(name, dense)
         if is_experts(module):
             return self._placed_experts(module, name, value)
         takes = is_plain(module) and value.shape == module.weight.shape

@@ -26,15 +26,17 @@ from model_memory.stored_forms import is_left_to_bitsandbytes
 class _StoredWeight:
     """A weight that a reader makes of several tensors; `[...]` reads it, as it does a slice of a safetensors file."""
 
-    def __init__(self, reader: StoredFormat, name: str) -> None:
+    def __init__(self, reader: StoredFormat, name: str, num_bytes: int) -> None:
+        """`num_bytes` is the size of these tensors."""
         self._reader = reader
         self._name = name
+        self._num_bytes = num_bytes
 
     def __getitem__(self, index: object) -> Tensor | CarriedWeight:
         found = self._reader.read(self._name)
         if isinstance(found, QuantisedWeight):
             return CarriedWeight(found, torch.float32)
-        return DenseWeight(found, torch.float32) if found.dim() > 1 else found
+        return DenseWeight(found, torch.float32, self._num_bytes) if found.dim() > 1 else found
 
 
 class _DenseWeight:
@@ -101,5 +103,6 @@ def open_weights(
         on_cpu = device.type == "cpu"
         found: dict[str, Any] = {n: _DenseWeight(tensors, n, copies=on_cpu) for n in tensors if n not in used}
         if reader is not None:
-            found |= {name: _StoredWeight(reader, name) for name in sources if name}
+            sizes = {name: sum(map(tensors.num_bytes, parts)) for name, parts in sources.items()}
+            found |= {name: _StoredWeight(reader, name, sizes[name]) for name in sources if name}
         yield found

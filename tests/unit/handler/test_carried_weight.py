@@ -93,7 +93,7 @@ def test_columns_in_another_order_go_back_to_their_inputs() -> None:
 def test_a_dense_weight_of_a_reader_stays_one() -> None:
     """It has the orientation of `[N, K]`, which a module may have the other way round."""
     tensor = torch.rand(8, 64)
-    found = DenseWeight(tensor, torch.float32)[...].to(dtype=torch.bfloat16)
+    found = DenseWeight(tensor, torch.float32, 300)[...].to(dtype=torch.bfloat16)
     assert isinstance(found, DenseWeight)
     assert torch.equal(found.dense(), tensor.bfloat16())
     assert torch.equal(torch.cat([found, found]), torch.cat([tensor, tensor]).bfloat16())  # type: ignore[list-item]

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from handler.model.location import check_files
+from handler.formats.tensor_files import weight_files
+from handler.model.location import check_files, locate
+from handler.seam.config import EngineConfig
 from handler.seam.errors import BadModel
 
 Damage = Callable[[bytes], bytes]
@@ -56,3 +58,25 @@ def test_a_missing_shard(model: Path) -> None:
     (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(BadModel, match=r"lacks model-00002-of-00002\.safetensors, .*\(1 missing\)"):
         check_files(model, trust_remote_code=False)
+
+
+@pytest.mark.parametrize("name", ["../other/model.safetensors", "/etc/model.safetensors", "a/../../b.safetensors"])
+def test_an_index_that_leads_out_of_the_checkpoint(name: str, model: Path) -> None:
+    (model / "model.safetensors").rename(model / "other.safetensors")
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(BadModel, match="which is not in the checkpoint"):
+        check_files(model, trust_remote_code=False)
+
+
+def test_an_index_beside_the_whole_model_is_not_read(model: Path) -> None:
+    (model / "model.safetensors.index.json").write_text("{}")
+    check_files(model, trust_remote_code=False)
+    assert [path.name for path in weight_files(model)] == ["model.safetensors"]
+
+
+def test_a_manifest_of_gguf_files_counts_in_the_cache_alone(model: Path, tmp_path: Path) -> None:
+    """It names files to read, wherever they are."""
+    (model / "gguf.json").write_text("{}")
+    config = EngineConfig(model=str(model), cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(BadModel, match=r"gguf\.json is a file that this server writes into its cache alone; remove it"):
+        locate(config, lambda *_: None)
