@@ -14,6 +14,12 @@ from typing import Any
 
 Settings = Mapping[str, Any]
 UNKNOWN = "unknown"
+# `quant_method` of AutoRound: its first name, and the present one.
+AUTO_ROUND = ("intel/auto-round", "auto-round")
+# Its packings (`auto_round_packing`): as GPTQ has its tensors with zero points as they are, or minus one; as AWQ.
+AUTO_ROUND_PLAIN = ("auto_round", "auto_round:gptqmodel")
+AUTO_ROUND_GPTQ = ("auto", "auto_round:auto_gptq", "auto_round:gptq", "auto_gptq", "gptq")
+AUTO_ROUND_AWQ = ("auto_round:auto_awq", "auto_round:awq", "auto_awq")
 
 _WAY_OUT = "take the model in 16 bits, with HF_MODEL_QUANTIZE=int4 if it must be small"
 
@@ -249,7 +255,7 @@ GGUF = {
 _METHODS: dict[str, Callable[[Settings], Iterable[Codes]]] = {
     "gptq": _gptq,
     "awq": _awq,
-    "auto-round": _auto_round,
+    **dict.fromkeys(AUTO_ROUND, _auto_round),
     "hqq": _hqq,
     "compressed-tensors": _compressed,
     "fp8": _fp8,
@@ -279,13 +285,10 @@ _REFUSED = {
     "metal": "has the layout of Apple's GPUs",
 }
 
+_AUTO_ROUND_KERNELS = ("exllama", "exllamav1", "exllamav2", "triton", "tritonv2", "marlin", "cuda", "qigen")
 _COMPRESSED_FORMATS = (
     *("dense", "pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision", "fakequant"),
     *("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp6-pack-quantized", "mxfp8-quantized"),
-)
-_AUTO_ROUND_PACKINGS = (
-    *("auto", "auto_round", "auto_round:auto_gptq", "auto_round:gptqmodel", "auto_round:gptq", "auto_gptq"),
-    *("auto_round:auto_awq", "auto_round:awq", "auto_awq"),
 )
 
 
@@ -294,7 +297,7 @@ def _refused_values(method: str, values: Settings) -> Iterable[str]:
     checks = {
         "gptq": _refused_gptq,
         "awq": _refused_awq,
-        "auto-round": _refused_auto_round,
+        **dict.fromkeys(AUTO_ROUND, _refused_auto_round),
         "compressed-tensors": _refused_compressed,
         **dict.fromkeys(("modelopt", "modelopt_fp4"), _refused_modelopt),
     }
@@ -318,12 +321,21 @@ def _refused_awq(values: Settings) -> Iterable[str]:
         yield f"in the version {version} has the layout of one CUDA kernel, which is not read here"
 
 
+def auto_round_packing(values: Settings) -> str:
+    """AutoRound's `packing_format`, which older files call `backend`, without the kernel that it was packed for."""
+    packing = str(values.get("packing_format") or values.get("backend") or "auto_round:auto_gptq").lower()
+    packing = packing.replace("auto-round", "auto_round").replace("autoround", "auto_round")
+    form, _, kernel = packing.rpartition(":")
+    return form if form and kernel in _AUTO_ROUND_KERNELS else packing
+
+
 def _refused_auto_round(values: Settings) -> Iterable[str]:
-    packing = str(values.get("packing_format") or "auto_round:auto_gptq").lower()
-    for kernel in (":exllamav2", ":tritonv2", ":marlin"):
-        packing = packing.removesuffix(kernel)
-    if packing not in _AUTO_ROUND_PACKINGS or not str(values.get("data_type") or "int").startswith("int"):
+    packing, bits = auto_round_packing(values), _integer(values, ("bits",), 4)
+    is_known = packing in (*AUTO_ROUND_PLAIN, *AUTO_ROUND_GPTQ, *AUTO_ROUND_AWQ)
+    if not is_known or not str(values.get("data_type") or "int").startswith("int"):
         yield f"in the packing_format {packing} of {values.get('data_type') or 'int'} is not read here"
+    if packing in AUTO_ROUND_AWQ and bits != 4:
+        yield f"in the packing_format {packing} of {bits} bits is not read here, only of 4"
     if _integer(values, ("act_bits",), 16) < 16:
         yield f"with activations in {values['act_bits']} bits is not computed here"
     if values.get("rotation_config") or values.get("spinquant_config"):

@@ -135,6 +135,8 @@ def test_the_page_says_what_the_table_says() -> None:
         ({"quant_method": "awq", "bits": 8}, "stored as awq in 8 bits"),
         ({"quant_method": "awq", "version": "marlin"}, "stored as awq in the version marlin"),
         ({"quant_method": "auto-round", "packing_format": "auto_round:nvfp4"}, "packing_format auto_round:nvfp4"),
+        ({"quant_method": "intel/auto-round", "backend": "auto_round:hpu"}, "packing_format auto_round:hpu of int"),
+        ({"quant_method": "intel/auto-round", "backend": "auto_round:awq:exllamav2", "bits": 8}, "of 8 bits"),
         ({"quant_method": "auto-round", "rotation_config": {"a": 1}}, "stored as auto-round has rotated weights"),
         ({"quant_method": "compressed-tensors", "format": "marlin-24"}, "in the format marlin-24"),
         (

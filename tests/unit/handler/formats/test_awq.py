@@ -28,7 +28,7 @@ def tensors(name: str, layer: str) -> dict[str, Tensor]:
 def read(directory: Path, parts: dict[str, Tensor], name: str, form: dict[str, Any]) -> Any:
     save_file(parts, directory / "model.safetensors")
     with open_tensors(directory) as files:
-        reader: StoredFormat | None = reader_of("awq", form, files)
+        reader: StoredFormat | None = reader_of(form["quant_method"], form, files)
         assert reader is not None
         assert {source for found in reader.sources().values() for source in found} == set(parts)
         return reader.read(name)
@@ -68,6 +68,14 @@ def test_the_layout_of_llm_awq_is_that_of_gemv_fast(tmp_path: Path) -> None:
     parts["m.scaled_zeros"] = parts.pop("m.qzeros")
     found = read(tmp_path, parts, "m.weight", form | {"version": "llm-awq"})
     assert torch.equal(found.dequantise(torch.float32), expected.dequantise(torch.float32))
+
+
+@pytest.mark.parametrize("packing", ["auto_round:auto_awq", "auto_round:awq:exllamav2"])
+def test_auto_round_packs_as_gemm(packing: str, tmp_path: Path) -> None:
+    parts = tensors("awq-gemm-g32", "m")
+    expected = read(tmp_path, parts, "m.weight", GEMM)
+    form = {"quant_method": "intel/auto-round", "bits": 4, "group_size": 32, "backend": packing}
+    assert torch.equal(read(tmp_path, parts, "m.weight", form).codes, expected.codes)
 
 
 @pytest.mark.parametrize(
