@@ -8,7 +8,7 @@ themselves; here is what config.json alone tells, before a download.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -208,7 +208,7 @@ def _bitsandbytes(values: Settings) -> Iterable[Codes]:
 
 def _torchao(values: Settings) -> Iterable[Codes]:
     for kind, settings in torchao_kinds(values):
-        if kind.startswith("Int4"):
+        if "Int4Weight" in kind:
             yield Codes(4, _group(settings, ("group_size",), 128))
         elif kind.startswith("Float8"):
             yield Codes(8, 0, Values.FLOAT8)
@@ -220,9 +220,21 @@ def _torchao(values: Settings) -> Iterable[Codes]:
 
 def torchao_kinds(values: Settings) -> list[tuple[str, Settings]]:
     """torchao's class and its values, for each kind of module that `quant_type` names."""
-    named = values.get("quant_type")
-    parts = [part for part in named.values() if isinstance(part, Mapping)] if isinstance(named, Mapping) else []
-    return [(str(part.get("_type")), _object(part, "_data")) for part in parts]
+    return [kind for part in _object(values, "quant_type").values() for kind in _torchao_kinds(part)]
+
+
+def _torchao_kinds(part: object) -> Iterator[tuple[str, Settings]]:
+    """Of one class, or of those that it applies by a module's name or after a calibration."""
+    if not isinstance(part, Mapping):
+        return
+    settings = _object(part, "_data")
+    by_name = (_object(settings, "fqn_to_config") or _object(settings, "module_fqn_to_config")).values()
+    inner = [*by_name, settings.get("base_config")]
+    if any(isinstance(each, Mapping) for each in inner):
+        for each in inner:
+            yield from _torchao_kinds(each)
+    else:
+        yield str(part.get("_type")), settings
 
 
 def _gguf(values: Settings) -> Iterable[Codes]:
@@ -286,6 +298,8 @@ _REFUSED = {
 }
 
 _AUTO_ROUND_KERNELS = ("exllama", "exllamav1", "exllamav2", "triton", "tritonv2", "marlin", "cuda", "qigen")
+# torchao's layouts that are read, by the value that names them.
+_TORCHAO_PLAIN = {"int4_packing_format": "plain", "intx_packing_format": "unpacked_to_int8", "packing_format": "plain"}
 _COMPRESSED_FORMATS = (
     *("dense", "pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision", "fakequant"),
     *("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp6-pack-quantized", "mxfp8-quantized"),
@@ -300,6 +314,7 @@ def _refused_values(method: str, values: Settings) -> Iterable[str]:
         **dict.fromkeys(AUTO_ROUND, _refused_auto_round),
         "compressed-tensors": _refused_compressed,
         **dict.fromkeys(("modelopt", "modelopt_fp4"), _refused_modelopt),
+        "torchao": _refused_torchao,
     }
     return checks[method](values) if method in checks else ()
 
@@ -358,3 +373,16 @@ def _refused_modelopt(values: Settings) -> Iterable[str]:
     for name in _algorithms(values):
         if name not in MODELOPT:
             yield f"with the quant_algo {name} is not read here"
+
+
+def _refused_torchao(values: Settings) -> Iterable[str]:
+    for kind, settings in torchao_kinds(values):
+        if kind.startswith(("MX", "NVFP4")):
+            yield f"in torchao's {kind} is not read here"
+        # int4 beside activations in 8-bit floats lies in the order of one kernel unless another is named.
+        usual = "preshuffled" if kind == "Float8DynamicActivationInt4WeightConfig" else "plain"
+        for name, plain in _TORCHAO_PLAIN.items():
+            given = settings.get(name) or (usual if name == "int4_packing_format" else plain)
+            packing = str(given.get("_data") if isinstance(given, Mapping) else given).lower()
+            if packing != plain:
+                yield f"in torchao's {name} {packing} has the layout of one kind of device, which is not read here"

@@ -127,6 +127,31 @@ def test_the_page_says_what_the_table_says() -> None:
     assert formats_table.PATH.read_text() == formats_table.render()
 
 
+def torchao(kind: str, **values: Any) -> dict[str, Any]:
+    return {"quant_method": "torchao", "quant_type": {"default": {"_type": kind, "_data": values}}}
+
+
+@pytest.mark.parametrize(
+    ("values", "codes"),
+    [
+        (torchao("Int4WeightOnlyConfig", group_size=64, int4_packing_format="plain"), [Codes(4, 64)]),
+        (
+            torchao("Float8DynamicActivationInt4WeightConfig", int4_packing_format={"_data": "PLAIN"}),
+            [Codes(4, 128)],
+        ),
+        (
+            torchao(
+                "FqnToConfig",
+                fqn_to_config={"a": {"_type": "Int4WeightOnlyConfig"}, "b": {"_type": "Int8WeightOnlyConfig"}},
+            ),
+            [Codes(4, 128), Codes(8)],
+        ),
+    ],
+)
+def test_the_plain_layouts_of_torchao_are_let_in(values: dict[str, Any], codes: list[Codes]) -> None:
+    assert [*stored_codes(values)] == codes
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -145,6 +170,34 @@ def test_the_page_says_what_the_table_says() -> None:
         ),
         ({"config_groups": {}, "transform_config": {"config_groups": {"u": {}}}}, "has rotated weights"),
         ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "with the quant_algo W4A8_AWQ"),
+        (
+            torchao("Int4WeightOnlyConfig", int4_packing_format="tile_packed_to_4d"),
+            "int4_packing_format tile_packed_to_4d",
+        ),
+        (
+            torchao("Int4WeightOnlyConfig", int4_packing_format={"_type": "Int4PackingFormat", "_data": "PLAIN_INT32"}),
+            "torchao's int4_packing_format plain_int32 has the layout of one kind of device",
+        ),
+        (torchao("Int4WeightOnlyConfig", int4_packing_format="marlin_sparse"), "int4_packing_format marlin_sparse"),
+        (torchao("Float8DynamicActivationInt4WeightConfig"), "int4_packing_format preshuffled"),
+        (
+            torchao("Int8DynamicActivationIntxWeightConfig", intx_packing_format={"_data": "OPAQUE_TORCHAO_AUTO"}),
+            "intx_packing_format opaque_torchao_auto",
+        ),
+        (
+            torchao("Float8DynamicActivationFloat8WeightConfig", packing_format="sparse_2d_data_2d_metadata"),
+            "packing_format sparse_2d_data_2d_metadata",
+        ),
+        (torchao("MXDynamicActivationMXWeightConfig"), "in torchao's MXDynamicActivationMXWeightConfig is not read"),
+        (torchao("NVFP4WeightOnlyConfig"), "in torchao's NVFP4WeightOnlyConfig is not read"),
+        (
+            torchao("FqnToConfig", fqn_to_config={"lm_head": None, "_default": {"_type": "NVFP4WeightOnlyConfig"}}),
+            "in torchao's NVFP4WeightOnlyConfig is not read",
+        ),
+        (
+            torchao("AWQConfig", base_config={"_type": "Int4WeightOnlyConfig", "_data": {"int4_packing_format": "x"}}),
+            "in torchao's int4_packing_format x ",
+        ),
         *(({"quant_method": method}, f"stored as {method} ") for method in ("exl2", "quip", "spqr", "eetq", "bitnet")),
     ],
 )

@@ -186,6 +186,7 @@ By config.json, before the weights are read, in one sentence that ends: {way_out
 | `auto-round` | in the packing of another library than AutoGPTQ and AutoAWQ; with rotated weights |
 | `compressed-tensors` | with sparse weights (2:4); with rotated weights; in Marlin's own layout |
 | `modelopt` | in int4 (its AWQ) |
+| `torchao` | in a layout of one kind of device (tiles, preshuffled, sparse); in MX and NVFP4 |
 """
 
 _FOOT = """
