@@ -62,7 +62,7 @@ def quantization_of(config: Settings) -> Settings | None:
         if found := _object(values, "quantization_config"):
             return found
         if found := _object(values, "compression_config"):  # compressed-tensors before 0.9
-            return {"quant_method": "compressed-tensors", **found, **_object(found, "quantization_config")}
+            return {"quant_method": "compressed-tensors", **_flat(found)}
     return None
 
 
@@ -153,7 +153,12 @@ def _compressed(values: Settings) -> Iterable[Codes]:
 
 
 def _config_groups(values: Settings) -> list[Settings]:
-    return [group for group in _object(values, "config_groups").values() if isinstance(group, Mapping)]
+    return [group for group in _object(_flat(values), "config_groups").values() if isinstance(group, Mapping)]
+
+
+def _flat(values: Settings) -> Settings:
+    """The older `compression_config` has the values beside `sparsity_config` in an object of their own."""
+    return {**values, **_object(values, "quantization_config")}
 
 
 def _of_scheme(weights: Settings) -> Codes:
@@ -359,12 +364,12 @@ def _refused_auto_round(values: Settings) -> Iterable[str]:
 
 def _refused_compressed(values: Settings) -> Iterable[str]:
     groups = _config_groups(values)
-    for name in (values.get("format"), *(group.get("format") for group in groups)):
+    for name in (_flat(values).get("format"), *(group.get("format") for group in groups)):
         if name and name not in _COMPRESSED_FORMATS:
             yield f"in the format {name} is not read here"
-    sparsity = _object(values, "sparsity_config").get("format")
-    if sparsity and sparsity != "dense":
-        yield f"with sparse weights ({sparsity}) is not read here"
+    sparsity = _object(values, "sparsity_config")
+    if sparsity and sparsity.get("format") != "dense":
+        yield f"with sparse weights ({sparsity.get('format')}) is not read here"
     if _object(_object(values, "transform_config"), "config_groups"):
         yield "has rotated weights (transform_config), and no layer here rotates activations"
 

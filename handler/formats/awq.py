@@ -133,13 +133,8 @@ _VERSIONS: Mapping[str, Read] = {"gemm": _gemm, "gemv": _gemv, "gemv_fast": _gem
 
 
 def reader(values: Mapping[str, Any], tensors: TensorFiles) -> AwqFormat:
-    """See `stored_format`. Raises BadModel for bits other than 4 and for the layouts of other kernels."""
+    """See `stored_format`."""
     named = values.get("version") or values.get("format") or values.get("checkpoint_format") or "gemm"
     version = "llm-awq" if values.get("backend") == "llm-awq" else str(named).lower()
-    bits = values.get("bits", values.get("w_bit", _BITS))
-    if bits != _BITS:
-        raise BadModel(f"AWQ in {bits} bits is not read, only in 4; {_WAY_OUT}")
-    if version not in _VERSIONS:
-        raise BadModel(f"the AWQ version {version} is not read; {_WAY_OUT}")
     group = int(values.get("group_size", values.get("q_group_size", 128)))
     return AwqFormat(tensors, _VERSIONS[version], group)

@@ -148,7 +148,7 @@ def torchao(kind: str, **values: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_the_plain_layouts_of_torchao_are_let_in(values: dict[str, Any], codes: list[Codes]) -> None:
+def test_what_needs_nothing_at_run_time_is_let_in(values: dict[str, Any], codes: list[Codes]) -> None:
     assert [*stored_codes(values)] == codes
 
 
@@ -162,13 +162,16 @@ def test_the_plain_layouts_of_torchao_are_let_in(values: dict[str, Any], codes: 
         ({"quant_method": "auto-round", "packing_format": "auto_round:nvfp4"}, "packing_format auto_round:nvfp4"),
         ({"quant_method": "intel/auto-round", "backend": "auto_round:hpu"}, "packing_format auto_round:hpu of int"),
         ({"quant_method": "intel/auto-round", "backend": "auto_round:awq:exllamav2", "bits": 8}, "of 8 bits"),
+        ({"quant_method": "auto-round", "data_type": "mx_fp4"}, "of mx_fp4"),
+        ({"quant_method": "auto-round", "act_bits": 8}, "with activations in 8 bits"),
+        ({"quant_method": "auto-round", "spinquant_config": {"a": 1}}, "stored as auto-round has rotated weights"),
         ({"quant_method": "auto-round", "rotation_config": {"a": 1}}, "stored as auto-round has rotated weights"),
         ({"quant_method": "compressed-tensors", "format": "marlin-24"}, "in the format marlin-24"),
+        ({"config_groups": {}, "quantization_config": {"format": "marlin-24"}}, "in the format marlin-24"),
         (
             {"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-24-bitmask"}},
             "with sparse weights (sparse-24-bitmask)",
         ),
-        ({"config_groups": {}, "transform_config": {"config_groups": {"u": {}}}}, "has rotated weights"),
         ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "with the quant_algo W4A8_AWQ"),
         (
             torchao("Int4WeightOnlyConfig", int4_packing_format="tile_packed_to_4d"),

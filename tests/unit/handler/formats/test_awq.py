@@ -81,13 +81,12 @@ def test_auto_round_packs_as_gemm(packing: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("form", "says"),
     [
-        (GEMM | {"version": "marlin"}, "version marlin is not read"),
-        (GEMM | {"bits": 8}, "AWQ in 8 bits"),
+        (GEMM | {"version": "marlin"}, "awq in the version marlin"),
+        (GEMM | {"bits": 8}, "awq in 8 bits"),
         (GEMM | {"version": "gemv", "group_size": 96}, "m do not fit together as AWQ: qweight"),
         (GEMM | {"version": "gemv"}, "m do not fit together as AWQ: qweight"),
     ],
 )
 def test_what_is_not_read_is_refused(form: dict[str, Any], says: str, tmp_path: Path) -> None:
-    with pytest.raises(BadModel, match=says) as raised:
+    with pytest.raises(BadModel, match=f"{says}.*; take "):
         read(tmp_path, tensors("awq-gemm-g32", "m"), "m.weight", form)
-    assert "take a checkpoint of the same model" in str(raised.value)

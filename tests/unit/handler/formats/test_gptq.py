@@ -155,21 +155,17 @@ def test_auto_round_says_in_its_packing_how_zero_points_are_stored(
 @pytest.mark.parametrize(
     ("form", "says"),
     [
-        (V2 | {"checkpoint_format": "bitblas"}, "checkpoint_format bitblas is not known"),
+        (V2 | {"checkpoint_format": "bitblas"}, "gptq in the checkpoint_format bitblas"),
         (V2 | {"checkpoint_format": "marlin"}, "layout of one CUDA kernel"),
-        (V2 | {"rotation": "hadamard"}, "rotation: hadamard"),
+        (V2 | {"rotation": "hadamard"}, "gptq has rotated weights"),
         ({"quant_method": "auto-round", "packing_format": "auto_round:fp8_static"}, "auto_round:fp8_static"),
-        ({"quant_method": "auto-round", "data_type": "mx_fp4"}, "of mx_fp4"),
-        ({"quant_method": "auto-round", "act_bits": 8}, "in 8 bits"),
-        ({"quant_method": "auto-round", "rotation_config": {"hadamard_type": "x"}}, "rotation_config"),
     ],
 )
 def test_a_layout_that_no_reader_knows_is_refused(form: dict[str, Any], says: str, tmp_path: Path) -> None:
     tensors, _ = stored(4, groups(32, 32))
     tensors["m.qweight"] = tensors["m.qweight"].reshape(4, 64)  # Marlin's
-    with pytest.raises(BadModel, match=says) as raised:
+    with pytest.raises(BadModel, match=f"{says}.*; take "):
         read(tmp_path, tensors, form)
-    assert "take a checkpoint of the same model" in str(raised.value)
 
 
 def test_marlin_as_the_name_of_a_kernel_is_read(tmp_path: Path) -> None:
