@@ -370,8 +370,21 @@ def _refused_compressed(values: Settings) -> Iterable[str]:
     sparsity = _object(values, "sparsity_config")
     if sparsity and sparsity.get("format") != "dense":
         yield f"with sparse weights ({sparsity.get('format')}) is not read here"
-    if _object(_object(values, "transform_config"), "config_groups"):
-        yield "has rotated weights (transform_config), and no layer here rotates activations"
+    if any(map(_is_rotated_at_run_time, _object(_object(values, "transform_config"), "config_groups").values())):
+        yield "needs activations rotated (transform_config), which no layer here does"
+
+
+def _is_rotated_at_run_time(scheme: object) -> bool:
+    """True unless a scheme of `transform_config` rotates weights only: those are stored rotated.
+
+    So SpinQuant's R1 and R2 need nothing at run time. Rotations that are trained (`requires_grad`) are stored beside
+    the weights. Source: compressed-tensors 0.20, `TransformFactory._apply_to_module`.
+    """
+    applied = scheme.get("apply", []) if isinstance(scheme, Mapping) and not scheme.get("requires_grad") else None
+    if not isinstance(applied, list):
+        return True
+    places = [each.get("location") if isinstance(each, Mapping) else None for each in applied]
+    return any(place not in ("weight_input", "weight_output") for place in places)
 
 
 def _refused_modelopt(values: Settings) -> Iterable[str]:

@@ -131,9 +131,19 @@ def torchao(kind: str, **values: Any) -> dict[str, Any]:
     return {"quant_method": "torchao", "quant_type": {"default": {"_type": kind, "_data": values}}}
 
 
+def rotated(*locations: str, **values: Any) -> dict[str, Any]:
+    """A compressed-tensors checkpoint with rotations at these places."""
+    apply = [{"targets": ["Linear"], "location": each} for each in locations]
+    weights = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}
+    transform = {"config_groups": {"R1": {"type": "hadamard", "apply": apply, **values}}}
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    return {"quant_method": "compressed-tensors", "config_groups": groups, "transform_config": transform}
+
+
 @pytest.mark.parametrize(
     ("values", "codes"),
     [
+        (rotated("weight_output", "weight_input"), [Codes(4, 128)]),
         (torchao("Int4WeightOnlyConfig", group_size=64, int4_packing_format="plain"), [Codes(4, 64)]),
         (
             torchao("Float8DynamicActivationInt4WeightConfig", int4_packing_format={"_data": "PLAIN"}),
@@ -172,6 +182,10 @@ def test_what_needs_nothing_at_run_time_is_let_in(values: dict[str, Any], codes:
             {"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-24-bitmask"}},
             "with sparse weights (sparse-24-bitmask)",
         ),
+        (rotated("weight_input", "input"), "needs activations rotated (transform_config)"),
+        (rotated("q_attn", "k_cache"), "needs activations rotated"),
+        (rotated("weight_output", requires_grad=True), "needs activations rotated"),
+        (rotated("rows"), "needs activations rotated"),
         ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "with the quant_algo W4A8_AWQ"),
         (
             torchao("Int4WeightOnlyConfig", int4_packing_format="tile_packed_to_4d"),
