@@ -12,6 +12,7 @@ from torch import Tensor
 
 from handler.formats.stored_format import StoredFormat, reader_of
 from handler.formats.tensor_files import open_tensors
+from handler.linears.quantised_weight import QuantisedWeight
 from handler.seam.errors import BadModel
 
 FORMATS = Path(__file__).resolve().parents[3] / "data" / "formats"
@@ -45,10 +46,15 @@ def test_scales_of_an_activation_divide_the_next_weight(name: str, tmp_path: Pat
     torch.testing.assert_close(torch.nn.functional.linear(rows, found), expected)
 
 
-def test_scales_of_an_activation_before_no_known_weight_are_refused(tmp_path: Path) -> None:
-    parts = tensors("awq-gemm-g32", "h.0.mlp.other") | {"h.0.mlp.act.scales": torch.ones(128)}
-    with pytest.raises(BadModel, match=r"h\.0\.mlp\.act\.scales"):
-        read(tmp_path, parts, "h.0.mlp.other.weight", GEMM)
+@pytest.mark.parametrize("name", ["h.0.mlp.act.scales", "h.0.router.scales", "scales.scales"])
+def test_scales_beside_no_layer_after_an_activation_are_a_dense_weight(name: str, tmp_path: Path) -> None:
+    save_file(tensors("awq-gemm-g32", "h.0.mlp.other") | {name: torch.ones(128)}, tmp_path / "model.safetensors")
+    with open_tensors(tmp_path) as files:
+        found = reader_of("awq", GEMM, files)
+        assert found is not None
+        assert [*found.sources()] == ["h.0.mlp.other.weight"]
+        assert name not in found.sources()["h.0.mlp.other.weight"]
+        assert isinstance(found.read("h.0.mlp.other.weight"), QuantisedWeight)
 
 
 def test_without_zero_points_codes_are_centred(tmp_path: Path) -> None:
