@@ -8,12 +8,18 @@ themselves; here is what config.json alone tells, before a download.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 Settings = Mapping[str, Any]
 UNKNOWN = "unknown"
+# `quant_method` of AutoRound: its first name, and the present one.
+AUTO_ROUND = ("intel/auto-round", "auto-round")
+# Its packings (`auto_round_packing`): as GPTQ has its tensors with zero points as they are, or minus one; as AWQ.
+AUTO_ROUND_PLAIN = ("auto_round", "auto_round:gptqmodel")
+AUTO_ROUND_GPTQ = ("auto", "auto_round:auto_gptq", "auto_round:gptq", "auto_gptq", "gptq")
+AUTO_ROUND_AWQ = ("auto_round:auto_awq", "auto_round:awq", "auto_awq")
 
 _WAY_OUT = "take the model in 16 bits, with HF_MODEL_QUANTIZE=int4 if it must be small"
 
@@ -56,7 +62,7 @@ def quantization_of(config: Settings) -> Settings | None:
         if found := _object(values, "quantization_config"):
             return found
         if found := _object(values, "compression_config"):  # compressed-tensors before 0.9
-            return {"quant_method": "compressed-tensors", **found, **_object(found, "quantization_config")}
+            return {"quant_method": "compressed-tensors", **_flat(found)}
     return None
 
 
@@ -147,7 +153,12 @@ def _compressed(values: Settings) -> Iterable[Codes]:
 
 
 def _config_groups(values: Settings) -> list[Settings]:
-    return [group for group in _object(values, "config_groups").values() if isinstance(group, Mapping)]
+    return [group for group in _object(_flat(values), "config_groups").values() if isinstance(group, Mapping)]
+
+
+def _flat(values: Settings) -> Settings:
+    """The older `compression_config` has the values beside `sparsity_config` in an object of their own."""
+    return {**values, **_object(values, "quantization_config")}
 
 
 def _of_scheme(weights: Settings) -> Codes:
@@ -202,7 +213,7 @@ def _bitsandbytes(values: Settings) -> Iterable[Codes]:
 
 def _torchao(values: Settings) -> Iterable[Codes]:
     for kind, settings in torchao_kinds(values):
-        if kind.startswith("Int4"):
+        if "Int4Weight" in kind:
             yield Codes(4, _group(settings, ("group_size",), 128))
         elif kind.startswith("Float8"):
             yield Codes(8, 0, Values.FLOAT8)
@@ -214,9 +225,21 @@ def _torchao(values: Settings) -> Iterable[Codes]:
 
 def torchao_kinds(values: Settings) -> list[tuple[str, Settings]]:
     """torchao's class and its values, for each kind of module that `quant_type` names."""
-    named = values.get("quant_type")
-    parts = [part for part in named.values() if isinstance(part, Mapping)] if isinstance(named, Mapping) else []
-    return [(str(part.get("_type")), _object(part, "_data")) for part in parts]
+    return [kind for part in _object(values, "quant_type").values() for kind in _torchao_kinds(part)]
+
+
+def _torchao_kinds(part: object) -> Iterator[tuple[str, Settings]]:
+    """Of one class, or of those that it applies by a module's name or after a calibration."""
+    if not isinstance(part, Mapping):
+        return
+    settings = _object(part, "_data")
+    by_name = (_object(settings, "fqn_to_config") or _object(settings, "module_fqn_to_config")).values()
+    inner = [*by_name, settings.get("base_config")]
+    if any(isinstance(each, Mapping) for each in inner):
+        for each in inner:
+            yield from _torchao_kinds(each)
+    else:
+        yield str(part.get("_type")), settings
 
 
 def _gguf(values: Settings) -> Iterable[Codes]:
@@ -249,7 +272,7 @@ GGUF = {
 _METHODS: dict[str, Callable[[Settings], Iterable[Codes]]] = {
     "gptq": _gptq,
     "awq": _awq,
-    "auto-round": _auto_round,
+    **dict.fromkeys(AUTO_ROUND, _auto_round),
     "hqq": _hqq,
     "compressed-tensors": _compressed,
     "fp8": _fp8,
@@ -279,13 +302,12 @@ _REFUSED = {
     "metal": "has the layout of Apple's GPUs",
 }
 
+_AUTO_ROUND_KERNELS = ("exllama", "exllamav1", "exllamav2", "triton", "tritonv2", "marlin", "cuda", "qigen")
+# torchao's layouts that are read, by the value that names them.
+_TORCHAO_PLAIN = {"int4_packing_format": "plain", "intx_packing_format": "unpacked_to_int8", "packing_format": "plain"}
 _COMPRESSED_FORMATS = (
     *("dense", "pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision", "fakequant"),
     *("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp6-pack-quantized", "mxfp8-quantized"),
-)
-_AUTO_ROUND_PACKINGS = (
-    *("auto", "auto_round", "auto_round:auto_gptq", "auto_round:gptqmodel", "auto_round:gptq", "auto_gptq"),
-    *("auto_round:auto_awq", "auto_round:awq", "auto_awq"),
 )
 
 
@@ -294,9 +316,10 @@ def _refused_values(method: str, values: Settings) -> Iterable[str]:
     checks = {
         "gptq": _refused_gptq,
         "awq": _refused_awq,
-        "auto-round": _refused_auto_round,
+        **dict.fromkeys(AUTO_ROUND, _refused_auto_round),
         "compressed-tensors": _refused_compressed,
         **dict.fromkeys(("modelopt", "modelopt_fp4"), _refused_modelopt),
+        "torchao": _refused_torchao,
     }
     return checks[method](values) if method in checks else ()
 
@@ -318,12 +341,21 @@ def _refused_awq(values: Settings) -> Iterable[str]:
         yield f"in the version {version} has the layout of one CUDA kernel, which is not read here"
 
 
+def auto_round_packing(values: Settings) -> str:
+    """AutoRound's `packing_format`, which older files call `backend`, without the kernel that it was packed for."""
+    packing = str(values.get("packing_format") or values.get("backend") or "auto_round:auto_gptq").lower()
+    packing = packing.replace("auto-round", "auto_round").replace("autoround", "auto_round")
+    form, _, kernel = packing.rpartition(":")
+    return form if form and kernel in _AUTO_ROUND_KERNELS else packing
+
+
 def _refused_auto_round(values: Settings) -> Iterable[str]:
-    packing = str(values.get("packing_format") or "auto_round:auto_gptq").lower()
-    for kernel in (":exllamav2", ":tritonv2", ":marlin"):
-        packing = packing.removesuffix(kernel)
-    if packing not in _AUTO_ROUND_PACKINGS or not str(values.get("data_type") or "int").startswith("int"):
+    packing, bits = auto_round_packing(values), _integer(values, ("bits",), 4)
+    is_known = packing in (*AUTO_ROUND_PLAIN, *AUTO_ROUND_GPTQ, *AUTO_ROUND_AWQ)
+    if not is_known or not str(values.get("data_type") or "int").startswith("int"):
         yield f"in the packing_format {packing} of {values.get('data_type') or 'int'} is not read here"
+    if packing in AUTO_ROUND_AWQ and bits != 4:
+        yield f"in the packing_format {packing} of {bits} bits is not read here, only of 4"
     if _integer(values, ("act_bits",), 16) < 16:
         yield f"with activations in {values['act_bits']} bits is not computed here"
     if values.get("rotation_config") or values.get("spinquant_config"):
@@ -332,17 +364,43 @@ def _refused_auto_round(values: Settings) -> Iterable[str]:
 
 def _refused_compressed(values: Settings) -> Iterable[str]:
     groups = _config_groups(values)
-    for name in (values.get("format"), *(group.get("format") for group in groups)):
+    for name in (_flat(values).get("format"), *(group.get("format") for group in groups)):
         if name and name not in _COMPRESSED_FORMATS:
             yield f"in the format {name} is not read here"
-    sparsity = _object(values, "sparsity_config").get("format")
-    if sparsity and sparsity != "dense":
-        yield f"with sparse weights ({sparsity}) is not read here"
-    if _object(_object(values, "transform_config"), "config_groups"):
-        yield "has rotated weights (transform_config), and no layer here rotates activations"
+    sparsity = _object(values, "sparsity_config")
+    if sparsity and sparsity.get("format") != "dense":
+        yield f"with sparse weights ({sparsity.get('format')}) is not read here"
+    if any(map(_is_rotated_at_run_time, _object(_object(values, "transform_config"), "config_groups").values())):
+        yield "needs activations rotated (transform_config), which no layer here does"
+
+
+def _is_rotated_at_run_time(scheme: object) -> bool:
+    """True unless a scheme of `transform_config` rotates weights only: those are stored rotated.
+
+    So SpinQuant's R1 and R2 need nothing at run time. Rotations that are trained (`requires_grad`) are stored beside
+    the weights. Source: compressed-tensors 0.20, `TransformFactory._apply_to_module`.
+    """
+    applied = scheme.get("apply", []) if isinstance(scheme, Mapping) and not scheme.get("requires_grad") else None
+    if not isinstance(applied, list):
+        return True
+    places = [each.get("location") if isinstance(each, Mapping) else None for each in applied]
+    return any(place not in ("weight_input", "weight_output") for place in places)
 
 
 def _refused_modelopt(values: Settings) -> Iterable[str]:
     for name in _algorithms(values):
         if name not in MODELOPT:
             yield f"with the quant_algo {name} is not read here"
+
+
+def _refused_torchao(values: Settings) -> Iterable[str]:
+    for kind, settings in torchao_kinds(values):
+        if kind.startswith(("MX", "NVFP4")):
+            yield f"in torchao's {kind} is not read here"
+        # int4 beside activations in 8-bit floats lies in the order of one kernel unless another is named.
+        usual = "preshuffled" if kind == "Float8DynamicActivationInt4WeightConfig" else "plain"
+        for name, plain in _TORCHAO_PLAIN.items():
+            given = settings.get(name) or (usual if name == "int4_packing_format" else plain)
+            packing = str(given.get("_data") if isinstance(given, Mapping) else given).lower()
+            if packing != plain:
+                yield f"in torchao's {name} {packing} has the layout of one kind of device, which is not read here"

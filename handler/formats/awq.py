@@ -45,8 +45,9 @@ class AwqFormat:
         modules = [name.removesuffix(".qweight") for name in self._tensors if name.endswith(".qweight")]
         found = {f"{module}.weight": [*self._parts(module).values()] for module in modules}
         for name in self._tensors:
-            if name.endswith(".scales") and f"{name.removesuffix('scales')}qweight" not in self._tensors:
-                found[self._after(name)].append(name)
+            is_alone = name.endswith(".scales") and f"{name.removesuffix('scales')}qweight" not in self._tensors
+            if is_alone and (weight := self._after(name)):
+                found[weight].append(name)
         return {name: tuple(parts) for name, parts in found.items()}
 
     def read(self, name: str) -> QuantisedWeight | Tensor:
@@ -66,12 +67,10 @@ class AwqFormat:
         return {part: f"{module}.{part}" for part in _PARTS if f"{module}.{part}" in self._tensors}
 
     def _after(self, scales: str) -> str:
-        """The weight whose inputs are divided by the tensor `scales` of an activation."""
+        """The weight whose inputs are divided by the tensor `scales` of an activation; "" if it is another tensor."""
         parent = scales.rsplit(".", 2)[0]
-        for name in _AFTER_ACTIVATION:
-            if f"{parent}.{name}.qweight" in self._tensors:
-                return f"{parent}.{name}.weight"
-        raise BadModel(f"the AWQ tensor {scales} belongs to no weight that is known; {_WAY_OUT}")
+        weights = (f"{parent}.{name}" for name in _AFTER_ACTIVATION)
+        return next((f"{weight}.weight" for weight in weights if f"{weight}.qweight" in self._tensors), "")
 
 
 def _gemm(parts: Mapping[str, Tensor], group: int) -> QuantisedWeight:
@@ -133,13 +132,8 @@ _VERSIONS: Mapping[str, Read] = {"gemm": _gemm, "gemv": _gemv, "gemv_fast": _gem
 
 
 def reader(values: Mapping[str, Any], tensors: TensorFiles) -> AwqFormat:
-    """See `stored_format`. Raises BadModel for bits other than 4 and for the layouts of other kernels."""
+    """See `stored_format`."""
     named = values.get("version") or values.get("format") or values.get("checkpoint_format") or "gemm"
     version = "llm-awq" if values.get("backend") == "llm-awq" else str(named).lower()
-    bits = values.get("bits", values.get("w_bit", _BITS))
-    if bits != _BITS:
-        raise BadModel(f"AWQ in {bits} bits is not read, only in 4; {_WAY_OUT}")
-    if version not in _VERSIONS:
-        raise BadModel(f"the AWQ version {version} is not read; {_WAY_OUT}")
     group = int(values.get("group_size", values.get("q_group_size", 128)))
     return AwqFormat(tensors, _VERSIONS[version], group)

@@ -29,8 +29,8 @@ _PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
 _SCALE, _LAYOUT = "SCB", "weight_format"
 # Of `weight_format`: rows. bitsandbytes below 0.45 had three layouts of GPUs beside it.
 _ROWS = 0
-# And transformers' default where config.json names none.
-_THRESHOLD, _DEFAULT_THRESHOLD = "llm_int8_threshold", 6.0
+# Above it features are outliers, and transformers' default where config.json names none.
+OUTLIERS_FROM, _USUAL_OUTLIERS = "llm_int8_threshold", 6.0
 _INT8_ZERO, _INT8_LARGEST = 128, 127
 
 
@@ -137,13 +137,18 @@ def _of_8_bits(name: str, weight: Tensor, scale: Tensor, layout: Tensor | None) 
     return QuantisedWeight(8, codes, scales, zero=float(_INT8_ZERO))
 
 
+def outliers_from(values: Mapping[str, Any]) -> float:
+    """`llm_int8_threshold` of a `quantization_config`; 0 where nothing is computed in 8 bits, or no outliers are."""
+    threshold: float = values.get(OUTLIERS_FROM, _USUAL_OUTLIERS) if values.get("load_in_8bit") else 0.0
+    return threshold
+
+
 def reader(values: Mapping[str, Any], tensors: TensorFiles) -> BitsAndBytes:
     """The reader for a checkpoint with this `quantization_config`; the files say which weights are quantised, and how.
 
     bitsandbytes would choose outliers of inputs from the whole batch (docs/decisions/0012); here inputs are not
     rounded, so there are none.
     """
-    threshold = values.get(_THRESHOLD, _DEFAULT_THRESHOLD)
-    if values.get("load_in_8bit") and threshold:
-        logger.info("%s=%s of config.json is not used: inputs are not rounded to 8 bits", _THRESHOLD, threshold)
+    if threshold := outliers_from(values):
+        logger.info("%s=%s of config.json is not used: inputs are not rounded to 8 bits", OUTLIERS_FROM, threshold)
     return BitsAndBytes(tensors)

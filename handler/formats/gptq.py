@@ -124,18 +124,12 @@ def _grouped(bits: int, codes: Tensor, scale: Tensor, zeros: Tensor, index: Tens
 
 
 def reader(values: Mapping[str, Any], tensors: TensorFiles) -> GptqFormat:
-    """See `stored_format`. Raises BadModel for the layout of Marlin's kernels and for rotated weights."""
+    """See `stored_format`. Raises BadModel for the layout of Marlin's kernels."""
     form = str(values.get("checkpoint_format") or values.get("format") or "gptq").lower()
     if form == "marlin" or values.get("is_marlin_format"):
         if _is_marlin(tensors):
             raise BadModel(f"checkpoint_format marlin has weights in the layout of one CUDA kernel; {_WAY_OUT}")
         form = "gptq"
-    if form not in _FORMATS:
-        raise BadModel(f"the GPTQ checkpoint_format {form} is not known; {_WAY_OUT}")
-    if values.get("rotation"):
-        raise BadModel(
-            f"the GPTQ weights are rotated (rotation: {values['rotation']}), which no layer undoes; {_WAY_OUT}"
-        )
     minus_one, planar = _FORMATS[form]
     return GptqFormat(tensors, values, minus_one=minus_one, planar=planar)
 

@@ -53,7 +53,6 @@ def _kind(tensor: Tensor) -> str:
     return f"{tensor.dtype} {list(tensor.shape)}"
 
 
-def reader(values: Mapping[str, Any], tensors: TensorFiles) -> Mxfp4:
+def reader(_values: Mapping[str, Any], tensors: TensorFiles) -> Mxfp4:
     """The reader for a checkpoint with this `quantization_config`; the files say which weights are quantised."""
-    del values
     return Mxfp4(tensors)

@@ -23,6 +23,7 @@ _DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
     "F8_E8M0": torch.float8_e8m0fnu,
+    "F4": torch.float4_e2m1fn_x2,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -55,7 +56,7 @@ class SafetensorsFile:
         return list(self._entries)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Without reading the tensor."""
+        """Without reading the tensor. Of 4-bit floats, `F4`, two are one element of the tensor."""
         return tuple(self._entries[name]["shape"])
 
     def dtype(self, name: str) -> str:
@@ -72,6 +73,8 @@ class SafetensorsFile:
         if self.dtype(name) not in _DTYPES:
             raise ValueError(f"{name} is of the type {self.dtype(name)}")
         dtype, shape = _DTYPES[self.dtype(name)], self.shape(name)
+        if dtype is torch.float4_e2m1fn_x2:
+            shape = (*shape[:-1], shape[-1] // 2)
         first, end = self._entries[name]["data_offsets"]
         if first == end:
             return torch.empty(shape, dtype=dtype)

@@ -19,6 +19,8 @@ from torch import Tensor
 import handler.formats
 from handler.formats.tensor_files import TensorFiles
 from handler.linears.quantised_weight import QuantisedWeight
+from handler.seam.errors import BadModel
+from model_memory.stored_codes import refusal
 
 
 class StoredFormat(Protocol):
@@ -41,10 +43,15 @@ def has_reader(method: str) -> bool:
 
 
 def reader_of(method: str, values: Mapping[str, Any], tensors: TensorFiles) -> StoredFormat | None:
-    """The reader for `quant_method` `method`; None if this folder has none. Raises BadModel for values it refuses."""
+    """The reader for `quant_method` `method`; None if this folder has none.
+
+    Raises BadModel for values that `stored_codes.refusal` refuses, and for those that the reader does not know.
+    """
     found = _modules().get(method)
     if found is None:
         return None
+    if refused := refusal({**values, "quant_method": method}):
+        raise BadModel(refused)
     reader: StoredFormat = found.reader(values, tensors)
     return reader
 

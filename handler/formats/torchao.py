@@ -127,7 +127,6 @@ _READERS = {
 }
 
 
-def reader(values: Mapping[str, Any], tensors: TensorFiles) -> TorchAo:
+def reader(_values: Mapping[str, Any], tensors: TensorFiles) -> TorchAo:
     """The reader for a checkpoint with this `quantization_config`; the files say how each weight is stored."""
-    del values
     return TorchAo(tensors)

@@ -11,7 +11,7 @@ from torch import nn
 from handler.linears.cuda.int4_linear import multiplies_int4
 from handler.seam.config import Quantize
 from handler.seam.errors import BadConfiguration
-from model_memory.stored_codes import refusal, stored_name
+from model_memory.stored_codes import AUTO_ROUND, refusal, stored_name
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ BLOCK_BITS = {Quantize.INT8_BLOCKS: 8, Quantize.INT4_BLOCKS: 4}
 # Names that describe how a checkpoint is stored, with the values of `quant_method` in config.json for each. Marlin is a
 # kernel for the codes of GPTQ and AWQ.
 _STORED = {
-    Quantize.GPTQ: {"gptq", "auto-round"},
+    Quantize.GPTQ: {"gptq", *AUTO_ROUND},
     Quantize.AWQ: {"awq"},
     Quantize.MARLIN: {"gptq", "awq"},
     Quantize.COMPRESSED_TENSORS: {"compressed-tensors"},

@@ -5,13 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from handler.formats.bitsandbytes import OUTLIERS_FROM, outliers_from
 from handler.model.quantize import stored_values
 
 logger = logging.getLogger(__name__)
-
-_THRESHOLD = "llm_int8_threshold"
-# transformers' default where config.json names none.
-_DEFAULT_THRESHOLD = 6.0
 
 
 def silence_bitsandbytes() -> None:
@@ -28,9 +25,8 @@ def drop_threshold(model_config: Any) -> None:
     values = stored_values(model_config)
     if not values.get("load_in_8bit"):
         return
-    threshold = values.get(_THRESHOLD, _DEFAULT_THRESHOLD)
-    if threshold:
+    if threshold := outliers_from(values):
         logger.info(
-            "%s=%s of config.json is 0 here, so that no answer depends on its neighbours", _THRESHOLD, threshold
+            "%s=%s of config.json is 0 here, so that no answer depends on its neighbours", OUTLIERS_FROM, threshold
         )
-    values[_THRESHOLD] = 0.0
+    values[OUTLIERS_FROM] = 0.0

@@ -132,6 +132,41 @@ def test_the_page_says_what_the_table_says() -> None:
     assert formats_table.PATH.read_text() == formats_table.render()
 
 
+def torchao(kind: str, **values: Any) -> dict[str, Any]:
+    return {"quant_method": "torchao", "quant_type": {"default": {"_type": kind, "_data": values}}}
+
+
+def rotated(*locations: str, **values: Any) -> dict[str, Any]:
+    """A compressed-tensors checkpoint with rotations at these places."""
+    apply = [{"targets": ["Linear"], "location": each} for each in locations]
+    weights = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}
+    transform = {"config_groups": {"R1": {"type": "hadamard", "apply": apply, **values}}}
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    return {"quant_method": "compressed-tensors", "config_groups": groups, "transform_config": transform}
+
+
+@pytest.mark.parametrize(
+    ("values", "codes"),
+    [
+        (rotated("weight_output", "weight_input"), [Codes(4, 128)]),
+        (torchao("Int4WeightOnlyConfig", group_size=64, int4_packing_format="plain"), [Codes(4, 64)]),
+        (
+            torchao("Float8DynamicActivationInt4WeightConfig", int4_packing_format={"_data": "PLAIN"}),
+            [Codes(4, 128)],
+        ),
+        (
+            torchao(
+                "FqnToConfig",
+                fqn_to_config={"a": {"_type": "Int4WeightOnlyConfig"}, "b": {"_type": "Int8WeightOnlyConfig"}},
+            ),
+            [Codes(4, 128), Codes(8)],
+        ),
+    ],
+)
+def test_what_needs_nothing_at_run_time_is_let_in(values: dict[str, Any], codes: list[Codes]) -> None:
+    assert [*stored_codes(values)] == codes
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -140,14 +175,51 @@ def test_the_page_says_what_the_table_says() -> None:
         ({"quant_method": "awq", "bits": 8}, "stored as awq in 8 bits"),
         ({"quant_method": "awq", "version": "marlin"}, "stored as awq in the version marlin"),
         ({"quant_method": "auto-round", "packing_format": "auto_round:nvfp4"}, "packing_format auto_round:nvfp4"),
+        ({"quant_method": "intel/auto-round", "backend": "auto_round:hpu"}, "packing_format auto_round:hpu of int"),
+        ({"quant_method": "intel/auto-round", "backend": "auto_round:awq:exllamav2", "bits": 8}, "of 8 bits"),
+        ({"quant_method": "auto-round", "data_type": "mx_fp4"}, "of mx_fp4"),
+        ({"quant_method": "auto-round", "act_bits": 8}, "with activations in 8 bits"),
+        ({"quant_method": "auto-round", "spinquant_config": {"a": 1}}, "stored as auto-round has rotated weights"),
         ({"quant_method": "auto-round", "rotation_config": {"a": 1}}, "stored as auto-round has rotated weights"),
         ({"quant_method": "compressed-tensors", "format": "marlin-24"}, "in the format marlin-24"),
+        ({"config_groups": {}, "quantization_config": {"format": "marlin-24"}}, "in the format marlin-24"),
         (
             {"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-24-bitmask"}},
             "with sparse weights (sparse-24-bitmask)",
         ),
-        ({"config_groups": {}, "transform_config": {"config_groups": {"u": {}}}}, "has rotated weights"),
+        (rotated("weight_input", "input"), "needs activations rotated (transform_config)"),
+        (rotated("q_attn", "k_cache"), "needs activations rotated"),
+        (rotated("weight_output", requires_grad=True), "needs activations rotated"),
+        (rotated("rows"), "needs activations rotated"),
         ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "with the quant_algo W4A8_AWQ"),
+        (
+            torchao("Int4WeightOnlyConfig", int4_packing_format="tile_packed_to_4d"),
+            "int4_packing_format tile_packed_to_4d",
+        ),
+        (
+            torchao("Int4WeightOnlyConfig", int4_packing_format={"_type": "Int4PackingFormat", "_data": "PLAIN_INT32"}),
+            "torchao's int4_packing_format plain_int32 has the layout of one kind of device",
+        ),
+        (torchao("Int4WeightOnlyConfig", int4_packing_format="marlin_sparse"), "int4_packing_format marlin_sparse"),
+        (torchao("Float8DynamicActivationInt4WeightConfig"), "int4_packing_format preshuffled"),
+        (
+            torchao("Int8DynamicActivationIntxWeightConfig", intx_packing_format={"_data": "OPAQUE_TORCHAO_AUTO"}),
+            "intx_packing_format opaque_torchao_auto",
+        ),
+        (
+            torchao("Float8DynamicActivationFloat8WeightConfig", packing_format="sparse_2d_data_2d_metadata"),
+            "packing_format sparse_2d_data_2d_metadata",
+        ),
+        (torchao("MXDynamicActivationMXWeightConfig"), "in torchao's MXDynamicActivationMXWeightConfig is not read"),
+        (torchao("NVFP4WeightOnlyConfig"), "in torchao's NVFP4WeightOnlyConfig is not read"),
+        (
+            torchao("FqnToConfig", fqn_to_config={"lm_head": None, "_default": {"_type": "NVFP4WeightOnlyConfig"}}),
+            "in torchao's NVFP4WeightOnlyConfig is not read",
+        ),
+        (
+            torchao("AWQConfig", base_config={"_type": "Int4WeightOnlyConfig", "_data": {"int4_packing_format": "x"}}),
+            "in torchao's int4_packing_format x ",
+        ),
         *(({"quant_method": method}, f"stored as {method} ") for method in ("exl2", "quip", "spqr", "eetq", "bitnet")),
     ],
 )

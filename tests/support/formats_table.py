@@ -184,8 +184,9 @@ By config.json, before the weights are read, in one sentence that ends: {way_out
 | `gptq` | with rotated weights; in Marlin's own layout, which its tensors tell |
 | `awq` | in other bits than 4; in the layout of another kernel than gemm and gemv |
 | `auto-round` | in the packing of another library than AutoGPTQ and AutoAWQ; with rotated weights |
-| `compressed-tensors` | with sparse weights (2:4); with rotated weights; in Marlin's own layout |
+| `compressed-tensors` | with sparse weights (2:4); with rotated activations; in Marlin's own layout |
 | `modelopt` | in int4 (its AWQ) |
+| `torchao` | in a layout of one kind of device (tiles, preshuffled, sparse); in MX and NVFP4 |
 """
 
 _FOOT = """

@@ -14,19 +14,6 @@ from typing import Any
 from handler.formats.name_pattern import matches
 from handler.seam.errors import BadModel
 
-_FORMATS = {
-    "dense",
-    "pack-quantized",
-    "int-quantized",
-    "float-quantized",
-    "naive-quantized",
-    "nvfp4-pack-quantized",
-    "mxfp4-pack-quantized",
-    "mxfp6-pack-quantized",
-    "mxfp8-quantized",
-    "mixed-precision",
-    "fakequant",  # the default: every group says its own
-}
 _FLOAT_BITS = (4, 6, 8)
 _GROUPED = ("group", "tensor_group")
 _STRATEGIES = ("tensor", "channel", "block", *_GROUPED)
@@ -102,11 +89,11 @@ class ConfigGroups:
     def of(cls, values: Mapping[str, Any]) -> ConfigGroups:
         """The groups of config.json's `quantization_config`, or of the older `compression_config`.
 
-        Raises BadModel for what is not read: sparse weights, rotated ones, unknown formats and values.
+        Raises BadModel for values that are not known; `stored_codes.refusal` names what no reader reads.
         """
         values = {**values, **_mapping(values, "quantization_config")}
         groups = _mapping(values, "config_groups")
-        _check(values, groups)
+        _check(groups)
         by_target = {
             str(target): WeightArgs.of(weights, name) if (weights := _mapping(group, "weights")) else None
             for name, group in groups.items()
@@ -145,19 +132,11 @@ class ConfigGroups:
             yield from classes
 
 
-def _check(values: Mapping[str, Any], groups: Mapping[str, Any]) -> None:
-    """Refuse what the reader does not know, by name."""
+def _check(groups: Mapping[str, Any]) -> None:
+    """Refuse groups that are no objects, by name."""
     for name, group in groups.items():
         if not isinstance(group, Mapping):
             raise BadModel(f"config group {name} names a scheme and does not spell it out; {_AGAIN}")
-    for name in (values.get("format"), *(group.get("format") for group in groups.values())):
-        if name and name not in _FORMATS:
-            raise BadModel(f"compressed-tensors format {name} is not read; {_AGAIN}")
-    sparsity = _mapping(values, "sparsity_config")
-    if sparsity and sparsity.get("format") != "dense":
-        raise BadModel(f"sparse weights (sparsity_config format {sparsity.get('format')}) are not read; {_AGAIN}")
-    if _mapping(_mapping(values, "transform_config"), "config_groups"):
-        raise BadModel(f"rotated weights (transform_config) need a rotation that is not built; {_AGAIN}")
 
 
 def _mapping(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -30,7 +30,9 @@ _UNUSED = (
     *(".k_scale", ".v_scale", ".q_scale", ".prob_scale", ".output_scale", "k_proj.k_bias", "v_proj.v_bias"),
 )
 _FLOAT8 = ("F8_E4M3", "F8_E5M2")
-_PACKED = ("I8", "U8", "F4")
+_FLOAT4 = "F4"
+# Two 4-bit floats in a byte.
+_PACKED = ("I8", "U8", _FLOAT4)
 
 
 class ScaledFloats:
@@ -39,7 +41,7 @@ class ScaledFloats:
     def __init__(self, tensors: TensorFiles, block: tuple[int, int], is_dense: Callable[[str], bool]) -> None:
         """`block` is the usual block of rows and columns. `is_dense(module)` is true where no scale is needed.
 
-        Raises BadModel for a weight in float8 without scales.
+        Raises BadModel for a weight in float8 or float4 without scales.
         """
         self._tensors, self._block = tensors, block
         self._sources: dict[str, tuple[str, ...]] = {}
@@ -52,9 +54,9 @@ class ScaledFloats:
                 unused |= dict.fromkeys(scale for scale in scales if scale.endswith(_SURELY_SCALES))
         read = {source for sources in self._sources.values() for source in sources}
         for name in tensors:
-            alone = name not in read and name not in unused and tensors.dtype(name) in _FLOAT8
+            alone = name not in read and name not in unused and tensors.dtype(name) in (*_FLOAT8, _FLOAT4)
             if alone and not is_dense(_module(name)):
-                raise BadModel(f"the weight {name} is stored in 8-bit floats, and no scale for it is in the checkpoint")
+                raise BadModel(f"the weight {name} is stored in small floats, and no scale for it is in the checkpoint")
         if unused:
             self._sources[""] = tuple(unused)
             logger.info("%d stored scales of activations and of the KV cache are not used", len(unused))
@@ -71,7 +73,7 @@ class ScaledFloats:
         for other in (self._scale(other) for other in others if not other.endswith(_INPUT_SCALE)):
             scale = scale * other.reshape(*other.shape, *[1] * (scale.dim() - other.dim()))
         if self._tensors.dtype(stored) in _PACKED:
-            codes, table, bits = unpack(weight, 4, 2 * weight.shape[-1]), e2m1_values(), 4
+            codes, table, bits = unpack(weight.view(torch.uint8), 4, 2 * weight.shape[-1]), e2m1_values(), 4
         else:
             (codes, table), bits = float8_codes(weight, name), 8
         found = QuantisedWeight(bits, codes, spread(scale, codes.shape, self._block, name), table=table)

@@ -253,9 +253,6 @@ def test_a_weight_made_dense_again_stays_dense(tmp_path: Path) -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    (values(INT4, format="marlin-24"), "format marlin-24"),
-    (values(INT4, sparsity_config={"format": "sparse-24-bitmask"}), "sparse-24-bitmask"),
-    (values(INT4, transform_config={"config_groups": {"u": {"type": "hadamard"}}}), "transform_config"),
     (values({"num_bits": 16}), "num_bits 16"),
     (values({"num_bits": 5, "type": "float"}), "type float with num_bits 5"),
     (values({**INT4, "strategy": "token"}), "strategy token"),

@@ -15,6 +15,7 @@ DTYPES = [
     torch.bfloat16,
     torch.float8_e4m3fn,
     torch.float8_e8m0fnu,
+    torch.float4_e2m1fn_x2,
     torch.int64,
     torch.uint8,
     torch.bool,
