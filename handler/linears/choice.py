@@ -69,30 +69,6 @@ def quantised_layer(
     return PackedLinear(kernel_bits(blocks.bits), *pack_blocks(blocks, dtype), given, dense)
 
 
-def packed_for(blocks: QuantisedWeight, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Codes and scales for the best layer this machine has for `blocks`, as from `weight_blocks.quantise`.
-
-    `packed_linear` makes the layer.
-    """
-    packed = _for_kernel(blocks, dtype)
-    # There is no place for a factor.
-    return pack_blocks(blocks, dtype) if packed is None or packed.factor != 1 else (packed.codes, packed.scales)
-
-
-def packed_linear(
-    bits: int, packed: Tensor, scales: Tensor, bias: Tensor | None, dense: Tensor | None
-) -> PackedLinear | KernelLinear:
-    """The layer whose form `packed` has. `dense` `[N, K]` is kept where the layer has use for it."""
-    if packed.dim() == 2:
-        return PackedLinear(bits, packed, scales, bias, dense)
-    from handler.kernels.product.block_form import MINIMUM, BlockForm
-    from handler.kernels.product.block_layout import PackedBlocks
-
-    # Without minima, the zero is the middle of the codes.
-    zero = MINIMUM if scales.shape[2] == 2 else 1 << (bits - 1)
-    return KernelLinear.of_blocks(PackedBlocks(BlockForm(bits, zero=zero), packed, scales), bias)
-
-
 def _for_kernel(weight: QuantisedWeight, dtype: torch.dtype) -> PackedBlocks | None:
     """`weight` packed for our kernel; None if this machine has none, or it does not take it."""
     if not computes_blocks(dtype):

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 import handler.formats.gguf
 from handler.formats.gguf.manifest import is_converted
 from handler.linears.choice import computes_blocks
+from handler.linears.linear import is_plain
 from handler.linears.packed_file import PackedFile
-from handler.linears.packed_model import dense_bytes
 from handler.model.checks.model_config import read_config
 from handler.model.checks.remote_code import follows_code
 from handler.model.checks.weight_check import check_weights, unconverted
@@ -229,7 +229,9 @@ def _packed_file(config: EngineConfig, directory: Path, dtype: torch.dtype) -> P
 
 def _has_room_for_dense(model: torch.nn.Module, dtype: torch.dtype) -> bool:
     """Whether dense weights stay beside packed ones: where the kernel for packed ones takes few rows only."""
-    return not computes_blocks(dtype) and dense_bytes(model) <= _DENSE_FRACTION * available_memory_bytes()
+    linears = (each for each in model.modules() if isinstance(each, torch.nn.Linear) and is_plain(each))
+    dense_bytes = sum(linear.weight.nbytes for linear in linears)
+    return not computes_blocks(dtype) and dense_bytes <= _DENSE_FRACTION * available_memory_bytes()
 
 
 def _check_spread(model: PreTrainedModel, devices: Devices) -> None:

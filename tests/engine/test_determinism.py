@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from handler.linears.packed_linear import KERNEL, Kernel, fits
-from handler.linears.packed_model import quantise_and_pack
 from handler.linears.weight_blocks import quantise
 from handler.runners.slots.runner import SlotRunner
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
@@ -24,7 +23,7 @@ from handler.seam.protocol import GenerateRequest, SamplingParams
 from tests.support import tiny_models
 from tests.support.local_engine import loaded
 from tests.support.needs import require
-from tests.support.packed import packed_by_torch
+from tests.support.packed import pack_linears, packed_by_torch
 
 pytestmark = pytest.mark.usefixtures("several_threads")
 
@@ -56,7 +55,7 @@ def runner(request: pytest.FixtureRequest) -> SlotRunner:
         require("avx512")
     model = tiny_models.build("llama", **sizes).to(dtype)
     if bits:
-        assert quantise_and_pack(model, bits, keep_dense=False)
+        assert pack_linears(model, bits)
     runner = SlotRunner(loaded(model), num_slots=16, max_len=256)
     with pytest.MonkeyPatch.context() as patch:
         if not has_numba:

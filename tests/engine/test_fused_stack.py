@@ -15,7 +15,6 @@ from handler.kernels.program import Program
 from handler.linears.choice import quantised_layer
 from handler.linears.join import SideBySide, together
 from handler.linears.ordered_linear import OrderedLinear
-from handler.linears.packed_model import quantise_and_pack
 from handler.linears.quantised_weight import QuantisedWeight
 from handler.linears.weight_blocks import quantise
 from handler.runners.layer_kinds import layer_linears
@@ -27,6 +26,7 @@ from handler.scheduling.sequence import Sequence
 from handler.seam.protocol import GenerateRequest, SamplingParams
 from tests.support import tiny_models
 from tests.support.local_engine import loaded
+from tests.support.packed import pack_linears
 
 pytestmark = pytest.mark.needs("avx512_bf16")
 
@@ -42,7 +42,7 @@ SIZES = {
 def runner_of(bits: int = 4, family: str = "llama", **sizes: int) -> SlotRunner:
     model = tiny_models.build(family, **(SIZES | sizes)).to(torch.bfloat16)
     if bits:
-        assert quantise_and_pack(model, bits, keep_dense=False)
+        assert pack_linears(model, bits)
     runner = SlotRunner(loaded(model), num_slots=4, max_len=256)
     runner.accelerate()
     runner.prove()

@@ -12,13 +12,13 @@ from torch.nn.utils import parametrize
 
 from handler.linears.choice import prepack_linears
 from handler.linears.linear import is_plain
-from handler.linears.packed_model import quantise_and_pack
 from handler.runners.own_noise import Noise
 from handler.runners.slots.acceleration import Acceleration
 from handler.runners.slots.runner import SlotRunner
 from handler.runners.trial import compare
 from tests.support import tiny_models
 from tests.support.local_engine import limits, loaded
+from tests.support.packed import pack_linears
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -88,7 +88,7 @@ def test_such_a_layer_is_not_packed(kind: str) -> None:
     OF_LINEAR[kind](module)
     assert not is_plain(module)
     prepack_linears(model, [])
-    quantise_and_pack(model, 8, keep_dense=False)
+    pack_linears(model, 8)
     assert model.get_submodule(LINEARS[0]) is module
 
 

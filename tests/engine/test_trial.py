@@ -16,7 +16,6 @@ from torch import nn
 from handler.linears import choice
 from handler.linears.onednn_linear import OneDnnLinear
 from handler.linears.packed_linear import PackedLinear
-from handler.linears.packed_model import quantise_and_pack
 from handler.runners import choice as runner_choice
 from handler.runners.dynamic_cache.runner import DynamicCacheRunner
 from handler.runners.paged import varlen
@@ -32,6 +31,7 @@ from handler.seam.errors import UnsupportedModel
 from handler.seam.status import StatusBoard
 from tests.support import tiny_models
 from tests.support.local_engine import limits, loaded
+from tests.support.packed import pack_linears
 
 PAGE = 16
 RUNNERS: dict[str, Callable[[Any], Runner]] = {
@@ -197,7 +197,7 @@ def test_acceleration_that_fails_the_trial_is_undone_to_the_very_modules(
     sizes = {"hidden_size": 128, "intermediate_size": 192, "head_dim": 32, "tie_word_embeddings": not bits}
     model = tiny_models.build("llama", **sizes).to(dtype)
     if bits:
-        assert quantise_and_pack(model, bits, keep_dense=True)
+        assert pack_linears(model, bits, keep_dense=True)
     modules = dict(model.named_modules())
     weights = {name: module.weight.clone() for name, module in modules.items() if hasattr(module, "weight")}
     accelerated: list[type] = []

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from handler.kernels.product.tile_layout import are_tiles
-from handler.linears.choice import packed_for, packed_linear
+from handler.linears.choice import quantised_layer
 from handler.linears.join import join
 from handler.linears.kernel_linear import KernelLinear
 from handler.linears.packed_linear import PackedLinear
@@ -49,7 +49,7 @@ def layer(bits: int, out_features: int, in_features: int, bias: bool = False) ->
     torch.manual_seed(out_features)
     blocks = halved(quantise(torch.randn(out_features, in_features) * 0.05, bits))
     given = torch.randn(out_features).bfloat16() if bias else None
-    made = packed_linear(bits, *packed_for(blocks, torch.bfloat16), given, None)
+    made = quantised_layer(blocks, given, torch.bfloat16)
     assert isinstance(made, KernelLinear)
     return made, blocks.dequantise(torch.float32)
 
@@ -104,7 +104,8 @@ def test_extreme_codes_are_exact(bits: int) -> None:
     codes = torch.zeros(64, 32, dtype=torch.uint8)
     codes[::2] = 2**bits - 1
     blocks = QuantisedWeight(bits, codes, torch.ones(64, 1), torch.full((64, 1), -1.0))
-    made = packed_linear(bits, *packed_for(blocks, torch.bfloat16), None, None)
+    made = quantised_layer(blocks, None, torch.bfloat16)
+    assert isinstance(made, KernelLinear)
     x = torch.zeros(1, 32).bfloat16()
     x[0, 5] = 1.0
     assert made(x).tolist() == [[2.0**bits - 2, -1.0] * 32]
@@ -162,10 +163,10 @@ def test_joined_layers_answer_side_by_side() -> None:
 
 def test_other_shapes_and_numbers_go_to_the_other_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     odd = halved(quantise(torch.randn(48, 64), 4))
-    assert type(packed_linear(4, *packed_for(odd, torch.bfloat16), None, None)) is PackedLinear
-    tiny = quantise(torch.randn(64, 64) * 1e-6, 4)
-    assert type(packed_linear(4, *packed_for(tiny, torch.bfloat16), None, None)) is PackedLinear
+    assert type(quantised_layer(odd, None, torch.bfloat16)) is PackedLinear
+    apart = quantise(torch.randn(64, 64) * torch.logspace(-9, 6, 64)[:, None], 4)
+    assert type(quantised_layer(apart, None, torch.bfloat16)) is PackedLinear
     fine = halved(quantise(torch.randn(64, BLOCK), 4))
-    assert type(packed_linear(4, *packed_for(fine, torch.float32), None, None)) is PackedLinear
+    assert type(quantised_layer(fine, None, torch.float32)) is PackedLinear
     monkeypatch.setitem(sys.modules, "numba", None)
-    assert type(packed_linear(4, *packed_for(fine, torch.bfloat16), None, None)) is PackedLinear
+    assert type(quantised_layer(fine, None, torch.bfloat16)) is PackedLinear

@@ -67,6 +67,19 @@ Weights are dense or stored quantised: GPTQ, AWQ, AutoRound, HQQ, compressed-ten
 bitsandbytes, torchao, GGUF. [Stored forms](quantisation.md#stored-forms) says of each what multiplies it and how many
 bytes a weight takes.
 
+## Image-text models
+
+They serve text: the language part is read alone, and images are refused
+([decision 0112](decisions/0112-the-text-of-image-text-models.md)). Of the 97 image-text types of transformers 5.23, 81
+start, among them 67 of the 83 that have no causal class; `python -m tests.support.tiny_image_text` prints the table.
+The others end in one sentence:
+
+- encoder-decoders: `florence2`, `pix2struct`, `pp_formulanet`, `t5gemma2`, `udop`, `vision-encoder-decoder`;
+- `blip`, `diffusion_gemma`, `evolla`, `idefics`, `kosmos-2`, `kosmos-2.5`, `paligemma`, `pi0`, `shieldgemma2`,
+  `unlimited_ocr`.
+
+Encoder-decoders, of text too, are refused by their config.json, before the weights are downloaded.
+
 ## Tokenizers
 
 | the directory has | what happens |
