@@ -73,7 +73,7 @@ def _with_integer_codes(weight: QuantisedWeight) -> QuantisedWeight | None:
     if not bool((levels == levels.round()).all()) or float(levels.max()) - lowest > 255:
         return None
     codes = (levels - lowest).to(torch.uint8)[weight.codes.int()]
-    bits = 4 if float(levels.max()) - lowest < 16 else 8
+    bits = int(levels.max() - lowest).bit_length()
     return replace(
         weight, bits=bits, codes=codes, scale=weight.scale * step, zero=weight.zero / step - lowest, table=None
     )

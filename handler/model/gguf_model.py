@@ -106,13 +106,14 @@ def _convert(parts: Sequence[Path], target: Path, progress: Progress) -> None:
     from gguf import GGUFReader
     from transformers import AutoTokenizer
 
-    from handler.model.gguf.weights import check_complete, make_manifest, make_skeleton
+    from handler.model.gguf.weights import check_architecture, check_complete, make_manifest, make_skeleton
 
     progress(150, "reading the files' tables")
     readers = [GGUFReader(part) for part in parts]
     check_split(parts, readers)
     if any(reader.byte_order != "I" for reader in readers):
         raise BadModel(f"{first.name} is in the byte order of another processor; convert it with gguf's own script")
+    check_architecture(readers, first.name)
     progress(400, "reading the tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(first.parent, gguf_file=first.name)
     progress(600, "reading the configuration")

@@ -13,6 +13,7 @@ from handler.formats.gguf.manifest import MANIFEST
 from handler.formats.weight_names import INDEX, WHOLE, weight_names
 from handler.model.checks.custom_code import CUSTOM_CODE
 from handler.model.checks.remote_code import check_code, code_repositories, follows_code
+from handler.model.gguf.location import gguf_ids
 from handler.model.json_file import read_json
 from handler.seam.config import EngineConfig
 from handler.seam.errors import BadModel
@@ -88,6 +89,8 @@ def _snapshot(model: str, revision: str | None, names: Iterable[str] | None) -> 
 
 def _check_names(names: list[str], model: str) -> None:
     """Raise BadModel for a repository without a configuration or safetensors files."""
+    if _CONFIG not in names and (ids := gguf_ids(names, model)):
+        raise BadModel(f"the hub model {model!r} holds GGUF files; give HF_MODEL_ID one of {', '.join(ids)}")
     if _CONFIG not in names:
         raise BadModel(f"the hub model {model!r} has no config.json, so transformers cannot load it")
     if not weight_names(names, [INDEX] if INDEX in names else None):

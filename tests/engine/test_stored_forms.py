@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoHfQuantizer
 
+from handler.formats.gguf.block_types import BLOCK_TYPES
+from handler.formats.gguf.manifest import Manifest, SourceTensor
 from handler.formats.stored_format import has_reader
 from handler.linears.block_packing import packed_blocks
 from handler.linears.cuda.fp8_linear import Fp8Linear
@@ -20,6 +23,7 @@ from handler.linears.ordered_linear import OrderedLinear
 from handler.linears.quantised_linear import quantised_linear
 from handler.linears.quantised_weight import QuantisedWeight
 from handler.model.device import capability_of
+from handler.model.gguf.needs import gguf_bytes
 from handler.model.loader import load
 from handler.model.loading.layer_quantizer import LayersConfig
 from handler.model.loading.weight_source import StoredForm
@@ -78,6 +82,13 @@ def found_as(layer: Any) -> tuple[float | None, Product]:
     return (layer.packed.nbytes + layer.scales_and_zeros.nbytes) / (N * K), Product.INT4
 
 
+def error_of(layer: Any, weight: QuantisedWeight) -> float:
+    """How far what a layer on CUDA multiplies by is from `weight`, relatively."""
+    found = layer(torch.eye(K, dtype=torch.bfloat16, device="cuda")).cpu().float().T
+    expected = weight.dequantise(torch.float32)
+    return float((found - expected).norm() / expected.norm())
+
+
 @pytest.mark.parametrize("kind", ["T4", "A10G", "L4"])
 def test_a_gpu_multiplies_as_the_table_says(kind: str) -> None:
     with pretend_cuda(gpus_of(kind)):
@@ -87,6 +98,33 @@ def test_a_gpu_multiplies_as_the_table_says(kind: str) -> None:
             assert found_as(quantised_linear(weight, None, torch.bfloat16)) == held_as(codes, capability), codes
             assert quantised_linear(weight, None, torch.float16) is None
             assert held_as(codes, capability, in_bfloat16=False) == (None, Product.DENSE)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, codes in GGUF.items() if codes.values is Values.MULTIPLES])
+def test_a_gpu_takes_the_tables_of_ggml_as_integers(kind: str) -> None:
+    """IQ4's reaches from -127 to 113, so that its integers take eight bits."""
+    blocks = BLOCK_TYPES[kind]
+    real = getattr(gguf.quants, "IQ4_NL" if kind.startswith("IQ4") else kind).kvalues
+    assert blocks.table is not None
+    assert blocks.table.tolist() == list(real)
+    weight = replace(weight_of(GGUF[kind]), table=blocks.table)
+    tensor = SourceTensor(
+        file=0, kind=kind, shape=(N, K), offset=0, num_bytes=N * K // blocks.weights * blocks.num_bytes
+    )
+    one = Manifest(
+        files=(), architecture="llama", config={}, tensors={"a": tensor}, weights={"a": ("a",)}, untouched=frozenset()
+    )
+    with pretend_cuda(gpus_of("A10G")), torch.inference_mode():
+        layer = quantised_linear(weight.to("cuda"), None, torch.bfloat16)
+        assert found_as(layer) == (gguf_bytes(one, torch.bfloat16, 80) / (N * K), Product.INT4)
+        assert error_of(layer, weight) < 0.01
+
+
+def test_two_nibbles_hold_codes_of_fewer_bits_without_large_numbers_that_cancel() -> None:
+    with pretend_cuda(gpus_of("A10G")), torch.inference_mode():
+        for codes in KINDS:
+            layer = quantised_linear((weight := weight_of(codes)).to("cuda"), None, torch.bfloat16)
+            assert layer is None or error_of(layer, weight) < 0.01, codes
 
 
 @pytest.mark.parametrize("name", ["gptq-v2-act-order", "awq-gemm", "compressed_tensors-w8a16", "fp8-fbgemm"])

@@ -133,8 +133,8 @@ def test_computed_buffers_of_older_files_are_no_weights(model: Path, caplog: pyt
     assert not [record for record in caplog.records if "not used" in record.getMessage()]
 
 
-def in_gguf(path: Path) -> LoadedModel:
-    return opened(converted(path, path.parent / "cache", lambda *_: None))
+def in_gguf(path: Path, quantize: Quantize = Quantize.NONE) -> LoadedModel:
+    return opened(converted(path, path.parent / "cache", lambda *_: None), quantize)
 
 
 def test_a_gguf_file_keeps_all_its_ends(tmp_path: Path) -> None:
@@ -158,6 +158,15 @@ def test_a_gguf_file_keeps_its_named_templates(
     assert template is not None
     hello = [{"role": "user", "content": "hello"}]
     assert (template.render(hello).text, template.render(hello, tools=[{}]).text) == (plain, with_tools)
+
+
+@pytest.mark.parametrize(
+    ("quantize", "is_dense"), [(Quantize.AUTO, True), (Quantize.INT4_BLOCKS, False), (Quantize.INT8_BLOCKS, False)]
+)
+def test_a_gguf_file_in_float32_is_quantised_if_it_is_asked(tmp_path: Path, quantize: Quantize, is_dense: bool) -> None:
+    loaded = in_gguf(tiny_gguf.write(tmp_path / "a.gguf"), quantize)
+    assert ("model.layers.1.mlp.up_proj.weight" in dict(loaded.model.named_parameters())) is is_dense
+    assert loaded.quantize == ("none" if is_dense else quantize)
 
 
 def test_a_gguf_file_may_lack_a_tied_output_layer_alone(tmp_path: Path) -> None:

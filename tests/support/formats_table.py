@@ -162,8 +162,8 @@ _MIDDLE = """
 - In float32 weights are dequantised, so that the model is exactly what its files say.
 - Experts are held as linear layers are, but never by the fp8 product: those are dequantised. MXFP4 (gpt-oss) stores
   experts only.
-- A .gguf file keeps its types under `auto` (not in float32) and `int4`; any other value dequantises them first. Q4_K_M
-  and its like hold several types, each with a row here. IQ1, IQ2, IQ3
+- A .gguf file keeps its types under `auto` and `int4`. Any other value dequantises them first, and so does float32,
+  where `int4` then quantises anew. Q4_K_M and its like hold several types, each with a row here. IQ1, IQ2, IQ3
   (points of lattices) and TQ1_0 are dequantised.
 - What rounds activations in the writer's own layers (W8A8, FP8 with dynamic or static scales) does not round them here.
   The exception is the fp8 product: each row of activations is rounded with its own scale

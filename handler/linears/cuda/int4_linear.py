@@ -89,7 +89,7 @@ class Int4Linear(UnfusedLinear):
             scale = part.scale.repeat_interleave(weight.group // size, 1)
             minimum = -weight.zero * part.scale if part.minimum is None else part.minimum - weight.zero * part.scale
             minimum = minimum.repeat_interleave(weight.group // size, 1)
-            pieces.append(_packed(*as_nibbles(QuantisedWeight(bits, part.codes, scale, minimum))))
+            pieces.append(_packed(*as_nibbles(QuantisedWeight(weight.bits, part.codes, scale, minimum))))
         packed, scales_and_zeros = (torch.cat([one[i] for one in pieces], i) for i in (0, 1))
         return cls(bits, packed, scales_and_zeros, bias)
 

@@ -15,6 +15,9 @@ from handler.seam.errors import BadModel
 _SERVER_ERROR = 500
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
+# How files are named after the type of most of their tensors.
+_TYPE = re.compile(r"[-._]((?:UD-)?(?:I?Q\d\w*|TQ\d_\d|MXFP4\w*|BF16|F16|F32))(?=[-.])", re.IGNORECASE)
+
 
 def part_names(name: str) -> list[str]:
     """The names of all parts of the split file that `name` is a part of, in order; `name` alone if it is none."""
@@ -109,13 +112,29 @@ def choose(names: Iterable[str], wanted: str, model: str) -> str:
         first = part_names(wanted)[0]
         found = [name for name in models if name == first]
     else:
-        whole = re.compile(rf"(?:.*[-._/])?{re.escape(wanted)}(?:[-./].*)?", re.IGNORECASE)
-        found = [name for name in models if whole.fullmatch(name.removesuffix(".gguf"))]
+        found = _fitting(models, wanted)
     if len(found) == 1:
         return found[0]
     reason = f"fits {len(found)} files of the repository" if found else "fits no file of the repository"
     listed = ", ".join(found or models) or "it holds no .gguf files"
     raise BadModel(f"HF_MODEL_ID {model!r} {reason}: {listed}")
+
+
+def gguf_ids(names: Iterable[str], repository: str) -> list[str]:
+    """The id of each model among the files of a hub repository: by its type if that names no other file as well."""
+    models = _models(names)
+    return sorted(f"{repository}:{_shortest(name, models)}" for name in models)
+
+
+def _shortest(name: str, models: list[str]) -> str:
+    found = _TYPE.search(name.rpartition("/")[2])
+    return found[1] if found and len(_fitting(models, found[1])) == 1 else name
+
+
+def _fitting(models: list[str], wanted: str) -> list[str]:
+    """Those that have the type `wanted` as a part of their name."""
+    whole = re.compile(rf"(?:.*[-._/])?{re.escape(wanted)}(?:[-./].*)?", re.IGNORECASE)
+    return [name for name in models if whole.fullmatch(name.removesuffix(".gguf"))]
 
 
 def _models(names: Iterable[str]) -> list[str]:

@@ -17,7 +17,7 @@ _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
 
 def stays_as_stored(quantize: Quantize, dtype: torch.dtype) -> bool:
     """Whether the weights are multiplied as they are; in float32 a weight is exact only as a dense one."""
-    return quantize == Quantize.INT4_BLOCKS or (quantize == Quantize.AUTO and dtype is not torch.float32)
+    return dtype is not torch.float32 and quantize in (Quantize.INT4_BLOCKS, Quantize.AUTO)
 
 
 def gguf_bytes(manifest: Manifest, dtype: torch.dtype, capability: int) -> int:

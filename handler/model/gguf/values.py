@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 
+# Of layers without a window, where those with one have keys of another length.
+_KEY_LENGTH, _GLOBAL = "attention.key_length", "global_head_dim"
 # Keys below the architecture's name, and what transformers calls them.
 _SIZES = {
-    "attention.key_length": "head_dim",
+    _KEY_LENGTH: "head_dim",
+    f"{_KEY_LENGTH}_swa": "head_dim",
     "expert_feed_forward_length": "moe_intermediate_size",
     "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
 }
@@ -26,11 +29,10 @@ ROPE_FACTORS = "rope_freqs.weight"
 def complete(config: Any, architecture: str, readers: Sequence[Any]) -> None:
     """Give the text `config` what the opened `gguf.GGUFReader`s of a file say, and it lacks."""
     fields = readers[0].fields
-    said = {key: fields[f"{architecture}.{key}"].contents() for key in _SIZES if f"{architecture}.{key}" in fields}
-    for key, value in said.items():
-        name = _SIZES[key]
+    for key, name in _sizes(config, architecture).items():
+        value = fields[f"{architecture}.{key}"].contents() if f"{architecture}.{key}" in fields else None
         # Some families look for `head_dim` that their configuration does not declare; for others it is computed.
-        is_looked_at = hasattr(config, name) or name == "head_dim"
+        is_looked_at = name == "head_dim" or hasattr(config, name)
         if isinstance(value, int) and is_looked_at and not isinstance(getattr(type(config), name, None), property):
             setattr(config, name, value)
     parameters = getattr(config, "rope_parameters", None)
@@ -42,6 +44,18 @@ def complete(config: Any, architecture: str, readers: Sequence[Any]) -> None:
             if str(tensor.name) == ROPE_FACTORS:
                 found = _by_factors(np.asarray(tensor.data, np.float64).ravel(), parameters["rope_theta"], config)
     config.rope_parameters = parameters | found
+
+
+def _sizes(config: Any, architecture: str) -> dict[str, str]:
+    """The keys of `_SIZES` that transformers' own table does not give another meaning in this architecture."""
+    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
+
+    tables: Any = GGUF_CONFIG_MAPPING
+    table = tables.get(architecture) or tables.get(str(config.model_type)) or {}
+    found = {key: name for key, name in _SIZES.items() if table.get(key, name) == name}
+    if table.get(_KEY_LENGTH) != _GLOBAL:
+        del found[f"{_KEY_LENGTH}_swa"]
+    return found
 
 
 def _scaling(fields: Any, architecture: str, config: Any) -> dict[str, Any]:

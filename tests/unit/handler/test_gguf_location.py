@@ -13,7 +13,7 @@ import torch
 
 from handler.formats.gguf.manifest import read_manifest
 from handler.formats.gguf.reader import open_gguf
-from handler.model.gguf.location import choose, gguf_in, is_gguf_id, part_names, parts_of
+from handler.model.gguf.location import choose, gguf_ids, gguf_in, is_gguf_id, part_names, parts_of
 from handler.model.gguf_model import converted
 from handler.model.location import locate
 from handler.seam.config import EngineConfig
@@ -195,3 +195,22 @@ def test_a_directory_that_holds_one_file(whole: Path, tmp_path: Path) -> None:
         gguf_in(directory)
     (directory / "model.safetensors").write_bytes(b"")
     assert gguf_in(directory) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (["Llama-3.2-1B-Instruct-Q8_0.gguf", "Llama-3.2-1B-Instruct-IQ4_XS.gguf"], ["IQ4_XS", "Q8_0"]),
+        (["m.Q4_K_M.gguf", "m.f16.gguf"], ["Q4_K_M", "f16"]),
+        (["m-UD-Q4_K_XL.gguf", "m-Q4_K_XL.gguf", "mmproj-F16.gguf"], ["UD-Q4_K_XL", "m-Q4_K_XL.gguf"]),
+        (["BF16/m-BF16-00001-of-00002.gguf", "BF16/m-BF16-00002-of-00002.gguf"], ["BF16"]),
+        (["m-mxfp4.gguf", "m-TQ2_0.gguf", "m-Q3_K_S.gguf"], ["Q3_K_S", "TQ2_0", "mxfp4"]),
+        (["a-Q4_0.gguf", "b-Q4_0.gguf", "c.gguf"], ["a-Q4_0.gguf", "b-Q4_0.gguf", "c.gguf"]),
+        (["model.safetensors"], []),
+    ],
+)
+def test_the_ids_of_a_repository_lead_to_one_file_each(names: list[str], wanted: list[str]) -> None:
+    found = gguf_ids(names, "org/m")
+    assert sorted(found) == sorted(f"org/m:{each}" for each in wanted)
+    assert all(is_gguf_id(each) for each in found)
+    assert len({choose(names, each.partition(":")[2], each) for each in found}) == len(found)

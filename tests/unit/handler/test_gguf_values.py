@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, Qwen3MoeConfig
+from transformers import Gemma4TextConfig, LlamaConfig, Qwen3MoeConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from handler.model.gguf.values import ROPE_FACTORS, complete
@@ -84,3 +84,22 @@ def test_sizes_that_are_not_the_ones_of_the_class() -> None:
     complete(config, "qwen3moe", [reader({f"qwen3moe.{key}": value for key, value in said.items()})])
     assert (config.head_dim, config.moe_intermediate_size) == (64, 1536)
     assert not hasattr(config, "shared_expert_intermediate_size"), "a family without shared experts"
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [({}, 8), ({"attention.key_length_swa": 16}, 16)],
+    ids=["transformers' default stays", "the file says it"],
+)
+def test_gemma_4_has_two_lengths_of_keys(said: dict[str, int], expected: int) -> None:
+    layers = ["sliding_attention", "full_attention"]
+    config = Gemma4TextConfig(num_hidden_layers=2, layer_types=layers, head_dim=8, global_head_dim=32)
+    said = {"attention.key_length": 32, **said}
+    complete(config, "gemma4", [reader({f"gemma4.{key}": value for key, value in said.items()})])
+    assert [layer.head_dim for layer in config.per_layer_config] == [expected, 32]
+
+
+def test_a_length_of_windowed_layers_alone_changes_no_other_family() -> None:
+    config = llama()
+    complete(config, "llama", [reader({"llama.attention.key_length_swa": 64})])
+    assert config.head_dim == 128

@@ -19,6 +19,7 @@ from handler.seam.errors import BadModel
 from tests.fakes.hub import FakeHub
 
 LLAMA = {"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 4}
+GGUF_IDS = "'org/model' holds GGUF files; give HF_MODEL_ID one of org/model:BF16, org/model:Q4_K_M$"
 WEIGHTS = save({"weight": torch.zeros(64, 64)})
 INDEX = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
 
@@ -131,6 +132,7 @@ def test_a_form_that_is_read_here_is_fetched(start: Callable[..., FakeHub]) -> N
     [
         (repository(**{"pytorch_model.bin": b"x"}), "pytorch_model.bin is a pickle and may run code, convert it"),
         ({"model.safetensors": WEIGHTS}, "has no config.json"),
+        ({"m-Q4_K_M.gguf": b"x", "m-BF16-00001-of-00002.gguf": b"x", "m-BF16-00002-of-00002.gguf": b"x"}, GGUF_IDS),
     ],
 )
 def test_a_list_of_files_is_enough_to_refuse(
