@@ -177,7 +177,8 @@ def _fp8(values: Settings) -> Iterable[Codes]:
     # transformers' default where config.json names no block; null is one scale for each tensor.
     block = values.get("weight_block_size", (128, 128))
     usual = 0 if block is None else 128
-    yield Codes(8, block[1] if isinstance(block, list) and len(block) == 2 else usual, Values.FLOAT8)
+    is_pair = isinstance(block, list) and len(block) == 2 and type(block[1]) is int
+    yield Codes(8, block[1] if is_pair else usual, Values.FLOAT8)
 
 
 def _mxfp8(values: Settings) -> Iterable[Codes]:

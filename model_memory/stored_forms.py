@@ -31,9 +31,9 @@ def stored(values: Settings, capability: int | None, *, in_bfloat16: bool = True
     if not held or any(each is None for each, _ in held):
         return Form(name, product=Product.DENSE)
     linears, product = max((each or 0.0, product) for each, product in held)
-    if method == "mxfp4":  # whose linear layers are dense in the files too
-        return Form(name, experts=linears, product=product)
     step = INT4_READS * linears if product is Product.INT4 else None
+    if method == "mxfp4":  # whose linear layers are dense in the files too
+        return Form(name, experts=linears, step_bytes=step, product=product)
     experts = None if product is Product.FP8 else linears
     return Form(name, linears, experts, step_bytes=step, product=product)
 

@@ -13,14 +13,13 @@ from handler.formats.gguf.manifest import MANIFEST
 from handler.formats.weight_names import INDEX, WHOLE, weight_names
 from handler.model.checks.custom_code import CUSTOM_CODE
 from handler.model.checks.remote_code import check_code, code_repositories, follows_code
-from handler.model.gguf.location import gguf_ids
+from handler.model.gguf.location import answers_later, gguf_ids
 from handler.model.json_file import read_json
 from handler.seam.config import EngineConfig
 from handler.seam.errors import BadModel
 from model_memory.stored_codes import quantization_of, refusal
 
 _CONFIG = "config.json"
-_SERVER_ERROR = 500
 # Top-level files beside the weights: never pickles, and code only to name it (handler/model/checks/custom_code.py).
 _ENDINGS = (".json", ".jinja", ".model", ".txt")
 _FOLDERS = ("code/", "additional_chat_templates/")
@@ -70,9 +69,9 @@ def _names(model: str, revision: str | None) -> list[str] | None:
     try:
         siblings = HfApi().model_info(model, revision=revision).siblings or []
     except HfHubHTTPError as exc:
-        if exc.response.status_code < _SERVER_ERROR:
-            raise
-        return None
+        if answers_later(exc.response.status_code):
+            return None
+        raise
     except Exception:  # noqa: BLE001 - no network: each HTTP library of the client has its own exceptions; or offline
         return None
     return [each.rfilename for each in siblings]

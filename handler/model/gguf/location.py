@@ -13,6 +13,8 @@ from typing import Any
 from handler.seam.errors import BadModel
 
 _SERVER_ERROR = 500
+# A request that took too long, and too many of them: the cache can serve meanwhile.
+_LATER = (408, 429)
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 # How files are named after the type of most of their tensors.
@@ -109,7 +111,7 @@ def choose(names: Iterable[str], wanted: str, model: str) -> str:
     """
     models = _models(names)
     if wanted.endswith(".gguf"):
-        first = part_names(wanted)[0]
+        first = (part_names(wanted) or [wanted])[0]
         found = [name for name in models if name == first]
     else:
         found = _fitting(models, wanted)
@@ -118,6 +120,11 @@ def choose(names: Iterable[str], wanted: str, model: str) -> str:
     reason = f"fits {len(found)} files of the repository" if found else "fits no file of the repository"
     listed = ", ".join(found or models) or "it holds no .gguf files"
     raise BadModel(f"HF_MODEL_ID {model!r} {reason}: {listed}")
+
+
+def answers_later(status: int) -> bool:
+    """Whether this status of the hub says nothing of the repository."""
+    return status >= _SERVER_ERROR or status in _LATER
 
 
 def gguf_ids(names: Iterable[str], repository: str) -> list[str]:
@@ -139,7 +146,7 @@ def _fitting(models: list[str], wanted: str) -> list[str]:
 
 def _models(names: Iterable[str]) -> list[str]:
     """The .gguf files that hold a language model, of a split one the first part."""
-    found = {part_names(name)[0] for name in names if name.endswith(".gguf")}
+    found = {(part_names(name) or [name])[0] for name in names if name.endswith(".gguf")}
     return sorted(name for name in found if not name.rpartition("/")[2].lower().startswith("mmproj"))
 
 
@@ -151,7 +158,7 @@ def _names(repository: str, revision: str | None) -> list[str]:
     try:
         return HfApi().list_repo_files(repository, revision=revision)
     except Exception as exc:  # each HTTP library of the client has its own exceptions
-        if isinstance(exc, HfHubHTTPError) and exc.response.status_code < _SERVER_ERROR:
+        if isinstance(exc, HfHubHTTPError) and not answers_later(exc.response.status_code):
             raise
         directory = Path(snapshot_download(repository, revision=revision, local_files_only=True))
     return [str(path.relative_to(directory)) for path in directory.rglob("*.gguf")]

@@ -13,6 +13,7 @@ from huggingface_hub import constants
 from safetensors.torch import save
 
 from handler.model.checks.custom_code import CUSTOM_CODE
+from handler.model.gguf.location import answers_later
 from handler.model.location import locate
 from handler.seam.config import EngineConfig
 from handler.seam.errors import BadModel
@@ -209,3 +210,9 @@ def test_trusted_code_of_another_repository_is_fetched_too(start: Callable[..., 
     }
     hub.__exit__(None, None, None)
     assert AutoConfig.from_pretrained(directory, trust_remote_code=True).size == 7
+
+
+@pytest.mark.parametrize(("status", "later"), [(429, True), (408, True), (503, True), (404, False), (401, False)])
+def test_a_hub_that_is_busy_says_nothing_of_the_repository(status: int, later: bool) -> None:
+    """The cache serves meanwhile."""
+    assert answers_later(status) is later
