@@ -6,9 +6,10 @@ import json
 import os
 from pathlib import Path
 
+from bench.rivals.dense_checkpoint import dense_checkpoint
 from bench.rivals.install import LLAMA_SERVER, TRANSFORMERS, VLLM, installed
 from bench.servers import Contender
-from handler.model.gguf_model import bundled_gguf, converted
+from handler.model.gguf_model import bundled_gguf
 
 # Room for 32 prompts of 1,000 tokens with their answers; llama.cpp divides its context among its slots.
 _LLAMA_SLOTS = 32
@@ -18,7 +19,7 @@ _STANDARD = {"max_tokens": 64, "temperature": 0, "ignore_eos": True}
 
 def rivals() -> list[Contender]:
     """The installed rivals."""
-    model = converted(bundled_gguf(), Path(os.environ["CACHE_DIR"]), lambda _permille, _text: None)
+    model = dense_checkpoint(Path(os.environ["CACHE_DIR"]))
     found = {"vllm": _vllm(model), "llama.cpp": _llama_cpp(bundled_gguf()), "transformers": _transformers(model)}
     return [contender for name, contender in found.items() if installed(name)]
 

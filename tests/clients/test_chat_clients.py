@@ -203,10 +203,11 @@ def stock_model() -> Any:
     from handler.model.gguf_model import bundled_gguf, converted
 
     cache_dir = Path(Settings.from_environ(os.environ).cache_dir)
-    directory = converted(bundled_gguf(), cache_dir, lambda *_: None)
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32), AutoTokenizer.from_pretrained(
-        directory
-    )
+    gguf = bundled_gguf()
+    directory = converted(gguf, cache_dir, lambda *_: None)
+    return AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    ), AutoTokenizer.from_pretrained(directory)
 
 
 PROMPTS = ("Once upon a time", "def fibonacci(n):\n", "Numbers:  1 2  33\n 42 3.14")

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def imported(module: PurePosixPath) -> Iterator[PurePosixPath]:
-    """Files of `handler` that `module` imports, at module level or in functions."""
+    """Files of `handler` and `model_memory` that `module` imports, at module level or in functions."""
     for node in ast.walk(ast.parse((ROOT / module).read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -28,7 +28,7 @@ def imported(module: PurePosixPath) -> Iterator[PurePosixPath]:
                 PurePosixPath(*name.split(".")).with_suffix(".py"),
                 PurePosixPath(*name.split("."), "__init__.py"),
             ):
-                if name.startswith("handler") and (ROOT / file).is_file():
+                if name.startswith(("handler", "model_memory")) and (ROOT / file).is_file():
                     yield file
 
 

@@ -211,12 +211,13 @@ for dtype in (torch.float32, torch.bfloat16):
     heads = torch.ones(1, 2, 32, dtype=dtype)
     print(row_attention(1, 1, 32, dtype)(heads, heads[:, 1:], ones, ones, cache, place, place, 1.0, 0).tolist())
 if multiplies_bfloat16():
-    from handler.kernels.product.block_layout import packed_codes, packed_scales
+    from handler.kernels.product.block_form import BlockForm
+    from handler.kernels.product.block_layout import PackedBlocks, packed_codes, packed_scales
     from handler.kernels.product.product import BlockProduct
     one = torch.ones(64, 1)
     for bits in (4, 8):
         codes = packed_codes(torch.ones(64, 32, dtype=torch.uint8), bits)
-        print(BlockProduct(codes, packed_scales(one, one), None)(torch.ones(1, 32).bfloat16()).tolist())
+        print(BlockProduct(PackedBlocks(BlockForm(bits), codes, packed_scales(one, one)), None)(torch.ones(1, 32).bfloat16()).tolist())
 """
 
 
