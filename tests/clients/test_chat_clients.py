@@ -205,9 +205,8 @@ def stock_model() -> Any:
     cache_dir = Path(Settings.from_environ(os.environ).cache_dir)
     gguf = bundled_gguf()
     directory = converted(gguf, cache_dir, lambda *_: None)
-    return AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-    ), AutoTokenizer.from_pretrained(directory)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    return model, AutoTokenizer.from_pretrained(directory)
 
 
 PROMPTS = ("Once upon a time", "def fibonacci(n):\n", "Numbers:  1 2  33\n 42 3.14")

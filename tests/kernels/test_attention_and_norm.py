@@ -217,7 +217,8 @@ if multiplies_bfloat16():
     one = torch.ones(64, 1)
     for bits in (4, 8):
         codes = packed_codes(torch.ones(64, 32, dtype=torch.uint8), bits)
-        print(BlockProduct(PackedBlocks(BlockForm(bits), codes, packed_scales(one, one)), None)(torch.ones(1, 32).bfloat16()).tolist())
+        packed = PackedBlocks(BlockForm(bits), codes, packed_scales(one, one))
+        print(BlockProduct(packed, None)(torch.ones(1, 32).bfloat16()).tolist())
 """
 
 
