@@ -101,10 +101,12 @@ def test_what_other_workers_have_sent_counts(pair: Pair, busy: int) -> None:
     """Only the board knows of it."""
     pair.engines[busy].board["running"] = 2
     pair.engines[busy].board["waiting"] = 1
-    pair.begin(3)
+    # A stream that nobody refers to is closed, and its request aborted.
+    streams = pair.begin(3)
     assert pair.shares()[1 - busy] == 3
-    pair.begin(2)
+    streams += pair.begin(2)
     assert pair.shares()[1 - busy] == 4
+    assert len(streams) == 5
 
 
 def test_a_dead_engine_ends_its_own_requests_only(pair: Pair) -> None:
