@@ -49,6 +49,7 @@ from handler.model.quantize import (
     skipped_modules,
     stored_form,
 )
+from handler.model.stored_bitsandbytes import silence_bitsandbytes
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel, one_line
 from handler.seam.source_digest import source_digest
@@ -168,6 +169,7 @@ def _load_weights(
                 stored_bytes=None if form is None else weight_bytes(form, directory, dtype, devices.own[0]),
             )
         elif quantize in BITSANDBYTES:
+            silence_bitsandbytes()
             options["quantization_config"] = bitsandbytes_config(quantize, dtype, skipped_modules(skeleton, quantize))
         with open_weights(directory, form, devices.own[0], dtype) as weights:
             options["state_dict"] = join_experts(weights, skeleton)

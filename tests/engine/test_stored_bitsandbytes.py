@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from handler.model.loader import LoadedModel, load
 from handler.runners.slots.runner import SlotRunner
-from handler.seam.config import EngineConfig
+from handler.seam.config import EngineConfig, Quantize
 from tests.support import tiny_models
 from tests.support.local_engine import limits
 
@@ -85,6 +85,16 @@ def test_neither_loading_nor_products_need_the_library(
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # an import of it fails
     caplog.clear()
     model = opened(directory).model
+    with torch.inference_mode():
+        model(input_ids=torch.tensor([[1, 2, 3]]))
+    assert [record.name for record in caplog.records if record.name.startswith("bitsandbytes")] == []
+
+
+def test_layers_quantised_at_load_leave_the_log_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    directory = tiny_models.save("llama", tmp_path, num_hidden_layers=1)
+    logging.getLogger("bitsandbytes").setLevel(logging.NOTSET)
+    config = EngineConfig(device="cpu", dtype="bfloat16", cache_dir=str(tmp_path), quantize=Quantize.INT8)
+    model = load(config, directory, lambda *_: None).model
     with torch.inference_mode():
         model(input_ids=torch.tensor([[1, 2, 3]]))
     assert [record.name for record in caplog.records if record.name.startswith("bitsandbytes")] == []
