@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
-import threading
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
 from urllib.parse import urlsplit
+
+from tools.local_server import LocalServer
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
-class FakeHub:
+class FakeHub(LocalServer):
     """Serves `repositories`, id -> path -> content, as of the one commit `SHA`.
 
     `fetched` holds "id/path" of every file whose content was sent, `num_bytes` their bytes. A file that is larger than
@@ -27,21 +26,7 @@ class FakeHub:
         self.num_bytes = 0
         self.cuts: list[int] = []
         self.refused: set[str] = set()
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(_handler(self))
 
     def answer(self, path: str) -> tuple[str, bytes] | None:
         """What kind of thing `path` names, "json" or "id/path" of a file, and its content; None if there is nothing."""

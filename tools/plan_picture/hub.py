@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import http.server
 import json
-import threading
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from tools.local_server import LocalServer
 
 # Qwen/Qwen3-8B as published: its config.json, and the total of its safetensors index.
 QWEN3_8B_CONFIG: dict[str, Any] = {
@@ -29,7 +29,7 @@ QWEN3_8B = {
 }
 
 
-class StandInHub:
+class StandInHub(LocalServer):
     """Serves `files` on a free port of this machine; an integer as a file is the status it is refused with.
 
     `seen` holds (path, Authorization header or None) of every request.
@@ -38,21 +38,7 @@ class StandInHub:
     def __init__(self, files: Mapping[str, Any]) -> None:
         self.files = dict(files)
         self.seen: list[tuple[str, str | None]] = []
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(_handler(self))
 
 
 def _handler(hub: StandInHub) -> type[http.server.BaseHTTPRequestHandler]:
