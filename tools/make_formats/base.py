@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 FAMILY = "llama"
@@ -83,3 +84,17 @@ def write_expected(base: Path, target: Path, dense: Mapping[str, Tensor]) -> Non
     logits = model(input_ids=input_ids[None], use_cache=False).logits[0]
     rows = {f"rows.{name}": weight[..., :_NUM_ROWS, :].float().contiguous() for name, weight in dense.items()}
     save_file({"input_ids": input_ids, "logits": logits.contiguous(), **rows}, target / "expected.safetensors")
+
+
+def write_by_transformers(
+    config: Any, sizes: Mapping[str, Any], target: Path, dequantised: Callable[[Any], Tensor]
+) -> None:
+    """A model of `sizes` that transformers quantises as `config` says and saves; `dequantised` undoes a weight."""
+    with TemporaryDirectory() as temporary:
+        base = save(Path(temporary), **sizes)
+        options = {"dtype": torch.bfloat16, "device_map": "cpu", "quantization_config": config}
+        model: Any = AutoModelForCausalLM.from_pretrained(base, **options)
+        linears = {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear)}
+        dense = {f"{name}.weight": dequantised(each.weight) for name, each in linears.items() if name != "lm_head"}
+        model.save_pretrained(target)
+        write_expected(base, target, dense)

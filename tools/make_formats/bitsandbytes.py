@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from bitsandbytes.backends.default.ops import _dequantize_4bit_compute
 from bitsandbytes.functional import dequantize_blockwise, int8_vectorwise_dequant
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from torch import Tensor
+from transformers import BitsAndBytesConfig
 
 from tools.make_formats import base as dense_model
 
@@ -23,15 +22,7 @@ _ODD = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 32}
 
 
 def _write(values: dict[str, Any], sizes: dict[str, Any], _: Path, target: Path) -> None:
-    with TemporaryDirectory() as temporary:
-        base = dense_model.save(Path(temporary), **sizes)
-        config = BitsAndBytesConfig(**values)
-        options = {"dtype": torch.bfloat16, "device_map": "cpu", "quantization_config": config}
-        model: Any = AutoModelForCausalLM.from_pretrained(base, **options)
-        linears = {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear)}
-        dense = {f"{name}.weight": _dequantised(each.weight) for name, each in linears.items() if name != "lm_head"}
-        model.save_pretrained(target)
-        dense_model.write_expected(base, target, dense)
+    dense_model.write_by_transformers(BitsAndBytesConfig(**values), sizes, target, _dequantised)
 
 
 def _dequantised(weight: Any) -> Tensor:

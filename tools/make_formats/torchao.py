@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
 from torchao.quantization import (
     Float8WeightOnlyConfig,
@@ -20,7 +20,7 @@ from torchao.quantization import (
     PerGroup,
     dequantize_affine,
 )
-from transformers import AutoModelForCausalLM, TorchAoConfig
+from transformers import TorchAoConfig
 
 from tools.make_formats import base as dense_model
 
@@ -32,14 +32,7 @@ _INT4: torch.dtype = getattr(torch, "int4")  # noqa: B009 (torch's stubs do not 
 
 
 def _write(config: Callable[[], Any], _: Path, target: Path) -> None:
-    with TemporaryDirectory() as temporary:
-        base = dense_model.save(Path(temporary), **_SMALL)
-        options = {"dtype": torch.bfloat16, "device_map": "cpu", "quantization_config": TorchAoConfig(config())}
-        model: Any = AutoModelForCausalLM.from_pretrained(base, **options)
-        linears = {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear)}
-        dense = {f"{name}.weight": _dequantised(each.weight) for name, each in linears.items() if name != "lm_head"}
-        model.save_pretrained(target)
-        dense_model.write_expected(base, target, dense)
+    dense_model.write_by_transformers(TorchAoConfig(config()), _SMALL, target, _dequantised)
 
 
 def _dequantised(weight: Any) -> Tensor:
