@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 import logging
 import mmap
-import struct
 import time
 from pathlib import Path
 
@@ -43,7 +42,7 @@ _NUMBERS = (
     "devices_per_engine",
     "fusing",  # 1 while own kernels are first run; an engine that finds it died of them, and leaves them out
 )
-_OFFSET = {name: 8 * i for i, name in enumerate(_NUMBERS)}
+_INDEX = {name: i for i, name in enumerate(_NUMBERS)}
 _TEXT_OFFSET = 8 * len(_NUMBERS)
 _TEXT_BYTES = 512
 _SIZE = _TEXT_OFFSET + _TEXT_BYTES
@@ -61,6 +60,9 @@ class Phase(enum.IntEnum):
     FAILED = 6
 
 
+_PHASES = {int(phase): phase for phase in Phase}
+
+
 class StatusBoard:
     """Access to the mapped file. `board["running"]` reads a number, `board["running"] = 3` writes it."""
 
@@ -71,23 +73,23 @@ class StatusBoard:
             path.write_bytes(b"\0" * _SIZE)
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), _SIZE)
+        self._words = memoryview(self._map)[:_TEXT_OFFSET].cast("q")
 
     def __getitem__(self, name: str) -> int:
-        value: int = struct.unpack_from("q", self._map, _OFFSET[name])[0]
-        return value
+        return self._words[_INDEX[name]]
 
     def __setitem__(self, name: str, value: int) -> None:
-        struct.pack_into("q", self._map, _OFFSET[name], value)
+        self._words[_INDEX[name]] = value
 
     @property
     def phase(self) -> Phase:
         """The current phase."""
-        return Phase(self["phase"])
+        return _PHASES[self["phase"]]
 
     @property
     def ready(self) -> bool:
         """True if the engine serves requests and is not draining."""
-        return self.phase is Phase.READY and not self["draining"]
+        return self["phase"] == Phase.READY and not self["draining"]
 
     @property
     def detail(self) -> str:
@@ -115,8 +117,9 @@ class StatusBoard:
 
     def numbers(self) -> dict[str, int]:
         """A snapshot of every number."""
-        return dict(zip(_NUMBERS, struct.unpack_from(f"{len(_NUMBERS)}q", self._map), strict=True))
+        return dict(zip(_NUMBERS, self._words, strict=True))
 
     def close(self) -> None:
         """Unmap the file."""
+        self._words.release()
         self._map.close()
