@@ -90,6 +90,7 @@ class RequestRecord:
 
     def end(self, generation: Generation, failure: str | None) -> None:
         """One sequence has ended. A dropped one alone decides nothing: another sequence may have failed first."""
+        metrics.flush()
         if failure is None:
             metrics.observe_generation(generation, self.arrived_s)
         elif failure == DROPPED:

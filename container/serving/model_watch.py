@@ -60,6 +60,11 @@ class ModelWatch:
         self._read_epochs: dict[EngineClient, int] = {}
 
     @property
+    def loaded(self) -> bool:
+        """Whether a model has been loaded, whatever the engines do now."""
+        return self._model is not None
+
+    @property
     def ready(self) -> bool:
         """True if a request can be served now."""
         return self._engines.ready and self._model is not None

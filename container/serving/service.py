@@ -23,7 +23,8 @@ from container.settings import Settings
 from container.web.disconnect import connection_check
 from container.web.responses import when_made
 
-_POLL_INTERVAL_S = 0.05
+# Seconds between looks for an engine that has started: before the first model is loaded, and later.
+_POLL_S, _CALM_POLL_S = 0.05, 0.25
 
 
 class Service:
@@ -46,7 +47,8 @@ class Service:
         while True:
             self._models.poll()
             self._admission.observe()
-            gevent.sleep(_POLL_INTERVAL_S)
+            metrics.flush()
+            gevent.sleep(_CALM_POLL_S if self._models.loaded else _POLL_S)
 
     @property
     def ready(self) -> bool:
