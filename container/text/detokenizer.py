@@ -63,6 +63,9 @@ class IncrementalDetokenizer:
 
     def push(self, token_ids: Sequence[int]) -> str:
         """The text that `token_ids` complete, possibly empty."""
+        if len(token_ids) == 1 and not self._joins:
+            token_id = token_ids[0]
+            return "" if self._skip_special_tokens and self._is_special(token_id) else self._text.push_one(token_id)
         if self._skip_special_tokens:
             token_ids = [token_id for token_id in token_ids if not self._is_special(token_id)]
         return "".join(map(self._joined, token_ids)) if self._joins else self._text.push(token_ids)
@@ -84,7 +87,13 @@ class _Concatenation:
     def __init__(self, table: TokenBytes) -> None:
         self._table = table
         self._started = False
+        self._is_whole = True
         self._utf8 = codecs.getincrementaldecoder("utf-8")(_ONE_PER_BYTE if table.byte_fallback else "replace")
+
+    def push_one(self, token_id: int) -> str:
+        """As `push`, by a table for a token of whole characters after whole characters: nearly every one."""
+        text = self._table.text(token_id) if self._started and self._is_whole else None
+        return self.push([token_id]) if text is None else text
 
     def push(self, token_ids: Sequence[int]) -> str:
         if self._started:
@@ -101,6 +110,8 @@ class _Concatenation:
         held = self._utf8.getstate()[0]
         if len(held) == 2 and held[0] == _SURROGATE_LEAD and held[1] >= _SURROGATE_FROM:
             text += self._utf8.decode(b"", final=True)
+            held = b""
+        self._is_whole = not held
         return text
 
     def finish(self) -> str:
@@ -118,8 +129,11 @@ class _Window:
         self._shown: list[int] = []
         self._pending: list[int] = []
 
+    def push_one(self, token_id: int) -> str:
+        return self._push(token_id) if self._tokenizer.is_known(token_id) else ""
+
     def push(self, token_ids: Sequence[int]) -> str:
-        return "".join(self._push(token_id) for token_id in token_ids if self._tokenizer.is_known(token_id))
+        return "".join(map(self.push_one, token_ids))
 
     def finish(self) -> str:
         text = self._added()

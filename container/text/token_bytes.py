@@ -45,6 +45,7 @@ class TokenBytes:
         self._context = context
         self._context_length = len(self._decode(context))
         self._inner: dict[int, bytes] = {}
+        self._texts: dict[int, str | None] = {}
 
     @classmethod
     def of(cls, backend: tokenizers.Tokenizer) -> TokenBytes | None:
@@ -68,6 +69,14 @@ class TokenBytes:
         if known is None:
             known = self._inner[token_id] = self._look_up(token_id)
         return known
+
+    def text(self, token_id: int) -> str | None:
+        """The text that `token_id` adds after whole characters; None if its bytes are not whole characters."""
+        try:
+            return self._texts[token_id]
+        except KeyError:
+            found = self._texts[token_id] = _whole(self._look_up(token_id))
+            return found
 
     def first(self, token_id: int) -> bytes:
         """The bytes that `token_id` adds as the first token; some decoders drop a leading space there."""
@@ -102,6 +111,13 @@ class TokenBytes:
             "The tokenizer failed to decode", self._backend.decode, list(token_ids), skip_special_tokens=False
         )
         return text
+
+
+def _whole(raw: bytes) -> str | None:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _concatenative_kinds(backend: tokenizers.Tokenizer) -> list[str] | None:
