@@ -16,6 +16,7 @@ import gevent
 import zmq
 from gevent.queue import SimpleQueue
 
+from container.generation.joined_outputs import can_join, joined
 from container.run_dir import EngineDir
 from handler.seam.protocol import (
     Abort,
@@ -48,6 +49,7 @@ class Reply:
         self.lost = False
         self._num_tokens = 0
         self._ended = False
+        self._woken = False
         self._on_close = on_close
 
     def take(self, message: FromEngine) -> bool:
@@ -63,23 +65,44 @@ class Reply:
             else:
                 self._num_tokens += len(message.token_ids)
         self._ended = is_terminal(message)
+        self._woken = True
         self.inbox.put(message)
         return True
 
     def tick(self) -> None:
-        """Wake the waiting request. A timeout on each `get` would cost 7 % of the web side's time for a token."""
-        if self.inbox.empty():
+        """Wake the waiting request, unless a message has since the last tick.
+
+        A timeout on each `get` would cost 7 % of the web side's time for a token.
+        """
+        woken, self._woken = self._woken, False
+        if not woken and self.inbox.empty():
             self.inbox.put(None)
 
     def messages(self) -> Iterator[FromEngine | None]:
-        """The messages up to the terminal one; None at each `tick` without one, so that the caller can check."""
+        """The messages up to the terminal one; None at each `tick` without one, so that the caller can check.
+
+        Outputs that have arrived while the caller was busy come as one.
+        """
         while not self.finished:
             message = self.inbox.get()
+            if isinstance(message, StepOutput) and not self.inbox.empty():
+                message = self._with_following(message)
             self.finished = message is not None and is_terminal(message)
             yield message
             if not self.inbox.empty():
                 # Neither a full inbox nor a client that keeps up makes this greenlet wait; yield so that /ping can run.
                 gevent.sleep(0)
+
+    def _with_following(self, first: StepOutput) -> StepOutput:
+        outputs, num_tokens = [first], len(first.token_ids)
+        while not self.inbox.empty():
+            following = self.inbox.peek()
+            if not isinstance(following, StepOutput) or not can_join(first, following, num_tokens):
+                break
+            outputs.append(following)
+            num_tokens += len(following.token_ids)
+            self.inbox.get()
+        return joined(outputs)
 
     def close(self) -> None:
         """Forget the request; abort it in the engine unless it has finished. Safe to call twice."""

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import msgspec
+
 from container.errors import DeadlineExceeded, ServiceError, from_engine
 from container.generation.engine_client import Reply
 from container.generation.engine_pool import EnginePool
@@ -22,17 +24,20 @@ from handler.seam.protocol import FinishReason, GenerateRequest, SamplingParams,
 KEEPALIVE_S = 15.0
 # Last prompt tokens shown to the detokeniser. Without them sentencepiece would drop the first space of the answer.
 _TAIL = 8
+# Seconds between checks of the client while tokens flow.
+_CHECK_S = 0.1
 # The engine checks deadlines between steps. After this grace the web side ends the request: the step may be long, or
 # the engine may have lost the request.
 _DEADLINE_GRACE_S = 0.05
+# Reasons whose token may be none of the text.
+_TEXT_ENDS = (FinishReason.EOS, FinishReason.STOP_TOKEN)
 
 
 class ClientDisconnected(Exception):
     """The client closed its connection."""
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(msgspec.Struct, frozen=True, gc=False):
     """One generated token. `text` is what it adds, special tokens included; "" while a character is incomplete.
 
     The client's text leaves a `hidden` token out.
@@ -45,8 +50,7 @@ class Token:
     hidden: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(msgspec.Struct, frozen=True, gc=False):
     """New text and tokens; the last delta has a `finish_reason`."""
 
     text: str
@@ -211,12 +215,14 @@ class Generation:
 
     def _outputs(self, reply: Reply) -> Iterator[StepOutput | None]:
         """Yield the engine's outputs, and None after each `KEEPALIVE_S` of silence. Raises as `deltas` does."""
-        silent_since = time.monotonic()
+        silent_since = check_due = time.monotonic()
         deadline = silent_since + self.prompt.timeout_s + _DEADLINE_GRACE_S
         for message in reply.messages():
             now = time.monotonic()
-            if not self._connected():
-                raise ClientDisconnected
+            if message is None or reply.finished or now >= check_due:
+                check_due = now + _CHECK_S
+                if not self._connected():
+                    raise ClientDisconnected
             if isinstance(message, StepOutput):
                 silent_since = now
                 yield message
@@ -242,16 +248,15 @@ class Generation:
             self.prompt_logprobs = output.prompt_logprobs
         self.timings.queue_s = output.queue_time_s
         self.timings.inference_s = output.inference_time_s
+        reason, token_ids, logprobs = output.finish_reason, output.token_ids, output.logprobs
+        ends = reason in _TEXT_ENDS and bool(token_ids) and token_ids[-1] in self._end_token_ids
+        outside = len(token_ids) - 1 if ends and not self.prompt.keep_end else -1
         pieces: list[str] = []
         tokens: list[Token] = []
-        reason = output.finish_reason
-        for i, token_id in enumerate(output.token_ids):
-            last = i == len(output.token_ids) - 1
+        for i, token_id in enumerate(token_ids):
             self.num_tokens += 1
-            ends = last and reason in {FinishReason.EOS, FinishReason.STOP_TOKEN} and token_id in self._end_token_ids
-            outside = ends and not self.prompt.keep_end
-            tokens.append(self._token(token_id, output.logprobs[i] if output.logprobs else None, outside))
-            if not outside:
+            tokens.append(self._token(token_id, logprobs[i] if logprobs else None, i == outside))
+            if i != outside:
                 pieces.append(self._push(token_id))
             if self._stop.matched is not None:
                 return Delta("".join(pieces), tokens, FinishReason.STOP_STRING)
