@@ -56,6 +56,9 @@ class ChatAnswer:
         }
         if request.service_tier is not None:
             self._head["service_tier"] = "default"
+        # Whether all chunks of a choice that only add text differ in the text alone.
+        self._alike = not (request.logprobs or request.return_token_ids or request.continuous_usage)
+        self._text_frames: dict[int, sse.TextFrames] = {}
 
     def _list_of(self, model: ServedModel) -> ChatLogprobs:
         return ChatLogprobs(model.tokenizer, as_ids=bool(self._request.return_tokens_as_token_ids))
@@ -117,7 +120,18 @@ class ChatAnswer:
         if not deltas and tokens and (self._request.logprobs or self._request.return_token_ids):
             yield self._chunk(index, ChatDelta(content=""), None, tokens)
         for i, delta in enumerate(deltas):
-            yield self._chunk(index, delta, None, tokens if i == 0 else [])
+            if self._alike and delta.content is not UNSET:
+                yield self._text_frame(index, delta.content)
+            else:
+                yield self._chunk(index, delta, None, tokens if i == 0 else [])
+
+    def _text_frame(self, index: int, text: str) -> bytes:
+        """The chunk of a choice that adds `text` and nothing else."""
+        frames = self._text_frames.get(index)
+        if frames is None:
+            frames = sse.TextFrames(lambda text: self._event(index, ChatDelta(content=text), None, []))
+            self._text_frames[index] = frames
+        return frames.frame(text)
 
     def _chunk(
         self,
@@ -128,6 +142,17 @@ class ChatAnswer:
         *,
         begins: bool = False,
     ) -> bytes:
+        return sse.frame(self._event(index, delta, finish_reason, tokens, begins=begins))
+
+    def _event(
+        self,
+        index: int,
+        delta: ChatDelta,
+        finish_reason: ChatFinish | None,
+        tokens: list[Token],
+        *,
+        begins: bool = False,
+    ) -> ChatChunk:
         returns_ids = bool(self._request.return_token_ids)
         choice = ChunkChoice(
             index=index,
@@ -138,7 +163,7 @@ class ChatAnswer:
         )
         usage = chunk_usage(self._request, self._usage)
         prompt = self._generations[index].prompt.token_ids if begins and returns_ids else UNSET
-        return sse.frame(ChatChunk(**self._head, choices=[choice], usage=usage, prompt_token_ids=prompt))
+        return ChatChunk(**self._head, choices=[choice], usage=usage, prompt_token_ids=prompt)
 
     def _usage(self) -> Usage:
         reasoning_tokens = sum(choice.num_reasoning_tokens for choice in self._choices)

@@ -81,10 +81,13 @@ class Choice:
         self._forced = forced
         self._marks = marks
         self._num_calls_seen = 0
+        self._reads_nothing = reasoning is None and tools is None
 
     def add(self, delta: Delta) -> list[ChatDelta]:
         """The parts that `delta` completes, each as the `delta` of a chunk."""
         self.tokens += delta.tokens
+        if self._reads_nothing and delta.finish_reason is None:
+            return [ChatDelta(content=self._text(delta.text))] if delta.text else []
         chunks = [self._keep(part) for part in joined(self._view.shown(self._split(delta), over=False))]
         if delta.finish_reason is not None:
             cut = delta.finish_reason is FinishReason.LENGTH
@@ -130,8 +133,7 @@ class Choice:
         """Add a part to the message and return it as a chunk's delta; None for calls beyond the limit."""
         match part:
             case Content(text):
-                self._content.append(text)
-                return ChatDelta(content=text)
+                return ChatDelta(content=self._text(text))
             case Reasoning(text):
                 self._reasoning.append(text)
                 return ChatDelta(reasoning_content=text)
@@ -140,6 +142,10 @@ class Choice:
                 return self._begin_call(name) if self._in_limit else None
             case CallArguments(fragment):
                 return self._extend_call(fragment) if self._in_limit else None
+
+    def _text(self, text: str) -> str:
+        self._content.append(text)
+        return text
 
     @property
     def _in_limit(self) -> bool:

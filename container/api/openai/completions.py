@@ -130,6 +130,10 @@ class CompletionAnswer:
             "model": served.card.model_id if self._request.model is None else self._request.model,
             "system_fingerprint": FINGERPRINT,
         }
+        request = self._request
+        # Whether all chunks of a choice that only add text differ in the text alone.
+        self._alike = request.logprobs is None and not (request.return_token_ids or request.continuous_usage)
+        self._text_frames: dict[int, sse.TextFrames] = {}
 
     def whole(self) -> TextCompletion:
         """The text_completion object."""
@@ -160,6 +164,10 @@ class CompletionAnswer:
                 if begins:
                     begun.add(index)
                     text, scored = self._echo_text(index) + text, self._echoed(index) + scored
+                if self._alike and self._reasons[index] is None:
+                    if text:
+                        yield self._text_frame(index, text)
+                    continue
                 asked = self._asked(index, self._ids[index][num_before:], begins=begins)
                 if text or asked or self._request.logprobs is not None or self._reasons[index] is not None:
                     choice = self._choice(index, text, scored, lists[index], index)
@@ -244,8 +252,20 @@ class CompletionAnswer:
         return TextChoice(index=number, text=text, logprobs=logprobs, finish_reason=self._reasons[index])
 
     def _chunk(self, choice: TextChoice) -> bytes:
-        usage = chunk_usage(self._request, self._usage)
-        return sse.frame(TextCompletion(**self._head, choices=[choice], usage=usage))
+        return sse.frame(self._event(choice))
+
+    def _event(self, choice: TextChoice) -> TextCompletion:
+        return TextCompletion(**self._head, choices=[choice], usage=chunk_usage(self._request, self._usage))
+
+    def _text_frame(self, index: int, text: str) -> bytes:
+        """The chunk of a choice that adds `text` and nothing else."""
+        frames = self._text_frames.get(index)
+        if frames is None:
+            frames = sse.TextFrames(
+                lambda text: self._event(TextChoice(index=index, text=text, logprobs=None, finish_reason=None))
+            )
+            self._text_frames[index] = frames
+        return frames.frame(text)
 
     def _usage(self) -> Usage:
         per_prompt = self._completion.num_candidates
