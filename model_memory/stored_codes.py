@@ -268,6 +268,7 @@ GGUF = {
     "Q6_K": Codes(6, 16),
     **dict.fromkeys(("IQ4_NL", "IQ4_XS"), Codes(4, 32, Values.MULTIPLES)),
     "MXFP4": Codes(4, 32, Values.MULTIPLES),
+    "TQ2_0": Codes(2, 256),
 }
 
 _METHODS: dict[str, Callable[[Settings], Iterable[Codes]]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.errors import PreflightError, SpecError
 from sagemaker_deploy.request.instances import INSTANCES, find_instance
 from sagemaker_deploy.request.spec import QUANTIZATIONS, STORED_QUANTIZATIONS
-from sagemaker_deploy.sizing.fit import Load, check_fit, fit_warnings, weights_bytes
+from sagemaker_deploy.sizing.fit import Load, auto_warning, check_fit, fit_warnings, weights_bytes
 from sagemaker_deploy.sizing.hub import Hub
 from sagemaker_deploy.sizing.model_shape import ModelShape, shape_from_config
 from sagemaker_deploy.sizing.model_source import load_shape, read_model
@@ -129,6 +130,35 @@ def test_a_stored_checkpoint_keeps_its_form() -> None:
         assert len(found) == warned
         assert all("does nothing" in text for text in found)
         assert weights_bytes(packed, quantize, INSTANCES[0]) == 6_000_000_000
+
+
+@dataclass(frozen=True)
+class Tensor:
+    kind: str
+    shape: tuple[int, ...]
+
+
+def test_a_gguf_file_keeps_its_types_under_auto_and_int4() -> None:
+    """Q6_K's groups of 16 have no product on a GPU; other values than `auto` and `int4` dequantise first."""
+    size = 8192 * 8192
+    tensors = {f"blk.{i}.ffn_up.weight": Tensor("Q4_K", (8192, 8192)) for i in range(39)}
+    tensors |= {"blk.0.ffn_down.weight": Tensor("Q6_K", (8192, 8192)), "a.weight": Tensor("Q4_K", (8191, 8192))}
+    shape = ModelShape(WeightCounts(41 * size, 0, 0), 1, 0, "bfloat16", num_layers=39, file_bytes=1, tensors=tensors)
+    a10g, t4 = find_instance("ml.g5.xlarge"), find_instance("ml.g4dn.xlarge")
+    assert a10g is not None
+    assert t4 is not None
+    in_16_bits = 2 * (size + 8191 * 8192)  # no kernel takes 8,191 outputs
+    for quantize in ("auto", "int4"):
+        assert weights_bytes(shape, quantize, a10g) == 39 * size * 0.625 + in_16_bits
+        assert weights_bytes(shape, quantize, t4) == 39 * size * 2 + in_16_bits
+        assert check_fit(shape, LOAD, a10g, quantize).stored == "stored as gguf"
+    assert weights_bytes(shape, "none", a10g) == 41 * size * 2
+    (note,) = fit_warnings(shape, LOAD, check_fit(shape, LOAD, a10g))
+    assert note.startswith("the container makes the file's weights of Q6_K dense at load: 0.0 GB take 1.9 GB")
+    assert auto_warning(shape, LOAD, check_fit(shape, LOAD, a10g)) == ""
+    found = recommend(shape, LOAD)
+    assert found is not None
+    assert (found.best.quantize, found.best.stored) == ("auto", "stored as gguf")
 
 
 def test_nothing_fits_the_impossible() -> None:
