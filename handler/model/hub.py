@@ -12,12 +12,13 @@ from handler.formats.gguf.manifest import MANIFEST
 from handler.formats.weight_names import INDEX, WHOLE, weight_names
 from handler.model.checks.custom_code import CUSTOM_CODE
 from handler.model.checks.remote_code import check_code, code_repositories, follows_code
+from handler.model.checks.stored_settings import stored_settings
 from handler.model.gguf.location import gguf_ids
 from handler.model.hub_commit import cached, listed
 from handler.model.json_file import read_json
 from handler.seam.config import EngineConfig
 from handler.seam.errors import BadModel
-from model_memory.stored_codes import quantization_of, refusal
+from model_memory.stored_codes import MODELOPT_FILE, refusal
 
 _CONFIG = "config.json"
 # Top-level files beside the weights: never pickles, and code only to name it (handler/model/checks/custom_code.py).
@@ -50,7 +51,7 @@ def _fetched(config: EngineConfig) -> Path:
         return cached(config.model, config.revision)
     names, trusted = commit.names, config.trust_remote_code
     _check_names(names, config.model)
-    directory = commit.fetch(name for name in (_CONFIG, INDEX) if name in names)
+    directory = commit.fetch(name for name in (_CONFIG, INDEX, MODELOPT_FILE) if name in names)
     check_before_download(directory, f"the hub model {config.model!r}", trust_remote_code=trusted)
     directory = commit.fetch(_beside(names, trust_remote_code=trusted) + _weights(names, directory))
     if follows_code(read_json(directory / _CONFIG), trust_remote_code=trusted):
@@ -80,7 +81,7 @@ def _check_names(names: Sequence[str], model: str) -> None:
 
 
 def check_before_download(directory: Path, named: str, *, trust_remote_code: bool) -> None:
-    """Raise BadModel if config.json in `directory` alone says that the model cannot run here. `named` is the model."""
+    """Raise BadModel if the configuration in `directory` alone says that the model, `named`, cannot run here."""
     values = read_json(directory / _CONFIG)
     check_code(values, directory, trust_remote_code=trust_remote_code)
     if values.get("is_encoder_decoder") is True:
@@ -88,7 +89,7 @@ def check_before_download(directory: Path, named: str, *, trust_remote_code: boo
             f"{named}, model type {values.get('model_type')!r}, is an encoder-decoder; only decoder-only language "
             "models can be served"
         )
-    form = quantization_of(values)
+    form = stored_settings(values, directory)
     if form is not None and (refused := refusal(form)):
         raise BadModel(f"{named} cannot be loaded: {refused}")
     if not follows_code(values, trust_remote_code=trust_remote_code):

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from handler.formats.gguf.manifest import Manifest, is_converted, read_manifest
+from handler.model.checks.stored_settings import stored_settings
 from handler.model.device import capability_of
 from handler.model.gguf.needs import stays_as_stored
 from handler.model.json_file import read_json
@@ -30,7 +31,6 @@ from model_memory.forms import AUTO_FORMS, Form, auto_forms, quantized
 from model_memory.gguf_bytes import gguf_bytes
 from model_memory.key_bytes import key_bytes_per_token, max_positions
 from model_memory.sharing import KEYS_SHARE, USUAL_TOKENS, WEIGHTS_SHARE, Share, Weights
-from model_memory.stored_codes import quantization_of
 from model_memory.stored_forms import stored
 from model_memory.weight_counts import WeightCounts, count_weights, text_values
 
@@ -136,7 +136,7 @@ def needs_of(directory: Path, config: EngineConfig, dtype: torch.dtype, capabili
         return Needs((Weights("gguf", num_bytes, num_bytes),))
     on_disk = language_bytes(directory)
     values = text_values(read_json(directory / "config.json"))
-    of_stored = quantization_of(values)
+    of_stored = stored_settings(values, directory)
     counts = _counts(values, on_disk, is_stored=of_stored is not None)
     in_bfloat16 = dtype is torch.bfloat16
     if of_stored is not None:

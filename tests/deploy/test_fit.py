@@ -27,6 +27,7 @@ from tests.deploy.shapes import GPT2, LLAMA_70B, MIXTRAL, QWEN3_8B
 from tools.plan_picture.hub import StandInHub
 
 LOAD = Load(context=8192, concurrency=8)
+MODELOPT = {"quantization": {"quant_algo": "NVFP4"}}
 
 
 @pytest.mark.parametrize(("config", "billions"), [(QWEN3_8B, 8.19), (LLAMA_70B, 70.55), (MIXTRAL, 46.7), (GPT2, 0.124)])
@@ -230,6 +231,8 @@ def hub() -> Iterator[StandInHub]:
         "/org/moved/resolve/main/config.json": "/org/big/resolve/main/config.json",
         "/org/list/resolve/main/config.json": [1],
     }
+    nvidia = "/org/nvidia/resolve/main"
+    files |= {f"{nvidia}/config.json": QWEN3_8B, f"{nvidia}/hf_quant_config.json": MODELOPT}
     with StandInHub(files) as stand_in:
         yield stand_in
 
@@ -253,6 +256,22 @@ def test_a_model_is_weighed_on_the_hub(hub: StandInHub) -> None:
     for wrong in ("ftp://hub", "http://127.0.0.1:1"):
         with pytest.raises(PreflightError, match="could not be read from the Hub"):
             load_shape("org/none", hub=Hub(wrong))
+
+
+def test_the_form_of_modelopts_own_file_is_weighed(hub: StandInHub, clients: Clients, tmp_path: Path) -> None:
+    """Its older versions wrote nothing to config.json."""
+    s3 = clients["s3"]
+    s3.create_bucket(Bucket="nvidia")
+    for name, values in {"config.json": QWEN3_8B, "hf_quant_config.json": MODELOPT}.items():
+        (tmp_path / name).write_text(json.dumps(values))
+        s3.put_object(Bucket="nvidia", Key=f"m/{name}", Body=json.dumps(values))
+    expected = {"quant_method": "modelopt", **MODELOPT}
+    assert load_shape("org/nvidia", hub=Hub(hub.url)).stored == expected
+    assert load_shape("s3://nvidia/m/", s3=s3).stored == expected
+    assert load_shape(str(tmp_path)).stored == expected
+    for text in ("{", "[1]", "1"):
+        (tmp_path / "hf_quant_config.json").write_text(text)
+        assert load_shape(str(tmp_path)).stored is None
 
 
 def test_the_hubs_token_goes_to_the_hub_alone(hub: StandInHub) -> None:

@@ -122,6 +122,16 @@ def test_what_cannot_run_is_refused_before_its_weights_are_fetched(
     assert "\n" not in str(caught.value)
 
 
+def test_a_form_that_modelopts_own_file_names_is_refused_before_the_weights(
+    start: Callable[..., FakeHub],
+) -> None:
+    own = {"hf_quant_config.json": written({"quantization": {"quant_algo": "W4A8_AWQ"}})}
+    hub = start(model=repository(**{"model.safetensors": WEIGHTS}, **own))
+    with pytest.raises(BadModel, match="stored as modelopt with the quant_algo W4A8_AWQ is not read here; take "):
+        fetch()
+    assert names(hub) == {"config.json", *own}
+
+
 def test_a_form_that_is_read_here_is_fetched(start: Callable[..., FakeHub]) -> None:
     form = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
     hub = start(model=repository(LLAMA | form, **{"model.safetensors": WEIGHTS}))
