@@ -14,6 +14,8 @@ from typing import Any
 
 Settings = Mapping[str, Any]
 UNKNOWN = "unknown"
+# ModelOpt's own file. Its older versions wrote nothing to config.json.
+MODELOPT_FILE = "hf_quant_config.json"
 # `quant_method` of AutoRound: its first name, and the present one.
 AUTO_ROUND = ("intel/auto-round", "auto-round")
 # Its packings (`auto_round_packing`): as GPTQ has its tensors with zero points as they are, or minus one; as AWQ.
@@ -64,6 +66,11 @@ def quantization_of(config: Settings) -> Settings | None:
         if found := _object(values, "compression_config"):  # compressed-tensors before 0.9
             return {"quant_method": "compressed-tensors", **_flat(found)}
     return None
+
+
+def of_modelopt(values: Settings) -> Settings:
+    """What MODELOPT_FILE says, as a `quantization_config`."""
+    return {"quant_method": "modelopt", **values}
 
 
 def method_of(values: Settings) -> str:
@@ -268,6 +275,7 @@ GGUF = {
     "Q6_K": Codes(6, 16),
     **dict.fromkeys(("IQ4_NL", "IQ4_XS"), Codes(4, 32, Values.MULTIPLES)),
     "MXFP4": Codes(4, 32, Values.MULTIPLES),
+    "TQ2_0": Codes(2, 256),
 }
 
 _METHODS: dict[str, Callable[[Settings], Iterable[Codes]]] = {

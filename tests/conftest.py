@@ -34,6 +34,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(skips)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """A test draws the same numbers in each run; a new process has a seed of its own."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].default_generator.manual_seed(0)
+
+
 # On a busy machine an engine may wait for minutes without being hung.
 PATIENT = {"ENGINE_STALL_TIMEOUT_S": "600"}
 

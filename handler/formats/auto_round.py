@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from handler.formats import awq
-from handler.formats.gptq import GptqFormat
+from handler.formats.gptq.checkpoint import GptqFormat
 from handler.formats.stored_format import StoredFormat
 from handler.formats.tensor_files import TensorFiles
 from model_memory.stored_codes import AUTO_ROUND, AUTO_ROUND_AWQ, AUTO_ROUND_GPTQ, auto_round_packing

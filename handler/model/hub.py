@@ -5,19 +5,20 @@ docs/decisions/0113-checked-before-the-download.md
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from handler.formats.gguf.manifest import MANIFEST
 from handler.formats.weight_names import INDEX, WHOLE, weight_names
 from handler.model.checks.custom_code import CUSTOM_CODE
 from handler.model.checks.remote_code import check_code, code_repositories, follows_code
-from handler.model.gguf.location import answers_later, gguf_ids
+from handler.model.checks.stored_settings import stored_settings
+from handler.model.gguf.location import gguf_ids
+from handler.model.hub_commit import cached, listed
 from handler.model.json_file import read_json
 from handler.seam.config import EngineConfig
 from handler.seam.errors import BadModel
-from model_memory.stored_codes import quantization_of, refusal
+from model_memory.stored_codes import MODELOPT_FILE, refusal
 
 _CONFIG = "config.json"
 # Top-level files beside the weights: never pickles, and code only to name it (handler/model/checks/custom_code.py).
@@ -45,48 +46,29 @@ def fetch(config: EngineConfig, progress: Callable[[int, str], None]) -> Path:
 
 
 def _fetched(config: EngineConfig) -> Path:
-    names = _names(config.model, config.revision)
-    if names is None:
-        return _snapshot(config.model, config.revision, None)
+    commit = listed(config.model, config.revision)
+    if commit is None:
+        return cached(config.model, config.revision)
+    names, trusted = commit.names, config.trust_remote_code
     _check_names(names, config.model)
-    directory = _snapshot(config.model, config.revision, [name for name in (_CONFIG, INDEX) if name in names])
-    check_before_download(directory, f"the hub model {config.model!r}", trust_remote_code=config.trust_remote_code)
-    trusted = config.trust_remote_code
-    wanted = _beside(names, trust_remote_code=trusted) + _weights(names, directory)
-    directory = _snapshot(config.model, config.revision, wanted)
+    directory = commit.fetch(name for name in (_CONFIG, INDEX, MODELOPT_FILE) if name in names)
+    check_before_download(directory, f"the hub model {config.model!r}", trust_remote_code=trusted)
+    directory = commit.fetch(_beside(names, trust_remote_code=trusted) + _weights(names, directory))
     if follows_code(read_json(directory / _CONFIG), trust_remote_code=trusted):
         for repository in code_repositories(directory):
-            names = _names(repository, None) or []
-            _snapshot(repository, None, [name for name in names if name.endswith(".py")])
+            _fetch_code(repository)
+    commit.keep(directory)
     return directory
 
 
-def _names(model: str, revision: str | None) -> list[str] | None:
-    """Paths of the repository's files; None if the hub does not answer."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        siblings = HfApi().model_info(model, revision=revision).siblings or []
-    except HfHubHTTPError as exc:
-        if answers_later(exc.response.status_code):
-            return None
-        raise
-    except Exception:  # noqa: BLE001 - no network: each HTTP library of the client has its own exceptions; or offline
-        return None
-    return [each.rfilename for each in siblings]
+def _fetch_code(repository: str) -> None:
+    """The modules of a repository, which transformers looks for in the cache."""
+    commit = listed(repository, None)
+    if commit is not None:
+        commit.keep(commit.fetch(name for name in commit.names if name.endswith(".py")))
 
 
-def _snapshot(model: str, revision: str | None, names: Iterable[str] | None) -> Path:
-    """The directory of the snapshot with the files `names`; with what the cache has if that is None."""
-    from huggingface_hub import snapshot_download
-
-    if names is None:
-        return Path(snapshot_download(model, revision=revision, local_files_only=True))
-    return Path(snapshot_download(model, revision=revision, allow_patterns=[glob.escape(name) for name in names]))
-
-
-def _check_names(names: list[str], model: str) -> None:
+def _check_names(names: Sequence[str], model: str) -> None:
     """Raise BadModel for a repository without a configuration or safetensors files."""
     if _CONFIG not in names and (ids := gguf_ids(names, model)):
         raise BadModel(f"the hub model {model!r} holds GGUF files; give HF_MODEL_ID one of {', '.join(ids)}")
@@ -99,7 +81,7 @@ def _check_names(names: list[str], model: str) -> None:
 
 
 def check_before_download(directory: Path, named: str, *, trust_remote_code: bool) -> None:
-    """Raise BadModel if config.json in `directory` alone says that the model cannot run here. `named` is the model."""
+    """Raise BadModel if the configuration in `directory` alone says that the model, `named`, cannot run here."""
     values = read_json(directory / _CONFIG)
     check_code(values, directory, trust_remote_code=trust_remote_code)
     if values.get("is_encoder_decoder") is True:
@@ -107,7 +89,7 @@ def check_before_download(directory: Path, named: str, *, trust_remote_code: boo
             f"{named}, model type {values.get('model_type')!r}, is an encoder-decoder; only decoder-only language "
             "models can be served"
         )
-    form = quantization_of(values)
+    form = stored_settings(values, directory)
     if form is not None and (refused := refusal(form)):
         raise BadModel(f"{named} cannot be loaded: {refused}")
     if not follows_code(values, trust_remote_code=trust_remote_code):
@@ -117,12 +99,12 @@ def check_before_download(directory: Path, named: str, *, trust_remote_code: boo
         read_config(directory, trust_remote_code=False)
 
 
-def _weights(names: list[str], directory: Path) -> list[str]:
+def _weights(names: Sequence[str], directory: Path) -> list[str]:
     listed = read_json(directory / INDEX).get("weight_map") if INDEX in names and WHOLE not in names else None
     return weight_names(names, map(str, listed.values()) if isinstance(listed, dict) else None)
 
 
-def _beside(names: list[str], *, trust_remote_code: bool) -> list[str]:
+def _beside(names: Sequence[str], *, trust_remote_code: bool) -> list[str]:
     """What is fetched beside the weights; all code if the model's may run."""
     return [name for name in names if _is_beside(name) or (trust_remote_code and name.endswith(".py"))]
 

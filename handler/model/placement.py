@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
-from handler.formats.gguf.manifest import is_converted, read_manifest
+from handler.formats.gguf.manifest import Manifest, is_converted, read_manifest
+from handler.model.checks.stored_settings import stored_settings
 from handler.model.device import capability_of
-from handler.model.gguf.needs import gguf_bytes, stays_as_stored
+from handler.model.gguf.needs import stays_as_stored
 from handler.model.json_file import read_json
 from handler.model.language_bytes import language_bytes
 from handler.model.loading.weight_source import StoredForm
@@ -27,9 +28,9 @@ from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration
 from model_memory import sharing
 from model_memory.forms import AUTO_FORMS, Form, auto_forms, quantized
+from model_memory.gguf_bytes import gguf_bytes
 from model_memory.key_bytes import key_bytes_per_token, max_positions
 from model_memory.sharing import KEYS_SHARE, USUAL_TOKENS, WEIGHTS_SHARE, Share, Weights
-from model_memory.stored_codes import quantization_of
 from model_memory.stored_forms import stored
 from model_memory.weight_counts import WeightCounts, count_weights, text_values
 
@@ -131,11 +132,11 @@ def needs_of(directory: Path, config: EngineConfig, dtype: torch.dtype, capabili
     BadModel if there is none.
     """
     if is_converted(directory) and stays_as_stored(config.quantize, dtype):
-        num_bytes = gguf_bytes(read_manifest(directory), dtype, capability or 0)
+        num_bytes = _gguf_bytes(read_manifest(directory), dtype, capability or 0)
         return Needs((Weights("gguf", num_bytes, num_bytes),))
     on_disk = language_bytes(directory)
     values = text_values(read_json(directory / "config.json"))
-    of_stored = quantization_of(values)
+    of_stored = stored_settings(values, directory)
     counts = _counts(values, on_disk, is_stored=of_stored is not None)
     in_bfloat16 = dtype is torch.bfloat16
     if of_stored is not None:
@@ -163,7 +164,11 @@ def weight_bytes(form: StoredForm, directory: Path, dtype: torch.dtype, device: 
         return stored(form.values, capability, in_bfloat16=dtype is torch.bfloat16).linears
     manifest = read_manifest(directory)
     num_weights = sum(prod(tensor.shape) for tensor in manifest.tensors.values())
-    return gguf_bytes(manifest, dtype, capability) / max(1, num_weights)
+    return _gguf_bytes(manifest, dtype, capability) / max(1, num_weights)
+
+
+def _gguf_bytes(manifest: Manifest, dtype: torch.dtype, capability: int) -> int:
+    return gguf_bytes(manifest.tensors, dtype.itemsize, capability, in_bfloat16=dtype is torch.bfloat16)
 
 
 def _weights(form: Form, counts: WeightCounts, dtype: torch.dtype) -> Weights:

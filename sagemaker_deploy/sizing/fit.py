@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from model_memory import sharing
-from model_memory.forms import AUTO_FORMS, Form, auto_forms, quantized
+from model_memory.forms import AUTO_FORMS, Form, Product, auto_forms, quantized
+from model_memory.gguf_bytes import dense_types, gguf_bytes
 from model_memory.sharing import USUAL_TOKENS, Share, Weights
 from model_memory.stored_codes import refusal as refusal_of
 from model_memory.stored_forms import is_dequantised, stored
@@ -29,6 +30,7 @@ from sagemaker_deploy.sizing.model_shape import ModelShape
 MIB = 2**20
 USABLE_SHARE = 0.90
 OVERHEAD_MIB = 1536
+_GGUF = "gguf"
 _ITEMSIZE = 2  # every GPU computes in bfloat16 or float16
 
 
@@ -108,7 +110,7 @@ def check_fit(
 
     `max_gpus` is the limit from SM_NUM_GPUS or an inference component; None or 0 means all GPUs.
     """
-    if quantize != "auto" or shape.stored is not None:
+    if quantize != "auto" or shape.is_packed:
         return _fit(shape, load, instance, quantize, _settled(shape, instance, quantize, max_gpus))
     taken = auto_share(shape, load, instance, max_gpus)
     fit = _fit(shape, load, instance, taken.weights.form, taken)
@@ -121,7 +123,7 @@ def check_fit(
 def auto_share(shape: ModelShape, load: Load, instance: Instance, max_gpus: int | None = None) -> Share:
     """Return what the container's `auto` takes of a dense checkpoint: form, GPUs for each engine, engines."""
     tokens = load.max_total_tokens or min(shape.max_context or USUAL_TOKENS, USUAL_TOKENS)
-    forms = [_weights(shape, form) for form in auto_forms(instance.capability)]
+    forms = [_weights(shape, form, instance.capability) for form in auto_forms(instance.capability)]
     gpus = _num_gpus(instance, max_gpus)
     memory = instance.gpu_mib * MIB
     return sharing.weigh(sharing.candidates(forms, tokens * shape.kv_bytes_per_token, memory, gpus, gpus))
@@ -134,7 +136,7 @@ def fit_warnings(shape: ModelShape, load: Load, fit: Fit) -> Iterator[str]:
         of = f"the {fit.instance.num_gpus} GPUs of {fit.instance.name}"
         yield f"{idle} of {of} stay idle: the container uses {fit.gpus}, {fit.span} for each copy of the model"
     if fit.span > 1:
-        smaller = "quantise it or " if fit.quantize == "none" and shape.stored is None else ""
+        smaller = "quantise it or " if fit.quantize == "none" and not shape.is_packed else ""
         yield (
             f"the model is split by layers over {fit.span} GPUs, and only one works at a time: it is no faster than "
             f"on one GPU; {smaller}use a GPU that holds all of it"
@@ -161,6 +163,12 @@ def fit_warnings(shape: ModelShape, load: Load, fit: Fit) -> Iterator[str]:
 def _notes_of_form(shape: ModelShape, fit: Fit) -> Iterator[str]:
     """What the form leaves dense, against expectation."""
     form, gb = _form(shape, fit.quantize, fit.instance), weights_bytes(shape, fit.quantize, fit.instance) / 1e9
+    types = dense_types(shape.tensors.values(), fit.instance.capability) if shape.tensors else ()
+    if types and form.name == _GGUF:
+        yield (
+            f"the container makes the file's weights of {', '.join(types)} dense at load: {shape.checkpoint_gb:.1f} GB "
+            f"take {gb:.1f} GB"
+        )
     if shape.stored is not None and is_dequantised(form):
         yield (
             f"the container makes weights stored as {form.name} dense at load: {shape.checkpoint_gb:.1f} GB of files "
@@ -172,7 +180,7 @@ def _notes_of_form(shape: ModelShape, fit: Fit) -> Iterator[str]:
 
 def auto_warning(shape: ModelShape, load: Load, fit: Fit, max_gpus: int | None = None) -> str:
     """Return what `auto` does otherwise than weighed, "" if nothing (docs/quantisation.md)."""
-    if shape.stored is not None or not fit.fits:
+    if shape.is_packed or not fit.fits:
         return ""
     taken = auto_share(shape, load, fit.instance, max_gpus).weights.form
     if taken == fit.quantize:
@@ -200,7 +208,7 @@ def stored_form_problem(shape: ModelShape, quantize: str) -> str:
 
 def quantizations(shape: ModelShape, quantize: str) -> tuple[str, ...]:
     """Return what `quantize` may become, the least lossy first."""
-    return AUTO_FORMS if quantize == "auto" and shape.stored is None else (quantize,)
+    return AUTO_FORMS if quantize == "auto" and not shape.is_packed else (quantize,)
 
 
 def _fit(shape: ModelShape, load: Load, instance: Instance, quantize: str, share: Share) -> Fit:
@@ -210,12 +218,13 @@ def _fit(shape: ModelShape, load: Load, instance: Instance, quantize: str, share
     weights_mib, kv_mib = _mib(share.weights.num_bytes * part), _mib(kv_bytes * part)
     form = _form(shape, quantize, instance)
     dense = ", dense in memory" if is_dequantised(form) else ""
-    words = "" if shape.stored is None else f"stored as {form.name}{dense}"
+    is_kept = shape.stored is not None or form.name == _GGUF
+    words = f"stored as {form.name}{dense}" if is_kept else ""
     return Fit(instance, quantize, weights_mib, kv_mib, share.engines, share.span, words, form.refused)
 
 
 def _settled(shape: ModelShape, instance: Instance, quantize: str, max_gpus: int | None) -> Share:
-    weights = _weights(shape, _form(shape, quantize, instance))
+    weights = _weights(shape, _form(shape, quantize, instance), instance.capability)
     return sharing.share(weights, instance.gpu_mib * MIB, _num_gpus(instance, max_gpus))
 
 
@@ -232,17 +241,22 @@ def _fullest_part(num_layers: int, span: int) -> float:
 
 def weights_bytes(shape: ModelShape, quantize: str, instance: Instance) -> int:
     """Bytes of the weights in the memory of this instance's GPUs, all parts together."""
-    return _weights(shape, _form(shape, quantize, instance)).num_bytes
+    return _weights(shape, _form(shape, quantize, instance), instance.capability).num_bytes
 
 
 def _form(shape: ModelShape, quantize: str, instance: Instance) -> Form:
     if shape.stored is not None:
         return stored(shape.stored, instance.capability)
+    if shape.tensors is not None and quantize in ("auto", "int4"):  # other values dequantise first
+        return Form(_GGUF, product=Product.INT4)
     return quantized(quantize, instance.capability)
 
 
-def _weights(shape: ModelShape, form: Form) -> Weights:
+def _weights(shape: ModelShape, form: Form, capability: int) -> Weights:
     size = form.num_bytes(shape.counts, _ITEMSIZE)
+    if form.name == _GGUF and shape.tensors is not None:
+        size = gguf_bytes(shape.tensors, _ITEMSIZE, capability)
+        return Weights(_GGUF, size, size)
     if (form.is_stored or form.refused) and shape.stored_bytes:
         size = shape.stored_bytes
     return Weights(form.name, size, form.moved_bytes(shape.counts, _ITEMSIZE))

@@ -6,7 +6,9 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 from __future__ import annotations
 
 import math
+import re
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,20 +20,35 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 _LIMIT = 2**27  # bytes of a string, entries of a list: more is a damaged file
 _EMBEDDINGS, _OUTPUT = "token_embd.weight", "output.weight"
+# gguf-split's name of a part.
+_PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
+# ggml_type (ggml.h) of weights.
+KINDS = {
+    **dict(enumerate(("F32", "F16", "Q4_0", "Q4_1"))),
+    **dict(enumerate(("Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K"), 6)),
+    **dict(enumerate(("IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS"), 16)),
+    28: "F64", 29: "IQ1_M", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4", 41: "Q1_0",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """`shape` has the inputs last; `kind` is ggml's type, "" for one that is not known here."""
+
+    kind: str
+    shape: tuple[int, ...]
 
 
 def shape_from_gguf(path: Path) -> ModelShape:
-    """Return the sizes of the model in a GGUF file.
+    """Return the sizes of the model in a GGUF file, or in all the parts of a split one of which this is one.
 
-    On a GPU the container serves its matrices dense (docs/quantisation.md), so the file's own bits do not count.
-    Raises `PreflightError` if the header cannot be read, `SpecError` if it lacks a size.
+    Raises `PreflightError` if a header cannot be read, `SpecError` if it lacks a size.
     """
-    try:
-        with path.open("rb") as file:
-            metadata, params = _read(file)
-    except (OSError, ValueError, struct.error, KeyError) as exc:
-        raise PreflightError(f"the header of {path} cannot be read: {exc}") from exc
-    values = _of_architecture(metadata)
+    parts = _parts(path)
+    headers = [_header(part) for part in parts]
+    tensors = {name: each for _, found in headers for name, each in found.items()}
+    params = {name: math.prod(each.shape) for name, each in tensors.items()}
+    values = _of_architecture(headers[0][0])
     try:
         layers = int(values["block_count"])
         kv_bytes = _kv_bytes_per_token(values, layers)
@@ -41,8 +58,25 @@ def shape_from_gguf(path: Path) -> ModelShape:
     experts = sum(size for name, size in params.items() if "_exps." in name)
     linears = sum(params.values()) - embeddings - experts - output
     counts = WeightCounts(linears, experts, embeddings, output=output)
-    context, size = int(values.get("context_length") or 0), path.stat().st_size
-    return ModelShape(counts, kv_bytes, context, "bfloat16", num_layers=layers, file_bytes=size)
+    context, size = int(values.get("context_length") or 0), sum(part.stat().st_size for part in parts)
+    return ModelShape(counts, kv_bytes, context, "bfloat16", num_layers=layers, file_bytes=size, tensors=tensors)
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files of the model, in order."""
+    found = _PART.fullmatch(path.name)
+    if found is None:
+        return [path]
+    stem, count = found.groups()
+    return [path.with_name(f"{stem}-{number:05}-of-{count}.gguf") for number in range(1, int(count) + 1)]
+
+
+def _header(path: Path) -> tuple[dict[str, Any], dict[str, _Tensor]]:
+    try:
+        with path.open("rb") as file:
+            return _read(file)
+    except (OSError, ValueError, struct.error, KeyError) as exc:
+        raise PreflightError(f"the header of {path} cannot be read: {exc}") from exc
 
 
 def _of_architecture(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -64,8 +98,8 @@ def _kv_bytes_per_token(values: dict[str, Any], layers: int) -> int:
     )
 
 
-def _read(file: BinaryIO) -> tuple[dict[str, Any], dict[str, int]]:
-    """(metadata, number of weights by tensor)."""
+def _read(file: BinaryIO) -> tuple[dict[str, Any], dict[str, _Tensor]]:
+    """(metadata, tensors by name)."""
     if file.read(4) != b"GGUF":
         raise ValueError("it is no GGUF file")
     version, num_tensors, num_entries = _unpack(file, "IQQ")
@@ -75,13 +109,14 @@ def _read(file: BinaryIO) -> tuple[dict[str, Any], dict[str, int]]:
     for _ in range(_checked(num_entries)):
         key = _string(file)
         metadata[key] = _value(file, *_unpack(file, "I"))
-    params = {}
+    tensors = {}
     for _ in range(_checked(num_tensors)):
         name = _string(file)
         (dimensions,) = _unpack(file, "I")
-        params[name] = math.prod(_unpack(file, f"{_checked(dimensions)}Q"))
-        _unpack(file, "IQ")
-    return metadata, params
+        shape = _unpack(file, f"{_checked(dimensions)}Q")
+        kind, _offset = _unpack(file, "IQ")
+        tensors[name] = _Tensor(KINDS.get(kind, ""), shape[::-1])
+    return metadata, tensors
 
 
 def _value(file: BinaryIO, kind: int) -> Any:

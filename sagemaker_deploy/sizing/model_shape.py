@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from model_memory.gguf_bytes import Stored
 from model_memory.key_bytes import key_bytes_per_token, max_positions
 from model_memory.stored_codes import method_of, quantization_of, stored_codes
 from model_memory.weight_counts import WeightCounts, count_weights, num_layers, text_values
@@ -23,8 +24,8 @@ class ModelShape:
     """Sizes of one model; `dtype` is that of its files.
 
     `stored` is the `quantization_config` of a checkpoint that is already quantised, else None, and `stored_bytes` the
-    size of its files. `num_layers` and `max_context` are 0 if unknown. `file_bytes` is the size of the files if their
-    form says nothing of the size in memory (GGUF).
+    size of its files. `num_layers` and `max_context` are 0 if unknown. Of .gguf files, `tensors` are those by name,
+    and `file_bytes` is their size.
     """
 
     counts: WeightCounts
@@ -35,6 +36,12 @@ class ModelShape:
     stored_bytes: int | None = None
     num_layers: int = 0
     file_bytes: int | None = None
+    tensors: Mapping[str, Stored] | None = None
+
+    @property
+    def is_packed(self) -> bool:
+        """True if the files are quantised, of whatever form."""
+        return self.stored is not None or self.tensors is not None
 
     @property
     def num_params(self) -> int:

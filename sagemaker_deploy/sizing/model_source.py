@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model_memory.stored_codes import MODELOPT_FILE, of_modelopt, quantization_of
 from sagemaker_deploy.errors import PreflightError
 from sagemaker_deploy.sizing.gguf_header import shape_from_gguf
 from sagemaker_deploy.sizing.hub import Hub
@@ -62,7 +63,19 @@ def _from_directory(directory: Path) -> ModelFiles:
         sizes = {path.name: path.stat().st_size for path in directory.iterdir() if path.is_file()}
     except (OSError, ValueError) as exc:
         raise PreflightError(f"no usable config.json in {directory}: {exc}") from exc
+    if MODELOPT_FILE in sizes:
+        config = _with_form(config, lambda: json.loads((directory / MODELOPT_FILE).read_text()))
     return _listed(config, sizes)
+
+
+def _with_form(config: Any, read: Callable[[], Any]) -> Any:
+    """`config` with the form that ModelOpt's own file says, which `read` reads, if it says none itself."""
+    if not isinstance(config, dict) or quantization_of(config) is not None:
+        return config
+    try:
+        return config | {"quantization_config": of_modelopt(read())}
+    except (OSError, ValueError, TypeError):  # there is none
+        return config
 
 
 def _from_s3(uri: str, s3: Any) -> ModelFiles:
@@ -83,6 +96,9 @@ def _from_s3(uri: str, s3: Any) -> ModelFiles:
         config = json.loads(body)
     except ValueError as exc:
         raise PreflightError(f"config.json below {uri} is not JSON: {exc}") from exc
+    if MODELOPT_FILE in sizes:
+        named = {"Bucket": parts.netloc, "Key": f"{prefix}{MODELOPT_FILE}"}
+        config = _with_form(config, lambda: json.loads(s3.get_object(**named)["Body"].read()))
     return _listed(config, {name: size for name, size in sizes.items() if "/" not in name})
 
 
@@ -107,6 +123,7 @@ def _from_hub(model_id: str, revision: str, hub: Hub) -> ModelFiles:
             f"config.json of {model_id} could not be read from the Hub: {_reason(exc)}",
             remedy="give a local directory or an S3 prefix for the fit check, or skip it with --no-fit",
         ) from exc
+    config = _with_form(config, lambda: hub.file(model_id, revision, MODELOPT_FILE))
     try:
         total = int(hub.file(model_id, revision, _INDEX)["metadata"]["total_size"])
     except (OSError, ValueError, KeyError, TypeError):

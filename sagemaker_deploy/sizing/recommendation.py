@@ -73,7 +73,7 @@ def recommend(
     able = [it for it in able if it.num_gpus >= (max_gpus or 1)]
     ordered = sorted(able, key=price_rank)
     busy = [it for it in ordered if it.num_gpus <= (max_gpus or it.num_gpus)]
-    fitting = _fitting_by_auto if quantize == "auto" and shape.stored is None else _fitting
+    fitting = _fitting_by_auto if quantize == "auto" and not shape.is_packed else _fitting
     for group in (busy, ordered):
         fits = [list(fitting(shape, load, choice, group, max_gpus)) for choice in quantizations(shape, quantize)]
         best = _best([of_choice[0] for of_choice in fits if of_choice])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.errors import PreflightError, SpecError
 from sagemaker_deploy.request.instances import INSTANCES, find_instance
 from sagemaker_deploy.request.spec import QUANTIZATIONS, STORED_QUANTIZATIONS
-from sagemaker_deploy.sizing.fit import Load, check_fit, fit_warnings, weights_bytes
+from sagemaker_deploy.sizing.fit import Load, auto_warning, check_fit, fit_warnings, weights_bytes
 from sagemaker_deploy.sizing.hub import Hub
 from sagemaker_deploy.sizing.model_shape import ModelShape, shape_from_config
 from sagemaker_deploy.sizing.model_source import load_shape, read_model
@@ -26,6 +27,7 @@ from tests.deploy.shapes import GPT2, LLAMA_70B, MIXTRAL, QWEN3_8B
 from tools.plan_picture.hub import StandInHub
 
 LOAD = Load(context=8192, concurrency=8)
+MODELOPT = {"quantization": {"quant_algo": "NVFP4"}}
 
 
 @pytest.mark.parametrize(("config", "billions"), [(QWEN3_8B, 8.19), (LLAMA_70B, 70.55), (MIXTRAL, 46.7), (GPT2, 0.124)])
@@ -131,6 +133,35 @@ def test_a_stored_checkpoint_keeps_its_form() -> None:
         assert weights_bytes(packed, quantize, INSTANCES[0]) == 6_000_000_000
 
 
+@dataclass(frozen=True)
+class Tensor:
+    kind: str
+    shape: tuple[int, ...]
+
+
+def test_a_gguf_file_keeps_its_types_under_auto_and_int4() -> None:
+    """Q6_K's groups of 16 have no product on a GPU; other values than `auto` and `int4` dequantise first."""
+    size = 8192 * 8192
+    tensors = {f"blk.{i}.ffn_up.weight": Tensor("Q4_K", (8192, 8192)) for i in range(39)}
+    tensors |= {"blk.0.ffn_down.weight": Tensor("Q6_K", (8192, 8192)), "a.weight": Tensor("Q4_K", (8191, 8192))}
+    shape = ModelShape(WeightCounts(41 * size, 0, 0), 1, 0, "bfloat16", num_layers=39, file_bytes=1, tensors=tensors)
+    a10g, t4 = find_instance("ml.g5.xlarge"), find_instance("ml.g4dn.xlarge")
+    assert a10g is not None
+    assert t4 is not None
+    in_16_bits = 2 * (size + 8191 * 8192)  # no kernel takes 8,191 outputs
+    for quantize in ("auto", "int4"):
+        assert weights_bytes(shape, quantize, a10g) == 39 * size * 0.625 + in_16_bits
+        assert weights_bytes(shape, quantize, t4) == 39 * size * 2 + in_16_bits
+        assert check_fit(shape, LOAD, a10g, quantize).stored == "stored as gguf"
+    assert weights_bytes(shape, "none", a10g) == 41 * size * 2
+    (note,) = fit_warnings(shape, LOAD, check_fit(shape, LOAD, a10g))
+    assert note.startswith("the container makes the file's weights of Q6_K dense at load: 0.0 GB take 1.9 GB")
+    assert auto_warning(shape, LOAD, check_fit(shape, LOAD, a10g)) == ""
+    found = recommend(shape, LOAD)
+    assert found is not None
+    assert (found.best.quantize, found.best.stored) == ("auto", "stored as gguf")
+
+
 def test_nothing_fits_the_impossible() -> None:
     assert recommend(ModelShape(WeightCounts(10**14, 0, 0), 1, 0, "bfloat16"), LOAD) is None
 
@@ -200,6 +231,8 @@ def hub() -> Iterator[StandInHub]:
         "/org/moved/resolve/main/config.json": "/org/big/resolve/main/config.json",
         "/org/list/resolve/main/config.json": [1],
     }
+    nvidia = "/org/nvidia/resolve/main"
+    files |= {f"{nvidia}/config.json": QWEN3_8B, f"{nvidia}/hf_quant_config.json": MODELOPT}
     with StandInHub(files) as stand_in:
         yield stand_in
 
@@ -223,6 +256,22 @@ def test_a_model_is_weighed_on_the_hub(hub: StandInHub) -> None:
     for wrong in ("ftp://hub", "http://127.0.0.1:1"):
         with pytest.raises(PreflightError, match="could not be read from the Hub"):
             load_shape("org/none", hub=Hub(wrong))
+
+
+def test_the_form_of_modelopts_own_file_is_weighed(hub: StandInHub, clients: Clients, tmp_path: Path) -> None:
+    """Its older versions wrote nothing to config.json."""
+    s3 = clients["s3"]
+    s3.create_bucket(Bucket="nvidia")
+    for name, values in {"config.json": QWEN3_8B, "hf_quant_config.json": MODELOPT}.items():
+        (tmp_path / name).write_text(json.dumps(values))
+        s3.put_object(Bucket="nvidia", Key=f"m/{name}", Body=json.dumps(values))
+    expected = {"quant_method": "modelopt", **MODELOPT}
+    assert load_shape("org/nvidia", hub=Hub(hub.url)).stored == expected
+    assert load_shape("s3://nvidia/m/", s3=s3).stored == expected
+    assert load_shape(str(tmp_path)).stored == expected
+    for text in ("{", "[1]", "1"):
+        (tmp_path / "hf_quant_config.json").write_text(text)
+        assert load_shape(str(tmp_path)).stored is None
 
 
 def test_the_hubs_token_goes_to_the_hub_alone(hub: StandInHub) -> None:

@@ -178,6 +178,18 @@ def test_a_gguf_header_tells_the_sizes(tmp_path: Path) -> None:
     assert shape_from_gguf(path).kv_bytes_per_token == 2 * 2 * 3 * 16
 
 
+def test_a_split_file_is_weighed_whole(tmp_path: Path) -> None:
+    first, second = (tmp_path / f"m-0000{number}-of-00002.gguf" for number in (1, 2))
+    first.write_bytes(gguf(LLAMA, {"token_embd.weight": (64, 10)}))
+    with pytest.raises(PreflightError, match=r"the header of .*m-00002-of-00002\.gguf cannot be read: .*No such file"):
+        shape_from_gguf(first)
+    second.write_bytes(gguf({}, {"blk.0.ffn_up.weight": (64, 100)}))
+    for part in (first, second):
+        shape = shape_from_gguf(part)
+        assert shape.num_params == 640 + 6400
+        assert shape.file_bytes == first.stat().st_size + second.stat().st_size
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from handler.linears.choice import is_packed
+from handler.linears.cuda.int4_linear import Int4Linear
 from handler.linears.experts.matrices import ExpertMatrices
 from handler.linears.experts.quantised_experts import is_experts, matrix_names
 from handler.linears.packed_linear import fits
@@ -76,6 +77,15 @@ def logits(model: Any, ids: list[int]) -> Tensor:
     return found.float()
 
 
+def all_are_quantised(experts: Any) -> bool:
+    """Both matrices of every expert; `ExpertMatrices` may hold a dense one."""
+    matrices = [getattr(experts, name) for name in matrix_names(experts)]
+    layers = [each.expert(i) for each in matrices if isinstance(each, ExpertMatrices) for i in range(each.num_experts)]
+    return len(layers) == 2 * matrices[0].num_experts and all(
+        is_packed(layer) or isinstance(layer, Int4Linear) for layer in layers
+    )
+
+
 def gap(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
@@ -92,7 +102,7 @@ def test_experts_multiply_by_the_dequantised_weights(
         model = opened(tmp_path, quantize, dtype).model
     found = experts_of(model)
     assert found
-    assert all(isinstance(getattr(each, name), ExpertMatrices) for each in found for name in matrix_names(each))
+    assert all(map(all_are_quantised, found))
     assert f"matrices of all experts quantised: {2 * len(found)} of {BITS[quantize]} bits" in caplog.text
     expected = logits(stock, PROMPTS[2])
     rounded = copy.deepcopy(stock).bfloat16()
@@ -149,7 +159,7 @@ def test_stored_experts_are_multiplied_as_stored(name: str, kind: str | None, tm
     with pretend_cuda(gpus_of(kind)) if kind else nullcontext():
         loaded = load(config, FORMATS / name, lambda *_: None)
         (experts,) = experts_of(loaded.model)
-        assert all(isinstance(getattr(experts, each), ExpertMatrices) for each in matrix_names(experts))
+        assert all_are_quantised(experts)
         with torch.inference_mode():
             found = loaded.model(input_ids=expected["input_ids"][None].to(loaded.device)).logits[0].float().cpu()
     assert gap(found, expected["logits"]) < 1e-2
@@ -167,6 +177,7 @@ def test_matrices_that_no_kernel_takes_stay_dense(
         if width == 48:
             first, second = (getattr(experts, name).expert(0) for name in matrix_names(experts))
             assert (is_packed(first), is_packed(second)) == (True, False)
+            assert not all_are_quantised(experts)
         else:
             assert all(isinstance(getattr(experts, name), nn.Parameter) for name in matrix_names(experts))
     assert gap(logits(model, PROMPTS[2]), logits(stock, PROMPTS[2])) < 1e-5

@@ -14,24 +14,30 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AutoHfQuantizer
 
 from handler.formats.gguf.block_types import BLOCK_TYPES
-from handler.formats.gguf.manifest import Manifest, SourceTensor
+from handler.formats.gguf.manifest import SourceTensor, read_manifest
 from handler.formats.stored_format import has_reader
 from handler.linears.block_packing import packed_blocks
 from handler.linears.cuda.fp8_linear import Fp8Linear
+from handler.linears.cuda.int4_experts import Int4Experts
 from handler.linears.cuda.int4_linear import Int4Linear
 from handler.linears.ordered_linear import OrderedLinear
 from handler.linears.quantised_linear import quantised_linear
 from handler.linears.quantised_weight import QuantisedWeight
 from handler.model.device import capability_of
-from handler.model.gguf.needs import gguf_bytes
+from handler.model.gguf_model import converted
 from handler.model.loader import load
 from handler.model.loading.layer_quantizer import LayersConfig
 from handler.model.loading.weight_source import StoredForm
 from handler.model.placement import weight_bytes
 from handler.seam.config import EngineConfig
 from model_memory.forms import Product
+from model_memory.gguf_bytes import gguf_bytes
 from model_memory.stored_codes import GGUF, METHODS, MODELOPT, Codes, Values, refusal, stored_codes
 from model_memory.stored_forms import held_as
+from sagemaker_deploy.request.instances import INSTANCES
+from sagemaker_deploy.sizing.fit import weights_bytes
+from sagemaker_deploy.sizing.gguf_header import KINDS as GGUF_KINDS
+from sagemaker_deploy.sizing.gguf_header import shape_from_gguf
 from tests.support import formats_table
 from tests.support.formats_table import FORMATS, settings_of
 from tests.support.pretend_cuda import gpus_of, pretend_cuda
@@ -59,6 +65,7 @@ KINDS = sorted(
     key=str,
 )
 CUDA = torch.device("cuda", 0)
+A10G = next(each for each in INSTANCES if each.gpu == "A10G")
 
 
 def weight_of(codes: Codes) -> QuantisedWeight:
@@ -111,12 +118,9 @@ def test_a_gpu_takes_the_tables_of_ggml_as_integers(kind: str) -> None:
     tensor = SourceTensor(
         file=0, kind=kind, shape=(N, K), offset=0, num_bytes=N * K // blocks.weights * blocks.num_bytes
     )
-    one = Manifest(
-        files=(), architecture="llama", config={}, tensors={"a": tensor}, weights={"a": ("a",)}, untouched=frozenset()
-    )
     with pretend_cuda(gpus_of("A10G")), torch.inference_mode():
         layer = quantised_linear(weight.to("cuda"), None, torch.bfloat16)
-        assert found_as(layer) == (gguf_bytes(one, torch.bfloat16, 80) / (N * K), Product.INT4)
+        assert found_as(layer) == (gguf_bytes({"a": tensor}, 2, 80) / (N * K), Product.INT4)
         assert error_of(layer, weight) < 0.01
 
 
@@ -138,6 +142,37 @@ def test_a_checkpoint_runs_on_a_gpu_as_it_is_stored(name: str, tmp_path: Path) -
         logits = loaded.model(input_ids=expected["input_ids"][None].to("cuda"), use_cache=False).logits[0].cpu().float()
     close = 0.1 if name.startswith("fp8") else 0.02  # the fp8 product rounds activations too
     assert float((logits - expected["logits"]).norm() / expected["logits"].norm()) < close
+
+
+def loaded_bytes(model: Any) -> int:
+    """Bytes of the model's weights; those of one expert are a part of its matrices."""
+    parts = {id(one) for each in model.modules() if isinstance(each, Int4Experts) for one in each.layers}
+    total = sum(weight.nbytes for weight in model.parameters())
+    for module in model.modules():
+        if isinstance(module, Int4Experts):
+            total += module._packed.nbytes + module._scales_and_zeros.nbytes
+        elif isinstance(module, Int4Linear) and id(module) not in parts:
+            total += module.packed.nbytes + module.scales_and_zeros.nbytes
+    return total
+
+
+@pytest.mark.parametrize("name", [directory.name for directory in FIXTURES if (directory / "model.gguf").exists()])
+def test_plan_weighs_a_gguf_file_as_a_gpu_loads_it(name: str, tmp_path: Path) -> None:
+    path = FORMATS / name / "model.gguf"
+    planned = {quantize: weights_bytes(shape_from_gguf(path), quantize, A10G) for quantize in ("auto", "int4")}
+    with pretend_cuda(gpus_of("A10G")), torch.inference_mode():
+        directory = converted(path, tmp_path, lambda *_: None)
+        found = loaded_bytes(load(EngineConfig(cache_dir=str(tmp_path)), directory, lambda *_: None).model)
+    assert planned == {"auto": found, "int4": found}
+    assert gguf_bytes(read_manifest(directory).tensors, 2, A10G.capability) == found
+
+
+def test_plan_knows_ggmls_types() -> None:
+    real = {kind.value: kind.name for kind in gguf.GGMLQuantizationType}
+    assert {name for name in real.values() if not name.startswith(("I8", "I16", "I32", "I64"))} == {
+        *GGUF_KINDS.values()
+    }
+    assert {number: real[number] for number in GGUF_KINDS} == GGUF_KINDS
 
 
 @pytest.mark.parametrize("codes", KINDS, ids=str)

@@ -132,13 +132,24 @@ def narrow_server(tiny_llama: Any, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_too_many_requests_are_told_to_come_back(narrow_server: Server) -> None:
     body = CHAT | {"max_tokens": 400, "ignore_eos": True, "stream": True}
-    with concurrent.futures.ThreadPoolExecutor(12) as threads:
-        answers = list(threads.map(lambda _: narrow_server.request("POST", "/v1/chat/completions", body), range(12)))
-    refused = [answer for answer in answers if answer.status == 429]
+    refused: list[Answer] = []
+
+    def ask(_: int) -> Answer:
+        return narrow_server.request("POST", "/v1/chat/completions", body)
+
+    for _ in range(20):  # a busy machine may let them come one after the other
+        with concurrent.futures.ThreadPoolExecutor(12) as threads:
+            answers = list(
+                threads.map(lambda _: narrow_server.request("POST", "/v1/chat/completions", body), range(12))
+            )
+        # 504: no token came in time.
+        assert {answer.status for answer in answers} <= {200, 429, 504}
+        assert all(b"[DONE]" in answer.body for answer in answers if answer.status == 200)
+        refused += [answer for answer in answers if answer.status == 429]
+        if refused and len(refused) < len(answers):
+            break
     assert refused
     assert all(answer.headers["Retry-After"].isdecimal() for answer in refused)
-    assert {answer.status for answer in answers} <= {200, 429}
-    assert any(b"[DONE]" in answer.body for answer in answers)
 
 
 def test_a_deadline_is_kept(narrow_server: Server) -> None:

@@ -181,7 +181,7 @@ By config.json, before the weights are read, in one sentence that ends: {way_out
 |---|---|
 {refused}
 | another, or none | is not known here |
-| `gptq` | with rotated weights; in Marlin's own layout, which its tensors tell |
+| `gptq` | with rotated weights |
 | `awq` | in other bits than 4; in the layout of another kernel than gemm and gemv |
 | `auto-round` | in the packing of another library than AutoGPTQ and AutoAWQ; with rotated weights |
 | `compressed-tensors` | with sparse weights (2:4); with rotated activations; in Marlin's own layout |

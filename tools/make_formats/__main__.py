@@ -52,12 +52,18 @@ def _fixtures(names: list[str]) -> Iterator[tuple[ModuleType, str]]:
 
 
 def _make(module: ModuleType, name: str) -> None:
-    target = FIXTURES / name
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    with TemporaryDirectory() as temporary:
+    """A writer that fails leaves the fixture as it was."""
+    with TemporaryDirectory() as temporary, TemporaryDirectory(dir=FIXTURES.parent, prefix=".formats-") as beside:
         dense = base.save(Path(temporary), **getattr(module, "MODELS", {}).get(name, {}))
-        module.WRITERS[name](dense, target)
+        target = Path(beside, name)
+        target.mkdir()
+        _write(module, name, dense, target)
+        shutil.rmtree(FIXTURES / name, ignore_errors=True)
+        target.rename(FIXTURES / name)
+
+
+def _write(module: ModuleType, name: str, dense: Path, target: Path) -> None:
+    module.WRITERS[name](dense, target)
     versions = {package: version(package) for package in (*module.LIBRARIES, *_ALWAYS)}
     (target / "made_by.json").write_text(json.dumps(versions, indent=2) + "\n", "utf-8")
     for path in target.iterdir():

@@ -6,14 +6,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from handler.model.json_file import read_json
+from handler.model.checks.stored_settings import stored_settings
 from handler.model.quantize import stored_values
 from handler.seam.errors import BadModel
 from model_memory.stored_codes import refusal
 
 logger = logging.getLogger(__name__)
 
-_MODELOPT_FILE = "hf_quant_config.json"
 # Attention that runs everywhere. A published choice of another names a package of the author's machine.
 _ANY_MACHINE = (None, "eager", "sdpa")
 
@@ -25,8 +24,8 @@ def name_form(config: Any, directory: Path) -> None:
     Raises BadModel for a file that is no JSON object.
     """
     form = getattr(config, "quantization_config", None)
-    if not form and (directory / _MODELOPT_FILE).is_file():
-        config.quantization_config = {"quant_method": "modelopt", **read_json(directory / _MODELOPT_FILE)}
+    if not form and (found := stored_settings({}, directory)):
+        config.quantization_config = dict(found)
     elif isinstance(form, dict) and (form.get("load_in_4bit") or form.get("load_in_8bit")):
         form.setdefault("quant_method", "bitsandbytes")
 

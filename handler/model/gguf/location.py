@@ -10,11 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from handler.model.hub_commit import cached, listed
 from handler.seam.errors import BadModel
 
-_SERVER_ERROR = 500
-# A request that took too long, and too many of them: the cache can serve meanwhile.
-_LATER = (408, 429)
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 # How files are named after the type of most of their tensors.
@@ -87,14 +85,10 @@ def fetch_gguf(model: str, revision: str | None, progress: Callable[[int, str], 
 
     No other file is fetched; without network the cache alone serves. Raises BadModel.
     """
-    from huggingface_hub import hf_hub_download
-
     repository, _, wanted = model.partition(":")
     progress(0, f"downloading {model}")
     try:
-        name = choose(_names(repository, revision), wanted, model)
-        parts = [Path(hf_hub_download(repository, part, revision=revision)) for part in part_names(name)]
-        return parts[0]
+        return _fetched(model, repository, revision, wanted)
     except BadModel:
         raise
     except Exception as exc:  # the hub's client lets errors of its HTTP library through
@@ -102,6 +96,18 @@ def fetch_gguf(model: str, revision: str | None, progress: Callable[[int, str], 
             f"the hub model {model!r} could not be downloaded ({type(exc).__name__}); give HF_MODEL_ID the path of a "
             ".gguf file, check the network, or set HF_TOKEN if the model is gated"
         ) from exc
+
+
+def _fetched(model: str, repository: str, revision: str | None, wanted: str) -> Path:
+    commit = listed(repository, revision)
+    if commit is None:
+        directory = cached(repository, revision)
+        names = (str(path.relative_to(directory)) for path in directory.rglob("*.gguf"))
+        return directory / choose(names, wanted, model)
+    name = choose(commit.names, wanted, model)
+    directory = commit.fetch(part_names(name))
+    commit.keep(directory)
+    return directory / name
 
 
 def choose(names: Iterable[str], wanted: str, model: str) -> str:
@@ -120,11 +126,6 @@ def choose(names: Iterable[str], wanted: str, model: str) -> str:
     reason = f"fits {len(found)} files of the repository" if found else "fits no file of the repository"
     listed = ", ".join(found or models) or "it holds no .gguf files"
     raise BadModel(f"HF_MODEL_ID {model!r} {reason}: {listed}")
-
-
-def answers_later(status: int) -> bool:
-    """Whether this status of the hub says nothing of the repository."""
-    return status >= _SERVER_ERROR or status in _LATER
 
 
 def gguf_ids(names: Iterable[str], repository: str) -> list[str]:
@@ -148,17 +149,3 @@ def _models(names: Iterable[str]) -> list[str]:
     """The .gguf files that hold a language model, of a split one the first part."""
     found = {(part_names(name) or [name])[0] for name in names if name.endswith(".gguf")}
     return sorted(name for name in found if not name.rpartition("/")[2].lower().startswith("mmproj"))
-
-
-def _names(repository: str, revision: str | None) -> list[str]:
-    """Paths of the repository's files; of those in the cache, if the hub does not answer."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return HfApi().list_repo_files(repository, revision=revision)
-    except Exception as exc:  # each HTTP library of the client has its own exceptions
-        if isinstance(exc, HfHubHTTPError) and not answers_later(exc.response.status_code):
-            raise
-        directory = Path(snapshot_download(repository, revision=revision, local_files_only=True))
-    return [str(path.relative_to(directory)) for path in directory.rglob("*.gguf")]

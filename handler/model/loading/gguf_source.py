@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from handler.formats.gguf.block_types import BLOCK_TYPES
 from handler.formats.gguf.manifest import Manifest, read_manifest
 from handler.formats.gguf.reader import GgufFormat, open_gguf
 from handler.model.loading.carried_weight import CarriedWeight, LazyWeight
-from model_memory.stored_codes import GGUF
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def gguf_weights(directory: Path, dense: torch.dtype | None) -> dict[str, Any]:
 def _report(manifest: Manifest) -> None:
     """Name the types that no kernel multiplies: they take two or four bytes a weight."""
     kinds = Counter(tensor.kind for tensor in manifest.tensors.values())
-    dense = {kind: count for kind, count in kinds.items() if kind not in GGUF and kind not in _FLOATS}
+    dense = {kind: count for kind, count in kinds.items() if kind not in BLOCK_TYPES and kind not in _FLOATS}
     if dense:
         named = ", ".join(f"{count} of {kind}" for kind, count in sorted(dense.items()))
         logger.info("weights of the file are dequantised at the start, as no kernel here multiplies them: %s", named)

@@ -78,7 +78,7 @@ class TestTextGeneration:
         assert event.generated_text is not None
 
     def test_chat(self, client: object) -> None:
-        found = client.chat([{"role": "user", "content": "hi"}], max_tokens=2)  # type: ignore[attr-defined]
+        found = client.chat([{"role": "user", "content": "hi"}], max_tokens=2, temperature=0)  # type: ignore[attr-defined]
         assert found.choices[0].finish_reason == "length"
         assert found.choices[0].message.content is not None
 
@@ -103,7 +103,7 @@ class TestTextGeneration:
             client = AsyncClient(server.url, timeout=60)
             whole = await client.generate("hello", max_new_tokens=2)
             events = [event.token.id async for event in client.generate_stream("hello", max_new_tokens=2)]
-            chat = await client.chat([{"role": "user", "content": "hi"}], max_tokens=2)
+            chat = await client.chat([{"role": "user", "content": "hi"}], max_tokens=2, temperature=0)
             return whole.details.generated_tokens, events, chat.choices[0].finish_reason
 
         num_tokens, events, reason = asyncio.run(ask())

@@ -130,7 +130,8 @@ def test_absent_parameters_sample_and_empty_ones_do_not(server: Server, body: di
         assert (found["details"]["seed"] is not None) == samples
     else:
         long = "x" * 480
-        assert len({server.request("POST", "/generate", {"inputs": long}).body for _ in range(2)}) == 2
+        # One of many may end at once, as may another; all of them are the same if nothing is drawn.
+        assert len({server.request("POST", "/generate", {"inputs": long}).body for _ in range(6)}) > 1
 
 
 def test_unknown_keys_and_nulls_are_nothing(server: Server) -> None:

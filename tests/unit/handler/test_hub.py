@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import constants
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 from handler.model.checks.custom_code import CUSTOM_CODE
-from handler.model.gguf.location import answers_later
+from handler.model.gguf.location import fetch_gguf
+from handler.model.hub_commit import answers_later
 from handler.model.location import locate
 from handler.seam.config import EngineConfig
 from handler.seam.errors import BadModel
-from tests.fakes.hub import FakeHub
+from tests.fakes.hub import SHA, FakeHub
 
 LLAMA = {"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 4}
 GGUF_IDS = "'org/model' holds GGUF files; give HF_MODEL_ID one of org/model:BF16, org/model:Q4_K_M$"
@@ -121,6 +122,16 @@ def test_what_cannot_run_is_refused_before_its_weights_are_fetched(
     assert "\n" not in str(caught.value)
 
 
+def test_a_form_that_modelopts_own_file_names_is_refused_before_the_weights(
+    start: Callable[..., FakeHub],
+) -> None:
+    own = {"hf_quant_config.json": written({"quantization": {"quant_algo": "W4A8_AWQ"}})}
+    hub = start(model=repository(**{"model.safetensors": WEIGHTS}, **own))
+    with pytest.raises(BadModel, match="stored as modelopt with the quant_algo W4A8_AWQ is not read here; take "):
+        fetch()
+    assert names(hub) == {"config.json", *own}
+
+
 def test_a_form_that_is_read_here_is_fetched(start: Callable[..., FakeHub]) -> None:
     form = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
     hub = start(model=repository(LLAMA | form, **{"model.safetensors": WEIGHTS}))
@@ -146,13 +157,60 @@ def test_a_list_of_files_is_enough_to_refuse(
 
 
 def test_a_second_start_fetches_nothing_and_needs_no_network(start: Callable[..., FakeHub]) -> None:
-    hub = start(model=repository(**{"model.safetensors": WEIGHTS}))
+    hub = start(model=repository(**{"model.safetensors": WEIGHTS, "README.md": b"never wanted"}))
     first = fetch()
     hub.fetched.clear()
     assert fetch() == first
     assert not hub.fetched
     hub.__exit__(None, None, None)
     assert fetch() == first
+
+
+def test_all_files_of_a_start_are_of_one_commit(start: Callable[..., FakeHub]) -> None:
+    """Another is pushed after each list of files; the next start takes the newest, also if it has no network then."""
+    commits = [
+        {"org/model": repository(LLAMA | {"commit": i}, **{"model.safetensors": save({"w": torch.tensor(i)})})}
+        for i in range(4)
+    ]
+    hub = start(model=dict(commits[0]["org/model"]))
+    hub.pushes = commits[1:3]
+
+    def numbers() -> tuple[int, int]:
+        directory = fetch()
+        weights = load_file(directory / "model.safetensors")
+        return json.loads((directory / "config.json").read_text())["commit"], int(weights["w"])
+
+    assert numbers() == (0, 0)
+    assert numbers() == (1, 1)
+    assert not hub.pushes
+    assert numbers() == (2, 2)
+    hub.pushes, hub.refused = commits[3:], {"org/model/model.safetensors"}
+    hub.push()
+    with pytest.raises(BadModel, match="could not be downloaded"):
+        fetch()
+    hub.__exit__(None, None, None)
+    assert numbers() == (2, 2), "the last that is complete"
+
+
+def test_parts_of_a_gguf_file_are_of_one_commit(start: Callable[..., FakeHub], tmp_path: Path) -> None:
+    parts = [f"m-Q4_0-0000{number}-of-00002.gguf" for number in (1, 2)]
+    commits = [{"org/model": {name: b"%d %s" % (i, name.encode()) for name in parts}} for i in range(3)]
+    hub = start(model=dict(commits[0]["org/model"], other=b""))
+    hub.pushes = commits[1:]
+    found = fetch_gguf("org/model:Q4_0", None, lambda *_: None)
+    assert found.name == parts[0]
+    assert [found.with_name(name).read_bytes()[:1] for name in parts] == [b"0", b"0"]
+    assert names(hub) == {*parts}
+    hub.__exit__(None, None, None)
+    assert fetch_gguf("org/model:Q4_0", None, lambda *_: None) == found
+
+
+@pytest.mark.parametrize("revision", [None, "refs/pr/1", SHA])
+def test_a_revision_is_what_it_was_without_network(revision: str | None, start: Callable[..., FakeHub]) -> None:
+    hub = start(model=repository(**{"model.safetensors": WEIGHTS}))
+    first = fetch(revision=revision)
+    hub.__exit__(None, None, None)
+    assert fetch(revision=revision) == first
 
 
 def test_what_was_fetched_before_a_download_broke_is_kept(start: Callable[..., FakeHub]) -> None:

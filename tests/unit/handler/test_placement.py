@@ -148,6 +148,19 @@ def test_the_size_of_weights_follows_what_they_are_loaded_as(
     assert [weights.num_bytes for weights in needs.forms] == expected
 
 
+def test_the_form_that_modelopts_own_file_names_is_what_weights_take(tmp_path: Path) -> None:
+    config = json.loads((CONFIGS / "llama-3.1-8b.json").read_text())
+    own = {"quantization": {"quant_algo": "FP8"}}
+    form = {"quantization_config": {"quant_method": "modelopt", **own}}
+    (tmp_path / "config.json").write_text(json.dumps(config | form))
+    expected = needs_of(tmp_path, EngineConfig(), torch.bfloat16, 89)
+    assert expected.forms[0].form == "modelopt"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert needs_of(tmp_path, EngineConfig(), torch.bfloat16, 89) != expected
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(own))
+    assert needs_of(tmp_path, EngineConfig(), torch.bfloat16, 89) == expected
+
+
 def auto_needs(billions: float, embeddings: float, experts: float, capability: int) -> Needs:
     """A dense checkpoint of so many billions of weights in linear layers, embeddings and experts, under `auto`."""
     counts = WeightCounts(int(billions * 1e9), int(experts * 1e9), int(embeddings * 1e9))

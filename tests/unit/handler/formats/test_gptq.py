@@ -156,7 +156,6 @@ def test_auto_round_says_in_its_packing_how_zero_points_are_stored(
     ("form", "says"),
     [
         (V2 | {"checkpoint_format": "bitblas"}, "gptq in the checkpoint_format bitblas"),
-        (V2 | {"checkpoint_format": "marlin"}, "layout of one CUDA kernel"),
         (V2 | {"rotation": "hadamard"}, "gptq has rotated weights"),
         ({"quant_method": "auto-round", "packing_format": "auto_round:fp8_static"}, "auto_round:fp8_static"),
     ],
@@ -166,6 +165,59 @@ def test_a_layout_that_no_reader_knows_is_refused(form: dict[str, Any], says: st
     tensors["m.qweight"] = tensors["m.qweight"].reshape(4, 64)  # Marlin's
     with pytest.raises(BadModel, match=f"{says}.*; take "):
         read(tmp_path, tensors, form)
+
+
+def in_marlins_order(codes: Tensor) -> Tensor:
+    """The words `B` of codes `[N, K]`, as marlin's `Layer.pack` fills them: thread by thread."""
+    words = torch.zeros(codes.shape[1] // 16, codes.shape[0] * 2, dtype=torch.int64)
+    for row in range(words.shape[0]):
+        for word in range(words.shape[1]):
+            part, thread, tile = word // 128, word % 128 // 4, word % 4
+            for place, which in enumerate((0, 2, 4, 6, 1, 3, 5, 7)):
+                k = 16 * row + 2 * (thread % 4) + (0, 1, 8, 9)[which % 4]
+                n = 64 * part + 16 * tile + thread // 4 + 8 * (which // 4)
+                words[row, word] |= int(codes[n, k]) << (4 * place)
+    return (words - ((words >> 31) << 32)).int()
+
+
+@pytest.mark.parametrize("num_groups", [1, 2])
+def test_marlins_layout_is_read(num_groups: int, tmp_path: Path) -> None:
+    num_outputs, num_inputs = 128, 256
+    codes = torch.randint(16, (num_outputs, num_inputs))
+    scales = (torch.rand(num_outputs, num_groups) + 0.1).half()
+    places = [2 * i + j for i in range(4) for j in (0, 1, 8, 9, 16, 17, 24, 25)]
+    if num_groups > 1:
+        places = [i + 8 * j for i in range(8) for j in range(8)]
+    s = scales.t().reshape(-1, len(places))[:, places].reshape(num_groups, num_outputs)
+    tensors = {"m.B": in_marlins_order(codes), "m.s": s, "m.workspace": torch.zeros(4, dtype=torch.int32)}
+    form = {"quant_method": "gptq", "bits": 4, "is_marlin_format": True}
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, tmp_path / "model.safetensors")
+    with open_tensors(tmp_path) as files:
+        reader = reader_of("gptq", form, files)
+        assert reader is not None
+        assert reader.sources() == {"m.weight": ("m.B", "m.s"), "": ("m.workspace",)}
+        found = reader.read("m.weight")
+    assert isinstance(found, QuantisedWeight)
+    assert (found.bits, found.group, found.zero, found.minimum) == (4, num_inputs // num_groups, 8, None)
+    dense = (codes - 8) * scales.float().repeat_interleave(num_inputs // num_groups, 1)
+    assert torch.equal(found.dequantise(torch.float32), dense)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ({"m.B": (16, 128)}, "m has no s, its scales"),
+        ({"m.B": (16, 128), "m.s": (2, 128)}, r"do not fit together as Marlin: \[16, 128\] and \[2, 128\]"),
+        ({"m.B": (16, 64), "m.s": (2, 32)}, "do not fit together as Marlin"),
+    ],
+)
+def test_marlins_tensors_that_do_not_fit_are_named(tensors: Any, says: str, tmp_path: Path) -> None:
+    save_file({name: torch.zeros(shape).int() for name, shape in tensors.items()}, tmp_path / "model.safetensors")
+    with open_tensors(tmp_path) as files:
+        reader = reader_of("gptq", {"quant_method": "gptq", "checkpoint_format": "marlin"}, files)
+        assert reader is not None
+        with pytest.raises(BadModel, match=says):
+            reader.read("m.weight")
 
 
 def test_marlin_as_the_name_of_a_kernel_is_read(tmp_path: Path) -> None:

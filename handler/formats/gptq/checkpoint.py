@@ -18,9 +18,6 @@ from handler.formats.tensor_files import TensorFiles
 from handler.linears.quantised_weight import QuantisedWeight
 from handler.seam.errors import BadModel
 
-METHODS = ("gptq",)
-# By checkpoint_format: zero points are stored minus one; bits of one place lie together (planes).
-_FORMATS = {"gptq": (True, False), "gptq_v2": (False, False), "gptq_p": (False, True)}
 _PARTS = ("qweight", "qzeros", "scales", "g_idx")
 # Widths of the planes of gptq_p.
 _PLANES = {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
@@ -121,23 +118,3 @@ def _grouped(bits: int, codes: Tensor, scale: Tensor, zeros: Tensor, index: Tens
     codes = codes if is_ordered else codes.gather(1, order.expand_as(codes))
     weight = with_zero_points(bits, codes, scale, zeros, None if is_ordered else order)
     return weight if size >= _SMALLEST or len(set(sizes.tolist())) == 1 else weight.dequantise(torch.float32)
-
-
-def reader(values: Mapping[str, Any], tensors: TensorFiles) -> GptqFormat:
-    """See `stored_format`. Raises BadModel for the layout of Marlin's kernels."""
-    form = str(values.get("checkpoint_format") or values.get("format") or "gptq").lower()
-    if form == "marlin" or values.get("is_marlin_format"):
-        if _is_marlin(tensors):
-            raise BadModel(f"checkpoint_format marlin has weights in the layout of one CUDA kernel; {_WAY_OUT}")
-        form = "gptq"
-    minus_one, planar = _FORMATS[form]
-    return GptqFormat(tensors, values, minus_one=minus_one, planar=planar)
-
-
-def _is_marlin(tensors: TensorFiles) -> bool:
-    """True for tiles of 16 inputs, and for the names `B` and `s` of auto-gptq's Marlin layers."""
-    for name in tensors:
-        if name.endswith(".qweight"):
-            scales = name.removesuffix("qweight") + "scales"
-            return scales not in tensors or tensors.shape(name)[1] != tensors.shape(scales)[1]
-    return True
