@@ -287,6 +287,7 @@ class EngineCore:
 
     def _report(self) -> None:
         self.board.beat()
+        self.board["engine_threads"] = self._threads.most if self._threads else 0
         self.board["running"] = len(self.scheduler.running)
         self.board["waiting"] = len(self.scheduler.waiting)
         self.board["waiting_tokens"] = self.scheduler.waiting_tokens

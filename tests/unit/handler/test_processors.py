@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from handler.model.machine_memory import available_memory_bytes
 from handler.seam.processors import groups, usable_cpus, usable_threads
 
 V2 = "31 23 0:28 {top} /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw,nsdelegate"
@@ -106,3 +107,42 @@ def test_nothing_to_read_is_no_limit(tmp_path: Path) -> None:
 def test_a_mount_point_with_a_space(tmp_path: Path) -> None:
     mount = "31 23 0:28 / /sys/my\\040groups rw - cgroup2 cgroup2 rw"
     assert usable_cpus(tree(tmp_path, [mount], "0::/\n", **{"sys/my groups": "100000 100000"})) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("mounts", "membership", "files", "left"),
+    [
+        ([V2.format(top="/")], "0::/\n", {}, 1 << 40),
+        (
+            [V2.format(top="/")],
+            "0::/a\n",
+            {
+                AT_V2 + "/a": {"memory.max": "max", "memory.current": "7", "memory.stat": ""},
+                AT_V2: {"memory.max": "1000", "memory.current": "700", "memory.stat": "anon 9\nactive_file 100\n"},
+            },
+            400,
+        ),
+        (
+            [MEMORY.format(top="/docker/x")],
+            "5:memory:/docker/x\n",
+            {
+                "sys/fs/cgroup/memory": {
+                    "memory.limit_in_bytes": "5000",
+                    "memory.usage_in_bytes": "6000",
+                    "memory.stat": "total_active_file 500\ntotal_inactive_file 600\n",
+                }
+            },
+            100,
+        ),
+    ],
+)
+def test_memory_is_limited_by_the_same_groups(
+    mounts: list[str], membership: str, files: dict[str, dict[str, str]], left: int, tmp_path: Path
+) -> None:
+    root = tree(tmp_path, mounts, membership)
+    (root / "proc/meminfo").write_text(f"MemAvailable: {(1 << 40) // 1024} kB\n")
+    for directory, contents in files.items():
+        (root / directory).mkdir(parents=True, exist_ok=True)
+        for name, text in contents.items():
+            (root / directory / name).write_text(text)
+    assert available_memory_bytes(root) == left
