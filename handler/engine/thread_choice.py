@@ -20,6 +20,8 @@ _SOONER = 16
 # Seconds between trials while they fail: at first, and at most. With all threads at work a trial is dear.
 _FIRST_S, _FIRST_OF_ALL_S = 0.5, 2.0
 _LONGEST_S, _LONGEST_OF_ALL_S = 2.0, 32.0
+# Trials of long steps come more rarely, so that they take a small part of the time.
+_RARELY = 20
 
 
 @dataclass(slots=True)
@@ -110,7 +112,8 @@ class ThreadChoice:
             size.quickest_s = mean_s
             size.wait_s = self._first_s(size)
         else:
-            size.wait_s = min(2 * size.wait_s, _LONGEST_OF_ALL_S if size.number == self._most else _LONGEST_S)
+            longest_s = _LONGEST_OF_ALL_S if size.number == self._most else _LONGEST_S
+            size.wait_s = max(min(2 * size.wait_s, longest_s), _RARELY * size.taken_s)
         size.since_trial_s = 0.0
         size.start(0)
 

@@ -49,6 +49,12 @@ def test_a_neighbour_comes_and_goes() -> None:
         assert shares(choice, 10, quiet)[2] > 0.95
 
 
+def test_trials_of_long_steps_take_a_small_part_of_the_time() -> None:
+    choice = ThreadChoice(2)
+    shares(choice, 60, lambda threads: 10 * contended(threads))
+    assert shares(choice, 120, lambda threads: 10 * contended(threads))[1] > 0.9
+
+
 @pytest.mark.parametrize(("most", "best"), [(64, 8), (64, 64), (6, 3), (3, 1), (1, 1)])
 def test_the_best_number_is_found(most: int, best: int) -> None:
     choice = ThreadChoice(most)
@@ -60,7 +66,7 @@ def test_the_best_number_is_found(most: int, best: int) -> None:
 def test_sizes_are_apart_and_a_new_one_starts_where_the_last_is() -> None:
     choice = ThreadChoice(2)
     shares(choice, 30, small, 1)
-    assert choice.choose(1) == 1
+    assert shares(choice, 5, small, 1)[1] > 0.8
     assert choice.choose(256) == 1
     shares(choice, 30, quiet, 256)
     assert choice.choose(256) == 2
