@@ -27,7 +27,7 @@ CLIENTS    := $(patsubst requirements/clients/%.txt,.venv-clients/%/.installed,$
 
 .DEFAULT_GOAL := help
 .PHONY: help run install unit test check ci coverage lint types format house fuzz test-deploy test-clients plan-picture formats-fixtures faults soak bench bench-quant \
-	bench-rivals gpu-bundle gpu-check image image-check wheel sbom version clean
+	bench-neighbours bench-rivals gpu-bundle gpu-check image image-check wheel sbom version clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ soak: $(TEST_STAMP)  ## mixed load for MINUTES (5): memory, descriptors, threads
 
 bench: $(TEST_STAMP)  ## measure this server on this machine: throughput and latency at 1, 8 and 32 streams
 	$(BIN)/python -m bench.run
+
+bench-neighbours: $(TEST_STAMP)  ## speed beside 1, 2 and 4 busy loops and, as root, under CPU quotas; BEFORE=DIRECTORY measures another checkout in turn
+	$(BIN)/python -m bench.neighbours $(if $(BEFORE),--before $(BEFORE))
 
 bench-quant: $(TEST_STAMP)  ## perplexity, memory and speed of each HF_MODEL_QUANTIZE on the bundled model
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)

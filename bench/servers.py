@@ -37,22 +37,25 @@ class Contender:
     options: Mapping[str, Any]
     environ: Mapping[str, str] = field(default_factory=dict)
     light: bool = False
+    directory: Path = ROOT
 
 
 @dataclass(frozen=True)
 class Running:
-    """A started server. `first_token_s` is the time from exec to the first token of the first answer."""
+    """A started server and its first process. `first_token_s` is from exec to the first token of the first answer."""
 
     url: str
     first_token_s: float
+    pid: int
 
 
-def ours() -> Contender:
-    """This project's server with default settings, on the bundled model."""
+def ours(directory: Path = ROOT) -> Contender:
+    """This project's server with default settings, on the bundled model; `directory` is a checkout."""
     return Contender(
         name="tgi-heir",
         command=lambda port: [sys.executable, "-m", "container.serve", "serve"],
         options={"max_tokens": 64, "temperature": 0, "ignore_eos": True},
+        directory=directory,
     )
 
 
@@ -66,14 +69,19 @@ def started(contender: Contender, log: Path) -> Iterator[Running]:
     began = time.perf_counter()
     with log.open("ab") as output:
         process = subprocess.Popen(
-            contender.command(port), env=environ, cwd=ROOT, stdout=output, stderr=output, start_new_session=True
+            contender.command(port),
+            env=environ,
+            cwd=contender.directory,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     try:
         while not _answers(port, contender.options):
             if process.poll() is not None or time.perf_counter() - began > _START_S:
                 raise DidNotStart(f"{contender.name} did not start; its log ends with:\n{log.read_text()[-2000:]}")
             time.sleep(0.2)
-        yield Running(f"http://127.0.0.1:{port}", time.perf_counter() - began)
+        yield Running(f"http://127.0.0.1:{port}", time.perf_counter() - began, process.pid)
     finally:
         _stop(process)
 

@@ -292,7 +292,7 @@ class Settings:
     engine_threads: int = _setting(
         0,
         _count(1, 1024),
-        "Threads of an engine on CPU. Default: all cores, shared among the engines.",
+        "Threads of an engine on CPU. Default: all cores that affinity and quotas allow, shared among the engines.",
         "ENGINE_THREADS",
     )
     engine_stall_timeout_s: float = _setting(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from handler.engine.core import EngineCore
 from handler.engine.in_flight import InFlight
 from handler.engine.ipc import EngineSocket
+from handler.engine.step_threads import StepThreads
 from handler.engine.warm_up import sequences_of_each_kind, warm_up_sequence
 from handler.kernels.compiler import use_cache_dir
 from handler.linears.onednn_linear import keep_onednn_off_amx
@@ -27,6 +29,7 @@ from handler.runners.runner import Runner
 from handler.sampling.grammar import GrammarCompiler
 from handler.scheduling.scheduler import Scheduler, SchedulerLimits
 from handler.seam.config import EngineConfig
+from handler.seam.processors import usable_threads
 from handler.seam.protocol import ModelCard
 from handler.seam.status import Phase, StatusBoard
 from handler.seam.suspects import Hazards, Suspects
@@ -57,7 +60,10 @@ def start(
     runner, limits = choose_runner(config, loaded, board)
     board.enter(Phase.WARMING, "generating the first token")
     grammars = GrammarCompiler(tokens_dir / "tokenizer.json", runner.vocab_size, loaded.eos_token_ids)
-    core = build_core(config, runner, limits, board, grammars)
+    threads = StepThreads(
+        partial(_num_threads, config), chooses=runner.same_by_any_threads and not config.deterministic
+    )
+    core = build_core(config, runner, limits, board, grammars, threads)
     core.generate_for_warm_up(warm_up_sequence(runner.vocab_size, limits.max_model_len))
     if loaded.device.type == "cuda":
         core.generate_for_warm_up(*sequences_of_each_kind(runner.vocab_size, limits.max_model_len, grammars))
@@ -70,9 +76,15 @@ def start(
 def _configure_libraries(config: EngineConfig) -> None:
     """Set what holds for the whole process, before anything computes."""
     keep_onednn_off_amx()
-    torch.set_num_threads(config.num_threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(_num_threads(config))
     KERNEL.kernel = Kernel.DENSE if config.deterministic else Kernel.BY_ROWS
     use_cache_dir(Path(config.cache_dir))
+
+
+def _num_threads(config: EngineConfig) -> int:
+    """The most threads of this engine: as configured, as OpenMP's variable says, or its share of what may be used."""
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return config.num_threads or (int(given) if given.isdecimal() else 0) or usable_threads(engines=config.num_engines)
 
 
 def _place(config: EngineConfig, directory: Path, board: StatusBoard) -> Devices:
@@ -89,6 +101,7 @@ def build_core(
     limits: Limits,
     board: StatusBoard,
     grammars: GrammarCompiler | None = None,
+    threads: StepThreads | None = None,
 ) -> EngineCore:
     """An engine over `runner`, bound to the configured socket. Raises zmq.ZMQError if that cannot be bound."""
     scheduler = Scheduler(
@@ -107,7 +120,7 @@ def build_core(
         Hazards(Path(config.hazards_path)) if config.hazards_path else None,
         Suspects(Path(config.suspects_path)) if config.suspects_path else None,
     )
-    return EngineCore(runner, scheduler, EngineSocket(config.socket_path), board, grammars, in_flight)
+    return EngineCore(runner, scheduler, EngineSocket(config.socket_path), board, grammars, in_flight, threads)
 
 
 def _max_concurrent(config: EngineConfig, limits: Limits) -> int:

@@ -205,7 +205,7 @@ class EngineProcess:
             kv_capacity_tokens=s.max_batch_total_tokens,
             kv_layout=KVLayout(s.kv_layout),
             deterministic=s.deterministic,
-            num_threads=s.engine_threads or self._share_of_cores(),
+            num_threads=s.engine_threads,
             index=self.replica.index,
             num_engines=self.replica.num_engines,
             has_given_engines=bool(s.engine_replicas),
@@ -219,12 +219,6 @@ class EngineProcess:
             log_level=s.log_level,
             log_json=s.json_output,
         )
-
-    def _share_of_cores(self) -> int:
-        """Threads for each of several engines; 0 for a single engine, which decides by itself."""
-        if self.replica.num_engines == 1:
-            return 0
-        return max(1, len(os.sched_getaffinity(0)) // self.replica.num_engines)
 
 
 def stop(

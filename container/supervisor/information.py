@@ -12,6 +12,7 @@ from importlib import metadata
 from container.settings import Settings
 from container.supervisor import launcher
 from container.version import VERSION
+from handler.seam.processors import usable_cpus
 
 _NAMES = {"-h": "--help", "-V": "--version", "-e": "--env"}
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub")
@@ -50,7 +51,7 @@ def _environment() -> str:
         "tgi-heir": VERSION,
         "Python": platform.python_version(),
         "platform": platform.platform(),
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": f"{usable_cpus():g} of {os.cpu_count()}",
         "GPUs": ", ".join(sorted(name for name in os.listdir("/dev") if name.startswith("nvidia"))) or "none",
     }
     for package in _PACKAGES:

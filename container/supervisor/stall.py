@@ -1,4 +1,8 @@
-"""Tells a hung engine from one that is slow, starved of processor time, or was frozen together with PID 1."""
+"""Tells a hung engine from one that is slow, starved of processor time, or was frozen together with PID 1.
+
+A CPU quota slows an engine down without starving it: with half of a processor its silence counts half, and after a cut
+from eight processors to half of one, a sixteenth, because its limits are those of steps before the cut.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import os
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from handler.seam.processors import usable_cpus
 
 # Cap on the gap between checks: if PID 1 was frozen, the engine probably was too.
 _LONGEST_GAP_S = 0.5
@@ -35,6 +41,7 @@ class StallWatch:
         self._looked_s = time.monotonic()
         self._silent_s = 0.0
         self._before: _Threads | None = None
+        self._most_cpus = max(1.0, usable_cpus())
 
     def hung_for_s(self, pid: int, heartbeat_ns: int, step_limit_s: float) -> float | None:
         """Seconds of silence in which the engine could have moved, if they exceed the limits; else None.
@@ -46,8 +53,17 @@ class StallWatch:
         if heartbeat_ns != self._heartbeat_ns:
             self._heartbeat_ns, self._silent_s, self._before = heartbeat_ns, 0.0, None
             return None
-        self._silent_s += min(gap_s, _LONGEST_GAP_S) / (_STARVED_FACTOR if self._starved(pid, gap_s) else 1.0)
+        self._silent_s += min(gap_s, _LONGEST_GAP_S) / self._slowdown(pid, gap_s)
         return self._silent_s if self._silent_s >= max(self._limit_s, step_limit_s) else None
+
+    def _slowdown(self, pid: int, gap_s: float) -> float:
+        """What silence is divided by."""
+        starved = _STARVED_FACTOR if self._starved(pid, gap_s) else 1.0
+        if self._silent_s < _WATCHED_S:
+            return starved
+        cpus = usable_cpus()
+        self._most_cpus = max(self._most_cpus, cpus)
+        return max(starved, self._most_cpus / cpus)
 
     def _starved(self, pid: int, gap_s: float) -> bool:
         """Whether the engine was runnable since the last check but got too little processor time.

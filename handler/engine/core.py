@@ -6,6 +6,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from handler.engine.intake import Intake
 from handler.engine.ipc import EngineSocket
 from handler.engine.step import Ran, prove_alive, raise_if_fatal, run_step
 from handler.engine.step_metrics import measured_step
+from handler.engine.step_threads import StepThreads
 from handler.runners.runner import Runner
 from handler.sampling.grammar import GrammarCompiler, GrammarError
 from handler.sampling.prompt_scores import score_prompt
@@ -55,6 +57,7 @@ class EngineCore:
         board: StatusBoard,
         grammars: GrammarCompiler | None = None,
         in_flight: InFlight | None = None,
+        threads: StepThreads | None = None,
     ) -> None:
         self.runner = runner
         self.scheduler = scheduler
@@ -62,6 +65,8 @@ class EngineCore:
         self.board = board
         self.intake = Intake(scheduler.limits, runner.vocab_size, grammars)
         self.in_flight = in_flight or InFlight(board)
+        # None: torch's number of threads stays as it is.
+        self._threads = threads
         self._sequences: dict[str, Sequence] = {}
         self._inherited = [board[name] for name in _TOTALS]
         self._outbox: defaultdict[bytes, list[FromEngine]] = defaultdict(list)
@@ -189,12 +194,16 @@ class EngineCore:
         ran: list[Ran] = []
         for part in self.in_flight.parts(batch):
             with self.in_flight.running(part):
-                ran += run_step(self.runner, part, self.scheduler.limits.eos_token_ids)
+                ran += self._run(part)
         for each in ran:
             self._guard(each.item.seq, self._settle, each)
         self._count(batch, sum(each.sampled is not None and not each.failed for each in ran))
         if all(each.failed for each in ran):
             prove_alive(self.runner, self.scheduler)
+
+    def _run(self, batch: ScheduledBatch) -> list[Ran]:
+        with self._threads.used(batch.num_tokens) if self._threads else nullcontext():
+            return run_step(self.runner, batch, self.scheduler.limits.eos_token_ids)
 
     def _guard(self, seq: Sequence, action: Callable[[T], None], subject: T) -> None:
         """Run `action`; an exception fails the request of `seq` and no other."""
@@ -278,6 +287,7 @@ class EngineCore:
 
     def _report(self) -> None:
         self.board.beat()
+        self.board["engine_threads"] = self._threads.most if self._threads else 0
         self.board["running"] = len(self.scheduler.running)
         self.board["waiting"] = len(self.scheduler.waiting)
         self.board["waiting_tokens"] = self.scheduler.waiting_tokens

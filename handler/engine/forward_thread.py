@@ -40,7 +40,7 @@ class ForwardThread:
             self._replace()
         if self._executor is None:
             return function()
-        return self._executor.submit(function).result()
+        return self._executor.submit(_on_threads, torch.get_num_threads(), function).result()
 
     def replace_soon(self) -> None:
         """Replace the thread at the first call that finds enough memory; until then the old one goes on."""
@@ -49,7 +49,7 @@ class ForwardThread:
     def _replace(self) -> None:
         if self._executor is not None:
             self._executor.shutdown(wait=False)
-        self._executor = ThreadPoolExecutor(1, "forward", _as_here, (torch.get_num_threads(), _current_gpu()))
+        self._executor = ThreadPoolExecutor(1, "forward", _as_here, (_current_gpu(),))
         self._replace_due = False
         logger.info("forward passes move to a new thread: oneDNN can compile no more kernels in the old one")
 
@@ -58,11 +58,16 @@ def _current_gpu() -> int | None:
     return torch.cuda.current_device() if torch.cuda.is_initialized() else None
 
 
-def _as_here(num_threads: int, gpu: int | None) -> None:
-    """Both are settings of a thread. A new one would be on GPU 0."""
-    torch.set_num_threads(num_threads)
+def _as_here(gpu: int | None) -> None:
+    """The GPU is a setting of a thread. A new one would be on GPU 0."""
     if gpu is not None:
         torch.cuda.set_device(gpu)
+
+
+def _on_threads(num_threads: int, function: Callable[[], _T]) -> _T:
+    """The number of threads is a setting of a thread too, and changes from step to step."""
+    torch.set_num_threads(num_threads)
+    return function()
 
 
 def _thread_fits() -> bool:

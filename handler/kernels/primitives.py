@@ -1,4 +1,4 @@
-"""What kernels need and Python lacks: typed access to addresses, bfloat16, tickets, a barrier.
+"""What kernels need and Python lacks: typed access to addresses, bfloat16, tickets.
 
 A kernel is a C function whose one parameter is the address of its arguments, 64-bit integers. bfloat16 is read as
 float32 and rounded to nearest even when written.
@@ -137,17 +137,6 @@ def take_ticket(_context, arguments, index):  # pragma: no cover
         return builder.atomic_rmw("add", counter, ir.Constant(_I64, 1), "monotonic")
 
     return types.int64(arguments, types.int64), generate
-
-
-@intrinsic
-def wait_for_all(_context, barrier):  # pragma: no cover
-    """Call the barrier at an address, a C function without arguments."""
-
-    def generate(_context, builder, _signature, arguments):
-        function = ir.FunctionType(ir.VoidType(), ()).as_pointer()
-        builder.call(builder.inttoptr(arguments[0], function), ())
-
-    return types.void(types.int64), generate
 
 
 @intrinsic

@@ -14,15 +14,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from handler.kernels.barrier import shared_barrier, wait_for_all
 from handler.kernels.compiler import compile_kernel
-from handler.kernels.primitives import call_function, integers, team_size, thread_number, wait_for_all
+from handler.kernels.primitives import call_function, integers, team_size, thread_number
 from handler.kernels.team import (
     NUM_COMMON,
     TEAM_SIZE,
     THREAD_NUMBER,
     TILES,
     Call,
-    barrier_address,
     num_threads,
     scratch,
     team_functions,
@@ -82,7 +82,7 @@ class Program:
         self._call = Call(_compile(), _NUM_ARGUMENTS)
         self._call.arguments[THREAD_NUMBER : TEAM_SIZE + 1] = team_functions()
         self._call.arguments[_COUNT:_PARTS] = (
-            *(len(steps), barrier_address(), self._kernels.ctypes.data),
+            *(len(steps), shared_barrier().ctypes.data, self._kernels.ctypes.data),
             *(self._together.ctypes.data, self.table.ctypes.data, width),
         )
 
@@ -123,8 +123,8 @@ def _compile() -> int:
         row, thread, size = arguments[_WIDTH] * 8, thread_number(arguments), team_size(arguments)
         for i in range(count):
             apart = parts > 1 and together[i] == 0
-            if i > 0 and barrier != 0 and not (apart and together[i - 1] == 0):
-                wait_for_all(barrier)
+            if i > 0 and not (apart and together[i - 1] == 0):
+                wait_for_all(barrier, size)
             if apart:
                 # The team may have fewer threads than requested.
                 for part in range(thread, parts, size):

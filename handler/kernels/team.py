@@ -37,11 +37,6 @@ def _address(function: str) -> int:
     return 0 if library is None else ctypes.cast(getattr(library, function), ctypes.c_void_p).value or 0
 
 
-def barrier_address() -> int:
-    """Address of the C function that is the team's barrier; 0 without OpenMP."""
-    return _address("GOMP_barrier")
-
-
 @functools.cache
 def team_functions() -> tuple[int, int]:
     """Addresses of the C functions for `THREAD_NUMBER` and `TEAM_SIZE`; 0 without OpenMP."""

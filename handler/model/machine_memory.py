@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+
+from handler.seam.processors import groups
 
 _OUT_OF_MEMORY = (
     *("alloc_cpu", "bad_alloc", "allocate memory"),
@@ -16,22 +19,39 @@ _OUT_OF_MEMORY = (
 )
 
 
-def available_memory_bytes() -> int:
-    """Memory that this process may still use, in bytes: the lesser of the machine's and its control group's."""
+def available_memory_bytes(root: Path = Path("/")) -> int:
+    """Memory that this process may still use, in bytes: the least of the machine's and its control groups'.
+
+    `root` holds /proc and the control groups.
+    """
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    meminfo = Path("/proc/meminfo")
+    meminfo = root / "proc/meminfo"
     if meminfo.is_file():
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 available = int(line.split()[1]) * 1024
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        if limit != "max":
-            available = min(available, int(limit) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        return available
-    return max(0, available)
+    return max(0, min((available, *_left_in_groups(root))))
+
+
+# Names of a group's limit, its use, and the files in that use which Linux drops when it needs memory; by version.
+_GROUP_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
+    2: ("memory.max", "memory.current", ("inactive_file", "active_file")),
+}
+
+
+def _left_in_groups(root: Path) -> Iterator[int]:
+    """What this process's control group and each of its ancestors have left, in bytes."""
+    for version, group in groups("memory", root):
+        limit_name, used_name, dropped = _GROUP_FILES[version]
+        try:
+            limit = (group / limit_name).read_text().strip()
+            if limit != "max":
+                stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                used = int((group / used_name).read_text()) - sum(int(stat.get(name, 0)) for name in dropped)
+                yield int(limit) - used
+        except (OSError, ValueError):
+            continue
 
 
 def give_back() -> None:

@@ -33,6 +33,8 @@ class Runner(Protocol):
     loaded: LoadedModel
     # Layers of the last pass that called the engine's attention; 0 for a runner that uses the model's own.
     num_attention_calls: int
+    # True if results are the same bits for any number of threads, so that each step may have another.
+    same_by_any_threads: bool
 
     @property
     def name(self) -> str:

@@ -27,6 +27,7 @@ _NUMBERS = (
     "waiting_tokens",
     "kv_used_tokens",
     "kv_capacity_tokens",
+    "engine_threads",  # the most threads of a step; the limit may change while the engine runs
     "prompt_tokens",
     "generated_tokens",
     "preemptions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -164,3 +165,31 @@ def test_a_dense_layer_among_packed_ones_is_fused_and_restored() -> None:
 
 def test_layers_with_other_parts_stay_apart() -> None:
     assert set(layers_of(runner_of(intermediate_size=224))) == {FusedDecoderLayer}
+
+
+def test_each_step_may_have_another_number_of_threads() -> None:
+    """As beside a neighbour that comes and goes, or under a limit that changes."""
+    runner = runner_of()
+    assert runner.same_by_any_threads
+    before = torch.get_num_threads()
+    numbers = itertools.cycle((3, 1, 2, 1))
+    found = []
+    try:
+        torch.set_num_threads(1)
+        expected = answers(runner)
+        run = runner.run
+
+        def run_on_others(batch: ScheduledBatch) -> Any:
+            torch.set_num_threads(next(numbers))
+            found.append(torch.get_num_threads())
+            return run(batch)
+
+        runner.run = run_on_others  # type: ignore[method-assign]
+        assert all(torch.equal(one, other) for one, other in zip(answers(runner), expected, strict=True))
+    finally:
+        torch.set_num_threads(before)
+    assert set(found) == {1, 2, 3}
+
+
+def test_a_model_with_torchs_attention_keeps_its_number_of_threads() -> None:
+    assert not runner_of(bits=0).same_by_any_threads

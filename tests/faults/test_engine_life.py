@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bench.neighbours import Quotas
 from handler.seam.status import StatusBoard
 from tests.faults import streams
 from tests.faults.conftest import MakeServer, Scoreboard
@@ -213,6 +214,34 @@ def test_frozen(scoreboard: Scoreboard, make_server: MakeServer) -> None:
     time.sleep(1)
     text = f"{board['restarts']} restarts, after a silence of {silence_s:.1f} s"
     scoreboard(11, "the whole container frozen for 12 s", "0 restarts", text, board["restarts"] == 0)
+
+
+@pytest.mark.needs("cpu_quota")
+@pytest.mark.parametrize("quota", [0.5, 0.2])
+@pytest.mark.row(11, bug="handler/startup.py: quotas are not read: as many threads as cores for half of one")
+def test_under_a_cpu_quota(quota: float, scoreboard: Scoreboard, make_server: MakeServer) -> None:
+    """The limit falls while 8 streams run, as when Kubernetes resizes a pod in place."""
+    server = make_server(ENGINE_THREADS="")
+    board, quotas = server.board(), Quotas()
+    pings = []
+    clients = streams.start(server, 8, 400)
+    streams.wait_running(clients)
+    try:
+        with quotas.limited(server.process.pid, quota):
+            began = time.monotonic()
+            while time.monotonic() - began < 20:
+                clients = [c for c in clients if c.is_alive()] or streams.start(server, 8, 400)
+                pings.append(until(lambda: server.ping() != 0, 30))
+                time.sleep(0.1)
+            threads, restarts = board["engine_threads"], board["restarts"]
+    finally:
+        quotas.close()
+    p99 = sorted(pings)[int(0.99 * (len(pings) - 1))]
+    text = f"{restarts} restarts, {threads} thread, /ping p99 {1000 * p99:.0f} ms"
+    # With a fifth of a processor, all stand still for 80 of each 100 ms.
+    reach = "0 restarts, 1 thread, /ping p99 < " + ("100 ms" if quota >= 0.5 else "500 ms")
+    ok = not restarts and threads == 1 and p99 < (0.1 if quota >= 0.5 else 0.5)
+    scoreboard(11, f"quota of {quota} CPU", reach, text, ok)
 
 
 def _silence_s(board: StatusBoard) -> float:

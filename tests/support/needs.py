@@ -90,6 +90,16 @@ def _has_clients() -> bool:
     return all((_ROOT / ".venv-clients" / name / ".installed").is_file() for name in CLIENTS)
 
 
+def _has_cpu_quota() -> bool:
+    from bench.neighbours import Quotas
+
+    try:
+        Quotas().close()
+    except OSError:
+        return False
+    return True
+
+
 def _has_nvrtc() -> bool:
     return any(next(Path(entry).glob("nvidia/*/lib/libnvrtc.so.*"), None) for entry in sys.path)
 
@@ -128,6 +138,7 @@ NEEDS = {
     "root": Need(
         Kind.ELSEWHERE, "root and `unshare`", lambda: os.geteuid() == 0 and shutil.which("unshare") is not None
     ),
+    "cpu_quota": Need(Kind.ELSEWHERE, "root and control groups of CPU time that can be made", _has_cpu_quota),
     "g++": Need(Kind.ELSEWHERE, "a compiler for this machine (g++): CI's machines have it", _has_program("g++")),
     "nvrtc": Need(Kind.INSTALLATION, "NVIDIA's run-time compiler: requirements/dev.txt", _has_nvrtc),
     "hadolint": Need(Kind.INSTALLATION, "hadolint: requirements/image-tools.txt", _has_hadolint),

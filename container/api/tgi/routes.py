@@ -114,6 +114,7 @@ def info() -> Response:
             sha=None,
             docker_label=None,
             quantize=card.quantize,
+            engine_threads=service().engines.leading_board["engine_threads"],
             custom_code_ignored=card.custom_code,
         )
     )

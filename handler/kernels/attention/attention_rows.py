@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from handler.kernels.primitives import elements, inlined, integers, load, share_of, store, wait_for_all
+from handler.kernels.barrier import wait_for_all
+from handler.kernels.primitives import elements, inlined, integers, load, share_of, store, team_size
 from handler.kernels.team import NUM_COMMON, NUM_ROWS
 
 # Indices of the arguments.
@@ -47,5 +48,4 @@ def store_rows(arguments, num_kv_heads, group, head_dim, bits):  # pragma: no co
         for d in range(token):
             store(cached, target + d, load(values, row * arguments[VALUES_STRIDE] + d))
     # A prompt's rows attend to keys that other threads have just written.
-    if arguments[BARRIER] != 0:
-        wait_for_all(arguments[BARRIER])
+    wait_for_all(arguments[BARRIER], team_size(arguments))

@@ -38,6 +38,7 @@ from handler.kernels.attention.matrix_attention import (
     attention_shapes,
     compile_matrix_attention,
 )
+from handler.kernels.barrier import shared_barrier
 from handler.kernels.compiler import compile_kernel, multiplies_bfloat16
 from handler.kernels.primitives import (
     BITS,
@@ -61,7 +62,6 @@ from handler.kernels.team import (
     SCRATCH_STRIDE,
     TICKET,
     Call,
-    barrier_address,
     float_bits,
     scratch,
     team_functions,
@@ -251,7 +251,7 @@ class RowAttention:
             kernel = _compile(num_kv_heads, self._group, head_dim, BITS[dtype], int(dots))
         self._shapes_of = attention_shapes if self._matrices else nothing
         self._call = Call(kernel, NUM_ARGUMENTS)
-        self._call.arguments[BARRIER] = barrier_address()
+        self._call.arguments[BARRIER] = shared_barrier().ctypes.data
 
     def step(self, qkv: int, out: int, cache: tuple[Tensor, Tensor], scale: float, window: int) -> Step:
         """The kernel as a step of a program; `qkv` is the address of `[rows, heads, head_dim]`: queries, keys, values.

@@ -50,6 +50,7 @@ class DynamicCacheRunner:
 
     name = "dynamic_cache"
     num_attention_calls = 0
+    same_by_any_threads = False
 
     def __init__(self, loaded: LoadedModel, max_len: int) -> None:
         self.loaded = loaded

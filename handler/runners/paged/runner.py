@@ -49,6 +49,7 @@ class PagedRunner:
         self._fuses = fuses
         self.verdict = Verdict.NOT_RUN
         self.num_attention_calls = 0
+        self.same_by_any_threads = False
         on_cuda = loaded.device.type == "cuda"
         self._missing_kernel = missing_kernel(loaded.dtype, limits.page_size, loaded.device) if on_cuda else None
         self._gathers = self._missing_kernel is not None

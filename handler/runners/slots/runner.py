@@ -50,6 +50,7 @@ class SlotRunner:
         self._windows = layer_windows(loaded.text_config)
         self._keeps_logits = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
         self.num_attention_calls = 0
+        self.same_by_any_threads = False
         self._trial: Trial | None = None
         self._acceleration: Acceleration | None = None
 
@@ -152,6 +153,8 @@ class SlotRunner:
             trial.prove(self)
             return
         acceleration.keep()
+        # torch's attention divides a long row's keys among threads; ours does not.
+        self.same_by_any_threads = acceleration.num_stacked == int(self.loaded.text_config.num_hidden_layers)
         logger.info(
             "weights are prepacked for this processor; %d layers are fused, %d of them run in one call",
             *(acceleration.num_fused, acceleration.num_stacked),

@@ -116,6 +116,24 @@ def test_a_starved_process_that_is_frozen_has_the_rest_of_its_time(
     assert watch(found, clock, spinner.pid, 1.0) is not None
 
 
+@pytest.mark.parametrize(("before", "now", "factor"), [(0.5, 0.5, 2), (0.2, 0.2, 5), (2.0, 0.5, 4), (64.0, 64.0, 1)])
+def test_silence_under_a_quota_counts_less(
+    before: float,
+    now: float,
+    factor: float,
+    clock: Clock,
+    sleeper: subprocess.Popen[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also if the quota is cut while a step runs, whose limit is that of quicker steps."""
+    monkeypatch.setattr(stall, "usable_cpus", lambda: before)
+    found = StallWatch(5.0)
+    monkeypatch.setattr(stall, "usable_cpus", lambda: now)
+    # The first second counts in full.
+    assert watch(found, clock, sleeper.pid, 1 + 3.8 * factor) is None
+    assert watch(found, clock, sleeper.pid, 0.5 * factor) is not None
+
+
 def test_a_process_that_is_gone_hangs(clock: Clock, sleeper: subprocess.Popen[bytes]) -> None:
     sleeper.kill()
     sleeper.wait()
