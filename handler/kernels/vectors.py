@@ -27,6 +27,8 @@ LONGS = ir.VectorType(ir.IntType(64), LANES)
 BYTES = ir.VectorType(ir.IntType(8), LANES)
 HALVES = ir.VectorType(ir.HalfType(), LANES)
 _ROUND_AS_SET = 4
+# Flags of a sum or product that LLVM must not reorder or contract. Where there are none, numba adds `FAST_MATH`.
+IN_ORDER = ("nsz",)
 # Cephes' polynomial for e^x, the highest power first.
 EXP_FACTORS = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 # Two elements in each lane.

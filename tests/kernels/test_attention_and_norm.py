@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -38,10 +39,12 @@ def unit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 class Layer:
     """Random keys and values of one layer, and rows that come to it."""
 
-    def __init__(self, num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, max_len: int = MAX_LEN
+    ) -> None:
         torch.manual_seed(0)
-        self.shape = (num_heads, num_kv_heads, head_dim, dtype)
-        self.cache = tuple(torch.randn(NUM_SLOTS, MAX_LEN, num_kv_heads, head_dim).to(dtype) for _ in range(2))
+        self.shape, self.max_len = (num_heads, num_kv_heads, head_dim, dtype), max_len
+        self.cache = tuple(torch.randn(NUM_SLOTS, max_len, num_kv_heads, head_dim).to(dtype) for _ in range(2))
 
     def rows(self, places: list[tuple[int, int]]) -> dict[str, Tensor]:
         """Rows for `places`, each a slot and a position, as the fused layer makes them: in one tensor, side by side."""
@@ -56,7 +59,7 @@ class Layer:
             "values": joined[:, num_heads + num_kv_heads :],
             "cosines": angles.cos().to(dtype),
             "sines": angles.sin().to(dtype),
-            "flat_index": slots * MAX_LEN + positions,
+            "flat_index": slots * self.max_len + positions,
             "positions": positions,
         }
 
@@ -72,7 +75,7 @@ class Layer:
         for row, (flat, position) in enumerate(zip(rows["flat_index"], rows["positions"], strict=True)):
             first = max(0, int(position) + 1 - window) if window else 0
             seen = slice(first, int(position) + 1)
-            keys, values = (part[int(flat) // MAX_LEN, seen].float().transpose(0, 1) for part in self.cache)
+            keys, values = (part[int(flat) // self.max_len, seen].float().transpose(0, 1) for part in self.cache)
             query = heads[row, :num_heads].view(num_kv_heads, -1, head_dim)
             out.append(F.scaled_dot_product_attention(query, keys, values, scale=scale).reshape(-1))
         return torch.stack(out)
@@ -133,6 +136,26 @@ def test_a_row_has_the_same_bits_alone_and_on_any_number_of_threads(
     for i in range(len(places)):
         one = {name: part[i : i + 1] for name, part in rows.items()}
         assert torch.equal(run(kernel, apart, one, window=window)[0], got[i])
+
+
+# A prompt's rows in one call, and in calls of so many rows beside a row of another sequence.
+CHUNKS = (1, 1, 40, 2, 3, 18, 100, 1, 7, 64, 33)
+
+
+@pytest.mark.parametrize("window", [0, 150])
+@pytest.mark.parametrize("shape", [(9, 3, 64), (2, 2, 32), (8, 1, 128)], ids=str)
+def test_a_prompt_has_the_same_bits_in_any_chunks(shape: tuple[int, int, int], window: int) -> None:
+    """Longer than a block of keys: rows of a block see different numbers of blocks."""
+    length = sum(CHUNKS)
+    whole, cut, reference = (Layer(*shape, torch.bfloat16, max_len=272) for _ in range(3))
+    rows = whole.rows([(1, position) for position in range(length)])
+    other = whole.rows([(2, 200)])
+    kernel = row_attention(*shape, torch.bfloat16)
+    got = run(kernel, whole, rows, window=window)
+    torch.testing.assert_close(got.float(), reference.expected(rows, 0.2, window), atol=2e-2, rtol=1e-2)
+    for start, size in zip(accumulate((0, *CHUNKS)), CHUNKS, strict=False):
+        part = {name: torch.cat((other[name], each[start : start + size])) for name, each in rows.items()}
+        assert torch.equal(run(kernel, cut, part, window=window)[1:], got[start : start + size])
 
 
 @pytest.mark.usefixtures("unit")

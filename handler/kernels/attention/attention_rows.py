@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from handler.kernels.barrier import wait_for_all
-from handler.kernels.primitives import elements, inlined, integers, load, share_of, store, team_size
+from handler.kernels.primitives import called, elements, inlined, integers, load, share_of, store, team_size
 from handler.kernels.team import NUM_COMMON, NUM_ROWS
 
 # Indices of the arguments.
@@ -49,3 +49,17 @@ def store_rows(arguments, num_kv_heads, group, head_dim, bits):  # pragma: no co
             store(cached, target + d, load(values, row * arguments[VALUES_STRIDE] + d))
     # A prompt's rows attend to keys that other threads have just written.
     wait_for_all(arguments[BARRIER], team_size(arguments))
+
+
+@called
+def rows_together(flat_index, positions, row, num_rows, most):  # pragma: no cover
+    """Number of rows from `row` on that are consecutive tokens of one sequence, at most `most`."""
+    rows = 1
+    while (
+        rows < most
+        and row + rows < num_rows
+        and flat_index[row + rows] == flat_index[row] + rows
+        and positions[row + rows] == positions[row] + rows
+    ):
+        rows += 1
+    return rows

@@ -25,6 +25,7 @@ from handler.kernels.attention.attention_rows import (
     SINES,
     WINDOW,
     embed,
+    rows_together,
     store_rows,
 )
 from handler.kernels.attention.matrix_attention_tile import (
@@ -106,20 +107,6 @@ def _place_columns(arguments, row, rows, h, group, head_dim, start, query_at, qu
         limits[_COLUMNS + column] = np.int32(end - start)
 
 
-@called
-def _rows_together(flat_index, positions, row, num_rows, most):  # pragma: no cover
-    """Number of rows from `row` on that are consecutive tokens of one sequence, at most `most`."""
-    rows = 1
-    while (
-        rows < most
-        and row + rows < num_rows
-        and flat_index[row + rows] == flat_index[row] + rows
-        and positions[row + rows] == positions[row] + rows
-    ):
-        rows += 1
-    return rows
-
-
 @functools.cache
 def compile_matrix_attention(num_kv_heads: int, group: int, head_dim: int) -> int:
     """The address of the kernel; it takes the arguments of `row_attention`'s."""
@@ -141,7 +128,7 @@ def compile_matrix_attention(num_kv_heads: int, group: int, head_dim: int) -> in
         turns = num_kv_heads // at_once
         turn, block, row = take_ticket(arguments, TICKET), 0, 0
         while row < num_rows:
-            rows = _rows_together(flat_index, positions, row, num_rows, most)
+            rows = rows_together(flat_index, positions, row, num_rows, most)
             first = max(0, positions[row] + 1 - window) if window > 0 else 0
             start = first - first % KEYS_TOGETHER
             seen = positions[row] + rows - start

@@ -1,7 +1,7 @@
 """Rotary embedding, KV cache and attention of one layer in one call, row by row.
 
-Each new token is a row, in decode and in prefill; its result depends on its sequence alone, to the last bit. Numbers
-are read as float32 and rounded once, at the end.
+Each new token is a row, in decode and in prefill; its result depends on its sequence alone, to the last bit. The kernel
+of this file reads numbers as float32 and rounds once, at the end; `dot_attention` and `matrix_attention` round weights.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from handler.kernels.attention.attention_rows import (
     embed,
     store_rows,
 )
-from handler.kernels.attention.attention_tile import KEYS, score_keys, softmax_keys, weigh_values
+from handler.kernels.attention.dot_attention import compile_dot_attention, dot_scratch
 from handler.kernels.attention.matrix_attention import (
     attends_by_matrices,
     attention_scratch,
@@ -50,7 +50,6 @@ from handler.kernels.primitives import (
     integers,
     load,
     prefetch,
-    shifted,
     store,
     take_ticket,
     thread_number,
@@ -70,8 +69,6 @@ from handler.kernels.team import (
 # Bytes of a cache line, and how many keys ahead are prefetched.
 _LINE = 64
 _AHEAD = 16
-# Sums kept in vector registers, of which there are 32 with 16 lanes each.
-_MAX_SUMS = 384
 
 
 @inlined
@@ -138,24 +135,6 @@ def _weigh(scratch, scores, cached, base, num_keys, token, head_dim, group):  # 
 
 
 @inlined
-def _score_by_16(
-    scratch, scores, query, keys, cached, base, padded, token, head_dim, group, scale, near
-):  # pragma: no cover
-    """As `_score`, 16 keys at a time: `padded` is a multiple of 16, and the last scores mean nothing.
-
-    `near` elements of each key are prefetched.
-    """
-    for j in range(0, padded, KEYS):
-        for ahead in range(KEYS):
-            for d in range(0, near, _LINE // 2):
-                prefetch(keys, base + (j + KEYS + ahead) * token + d)
-                prefetch(cached, base + (j + ahead) * token + d)
-        for g in range(group):
-            there, out = shifted(keys, base + j * token), shifted(scratch, scores + g * padded + j)
-            score_keys(head_dim, shifted(query, g * head_dim), there, token, scale, out)
-
-
-@inlined
 def _attend(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line):  # pragma: no cover
     """Attend with the scaled queries that begin `scratch`; the sums go after them. A cache line has `line` elements."""
     _score(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line)
@@ -164,31 +143,10 @@ def _attend(scratch, scores, keys, cached, base, num_keys, token, head_dim, grou
     _weigh(scratch, scores, cached, base, num_keys, token, head_dim, group)
 
 
-@inlined
-def _attend_by_16(
-    scratch, scores, query, keys, cached, base, skipped, num_keys, token, head_dim, group, together, scale, near
-):  # pragma: no cover
-    """As `_attend`, from bfloat16 queries, `together` at once.
-
-    `base` is the first key that is seen; the blocks of 16 begin `skipped` keys before it. The last block may read
-    past the sequence's last key, but within the slot.
-    """
-    padded = (skipped + num_keys + KEYS - 1) // KEYS * KEYS
-    _score_by_16(
-        scratch, scores, query, keys, cached, base - skipped * token, padded, token, head_dim, group, scale, near
-    )
-    for g in range(group):
-        softmax_keys(shifted(scratch, scores + g * padded), skipped, skipped + num_keys, padded)
-    for g in range(0, group, together):
-        weights, to = shifted(scratch, scores + g * padded + skipped), shifted(scratch, (group + g) * head_dim)
-        weigh_values(head_dim, together, weights, padded, shifted(cached, base), token, num_keys, to)
-
-
-def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int) -> int:
+def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int) -> int:
     # The kernel captures only integers, for the cache key of `compile_kernel`.
     token, half = num_kv_heads * head_dim, head_dim // 2
     line = _LINE * 8 // bits
-    together = group if group * head_dim <= _MAX_SUMS else 1
     # A thread's scratch, float32: `group` queries, as many sums, then one row of scores for each.
     sums, scores = group * head_dim, 2 * group * head_dim
 
@@ -200,8 +158,7 @@ def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int)
         flat_index, positions = integers(arguments[FLAT_INDEX]), integers(arguments[POSITIONS])
         out = elements(arguments[OUT], bits)
         thread = thread_number(arguments)
-        scratch_address = arguments[SCRATCH] + thread * arguments[SCRATCH_STRIDE]
-        scratch = elements(scratch_address, BITS_FLOAT32)
+        scratch = elements(arguments[SCRATCH] + thread * arguments[SCRATCH_STRIDE], BITS_FLOAT32)
 
         store_rows(arguments, num_kv_heads, group, head_dim, bits)
 
@@ -215,19 +172,9 @@ def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int, dots: int)
                 num_keys = positions[row] + 1 - first
                 base = (flat_index[row] - num_keys + 1) * token + h * head_dim
                 scale, at = float_argument(arguments, SCALE), row * stride + h * group * head_dim
-                if dots:
-                    query, near = elements(scratch_address, bits), at_once * head_dim if item == turn else 0
-                    for g in range(0, group * head_dim, head_dim):
-                        embed(heads, at + g, cosines, sines, row * head_dim, query, g, np.float32(1), half)
-                    skipped = first % KEYS
-                    _attend_by_16(
-                        scratch, scores, query, keys, cached, base, skipped, num_keys,
-                        token, head_dim, group, together, scale, near,
-                    )  # fmt: skip
-                else:
-                    for g in range(0, group * head_dim, head_dim):
-                        embed(heads, at + g, cosines, sines, row * head_dim, scratch, g, scale, half)
-                    _attend(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line)
+                for g in range(0, group * head_dim, head_dim):
+                    embed(heads, at + g, cosines, sines, row * head_dim, scratch, g, scale, half)
+                _attend(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line)
                 for d in range(group * head_dim):
                     store(out, item * group * head_dim + d, load(scratch, sums + d))
             turn = take_ticket(arguments, TICKET) * at_once
@@ -244,11 +191,13 @@ class RowAttention:
         self._width = num_heads * head_dim
         self._head_dim = head_dim
         self._matrices = attends_by_matrices(self._group, head_dim, dtype)
+        self._dots = dtype is torch.bfloat16 and head_dim % 32 == 0 and multiplies_bfloat16()
         if self._matrices:
             kernel = compile_matrix_attention(num_kv_heads, self._group, head_dim)
+        elif self._dots:
+            kernel = compile_dot_attention(num_kv_heads, self._group, head_dim)
         else:
-            dots = dtype is torch.bfloat16 and head_dim % 32 == 0 and multiplies_bfloat16()
-            kernel = _compile(num_kv_heads, self._group, head_dim, BITS[dtype], int(dots))
+            kernel = _compile(num_kv_heads, self._group, head_dim, BITS[dtype])
         self._shapes_of = attention_shapes if self._matrices else nothing
         self._call = Call(kernel, NUM_ARGUMENTS)
         self._call.arguments[BARRIER] = shared_barrier().ctypes.data
@@ -270,7 +219,9 @@ class RowAttention:
     def _scratch_for(self, keys: Tensor) -> int:
         if self._matrices:
             return attention_scratch(self._head_dim, keys.shape[1])
-        return self._group * (2 * self._head_dim + keys.shape[1] + KEYS)
+        if self._dots:
+            return dot_scratch(self._group, self._head_dim)
+        return self._group * (2 * self._head_dim + keys.shape[1])
 
     def __call__(
         self,
