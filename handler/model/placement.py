@@ -21,6 +21,7 @@ from handler.formats.gguf.manifest import is_converted, read_manifest
 from handler.model.device import capability_of
 from handler.model.gguf.needs import gguf_bytes, stays_as_stored
 from handler.model.json_file import read_json
+from handler.model.kv_size import choose_kv_codes
 from handler.model.language_bytes import language_bytes
 from handler.model.loading.weight_source import StoredForm
 from handler.seam.config import EngineConfig, Quantize
@@ -148,7 +149,7 @@ def needs_of(directory: Path, config: EngineConfig, dtype: torch.dtype, capabili
         wanted = auto_forms(capability, in_bfloat16=in_bfloat16)
     try:
         length = config.max_model_len or min(max_positions(values) or USUAL_TOKENS, USUAL_TOKENS)
-        key_bytes = length * key_bytes_per_token(values, dtype.itemsize)
+        key_bytes = length * key_bytes_per_token(values, _kv_itemsize(config, dtype))
     except (KeyError, TypeError, ValueError, ArithmeticError):
         key_bytes = 0
     return Needs(tuple(_weights(form, counts, dtype) for form in wanted), key_bytes)
@@ -164,6 +165,11 @@ def weight_bytes(form: StoredForm, directory: Path, dtype: torch.dtype, device: 
     manifest = read_manifest(directory)
     num_weights = sum(prod(tensor.shape) for tensor in manifest.tensors.values())
     return gguf_bytes(manifest, dtype, capability) / max(1, num_weights)
+
+
+def _kv_itemsize(config: EngineConfig, dtype: torch.dtype) -> int:
+    codes = choose_kv_codes(config.kv_cache_dtype, dtype, torch.device("cuda"))
+    return (codes or dtype).itemsize
 
 
 def _weights(form: Form, counts: WeightCounts, dtype: torch.dtype) -> Weights:
