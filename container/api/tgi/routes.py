@@ -114,6 +114,7 @@ def info() -> Response:
             sha=None,
             docker_label=None,
             quantize=card.quantize,
+            kv_cache_dtype=card.kv_cache_dtype,
             custom_code_ignored=card.custom_code,
         )
     )
