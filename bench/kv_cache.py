@@ -45,7 +45,7 @@ def main() -> int:
     cache = Path(os.environ.get("CACHE_DIR", tempfile.gettempdir()))
     compiler.use_cache_dir(cache)
     ids = []
-    for name in arguments.types.split(","):
+    for name in filter(None, arguments.types.split(",")):
         loaded = _bundled(cache, arguments.dtype, _CODES[name])
         ids = ids or Tokenizer.from_file(str(_directory(cache) / "tokenizer.json")).encode(TEXT.read_text()).ids
         print(
