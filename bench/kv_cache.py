@@ -113,6 +113,7 @@ def _step_times(cache: Path, dtype: str, context: int, num_rows: int) -> dict[st
     return best
 
 
+@torch.inference_mode()
 def _fill(runner: SlotRunner) -> None:
     """Touch all memory of the cache: untouched pages would be read from one page of zeros."""
     layers: Any = runner.cache._layers.values()
