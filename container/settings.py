@@ -16,7 +16,7 @@ from typing import Any
 from sagemaker_inference import parameters
 
 from container.directories import default_cache_dir
-from handler.seam.config import KVLayout, Quantize
+from handler.seam.config import KVCacheDtype, KVLayout, Quantize
 
 _MAX_LOG_LEVEL = 1000
 
@@ -159,7 +159,10 @@ class Settings:
     served_model_name: str = _setting("", _text, "Model id shown to clients.", "SERVED_MODEL_NAME")
     quantize: str = _setting("auto", _one_of(*Quantize), "How weights are stored.", "HF_MODEL_QUANTIZE", "QUANTIZE")
     dtype: str = _setting(
-        "auto", _one_of("auto", "float32", "float16", "bfloat16"), "Type of weights and KV memory.", "DTYPE"
+        "auto",
+        _one_of("auto", "float32", "float16", "bfloat16"),
+        "Type of weights, and of KV memory by default.",
+        "DTYPE",
     )
     device: str = _setting("auto", _device, "auto, cpu, cuda or cuda:N.", "DEVICE")
     num_gpus: int = _setting(0, _count(0, 64), "GPUs to use. Default: all visible GPUs.", "NUM_SHARD", "SM_NUM_GPUS")
@@ -206,6 +209,12 @@ class Settings:
     )
     kv_layout: str = _setting(
         "auto", _one_of(*KVLayout), "KV memory: auto, slots or paged. Auto: paged on CUDA.", "KV_LAYOUT"
+    )
+    kv_cache_dtype: str = _setting(
+        "auto",
+        _one_of(*KVCacheDtype),
+        "Type of keys and values in KV memory: auto (that of the weights), int8, or on CUDA fp8.",
+        "KV_CACHE_DTYPE",
     )
     deterministic: bool = _setting(
         False,

@@ -149,13 +149,14 @@ def _card(
         max_waiting_tokens=_max_waiting_tokens(config, limits),
         max_concurrent_requests=_max_concurrent(config, limits),
         runner=runner.name,
+        kv_cache_dtype=str(loaded.kv_dtype).removeprefix("torch."),
         custom_code=code,
     )
 
 
 def _log_start(card: ModelCard, limits: Limits) -> None:
     logger.info(
-        "%s: %s on %s, quantize=%s, %d sequences of %d tokens, %d tokens of KV memory",
+        "%s: %s on %s, quantize=%s, %d sequences of %d tokens, %d tokens of KV memory as %s",
         *(card.model_id, card.dtype, card.device, card.quantize),
-        *(limits.max_num_seqs, limits.max_model_len, limits.capacity_tokens),
+        *(limits.max_num_seqs, limits.max_model_len, limits.capacity_tokens, card.kv_cache_dtype),
     )

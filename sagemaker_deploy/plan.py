@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sagemaker_deploy.aws.clients import Clients
@@ -102,7 +102,7 @@ def make_plan(
 
     The model's sizes are `sizes`, or just its `shape`.
     """
-    sizes = sizes or Sizes(shape)
+    sizes = _with_keys(sizes or Sizes(shape), spec)
     requests = build_requests(spec, region)
     fit, recommendation = None, None
     warnings = list(_spec_warnings(spec, region, requests, missing))
@@ -166,9 +166,14 @@ def cost_note(spec: DeploySpec) -> str:
     )
 
 
+def _with_keys(sizes: Sizes, spec: DeploySpec) -> Sizes:
+    """The sizes with keys and values as the container's environment sets them."""
+    wanted = spec.environment.get("KV_CACHE_DTYPE", "")
+    return sizes if sizes.shape is None else replace(sizes, shape=sizes.shape.with_keys(wanted))
+
+
 def _fits(spec: DeploySpec, shape: ModelShape, load: Load) -> tuple[Fit | None, Recommendation | None]:
-    instance = find_instance(spec.instance_type)
-    max_gpus = _max_gpus(spec)
+    instance, max_gpus = find_instance(spec.instance_type), _max_gpus(spec)
     fit = check_fit(shape, load, instance, spec.quantize, max_gpus) if instance else None
     return fit, recommend(shape, load, spec.quantize, max_gpus=max_gpus)
 

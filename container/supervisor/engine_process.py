@@ -22,7 +22,7 @@ import msgspec
 from container.run_dir import RunDir
 from container.settings import Settings
 from container.supervisor.stall import StallWatch
-from handler.seam.config import EngineConfig, KVLayout, Quantize
+from handler.seam.config import EngineConfig, KVCacheDtype, KVLayout, Quantize
 from handler.seam.errors import BadConfiguration, BadModel, StartupError
 from handler.seam.status import Phase, StatusBoard
 from handler.seam.suspects import Hazards, Suspects
@@ -204,6 +204,7 @@ class EngineProcess:
             max_waiting_tokens=s.max_queued_tokens,
             kv_capacity_tokens=s.max_batch_total_tokens,
             kv_layout=KVLayout(s.kv_layout),
+            kv_cache_dtype=KVCacheDtype(s.kv_cache_dtype),
             deterministic=s.deterministic,
             num_threads=s.engine_threads,
             index=self.replica.index,

@@ -54,6 +54,15 @@ def multiplies_bfloat16() -> bool:
 
 
 @functools.cache
+def multiplies_bytes() -> bool:
+    """True if the processor has AVX-512's products of bytes (VNNI)."""
+    from llvmlite import binding
+
+    features = binding.get_host_cpu_features()
+    return bool(features.get("avx512f") and features.get("avx512bw") and features.get("avx512vnni"))
+
+
+@functools.cache
 def multiplies_matrices() -> bool:
     """True if the processor multiplies bfloat16 matrices (AMX) and Linux lets this process do so."""
     if not (multiplies_bfloat16() and torch.cpu._is_amx_tile_supported()):

@@ -26,6 +26,7 @@ from handler.model.end_tokens import eos_token_ids
 from handler.model.gguf.needs import stays_as_stored
 from handler.model.gguf_model import SHIPPED
 from handler.model.json_file import read_json
+from handler.model.kv_size import choose_kv_codes
 from handler.model.loading.layer_quantizer import LayersConfig
 from handler.model.loading.single_experts import join_experts
 from handler.model.loading.text_part import served_model, text_skeleton
@@ -72,6 +73,7 @@ class LoadedModel:
     """A model ready to run, with the settings of its configuration that generation needs.
 
     `quantize` says how the weights are stored: an HF_MODEL_QUANTIZE name, a checkpoint's own `quant_method`, or gguf.
+    `kv_codes` is the type of 8 bits in which keys and values are kept; None if they are kept as `dtype`.
     """
 
     model: PreTrainedModel
@@ -82,6 +84,12 @@ class LoadedModel:
     quantize: str
     max_position_embeddings: int
     other_devices: tuple[torch.device, ...] = ()
+    kv_codes: torch.dtype | None = None
+
+    @property
+    def kv_dtype(self) -> torch.dtype:
+        """Type of keys and values in KV memory."""
+        return self.kv_codes or self.dtype
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
@@ -121,6 +129,7 @@ def load(
     config = msgspec.structs.replace(config, trust_remote_code=trusted)
     model_config = read_config(directory, trust_remote_code=trusted)
     quantize = resolve(config.quantize, device, dtype, model_config)
+    choose_kv_codes(config.kv_cache_dtype, dtype, device)
     quantize = devices.quantize if quantize is Quantize.AUTO else quantize
     progress(200, f"loading weights on {device} as {str(dtype).removeprefix('torch.')}")
     model, stored = _load_weights(config, directory, model_config, dtype, devices, quantize)
@@ -137,6 +146,7 @@ def load(
         quantize=stored,
         max_position_embeddings=_max_positions(text_config) or config.max_model_len or UNBOUNDED_CONTEXT,
         other_devices=devices.own[1:],
+        kv_codes=choose_kv_codes(config.kv_cache_dtype, dtype, device),
     )
 
 

@@ -22,6 +22,7 @@ from handler.model.checks.stored_settings import stored_settings
 from handler.model.device import capability_of
 from handler.model.gguf.needs import stays_as_stored
 from handler.model.json_file import read_json
+from handler.model.kv_size import choose_kv_codes
 from handler.model.language_bytes import language_bytes
 from handler.model.loading.weight_source import StoredForm
 from handler.seam.config import EngineConfig, Quantize
@@ -149,7 +150,7 @@ def needs_of(directory: Path, config: EngineConfig, dtype: torch.dtype, capabili
         wanted = auto_forms(capability, in_bfloat16=in_bfloat16)
     try:
         length = config.max_model_len or min(max_positions(values) or USUAL_TOKENS, USUAL_TOKENS)
-        key_bytes = length * key_bytes_per_token(values, dtype.itemsize)
+        key_bytes = length * key_bytes_per_token(values, _kv_itemsize(config, dtype))
     except (KeyError, TypeError, ValueError, ArithmeticError):
         key_bytes = 0
     return Needs(tuple(_weights(form, counts, dtype) for form in wanted), key_bytes)
@@ -169,6 +170,11 @@ def weight_bytes(form: StoredForm, directory: Path, dtype: torch.dtype, device: 
 
 def _gguf_bytes(manifest: Manifest, dtype: torch.dtype, capability: int) -> int:
     return gguf_bytes(manifest.tensors, dtype.itemsize, capability, in_bfloat16=dtype is torch.bfloat16)
+
+
+def _kv_itemsize(config: EngineConfig, dtype: torch.dtype) -> int:
+    codes = choose_kv_codes(config.kv_cache_dtype, dtype, torch.device("cuda"))
+    return (codes or dtype).itemsize
 
 
 def _weights(form: Form, counts: WeightCounts, dtype: torch.dtype) -> Weights:

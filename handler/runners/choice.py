@@ -45,6 +45,8 @@ def choose_runner(config: EngineConfig, loaded: LoadedModel, board: StatusBoard)
         damaged = not_finite(loaded.model)
         if damaged is not None:
             raise BadModel(f"the weight {damaged} holds numbers that are not finite; the file is damaged") from exc
+    if loaded.kv_codes is not None:
+        raise UnsupportedModel(f"KV_CACHE_DTYPE={config.kv_cache_dtype} does not fit this model: {refusal}")
     # Only cycles of its traceback hold the failed runner's memory now, and the next runner needs it.
     give_back()
     return _passed(board, _start_dynamic_cache(config, loaded, refusal))

@@ -92,7 +92,7 @@ def _seqs_by_memory(capacity: int, max_model_len: int) -> int:
 
 def bytes_per_token(loaded: LoadedModel) -> int:
     """KV memory of one token in bytes, as if every layer attended. A model without heads counts as one of its width."""
-    return kv_bytes_per_token(loaded.text_config, loaded.dtype)
+    return kv_bytes_per_token(loaded.text_config, loaded.kv_dtype)
 
 
 def _capacity_tokens(loaded: LoadedModel, num_engines: int, reserve: Mapping[torch.device, int] | None) -> int:

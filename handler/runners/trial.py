@@ -1,4 +1,7 @@
-"""The start-up trial: a script of sequences (`play.py`) on a runner, compared with the model's own eager attention."""
+"""The start-up trial: a script of sequences (`play.py`) on a runner, compared with the model's own eager attention.
+
+Where KV memory has 8 bits, eager attention reads keys and values that are rounded alike.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from handler.runners.attention import ATTENTION_NAME, UnsupportedAttention
 from handler.runners.limits import Limits
 from handler.runners.own_noise import NO_NOISE, Noise, own_noise, relative_gaps, rounds_inputs
 from handler.runners.play import MAX_SCORED, NUM_DECODES, Play
+from handler.runners.rounding_cache import RoundingCache
 from handler.runners.runner import Runner
 from handler.seam.errors import UnsupportedModel, one_line
 from model_memory.weight_counts import has_experts
@@ -32,6 +36,9 @@ MODEL_ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError),
     *(RuntimeError, TypeError, UnsupportedAttention, ValueError),
 )
+# Widens tolerances: the next code of an 8-bit float is up to 1/8 (3 bits of fraction) or 1/4 (2 bits) away, of int8
+# 1/127 of the head's largest number.
+_STEP_FACTOR = {torch.float8_e4m3fn: 1.5, torch.float8_e5m2: 2.0}
 # Longest attention window that the script crosses, in pages; longer ones would make the start slow.
 _LONGEST_WINDOW_PAGES = 4
 # Tokens of the two shorter texts of a model without windows; with windows, shares of the long text.
@@ -153,9 +160,14 @@ class Trial:
     def _logits(self, batch: list[list[int]], keep: int) -> Tensor:
         """Eager logits, float32 `[batch, keep, vocab]`, of the last `keep` tokens; texts have one length."""
         model = self._loaded.model
-        options = {"logits_to_keep": keep} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+        options: dict[str, Any] = (
+            {"logits_to_keep": keep} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+        )
         tokens = torch.tensor(batch, device=self._loaded.device)
-        logits: Tensor = model(input_ids=tokens, use_cache=False, **options).logits
+        codes = self._loaded.kv_codes
+        if codes is not None:
+            options["past_key_values"] = RoundingCache(codes)
+        logits: Tensor = model(input_ids=tokens, use_cache=codes is not None, **options).logits
         return logits[:, -keep:].float()
 
 
@@ -168,10 +180,10 @@ def compare(expected: Tensor, got: Tensor, loaded: LoadedModel, noise: Noise = N
     """
     gaps = relative_gaps(expected, got)
     median, worst = float(gaps.median()), float(gaps.max())
-    precision = _precision(loaded)
-    lenient = precision is not torch.float32 and _routes(loaded.text_config) and math.isfinite(worst)
-    row_tolerance = _widened(_ROW_TOLERANCE[precision], noise.worst)
-    if median <= _widened(TOLERANCE[precision], noise.median) and (lenient or worst <= row_tolerance):
+    kind, factor = precision(loaded), 1.0 if loaded.kv_codes is None else _STEP_FACTOR.get(loaded.kv_codes, 1.0)
+    lenient = kind is not torch.float32 and _routes(loaded.text_config) and math.isfinite(worst)
+    row_tolerance = _widened(factor * _ROW_TOLERANCE[kind], noise.worst)
+    if median <= _widened(factor * TOLERANCE[kind], noise.median) and (lenient or worst <= row_tolerance):
         return None
     return f"off by {worst:.2g}, relative; the median row by {median:.2g}"
 
@@ -188,10 +200,11 @@ def attention_of(loaded: LoadedModel) -> dict[str, str]:
     return {name: attention for name, attention in found.items() if attention is not None}
 
 
-def _precision(loaded: LoadedModel) -> torch.dtype:
+def precision(loaded: LoadedModel) -> torch.dtype:
     """The dtype whose tolerance holds. Layers that round their inputs to 8 bits, and bitsandbytes' 4-bit ones, which
-    compute in bfloat16 on CPU (0.50), round more than float32 or float16 does."""
-    coarse = rounds_inputs(loaded) or loaded.quantize.startswith("bitsandbytes")
+    compute in bfloat16 on CPU (0.50), round more than float32 or float16 does; keys and values in 8 bits too, where one
+    that is a last bit off gets the next code."""
+    coarse = loaded.kv_codes is not None or rounds_inputs(loaded) or loaded.quantize.startswith("bitsandbytes")
     return torch.bfloat16 if coarse else loaded.dtype
 
 

@@ -39,6 +39,23 @@ class KVLayout(enum.StrEnum):
     PAGED = "paged"
 
 
+class KVCacheDtype(enum.StrEnum):
+    """Type of keys and values in KV memory: TGI's names, vLLM's, and int8. `AUTO` is that of the weights.
+
+    `FP8` and `FP8_E4M3` are vLLM's names of TGI's `FP8_E4M3FN`.
+    """
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+    FP8 = "fp8"
+    FP8_E4M3 = "fp8_e4m3"
+    FP8_E4M3FN = "fp8_e4m3fn"
+    FP8_E5M2 = "fp8_e5m2"
+
+
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the engine. Zero or None means: derive it from the model and the device.
 
@@ -68,6 +85,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     kv_capacity_tokens: int = 0
     page_size: int = 0
     kv_layout: KVLayout = KVLayout.AUTO
+    kv_cache_dtype: KVCacheDtype = KVCacheDtype.AUTO
     deterministic: bool = False
     num_threads: int = 0
     socket_path: str = ""

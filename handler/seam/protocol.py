@@ -195,6 +195,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     `tokenizer_dir` holds tokenizer.json and, where the model has them, tokenizer_config.json and a chat template.
     Lengths are in tokens. `max_waiting_tokens` bounds all queued prompts together, 0 means no bound;
     `max_concurrent_requests` the sequences in flight.
+    `kv_cache_dtype` is the type of keys and values in KV memory, "" if unknown.
     `vocab_size` is the width of the logits, which may exceed the tokenizer's. `runner` is `slots`, `paged` or
     `dynamic_cache`. `custom_code` lists files of the model's directory that hold code and are not run.
     """
@@ -212,6 +213,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     max_waiting_tokens: int = 0
     max_concurrent_requests: int = 128
     runner: str = "slots"
+    kv_cache_dtype: str = ""
     custom_code: list[str] = msgspec.field(default_factory=list)
 
 

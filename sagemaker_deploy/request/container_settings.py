@@ -74,6 +74,10 @@ QUANTIZE_NAMES = ("HF_MODEL_QUANTIZE", "QUANTIZE")
 MODEL_NAMES = ("HF_MODEL_ID", "MODEL_ID")
 GPU_NAMES = ("NUM_SHARD", "SM_NUM_GPUS")
 PORT_NAMES = ("SAGEMAKER_BIND_TO_PORT", "AIP_HTTP_PORT", "PORT")
+KV_CACHE_DTYPES = (
+    *("auto", "float32", "float16", "bfloat16", "int8"),
+    *("fp8", "fp8_e4m3", "fp8_e4m3fn", "fp8_e5m2"),
+)
 _QUANTIZE = (
     *("none", "bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4", "auto", "int8", "int4", "eetq"),
     *("gptq", "awq", "marlin", "compressed-tensors", "fp8", "exl2"),
@@ -100,6 +104,7 @@ SETTINGS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("MAX_BATCH_PREFILL_TOKENS",), _whole(1)),
     (("MAX_BATCH_TOTAL_TOKENS",), _whole(1)),
     (("KV_LAYOUT",), _one_of("auto", "slots", "paged")),
+    (("KV_CACHE_DTYPE",), _one_of(*KV_CACHE_DTYPES)),
     (("DETERMINISTIC",), _FLAG),
     (("MAX_BATCH_SIZE",), _whole(1, 4096)),
     (("MAX_CONCURRENT_REQUESTS",), _whole(1, 1_000_000)),
@@ -138,7 +143,7 @@ _GROUPS = {name: names for names in (*(names for names, _ in SETTINGS), TOKEN_NA
 KNOWN = frozenset(_GROUPS)
 REFUSED = ("LORA_ADAPTERS", "ROPE_SCALING", "ROPE_FACTOR", "TOKENIZER_CONFIG_PATH")
 IGNORED = (
-    *("VALIDATION_WORKERS", "SHARDED", "SPECULATE", "KV_CACHE_DTYPE", "WAITING_SERVED_RATIO", "MAX_WAITING_TOKENS"),
+    *("VALIDATION_WORKERS", "SHARDED", "SPECULATE", "WAITING_SERVED_RATIO", "MAX_WAITING_TOKENS"),
     *("CUDA_GRAPHS", "PROMETHEUS_PORT", "SHARD_UDS_PATH", "MASTER_ADDR", "MASTER_PORT", "WEIGHTS_CACHE_OVERRIDE"),
     *("DISABLE_CUSTOM_KERNELS", "CUDA_MEMORY_FRACTION", "OTLP_ENDPOINT", "OTLP_SERVICE_NAME", "NGROK"),
     *("NGROK_AUTHTOKEN", "NGROK_EDGE", "GRACEFUL_TERMINATION_TIMEOUT", "MAX_IMAGE_FETCH_SIZE", "ATTENTION"),

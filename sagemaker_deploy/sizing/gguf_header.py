@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from model_memory.key_bytes import SCALE_BYTES
 from model_memory.weight_counts import WeightCounts
 from sagemaker_deploy.errors import PreflightError, SpecError
 from sagemaker_deploy.sizing.model_shape import ModelShape
@@ -51,7 +52,7 @@ def shape_from_gguf(path: Path) -> ModelShape:
     values = _of_architecture(headers[0][0])
     try:
         layers = int(values["block_count"])
-        kv_bytes = _kv_bytes_per_token(values, layers)
+        kv_bytes, in_8_bits = (_kv_bytes_per_token(values, layers, itemsize) for itemsize in (2, 1))
     except (KeyError, TypeError, ZeroDivisionError) as exc:
         raise SpecError(f"{path} does not define {exc}") from exc
     embeddings, output = params.get(_EMBEDDINGS, 0), params.get(_OUTPUT, 0)
@@ -59,7 +60,13 @@ def shape_from_gguf(path: Path) -> ModelShape:
     linears = sum(params.values()) - embeddings - experts - output
     counts = WeightCounts(linears, experts, embeddings, output=output)
     context, size = int(values.get("context_length") or 0), sum(part.stat().st_size for part in parts)
-    return ModelShape(counts, kv_bytes, context, "bfloat16", num_layers=layers, file_bytes=size, tensors=tensors)
+    return ModelShape(
+        *(counts, kv_bytes, context, "bfloat16"),
+        num_layers=layers,
+        file_bytes=size,
+        tensors=tensors,
+        kv_bytes_in_8_bits=in_8_bits,
+    )
 
 
 def _parts(path: Path) -> list[Path]:
@@ -85,17 +92,17 @@ def _of_architecture(metadata: dict[str, Any]) -> dict[str, Any]:
     return {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
 
 
-def _kv_bytes_per_token(values: dict[str, Any], layers: int) -> int:
-    """Keys and values in 16 bits; some architectures give the KV heads layer by layer."""
+def _kv_bytes_per_token(values: dict[str, Any], layers: int, itemsize: int) -> int:
+    """Keys and values, those of one byte with scales; some architectures give the KV heads layer by layer."""
     heads = values["attention.head_count"]
     if isinstance(heads, list):
         heads = max(heads)
     kv_heads = values.get("attention.head_count_kv", heads)
     total = sum(kv_heads) if isinstance(kv_heads, list) else kv_heads * layers
     default = values["embedding_length"] // heads
-    return int(
-        2 * total * (values.get("attention.key_length", default) + values.get("attention.value_length", default))
-    )
+    scales = 2 * SCALE_BYTES if itemsize == 1 else 0
+    width = values.get("attention.key_length", default) + values.get("attention.value_length", default)
+    return int(total * (itemsize * width + scales))
 
 
 def _read(file: BinaryIO) -> tuple[dict[str, Any], dict[str, _Tensor]]:

@@ -7,7 +7,7 @@ that is known.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from model_memory.gguf_bytes import Stored
@@ -19,13 +19,18 @@ from sagemaker_deploy.errors import SpecError
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1}
 
 
+# Values of KV_CACHE_DTYPE that halve the memory of keys and values.
+EIGHT_BITS = ("int8", "fp8", "fp8_e4m3", "fp8_e4m3fn", "fp8_e5m2")
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """Sizes of one model; `dtype` is that of its files.
 
     `stored` is the `quantization_config` of a checkpoint that is already quantised, else None, and `stored_bytes` the
     size of its files. `num_layers` and `max_context` are 0 if unknown. Of .gguf files, `tensors` are those by name,
-    and `file_bytes` is their size.
+    and `file_bytes` is their size. `kv_bytes_in_8_bits` is `kv_bytes_per_token` with an 8-bit KV_CACHE_DTYPE, 0 if
+    unknown.
     """
 
     counts: WeightCounts
@@ -37,11 +42,18 @@ class ModelShape:
     num_layers: int = 0
     file_bytes: int | None = None
     tensors: Mapping[str, Stored] | None = None
+    kv_bytes_in_8_bits: int = 0
 
     @property
     def is_packed(self) -> bool:
         """True if the files are quantised, of whatever form."""
         return self.stored is not None or self.tensors is not None
+
+    def with_keys(self, kv_cache_dtype: str) -> ModelShape:
+        """Return the shape with keys and values as KV_CACHE_DTYPE says."""
+        if kv_cache_dtype not in EIGHT_BITS or not self.kv_bytes_in_8_bits:
+            return self
+        return replace(self, kv_bytes_per_token=self.kv_bytes_in_8_bits)
 
     @property
     def num_params(self) -> int:
@@ -62,7 +74,8 @@ def shape_from_config(config: Mapping[str, Any], checkpoint_bytes: int | None = 
         raise SpecError("config.json is not a JSON object")
     text = text_values(config)
     try:
-        counts, kv_bytes, layers = count_weights(text), key_bytes_per_token(text), num_layers(text)
+        counts, layers = count_weights(text), num_layers(text)
+        kv_bytes, in_8_bits = key_bytes_per_token(text), key_bytes_per_token(text, 1)
     except (KeyError, TypeError, ValueError, ArithmeticError) as exc:
         raise SpecError(f"config.json of type {config.get('model_type')!r} does not define {exc}") from exc
     dtype = str(text.get("dtype") or text.get("torch_dtype") or "bfloat16")
@@ -70,7 +83,7 @@ def shape_from_config(config: Mapping[str, Any], checkpoint_bytes: int | None = 
     if checkpoint_bytes and form is None:
         counts = counts.scaled_to(checkpoint_bytes // _DTYPE_BYTES.get(dtype, 2))
     on_disk = (checkpoint_bytes or _stored_bytes(counts, form)) if form else None
-    return ModelShape(counts, kv_bytes, max_positions(text), dtype, form, on_disk, layers)
+    return ModelShape(counts, kv_bytes, max_positions(text), dtype, form, on_disk, layers, kv_bytes_in_8_bits=in_8_bits)
 
 
 def _stored_bytes(counts: WeightCounts, form: Mapping[str, Any]) -> int:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from model_memory.weight_counts import WeightCounts
 from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.errors import PreflightError, SpecError
+from sagemaker_deploy.plan import make_plan
 from sagemaker_deploy.request.instances import INSTANCES, find_instance
 from sagemaker_deploy.request.spec import QUANTIZATIONS, STORED_QUANTIZATIONS
 from sagemaker_deploy.sizing.fit import Load, auto_warning, check_fit, fit_warnings, weights_bytes
@@ -40,6 +41,18 @@ def test_cache_of_a_token() -> None:
     hybrid = QWEN3_8B | {"layer_types": ["linear_attention", "full_attention"] * 18}
     assert shape_from_config(hybrid).kv_bytes_per_token == 2 * 2 * 18 * 8 * 128
     assert shape_from_config(GPT2 | {"multi_query": True}).kv_bytes_per_token == 2 * 2 * 12 * 1 * 64
+
+
+def test_keys_in_8_bits_take_half_and_their_scales() -> None:
+    """As `plan` reads KV_CACHE_DTYPE from the container's environment."""
+    shape = shape_from_config(QWEN3_8B)
+    for name in ("int8", "fp8", "fp8_e4m3fn", "fp8_e5m2"):
+        assert shape.with_keys(name).kv_bytes_per_token == 2 * 36 * 8 * (128 + 4)
+    assert shape.with_keys("auto") == shape.with_keys("") == shape
+    spec = make_spec(environment={"KV_CACHE_DTYPE": "int8"})
+    planned = make_plan(spec, "eu-west-1", shape=shape, load=LOAD).sizes.shape
+    assert planned is not None
+    assert planned.kv_bytes_per_token == 2 * 36 * 8 * (128 + 4)
 
 
 def test_latent_attention_is_counted_as_transformers_stores_it() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import zmq
 
 from handler.engine.core import EngineCore
@@ -166,7 +167,12 @@ class LocalEngine:
         self._context.term()
 
 
-def loaded(model: Any, eos_token_ids: frozenset[int] = frozenset(), quantize: str = str(Quantize.NONE)) -> LoadedModel:
+def loaded(
+    model: Any,
+    eos_token_ids: frozenset[int] = frozenset(),
+    quantize: str = str(Quantize.NONE),
+    kv_codes: torch.dtype | None = None,
+) -> LoadedModel:
     text = model.config.get_text_config()
     return LoadedModel(
         model=model,
@@ -176,6 +182,7 @@ def loaded(model: Any, eos_token_ids: frozenset[int] = frozenset(), quantize: st
         device=model.device,
         quantize=quantize,
         max_position_embeddings=getattr(text, "max_position_embeddings", 512),
+        kv_codes=kv_codes,
     )
 
 

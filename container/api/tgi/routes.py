@@ -115,6 +115,7 @@ def info() -> Response:
             docker_label=None,
             quantize=card.quantize,
             engine_threads=service().engines.leading_board["engine_threads"],
+            kv_cache_dtype=card.kv_cache_dtype,
             custom_code_ignored=card.custom_code,
         )
     )

@@ -12,7 +12,9 @@ from handler.kernels.team import NUM_COMMON, NUM_ROWS
 HEADS, HEADS_STRIDE, VALUES, VALUES_STRIDE, OUT = range(NUM_COMMON, NUM_COMMON + 5)
 COSINES, SINES, FLAT_INDEX, POSITIONS = range(NUM_COMMON + 5, NUM_COMMON + 9)
 CACHED_KEYS, CACHED_VALUES, WINDOW, SCALE, BARRIER = range(NUM_COMMON + 9, NUM_COMMON + 14)
-NUM_ARGUMENTS = NUM_COMMON + 14
+# Of a cache in 8 bits: scales, and a slot's tokens.
+KEY_SCALES, VALUE_SCALES, MAX_LEN = range(NUM_COMMON + 14, NUM_COMMON + 17)
+NUM_ARGUMENTS = NUM_COMMON + 17
 
 
 # From this many rows on, one thread computes all heads of a row.

@@ -66,14 +66,17 @@ def score_keys(_context, head_dim, query, keys, stride, scale, out):  # pragma: 
                 key = vector_at(builder, keys, builder.add(start, index(d * 2 * LANES)), BFLOATS)
                 total = call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, [total, part, key])
             sums.append(total)
-        scores = builder.fmul(_sum_each(builder, sums), splat(builder, scale, FLOATS), flags=IN_ORDER)
+        scores = builder.fmul(sum_each(builder, sums), splat(builder, scale, FLOATS), flags=IN_ORDER)
         builder.store(scores, builder.bitcast(out, FLOATS.as_pointer()), align=4)
 
     return types.void(head_dim, query, keys, stride, types.float32, out), generate
 
 
-def _sum_each(builder, vectors):
-    """The lane sums of 16 vectors, as one vector: fold halves of two vectors into one, four times."""
+def sum_each(builder, vectors, add: str = "fadd"):
+    """The lane sums of 16 vectors, as one vector: fold halves of two vectors into one, four times.
+
+    `add` is the name of the builder's addition.
+    """
     half = LANES // 2
     while half:
         starts = range(0, LANES, 2 * half)
@@ -81,11 +84,16 @@ def _sum_each(builder, vectors):
         low = ir.Constant(INTS, lanes + [LANES + lane for lane in lanes])
         high = ir.Constant(INTS, [lane + half for lane in lanes] + [LANES + half + lane for lane in lanes])
         vectors = [
-            builder.fadd(*(builder.shuffle_vector(one, other, mask) for mask in (low, high)), flags=IN_ORDER)
+            _added(builder, add, *(builder.shuffle_vector(one, other, mask) for mask in (low, high)))
             for one, other in zip(vectors[::2], vectors[1::2], strict=True)
         ]
         half //= 2
     return vectors[0]
+
+
+def _added(builder, add: str, one, other):
+    """Sums of floats keep their order; those of integers have no flags."""
+    return builder.fadd(one, other, flags=IN_ORDER) if add == "fadd" else getattr(builder, add)(one, other)
 
 
 @intrinsic

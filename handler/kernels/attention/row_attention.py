@@ -21,6 +21,7 @@ from handler.kernels.attention.attention_rows import (
     FLAT_INDEX,
     HEADS,
     HEADS_STRIDE,
+    KEY_SCALES,
     MANY_ROWS,
     NUM_ARGUMENTS,
     OUT,
@@ -31,6 +32,7 @@ from handler.kernels.attention.attention_rows import (
     embed,
     store_rows,
 )
+from handler.kernels.attention.byte_attention import byte_scratch, compile_byte_attention
 from handler.kernels.attention.dot_attention import compile_dot_attention, dot_scratch
 from handler.kernels.attention.matrix_attention import (
     attends_by_matrices,
@@ -185,14 +187,18 @@ def _compile(num_kv_heads: int, group: int, head_dim: int, bits: int) -> int:
 class RowAttention:
     """The kernel for layers of one shape. Not thread-safe."""
 
-    def __init__(self, num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
+    def __init__(self, num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, in_bytes: bool) -> None:
         self._group = num_heads // num_kv_heads
         self._num_heads = num_heads
         self._width = num_heads * head_dim
         self._head_dim = head_dim
-        self._matrices = attends_by_matrices(self._group, head_dim, dtype)
-        self._dots = dtype is torch.bfloat16 and head_dim % 32 == 0 and multiplies_bfloat16()
-        if self._matrices:
+        self._itemsize = dtype.itemsize
+        self._in_bytes = in_bytes
+        self._matrices = not in_bytes and attends_by_matrices(self._group, head_dim, dtype)
+        self._dots = not in_bytes and dtype is torch.bfloat16 and head_dim % 32 == 0 and multiplies_bfloat16()
+        if in_bytes:
+            kernel = compile_byte_attention(num_kv_heads, self._group, head_dim, BITS[dtype])
+        elif self._matrices:
             kernel = compile_matrix_attention(num_kv_heads, self._group, head_dim)
         elif self._dots:
             kernel = compile_dot_attention(num_kv_heads, self._group, head_dim)
@@ -200,23 +206,26 @@ class RowAttention:
             kernel = _compile(num_kv_heads, self._group, head_dim, BITS[dtype])
         self._shapes_of = attention_shapes if self._matrices else nothing
         self._call = Call(kernel, NUM_ARGUMENTS)
-        self._call.arguments[BARRIER] = shared_barrier().ctypes.data
+        self._barrier = self._call.arguments[BARRIER] = shared_barrier().ctypes.data
 
-    def step(self, qkv: int, out: int, cache: tuple[Tensor, Tensor], scale: float, window: int) -> Step:
+    def step(self, qkv: int, out: int, cache: tuple[Tensor, ...], scale: float, window: int) -> Step:
         """The kernel as a step of a program; `qkv` is the address of `[rows, heads, head_dim]`: queries, keys, values.
 
         `set_rows` writes the rows' arguments into the program's table.
         """
         num_kv_heads = self._num_heads // self._group
         stride = (self._num_heads + 2 * num_kv_heads) * self._head_dim
-        values = qkv + (self._num_heads + num_kv_heads) * self._head_dim * cache[0].itemsize
+        values = qkv + (self._num_heads + num_kv_heads) * self._head_dim * self._itemsize
         arguments = self._call.arguments.copy()
         arguments[HEADS : OUT + 1] = (qkv, stride, values, stride, out)
         arguments[CACHED_KEYS : SCALE + 1] = (cache[0].data_ptr(), cache[1].data_ptr(), window, float_bits(scale))
+        arguments[KEY_SCALES:] = _scale_arguments(cache)
         numbers = self._scratch_for(cache[0])
         return Step(self._call.kernel, arguments, lambda _num_rows: numbers, self._shapes_of)
 
     def _scratch_for(self, keys: Tensor) -> int:
+        if self._in_bytes:
+            return byte_scratch(self._group, self._head_dim, keys.shape[1])
         if self._matrices:
             return attention_scratch(self._head_dim, keys.shape[1])
         if self._dots:
@@ -229,7 +238,7 @@ class RowAttention:
         values: Tensor,
         cosines: Tensor,
         sines: Tensor,
-        cache: tuple[Tensor, Tensor],
+        cache: tuple[Tensor, ...],
         flat_index: Tensor,
         positions: Tensor,
         scale: float,
@@ -239,8 +248,9 @@ class RowAttention:
 
         `heads` `[T, num_heads + num_kv_heads, head_dim]`, queries then keys before rotary embedding, `values`
         `[T, num_kv_heads, head_dim]`, each contiguous within a token; `cosines`, `sines` `[T, head_dim]`; `cache` the
-        layer's keys and values `[num_slots, max_len, num_kv_heads, head_dim]`, `flat_index` and `positions` int64
-        `[T]`, each token's index over all slots and in its own. `window` 0 is unlimited.
+        layer's keys and values `[num_slots, max_len, num_kv_heads, head_dim]`, in 8 bits followed by their scales
+        `[num_slots, num_kv_heads, max_len]`; `flat_index` and `positions` int64 `[T]`, each token's index over all
+        slots and in its own. `window` 0 is unlimited.
         """
         num_rows = len(heads)
         out = heads.new_empty(num_rows, self._width)
@@ -250,9 +260,15 @@ class RowAttention:
             *(heads.data_ptr(), heads.stride(0), values.data_ptr(), values.stride(0), out.data_ptr()),
             *(cosines.data_ptr(), sines.data_ptr(), flat_index.data_ptr(), positions.data_ptr()),
             *(cache[0].data_ptr(), cache[1].data_ptr(), window, float_bits(scale)),
+            *(self._barrier, *_scale_arguments(cache)),
         )
         self._call.run()
         return out
+
+
+def _scale_arguments(cache: tuple[Tensor, ...]) -> tuple[int, int, int]:
+    """Addresses of the scales of keys and values, and a slot's tokens; zeros without scales."""
+    return (cache[2].data_ptr(), cache[3].data_ptr(), cache[0].shape[1]) if len(cache) > 2 else (0, 0, 0)
 
 
 def set_rows(
@@ -268,6 +284,8 @@ def set_rows(
 
 
 @functools.cache
-def row_attention(num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> RowAttention:
-    """The kernel for this shape, compiled once."""
-    return RowAttention(num_heads, num_kv_heads, head_dim, dtype)
+def row_attention(
+    num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, in_bytes: bool = False
+) -> RowAttention:
+    """The kernel for this shape, compiled once. `in_bytes`: over a cache in int8 with scales."""
+    return RowAttention(num_heads, num_kv_heads, head_dim, dtype, in_bytes)

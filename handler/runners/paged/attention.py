@@ -44,13 +44,14 @@ class PagedStep:
         """`attend` for keys and values that are in the cache; `query` `[T, Hq, D]` -> `[T, Hq, the cache's D]`."""
         self.calls += 1
         found = self._input_on(query.device)
-        keys, values = self.cache.layer(layer_idx)
+        pools = self.cache.layer(layer_idx)
+        keys, values = pools[:2]
         window = self.windows.get(layer_idx, traits.window)
         wide = widen(query, keys.shape[-1])
         if self.kernel and not traits.softcap and takes_head(query, keys.shape[-1]):
             return self._by_kernel(wide, keys, values, window, traits)
         self.gathered = True
-        return gathered_attention(wide, keys, values, found, window, traits)
+        return gathered_attention(wide, pools, found, window, traits)
 
     def _by_kernel(self, query: Tensor, keys: Tensor, values: Tensor, window: int, traits: LayerTraits) -> Tensor:
         """Chunks and decodes apart: beside a chunk, the kernel would not pack the heads of decodes."""

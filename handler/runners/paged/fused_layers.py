@@ -115,8 +115,8 @@ class _Attention:
         assert isinstance(step, PagedStep)
         query, key, value = self._qkv(rows)
         heads, slots = self._heads, step.paged_input.slot_mapping
-        cache = step.cache.made(self._layer_idx, heads.num_kv_heads, heads.head_dim, rows.device)
-        rotated = self._kernels.rotate_and_store(heads, (query, key, value), angles, cache, slots)
+        keys, values = step.cache.made(self._layer_idx, heads.num_kv_heads, heads.head_dim, rows.device)
+        rotated = self._kernels.rotate_and_store(heads, (query, key, value), angles, (keys, values), slots)
         attended = step.attend_stored(self._layer_idx, rotated, self._traits)[..., : heads.head_dim]
         out: Tensor = self._output(attended.reshape(1, len(rotated), -1))
         return out

@@ -16,6 +16,7 @@ from torch import Tensor
 from handler.runners.attention import LayerTraits, UnsupportedAttention
 from handler.runners.masked_attention import MAX_BYTES, masked_attention, score_bytes
 from handler.runners.paged.input import PagedInput
+from handler.runners.quantised_keys import dequantise, plain
 
 # Bounds the scores of a part, and the keys and values that are copied for several sequences at once. The keys of one
 # sequence are copied whole.
@@ -40,18 +41,19 @@ class Part:
 
 
 def gathered_attention(
-    query: Tensor, keys: Tensor, values: Tensor, given: PagedInput, window: int, traits: LayerTraits
+    query: Tensor, pools: tuple[Tensor, ...], given: PagedInput, window: int, traits: LayerTraits
 ) -> Tensor:
-    """As `varlen_attention`: `query` `[T, Hq, D]`, `keys`, `values` `[pages, page_size, Hkv, D]` -> `[T, Hq, D]`.
+    """As `varlen_attention`: `query` `[T, Hq, D]`, `pools` a layer's tensors in `PagedCache` -> `[T, Hq, D]`.
 
     `window` counts keys, the query's own included; 0 is causal. Raises UnsupportedAttention inside a CUDA graph.
     """
     if given.lengths is None:
         raise UnsupportedAttention("gathered pages follow the lengths of sequences, which static buffers hide")
     out = torch.empty_like(query)
-    key_bytes = 2 * keys.shape[2] * keys.shape[3] * keys.element_size()
-    for part in _parts(given.lengths, window, keys.shape[1], key_bytes, score_bytes(query.shape[1])):
-        out[part.rows] = _attend(part, query[part.rows], keys, values, given, window, traits)
+    _, page_size, num_kv_heads, head_dim = pools[0].shape
+    key_bytes = 2 * num_kv_heads * head_dim * query.element_size()
+    for part in _parts(given.lengths, window, page_size, key_bytes, score_bytes(query.shape[1])):
+        out[part.rows] = _attend(part, query[part.rows], pools, given, window, traits)
     return out
 
 
@@ -88,10 +90,10 @@ def _first_key(position: int, window: int, page_size: int) -> int:
 
 
 def _attend(
-    part: Part, query: Tensor, keys: Tensor, values: Tensor, given: PagedInput, window: int, traits: LayerTraits
+    part: Part, query: Tensor, pools: tuple[Tensor, ...], given: PagedInput, window: int, traits: LayerTraits
 ) -> Tensor:
     seqs = slice(part.first_seq, part.first_seq + part.num_seqs)
-    page_size = keys.shape[1]
+    page_size = pools[0].shape[1]
     table = given.block_table[seqs, part.first_key // page_size : -(-part.end_key // page_size)]
     position = torch.arange(table.shape[1] * page_size, device=query.device) + part.first_key
     own = given.position_ids[0, part.rows].view(part.num_seqs, part.num_rows, 1)
@@ -100,12 +102,17 @@ def _attend(
         hidden |= position <= own - window
     # What lies beyond a sequence's last key belongs to nobody and may not be a number.
     unused = (position >= given.seqused_k[seqs, None])[:, None, :, None]
-    k, v = (_gather(pool, table).masked_fill_(unused, 0) for pool in (keys, values))
+    k, v = (part.masked_fill_(unused, 0) for part in _gather(pools, table, query.dtype))
     rows = query.view(part.num_seqs, part.num_rows, *query.shape[1:])
     return masked_attention(rows, k, v, hidden, traits).reshape(query.shape)
 
 
-def _gather(pool: Tensor, table: Tensor) -> Tensor:
-    """`[N, Hkv, P * page_size, D]` of the pages in `table` `[N, P]`."""
-    pages = pool.index_select(0, table.flatten())
-    return pages.view(table.shape[0], -1, *pool.shape[2:]).transpose(1, 2)
+def _gather(pools: tuple[Tensor, ...], table: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Keys and values, each `[N, Hkv, P * page_size, D]`, of the pages in `table` `[N, P]`."""
+    keys, values, *scales = (
+        plain(pool).index_select(0, table.flatten()).view(pool.dtype).view(table.shape[0], -1, *pool.shape[2:])
+        for pool in pools
+    )
+    if scales:
+        keys, values = dequantise(keys, scales[0], dtype), dequantise(values, scales[1], dtype)
+    return keys.transpose(1, 2), values.transpose(1, 2)

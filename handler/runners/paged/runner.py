@@ -43,15 +43,18 @@ class PagedRunner:
         self.loaded = loaded
         self.limits = limits
         num_pages = -(-limits.capacity_tokens // limits.page_size)
-        self.cache = PagedCache(num_pages, limits.page_size, loaded.dtype, loaded.device)
+        self.cache = PagedCache(num_pages, limits.page_size, loaded.kv_dtype, loaded.device)
         self.graphs = DecodeGraphs()
         self.fusion = Fusion(loaded, limits.max_model_len)
-        self._fuses = fuses
+        # A fused layer writes keys as it has computed them.
+        self._fuses = fuses and loaded.kv_codes is None
         self.verdict = Verdict.NOT_RUN
         self.num_attention_calls = 0
         self.same_by_any_threads = False
         on_cuda = loaded.device.type == "cuda"
         self._missing_kernel = missing_kernel(loaded.dtype, limits.page_size, loaded.device) if on_cuda else None
+        if loaded.kv_codes is not None:
+            self._missing_kernel = "torch's paged attention kernel reads no keys of 8 bits"
         self._gathers = self._missing_kernel is not None
         kernel = on_cuda and not self._gathers
         self._packs_windows = kernel and parts_agree(limits.page_size, loaded.dtype, loaded.device)

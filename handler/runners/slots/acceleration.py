@@ -25,8 +25,10 @@ from handler.runners.slots.norm_and_rotary import fuse_norm_and_rotary
 class Acceleration:
     """All levels over one model, for as many of its parts as have the shape."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, kv_codes: torch.dtype | None = None) -> None:
+        """`kv_codes` is the 8-bit type of keys and values in the cache, if they have one."""
         self._model = model
+        self._kv_codes = kv_codes
         self._layers = decoder_layers(model)
         self._linears: list[Replaced] = []
         self._others: dict[str, nn.Module] = {}
@@ -37,7 +39,7 @@ class Acceleration:
         """`run` calls a decoder layer on some input; `tolerance` is relative to the largest result; rotary angles are
         kept for `num_positions`. If it raises, `undo` takes back what was done.
         """
-        self.num_fused = fuse_layers(self._model, run, tolerance)
+        self.num_fused = fuse_layers(self._model, run, tolerance, self._kv_codes)
         self.num_stacked = stack_layers(self._model, run)
         if all_fused(self._model):
             fuse_norm_and_rotary(self._model, num_positions, tolerance, self._others)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from handler.runners.attention import STEP, LayerTraits
 from handler.runners.masked_attention import MAX_BYTES, masked_attention, score_bytes
-from handler.runners.slots.cache import SlotCache
+from handler.runners.slots.cache import SlotCache, StoredKeys
 from handler.runners.slots.input import LENGTH_BUCKET, DecodeGroup, ModelInput, PrefillChunk, bucket
 
 if TYPE_CHECKING:  # where it runs, numba is loaded, which takes 0.3 s
@@ -36,10 +36,11 @@ class SlotStep:
         self.calls += 1
         found = self.model_input
         traits = replace(traits, window=self.windows.get(layer_idx, traits.window))
-        keys, values = self.cache.write(layer_idx, found.flat_index, key, value)
-        parts = [_decode(group, query, keys, values, traits) for group in found.decodes]
+        self.cache.write(layer_idx, found.flat_index, key, value)
+        keys = self.cache.reader(layer_idx, query.dtype)
+        parts = [_decode(group, query, keys, traits) for group in found.decodes]
         prefill = _prefill_by_rows if query.is_cuda else _prefill
-        parts += [prefill(chunk, query, keys, values, traits) for chunk in found.chunks]
+        parts += [prefill(chunk, query, keys, traits) for chunk in found.chunks]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def attend_rows(
@@ -68,45 +69,40 @@ def current_step() -> SlotStep:
     return step
 
 
-def _decode(group: DecodeGroup, query: Tensor, keys: Tensor, values: Tensor, traits: LayerTraits) -> Tensor:
+def _decode(group: DecodeGroup, query: Tensor, stored: StoredKeys, traits: LayerTraits) -> Tensor:
     """One new token for each row of the group; the query heads that share a key head are its query rows."""
-    num_kv_heads = keys.shape[2]
     rows = query[group.first_row : group.first_row + group.num_rows]
     used = group.rows_on(query.device)
     if used is not None:
         rows = rows.new_zeros(group.num_slots, *rows.shape[1:]).index_copy_(0, used, rows)
-    queries = rows.reshape(group.num_slots, num_kv_heads, -1, query.shape[-1])
+    queries = rows.reshape(group.num_slots, stored.num_kv_heads, -1, query.shape[-1])
     slots = slice(group.first_slot, group.first_slot + group.num_slots)
-    k = keys[slots, : group.length].transpose(1, 2)
-    v = values[slots, : group.length].transpose(1, 2)
+    k, v = (part.transpose(1, 2) for part in stored.read(slots, 0, group.length))
     out = _attend(queries, k, v, group.mask(traits.window, query.dtype, query.device), traits)
     out = out.reshape(group.num_slots, -1, v.shape[-1])
     return out if used is None else out.index_select(0, used)
 
 
-def _prefill(chunk: PrefillChunk, query: Tensor, keys: Tensor, values: Tensor, traits: LayerTraits) -> Tensor:
+def _prefill(chunk: PrefillChunk, query: Tensor, stored: StoredKeys, traits: LayerTraits) -> Tensor:
     """A chunk of one prompt over all keys of its sequence so far, the chunk's included."""
     q = query[chunk.first_row : chunk.first_row + chunk.num_rows].transpose(0, 1)[None]
-    k = keys[chunk.slot, : chunk.length].transpose(0, 1)[None]
-    v = values[chunk.slot, : chunk.length].transpose(0, 1)[None]
+    k, v = (part.transpose(1, 2) for part in stored.read(chunk.slots, 0, chunk.length))
     return _attend(q, k, v, chunk.mask(traits.window, query.dtype, query.device), traits)[0].transpose(0, 1)
 
 
-def _prefill_by_rows(chunk: PrefillChunk, query: Tensor, keys: Tensor, values: Tensor, traits: LayerTraits) -> Tensor:
+def _prefill_by_rows(chunk: PrefillChunk, query: Tensor, stored: StoredKeys, traits: LayerTraits) -> Tensor:
     """As `_prefill`, on a GPU: so many rows at a time that their mask and scores are bounded."""
     q = query[chunk.first_row : chunk.first_row + chunk.num_rows]
     at_once = max(1, MAX_BYTES // (score_bytes(query.shape[1]) * chunk.length))
     return torch.cat(
         [
-            _attend_rows(chunk, chunk.start + first, rows, keys, values, traits)
+            _attend_rows(chunk, chunk.start + first, rows, stored, traits)
             for first, rows in zip(range(0, chunk.num_rows, at_once), q.split(at_once), strict=True)
         ]
     )
 
 
-def _attend_rows(
-    chunk: PrefillChunk, start: int, query: Tensor, keys: Tensor, values: Tensor, traits: LayerTraits
-) -> Tensor:
+def _attend_rows(chunk: PrefillChunk, start: int, query: Tensor, stored: StoredKeys, traits: LayerTraits) -> Tensor:
     """Rows `query` `[R, Hq, D]` of a chunk, the first at position `start`, over the keys that they see."""
     end = bucket(start + len(query))
     begin = max(0, start - traits.window + 1) // LENGTH_BUCKET * LENGTH_BUCKET if traits.window else 0
@@ -115,7 +111,7 @@ def _attend_rows(
     hidden = position > own
     if traits.window:
         hidden |= position <= own - traits.window
-    k, v = (each[chunk.slot, begin:end].transpose(0, 1)[None] for each in (keys, values))
+    k, v = (part.transpose(1, 2) for part in stored.read(chunk.slots, begin, end))
     return masked_attention(query[None], k, v, hidden[None], traits)[0]
 
 

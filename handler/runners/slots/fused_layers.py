@@ -27,17 +27,23 @@ if TYPE_CHECKING:  # loaded where it is used: it takes 0.3 s
 
 logger = logging.getLogger(__name__)
 
+# Codes of cached keys and values that the attention kernel reads.
+_KERNEL_CODES = (None, torch.int8)
+
 
 class FusedDecoderLayer(nn.Module):
     """Takes the place of a decoder layer; called by the model as the layer was, without cache or mask."""
 
-    def __init__(self, layer: Any, qkv_proj: nn.Module) -> None:
-        """`layer` is a stock layer of the shape, `qkv_proj` its query, key and value projections together."""
+    def __init__(self, layer: Any, qkv_proj: nn.Module, kv_codes: torch.dtype | None = None) -> None:
+        """`layer` is a stock layer of the shape, `qkv_proj` its query, key and value projections together.
+
+        `kv_codes` is the 8-bit type of keys and values in the cache, if they have one.
+        """
         super().__init__()
         # In a tuple, so that it is no submodule.
         self._replaced: tuple[Any, ...] = (layer,)
         # A plain attribute: looking up a submodule costs half a microsecond, a call through it one.
-        self.parts = LayerParts(layer, qkv_proj)
+        self.parts = LayerParts(layer, qkv_proj, kv_codes)
         self._forward = self.parts.forward
 
     def forward(self, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any) -> Tensor:
@@ -75,7 +81,7 @@ class FusedDecoderLayer(nn.Module):
 class LayerParts:
     """What a fused layer holds and does."""
 
-    def __init__(self, layer: Any, qkv_proj: nn.Module) -> None:
+    def __init__(self, layer: Any, qkv_proj: nn.Module, kv_codes: torch.dtype | None) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.layer_idx = int(attention.layer_idx)
         self.scaling = float(attention.scaling)
@@ -91,7 +97,7 @@ class LayerParts:
         self.query_norm = rms_norm(attention.q_norm) if hasattr(attention, "q_norm") else None
         self.key_norm = rms_norm(attention.k_norm) if hasattr(attention, "k_norm") else None
         self.dtype = layer.input_layernorm.weight.dtype
-        self.kernel = _row_attention(self.num_heads, self.num_kv_heads, self.head_dim, self.dtype)
+        self.kernel = _row_attention(self.num_heads, self.num_kv_heads, self.head_dim, self.dtype, kv_codes)
 
     def forward(self, hidden: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         num_rows = hidden.shape[1]
@@ -151,19 +157,23 @@ def rms_norm(norm: Any) -> Callable[[Tensor], Tensor]:
     return RowNorm(weight, float(norm.variance_epsilon))
 
 
-def _row_attention(num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> RowAttention | None:
-    if not usable(dtype):
+def _row_attention(
+    num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, kv_codes: torch.dtype | None
+) -> RowAttention | None:
+    if not usable(dtype) or kv_codes not in _KERNEL_CODES:
         return None
     from handler.kernels.attention.row_attention import row_attention
 
-    return row_attention(num_heads, num_kv_heads, head_dim, dtype)
+    return row_attention(num_heads, num_kv_heads, head_dim, dtype, in_bytes=kv_codes is not None)
 
 
-def fuse_layers(model: Any, run: Callable[[nn.Module], Tensor], tolerance: float) -> int:
+def fuse_layers(
+    model: Any, run: Callable[[nn.Module], Tensor], tolerance: float, kv_codes: torch.dtype | None = None
+) -> int:
     """Replace the decoder layers of `model` that have the shape, one by one; returns how many.
 
     `run` calls a layer on some input. A layer whose replacement answers differently, by more than `tolerance` of the
-    largest value, stays as it is.
+    largest value, stays as it is. `kv_codes` is the 8-bit type of keys and values in the cache, if they have one.
     """
     layers = decoder_layers(model)
     if layers is None:
@@ -172,7 +182,7 @@ def fuse_layers(model: Any, run: Callable[[nn.Module], Tensor], tolerance: float
     for i, layer in enumerate(layers):
         if not _llama_shaped(layer):
             continue
-        fused = FusedDecoderLayer(layer, together(layer_linears(layer)[:3])).eval()
+        fused = FusedDecoderLayer(layer, together(layer_linears(layer)[:3]), kv_codes).eval()
         gap = float(relative_gap(run(layer).float(), run(fused).float()))
         if not gap <= tolerance:
             logger.warning("decoder layer %d is not fused: the results differ by %.2g, relative", i, gap)

@@ -74,6 +74,11 @@ class PrefillChunk:
     length: int
     _masks: dict[tuple[int, torch.device], Tensor] = field(default_factory=dict)
 
+    @property
+    def slots(self) -> slice:
+        """The slot, as a range of one."""
+        return slice(self.slot, self.slot + 1)
+
     def mask(self, window: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Additive mask `[num_rows, length]`: 0 where a row may look, -inf elsewhere; window 0 is unlimited."""
         found = self._masks.get((window, device))

@@ -20,7 +20,7 @@ from handler.runners.slots.attention import SlotStep
 from handler.runners.slots.cache import SlotCache
 from handler.runners.slots.fused_layers import llama_shaped
 from handler.runners.slots.input import ModelInput, bucket, build_model_input
-from handler.runners.trial import MODEL_ERRORS, TOLERANCE, Trial
+from handler.runners.trial import MODEL_ERRORS, TOLERANCE, Trial, precision
 from handler.scheduling.kv_manager import KVManager
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 from handler.scheduling.sequence import Sequence
@@ -45,7 +45,7 @@ class SlotRunner:
     ) -> None:
         self.loaded = loaded
         # Keys are read in whole buckets, also at the end of a slot.
-        self.cache = SlotCache(num_slots, bucket(max_len), loaded.dtype, loaded.device, num_stored_pages, page_size)
+        self.cache = SlotCache(num_slots, bucket(max_len), loaded.kv_dtype, loaded.device, num_stored_pages, page_size)
         self._max_len = max_len
         self._windows = layer_windows(loaded.text_config)
         self._keeps_logits = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
@@ -128,11 +128,11 @@ class SlotRunner:
         if not can_prepack(self.loaded.device, self.loaded.dtype):
             return
         self._trial = self._new_trial()
-        acceleration = Acceleration(self.loaded.model)
+        acceleration = Acceleration(self.loaded.model, self.loaded.kv_codes)
         try:
             self.loaded.model.set_attn_implementation(ATTENTION_NAME)
             if llama_shaped(self.loaded.model) or self._attends():
-                acceleration.apply(self._run_layer, self.cache.max_len, TOLERANCE[self.loaded.dtype])
+                acceleration.apply(self._run_layer, self.cache.max_len, TOLERANCE[precision(self.loaded)])
                 self._acceleration = acceleration
         except MODEL_ERRORS as exc:
             acceleration.undo()

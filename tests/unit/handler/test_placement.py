@@ -290,7 +290,9 @@ def test_keys_lie_where_their_layer_is() -> None:
     index = torch.arange(3)
     for layer, device in enumerate((here, ELSEWHERE, here)):
         heads = torch.ones(HEADS, device=device)[0].transpose(0, 1)
-        written = [*paged.write(layer, index.to(device), heads, heads), *slots.write(layer, index, heads, heads)]
+        paged.write(layer, index.to(device), heads, heads)
+        slots.write(layer, index, heads, heads)
+        written = [*paged.layer(layer), *slots.layer(layer, heads, heads)]
         assert {each.device.type for each in written} == {device.type}
         assert device is ELSEWHERE or all(float(each.sum()) == 3 * 2 * 8 for each in written)
 
