@@ -30,6 +30,7 @@ from handler.seam.config import EngineConfig
 from handler.seam.protocol import ModelCard
 from handler.seam.status import Phase, StatusBoard
 from handler.seam.suspects import Hazards, Suspects
+from handler.speculation.drafter import NgramDrafter
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ def build_core(
             eos_token_ids=runner.loaded.eos_token_ids,
         ),
         runner.kv_manager(limits),
+        _drafter(config, runner),
     )
     in_flight = InFlight(
         board,
@@ -108,6 +110,16 @@ def build_core(
         Suspects(Path(config.suspects_path)) if config.suspects_path else None,
     )
     return EngineCore(runner, scheduler, EngineSocket(config.socket_path), board, grammars, in_flight)
+
+
+def _drafter(config: EngineConfig, runner: Runner) -> NgramDrafter | None:
+    """What guesses tokens, if SPECULATE asks for it and the runner can verify them."""
+    if not config.num_draft_tokens:
+        return None
+    if runner.drafts_obstacle is not None:
+        logger.warning("SPECULATE=%d has no effect: %s", config.num_draft_tokens, runner.drafts_obstacle)
+        return None
+    return NgramDrafter(config.num_draft_tokens)
 
 
 def _max_concurrent(config: EngineConfig, limits: Limits) -> int:

@@ -205,6 +205,7 @@ class EngineProcess:
             kv_capacity_tokens=s.max_batch_total_tokens,
             kv_layout=KVLayout(s.kv_layout),
             deterministic=s.deterministic,
+            num_draft_tokens=s.speculate,
             num_threads=s.engine_threads or self._share_of_cores(),
             index=self.replica.index,
             num_engines=self.replica.num_engines,

@@ -48,7 +48,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `max_waiting` queued.
 
     `index` numbers this engine among `num_engines`; on CPU they share the memory. `num_devices` is the number of GPUs
-    for all engines, `devices_per_engine` for each. `has_given_engines`: ENGINE_REPLICAS is set.
+    for all engines, `devices_per_engine` for each. `num_draft_tokens` is the longest draft of a sequence in a step. `has_given_engines`: ENGINE_REPLICAS is set.
     """
 
     model: str = ""
@@ -69,6 +69,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     page_size: int = 0
     kv_layout: KVLayout = KVLayout.AUTO
     deterministic: bool = False
+    num_draft_tokens: int = 0
     num_threads: int = 0
     socket_path: str = ""
     board_path: str = ""

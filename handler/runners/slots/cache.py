@@ -87,11 +87,11 @@ class SlotCache:
                 target[slot, :length].view(len(pages), *source.shape[1:]).copy_(source.index_select(0, index))
 
     @torch.inference_mode()
-    def erase(self, slot: int, num_tokens: int) -> None:
-        """Zero the first `num_tokens` tokens of a slot.
+    def erase(self, slot: int, num_tokens: int, first: int = 0) -> None:
+        """Zero the first `num_tokens` tokens of a slot, from position `first` on.
 
         A masked key has weight 0, but 0 times NaN is NaN: a NaN left here would reach the next sequence.
         """
         for keys, values in self._layers.values():
-            keys[slot, :num_tokens].zero_()
-            values[slot, :num_tokens].zero_()
+            keys[slot, first:num_tokens].zero_()
+            values[slot, first:num_tokens].zero_()
