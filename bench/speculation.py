@@ -36,10 +36,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-tokens", type=int, default=160)
     parser.add_argument("--model", default="", help="empty: the bundled one")
+    parser.add_argument("--cache-dir", default="", help="empty: a new one, whose kernels are compiled first")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         servers = [
-            stack.enter_context(started(_contender(num, arguments.model, directory), Path(directory, f"log-{num}")))
+            stack.enter_context(started(_contender(num, arguments, directory), Path(directory, f"log-{num}")))
             for num in (0, arguments.speculate)
         ]
         print(f"{'streams':>7} {'kind':10} {'without':>8} {'with':>8} {'ratio':>6} {'cpu':>6} {'tok/step':>8}")
@@ -72,10 +73,10 @@ def _prompts() -> dict[str, list[str]]:
     return found
 
 
-def _contender(num: int, model: str, directory: str) -> Any:
-    environ = {"SPECULATE": str(num), "CACHE_DIR": f"{directory}/cache-{num}"}
-    if model:
-        environ["HF_MODEL_ID"] = model
+def _contender(num: int, arguments: Any, directory: str) -> Any:
+    environ = {"SPECULATE": str(num), "CACHE_DIR": arguments.cache_dir or f"{directory}/cache"}
+    if arguments.model:
+        environ["HF_MODEL_ID"] = arguments.model
     return replace(ours(), environ=environ)
 
 
@@ -98,9 +99,7 @@ def _round(server: Running, kind: str, streams: int, number: int, max_tokens: in
     answers = asyncio.run(_ask_all(server.url, asked, streams, max_tokens))
     seconds = time.perf_counter() - began
     tokens = sum(num for _, num in answers)
-    return _Round(
-        [text for text, _ in answers], tokens, seconds, _engine_cpu_s(server) - cpu_s, _steps(server) - steps
-    )
+    return _Round([text for text, _ in answers], tokens, seconds, _engine_cpu_s(server) - cpu_s, _steps(server) - steps)
 
 
 async def _ask_all(url: str, prompts: list[str], streams: int, max_tokens: int) -> list[tuple[str, int]]:

@@ -165,7 +165,9 @@ class Scheduler:
 
     def _with_drafts(self, drafter: Drafter, decodes: list[ScheduledSequence], budget: int) -> list[ScheduledSequence]:
         """Add drafts to `decodes` as far as memory is free: a draft preempts nobody."""
-        drafts = drafter.propose([item.seq for item in decodes], [self._longest_draft(item) for item in decodes], budget)
+        drafts = drafter.propose(
+            [item.seq for item in decodes], [self._longest_draft(item) for item in decodes], budget
+        )
         found: list[ScheduledSequence] = []
         for item, draft in zip(decodes, drafts, strict=True):
             if draft and self._reserve(item.seq, 1 + len(draft)):
