@@ -148,6 +148,7 @@ def _card(
         max_waiting_tokens=_max_waiting_tokens(config, limits),
         max_concurrent_requests=_max_concurrent(config, limits),
         runner=runner.name,
+        num_draft_tokens=0 if runner.drafts_obstacle else config.num_draft_tokens,
         custom_code=code,
     )
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from msgspec import structs
+
 from container.errors import DeadlineExceeded, ServiceError, from_engine
 from container.generation.engine_client import Reply
 from container.generation.engine_pool import EnginePool
@@ -184,13 +186,14 @@ class Generation:
                 if output is None:
                     yield None
                     continue
-                delta = self._take(output)
-                self.finish_reason = delta.finish_reason
-                if delta.finish_reason is not None:
-                    failure = None
-                yield delta
-                if delta.finish_reason is not None:
-                    return
+                for one in _one_by_one(output):
+                    delta = self._take(one)
+                    self.finish_reason = delta.finish_reason
+                    if delta.finish_reason is not None:
+                        failure = None
+                    yield delta
+                    if delta.finish_reason is not None:
+                        return
         except DeadlineExceeded as exc:
             failure = None if self.num_tokens else exc.outcome
             if not self.num_tokens:
@@ -229,7 +232,7 @@ class Generation:
                 yield None
 
     def _take(self, output: StepOutput) -> Delta:
-        """Turn the tokens of one step into text, up to a stop string."""
+        """Turn the tokens of a message into text, up to a stop string."""
         now_s = time.monotonic()
         if self.timings.first_token_at_s is None:
             self.timings.first_token_at_s = now_s
@@ -277,3 +280,20 @@ class Generation:
         text = "" if self._raw is None else self._raw.push([token_id])
         special = self._tokenizer.is_special(token_id)
         return Token(token_id, text, special, logprob, special and (outside or not self.prompt.special_is_text))
+
+
+def _one_by_one(output: StepOutput) -> Iterator[StepOutput]:
+    """A message for each token: a stream shows the same whether the engine guessed tokens or not."""
+    last = len(output.token_ids) - 1
+    if last <= 0:
+        yield output
+        return
+    for i, token_id in enumerate(output.token_ids):
+        yield structs.replace(
+            output,
+            token_ids=[token_id],
+            logprobs=output.logprobs and [output.logprobs[i]],
+            prompt_logprobs=None if i else output.prompt_logprobs,
+            finish_reason=output.finish_reason if i == last else None,
+            start=output.start + i,
+        )

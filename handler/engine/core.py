@@ -13,7 +13,7 @@ from handler.engine.in_flight import InFlight
 from handler.engine.intake import Intake
 from handler.engine.ipc import EngineSocket
 from handler.engine.step import Ran, prove_alive, raise_if_fatal, run_step
-from handler.engine.step_metrics import measured_step
+from handler.engine.step_metrics import count_draft, measured_step
 from handler.runners.runner import Runner
 from handler.sampling.grammar import GrammarCompiler, GrammarError
 from handler.sampling.prompt_scores import score_prompt
@@ -219,6 +219,8 @@ class EngineCore:
         if not outcomes:
             self.scheduler.advance(ran.item)
             return
+        if self.scheduler.drafter is not None:
+            count_draft(len(ran.item.draft), len(outcomes) - 1)
         num_appended, reason, failure = 0, None, None
         for outcome in outcomes:
             self.scheduler.advance(ran.item, num_appended)

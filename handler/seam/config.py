@@ -48,7 +48,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `max_waiting` queued.
 
     `index` numbers this engine among `num_engines`; on CPU they share the memory. `num_devices` is the number of GPUs
-    for all engines, `devices_per_engine` for each. `num_draft_tokens` is the longest draft of a sequence in a step. `has_given_engines`: ENGINE_REPLICAS is set.
+    for all engines, `devices_per_engine` for each. `has_given_engines`: ENGINE_REPLICAS is set.
+    `num_draft_tokens` is the longest draft of a sequence in a step.
     """
 
     model: str = ""

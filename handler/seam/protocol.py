@@ -196,7 +196,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     Lengths are in tokens. `max_waiting_tokens` bounds all queued prompts together, 0 means no bound;
     `max_concurrent_requests` the sequences in flight.
     `vocab_size` is the width of the logits, which may exceed the tokenizer's. `runner` is `slots`, `paged` or
-    `dynamic_cache`. `custom_code` lists files of the model's directory that hold code and are not run.
+    `dynamic_cache`. `num_draft_tokens` is the longest draft, 0 without speculation. `custom_code` lists files of the
+    model's directory that hold code and are not run.
     """
 
     model_id: str
@@ -212,6 +213,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     max_waiting_tokens: int = 0
     max_concurrent_requests: int = 128
     runner: str = "slots"
+    num_draft_tokens: int = 0
     custom_code: list[str] = msgspec.field(default_factory=list)
 
 

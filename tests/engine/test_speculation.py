@@ -45,7 +45,7 @@ class Oracle:
 
     def _draft(self, seq: Sequence, most: int) -> tuple[int, ...]:
         known = self.answers.get(seq.sampling.seed, [])[seq.num_output_tokens :]
-        draft = (known + [1, 2, 3])[: min(most, self._random.randrange(7))]
+        draft = [*known, 1, 2, 3][: min(most, self._random.randrange(7))]
         return tuple(token if self._random.random() < 0.85 else self._random.randrange(250) for token in draft)
 
     def observe(self, num_rows: int, seconds: float) -> None:

@@ -15,7 +15,7 @@ from tests.support.exposition import Scrape, scrape
 from tests.support.server import Server
 
 # router/src/server.rs and backends/v3 of TGI 3.3.7, without what has no meaning here: concatenating and filtering
-# batches, and tokens skipped by speculation.
+# batches.
 TGI = {
     "tgi_request_count": "counter",
     "tgi_request_success": "counter",
@@ -38,6 +38,7 @@ TGI = {
     "tgi_batch_inference_duration": "histogram",
     "tgi_batch_forward_duration": "histogram",
     "tgi_batch_next_size": "histogram",
+    "tgi_request_skipped_tokens": "histogram",
 }
 GENERATE: dict[str, Any] = {"inputs": "hello world", "parameters": {"max_new_tokens": 7}}
 

@@ -103,6 +103,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     """The model and the limits: TGI 3's names, and those of TGI 2 that clients still read.
 
     `version` is TGI's, with ours as its local part; `server_version` is ours.
+    `speculate` is the most tokens of a draft.
     `custom_code_ignored` is ours: files of the model's directory that hold code and are not run.
     """
 
@@ -125,6 +126,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     sha: str | None
     docker_label: str | None
     quantize: str
+    speculate: int
     custom_code_ignored: list[str]
 
 

@@ -114,6 +114,7 @@ def info() -> Response:
             sha=None,
             docker_label=None,
             quantize=card.quantize,
+            speculate=card.num_draft_tokens,
             custom_code_ignored=card.custom_code,
         )
     )
