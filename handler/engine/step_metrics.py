@@ -1,6 +1,6 @@
 """Durations of the engine's steps, under TGI's names; `/metrics` merges them with the web workers' metrics.
 
-Drafts are counted under vLLM's names (vllm/v1/spec_decode/metrics.py) and TGI's.
+Drafts are counted under vLLM's names and TGI's.
 
 A step with any prompt chunk counts as `prefill`, all others as `decode`. PID 1 sets PROMETHEUS_MULTIPROC_DIR, so a
 restarted engine continues its predecessor's counts.
