@@ -99,6 +99,7 @@ def build_core(
             max_waiting=_max_concurrent(config, limits),
             max_waiting_tokens=_max_waiting_tokens(config, limits),
             max_model_len=limits.max_model_len,
+            max_decode_rows=limits.max_decode_rows,
             eos_token_ids=runner.loaded.eos_token_ids,
         ),
         runner.kv_manager(limits),

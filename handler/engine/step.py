@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from handler.runners.runner import Runner, StepLogits
 from handler.sampling.grammar import GrammarError
 from handler.sampling.prompt_scores import score_prompt
 from handler.sampling.sampler import Sampled, sample
+from handler.sampling.transfer import upload
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence, Scheduler
 from handler.scheduling.sequence import Sequence
 from handler.seam.errors import EngineBroken, one_line
@@ -134,8 +136,7 @@ class _Step:
         """The tokens of each item that chooses some. Whatever is drafted, each is chosen as if it came alone."""
         heads = [_and_ahead(item) for item in found.samples]
         seqs = [seq for head in heads for seq in head]
-        rows = _rows_of(heads, found.samples)
-        sampled = iter(self._sample(found.logits if rows is None else found.logits[rows], seqs))
+        sampled = iter(self._sample(_rows_of(found, heads), seqs))
         for item, head in zip(found.samples, heads, strict=True):
             outcomes = [next(sampled) for _ in head]
             kept = _verified(item.draft, outcomes)
@@ -167,11 +168,13 @@ def _and_ahead(item: ScheduledSequence) -> list[Sequence]:
         return [item.seq]
 
 
-def _rows_of(heads: list[list[Sequence]], items: list[ScheduledSequence]) -> list[int] | None:
-    """The rows of logits that belong to `heads`; None for all."""
-    ends = list(accumulate((1 + len(item.draft) for item in items), initial=0))
+def _rows_of(found: StepLogits, heads: list[list[Sequence]]) -> Tensor:
+    """The logits of `heads`, without those after a draft that was cut."""
+    ends = list(accumulate((1 + len(item.draft) for item in found.samples), initial=0))
     rows = [first + i for first, head in zip(ends, heads, strict=False) for i in range(len(head))]
-    return None if len(rows) == ends[-1] else rows
+    if len(rows) == ends[-1]:
+        return found.logits
+    return found.logits.index_select(0, upload({"rows": np.array(rows)}, found.logits.device)["rows"])
 
 
 def _verified(draft: tuple[int, ...], sampled: list[Sampled]) -> list[Sampled]:

@@ -86,7 +86,7 @@ class ScheduledBatch:
 class SchedulerLimits:
     """Bounds of the scheduler, in tokens except `max_num_seqs` and `max_waiting`.
 
-    `max_waiting_tokens` bounds the sum over the queue; 0 means no bound.
+    `max_waiting_tokens` bounds the sum over the queue, `max_decode_rows` decodes and drafts together; 0: no bound.
     """
 
     max_num_seqs: int
@@ -95,6 +95,7 @@ class SchedulerLimits:
     max_model_len: int
     eos_token_ids: frozenset[int]
     max_waiting_tokens: int = 0
+    max_decode_rows: int = 0
 
 
 class Drafter(Protocol):
@@ -165,6 +166,8 @@ class Scheduler:
 
     def _with_drafts(self, drafter: Drafter, decodes: list[ScheduledSequence], budget: int) -> list[ScheduledSequence]:
         """Add drafts to `decodes` as far as memory is free: a draft preempts nobody."""
+        if self.limits.max_decode_rows:
+            budget = min(budget, self.limits.max_decode_rows - len(decodes))
         drafts = drafter.propose(
             [item.seq for item in decodes], [self._longest_draft(item) for item in decodes], budget
         )

@@ -6,15 +6,19 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from handler.runners.paged.runner import PagedRunner
 from handler.sampling.grammar import GrammarCompiler
 from handler.scheduling.sequence import Sequence
 from handler.seam.protocol import Grammar, GrammarKind, ThinkingLimit
 from handler.speculation.drafter import NgramDrafter
 from tests.support import tiny_models
-from tests.support.local_engine import LocalEngine, Outcome
+from tests.support.local_engine import LocalEngine, Outcome, limits, loaded
+from tests.support.pretend_cuda import Gpus, gpus_of, pretend_cuda
 from tests.support.schedules import CROWDS, Wish, alone, differs, draw, engine, play
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -145,3 +149,42 @@ def test_the_engine_drafts_from_the_text(tmp_path: Path, solos: dict[str, LocalE
         assert guessing.core.board["steps"] < 30
     finally:
         guessing.close()
+
+
+def test_graphs_of_decodes_verify_drafts_and_no_step_waits_more(tmp_path: Path, grammars: GrammarCompiler) -> None:
+    """On a pretended GPU, whose host waits are counted."""
+    with pretend_cuda(gpus_of("A10G")) as gpus:
+        engines = []
+        for name in ("solo", "guessing"):
+            bounds = limits(page_size=256, capacity_tokens=4096)
+            runner = PagedRunner(loaded(tiny_models.build("llama").to("cuda", torch.bfloat16)), bounds)
+            runner.prove()
+            assert runner.graphs
+            (tmp_path / name).mkdir()
+            engines.append(LocalEngine(runner, bounds, tmp_path / name, grammars=grammars))
+        solo, guessing = engines
+        drafter = guessing.core.scheduler.drafter = Oracle(1)
+        graphs: Any = guessing.core.runner
+        replays = []
+        replay = graphs.graphs.replay
+        graphs.graphs.replay = lambda shape: (replays.append(shape.num_decodes), replay(shape))[1]
+        try:
+            check(guessing, drafter, solo, 1)
+            assert max(replays) > 4
+            drafter.answers = {5: waited(solo, gpus)[0]}
+            (tokens, before), (same, after) = waited(solo, gpus), waited(guessing, gpus)
+            assert same == tokens
+            assert after <= before
+        finally:
+            for each in engines:
+                each.close()
+
+
+def waited(engine: LocalEngine, gpus: Gpus) -> tuple[list[int], float]:
+    """An answer, and how often a step of it waited for the GPU."""
+    outcome = engine.submit([5, 9, 17], max_tokens=12, temperature=0.8, seed=5, repetition_penalty=1.3)
+    engine.step()
+    waits, steps = gpus.waits.total(), engine.core.board["steps"]
+    while not outcome.done:
+        engine.step()
+    return outcome.token_ids, (gpus.waits.total() - waits) / (engine.core.board["steps"] - steps)

@@ -57,7 +57,7 @@ class PagedRunner:
         kernel = on_cuda and not self._gathers
         self._packs_windows = kernel and parts_agree(limits.page_size, loaded.dtype, loaded.device)
         capability = torch.cuda.get_device_capability(loaded.device) if on_cuda else (0, 0)
-        self._decode_shapes = decode_shapes(limits.max_num_seqs)
+        self._decode_shapes = decode_shapes(limits.max_decode_rows)
         most = most_static_tokens(loaded.model)
         mixed = mixed_shapes(limits.max_num_seqs, limits.max_model_len, capability)
         self._mixed_shapes = [shape for shape in mixed if most is None or shape.num_tokens <= most]
