@@ -12,6 +12,9 @@ from bisect import bisect_right
 _CLASSES = (0, 1, 2, 3, 4, 6, 9, 16)
 # Share of right guesses of each class, until texts say otherwise.
 _FIRST = (0.3, 0.1, 0.25, 0.4, 0.5, 0.6, 0.7, 0.8)
+_LAST = len(_CLASSES) - 1
+# Tokens that are less likely than this are not worth the arithmetic.
+LEAST_CHANCE = 0.05
 # Weights of what is known beforehand, in guesses; shares of the past that are kept at each guess.
 _PRIOR, _KEPT = 4.0, 0.97
 _ENGINE_PRIOR, _ENGINE_KEPT = 20.0, 0.998
@@ -38,10 +41,19 @@ class Acceptance:
             self._engine._observe(at, is_right)
 
     def shares(self, length: int, num_tokens: int) -> list[float]:
-        """The chance of each token of a draft to be accepted, at a place that fits by `length` tokens."""
-        found, chance = [], 1.0
-        for i in range(num_tokens):
-            chance *= self._share(_class(length + i))
+        """The chance of each token of a draft to be accepted, at a place that fits by `length` tokens.
+
+        The list ends before what is less likely than `LEAST_CHANCE`.
+        """
+        found: list[float] = []
+        at, chance, share = -1, 1.0, 0.0
+        for i in range(length, length + num_tokens):
+            if at < _LAST and (at < 0 or i >= _CLASSES[at + 1]):
+                at = _class(i)
+                share = self._share(at)
+            chance *= share
+            if chance < LEAST_CHANCE:
+                break
             found.append(chance)
         return found
 

@@ -10,9 +10,7 @@ from handler.speculation.ngram import NgramLookup
 from handler.speculation.step_times import StepTimes
 
 # A draft must promise so much more speed: both estimates are rough.
-_MARGIN = 1.03
-# Tokens that are less likely than this are not worth the arithmetic.
-_LEAST_CHANCE = 0.05
+_MARGIN = 1.08
 
 
 @dataclass(slots=True)
@@ -61,8 +59,7 @@ class NgramDrafter:
         known.take_in(seq.token_ids)
         if known.ngrams.guess(seq.token_ids) is None:
             return []
-        chances = known.acceptance.shares(known.ngrams.length, min(most, self.num_tokens))
-        return [chance for chance in chances if chance >= _LEAST_CHANCE]
+        return known.acceptance.shares(known.ngrams.length, min(most, self.num_tokens))
 
     @staticmethod
     def _draft(seq: Sequence, length: int) -> tuple[int, ...]:
