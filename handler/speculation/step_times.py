@@ -9,13 +9,15 @@ from statistics import median
 _NUM_KEPT = 5
 # Steps after which a size that was not run again is unknown: machine and texts have changed meanwhile.
 _STALE_AFTER = 400
+# Beyond the largest size that ran, a step is taken to grow by this share of its rows' growth, until it is tried.
+_GROWTH = 0.25
 
 
 class StepTimes:
     """A running estimate of a step's seconds by its number of rows.
 
-    A size that never ran is taken to cost what its neighbours say, and beyond the largest what that one costs: trying
-    it once tells.
+    A size that never ran is taken to cost what its neighbours say, and beyond the largest little more than that one:
+    trying it once tells.
     """
 
     def __init__(self) -> None:
@@ -43,7 +45,8 @@ class StepTimes:
         above = [size for size in known if size >= num_rows]
         below = [size for size in known if size < num_rows]
         if not above:
-            return known[max(below)] if below else 0.0
+            largest = max(below, default=num_rows)
+            return known.get(largest, 0.0) * (1 + _GROWTH * (num_rows - largest) / largest)
         # A smaller step never takes longer.
         ceiling, size = min((known[size], size) for size in above)
         if num_rows in known or not below:
