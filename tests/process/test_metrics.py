@@ -41,9 +41,9 @@ TGI = {
 }
 # Counted where SPECULATE is set: vLLM's names, and TGI's.
 DRAFTS = {
-    "vllm:spec_decode_num_drafts_total": "counter",
-    "vllm:spec_decode_num_draft_tokens_total": "counter",
-    "vllm:spec_decode_num_accepted_tokens_total": "counter",
+    "vllm:spec_decode_num_drafts": "counter",
+    "vllm:spec_decode_num_draft_tokens": "counter",
+    "vllm:spec_decode_num_accepted_tokens": "counter",
     "tgi_request_skipped_tokens": "histogram",
 }
 GENERATE: dict[str, Any] = {"inputs": "hello world", "parameters": {"max_new_tokens": 7}}
