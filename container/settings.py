@@ -222,6 +222,12 @@ class Settings:
         "Make results independent of the batch, also for weights whose kernel depends on the number of rows (CPU).",
         "DETERMINISTIC",
     )
+    speculate: int = _setting(
+        0,
+        _count(0, 64),
+        "Most tokens that are guessed and verified in one step, for each sequence; answers stay the same. 0: none.",
+        "SPECULATE",
+    )
     max_batch_size: int = _setting(
         0,
         _count(1, 4096),

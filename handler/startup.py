@@ -33,6 +33,7 @@ from handler.seam.processors import usable_threads
 from handler.seam.protocol import ModelCard
 from handler.seam.status import Phase, StatusBoard
 from handler.seam.suspects import Hazards, Suspects
+from handler.speculation.drafter import NgramDrafter
 
 logger = logging.getLogger(__name__)
 
@@ -111,9 +112,11 @@ def build_core(
             max_waiting=_max_concurrent(config, limits),
             max_waiting_tokens=_max_waiting_tokens(config, limits),
             max_model_len=limits.max_model_len,
+            max_decode_rows=limits.max_decode_rows,
             eos_token_ids=runner.loaded.eos_token_ids,
         ),
         runner.kv_manager(limits),
+        _drafter(config, runner),
     )
     in_flight = InFlight(
         board,
@@ -121,6 +124,16 @@ def build_core(
         Suspects(Path(config.suspects_path)) if config.suspects_path else None,
     )
     return EngineCore(runner, scheduler, EngineSocket(config.socket_path), board, grammars, in_flight, threads)
+
+
+def _drafter(config: EngineConfig, runner: Runner) -> NgramDrafter | None:
+    """What guesses tokens, if SPECULATE asks for it and the runner can verify them."""
+    if not config.num_draft_tokens:
+        return None
+    if runner.drafts_obstacle is not None:
+        logger.warning("SPECULATE=%d has no effect: %s", config.num_draft_tokens, runner.drafts_obstacle)
+        return None
+    return NgramDrafter(config.num_draft_tokens)
 
 
 def _max_concurrent(config: EngineConfig, limits: Limits) -> int:
@@ -150,6 +163,7 @@ def _card(
         max_concurrent_requests=_max_concurrent(config, limits),
         runner=runner.name,
         kv_cache_dtype=str(loaded.kv_dtype).removeprefix("torch."),
+        num_draft_tokens=0 if runner.drafts_obstacle else config.num_draft_tokens,
         custom_code=code,
     )
 

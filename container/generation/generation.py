@@ -235,7 +235,7 @@ class Generation:
                 yield None
 
     def _take(self, output: StepOutput) -> Delta:
-        """Turn the tokens of one step into text, up to a stop string."""
+        """Turn the tokens of a message into text, up to a stop string."""
         now_s = time.monotonic()
         if self.timings.first_token_at_s is None:
             self.timings.first_token_at_s = now_s

@@ -206,6 +206,7 @@ class EngineProcess:
             kv_layout=KVLayout(s.kv_layout),
             kv_cache_dtype=KVCacheDtype(s.kv_cache_dtype),
             deterministic=s.deterministic,
+            num_draft_tokens=s.speculate,
             num_threads=s.engine_threads,
             index=self.replica.index,
             num_engines=self.replica.num_engines,

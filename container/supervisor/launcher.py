@@ -51,7 +51,6 @@ _REFUSED = {
 _IGNORED = {
     "VALIDATION_WORKERS": "WEB_WORKERS sets the number of web workers",
     "SHARDED": "all visible GPUs are used; NUM_SHARD limits them",
-    "SPECULATE": "there is no speculation; answers are the same",
     "WAITING_SERVED_RATIO": "prefill runs beside decode",
     "MAX_WAITING_TOKENS": "prefill runs beside decode",
     "CUDA_GRAPHS": "graphs are captured for the batches that occur",

@@ -14,7 +14,7 @@ from handler.engine.in_flight import InFlight
 from handler.engine.intake import Intake
 from handler.engine.ipc import EngineSocket
 from handler.engine.step import Ran, prove_alive, raise_if_fatal, run_step
-from handler.engine.step_metrics import measured_step
+from handler.engine.step_metrics import count_draft, measured_step
 from handler.engine.step_threads import StepThreads
 from handler.runners.runner import Runner
 from handler.sampling.grammar import GrammarCompiler, GrammarError
@@ -90,12 +90,16 @@ class EngineCore:
         self._receive(self._wait_s(idle_wait_s))
         self._queue_compiled()
         self._expire()
+        started_s = time.perf_counter()
         batch = self.scheduler.schedule()
+        only_decodes = batch.only_decodes
         if batch.items:
             with measured_step(batch):
                 self._execute(batch)
         self._ping_workers()
         self._publish()
+        if only_decodes and self.scheduler.drafter is not None:
+            self.scheduler.drafter.observe(batch.num_tokens, time.perf_counter() - started_s)
         self._report()
         self.scheduler.audit()
 
@@ -195,9 +199,10 @@ class EngineCore:
         for part in self.in_flight.parts(batch):
             with self.in_flight.running(part):
                 ran += self._run(part)
+        num_before = sum(len(each.item.seq.token_ids) for each in ran)
         for each in ran:
             self._guard(each.item.seq, self._settle, each)
-        self._count(batch, sum(each.sampled is not None and not each.failed for each in ran))
+        self._count(batch, sum(len(each.item.seq.token_ids) for each in ran) - num_before)
         if all(each.failed for each in ran):
             prove_alive(self.runner, self.scheduler)
 
@@ -215,25 +220,36 @@ class EngineCore:
             self._fail(seq, ErrorCode.INTERNAL, "generation failed")
 
     def _settle(self, ran: Ran) -> None:
-        """Record that the item's tokens are in the cache, and the token sampled after them."""
-        seq, sampled = ran.item.seq, ran.sampled
-        if sampled is not None and sampled.token_id is None:
-            self._fail(seq, sampled.error or ErrorCode.INTERNAL, sampled.message)
+        """Record that the item's tokens are in the cache and the tokens sampled after them; send these at once."""
+        seq, outcomes = ran.item.seq, ran.sampled
+        if ran.failed:
+            self._fail(seq, outcomes[0].error or ErrorCode.INTERNAL, outcomes[0].message)
             return
-        self.scheduler.advance(ran.item)
-        if sampled is not None:
-            self._record(seq, sampled)
-
-    def _record(self, seq: Sequence, outcome: Sampled) -> None:
-        """Append the sampled token to its sequence and send it."""
-        assert outcome.token_id is not None
-        complete = False
-        if seq.constraint is not None:
+        if not outcomes:
+            self.scheduler.advance(ran.item)
+            return
+        if self.scheduler.drafter is not None:
+            count_draft(len(ran.item.draft), len(outcomes) - 1)
+        num_appended, reason, failure = 0, None, None
+        for outcome in outcomes:
+            self.scheduler.advance(ran.item, num_appended)
             try:
-                complete = seq.constraint.accept(outcome.token_id)
+                reason = self._append(seq, outcome)
             except GrammarError as exc:
-                self._fail(seq, ErrorCode.INTERNAL, str(exc))
-                return
+                failure = str(exc)
+                break
+            num_appended += 1
+            if reason is not None:
+                break
+        if num_appended:
+            self._outbox[seq.worker].append(_step_output(seq, outcomes[:num_appended], reason))
+        if failure is not None:
+            self._fail(seq, ErrorCode.INTERNAL, failure)
+
+    def _append(self, seq: Sequence, outcome: Sampled) -> FinishReason | None:
+        """Append a sampled token to its sequence; why that ends there, or None. Raises GrammarError."""
+        assert outcome.token_id is not None
+        complete = seq.constraint is not None and seq.constraint.accept(outcome.token_id)
         reason = self.scheduler.append_token(seq, outcome.token_id)
         if complete and reason is None:
             reason = FinishReason.EOS
@@ -241,7 +257,7 @@ class EngineCore:
         if reason is not None:
             del self._sequences[seq.request_id]
             self.in_flight.finished(seq)
-        self._outbox[seq.worker].append(_step_output(seq, outcome, reason))
+        return reason
 
     def _fail(self, seq: Sequence, code: ErrorCode, message: str) -> None:
         if code is ErrorCode.NUMERICS:
@@ -302,19 +318,19 @@ class EngineCore:
         yield from zip(_TOTALS, self._inherited, counts, strict=True)
 
 
-def _step_output(seq: Sequence, outcome: Sampled, reason: FinishReason | None) -> StepOutput:
-    """The message for one sampled token; the first one carries the prompt's log-probabilities."""
-    assert outcome.token_id is not None
+def _step_output(seq: Sequence, outcomes: list[Sampled], reason: FinishReason | None) -> StepOutput:
+    """The message for sampled tokens, the newest of `seq`; the first one carries the prompt's log-probabilities."""
     started = seq.first_scheduled_s or seq.arrival_s
-    first = seq.num_output_tokens == 1 and seq.sampling.num_prompt_logprobs is not None
+    first = seq.num_output_tokens == len(outcomes) and seq.sampling.num_prompt_logprobs is not None
+    logprobs = [outcome.logprob for outcome in outcomes if outcome.logprob is not None]
     return StepOutput(
         seq.request_id,
-        [outcome.token_id],
-        None if outcome.logprob is None else [outcome.logprob],
+        seq.token_ids[-len(outcomes) :],
+        logprobs or None,
         prompt_logprobs=seq.prompt_logprobs if first else None,
         finish_reason=reason,
         num_cached_tokens=seq.num_cached,
         queue_time_s=started - seq.arrival_s,
         inference_time_s=time.monotonic() - started,
-        start=seq.num_output_tokens - 1,
+        start=seq.num_output_tokens - len(outcomes),
     )

@@ -8,9 +8,11 @@ the newest sequence fails instead, because the oldest are closest to finishing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,10 +20,11 @@ from handler.engine.forward_thread import ForwardThread, is_compile_failure
 from handler.engine.step_metrics import measured_forward
 from handler.engine.warm_up import warm_up_sequence
 from handler.model.machine_memory import give_back, is_out_of_memory
-from handler.runners.runner import Runner
+from handler.runners.runner import Runner, StepLogits
 from handler.sampling.grammar import GrammarError
 from handler.sampling.prompt_scores import score_prompt
 from handler.sampling.sampler import Sampled, sample
+from handler.sampling.transfer import upload
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence, Scheduler
 from handler.scheduling.sequence import Sequence
 from handler.seam.errors import EngineBroken, one_line
@@ -37,15 +40,18 @@ _OUT_OF_MEMORY = Sampled(None, error=ErrorCode.OUT_OF_MEMORY, message="out of me
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """Result of one item: `sampled` is its token or failure, None for a chunk that does not reach the end."""
+    """Result of one item: `sampled` are its tokens or its failure, none for a chunk that does not reach the end.
+
+    All but the first answer the item's draft: the token before each of them is the draft's.
+    """
 
     item: ScheduledSequence
-    sampled: Sampled | None
+    sampled: list[Sampled]
 
     @property
     def failed(self) -> bool:
         """True if the sequence cannot go on."""
-        return self.sampled is not None and self.sampled.token_id is None
+        return bool(self.sampled) and self.sampled[0].token_id is None
 
 
 def run_step(runner: Runner, batch: ScheduledBatch, eos_token_ids: Collection[int]) -> list[Ran]:
@@ -97,7 +103,7 @@ class _Step:
                 costly = max(items, key=lambda item: (item.scores_prompt, item.seq.arrival_s))
                 which = "one that wants logits of its prompt" if costly.scores_prompt else "the newest one"
                 logger.error("out of memory with %d sequences; %s fails: %s", len(items), which, message)
-                dropped.append(Ran(costly, _OUT_OF_MEMORY))
+                dropped.append(Ran(costly, [_OUT_OF_MEMORY]))
                 items = [item for item in items if item is not costly]
             else:
                 self._freed = True
@@ -109,24 +115,34 @@ class _Step:
         if len(items) == 1:
             fields = {"request_id": items[0].seq.request_id}
             logger.error("a request failed in the model", exc_info=error, extra={"fields": fields})
-            return [Ran(items[0], _FAILED)]
+            return [Ran(items[0], [_FAILED])]
         middle = len(items) // 2
         return self.run(self._again(items[:middle])) + self.run(self._again(items[middle:]))
 
     def _again(self, items: list[ScheduledSequence]) -> list[ScheduledSequence]:
-        """The items of a failed pass, prepared to run again."""
-        return [self._runner.retry(item) for item in items]
+        """The items of a failed pass, prepared to run again: without drafts, which may be why it failed."""
+        return [self._runner.retry(item.without_draft()) for item in items]
 
     def _attempt(self, items: list[ScheduledSequence]) -> list[Ran]:
         batch = ScheduledBatch(items)
         with measured_forward(batch):
             found = _forward_thread.call(lambda: self._runner.run(batch))
         scored = {item.seq.request_id: _score(rows, item) for item, rows in found.prompt}
-        seqs = [item.seq for item in found.samples]
-        sampled = self._sample(found.logits, seqs)
-        outcomes = {seq.request_id: outcome for seq, outcome in zip(seqs, sampled, strict=True)}
-        outcomes |= {request_id: failure for request_id, failure in scored.items() if failure is not None}
-        return [Ran(item, outcomes.get(item.seq.request_id)) for item in items]
+        outcomes = {item.seq.request_id: sampled for item, sampled in self._choose(found)}
+        outcomes |= {request_id: [failure] for request_id, failure in scored.items() if failure is not None}
+        return [Ran(item, outcomes.get(item.seq.request_id, [])) for item in items]
+
+    def _choose(self, found: StepLogits) -> Iterator[tuple[ScheduledSequence, list[Sampled]]]:
+        """The tokens of each item that chooses some. Whatever is drafted, each is chosen as if it came alone."""
+        heads = [_and_ahead(item) for item in found.samples]
+        seqs = [seq for head in heads for seq in head]
+        sampled = iter(self._sample(_rows_of(found, heads), seqs))
+        for item, head in zip(found.samples, heads, strict=True):
+            outcomes = [next(sampled) for _ in head]
+            kept = _verified(item.draft, outcomes)
+            if any(outcome.error is ErrorCode.NUMERICS for outcome in outcomes[len(kept) :]):
+                self._runner.discard(item, len(kept) - 1)
+            yield item, kept
 
     def _sample(self, logits: Tensor, seqs: list[Sequence]) -> list[Sampled]:
         """A token for each row; bisects to find rows that make sampling fail, without another forward pass."""
@@ -140,6 +156,38 @@ class _Step:
                 return [_failure(exc)]
         middle = len(seqs) // 2
         return self._sample(logits[:middle], seqs[:middle]) + self._sample(logits[middle:], seqs[middle:])
+
+
+def _and_ahead(item: ScheduledSequence) -> list[Sequence]:
+    """The sequence, and what it will be after each token of the draft. A draft that breaks a grammar ends there."""
+    if not item.draft:
+        return [item.seq]
+    try:
+        return [item.seq, *item.seq.ahead(item.draft)]
+    except GrammarError:  # the sequence's own row reports it
+        return [item.seq]
+
+
+def _rows_of(found: StepLogits, heads: list[list[Sequence]]) -> Tensor:
+    """The logits of `heads`, without those after a draft that was cut."""
+    ends = list(accumulate((1 + len(item.draft) for item in found.samples), initial=0))
+    rows = [first + i for first, head in zip(ends, heads, strict=False) for i in range(len(head))]
+    if len(rows) == ends[-1]:
+        return found.logits
+    return found.logits.index_select(0, upload({"rows": np.array(rows)}, found.logits.device)["rows"])
+
+
+def _verified(draft: tuple[int, ...], sampled: list[Sampled]) -> list[Sampled]:
+    """`sampled` up to the first token that the draft did not guess.
+
+    What fails after a draft is left to the next step, in which nothing is guessed: it may not fail there.
+    """
+    for i, outcome in enumerate(sampled):
+        if i and outcome.token_id is None:
+            return sampled[:i]
+        if i == len(draft) or outcome.token_id != draft[i]:
+            return sampled[: i + 1]
+    return sampled
 
 
 def _score(rows: Tensor, item: ScheduledSequence) -> Sampled | None:

@@ -1,5 +1,7 @@
 """Durations of the engine's steps, under TGI's names; `/metrics` merges them with the web workers' metrics.
 
+Drafts are counted under vLLM's names and TGI's.
+
 A step with any prompt chunk counts as `prefill`, all others as `decode`. PID 1 sets PROMETHEUS_MULTIPROC_DIR, so a
 restarted engine continues its predecessor's counts.
 """
@@ -18,6 +20,7 @@ from handler.scheduling.scheduler import ScheduledBatch
 # Sizes double here; TGI has one bucket per size.
 _SECONDS = [0.00015 * 1.5**i for i in range(35)]
 _SIZES = [2**i for i in range(11)]
+_SKIPPED = [0, *(2**i for i in range(7))]
 
 _registry = CollectorRegistry()
 _count = Counter("tgi_batch_inference_count", "Steps started.", ["method"], registry=_registry)
@@ -28,6 +31,18 @@ _forward = Histogram(
     "tgi_batch_forward_duration", "The model's part of a step.", ["method"], buckets=_SECONDS, registry=_registry
 )
 _size = Histogram("tgi_batch_next_size", "Sequences of a step.", buckets=_SIZES, registry=_registry)
+_drafts = Counter("vllm:spec_decode_num_drafts", "Drafts that were verified.", registry=_registry)
+_draft_tokens = Counter("vllm:spec_decode_num_draft_tokens", "Tokens of drafts.", registry=_registry)
+_accepted = Counter("vllm:spec_decode_num_accepted_tokens", "Tokens of drafts that were right.", registry=_registry)
+_accepted_at = Counter(
+    "vllm:spec_decode_num_accepted_tokens_per_pos",
+    "Tokens of drafts that were right, by their position in the draft.",
+    ["position"],
+    registry=_registry,
+)
+_skipped = Histogram(
+    "tgi_request_skipped_tokens", "Tokens of a message beyond its first.", buckets=_SKIPPED, registry=_registry
+)
 for _metric in (_count, _success, _failure, _duration, _forward):
     for _name in ("prefill", "decode"):
         _metric.labels(_name)  # exports the label at 0 before the first step
@@ -60,3 +75,14 @@ def measured_forward(batch: ScheduledBatch) -> Iterator[None]:
     started_s = time.perf_counter()
     yield
     _forward.labels(method_of(batch)).observe(time.perf_counter() - started_s)
+
+
+def count_draft(num_tokens: int, num_accepted: int) -> None:
+    """Count a sequence's part in a step of an engine that speculates; a part without a draft has 0 tokens."""
+    _skipped.observe(num_accepted)
+    if num_tokens:
+        _drafts.inc()
+        _draft_tokens.inc(num_tokens)
+        _accepted.inc(num_accepted)
+        for position in range(num_accepted):
+            _accepted_at.labels(str(position)).inc()

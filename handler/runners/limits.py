@@ -35,7 +35,10 @@ _LAYER = re.compile(r"\.(\d+)\.")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of the engine, in tokens except for the two counts. Stored pages serve prefix reuse beside slots."""
+    """Limits of the engine, in tokens except for the two counts. Stored pages serve prefix reuse beside slots.
+
+    `num_draft_tokens` is the longest draft of a sequence.
+    """
 
     max_model_len: int
     max_num_seqs: int
@@ -43,6 +46,12 @@ class Limits:
     capacity_tokens: int
     page_size: int
     num_stored_pages: int = 0
+    num_draft_tokens: int = 0
+
+    @property
+    def max_decode_rows(self) -> int:
+        """Rows of the largest step of decodes and drafts."""
+        return max(self.max_num_seqs, 1 + self.num_draft_tokens)
 
 
 def derive_limits(
@@ -77,6 +86,7 @@ def derive_limits(
     return Limits(
         max_model_len=max_model_len,
         max_num_seqs=num_seqs,
+        num_draft_tokens=config.num_draft_tokens,
         max_num_batched_tokens=config.max_num_batched_tokens or (256 if on_cpu else 4096),
         capacity_tokens=capacity,
         page_size=page_size,

@@ -183,11 +183,11 @@ class _Steps:
         return self.probe.runner.run(ScheduledBatch(items)).logits
 
     def decode(self) -> Tensor:
-        """A last token of as many sequences as may run; logits `[max_num_seqs, vocab]`."""
+        """A last token of as many sequences as may run, or drafts of fewer; logits `[max_decode_rows, vocab]`."""
         longest = min(self.limits.page_size, self.limits.max_model_len)
         starts = [longest - 1 - row % longest for row in range(self.probe.num_rows)]
         if not starts:
-            return self.prompts(1).repeat(self.limits.max_num_seqs, 1)
+            return self.prompts(1).repeat(self.limits.max_decode_rows, 1)
         items = [ScheduledSequence(self._sequence(start + 1), start, 1) for start in starts]
         return self.probe.runner.run(ScheduledBatch(items)).logits
 

@@ -17,7 +17,8 @@ from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 class StepLogits:
     """The result of one forward pass.
 
-    `logits` `[S, vocab]`, any float dtype, hold the rows that choose a token, in the order of `samples`.
+    `logits` `[S, vocab]`, any float dtype, hold the rows that choose a token, in the order of `samples`: one row for
+    each item, and one more for each token of its draft.
     `prompt` holds, for each chunk of a request that asked for prompt log-probabilities, the logits
     `[num_tokens, vocab]` of all its rows.
     """
@@ -35,6 +36,9 @@ class Runner(Protocol):
     num_attention_calls: int
     # True if results are the same bits for any number of threads, so that each step may have another.
     same_by_any_threads: bool
+
+    # Why drafts cannot be verified, in words for the log; None where they can.
+    drafts_obstacle: str | None
 
     @property
     def name(self) -> str:
@@ -55,6 +59,12 @@ class Runner(Protocol):
 
     def retry(self, item: ScheduledSequence) -> ScheduledSequence:
         """The item to schedule after a pass that raised: whatever that pass wrote for the sequence does not count."""
+
+    def discard(self, item: ScheduledSequence, num_accepted: int) -> None:
+        """Undo what the last pass wrote for the tokens of the item's draft after the first `num_accepted`.
+
+        Called where that matters: the logits of such a token are not numbers.
+        """
 
     def forget(self, slot: int, num_tokens: int) -> None:
         """Forget the sequence in `slot`, of at most `num_tokens` tokens. None of its data may reach another."""

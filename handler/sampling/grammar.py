@@ -60,6 +60,7 @@ class TokenConstraint:
         self._vocab_size = vocab_size
         self._threads = threads
         self._mask: Future[tuple[Words, Tensor]] = threads.submit(self._next_mask)
+        self._ahead: tuple[int, TokenConstraint] | None = None
 
     def mask(self) -> Tensor:
         """Bool `[vocab]` on CPU, True where the grammar allows a token. Raises GrammarError if computing it failed."""
@@ -75,12 +76,30 @@ class TokenConstraint:
 
     def accept(self, token_id: int) -> bool:
         """Advance by one token; True if the text is complete and nothing may follow. Raises GrammarError."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] == token_id:
+            self._matcher, self._mask, self._ahead = ahead[1]._matcher, ahead[1]._mask, ahead[1]._ahead
+            return False
         if not _guarded("the grammar cannot go on", lambda: self._matcher.consume_token(token_id)):
             raise GrammarError(f"the grammar cannot go on: {one_line(self._matcher.get_error())}")
         if self._matcher.is_stopped():
             return True
         self._mask = self._threads.submit(self._next_mask)
         return False
+
+    def ahead(self, token_id: int) -> TokenConstraint | None:
+        """The position after one more token, None if it or any token after it is forbidden. Waits for the mask.
+
+        `accept` of the same token then takes its mask over. Raises GrammarError.
+        """
+        if not self._mask.result()[1][token_id]:
+            return None
+        matcher = self._matcher.deep_copy()
+        if not _guarded("the grammar cannot go on", lambda: matcher.consume_token(token_id)) or matcher.is_stopped():
+            return None
+        later = TokenConstraint(matcher, self._vocab_size, self._threads)
+        self._ahead = (token_id, later)
+        return later
 
     def _next_mask(self) -> tuple[Words, Tensor]:
         return _guarded("the grammar cannot go on", self._compute)

@@ -2,7 +2,8 @@
 
 Sequences move waiting -> running -> finished, or back to waiting when memory runs out (preemption). A step schedules
 one token for every decoding sequence, then fills the rest of the token budget with prompt chunks, oldest first. A long
-prompt therefore never stalls running streams.
+prompt therefore never stalls running streams. A step without prompt chunks may hold draft tokens: guesses of what
+follows the newest token of a sequence, which the same pass verifies.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Protocol
 
 from handler.scheduling.kv_manager import KVManager
 from handler.scheduling.sequence import Sequence, SequenceStatus
@@ -20,16 +22,37 @@ from handler.seam.protocol import FinishReason
 
 @dataclass(frozen=True, slots=True)
 class ScheduledSequence:
-    """`num_tokens` tokens of `seq`, starting at position `start`."""
+    """`num_tokens` tokens of `seq`, starting at position `start`. The last of them are `draft`, which `seq` lacks."""
 
     seq: Sequence
     start: int
     num_tokens: int
+    draft: tuple[int, ...] = ()
 
     @property
     def samples(self) -> bool:
         """True if the chunk reaches the end of the sequence, so that the next token is sampled from its logits."""
-        return self.start + self.num_tokens == len(self.seq.token_ids)
+        return self.start + self.num_tokens >= len(self.seq.token_ids)
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The `num_tokens` tokens."""
+        own = self.seq.token_ids[self.start : self.start + self.num_tokens - len(self.draft)]
+        return [*own, *self.draft]
+
+    @property
+    def is_decode(self) -> bool:
+        """True for one token that chooses the next, and the draft after it."""
+        return self.samples and self.num_tokens == 1 + len(self.draft)
+
+    def rows(self) -> list[ScheduledSequence]:
+        """A decode as items of one token each; all but the first are drafts."""
+        ahead = (ScheduledSequence(self.seq, self.start + i, 1, (token,)) for i, token in enumerate(self.draft, 1))
+        return [ScheduledSequence(self.seq, self.start, 1), *ahead]
+
+    def without_draft(self) -> ScheduledSequence:
+        """The item's own tokens alone."""
+        return ScheduledSequence(self.seq, self.start, self.num_tokens - len(self.draft)) if self.draft else self
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -44,7 +67,7 @@ class ScheduledSequence:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledBatch:
-    """The work of one step: decodes (one token each) first, then prompt chunks."""
+    """The work of one step: decodes (one token each, and its draft) first, then prompt chunks."""
 
     items: list[ScheduledSequence]
 
@@ -53,12 +76,17 @@ class ScheduledBatch:
         """Tokens that go through the model."""
         return sum(item.num_tokens for item in self.items)
 
+    @property
+    def only_decodes(self) -> bool:
+        """True for a step, not yet run, without prompt chunks."""
+        return bool(self.items) and all(item.is_decode for item in self.items)
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
     """Bounds of the scheduler, in tokens except `max_num_seqs` and `max_waiting`.
 
-    `max_waiting_tokens` bounds the sum over the queue; 0 means no bound.
+    `max_waiting_tokens` bounds the sum over the queue, `max_decode_rows` decodes and drafts together; 0: no bound.
     """
 
     max_num_seqs: int
@@ -67,14 +95,26 @@ class SchedulerLimits:
     max_model_len: int
     eos_token_ids: frozenset[int]
     max_waiting_tokens: int = 0
+    max_decode_rows: int = 0
+
+
+class Drafter(Protocol):
+    """Guesses what follows (handler.speculation.drafter.NgramDrafter)."""
+
+    def propose(self, seqs: list[Sequence], max_tokens: list[int], budget: int) -> list[tuple[int, ...]]:
+        """A draft for each of `seqs`, possibly empty: at most `max_tokens[i]` tokens, and `budget` together."""
+
+    def observe(self, num_rows: int, seconds: float) -> None:
+        """Learn how long a step of decodes and drafts took."""
 
 
 class Scheduler:
     """Owns the waiting and running queues and every sequence in them."""
 
-    def __init__(self, limits: SchedulerLimits, kv: KVManager) -> None:
+    def __init__(self, limits: SchedulerLimits, kv: KVManager, drafter: Drafter | None = None) -> None:
         self.limits = limits
         self.kv = kv
+        self.drafter = drafter
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -120,7 +160,32 @@ class Scheduler:
         chunks = self._continue_prefills(budget)
         budget -= sum(item.num_tokens for item in chunks)
         chunks += self._start_waiting(budget)
+        if self.drafter is not None and decodes and not chunks:
+            decodes = self._with_drafts(self.drafter, decodes, budget)
         return ScheduledBatch(decodes + chunks)
+
+    def _with_drafts(self, drafter: Drafter, decodes: list[ScheduledSequence], budget: int) -> list[ScheduledSequence]:
+        """Add drafts to `decodes` as far as memory is free: a draft preempts nobody."""
+        if self.limits.max_decode_rows:
+            budget = min(budget, self.limits.max_decode_rows - len(decodes))
+        drafts = drafter.propose(
+            [item.seq for item in decodes], [self._longest_draft(item) for item in decodes], budget
+        )
+        found: list[ScheduledSequence] = []
+        for item, draft in zip(decodes, drafts, strict=True):
+            if draft and self._reserve(item.seq, 1 + len(draft)):
+                found.append(ScheduledSequence(item.seq, item.start, 1 + len(draft), draft))
+            else:
+                found.append(item)
+        return found
+
+    def _longest_draft(self, item: ScheduledSequence) -> int:
+        """How many tokens may follow the one that `item` samples for certain. A suspect runs without drafts."""
+        seq = item.seq
+        if item.start < seq.alone_until:
+            return 0
+        most = min(seq.sampling.max_tokens - seq.num_output_tokens, self.limits.max_model_len - len(seq.token_ids))
+        return max(0, most - 1)
 
     def _schedule_decodes(self, budget: int) -> list[ScheduledSequence]:
         """One token for each decoding sequence, oldest first: only its newest token is uncomputed."""
@@ -186,9 +251,12 @@ class Scheduler:
         self.num_preemptions += 1
         self.waiting.appendleft(seq)
 
-    def advance(self, item: ScheduledSequence) -> None:
-        """Record that the item's tokens are in the cache."""
-        item.seq.num_computed = item.start + item.num_tokens
+    def advance(self, item: ScheduledSequence, num_accepted: int = 0) -> None:
+        """Record that the item's tokens are in the cache: its own, and `num_accepted` of its draft.
+
+        The accepted ones are in `seq.token_ids`. The memory of others is written again.
+        """
+        item.seq.num_computed = item.start + item.num_tokens - len(item.draft) + num_accepted
         self.kv.commit(item.seq)
 
     def append_token(self, seq: Sequence, token_id: int) -> FinishReason | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import enum
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -29,6 +30,9 @@ class Constraint(Protocol):
     def accept(self, token_id: int) -> bool:
         """Advance by one token; True if nothing may follow."""
 
+    def ahead(self, token_id: int) -> Constraint | None:
+        """The position after one more token, which stays its own; None if the token, or any after it, is forbidden."""
+
 
 @dataclass(slots=True, eq=False)
 class Sequence:
@@ -39,6 +43,7 @@ class Sequence:
     `block_table` locate them in the cache; -1 and [] while the sequence holds no memory. `num_cached` counts prompt
     tokens taken from the prefix cache. A `suspect` was running when an engine died, and runs alone up to position
     `alone_until` (handler.seam.suspects). `fingerprint` is equal for all retries of the same request.
+    `lookup` is the drafter's knowledge of the text.
     The sampler keeps three things here: `forbidden`, the tokens outside `allowed_token_ids`, made once;
     `token_amounts` for penalties, and `table_rows`, their place on a GPU.
     """
@@ -60,6 +65,7 @@ class Sequence:
     constraint: Constraint | None = None
     forbidden: Any = None
     token_amounts: Any = None
+    lookup: Any = None
     table_rows: Any = None
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     fingerprint: int = 0
@@ -68,6 +74,26 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.request.prompt_token_ids)
+
+    def ahead(self, draft: tuple[int, ...]) -> list[Sequence]:
+        """The sequence as it will be after each token of `draft`, for the sampler alone: they share no state with it.
+
+        Fewer where the grammar forbids a token or allows nothing after it.
+        """
+        found: list[Sequence] = []
+        constraint = self.constraint
+        for i, token_id in enumerate(draft, 1):
+            if constraint is not None:
+                constraint = constraint.ahead(token_id)
+                if constraint is None:
+                    break
+            later = copy.copy(self)
+            later.token_ids = [*self.token_ids, *draft[:i]]
+            later.constraint = constraint
+            later.token_amounts = None if self.token_amounts is None else self.token_amounts.copy()
+            later.table_rows = None
+            found.append(later)
+        return found
 
     @property
     def request_id(self) -> str:

@@ -197,7 +197,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     `max_concurrent_requests` the sequences in flight.
     `kv_cache_dtype` is the type of keys and values in KV memory, "" if unknown.
     `vocab_size` is the width of the logits, which may exceed the tokenizer's. `runner` is `slots`, `paged` or
-    `dynamic_cache`. `custom_code` lists files of the model's directory that hold code and are not run.
+    `dynamic_cache`. `num_draft_tokens` is the longest draft, 0 without speculation. `custom_code` lists files of the
+    model's directory that hold code and are not run.
     """
 
     model_id: str
@@ -214,6 +215,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     max_concurrent_requests: int = 128
     runner: str = "slots"
     kv_cache_dtype: str = ""
+    num_draft_tokens: int = 0
     custom_code: list[str] = msgspec.field(default_factory=list)
 
 

@@ -227,7 +227,7 @@ def test_what_does_no_harm_is_passed_on(change: dict[str, Any], environment: dic
 @pytest.mark.parametrize(
     ("environment", "asynchronous", "says"),
     [
-        ({"SPECULATE": "2"}, False, "the container ignores SPECULATE"),
+        ({"CUDA_GRAPHS": "2"}, False, "the container ignores CUDA_GRAPHS"),
         ({"MAX_BATCH_SIZES": "2"}, False, "does not know MAX_BATCH_SIZES; is MAX_BATCH_SIZE meant?"),
         ({"HF_MODEL_QUANTISE": "none"}, False, "is HF_MODEL_QUANTIZE meant?"),
         ({"REQUEST_TIMEOUT_S": "120"}, False, "SageMaker cuts a call after 60 s"),

@@ -143,7 +143,7 @@ def check_only_culprit_failed(outcomes: list[Outcome], culprit: Outcome, solo: l
 SITES = [
     (engine, "_step_output", 2),
     (engine.EngineCore, "_enqueue", 0),
-    (engine.EngineCore, "_record", 2),
+    (engine.EngineCore, "_append", 2),
     (step, "score_prompt", 0),
     (sampler, "row_edit", 2),
     (sampler, "_outcome", 2),

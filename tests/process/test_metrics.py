@@ -15,7 +15,7 @@ from tests.support.exposition import Scrape, scrape
 from tests.support.server import Server
 
 # router/src/server.rs and backends/v3 of TGI 3.3.7, without what has no meaning here: concatenating and filtering
-# batches, and tokens skipped by speculation.
+# batches.
 TGI = {
     "tgi_request_count": "counter",
     "tgi_request_success": "counter",
@@ -38,6 +38,13 @@ TGI = {
     "tgi_batch_inference_duration": "histogram",
     "tgi_batch_forward_duration": "histogram",
     "tgi_batch_next_size": "histogram",
+}
+# Counted where SPECULATE is set: vLLM's names, and TGI's.
+DRAFTS = {
+    "vllm:spec_decode_num_drafts": "counter",
+    "vllm:spec_decode_num_draft_tokens": "counter",
+    "vllm:spec_decode_num_accepted_tokens": "counter",
+    "tgi_request_skipped_tokens": "histogram",
 }
 GENERATE: dict[str, Any] = {"inputs": "hello world", "parameters": {"max_new_tokens": 7}}
 
@@ -65,6 +72,7 @@ def _or_zero(found: Scrape, name: str, **labels: str) -> float:
 def test_tgis_names_and_kinds(tiny_server: Server) -> None:
     found = scrape(tiny_server)
     assert {name: found.types.get(name) for name in TGI} == TGI
+    assert {name: found.types.get(name) for name in DRAFTS} == DRAFTS
     assert {name for name, kind in TGI.items() if kind != "histogram"} <= found.names
     bounds = sorted(
         float(dict(labels)["le"])

@@ -33,7 +33,12 @@ FORBIDDEN = [
     *(("sagemaker_deploy", name) for name in ("container", "handler", "torch", "transformers", "flask")),
     *(("model_memory", name) for name in ("container", "handler", "sagemaker_deploy", "torch", "msgspec")),
     ("container", "model_memory"),
-    *((f"handler.{room}", name) for room in ("seam", "scheduling") for name in ("torch", "zmq", "numpy")),
+    *(
+        (f"handler.{room}", name)
+        for room in ("seam", "scheduling", "speculation")
+        for name in ("torch", "zmq", "numpy")
+    ),
+    *(("handler.speculation", f"handler.{room}") for room in ("sampling", "runners", "model")),
     ("handler.runners.slots", "handler.runners.paged"),
     ("handler.runners.slots", "handler.kernels.cuda"),
     *(("handler.kernels.cuda", name) for name in ("numba", "handler.kernels.compiler", "handler.kernels.vectors")),
@@ -60,6 +65,7 @@ FORBIDDEN = [
 # A room imports nothing of the rooms that stand after it.
 ORDERS = [
     ("handler.seam", "handler.scheduling", "handler.sampling", "handler.runners", "handler.engine", "handler.startup"),
+    ("handler.seam", "handler.scheduling", "handler.speculation", "handler.engine", "handler.startup"),
     ("handler.seam", "handler.kernels", "handler.linears", "handler.formats", "handler.model", "handler.runners"),
     ("handler.model", "handler.runners", "handler.engine"),
     ("handler.scheduling", "handler.model"),
@@ -191,11 +197,12 @@ def test_the_web_side_loads_no_torch_and_no_transformers() -> None:
 
 
 def test_the_pure_rooms_load_no_library_but_msgspec() -> None:
-    from handler import scheduling, seam
+    from handler import scheduling, seam, speculation
 
     pure = [
         *modules(seam),
         *modules(scheduling),
+        *modules(speculation),
         *modules(model_memory),
         "handler.engine.hang_limit",
         "handler.engine.in_flight",

@@ -14,6 +14,7 @@ from typing import Any
 from handler.runners.paged.runner import PagedRunner
 from handler.runners.runner import Runner
 from handler.runners.slots.runner import SlotRunner
+from handler.sampling.grammar import GrammarCompiler
 from tests.support import tiny_models
 from tests.support.local_engine import LocalEngine, Outcome, limits, loaded
 
@@ -42,7 +43,7 @@ class Wish:
     outcome: Outcome | None = None
 
 
-def engine(directory: Path, kind: str) -> LocalEngine:
+def engine(directory: Path, kind: str, grammars: GrammarCompiler | None = None) -> LocalEngine:
     """An engine over a tiny model with the memory of `CROWDS[kind]`."""
     directory.mkdir()
     bounds, found = limits(**CROWDS[kind]), loaded(tiny_models.build("llama"))
@@ -55,7 +56,7 @@ def engine(directory: Path, kind: str) -> LocalEngine:
         runner = SlotRunner(found, bounds.max_num_seqs, bounds.max_model_len, *stored)
         runner.accelerate()
         runner.prove()
-    return LocalEngine(runner, bounds, directory)
+    return LocalEngine(runner, bounds, directory, grammars=grammars)
 
 
 def draw(seed: int, num: int = 6) -> list[Wish]:

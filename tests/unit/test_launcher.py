@@ -133,11 +133,11 @@ def test_what_would_change_answers_stops_the_start(environ: dict[str, str], sent
 
 
 def test_what_tunes_speed_is_ignored_with_one_line_each() -> None:
-    environ = {"SPECULATE": "2", "CUDA_GRAPHS": "1,2", "SHARDED": "true", "USAGE_STATS": "off", "NUM_SHARD": "4"}
+    environ = {"ATTENTION": "paged", "CUDA_GRAPHS": "1,2", "SHARDED": "true", "USAGE_STATS": "off", "NUM_SHARD": "4"}
     lines = launcher.check(environ)
     assert len(lines) == 3
     assert all(" is ignored: " in line for line in lines)
-    assert launcher.check({"LORA_ADAPTERS": " ", "SPECULATE": ""}) == []
+    assert launcher.check({"LORA_ADAPTERS": " ", "ATTENTION": ""}) == []
 
 
 def test_an_empty_key_is_said() -> None:

@@ -105,6 +105,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     `version` is TGI's, with ours as its local part; `server_version` is ours.
     `engine_threads` is ours: the most threads of a step on CPU, which changes with the container's CPU limit.
     `kv_cache_dtype` is ours: the type of keys and values in KV memory.
+    `speculate` is the most tokens of a draft.
     `custom_code_ignored` is ours: files of the model's directory that hold code and are not run.
     """
 
@@ -129,6 +130,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     quantize: str
     engine_threads: int
     kv_cache_dtype: str
+    speculate: int
     custom_code_ignored: list[str]
 
 

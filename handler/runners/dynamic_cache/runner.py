@@ -49,6 +49,7 @@ class DynamicCacheRunner:
     """
 
     name = "dynamic_cache"
+    drafts_obstacle: str | None = "a cache of transformers cannot take back what a rejected draft leaves in it"
     num_attention_calls = 0
     same_by_any_threads = False
 
@@ -91,6 +92,9 @@ class DynamicCacheRunner:
         """The whole sequence so far: the pass may have left its row at a different length in each layer."""
         self._batches.forget(item.seq.slot)
         return ScheduledSequence(item.seq, 0, item.start + item.num_tokens)
+
+    def discard(self, item: ScheduledSequence, num_accepted: int) -> None:
+        """Never called: there are no drafts."""
 
     def forget(self, slot: int, num_tokens: int) -> None:
         """Drop the row; no other row holds any of its data."""

@@ -116,7 +116,7 @@ def _leading_decodes(items: Sequence[ScheduledSequence]) -> int:
 
 def ids_of(items: Sequence[ScheduledSequence]) -> list[int]:
     """Token ids of all items, in their order."""
-    return [i for item in items for i in item.seq.token_ids[item.start : item.start + item.num_tokens]]
+    return [i for item in items for i in item.token_ids]
 
 
 def positions_of(items: Sequence[ScheduledSequence]) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from handler.runners.paged.attention import PagedStep
 from handler.runners.paged.cache import PagedCache
 from handler.runners.paged.decode_graphs import DecodeGraphs
 from handler.runners.paged.fusion import Fusion
-from handler.runners.paged.input import PagedInput, build_paged_input, is_decode
+from handler.runners.paged.input import PagedInput, build_paged_input
 from handler.runners.paged.probe import probe
 from handler.runners.paged.step_buffers import Shape, StepBuffers, decode_shapes, mixed_shapes, smallest
 from handler.runners.paged.varlen import missing_kernel
@@ -37,6 +38,7 @@ class PagedRunner:
     """`Runner` over `PagedCache`; the block tables are those of `BlockManager`."""
 
     name = "paged"
+    drafts_obstacle: str | None = None
 
     def __init__(self, loaded: LoadedModel, limits: Limits, fuses: bool = True) -> None:
         """`fuses`: decoder layers may be fused, where that is right."""
@@ -59,7 +61,7 @@ class PagedRunner:
         kernel = on_cuda and not self._gathers
         self._packs_windows = kernel and parts_agree(limits.page_size, loaded.dtype, loaded.device)
         capability = torch.cuda.get_device_capability(loaded.device) if on_cuda else (0, 0)
-        self._decode_shapes = decode_shapes(limits.max_num_seqs)
+        self._decode_shapes = decode_shapes(limits.max_decode_rows)
         most = most_static_tokens(loaded.model)
         mixed = mixed_shapes(limits.max_num_seqs, limits.max_model_len, capability)
         self._mixed_shapes = [shape for shape in mixed if most is None or shape.num_tokens <= most]
@@ -106,14 +108,23 @@ class PagedRunner:
         """The same item: its keys and values are written again to the same memory."""
         return item
 
+    def discard(self, item: ScheduledSequence, num_accepted: int) -> None:
+        """Nothing to do: a sequence never reads keys beyond its own."""
+
     def forget(self, slot: int, num_tokens: int) -> None:
         """Nothing to do: a sequence never reads keys beyond its own, so old page contents are harmless."""
 
     @torch.inference_mode()
     def run(self, batch: ScheduledBatch) -> StepLogits:
         """One forward pass, decodes first. The logits are valid until the next one."""
-        decodes = [item for item in batch.items if is_decode(item)]
-        chunks = [item for item in batch.items if not is_decode(item)]
+        samples = [item for item in batch.items if item.is_decode]
+        chunks = [item for item in batch.items if not item.is_decode]
+        # A draft's tokens are decodes of their own, over the same pages: the graphs of decodes serve them.
+        decodes = [row for item in samples for row in item.rows()]
+        found = self._run(decodes, chunks)
+        return replace(found, samples=[*samples, *found.samples[len(decodes) :]])
+
+    def _run(self, decodes: list[ScheduledSequence], chunks: list[ScheduledSequence]) -> StepLogits:
         shape = self._shape(decodes, chunks)
         if shape is not None:
             try:

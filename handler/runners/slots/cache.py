@@ -131,11 +131,11 @@ class SlotCache:
                 _by_token(target)[slot, :length].unflatten(0, (len(pages), -1)).copy_(found)
 
     @torch.inference_mode()
-    def erase(self, slot: int, num_tokens: int) -> None:
-        """Zero the first `num_tokens` tokens of a slot.
+    def erase(self, slot: int, num_tokens: int, first: int = 0) -> None:
+        """Zero the first `num_tokens` tokens of a slot, from position `first` on.
 
         A masked key has weight 0, but 0 times NaN is NaN: a NaN left here would reach the next sequence.
         """
         for parts in self._layers.values():
             for part in parts:
-                _by_token(part)[slot, :num_tokens].zero_()
+                _by_token(part)[slot, first:num_tokens].zero_()

@@ -99,7 +99,8 @@ class ModelInput:
 
     `input_ids`, `position_ids` int64 `[1, T]`; `flat_index` int64 `[T]`, where each token's key goes in the cache;
     `logits_index` int64 `[S + P]`, the rows whose logits are wanted: first the S that choose a token, in the order of
-    `samples`, then all rows of the chunks in `scored`, whose requests want prompt log-probabilities.
+    `samples` and of their drafts, then all rows of the chunks in `scored`, whose requests want prompt
+    log-probabilities.
     """
 
     input_ids: Tensor
@@ -113,9 +114,13 @@ class ModelInput:
 
 
 def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device) -> ModelInput:
-    """Flatten the batch. Rows: single tokens ordered by slot, then prompt chunks. `max_len` is a slot's, in tokens."""
+    """Flatten the batch. Rows: single tokens ordered by slot, then drafts, then prompt chunks.
+
+    `max_len` is a slot's, in tokens.
+    """
     singles = sorted((item for item in batch.items if item.num_tokens == 1), key=lambda item: item.seq.slot)
-    longer = [item for item in batch.items if item.num_tokens > 1]
+    drafts = [item for item in batch.items if item.draft]
+    longer = [item for item in batch.items if item.num_tokens > 1 and not item.draft]
     ids: list[int] = []
     positions: list[int] = []
     flat: list[int] = []
@@ -124,18 +129,22 @@ def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device)
     scored: list[ScheduledSequence] = []
     scored_rows: list[int] = []
     chunks: list[PrefillChunk] = []
-    for item in (*singles, *longer):
+    decodes = _group(singles, device)
+    for item in (*singles, *drafts, *longer):
         end = item.start + item.num_tokens
-        if item.num_tokens > 1:
+        if item.draft:
+            # As if each token came alone: a row's bits must not depend on the others.
+            decodes += [_decode_group([row], len(ids) + i, device) for i, row in enumerate(item.rows())]
+        elif item.num_tokens > 1:
             chunks.append(PrefillChunk(len(ids), item.num_tokens, item.seq.slot, item.start, bucket(end)))
         if item.scores_prompt:
             scored.append(item)
             scored_rows += range(len(ids), len(ids) + item.num_tokens)
-        ids += item.seq.token_ids[item.start : end]
+        ids += item.token_ids
         positions += range(item.start, end)
         flat += range(item.seq.slot * max_len + item.start, item.seq.slot * max_len + end)
         if item.samples:
-            sample_rows.append(len(ids) - 1)
+            sample_rows += range(len(ids) - 1 - len(item.draft), len(ids))
             samples.append(item)
     return ModelInput(
         input_ids=torch.tensor([ids], device=device),
@@ -144,7 +153,7 @@ def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device)
         logits_index=torch.tensor(sample_rows + scored_rows, dtype=torch.long, device=device),
         samples=samples,
         scored=scored,
-        decodes=_group(singles, device),
+        decodes=decodes,
         chunks=chunks,
     )
 

@@ -39,6 +39,7 @@ class SlotRunner:
     """Runs flattened batches through a transformers model and `SlotCache`."""
 
     name = "slots"
+    drafts_obstacle: str | None = None
 
     def __init__(
         self, loaded: LoadedModel, num_slots: int, max_len: int, num_stored_pages: int = 0, page_size: int = 32
@@ -64,7 +65,7 @@ class SlotRunner:
         """One forward pass; keys and values of all its tokens are in the cache afterwards."""
         model_input = build_model_input(batch, self.cache.max_len, self.loaded.device)
         logits = self._run(model_input)
-        num_samples = len(model_input.samples)
+        num_samples = sum(1 + len(item.draft) for item in model_input.samples)
         prompt: list[tuple[ScheduledSequence, Tensor]] = []
         first = num_samples
         for item in model_input.scored:
@@ -89,6 +90,11 @@ class SlotRunner:
     def retry(self, item: ScheduledSequence) -> ScheduledSequence:
         """The same item: its keys and values are written again to the same memory."""
         return item
+
+    def discard(self, item: ScheduledSequence, num_accepted: int) -> None:
+        """Zero the keys and values: the next tokens may read them, masked."""
+        first = item.start + item.num_tokens - len(item.draft) + num_accepted
+        self.cache.erase(item.seq.slot, item.start + item.num_tokens, first)
 
     def forget(self, slot: int, num_tokens: int) -> None:
         """Zero what the sequence wrote: the next one in the slot may read it, masked."""

@@ -5,6 +5,8 @@ Kept on the host from step to step, so that a step adds one token and reads no t
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,6 +50,13 @@ class TokenAmounts:
     def amounts(self) -> NDArray[np.float32]:
         """The amount of each of `ids`, float32 `[k]`."""
         return self._amounts[: self._size]
+
+    def copy(self) -> TokenAmounts:
+        """The same knowledge, which grows apart."""
+        found = copy.copy(self)
+        found._places = dict(self._places)
+        found._ids, found._counts, found._amounts = self._ids.copy(), self._counts.copy(), self._amounts.copy()
+        return found
 
     def update(self, seq: Sequence) -> list[int]:
         """Take in the tokens that have come since the last call. Returns the places in `ids` that changed."""

@@ -32,7 +32,7 @@ def strict_server(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) ->
         "DISABLE_GRAMMAR_SUPPORT": "true",
         "COMPUTE_TYPE": "1-tiny",
         "CORS_ALLOW_ORIGIN": "https://a.example,https://b.example",
-        "SPECULATE": "2",
+        "CUDA_GRAPHS": "2",
         "WEB_WORKERS": "1",
     }
     server = Server(tmp_path_factory.mktemp("strict") / "log", environ)

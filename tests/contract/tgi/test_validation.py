@@ -157,4 +157,4 @@ def test_limits_come_from_tgis_environment(strict_server: Server) -> None:
     refused(ask(**says("a")), "grammar is not supported")
     assert ask(max_new_tokens=1).headers["x-compute-type"] == "1-tiny"
     log = strict_server.log.read_text()
-    assert "SPECULATE is ignored: " in log
+    assert "CUDA_GRAPHS is ignored: " in log

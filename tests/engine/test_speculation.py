@@ -1,0 +1,190 @@
+"""Whatever is guessed, each request gets the tokens, reasons and log-probabilities that it gets without guesses."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from handler.runners.paged.runner import PagedRunner
+from handler.sampling.grammar import GrammarCompiler
+from handler.scheduling.sequence import Sequence
+from handler.seam.protocol import Grammar, GrammarKind, ThinkingLimit
+from handler.speculation.drafter import NgramDrafter
+from tests.support import tiny_models
+from tests.support.local_engine import LocalEngine, Outcome, limits, loaded
+from tests.support.pretend_cuda import Gpus, gpus_of, pretend_cuda
+from tests.support.schedules import CROWDS, Wish, alone, differs, draw, engine, play
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+_NUM_SCHEDULES = 3
+_GRAMMARS = (
+    Grammar(GrammarKind.REGEX, "[a-c]{3,9}(xy)+"),
+    Grammar(GrammarKind.JSON_SCHEMA, '{"type": "array", "items": {"enum": ["aa", "bb", 17]}, "minItems": 2}'),
+)
+
+
+class Oracle:
+    """Drafts the answers that are known, with a wrong token here and there."""
+
+    def __init__(self, seed: int) -> None:
+        self.answers: dict[int, list[int]] = {}
+        self.num_proposed = self.num_steps = 0
+        self._random = random.Random(seed)
+
+    def propose(self, seqs: list[Sequence], max_tokens: list[int], budget: int) -> list[tuple[int, ...]]:
+        drafts = []
+        for seq, most in zip(seqs, max_tokens, strict=True):
+            draft = self._draft(seq, min(most, budget))
+            budget -= len(draft)
+            drafts.append(draft)
+        self.num_proposed += sum(map(len, drafts))
+        return drafts
+
+    def _draft(self, seq: Sequence, most: int) -> tuple[int, ...]:
+        known = self.answers.get(seq.sampling.seed, [])[seq.num_output_tokens :]
+        draft = [*known, 1, 2, 3][: min(most, self._random.randrange(7))]
+        return tuple(token if self._random.random() < 0.85 else self._random.randrange(250) for token in draft)
+
+    def observe(self, num_rows: int, seconds: float) -> None:
+        self.num_steps += 1
+
+
+@pytest.fixture(scope="module")
+def solos(tmp_path_factory: pytest.TempPathFactory, grammars: GrammarCompiler) -> Iterator[dict[str, LocalEngine]]:
+    """An engine for each layout of memory, in which requests run alone and unguessed."""
+    directory = tmp_path_factory.mktemp("solo")
+    found = {name: engine(directory / name, kind, grammars) for name, kind in (("slots", "roomy"), ("paged", "paged"))}
+    yield found
+    for each in found.values():
+        each.close()
+
+
+@pytest.fixture(scope="module")
+def grammars(tmp_path_factory: pytest.TempPathFactory) -> GrammarCompiler:
+    directory = tmp_path_factory.mktemp("tokenizer")
+    tiny_models.write_tokenizer(directory)
+    return GrammarCompiler(directory / "tokenizer.json", tiny_models.VOCAB_SIZE, {tiny_models.EOS_ID})
+
+
+def wishes_of(seed: int) -> list[Wish]:
+    """A random schedule in which some requests have a grammar or a limit of thought; longer answers than usual."""
+    rng = random.Random(seed)
+    found = []
+    for wish in draw(seed):
+        sampling = wish.sampling | {"max_tokens": rng.randrange(1, 30)}
+        if rng.random() < 0.25:
+            sampling["grammar"] = rng.choice(_GRAMMARS)
+            sampling.pop("bad_words", None)
+        elif rng.random() < 0.2:
+            sampling["thinking"] = ThinkingLimit(4, (), (99,), (7, 8, 9))
+        elif rng.random() < 0.1:
+            sampling["watermark"] = (0.5, 2.0)
+        found.append(replace(wish, sampling=sampling))
+    return found
+
+
+def check(guessing: LocalEngine, drafter: Oracle, solo: LocalEngine, seed: int) -> None:
+    """Play a schedule while its answers are guessed."""
+    wishes = wishes_of(seed)
+    expected = [alone(solo, wish) for wish in wishes]
+    drafter.answers = {wish.sampling["seed"]: outcome.token_ids for wish, outcome in zip(wishes, expected, strict=True)}
+    play(guessing, wishes)
+    for wish, outcome in zip(wishes, expected, strict=True):
+        got = wish.outcome
+        assert got is not None
+        if guessing.core.runner.name != "slots":
+            # torch's float32 product rounds by the number of rows (decision 0007), with guesses and without.
+            assert differs(wish, outcome) is None, (seed, wish.sampling)
+        elif wish.leaves is not None and not got.done:
+            assert got.token_ids == outcome.token_ids[: len(got.token_ids)]
+            assert got.logprobs == outcome.logprobs[: len(got.logprobs)]
+        else:
+            assert comparable(got) == comparable(outcome), (seed, wish.sampling)
+
+
+def comparable(outcome: Outcome) -> object:
+    error = None if outcome.error is None else (outcome.error.code, outcome.error.message)
+    return outcome.token_ids, outcome.logprobs, outcome.prompt_logprobs, outcome.finish_reason, error
+
+
+@pytest.mark.parametrize("kind", CROWDS)
+def test_guesses_change_nothing(
+    kind: str, tmp_path: Path, solos: dict[str, LocalEngine], grammars: GrammarCompiler
+) -> None:
+    guessing = engine(tmp_path / "guessing", kind, grammars)
+    drafter = guessing.core.scheduler.drafter = Oracle(0)
+    try:
+        for seed in range(_NUM_SCHEDULES):
+            check(guessing, drafter, solos[guessing.core.runner.name], seed)
+        board, scheduler = guessing.core.board, guessing.core.scheduler
+        assert board["generated_tokens"] > 1.3 * board["steps"]
+        assert drafter.num_proposed > board["generated_tokens"] / 2
+        assert scheduler.num_preemptions > 0 or "preempting" not in kind
+        assert (scheduler.kv.prefix_hit_tokens > 0) == kind.startswith(("reusing", "paged"))
+    finally:
+        guessing.close()
+
+
+def test_the_engine_drafts_from_the_text(tmp_path: Path, solos: dict[str, LocalEngine]) -> None:
+    """A request whose answer repeats itself, with the drafter that SPECULATE asks for and steps that cost nothing."""
+    guessing = engine(tmp_path / "guessing", "roomy")
+    drafter = guessing.core.scheduler.drafter = NgramDrafter(8)
+    drafter.observe(1, 1.0)
+    drafter.observe(9, 1.0)
+    drafter.observe = lambda num_rows, seconds: None  # type: ignore[method-assign]
+    sampling = {"max_tokens": 60, "logit_bias": dict.fromkeys((1, 2, 3), 90.0), "repetition_penalty": 0.7}
+    try:
+        found = guessing.submit([1, 2, 3] * 10, **sampling)
+        guessing.run()
+        expected = solos["slots"].submit([1, 2, 3] * 10, **sampling)
+        solos["slots"].run()
+        assert comparable(found) == comparable(expected)
+        assert guessing.core.board["steps"] < 30
+    finally:
+        guessing.close()
+
+
+def test_graphs_of_decodes_verify_drafts_and_no_step_waits_more(tmp_path: Path, grammars: GrammarCompiler) -> None:
+    """On a pretended GPU, whose host waits are counted."""
+    with pretend_cuda(gpus_of("A10G")) as gpus:
+        engines = []
+        for name in ("solo", "guessing"):
+            bounds = limits(page_size=256, capacity_tokens=4096)
+            runner = PagedRunner(loaded(tiny_models.build("llama").to("cuda", torch.bfloat16)), bounds)
+            runner.prove()
+            assert runner.graphs
+            (tmp_path / name).mkdir()
+            engines.append(LocalEngine(runner, bounds, tmp_path / name, grammars=grammars))
+        solo, guessing = engines
+        drafter = guessing.core.scheduler.drafter = Oracle(1)
+        graphs: Any = guessing.core.runner
+        replays = []
+        replay = graphs.graphs.replay
+        graphs.graphs.replay = lambda shape: (replays.append(shape.num_decodes), replay(shape))[1]
+        try:
+            check(guessing, drafter, solo, 1)
+            assert max(replays) > 4
+            drafter.answers = {5: waited(solo, gpus)[0]}
+            (tokens, before), (same, after) = waited(solo, gpus), waited(guessing, gpus)
+            assert same == tokens
+            assert after <= before
+        finally:
+            for each in engines:
+                each.close()
+
+
+def waited(engine: LocalEngine, gpus: Gpus) -> tuple[list[int], float]:
+    """An answer, and how often a step of it waited for the GPU."""
+    outcome = engine.submit([5, 9, 17], max_tokens=12, temperature=0.8, seed=5, repetition_penalty=1.3)
+    engine.step()
+    waits, steps = gpus.waits.total(), engine.core.board["steps"]
+    while not outcome.done:
+        engine.step()
+    return outcome.token_ids, (gpus.waits.total() - waits) / (engine.core.board["steps"] - steps)
