@@ -9,7 +9,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from container.api import openai, tgi
+from container.api import openai, responses, tgi
 from container.api.adapters import without_adapters
 from container.api.dialect import Dialect
 from container.api.operation import Form, Operation, describe
@@ -35,11 +35,13 @@ class _Target:
 
 _CHAT = _Target(openai.dialect, openai.answer_chat)
 _COMPLETION = _Target(openai.dialect, openai.answer_completion)
+_RESPONSE = _Target(responses.dialect, responses.answer_response)
 _COMPAT_GENERATE = _Target(tgi.dialect, tgi.answer_compat_generate)
 # The routes that `route=` may name: inference only, neither health nor documents.
 _ROUTES: dict[str, _Target] = {
     "/v1/chat/completions": _CHAT,
     "/v1/completions": _COMPLETION,
+    "/v1/responses": _RESPONSE,
     "/generate": _Target(tgi.dialect, partial(tgi.answer_generate, streaming=False)),
     "/generate_stream": _Target(tgi.dialect, partial(tgi.answer_generate, streaming=True)),
     "/tokenize": _Target(tgi.dialect, lambda body, _record: tgi.answer_tokenize(body)),
@@ -52,9 +54,14 @@ _ROUTES: dict[str, _Target] = {
     Operation(
         tag="SageMaker",
         summary="TGI's or OpenAI's body; its shape decides",
-        bodies=(Form(tgi.CompatGenerateBody, tgi.document_rules.COMPAT), openai.CHAT_FORM, openai.COMPLETION_FORM),
-        answer=(list[tgi.GenerateAnswer], openai.ChatCompletion, openai.TextCompletion),
-        event=(tgi.StreamEvent, openai.ChatChunk, openai.TextCompletion),
+        bodies=(
+            Form(tgi.CompatGenerateBody, tgi.document_rules.COMPAT),
+            openai.CHAT_FORM,
+            openai.COMPLETION_FORM,
+            responses.FORM,
+        ),
+        answer=(list[tgi.GenerateAnswer], openai.ChatCompletion, openai.TextCompletion, responses.ResponseAnswer),
+        event=(tgi.StreamEvent, openai.ChatChunk, openai.TextCompletion, *responses.EVENTS),
         last_event=sse.DONE_DATA,
         error=(tgi.ErrorAnswer, openai.ErrorBody),
         errors=(400, 404, 413, 415, 422, 424, 429, 500, 503, 504),
@@ -97,7 +104,7 @@ def _target_named(attributes: str) -> _Target | None:
 
 
 def _target_by_shape(body: dict[str, Any]) -> _Target:
-    """TGI's order (router/src/sagemaker.rs): a string `inputs`, then `messages`, then `prompt`."""
+    """TGI's order (router/src/sagemaker.rs): a string `inputs`, then `messages`, then `prompt`. Last, `input`."""
     if isinstance(body.get("inputs"), str):
         return _COMPAT_GENERATE
     if "messages" in body:
@@ -106,4 +113,6 @@ def _target_by_shape(body: dict[str, Any]) -> _Target:
         return _COMPLETION
     if "inputs" in body:
         return _COMPAT_GENERATE
+    if "input" in body:
+        return _RESPONSE
     raise WrongShape("data did not match any variant of untagged enum SagemakerRequest")
