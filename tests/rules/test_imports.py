@@ -227,7 +227,7 @@ def of_dialects(arrows: set[tuple[str, str]], importer: str, dialects: set[str])
 
 
 # Other words for a chat: what they ask is a `Chat` of package openai (decision 0127).
-CHATS = {"responses"}
+CHATS = {"anthropic", "responses"}
 
 
 @pytest.mark.parametrize("dialect", sorted(DIALECTS - {"sagemaker"}))

@@ -12,48 +12,43 @@ from container.api.openai.answer_types import ScoredToken
 Status = Literal["in_progress", "completed", "incomplete"]
 
 
-class OutputText(msgspec.Struct, frozen=True, kw_only=True):
+class OutputText(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="output_text"):
     """A piece of the answer's text; `logprobs` are empty unless they are asked for."""
 
-    type: Literal["output_text"] = "output_text"
     text: str
     annotations: list[Any] = []
     logprobs: list[ScoredToken] = []
 
 
-class ReasoningText(msgspec.Struct, frozen=True, kw_only=True):
+class ReasoningText(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="reasoning_text"):
     """A piece of a thought."""
 
-    type: Literal["reasoning_text"] = "reasoning_text"
     text: str
 
 
-class OutputMessage(msgspec.Struct, frozen=True, kw_only=True):
+class OutputMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="message"):
     """The answer's text."""
 
     id: str
-    type: Literal["message"] = "message"
     role: Literal["assistant"] = "assistant"
     status: Status
     content: list[OutputText]
 
 
-class OutputReasoning(msgspec.Struct, frozen=True, kw_only=True):
+class OutputReasoning(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="reasoning"):
     """A thought. `encrypted_content` is the same text in base64, for clients that send nothing else back."""
 
     id: str
-    type: Literal["reasoning"] = "reasoning"
     status: Status
     summary: list[Any] = []
     content: list[ReasoningText]
     encrypted_content: str | UnsetType = UNSET
 
 
-class OutputCall(msgspec.Struct, frozen=True, kw_only=True):
+class OutputCall(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="function_call"):
     """A function call that the client should make. `call_id` joins it to its result; `id` is the item's."""
 
     id: str
-    type: Literal["function_call"] = "function_call"
     status: Status
     call_id: str
     name: str

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from typing import Any
 
 from container.api.ignored_fields import note_ignored
+from container.api.openai.carried_thought import thought_in
 from container.api.openai.system_messages import SYSTEM_ROLES
 from container.api.responses.items import CallItem, InputItem, MessageItem, ReasoningItem, ResultItem, text_of_parts
 from container.api.responses.tools import Offer
 
 Message = dict[str, Any]
-# `encrypted_content` is the thought itself: clients such as Codex send back nothing else of it.
-_PLAIN = "plain:"
 
 
 def messages_of(instructions: str | None, given: str | Sequence[InputItem], offered: Offer) -> list[Message]:
@@ -68,21 +65,14 @@ def _extend(message: Message, key: str, text: str, between: str = "\n") -> None:
         message[key] = found
 
 
-def encoded(thought: str) -> str:
-    """A thought as `encrypted_content`."""
-    return _PLAIN + b64encode(thought.encode("utf-8", "surrogatepass")).decode()
-
-
 def _thought(item: ReasoningItem) -> str:
     """The text of a thought, by the fullest account that the item has of it."""
     if item.content:
         return "".join(part.text for part in item.content)
     if item.encrypted_content is not None:
-        try:
-            if item.encrypted_content.startswith(_PLAIN):
-                raw = b64decode(item.encrypted_content.removeprefix(_PLAIN), validate=True)
-                return raw.decode("utf-8")
-        except (binascii.Error, UnicodeDecodeError):
-            pass
+        # Clients such as Codex send back nothing else of a thought.
+        found = thought_in(item.encrypted_content)
+        if found is not None:
+            return found
         note_ignored("input[].encrypted_content", "another server has written it")
     return "\n".join(part.text for part in item.summary or ())

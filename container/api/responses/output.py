@@ -11,9 +11,9 @@ import msgspec
 from msgspec import UNSET
 
 from container.api.openai.answer_types import CallFragment, ChatDelta, ScoredToken
+from container.api.openai.carried_thought import carried
 from container.api.responses import answer_types as types
 from container.api.responses.answer_types import OutputCall, OutputItem, OutputMessage, OutputReasoning, Status
-from container.api.responses.history import encoded
 from container.api.responses.tools import Offer
 
 _ItemKind = Literal["response.output_item.added", "response.output_item.done"]
@@ -161,7 +161,7 @@ class Output:
         if isinstance(item, OutputCall):
             return msgspec.structs.replace(item, status=status, arguments=text)
         if isinstance(item, OutputReasoning) and self._encrypts:
-            item = msgspec.structs.replace(item, encrypted_content=encoded(text))
+            item = msgspec.structs.replace(item, encrypted_content=carried(text))
         return msgspec.structs.replace(item, status=status, content=[self._part()])
 
 

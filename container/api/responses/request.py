@@ -48,7 +48,7 @@ _LABELS = Ignored("it labels the request")
 _CACHE_HINT = Ignored("prefixes are cached anyway")
 
 
-class TextFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="text"):
+class PlainFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="text"):
     """Any text."""
 
 
@@ -70,7 +70,7 @@ class SchemaFormat(
 class TextOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The form of the text. No model follows `verbosity` reliably: it is logged and changes nothing."""
 
-    format: TextFormat | ObjectFormat | SchemaFormat | None = None
+    format: PlainFormat | ObjectFormat | SchemaFormat | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
@@ -220,7 +220,7 @@ def _note_ignored(request: ResponseRequest) -> None:
 
 def _constraint(request: ResponseRequest) -> Constraint | None:
     wanted = None if request.text is None else request.text.format
-    if wanted is None or isinstance(wanted, TextFormat):
+    if wanted is None or isinstance(wanted, PlainFormat):
         return None
     if isinstance(wanted, ObjectFormat):
         return Constraint("text.format", schema_grammar({"type": "object"}, "text.format"))

@@ -93,7 +93,7 @@ class AllowedTool(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
 
 
-class AllowedTools(
+class ToolSubset(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="allowed_tools"
 ):
     """A subset of the tools, for this request only."""
@@ -102,7 +102,7 @@ class AllowedTools(
     tools: Annotated[list[AllowedTool], Meta(min_length=1)]
 
 
-ToolChoice = Literal["none", "auto", "required"] | FunctionChoice | AllowedTools
+ToolChoice = Literal["none", "auto", "required"] | FunctionChoice | ToolSubset
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ def tool_use(offered: Offer, choice: ToolChoice | None, parallel: bool | None) -
     functions = offered.functions
     if isinstance(choice, FunctionChoice):
         return ToolUse(functions, (_named(choice.name, offered, "tool_choice.name"),), parallel=False)
-    if isinstance(choice, AllowedTools):
+    if isinstance(choice, ToolSubset):
         chosen = _chosen(choice, offered)
         return ToolUse(chosen, chosen if choice.mode == "required" else (), parallel is not False) if chosen else None
     if not functions and choice == "required":
@@ -177,7 +177,7 @@ def tool_use(offered: Offer, choice: ToolChoice | None, parallel: bool | None) -
     return ToolUse(functions, functions if choice == "required" else (), parallel is not False)
 
 
-def _chosen(choice: AllowedTools, offered: Offer) -> tuple[Function, ...]:
+def _chosen(choice: ToolSubset, offered: Offer) -> tuple[Function, ...]:
     chosen = tuple(
         _named(tool.name or "", offered, f"tool_choice.tools[{i}].name")
         for i, tool in enumerate(choice.tools)
