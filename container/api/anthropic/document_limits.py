@@ -13,7 +13,8 @@ _STRUCTS = (
     *(blocks.TextBlock, blocks.ThinkingBlock, blocks.RedactedThinkingBlock, blocks.ToolUseBlock),
     *(blocks.ToolResultBlock, blocks.UserTurn, blocks.AssistantTurn, blocks.SystemTurn, tools.CustomTool),
     *(request.MessagesRequest, request.CountRequest, request.ThinkingAdaptive, request.ThinkingOff),
-    *(request.AnswerSchema, request.OutputConfig),
+    *(request.AnswerSchema, request.OutputConfig, request.ThinkingOn),
+    *(tools.AutoChoice, tools.AnyChoice, tools.NamedChoice, tools.NoChoice),
 )
 
 
@@ -26,10 +27,11 @@ def write_limits(schemas: dict[str, Any], settings: Settings, _served: ServedMod
             settings.max_stop_sequences
         )
     for struct in _STRUCTS:
-        write_rules(schemas[struct.__name__]["properties"], struct.foreign)
+        write_rules(schemas[struct.__name__]["properties"], getattr(struct, "foreign", {}))
         # Fields of Anthropic's newest betas are taken.
         schemas[struct.__name__]["additionalProperties"] = True
     schemas["CustomTool"]["required"].remove("type")
+    schemas["CustomTool"]["properties"]["type"]["enum"].append(None)
     schemas["SkippedServerTool"] = {
         "type": "object",
         "description": schemas["SkippedServerTool"]["description"],

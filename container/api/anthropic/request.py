@@ -29,6 +29,7 @@ from container.errors import InvalidRequest
 from container.serving.served_model import ServedModel
 from container.settings import Settings
 
+_MAX_BUDGET = 2**63 - 1
 _BUDGET = "thinking.budget_tokens"
 _ALLOWED: Mapping[str, str] = {
     **blocks.ALLOWED,
@@ -61,7 +62,7 @@ class ThinkingOn(
 ):
     """Think, for at most `budget_tokens` if the model's thoughts have an end that can be forced."""
 
-    budget_tokens: Annotated[int | None, shown(minimum=0)] = None
+    budget_tokens: Annotated[int | None, shown(minimum=0, maximum=_MAX_BUDGET)] = None
     display: Literal["summarized", "omitted"] | None = None
 
 
@@ -143,7 +144,8 @@ def parse_messages(body: dict[str, Any], kind: type[CountRequest], settings: Set
     request = read(known, kind, _ALLOWED, takes_unknown=True)
     check_bounds(request)
     if isinstance(request.thinking, ThinkingOn) and request.thinking.budget_tokens is not None:
-        check(_BUDGET, "at least 0", request.thinking.budget_tokens, request.thinking.budget_tokens >= 0)
+        budget = request.thinking.budget_tokens
+        check(_BUDGET, f"from 0 to {_MAX_BUDGET}", budget, 0 <= budget <= _MAX_BUDGET)
     stops = request.stop_sequences or []
     limit = settings.max_stop_sequences
     check("stop_sequences", f"at most {limit} strings", len(stops), len(stops) <= limit)

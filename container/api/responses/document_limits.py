@@ -23,6 +23,7 @@ def write_limits(schemas: dict[str, Any], settings: Settings, served: ServedMode
         write_rules(schemas[struct.__name__]["properties"], struct.foreign)
     message = schemas["MessageItem"]
     message["required"].remove("type")
+    message["properties"]["type"]["enum"].append(None)
     # Any tool that is not offered may have any fields.
     schemas["SkippedTool"] = {
         "type": "object",

@@ -26,6 +26,8 @@ from container.settings import Settings
 
 _MAX_TOP_LOGPROBS = 20
 _MAX_PAIRS, _MAX_KEY_CHARS, _MAX_VALUE_CHARS = 16, 64, 512
+_Key = Annotated[str, shown(maxLength=_MAX_KEY_CHARS)]
+_Value = Annotated[str, shown(maxLength=_MAX_VALUE_CHARS)]
 _LOGPROBS = "message.output_text.logprobs"
 _ENCRYPTED = "reasoning.encrypted_content"
 _INCLUDABLE = (
@@ -39,7 +41,7 @@ _ALLOWED = {
     **items.ALLOWED,
     **tools.ALLOWED,
     "text.format.type": "one of text, json_object, json_schema",
-    "truncation": 'one of "auto", "disabled"',
+    "truncation": '"disabled"; a prompt that is too long is refused',
 }
 # Rules between fields, which types cannot express; for the OpenAPI document.
 RULE: dict[str, Any] = STREAM_RULE
@@ -131,8 +133,8 @@ class ResponseRequest(TokenFields, frozen=True, kw_only=True, forbid_unknown_fie
     reasoning: ReasoningOptions | None = None
     include: list[Annotated[str, shown(enum=list(_INCLUDABLE))]] | None = None
     top_logprobs: Annotated[int | None, within(0, _MAX_TOP_LOGPROBS)] = None
-    truncation: Literal["auto", "disabled"] | None = None
-    metadata: Annotated[dict[str, str] | None, shown(maxProperties=_MAX_PAIRS)] = None
+    truncation: Literal["disabled"] | None = None
+    metadata: Annotated[dict[_Key, _Value] | None, shown(maxProperties=_MAX_PAIRS)] = None
     store: bool | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
     user: str | None = None
@@ -203,10 +205,6 @@ def _check_own_fields(request: ResponseRequest) -> None:
         check("metadata", allowed, key, len(key) <= _MAX_KEY_CHARS and len(value) <= _MAX_VALUE_CHARS)
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest("`stream_options` is only allowed when `stream` is true", param="stream_options")
-    if request.truncation == "auto":
-        raise InvalidRequest(
-            '`truncation` "auto" is not supported: a prompt that is too long is refused', param="truncation"
-        )
     _note_ignored(request)
 
 

@@ -8,6 +8,7 @@ from agents import (
     AsyncOpenAI,
     ModelSettings,
     OpenAIChatCompletionsModel,
+    OpenAIResponsesModel,
     Runner,
     function_tool,
     set_tracing_disabled,
@@ -31,6 +32,12 @@ def model(url: str) -> OpenAIChatCompletionsModel:
     return OpenAIChatCompletionsModel("m", openai_client=client)
 
 
+def responding(url: str) -> OpenAIResponsesModel:
+    """The client's default model."""
+    client = AsyncOpenAI(base_url=f"{url}/v1", api_key=task.KEY, max_retries=0)
+    return OpenAIResponsesModel("m", openai_client=client)
+
+
 # Without `include_usage` the client asks for no usage in streams.
 greedy = ModelSettings(temperature=task.TEMPERATURE, max_tokens=task.MAX_TOKENS, include_usage=True)
 agent = Agent("helper", instructions=task.SYSTEM, model=model(task.URL), model_settings=greedy)
@@ -44,7 +51,7 @@ verbose = ModelSettings(
 )
 
 
-async def streamed() -> tuple[list[str], int]:
+async def streamed(agent: Agent) -> tuple[list[str], int]:
     run = Runner.run_streamed(agent, task.QUESTION)
     pieces = [
         event.data.delta
@@ -56,9 +63,18 @@ async def streamed() -> tuple[list[str], int]:
 
 async def everything() -> dict[str, object]:
     whole = await Runner.run(agent, task.QUESTION)
-    pieces, stream_usage = await streamed()
+    pieces, stream_usage = await streamed(agent)
     capital = Agent("teacher", model=model(task.URL), output_type=Capital, model_settings=ModelSettings(temperature=0))
     assistant = Agent("assistant", model=model(task.SCRIPTED), tools=[function_tool(task.weather)])
+    settings = ModelSettings(temperature=task.TEMPERATURE, max_tokens=task.MAX_TOKENS)
+    responder = Agent("r", instructions=task.SYSTEM, model=responding(task.URL), model_settings=settings)
+    said = await Runner.run(responder, task.QUESTION)
+    told, _ = await streamed(responder)
+    formed = Agent("f", model=responding(task.URL), output_type=Capital, model_settings=ModelSettings(temperature=0))
+    both = Agent("b", model=responding(task.SCRIPTED), tools=[function_tool(task.weather), function_tool(task.clock)])
+    run = Runner.run_streamed(both, task.WEATHER_QUESTION)
+    async for _ in run.stream_events():
+        pass
     try:
         await Runner.run(
             Agent("wrong", model=model(task.URL), model_settings=ModelSettings(temperature=-1)), task.QUESTION
@@ -72,6 +88,12 @@ async def everything() -> dict[str, object]:
         "stream_usage": stream_usage,
         "structured": (await Runner.run(capital, task.CAPITAL_QUESTION)).final_output.model_dump(),
         "tools": (await Runner.run(assistant, task.WEATHER_QUESTION)).final_output,
+        "responses": said.final_output,
+        "usage_of_responses": said.context_wrapper.usage.output_tokens,
+        "stream_of_responses": told,
+        "structured_by_responses": (await Runner.run(formed, task.CAPITAL_QUESTION)).final_output.model_dump(),
+        "tools_by_responses": (await Runner.run(both, task.WEATHER_QUESTION)).final_output,
+        "tools_by_streamed_responses": run.final_output,
         "error": error,
         "settings_of_newer_models": (
             await Runner.run(

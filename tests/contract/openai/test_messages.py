@@ -210,7 +210,7 @@ def test_a_budget_where_thoughts_can_be_ended(server_for: Callable[[str], Script
         server.engine.says("ok")
         ok(server, thinking=thinking)
         limit = server.engine.requests[-1].sampling.thinking
-        assert (limit is not None and limit.budget == 9) == limited, template
+        assert (limit is not None and limit.num_tokens == 9) == limited, template
 
 
 def test_the_last_answer_is_continued(qwen: ScriptedServer) -> None:
