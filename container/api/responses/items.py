@@ -13,7 +13,7 @@ _STORED: Rules = dict.fromkeys(
     Ignored("it belongs to the client's own records"),
 )
 _ECHO: Rules = dict.fromkeys(
-    ("phase", "agent", "caller", "async", "annotations", "logprobs", "parsed", "parsed_arguments"),
+    ("phase", "agent", "caller", "async", "async_", "annotations", "logprobs", "parsed", "parsed_arguments"),
     Ignored("it repeats a part of an earlier answer"),
 )
 _CACHE_HINT: Rules = dict.fromkeys(("cache_control", "prompt_cache_breakpoint"), Ignored("prefixes are cached anyway"))

@@ -48,7 +48,8 @@ class FunctionTool(
 
     foreign: ClassVar[Rules] = {
         **dict.fromkeys(
-            ("allowed_callers", "async", "metadata", "cache_control"), Ignored("it is meant for other servers")
+            ("allowed_callers", "async", "async_", "metadata", "cache_control"),
+            Ignored("it is meant for other servers"),
         ),
         "defer_loading": Ignored("every function is offered from the start"),
         "output_schema": Ignored("only `parameters` are enforced"),

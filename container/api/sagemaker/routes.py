@@ -62,6 +62,7 @@ _ROUTES: dict[str, _Target] = {
             openai.CHAT_FORM,
             openai.COMPLETION_FORM,
             responses.FORM,
+            anthropic.FORM,
         ),
         answer=(
             list[tgi.GenerateAnswer],
