@@ -57,7 +57,7 @@ REPORTED = {
         *("stream_usage", "async_stream", "tools_replayed_as_dumped", "models"),
     },
     "openai-agents": {
-        *(*COMMON, *RESPONSES, "structured_by_responses", "tools_by_streamed_responses"),
+        *(*COMMON, "structured_by_responses", "tools_by_responses", "tools_by_streamed_responses"),
         *("stream_usage", "settings_of_newer_models"),
     },
     "pydantic-ai": {

@@ -18,6 +18,7 @@ from container.api.anthropic.blocks import (
 )
 from container.api.ignored_fields import note_ignored
 from container.api.openai.carried_thought import thought_in
+from container.api.openai.turns import Turns
 
 Message = dict[str, Any]
 # Claude Code puts a line before its system prompt that differs from call to call: no prefix would be found again.
@@ -25,34 +26,32 @@ _BILLING = "x-anthropic-billing-header:"
 _ERROR = "Error"
 
 
-def messages_of(system: str | list[TextBlock] | None, turns: Sequence[Turn]) -> list[Message]:
+def messages_of(system: str | list[TextBlock] | None, given: Sequence[Turn]) -> list[Message]:
     """The conversation; adjacent turns of one side are one message. Results of calls stand before the turn's text."""
-    found: list[Message] = []
+    turns = Turns()
     blocks = [TextBlock(text=system)] if isinstance(system, str) else system or []
     texts = [block.text for block in blocks if block.text and not block.text.startswith(_BILLING)]
     if texts:
-        found.append({"role": "system", "content": "\n\n".join(texts)})
-    for turn in turns:
+        turns.add("system", *texts)
+    for turn in given:
         match turn:
             case UserTurn():
-                _add_user(found, turn)
+                _add_user(turns, turn)
             case AssistantTurn():
-                _add_assistant(found, turn)
+                _add_assistant(turns, turn)
             case SystemTurn():
-                found.append({"role": "system", "content": _text(turn.content)})
-    return found
+                turns.lead("system", _text(turn.content))
+    return turns.messages()
 
 
-def _add_user(messages: list[Message], turn: UserTurn) -> None:
+def _add_user(turns: Turns, turn: UserTurn) -> None:
     blocks = [TextBlock(text=turn.content)] if isinstance(turn.content, str) else turn.content
     results = [block for block in blocks if isinstance(block, ToolResultBlock)]
-    messages += ({"role": "tool", "tool_call_id": each.tool_use_id, "content": _result(each)} for each in results)
+    for result in results:
+        turns.result(result.tool_use_id, _result(result))
     texts = [block.text for block in blocks if isinstance(block, TextBlock)]
-    if not texts and results:
-        return
-    if not messages or messages[-1]["role"] != "user":
-        messages.append({"role": "user", "content": ""})
-    messages[-1]["content"] = "\n\n".join(filter(None, (messages[-1]["content"], *texts)))
+    if texts or not results:
+        turns.go_on("user", *texts)
 
 
 def _result(block: ToolResultBlock) -> str:
@@ -62,23 +61,16 @@ def _result(block: ToolResultBlock) -> str:
     return f"{_ERROR}: {text}" if failed else text
 
 
-def _add_assistant(messages: list[Message], turn: AssistantTurn) -> None:
-    if not messages or messages[-1]["role"] != "assistant":
-        messages.append({"role": "assistant", "content": ""})
-    message = messages[-1]
-    blocks = [TextBlock(text=turn.content)] if isinstance(turn.content, str) else turn.content
-    for block in blocks:
+def _add_assistant(turns: Turns, turn: AssistantTurn) -> None:
+    turns.go_on("assistant")
+    for block in [TextBlock(text=turn.content)] if isinstance(turn.content, str) else turn.content:
         match block:
             case TextBlock(text=text):
-                message["content"] = "\n".join(filter(None, (message["content"], text)))
+                turns.go_on("assistant", text)
             case ToolUseBlock():
-                function = {"name": block.name, "arguments": block.input}
-                call = {"id": block.id, "type": "function", "function": function}
-                message.setdefault("tool_calls", []).append(call)
+                turns.call(block.id, block.name, block.input)
             case ThinkingBlock():
-                thought = block.thinking or thought_in(block.signature or "") or ""
-                if thought:
-                    message["reasoning_content"] = "\n".join(filter(None, (message.get("reasoning_content"), thought)))
+                turns.think(block.thinking or thought_in(block.signature or "") or "")
             case RedactedThinkingBlock():
                 note_ignored("messages[].content[].data", "another server has encrypted this thought")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -106,7 +107,7 @@ class ToolSubset(
 ToolChoice = Literal["none", "auto", "required"] | FunctionChoice | ToolSubset
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Offer:
     """The functions as the model sees them. `origins` leads from the name it calls to namespace and name."""
 
@@ -115,24 +116,28 @@ class Offer:
 
     def offered(self, namespace: str | None, name: str) -> str:
         """The name under which the model knows a function of an earlier call."""
-        found = (offered for offered, origin in self.origins.items() if origin == (namespace, name))
-        return next(found, name)
+        return self.names.get((namespace, name), name)
+
+    @cached_property
+    def names(self) -> dict[tuple[str | None, str], str]:
+        """`origins` in the other direction."""
+        return {origin: offered for offered, origin in self.origins.items()}
 
 
 def without_foreign(tools: Any) -> Any:
     """The tools of a body, with `SkippedTool` for each of a type that is not offered, also inside namespaces."""
-    if not isinstance(tools, list):
-        return tools
-    return [_known(tool) for tool in tools]
+    return [_known(tool) for tool in tools] if isinstance(tools, list) else tools
 
 
-def _known(tool: Any) -> Any:
+def _known(tool: Any, *, nested: bool = False) -> Any:
     if not isinstance(tool, dict) or not isinstance(tool.get("type"), str):
         return tool
     if tool["type"] not in _OFFERED:
         note_ignored(f"tools[type={tool['type'][:40]}]", "only functions are offered to the model")
         return {"type": SKIPPED}
-    return {**tool, "tools": without_foreign(tool.get("tools"))} if tool["type"] == "namespace" else tool
+    if nested or tool["type"] != "namespace" or not isinstance(tool.get("tools"), list):
+        return tool
+    return {**tool, "tools": [_known(each, nested=True) for each in tool["tools"]]}
 
 
 def offer(tools: Sequence[AnyTool]) -> Offer:

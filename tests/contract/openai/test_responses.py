@@ -333,6 +333,15 @@ def test_what_is_refused_is_named(qwen: ScriptedServer, fields: dict[str, Any], 
     assert answer.json["error"]["type"] == "invalid_request_error"
 
 
+def test_namespaces_inside_each_other_are_refused_at_any_depth(qwen: ScriptedServer) -> None:
+    tool: dict[str, Any] = WEATHER
+    for depth in range(1, 300):
+        tool = {"type": "namespace", "name": "n", "tools": [tool]}
+        if depth in {2, 299}:
+            answer = qwen.request("POST", PATH, {"input": "hi", "tools": [tool]})
+            assert (answer.status, answer.json["error"]["type"]) == (400, "invalid_request_error")
+
+
 @pytest.mark.parametrize("field", [field.encode_name for field in msgspec.structs.fields(ResponseRequest)])
 def test_a_wrong_type_is_named(qwen: ScriptedServer, field: str) -> None:
     qwen.engine.says("ok")
