@@ -58,16 +58,16 @@ def the_choice_is_among_the_tools(body: dict[str, Any]) -> bool:
     if kind in {"any", "auto", "none"}:
         return bool(names) or kind != "any"
     chosen = choice.get("allowed_tools", choice)["tools"] if kind == "allowed_tools" else [choice]
-    return all(each.get("function", each).get("name") in names for each in chosen)
+    return all((each.get("function") or each).get("name") in names for each in chosen)
 
 
 def tool_names(body: dict[str, Any]) -> list[str]:
     """The functions of a chat, of Responses or of Messages."""
     if not {"messages", "input"} & body.keys():
         return []
-    tools = [each for tool in body.get("tools") or () for each in tool.get("tools", [tool])]
+    tools = [each for tool in body.get("tools") or () for each in tool.get("tools") or [tool]]
     kinds = {"function"} if "input" in body else {"function", "custom", None}
-    callable_ones = (tool.get("function", tool) for tool in tools if tool.get("type") in kinds)
+    callable_ones = (tool.get("function") or tool for tool in tools if tool.get("type") in kinds)
     return [tool["name"] for tool in callable_ones if "name" in tool]
 
 
