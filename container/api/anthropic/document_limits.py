@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from container.api.anthropic import blocks, request, tools
-from container.api.openai.document_limits import write_rules, write_token_limits
+from container.api.openai.document_limits import without_mapping, write_rules, write_token_limits
 from container.serving.served_model import ServedModel
 from container.settings import Settings
 
@@ -23,6 +23,7 @@ def write_limits(schemas: dict[str, Any], settings: Settings, _served: ServedMod
     for name in ("MessagesRequest", "CountRequest"):
         properties = schemas[name]["properties"]
         write_token_limits(properties, settings)
+        without_mapping(properties["tools"])
         next(each for each in properties["stop_sequences"]["anyOf"] if each.get("type") == "array")["maxItems"] = (
             settings.max_stop_sequences
         )
@@ -30,6 +31,8 @@ def write_limits(schemas: dict[str, Any], settings: Settings, _served: ServedMod
         write_rules(schemas[struct.__name__]["properties"], getattr(struct, "foreign", {}))
         # Fields of Anthropic's newest betas are taken.
         schemas[struct.__name__]["additionalProperties"] = True
+    # A struct that stands alone is known without its type.
+    schemas["AnswerSchema"]["required"].remove("type")
     schemas["CustomTool"]["required"].remove("type")
     schemas["CustomTool"]["properties"]["type"]["enum"].append(None)
     schemas["SkippedServerTool"] = {

@@ -41,6 +41,13 @@ def write_rules(properties: dict[str, Any], rules: Rules) -> None:
             properties.setdefault(field, _schema(rule))
 
 
+def without_mapping(field: dict[str, Any]) -> None:
+    """Take the types away by which an array's items are told apart, in place: others are taken too."""
+    arrays = (each for each in (field, *field.get("anyOf", ())) if each.get("type") == "array")
+    for array in arrays:
+        array["items"].pop("discriminator", None)
+
+
 def _write_rules(schemas: dict[str, Any]) -> None:
     _, found = msgspec.json.schema_components([ReasoningWishes], ref_template="#/components/schemas/{name}")
     spellings = found.pop(ReasoningWishes.__name__)["properties"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from container.api.openai.document_limits import write_rules, write_token_limits
+from container.api.openai.document_limits import without_mapping, write_rules, write_token_limits
 from container.api.responses import items, request, tools
 from container.serving.served_model import ServedModel
 from container.settings import Settings
@@ -21,6 +21,11 @@ def write_limits(schemas: dict[str, Any], settings: Settings, served: ServedMode
     write_token_limits(schemas["ResponseRequest"]["properties"], settings)
     for struct in _STRUCTS:
         write_rules(schemas[struct.__name__]["properties"], struct.foreign)
+    for name in ("SummaryPart", "ThoughtPart"):
+        # A struct that stands alone is known without its type.
+        schemas[name]["required"].remove("type")
+    for name in ("ResponseRequest", "NamespaceTool"):
+        without_mapping(schemas[name]["properties"]["tools"])
     message = schemas["MessageItem"]
     message["required"].remove("type")
     message["properties"]["type"]["enum"].append(None)
