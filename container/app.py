@@ -31,9 +31,15 @@ from container.run_dir import RunDir
 from container.serving.served_model import ServedModel
 from container.serving.service import Service
 from container.settings import Settings
+from container.web.api_key import given_keys
 
 logger = logging.getLogger(__name__)
 
+# What browsers may send; the last ones are Anthropic's.
+_HEADERS = (
+    "content-type, authorization, x-api-key, anthropic-version, anthropic-beta, "
+    "anthropic-dangerous-direct-browser-access"
+)
 _CLIENT_CLOSED_REQUEST = 499  # nginx's status for the log; the client has gone
 
 
@@ -108,12 +114,10 @@ class _ApiKey:
         operation = _operation()
         if operation is not None and not operation.keyed:
             return
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        found = _digest(given.strip())
+        found = [_digest(key.strip()) for key in given_keys(request)]
         # Compare with all keys, so that the time reveals nothing.
-        same = sum(hmac.compare_digest(found, digest) for digest in self._digests)
-        if scheme.lower() != "bearer" or not same:
-            raise Unauthorized("missing or wrong API key; send `Authorization: Bearer <API_KEY>`")
+        if not sum(hmac.compare_digest(one, digest) for one in found for digest in self._digests):
+            raise Unauthorized("missing or wrong API key; send `Authorization: Bearer <API_KEY>` or `x-api-key`")
 
 
 def _digest(key: str) -> bytes:
@@ -136,7 +140,7 @@ class _Cors:
                 response.headers["Access-Control-Allow-Origin"] = origin
         if request.method == "OPTIONS":
             response.headers["Access-Control-Allow-Methods"] = "GET, POST"
-            response.headers["Access-Control-Allow-Headers"] = "content-type, authorization"
+            response.headers["Access-Control-Allow-Headers"] = _HEADERS
         return response
 
 

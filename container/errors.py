@@ -85,6 +85,12 @@ class ContextLengthExceeded(InvalidRequest):
 
     code = "context_length_exceeded"
 
+    def __init__(self, message: str, *, num_tokens: int | None = None, limit: int | None = None) -> None:
+        """`num_tokens` and `limit` are those of a prompt that is too long by itself."""
+        super().__init__(message)
+        self.num_tokens = num_tokens
+        self.limit = limit
+
 
 class TemplateFailed(InvalidRequest):
     """The model's chat template refuses these messages."""

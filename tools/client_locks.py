@@ -18,6 +18,7 @@ REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements" / "clients"
 # Environment -> packages asked for, the first of which is the client.
 CLIENTS = {
     "aiperf": ("aiperf",),
+    "anthropic": ("anthropic",),
     "dspy": ("dspy",),
     # The torch of our own environment, of which the index has a CPU build.
     "guidellm": ("guidellm", "torch==2.13.0"),
@@ -31,7 +32,7 @@ CLIENTS = {
     "llama-index-tgi": ("llama-index-llms-text-generation-inference",),
     "openai": ("openai",),
     "openai-agents": ("openai-agents",),
-    "pydantic-ai": ("pydantic-ai-slim[openai]",),
+    "pydantic-ai": ("pydantic-ai-slim[openai,anthropic]",),
     "smolagents": ("smolagents[openai]",),
     "text-generation": ("text-generation",),
 }

@@ -166,6 +166,11 @@ class Generation:
             else None
         )
 
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that has ended the text."""
+        return self._stop.matched
+
     def deltas(self) -> Iterator[Delta | None]:
         """Yield the answer piece by piece, and None after each `KEEPALIVE_S` of silence.
 

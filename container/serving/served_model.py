@@ -49,7 +49,9 @@ class ServedModel:
             raise InvalidRequest("`inputs` cannot be empty", param="inputs")
         if num_input_tokens > self.max_input_tokens:
             raise ContextLengthExceeded(
-                f"`inputs` must have less than {self.max_input_tokens} tokens. Given: {num_input_tokens}"
+                f"`inputs` must have less than {self.max_input_tokens} tokens. Given: {num_input_tokens}",
+                num_tokens=num_input_tokens,
+                limit=self.max_input_tokens,
             )
         if max_new_tokens is None:
             return max_total - num_input_tokens

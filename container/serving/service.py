@@ -20,6 +20,7 @@ from container.serving.admission import Admission
 from container.serving.model_watch import ModelWatch
 from container.serving.served_model import ServedModel
 from container.settings import Settings
+from container.web.api_key import credentials
 from container.web.disconnect import connection_check
 from container.web.responses import when_made
 
@@ -128,7 +129,7 @@ def _tenant(request: Request, salt: str) -> str:
     The time to the first token reveals whether a prefix was cached, so tenants must not share prefixes
     (CVE-2025-46570).
     """
-    key = request.headers.get("Authorization", "")
+    key = credentials(request)
     if not key:
         return salt
     return hashlib.sha256(f"{key}\n{salt}".encode("utf-8", "surrogateescape")).hexdigest()[:32]

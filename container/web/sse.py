@@ -42,11 +42,21 @@ class TextFrames:
         return self._before + _encoder.encode(text) + self._after
 
 
-def stream(frames: Iterator[bytes], error_body: Callable[[ServiceError], Any], record: RequestRecord) -> Response:
+def named(value: Any) -> bytes:
+    """One event whose name is the `type` of its value: Responses' and Anthropic's form."""
+    return f"event: {value.type}\n".encode() + frame(value)
+
+
+def stream(
+    frames: Iterator[bytes],
+    error_body: Callable[[ServiceError], Any],
+    record: RequestRecord,
+    frame: Callable[[Any], bytes] = frame,
+) -> Response:
     """A streamed response of `frames`.
 
     The status line waits for the first frame, so a refused request gets its own status. A later error becomes one event
-    of `error_body`, and the stream ends without [DONE].
+    of `error_body`, which `frame` writes, and the stream ends without [DONE].
     """
     first = next(frames, b"")
 

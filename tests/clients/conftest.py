@@ -18,7 +18,8 @@ FINAL = "It rains in Paris."
 
 @pytest.fixture(scope="session")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedServer]:
-    """A model that thinks, asks the tool `weather` and then says `FINAL`, through `final_answer` where there is one."""
+    """A model that thinks, asks the tool `weather`, then `clock` where there is one, and then says `FINAL`, through
+    `final_answer` where there is one."""
     server = started(tmp_path_factory.mktemp("agent"), "qwen3")
     server.engine.script = lambda request: _next_step(server, request)
     server.engine.bytes_per_step = 4
@@ -33,6 +34,8 @@ def _next_step(server: ScriptedServer, request: GenerateRequest) -> str:
     prompt = server.engine.text(request.prompt_token_ids)
     if "rain in Paris" not in prompt:
         return "<think>\nHm.\n</think>\n\n" + call("weather", city="Paris")
+    if '"clock"' in prompt and "noon in Paris" not in prompt:
+        return "<think>\nAnd the time.\n</think>\n\n" + call("clock", city="Paris")
     return call("final_answer", answer=FINAL) if '"final_answer"' in prompt else FINAL
 
 

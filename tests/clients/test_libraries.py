@@ -30,11 +30,15 @@ QUIET = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
 }
 
+# By another door.
+RESPONSES = {"responses", "usage_of_responses", "stream_of_responses", "tools_by_responses"}
+MESSAGES = {"messages", "stream_of_messages", "structured_by_messages", "tools_by_messages"}
 COMMON = {"chat", "usage", "stream", "structured", "tools", "error"}
 # What the client cannot read, whoever answers, and the error that it raises.
 FAILURES = {"stream_fails": "AttributeError", "reading_calls_fails": "KeyError"}
 # What each program reports.
 REPORTED = {
+    "anthropic": COMMON | {"stream_usage", "structured_by_call", "counted", "reasoning"},
     "aiperf": {"chat_runs", "tgi_runs"},
     "dspy": {"chat", "usage", "structured", "calls", "error"},
     "guidellm": {"chat_runs"},
@@ -42,12 +46,24 @@ REPORTED = {
     "inspect-ai": COMMON - {"stream"} | {"vllm", "logprobs"},
     "instructor": {"structured", "structured_by_call", "structured_by_strict_call", "structured_parts"},
     "langchain-openai": COMMON | {"stream_usage", "structured_by_call"},
-    "litellm": COMMON | {"stream_usage", "hosted_vllm", "huggingface", "tools_replayed_as_dumped", "reasoning"},
+    "litellm": {
+        *(*COMMON, *RESPONSES, *MESSAGES),
+        *("stream_usage", "hosted_vllm", "huggingface", "tools_replayed_as_dumped", "reasoning"),
+    },
     "llama-index": COMMON | {"structured_by_call", "huggingface"},
     "llama-index-tgi": {"chat", "complete", "calls", "context_window", "is_function_calling_model", *FAILURES},
-    "openai": COMMON | {"stream_usage", "async_stream", "tools_replayed_as_dumped", "models"},
-    "openai-agents": COMMON | {"stream_usage", "settings_of_newer_models"},
-    "pydantic-ai": COMMON | {"stream_usage", "structured_by_call"},
+    "openai": {
+        *(*COMMON, *RESPONSES, "structured_by_responses"),
+        *("stream_usage", "async_stream", "tools_replayed_as_dumped", "models"),
+    },
+    "openai-agents": {
+        *(*COMMON, "structured_by_responses", "tools_by_responses", "tools_by_streamed_responses"),
+        *("stream_usage", "settings_of_newer_models"),
+    },
+    "pydantic-ai": {
+        *(*COMMON, *RESPONSES, *MESSAGES),
+        *("structured_by_responses", "usage_of_messages", "stream_usage", "structured_by_call"),
+    },
     "smolagents": COMMON | {"tools_streamed"},
     "text-generation": {
         *("chat", "stream", "generate", "generate_stream", "generate_async", "generated_tokens", "error"),
@@ -73,9 +89,13 @@ def city(arguments: Any) -> Any:
 
 # A key of a report in full -> whether a program may report `found`, when the greedy answer is `answer`.
 RIGHT: dict[str, Callable[[Any, str], bool]] = {
-    "chat|hub_chat|huggingface|hosted_vllm|vllm|settings_of_newer_models": lambda found, answer: found == answer,
-    "stream|async_stream": lambda found, answer: "".join(found) == answer and len([each for each in found if each]) > 5,
-    "usage|stream_usage|logprobs": lambda found, _: found == 24,
+    "chat|hub_chat|huggingface|hosted_vllm|vllm|settings_of_newer_models|responses|messages": lambda found, answer: (
+        found == answer
+    ),
+    "stream|async_stream|stream_of_.*": lambda found, answer: (
+        "".join(found) == answer and len([each for each in found if each]) > 5
+    ),
+    "usage|usage_of_.*|stream_usage|logprobs": lambda found, _: found == 24,
     "structured.*": lambda found, _: is_capital(found),
     "tools.*": lambda found, _: found == FINAL,
     "calls": lambda found, _: [city(each) for each in found] == [{"city": "Paris"}],
@@ -87,7 +107,7 @@ RIGHT: dict[str, Callable[[Any, str], bool]] = {
     "complete": lambda found, _: bool(found),
     "models": lambda found, _: len(found) == 1,
     "context_window": lambda found, _: found == 8192,
-    "is_function_calling_model": lambda found, _: found is True,
+    "is_function_calling_model|counted": lambda found, _: found is True,
     **{key: lambda found, _, error=error: found == error for key, error in FAILURES.items()},
 }
 

@@ -25,6 +25,7 @@ _REASONS = {
     500: "A fault of the server",
     503: "The model is not ready; Retry-After says when to come back",
     504: "The request took too long",
+    529: "The queue is full; Retry-After says when to come back",
 }
 _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 

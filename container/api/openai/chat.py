@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -24,7 +25,7 @@ from container.api.openai.sampling import of_choice, sampling_params, text_optio
 from container.api.openai.template_traits import TemplateTraits
 from container.api.openai.thinking_budget import thinking_limit
 from container.api.openai.tool_parsers import FormParser
-from container.generation.generation import Prompt
+from container.generation.generation import Generation, Prompt
 from container.monitoring.request_record import RequestRecord
 from container.serving.served_model import ServedModel
 from container.serving.service import service
@@ -39,13 +40,8 @@ def answer_chat(body: dict[str, Any], record: RequestRecord) -> Response:
     service().check_room()
     chat = parse_chat(body, service().settings, served.card.vocab_size)
     service().admit(chat.request.num_choices)
-    rendered = chat_prompt(chat, served)
-    prompt = _prompt(chat, served, rendered, record)
-    generations = [
-        service().generate(prompt.with_sampling(of_choice(prompt.sampling, index)), request, record)
-        for index in range(chat.request.num_choices)
-    ]
-    choices = [_choice(chat, rendered) for _ in generations]
+    running = begin_chat(chat, served, record)
+    generations, choices = running.generations, running.choices
     answer = ChatAnswer(
         chat, served, generations, choices, f"chatcmpl-{chat.request.request_id or secrets.token_hex(12)}"
     )
@@ -55,8 +51,29 @@ def answer_chat(body: dict[str, Any], record: RequestRecord) -> Response:
         response = json_response(answer.whole())
         add_whole_headers(response, record, generations[:1], generations)
         add_compute_time(response, record)
-    add_stream_headers(response, service().settings, served, len(rendered.rendered.text))
+    add_stream_headers(response, service().settings, served, running.num_chars)
     return response
+
+
+@dataclass(frozen=True, slots=True)
+class RunningChat:
+    """A chat whose prompt is made: one generation and its readers for each choice; `num_chars` is of the prompt."""
+
+    generations: list[Generation]
+    choices: list[Choice]
+    num_chars: int
+
+
+def begin_chat(chat: Chat, served: ServedModel, record: RequestRecord) -> RunningChat:
+    """Render an admitted chat; its generations are submitted when they are iterated. Raises ServiceError."""
+    rendered = chat_prompt(chat, served)
+    prompt = _prompt(chat, served, rendered, record)
+    indices = range(chat.request.num_choices)
+    generations = [
+        service().generate(prompt.with_sampling(of_choice(prompt.sampling, index)), request, record)
+        for index in indices
+    ]
+    return RunningChat(generations, [_choice(chat, rendered) for _ in indices], len(rendered.rendered.text))
 
 
 def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: RequestRecord) -> Prompt:
@@ -66,7 +83,7 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: Reque
         # Only the answer is constrained, so reasoning that the template has opened ends here.
         token_ids = token_ids + served.tokenizer.encode_continuation(thought.form.ending)
     token_ids = truncated(token_ids, chat.request, served.prompt_room(chat.request.limit))
-    max_tokens = served.check_length(len(token_ids), chat.request.limit)
+    max_tokens = _max_tokens(chat, served, len(token_ids))
     return Prompt(
         token_ids=token_ids,
         sampling=_ended(
@@ -88,6 +105,13 @@ def _prompt(chat: Chat, served: ServedModel, rendered: ChatPrompt, record: Reque
         cache_salt=chat.request.cache_salt or "",
         reuse_prefix=chat.request.cache_prompt is not False,
     )
+
+
+def _max_tokens(chat: Chat, served: ServedModel, num_input_tokens: int) -> int:
+    limit = chat.request.limit
+    if not chat.cuts_limit or limit is None:
+        return served.check_length(num_input_tokens, limit)
+    return min(limit, served.check_length(num_input_tokens, None))
 
 
 def _thinking(chat: Chat, served: ServedModel, rendered: ChatPrompt, token_ids: list[int]) -> ThinkingLimit | None:

@@ -45,6 +45,7 @@ _KwargName = Annotated[
     str, shown(**{"not": {"anyOf": [{"enum": list(_RESERVED)}, {"pattern": "^_"}, {"pattern": "_token$"}]}})
 ]
 _Plain = str | int | float | bool | None
+TemplateKwargs = dict[_KwargName, _Plain | list[_Plain]]
 
 # Rules between fields, which types cannot express; for the OpenAPI document.
 _LOGPROBS_RULE = {
@@ -77,7 +78,7 @@ class ChatRequest(ChatExtensionFields, frozen=True, kw_only=True, forbid_unknown
     tool_prompt: str | None = None
     modalities: Annotated[list[Literal["text"]], Meta(min_length=1, max_length=1)] | None = None
     reasoning_effort: Effort | None = None
-    chat_template_kwargs: dict[_KwargName, _Plain | list[_Plain]] | None = None
+    chat_template_kwargs: TemplateKwargs | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 
@@ -95,7 +96,8 @@ class ChatRequest(ChatExtensionFields, frozen=True, kw_only=True, forbid_unknown
 class Chat(msgspec.Struct, frozen=True):
     """A checked request: its messages as templates take them, the tools in use, the constraint on its answer.
 
-    `budget_field` is where the body has `thinking_token_budget`.
+    `budget_field` is where the body has `thinking_token_budget`. `cuts_limit`: more tokens than fit beside the prompt
+    are as many as fit.
     """
 
     request: ChatRequest
@@ -103,6 +105,7 @@ class Chat(msgspec.Struct, frozen=True):
     tools: ToolUse | None
     constraint: Constraint | None
     budget_field: str = "thinking_token_budget"
+    cuts_limit: bool = False
 
     @property
     def echoed(self) -> str:
@@ -149,6 +152,11 @@ def _check_own_fields(request: ChatRequest) -> None:
     follows = isinstance(request.messages[-1], messages.AssistantMessage)
     if request.echo and request.add_generation_prompt is False and not follows:
         raise InvalidRequest("`echo` repeats a last message of the assistant only", param="echo")
+    check_template_kwargs(request)
+
+
+def check_template_kwargs(request: ChatRequest) -> None:
+    """Raise InvalidRequest for a variable of the template that the server sets."""
     for key in request.chat_template_kwargs or {}:
         field = f"chat_template_kwargs.{key[:80]}"
         if key in _RESERVED or key.startswith("_") or key.endswith("_token"):

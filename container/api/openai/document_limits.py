@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from container.api.openai.field_rules import RULES, Ignored, NotDone, Spelling
+from container.api.openai.field_rules import RULES, Ignored, NotDone, Rules, Spelling
 from container.api.openai.reasoning_effort import ReasoningWishes
 from container.serving.served_model import ServedModel
 from container.settings import Settings
@@ -19,7 +19,7 @@ def write_limits(schemas: dict[str, Any], settings: Settings, served: ServedMode
     for name in ("ChatRequest", "CompletionRequest"):
         properties = schemas[name]["properties"]
         properties["n"]["maximum"] = settings.max_choices
-        _array(properties["stop"])["maxItems"] = settings.max_stop_sequences
+        write_token_limits(properties, settings)
         for field in ("stop_token_ids", "allowed_token_ids"):
             _array(properties[field])["items"]["maximum"] = last_token_id
     properties = schemas["CompletionRequest"]["properties"]
@@ -27,6 +27,25 @@ def write_limits(schemas: dict[str, Any], settings: Settings, served: ServedMode
     _, texts, ids, lists = properties["prompt"]["anyOf"]
     texts["maxItems"] = lists["maxItems"] = settings.max_client_batch_size
     ids["items"]["maximum"] = lists["items"]["items"]["maximum"] = last_token_id
+
+
+def write_token_limits(properties: dict[str, Any], settings: Settings) -> None:
+    """Tighten the schemas of `TokenFields`, in place."""
+    _array(properties["stop"])["maxItems"] = settings.max_stop_sequences
+
+
+def write_rules(properties: dict[str, Any], rules: Rules) -> None:
+    """Complete an object's schema by the fields that it knows and does not do, in place."""
+    for field, rule in rules.items():
+        if not isinstance(rule, Spelling):
+            properties.setdefault(field, _schema(rule))
+
+
+def without_mapping(field: dict[str, Any]) -> None:
+    """Take the types away by which an array's items are told apart, in place: others are taken too."""
+    arrays = (each for each in (field, *field.get("anyOf", ())) if each.get("type") == "array")
+    for array in arrays:
+        array["items"].pop("discriminator", None)
 
 
 def _write_rules(schemas: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ _MAX_UNKNOWN = 100
 def read(body: dict[str, Any], kind: type[T], allowed: Mapping[str, str], *, takes_unknown: bool = False) -> T:
     """`body` as `kind`, a msgspec struct, without the fields of `RULES`. Raises InvalidRequest.
 
+    A struct of another dialect has its rules as `foreign`.
     `takes_unknown` takes names that are known nowhere and near to no known name.
     """
     reader = _Reader(takes_unknown)
@@ -115,7 +116,7 @@ def _shape(struct: type[Any]) -> _Shape:
     types = {field.encode_name: field.type for field in kind.fields}
     if kind.tag_field is not None:
         types[kind.tag_field] = mi.AnyType()
-    return _Shape(types, RULES.get(struct.__name__, {}))
+    return _Shape(types, getattr(struct, "foreign", RULES.get(struct.__name__, {})))
 
 
 def _branches(kind: mi.Type) -> Iterator[mi.Type]:

@@ -13,7 +13,7 @@ from container.errors import InvalidRequest
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 # Qwen's and GLM's templates read the first, DeepSeek's and Kimi's the second.
-_SWITCHES = ("enable_thinking", "thinking")
+SWITCHES = ("enable_thinking", "thinking")
 _ALLOWED = {
     "thinking": "true, false or an object with `type`",
     "think": "true, false or an effort: none, minimal, low, medium, high, xhigh, max",
@@ -123,7 +123,7 @@ def _switched(body: dict[str, Any], on: bool, place: str) -> dict[str, Any]:
     variables = body.get("chat_template_kwargs")
     if variables is not None and not isinstance(variables, dict):
         return body  # which is refused with its type
-    return body | {"chat_template_kwargs": dict.fromkeys(_SWITCHES, on) | (variables or {})}
+    return body | {"chat_template_kwargs": dict.fromkeys(SWITCHES, on) | (variables or {})}
 
 
 def _agreeing(body: dict[str, Any], name: str, value: Any, place: str) -> dict[str, Any]:

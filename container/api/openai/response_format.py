@@ -113,7 +113,11 @@ def grammar_of(response_format: ResponseFormat | None) -> Grammar | None:
         return Grammar(GrammarKind.REGEX, response_format.value, {"": f"{_FIELD}.value"})
     name, found = _schema(response_format)
     place = f"{_FIELD}.{name}" if name else _FIELD
-    schema = read_schema(found, _FIELD)
+    return schema_grammar(read_schema(found, _FIELD), place)
+
+
+def schema_grammar(schema: Any, place: str) -> Grammar:
+    """JSON that fits the schema that the request has at `place`. Raises InvalidRequest."""
     with at_place(place):
         source = msgspec.json.encode(enforceable(schema)).decode()
     return Grammar(GrammarKind.JSON_SCHEMA, source, {"": place})

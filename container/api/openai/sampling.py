@@ -11,20 +11,14 @@ import msgspec
 from container.api.bounds import check_bounds, shown, within
 from container.api.openai.bad_words import MAX_CHARS, MAX_WORDS, check_bad_words
 from container.api.openai.extension_fields import ExtensionFields, check_extensions
+from container.api.openai.token_fields import IN_DIGITS, MAX_COUNT, TokenId
 from container.api.validation import check, show
 from container.errors import InvalidRequest
 from container.generation.fan_out import derived_seed
 from container.settings import Settings
 from handler.seam.protocol import Grammar, SamplingParams, ThinkingLimit
 
-_MAX_SEED = 2**63 - 1
-_MAX_COUNT = 2**31 - 1
-_Text = Annotated[str, shown(minLength=1)]
 _Word = Annotated[str, shown(minLength=1, maxLength=MAX_CHARS)]
-# `document_limits` adds the vocabulary's size to the OpenAPI document.
-TokenId = Annotated[int, shown(minimum=0, maximum=_MAX_COUNT)]
-_IN_DIGITS = r"^[0-9]{1,10}$"
-_TokenKey = Annotated[str, shown(pattern=_IN_DIGITS)]
 # Rules between fields, which types cannot express; for the OpenAPI document.
 STREAM_RULE: dict[str, Any] = {
     "anyOf": [
@@ -43,31 +37,16 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SamplingFields(ExtensionFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """OpenAI's fields, then those of TGI, vLLM and llama.cpp. None counts as absent. `check_sampling` applies the
-    ranges, `field_rules` holds what clients send beside these."""
+    """The fields of OpenAI, TGI, vLLM and llama.cpp. None counts as absent. `check_sampling` applies the ranges,
+    `field_rules` holds what clients send beside these."""
 
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int | None, within(0)] = None
-    temperature: Annotated[float | None, within(0, 100)] = None
-    top_p: Annotated[float | None, within(0, 1)] = None
     n: Annotated[int | None, within(1)] = None
-    stop: Annotated[str | Annotated[list[_Text], shown(maxItems=4)] | None, shown(minLength=1)] = None
-    seed: Annotated[int | None, within(-_MAX_SEED - 1, _MAX_SEED)] = None
-    frequency_penalty: Annotated[float | None, within(-2, 2)] = None
-    presence_penalty: Annotated[float | None, within(-2, 2)] = None
-    logit_bias: dict[_TokenKey, Annotated[float, shown(minimum=-100, maximum=100)]] | None = None
-    top_k: Annotated[int | None, within(-1, _MAX_COUNT)] = None
-    min_p: Annotated[float | None, within(0, 1)] = None
-    typical_p: Annotated[float | None, within(above=0, maximum=1)] = None
-    repetition_penalty: Annotated[float | None, within(above=0, maximum=100)] = None
-    min_tokens: Annotated[int | None, within(0, _MAX_COUNT)] = None
-    ignore_eos: bool | None = None
     stop_token_ids: list[TokenId] | None = None
     bad_words: Annotated[list[_Word], shown(maxItems=MAX_WORDS)] | None = None
-    cache_salt: _Text | None = None
-    cache_prompt: bool | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
 
     @property
@@ -101,7 +80,7 @@ def check_sampling(request: SamplingFields, settings: Settings) -> None:
     check_bad_words(request.bad_words)
     check_extensions(request)
     for key, value in (request.logit_bias or {}).items():
-        if re.fullmatch(_IN_DIGITS, key) is None or key.endswith("\n"):
+        if re.fullmatch(IN_DIGITS, key) is None or key.endswith("\n"):
             raise InvalidRequest(f"`logit_bias` must have token ids as keys. Given: {show(key)}", param="logit_bias")
         check(f"logit_bias.{key}", "from -100 to 100", value, -100 <= value <= 100)
     if request.stream_options is not None and not request.stream:
@@ -115,7 +94,7 @@ def _check_stop(request: SamplingFields, limit: int) -> None:
         raise InvalidRequest('`stop` must be made of non-empty strings. Given: ""', param="stop")
     check("cache_salt", "a non-empty string", request.cache_salt, request.cache_salt != "")
     for token_id in request.stop_token_ids or ():
-        check("stop_token_ids", "token ids", token_id, 0 <= token_id <= _MAX_COUNT)
+        check("stop_token_ids", "token ids", token_id, 0 <= token_id <= MAX_COUNT)
 
 
 def check_token_ids(request: SamplingFields, vocab_size: int) -> None:

@@ -13,6 +13,7 @@ from container.api.bounds import shown
 from container.api.ignored_fields import note_ignored
 from container.api.openai.gbnf import lark_of
 from container.api.openai.response_format import ResponseFormat, SchemaField, TextFormat, grammar_of, read_schema
+from container.api.openai.token_fields import TokenFields
 from container.api.schema.enforceable_schema import enforceable
 from container.api.validation import at_place, check
 from container.errors import InvalidRequest
@@ -51,7 +52,7 @@ class StructuredOutputs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             raise ValueError("must have one of `json`, `regex`, `choice`, `grammar` and `json_object`")
 
 
-class ConstraintFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ConstraintFields(TokenFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The names of a constraint beside `response_format`: vLLM's today, vLLM's before 0.12, SGLang's.
 
     `guided_decoding_backend` changes no answer.

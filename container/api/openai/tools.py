@@ -13,17 +13,17 @@ from container.api.bounds import shown
 from container.api.validation import check, show
 from container.errors import InvalidRequest
 
-_MAX_TOOLS = 128
+MAX_TOOLS = 128
 _WORDS = ("none", "auto", "required")
 # OpenAI's rule, plus the dot, which other servers accept.
-_NAME = r"^[A-Za-z0-9_.-]+$"
-_MAX_NAME_CHARS = 64
-_NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
-_NAME_WORDS = "1 to 64 letters, digits, dots, dashes or underscores"
+NAME = r"^[A-Za-z0-9_.-]+$"
+MAX_NAME_CHARS = 64
+NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
+NAME_WORDS = "1 to 64 letters, digits, dots, dashes or underscores"
 ALLOWED = {
-    "tools": f"at most {_MAX_TOOLS} tools",
+    "tools": f"at most {MAX_TOOLS} tools",
     "tools[].type": '"function"',
-    "tools[].function.name": _NAME_WORDS,
+    "tools[].function.name": NAME_WORDS,
     "tools[].function.parameters": "a JSON schema object",
     "tool_choice": f"{', '.join(_WORDS)} or name a function",
     "tool_choice.type": '"function" or "allowed_tools", and name a function',
@@ -35,7 +35,7 @@ ALLOWED = {
 class FunctionFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One function; TGI calls its schema `arguments`. transformers' tools describe what they return."""
 
-    name: Annotated[str, shown(pattern=_NAME, minLength=1, maxLength=_MAX_NAME_CHARS)]
+    name: Annotated[str, shown(pattern=NAME, minLength=1, maxLength=MAX_NAME_CHARS)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     arguments: dict[str, Any] | None = None
@@ -50,7 +50,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     type: Literal["function"] = "function"
 
 
-Tools = Annotated[list[Tool], Meta(max_length=_MAX_TOOLS)]
+Tools = Annotated[list[Tool], Meta(max_length=MAX_TOOLS)]
 
 
 class FunctionName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,21 +159,30 @@ def tool_use(tools: list[Tool] | None, choice: str | ToolChoice | None, parallel
 
 
 def _functions(tools: list[Tool]) -> tuple[Function, ...]:
-    functions = tuple(_function(tool.function, f"tools[{i}].function") for i, tool in enumerate(tools))
+    return distinct(
+        [
+            (_function(tool.function, f"tools[{i}].function"), f"tools[{i}].function.name")
+            for i, tool in enumerate(tools)
+        ]
+    )
+
+
+def distinct(functions: list[tuple[Function, str]]) -> tuple[Function, ...]:
+    """The functions, each given with the place of its name. Raises InvalidRequest for a name that is not allowed."""
     seen: set[str] = set()
-    for i, function in enumerate(functions):
-        check(f"tools[{i}].function.name", "different from the others", function.name, function.name not in seen)
-        seen.add(function.name)
-    return functions
+    for function, place in functions:
+        name = function.name
+        ok = len(name) <= MAX_NAME_CHARS and re.fullmatch(NAME, name) is not None and not name.endswith("\n")
+        check(place, NAME_WORDS, name, ok)
+        check(place, "different from the others", name, name not in seen)
+        seen.add(name)
+    return tuple(function for function, _ in functions)
 
 
 def _function(given: FunctionFields, path: str) -> Function:
-    name = given.name
-    ok = len(name) <= _MAX_NAME_CHARS and re.fullmatch(_NAME, name) is not None and not name.endswith("\n")
-    check(f"{path}.name", _NAME_WORDS, name, ok)
-    parameters = given.parameters or given.arguments or _NO_PARAMETERS
+    parameters = given.parameters or given.arguments or NO_PARAMETERS
     key = "arguments" if given.arguments and not given.parameters else "parameters"
-    return Function(name, given.description or "", parameters, bool(given.strict), f"{path}.{key}")
+    return Function(given.name, given.description or "", parameters, bool(given.strict), f"{path}.{key}")
 
 
 def _named(name: str, functions: tuple[Function, ...]) -> Function:

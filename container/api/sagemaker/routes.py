@@ -9,7 +9,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from container.api import openai, tgi
+from container.api import anthropic, openai, responses, tgi
 from container.api.adapters import without_adapters
 from container.api.dialect import Dialect
 from container.api.operation import Form, Operation, describe
@@ -35,11 +35,16 @@ class _Target:
 
 _CHAT = _Target(openai.dialect, openai.answer_chat)
 _COMPLETION = _Target(openai.dialect, openai.answer_completion)
+_RESPONSE = _Target(responses.dialect, responses.answer_response)
+_MESSAGES = _Target(anthropic.dialect, anthropic.answer_messages)
 _COMPAT_GENERATE = _Target(tgi.dialect, tgi.answer_compat_generate)
 # The routes that `route=` may name: inference only, neither health nor documents.
 _ROUTES: dict[str, _Target] = {
     "/v1/chat/completions": _CHAT,
     "/v1/completions": _COMPLETION,
+    "/v1/responses": _RESPONSE,
+    "/v1/messages": _MESSAGES,
+    "/v1/messages/count_tokens": _Target(anthropic.dialect, lambda body, _record: anthropic.answer_count(body)),
     "/generate": _Target(tgi.dialect, partial(tgi.answer_generate, streaming=False)),
     "/generate_stream": _Target(tgi.dialect, partial(tgi.answer_generate, streaming=True)),
     "/tokenize": _Target(tgi.dialect, lambda body, _record: tgi.answer_tokenize(body)),
@@ -51,13 +56,25 @@ _ROUTES: dict[str, _Target] = {
 @describe(
     Operation(
         tag="SageMaker",
-        summary="TGI's or OpenAI's body; its shape decides",
-        bodies=(Form(tgi.CompatGenerateBody, tgi.document_rules.COMPAT), openai.CHAT_FORM, openai.COMPLETION_FORM),
-        answer=(list[tgi.GenerateAnswer], openai.ChatCompletion, openai.TextCompletion),
-        event=(tgi.StreamEvent, openai.ChatChunk, openai.TextCompletion),
+        summary="TGI's, OpenAI's or Anthropic's body; its shape decides",
+        bodies=(
+            Form(tgi.CompatGenerateBody, tgi.document_rules.COMPAT),
+            openai.CHAT_FORM,
+            openai.COMPLETION_FORM,
+            responses.FORM,
+            anthropic.FORM,
+        ),
+        answer=(
+            list[tgi.GenerateAnswer],
+            openai.ChatCompletion,
+            openai.TextCompletion,
+            responses.ResponseAnswer,
+            anthropic.MessageAnswer,
+        ),
+        event=(tgi.StreamEvent, openai.ChatChunk, openai.TextCompletion, *responses.EVENTS, *anthropic.EVENTS),
         last_event=sse.DONE_DATA,
-        error=(tgi.ErrorAnswer, openai.ErrorBody),
-        errors=(400, 404, 413, 415, 422, 424, 429, 500, 503, 504),
+        error=(tgi.ErrorAnswer, openai.ErrorBody, anthropic.MessagesError),
+        errors=(400, 404, 413, 415, 422, 424, 429, 500, 503, 504, 529),
         text_errors=(400, 413, 415, 422),
         example={"inputs": "What is deep learning?", "parameters": {"max_new_tokens": 20}},
     )
@@ -97,13 +114,18 @@ def _target_named(attributes: str) -> _Target | None:
 
 
 def _target_by_shape(body: dict[str, Any]) -> _Target:
-    """TGI's order (router/src/sagemaker.rs): a string `inputs`, then `messages`, then `prompt`."""
+    """TGI's order (router/src/sagemaker.rs): a string `inputs`, then `messages`, then `prompt`. Last, `input`.
+
+    `anthropic.is_anthropics` tells whose `messages` they are.
+    """
     if isinstance(body.get("inputs"), str):
         return _COMPAT_GENERATE
     if "messages" in body:
-        return _CHAT
+        return _MESSAGES if anthropic.is_anthropics(body) else _CHAT
     if "prompt" in body:
         return _COMPLETION
     if "inputs" in body:
         return _COMPAT_GENERATE
+    if "input" in body:
+        return _RESPONSE
     raise WrongShape("data did not match any variant of untagged enum SagemakerRequest")

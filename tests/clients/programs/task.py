@@ -3,7 +3,7 @@
     python PROGRAM URL SCRIPTED TOKENIZER
 
 URL serves the bundled model, whose tokenizer lies in the directory TOKENIZER. SCRIPTED serves a model that calls the
-tool `weather` and then tells the weather.
+tool `weather`, then `clock` if it is offered, and then tells the weather.
 """
 
 from __future__ import annotations
@@ -38,6 +38,24 @@ def weather(city: str) -> str:
         city: The city's name.
     """
     return f"rain in {city}"
+
+
+def clock(city: str) -> str:
+    """Tell the time in a city.
+
+    Args:
+        city: The city's name.
+    """
+    return f"noon in {city}"
+
+
+TOOLS = {"weather": weather, "clock": clock}
+CITY_SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
 
 
 def report(**found: Any) -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import json
 from typing import Literal
 
 import openai
@@ -46,6 +47,37 @@ final = scripted.chat.completions.create(model="m", messages=[*asked, message, r
 # As users do: the message goes back as it was dumped.
 dumped = scripted.chat.completions.create(model="m", messages=[*asked, message.model_dump(), result], tools=[tool])
 
+said = {
+    "model": "m",
+    "instructions": task.SYSTEM,
+    "input": task.QUESTION,
+    "temperature": task.TEMPERATURE,
+    "max_output_tokens": task.MAX_TOKENS,
+}
+response = client.responses.create(**said)
+with client.responses.stream(**said) as stream:
+    response_deltas = [event.delta for event in stream if event.type == "response.output_text.delta"]
+answered = client.responses.parse(model="m", input=task.CAPITAL_QUESTION, text_format=Capital, temperature=0)
+
+
+def with_two_tools() -> str:
+    """The loop of an agent: whatever the model says goes back as it is."""
+    offered = [
+        {"type": "function", "name": name, "parameters": task.CITY_SCHEMA, "strict": True} for name in task.TOOLS
+    ]
+    history = [{"role": "user", "content": task.WEATHER_QUESTION}]
+    while True:
+        with scripted.responses.stream(model="m", input=history, tools=offered) as stream:
+            answer = stream.get_final_response()
+        calls = [item for item in answer.output if item.type == "function_call"]
+        if not calls:
+            return answer.output_text
+        history += [item.model_dump(exclude={"parsed_arguments"}) for item in answer.output]
+        for call in calls:
+            result = task.TOOLS[call.name](**json.loads(call.arguments))
+            history.append({"type": "function_call_output", "call_id": call.call_id, "output": result})
+
+
 try:
     client.chat.completions.create(**greedy | {"temperature": -1})
 except openai.BadRequestError as refused:
@@ -61,5 +93,10 @@ task.report(
     tools=final.choices[0].message.content,
     tools_replayed_as_dumped=dumped.choices[0].message.content,
     models=[model.id for model in client.models.list()],
+    responses=response.output_text,
+    usage_of_responses=response.usage.output_tokens,
+    stream_of_responses=response_deltas,
+    structured_by_responses=answered.output_parsed.model_dump(),
+    tools_by_responses=with_two_tools(),
     error=error,
 )

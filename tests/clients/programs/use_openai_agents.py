@@ -8,6 +8,7 @@ from agents import (
     AsyncOpenAI,
     ModelSettings,
     OpenAIChatCompletionsModel,
+    OpenAIResponsesModel,
     Runner,
     function_tool,
     set_tracing_disabled,
@@ -29,6 +30,12 @@ set_tracing_disabled(True)
 def model(url: str) -> OpenAIChatCompletionsModel:
     client = AsyncOpenAI(base_url=f"{url}/v1", api_key=task.KEY, max_retries=0)
     return OpenAIChatCompletionsModel("m", openai_client=client)
+
+
+def responding(url: str) -> OpenAIResponsesModel:
+    """The client's default model."""
+    client = AsyncOpenAI(base_url=f"{url}/v1", api_key=task.KEY, max_retries=0)
+    return OpenAIResponsesModel("m", openai_client=client)
 
 
 # Without `include_usage` the client asks for no usage in streams.
@@ -59,6 +66,12 @@ async def everything() -> dict[str, object]:
     pieces, stream_usage = await streamed()
     capital = Agent("teacher", model=model(task.URL), output_type=Capital, model_settings=ModelSettings(temperature=0))
     assistant = Agent("assistant", model=model(task.SCRIPTED), tools=[function_tool(task.weather)])
+    # An answer that `max_tokens` cuts is an error of this client.
+    formed = Agent("f", model=responding(task.URL), output_type=Capital, model_settings=ModelSettings(temperature=0))
+    both = Agent("b", model=responding(task.SCRIPTED), tools=[function_tool(task.weather), function_tool(task.clock)])
+    run = Runner.run_streamed(both, task.WEATHER_QUESTION)
+    async for _ in run.stream_events():
+        pass
     try:
         await Runner.run(
             Agent("wrong", model=model(task.URL), model_settings=ModelSettings(temperature=-1)), task.QUESTION
@@ -72,6 +85,9 @@ async def everything() -> dict[str, object]:
         "stream_usage": stream_usage,
         "structured": (await Runner.run(capital, task.CAPITAL_QUESTION)).final_output.model_dump(),
         "tools": (await Runner.run(assistant, task.WEATHER_QUESTION)).final_output,
+        "structured_by_responses": (await Runner.run(formed, task.CAPITAL_QUESTION)).final_output.model_dump(),
+        "tools_by_responses": (await Runner.run(both, task.WEATHER_QUESTION)).final_output,
+        "tools_by_streamed_responses": run.final_output,
         "error": error,
         "settings_of_newer_models": (
             await Runner.run(

@@ -77,10 +77,11 @@ def test_openais_types_are_those_that_are_read(document: Any) -> None:
     assert ids["items"]["maximum"] == 319, "the vocabulary of this model"
 
 
-def test_invocations_takes_three_bodies(document: Any) -> None:
+def test_invocations_takes_all_bodies(document: Any) -> None:
     body = document["paths"]["/invocations"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     names = re.findall(r"schemas/(\w+)", str(body))
-    assert names == ["CompatGenerateBody", "ChatRequest", "CompletionRequest"]
+    expected = ["CompatGenerateBody", "ChatRequest", "CompletionRequest", "ResponseRequest", "MessagesRequest"]
+    assert names == expected
 
 
 def test_a_key_is_asked_for_where_it_is_wanted(strict_documents: Any) -> None:

@@ -54,12 +54,25 @@ def the_choice_is_among_the_tools(body: dict[str, Any]) -> bool:
         return True
     if isinstance(choice, str):
         return choice in names or (choice == "required" and bool(names))
-    chosen = [choice] if choice.get("type", "function") == "function" else choice["allowed_tools"]["tools"]
-    return all(each["function"]["name"] in names for each in chosen)
+    kind = choice.get("type", "function")
+    if kind in {"any", "auto", "none"}:
+        return bool(names) or kind != "any"
+    chosen = choice.get("allowed_tools", choice)["tools"] if kind == "allowed_tools" else [choice]
+    return all((each.get("function") or each).get("name") in names for each in chosen)
 
 
 def tool_names(body: dict[str, Any]) -> list[str]:
-    return [tool["function"]["name"] for tool in body.get("tools") or ()] if "messages" in body else []
+    """The functions of a chat, of Responses or of Messages."""
+    if not {"messages", "input"} & body.keys():
+        return []
+    tools = [each for tool in body.get("tools") or () for each in tool.get("tools") or [tool]]
+    kinds = {"function"} if "input" in body else {"function", "custom", None}
+    callable_ones = (tool.get("function") or tool for tool in tools if tool.get("type") in kinds)
+    return [tool["name"] for tool in callable_ones if "name" in tool]
+
+
+def an_answer_has_one_form(body: dict[str, Any]) -> bool:
+    return body.get("output_format") is None or (body.get("output_config") or {}).get("format") is None
 
 
 def a_final_message_that_is_continued_has_text(body: dict[str, Any]) -> bool:
@@ -165,6 +178,7 @@ def reasoning_is_spelt_once(body: dict[str, Any]) -> bool:
 
 
 RULES = (
+    an_answer_has_one_form,
     reasoning_is_spelt_once,
     answers_fit_the_context,
     tools_have_different_names,

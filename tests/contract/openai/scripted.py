@@ -13,6 +13,7 @@ from handler.engine.ipc import EngineSocket
 from handler.seam.protocol import (
     Abort,
     ErrorCode,
+    Failed,
     FinishReason,
     FromEngine,
     GenerateRequest,
@@ -36,6 +37,8 @@ class ScriptedEngine:
         self.aborted: list[str] = []
         self.script: Script = lambda _request: ""
         self.rejects: str | None = None
+        # The step in which every request fails.
+        self.fails_at: int | None = None
         self.bytes_per_step = 1
         run_dir = RunDir(directory)
         self.board = StatusBoard(run_dir.board, create=True)
@@ -55,7 +58,7 @@ class ScriptedEngine:
         """The next requests are answered with these texts in turn; the last one again and again."""
         self.requests.clear()
         self.aborted.clear()
-        self.rejects = None
+        self.rejects = self.fails_at = None
         waiting = list(texts)
         self.script = lambda _request: waiting.pop(0) if len(waiting) > 1 else waiting[0]
 
@@ -104,6 +107,10 @@ class ScriptedEngine:
         worker, request, ids, done = each
         new = ids[done : done + self.bytes_per_step]
         over = done + len(new) == len(ids)
+        if self.fails_at is not None and done >= self.fails_at * self.bytes_per_step:
+            failed: list[FromEngine] = [Failed(request.request_id, ErrorCode.INTERNAL, "the engine gave up")]
+            self._socket.send(worker, failed)
+            return None
         sampling = request.sampling
         top = tuple((token_id, -1.0 - token_id) for token_id in range(sampling.num_logprobs or 0))
         prompt = None

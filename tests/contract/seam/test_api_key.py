@@ -70,3 +70,13 @@ def test_any_other_key_is_refused_in_the_dialect(guarded: WebServer, key: str) -
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 def test_the_scheme_has_no_case(guarded: WebServer, scheme: str) -> None:
     assert guarded.post("/tokenize", TEXT, Authorization=f"{scheme} Secret").status == 200
+
+
+def test_anthropics_clients_send_the_key_in_a_header_of_its_own(guarded: WebServer) -> None:
+    assert guarded.post("/tokenize", TEXT, X_Api_Key="Secret").status == 200
+    # Either of two headers may have it.
+    assert guarded.post("/tokenize", TEXT, X_Api_Key="Secret", Authorization="Bearer other").status == 200
+    for wrong in ("secret", "", "Bearer Secret"):
+        answer = guarded.post("/v1/messages", {}, X_Api_Key=wrong)
+        assert answer.status == 401
+        assert answer.json["error"]["type"] == "authentication_error"

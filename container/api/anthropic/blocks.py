@@ -1,0 +1,106 @@
+"""The blocks and turns of a request to /v1/messages."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+
+from container.api.openai.field_rules import Ignored, Rules
+
+ANY: Rules = {
+    "cache_control": Ignored("prefixes are cached anyway"),
+    **dict.fromkeys(("citations", "caller", "toolset_name"), Ignored("it repeats a part of an earlier answer")),
+    **dict.fromkeys(("id", "index"), Ignored("it belongs to the client's own records")),
+}
+_TEXT = '"text"; this model reads text only'
+ALLOWED = {
+    "messages": "a non-empty array",
+    "messages[].role": "one of user, assistant, system",
+    "messages[].content": "a string or an array of blocks",
+    "messages[].content[].type": (
+        "one of text, tool_use, tool_result, thinking, redacted_thinking, each in its role; this model reads text only"
+    ),
+    "messages[].content[].content": "a string or an array of text blocks",
+    "messages[].content[].content[].type": _TEXT,
+    "system": "a string or an array of text blocks",
+    "system[].type": _TEXT,
+}
+
+
+class TextBlock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="text"):
+    """A piece of text."""
+
+    foreign: ClassVar[Rules] = ANY
+    text: str
+
+
+class ThinkingBlock(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="thinking"
+):
+    """A thought of an earlier answer. `signature` has it if `thinking` was left out of the answer."""
+
+    foreign: ClassVar[Rules] = ANY
+    thinking: str
+    signature: str | None = None
+
+
+class RedactedThinkingBlock(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="redacted_thinking"
+):
+    """A thought that only another server can read; it is left out."""
+
+    foreign: ClassVar[Rules] = ANY
+    data: str
+
+
+class ToolUseBlock(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="tool_use"
+):
+    """A call of an earlier answer."""
+
+    foreign: ClassVar[Rules] = {name: rule for name, rule in ANY.items() if name != "id"}
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+class ToolResultBlock(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="tool_result"
+):
+    """What a call returned, or why it failed."""
+
+    foreign: ClassVar[Rules] = ANY
+    tool_use_id: str
+    content: str | list[TextBlock] | None = None
+    is_error: bool | None = None
+
+
+UserBlock = TextBlock | ToolResultBlock
+AssistantBlock = TextBlock | ToolUseBlock | ThinkingBlock | RedactedThinkingBlock
+
+
+class UserTurn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="role", tag="user"):
+    """The user's text and the results of calls."""
+
+    foreign: ClassVar[Rules] = ANY
+    content: str | list[TextBlock | ToolResultBlock]
+
+
+class AssistantTurn(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="role", tag="assistant"
+):
+    """An earlier answer; the last one, if it is text, is continued."""
+
+    foreign: ClassVar[Rules] = ANY
+    content: str | list[TextBlock | ToolUseBlock | ThinkingBlock | RedactedThinkingBlock]
+
+
+class SystemTurn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="role", tag="system"):
+    """Instructions inside the conversation."""
+
+    foreign: ClassVar[Rules] = ANY
+    content: str | list[TextBlock]
+
+
+Turn = UserTurn | AssistantTurn | SystemTurn

@@ -1,0 +1,43 @@
+"""This server's limits and the fields that are not done, in the OpenAPI document's schemas of Messages' requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from container.api.anthropic import blocks, request, tools
+from container.api.openai.document_limits import without_mapping, write_rules, write_token_limits
+from container.serving.served_model import ServedModel
+from container.settings import Settings
+
+_STRUCTS = (
+    *(blocks.TextBlock, blocks.ThinkingBlock, blocks.RedactedThinkingBlock, blocks.ToolUseBlock),
+    *(blocks.ToolResultBlock, blocks.UserTurn, blocks.AssistantTurn, blocks.SystemTurn, tools.CustomTool),
+    *(request.MessagesRequest, request.CountRequest, request.ThinkingAdaptive, request.ThinkingOff),
+    *(request.AnswerSchema, request.OutputConfig, request.ThinkingOn),
+    *(tools.AutoChoice, tools.AnyChoice, tools.NamedChoice, tools.NoChoice),
+)
+
+
+def write_limits(schemas: dict[str, Any], settings: Settings, _served: ServedModel) -> None:
+    """Tighten and complete `schemas`, the document's components, in place."""
+    for name in ("MessagesRequest", "CountRequest"):
+        properties = schemas[name]["properties"]
+        write_token_limits(properties, settings)
+        without_mapping(properties["tools"])
+        next(each for each in properties["stop_sequences"]["anyOf"] if each.get("type") == "array")["maxItems"] = (
+            settings.max_stop_sequences
+        )
+    for struct in _STRUCTS:
+        write_rules(schemas[struct.__name__]["properties"], getattr(struct, "foreign", {}))
+        # Fields of Anthropic's newest betas are taken.
+        schemas[struct.__name__]["additionalProperties"] = True
+    # A struct that stands alone is known without its type.
+    schemas["AnswerSchema"]["required"].remove("type")
+    schemas["CustomTool"]["required"].remove("type")
+    schemas["CustomTool"]["properties"]["type"]["enum"].append(None)
+    schemas["SkippedServerTool"] = {
+        "type": "object",
+        "description": schemas["SkippedServerTool"]["description"],
+        "required": ["type"],
+        "properties": {"type": {"type": "string", "not": {"const": tools.CUSTOM}}},
+    }

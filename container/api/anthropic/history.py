@@ -1,0 +1,85 @@
+"""The turns of a request -> the messages of a chat, as templates take them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from container.api.anthropic.blocks import (
+    AssistantTurn,
+    RedactedThinkingBlock,
+    SystemTurn,
+    TextBlock,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    Turn,
+    UserTurn,
+)
+from container.api.ignored_fields import note_ignored
+from container.api.openai.carried_thought import thought_in
+from container.api.openai.turns import Turns
+
+Message = dict[str, Any]
+# Claude Code puts a line before its system prompt that differs from call to call: no prefix would be found again.
+_BILLING = "x-anthropic-billing-header:"
+_ERROR = "Error"
+
+
+def messages_of(system: str | list[TextBlock] | None, given: Sequence[Turn]) -> list[Message]:
+    """The conversation; adjacent turns of one side are one message. Results of calls stand before the turn's text."""
+    turns = Turns()
+    blocks = [TextBlock(text=system)] if isinstance(system, str) else system or []
+    texts = [block.text for block in blocks if block.text and not block.text.startswith(_BILLING)]
+    if texts:
+        turns.add("system", *texts)
+    for turn in given:
+        match turn:
+            case UserTurn():
+                _add_user(turns, turn)
+            case AssistantTurn():
+                _add_assistant(turns, turn)
+            case SystemTurn():
+                turns.lead("system", _text(turn.content))
+    return turns.messages()
+
+
+def _add_user(turns: Turns, turn: UserTurn) -> None:
+    blocks = [TextBlock(text=turn.content)] if isinstance(turn.content, str) else turn.content
+    results = [block for block in blocks if isinstance(block, ToolResultBlock)]
+    for result in results:
+        turns.result(result.tool_use_id, _result(result))
+    texts = [block.text for block in blocks if isinstance(block, TextBlock)]
+    if texts or not results:
+        turns.go_on("user", *texts)
+
+
+def _result(block: ToolResultBlock) -> str:
+    """The text of a result. A chat has no other place that says that the call failed."""
+    text = _text(block.content or "")
+    failed = block.is_error and not text.lower().startswith(_ERROR.lower())
+    return f"{_ERROR}: {text}" if failed else text
+
+
+def _add_assistant(turns: Turns, turn: AssistantTurn) -> None:
+    turns.go_on("assistant")
+    for block in [TextBlock(text=turn.content)] if isinstance(turn.content, str) else turn.content:
+        match block:
+            case TextBlock(text=text):
+                turns.go_on("assistant", text)
+            case ToolUseBlock():
+                turns.call(block.id, block.name, block.input)
+            case ThinkingBlock():
+                turns.think(block.thinking or thought_in(block.signature or "") or "")
+            case RedactedThinkingBlock():
+                note_ignored("messages[].content[].data", "another server has encrypted this thought")
+
+
+def continues(messages: Sequence[Message]) -> bool:
+    """Whether the answer goes on where the last message ends."""
+    last = messages[-1]
+    return last["role"] == "assistant" and bool(last["content"]) and "tool_calls" not in last
+
+
+def _text(content: str | list[TextBlock]) -> str:
+    return content if isinstance(content, str) else "\n\n".join(block.text for block in content)

@@ -1,0 +1,137 @@
+"""`tools` and `tool_choice` of Messages: a tool with a schema is offered, what only Anthropic defines is skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from container.api.bounds import shown
+from container.api.ignored_fields import note_ignored
+from container.api.openai.field_rules import Ignored, NotDone, Rules
+from container.api.openai.tools import (
+    MAX_NAME_CHARS,
+    MAX_TOOLS,
+    NAME,
+    NAME_WORDS,
+    NO_PARAMETERS,
+    Function,
+    ToolUse,
+    distinct,
+)
+from container.api.validation import show
+from container.errors import InvalidRequest
+
+CUSTOM = "custom"
+SKIPPED = "skipped"
+ALLOWED = {
+    "tools": f"at most {MAX_TOOLS} tools",
+    "tools[].name": NAME_WORDS,
+    "tools[].input_schema": "a JSON schema object",
+    "tool_choice": "an object with `type`",
+    "tool_choice.type": "one of auto, any, tool, none",
+}
+
+
+class CustomTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag=CUSTOM):
+    """A tool that the client runs; its `type` may be absent. Without `strict`, arguments are any object."""
+
+    foreign: ClassVar[Rules] = {
+        "cache_control": Ignored("prefixes are cached anyway"),
+        "defer_loading": Ignored("every tool is offered from the start"),
+        **dict.fromkeys(
+            ("allowed_callers", "eager_input_streaming", "input_examples"), Ignored("it is meant for other servers")
+        ),
+        **dict.fromkeys(("parameters", "function"), NotDone("send `input_schema` beside `name`")),
+    }
+    name: Annotated[str, shown(pattern=NAME, minLength=1, maxLength=MAX_NAME_CHARS)]
+    input_schema: dict[str, Any]
+    description: str | None = None
+    strict: bool | None = None
+
+
+class SkippedServerTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag=SKIPPED):
+    """A tool of another type, whose schema is Anthropic's: it is not offered, and the log says so."""
+
+
+Tools = Annotated[list[CustomTool | SkippedServerTool], Meta(max_length=MAX_TOOLS)]
+
+
+class _Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
+    disable_parallel_tool_use: bool | None = None
+
+
+class AutoChoice(_Choice, frozen=True, kw_only=True, tag="auto"):
+    """The model decides."""
+
+
+class AnyChoice(_Choice, frozen=True, kw_only=True, tag="any"):
+    """The model calls a tool."""
+
+
+class NamedChoice(_Choice, frozen=True, kw_only=True, tag="tool"):
+    """The model calls this tool."""
+
+    name: str
+
+
+class NoChoice(_Choice, frozen=True, kw_only=True, tag="none"):
+    """The model calls none."""
+
+
+Choice = AutoChoice | AnyChoice | NamedChoice | NoChoice
+
+
+def with_types(tools: Any) -> Any:
+    """The tools of a body, each with a type: `custom` may be left out, others are `SkippedServerTool`s."""
+    return [_known(tool) for tool in tools] if isinstance(tools, list) else tools
+
+
+def _known(tool: Any) -> Any:
+    if not isinstance(tool, dict):
+        return tool
+    kind = tool.get("type")
+    if kind is None or kind == CUSTOM:
+        return {**tool, "type": CUSTOM}
+    if not isinstance(kind, str):
+        return tool
+    note_ignored(f"tools[type={kind[:40]}]", "only tools with an `input_schema` are offered to the model")
+    return {"type": SKIPPED}
+
+
+def tool_use(tools: Sequence[CustomTool | SkippedServerTool], choice: Choice | None) -> ToolUse | None:
+    """What the model may call; None if nothing. Raises InvalidRequest."""
+    functions = distinct(
+        [
+            (_function(tool, f"tools[{i}].input_schema"), f"tools[{i}].name")
+            for i, tool in enumerate(tools)
+            if isinstance(tool, CustomTool)
+        ]
+    )
+    if isinstance(choice, NamedChoice):
+        return ToolUse(functions, (_named(choice.name, functions),), parallel=False)
+    if not functions and isinstance(choice, AnyChoice):
+        raise InvalidRequest("`tool_choice` needs a tool with an `input_schema` in `tools`", param="tool_choice")
+    if not functions or isinstance(choice, NoChoice):
+        return None
+    parallel = choice is None or not choice.disable_parallel_tool_use
+    return ToolUse(functions, functions if isinstance(choice, AnyChoice) else (), parallel)
+
+
+def _function(tool: CustomTool, path: str) -> Function:
+    return Function(tool.name, tool.description or "", tool.input_schema or NO_PARAMETERS, bool(tool.strict), path)
+
+
+def _named(name: str, functions: Sequence[Function]) -> Function:
+    found = next((function for function in functions if function.name == name), None)
+    if found is None:
+        names = (
+            ", ".join(function.name for function in functions)[:300]
+            or "the tools that are offered, of which there are none"
+        )
+        raise InvalidRequest(
+            f"`tool_choice.name` must be one of {names}. Given: {show(name)}", param="tool_choice.name"
+        )
+    return found
