@@ -103,14 +103,21 @@ def _convert(parts: Sequence[Path], target: Path, progress: Progress) -> None:
     first = parts[0]
     progress(0, f"importing the libraries that read {first.name}")
     # Imported here because all of these load torch, which takes seconds; a start with a converted model skips them.
-    from gguf import GGUFReader
+    from handler.model.gguf.quick_reader import QuickReader, reading_quickly
+
+    progress(150, "reading the files' tables")
+    readers = [QuickReader(part) for part in parts]
+    check_split(parts, readers)
+    with reading_quickly():
+        _convert_read(parts, readers, target, progress)
+
+
+def _convert_read(parts: Sequence[Path], readers: Sequence[Any], target: Path, progress: Progress) -> None:
     from transformers import AutoTokenizer
 
     from handler.model.gguf.weights import check_architecture, check_complete, make_manifest, make_skeleton
 
-    progress(150, "reading the files' tables")
-    readers = [GGUFReader(part) for part in parts]
-    check_split(parts, readers)
+    first = parts[0]
     if any(reader.byte_order != "I" for reader in readers):
         raise BadModel(f"{first.name} is in the byte order of another processor; convert it with gguf's own script")
     check_architecture(readers, first.name)
