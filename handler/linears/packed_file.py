@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 _SOURCES = (
     *("linears/block_packing.py", "linears/packed_linear.py", "linears/weight_blocks.py", "linears/packed_file.py"),
     *("kernels/product/block_layout.py", "kernels/product/block_form.py", "kernels/product/tile_layout.py"),
+    "kernels/product/code_packing.py",
 )
 _TORCH, _KERNEL = "torch", "kernel"
 # The safetensors library's names of the types that packed weights have.

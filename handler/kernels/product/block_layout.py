@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from handler.kernels.product.block_form import BLOCK, BlockForm
+from handler.kernels.product.code_packing import packed_words
 from handler.kernels.vectors import LANES
-
-# Weights packed at a time: bounds the integers made on the way.
-_PIECE = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,35 +62,14 @@ def packed_codes(codes: Tensor, bits: int, by_table: bool = False) -> Tensor:
     of input 2s in bits 4s to 4s + 3 and that of input 2s + 1 in bits 16 + 4s on. The others hold the bits above,
     `bits - 4` for each input, in the same order.
     """
-    step = max(LANES, _PIECE // codes.shape[1] // LANES * LANES)
-    return torch.cat([_packed_piece(piece, bits, by_table) for piece in codes.split(step)])
-
-
-def _packed_piece(codes: Tensor, bits: int, by_table: bool) -> Tensor:
+    if bits < 8:
+        return packed_words(codes, bits)
     num_rows, num_columns = codes.shape
-    if bits == 8 and by_table:
-        twos = codes.view(num_rows // LANES, 4, 4, num_columns // BLOCK, BLOCK // 4, 2, 2)
+    if by_table:
+        twos = codes.reshape(num_rows // LANES, 4, 4, num_columns // BLOCK, BLOCK // 4, 2, 2)
         return twos.permute(0, 3, 4, 1, 5, 2, 6).contiguous()
-    if bits == 8:
-        pairs = codes.view(num_rows // LANES, LANES, num_columns // BLOCK, BLOCK // 2, 2)
-        return pairs.permute(0, 2, 3, 1, 4).contiguous()
-    words = _words(codes if bits == 4 else codes & 15, 4)
-    if bits > 4:
-        words = torch.cat([words, _words(codes >> 4, bits - 4)], -1)
-    return words.permute(0, 2, 3, 1).contiguous()
-
-
-def _words(codes: Tensor, bits: int) -> Tensor:
-    """int32 `[N / 16, 16, K / 32, bits]`, pairs of inputs in halves of a number, the first pair lowest."""
-    num_rows, num_columns = codes.shape
-    # Octets of a number: each half's lower one, then each half's upper one.
-    each = 8 // bits
-    pairs = codes.view(-1, 2, each, 2)
-    octets = pairs[:, :, 0]
-    for i in range(1, each):
-        octets = octets | pairs[:, :, i] << bits * i
-    words = octets.transpose(1, 2).reshape(-1, 4).view(torch.int32)
-    return words.view(num_rows // LANES, LANES, num_columns // BLOCK, bits)
+    pairs = codes.reshape(num_rows // LANES, LANES, num_columns // BLOCK, BLOCK // 2, 2)
+    return pairs.permute(0, 2, 3, 1, 4).contiguous()
 
 
 def packed_scales(scale: Tensor, minimum: Tensor | None) -> Tensor:
