@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -49,8 +50,23 @@ class PackedBlocks:
 
 def cat(parts: Sequence[PackedBlocks]) -> PackedBlocks:
     """The outputs of all `parts`, which join."""
-    codes, scales = torch.cat([one.codes for one in parts]), torch.cat([one.scales for one in parts])
+    codes, scales = _whole([one.codes for one in parts]), _whole([one.scales for one in parts])
     return replace(parts[0], codes=codes, scales=scales)
+
+
+def _whole(parts: Sequence[Tensor]) -> Tensor:
+    """The parts one after the other: a view if they are that in memory, as those of a mapped file may be."""
+    first = parts[0]
+    size = sum(len(part) for part in parts)
+    if all(_follows(one, other) for one, other in pairwise(parts)):
+        return first.as_strided((size, *first.shape[1:]), first.stride(), first.storage_offset())
+    return torch.cat(list(parts))
+
+
+def _follows(one: Tensor, other: Tensor) -> bool:
+    same = one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+    both = one.is_contiguous() and other.is_contiguous() and one.dtype is other.dtype
+    return same and both and one.data_ptr() + one.nbytes == other.data_ptr()
 
 
 def packed_codes(codes: Tensor, bits: int, by_table: bool = False) -> Tensor:
