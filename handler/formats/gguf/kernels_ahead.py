@@ -75,7 +75,8 @@ def main(cache_dir: Path, kinds: list[str]) -> None:
                 except Taken:
                     continue
     done = _done(kinds, cache_dir)
-    done.parent.mkdir(parents=True, exist_ok=True)
+    # Of a cache that is gone nothing is made again.
+    done.parent.mkdir(exist_ok=True)
     done.touch()
 
 
