@@ -6,11 +6,13 @@ key digests the package's source, the integers that the kernel captures, and the
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,14 @@ class _CachedKernel(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Cache:
-    """Where compiled kernels are cached; nowhere until `use_cache_dir`."""
+    """Where compiled kernels are cached; nowhere until `use_cache_dir`. `waits` for those that others compile."""
 
     directory: Path | None = None
+    waits = True
+
+
+class Taken(Exception):
+    """Another process compiles the kernel, and this one need not have it."""
 
 
 _CACHE = _Cache()
@@ -85,15 +92,54 @@ def use_cache_dir(cache_dir: Path) -> None:
     _CACHE.directory = cache_dir / "kernels"
 
 
+def leave_to_others() -> None:
+    """Raise `Taken` from now on where another process compiles the kernel that is asked for."""
+    _CACHE.waits = False
+
+
 def compile_kernel(function: Callable[[Any], None]) -> int:
     """Compile `function` to a C function whose one argument is the address of its arguments; returns its address.
 
-    `function` may capture only integers; with a cache directory, anything else raises TypeError.
+    `function` may capture only integers; with a cache directory, anything else raises TypeError. Of processes with one
+    cache, one compiles a kernel and the others wait for it; raises Taken after `leave_to_others`.
     """
-    path = None if _CACHE.directory is None else _CACHE.directory / f"{_key(function)}.kernel"
-    cached = None if path is None else _read(path)
-    if cached is not None:
-        return _load(cached)
+    if _CACHE.directory is None:
+        return _compiled(function, None)
+    path = _CACHE.directory / f"{_key(function)}.kernel"
+    cached = _read(path)
+    if cached is None:
+        with _claimed(path):
+            cached = _read(path)
+            if cached is None:
+                return _compiled(function, path)
+    return _load(cached)
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[None]:
+    """Alone among the processes that compile the kernel at `path`, or with others if no lock can be had."""
+    lock = path.with_suffix(".lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("wb")
+    except OSError:  # `_write` tells
+        yield
+        return
+    with file:
+        try:
+            # Freed when the process ends, however it does.
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if _CACHE.waits else fcntl.LOCK_NB))
+        except BlockingIOError as exc:
+            raise Taken from exc
+        except OSError:  # a file system without locks
+            yield
+            return
+        yield
+        lock.unlink(missing_ok=True)
+
+
+def _compiled(function: Callable[[Any], None], path: Path | None) -> int:
+    """Compile now, and cache at `path`."""
     from numba import cfunc
 
     from handler.kernels.primitives import ARGUMENTS, FAST_MATH

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +28,13 @@ logger = logging.getLogger(__name__)
 _SOURCES = (
     *("linears/block_packing.py", "linears/packed_linear.py", "linears/weight_blocks.py", "linears/packed_file.py"),
     *("kernels/product/block_layout.py", "kernels/product/block_form.py", "kernels/product/tile_layout.py"),
+    "kernels/product/code_packing.py",
 )
 _TORCH, _KERNEL = "torch", "kernel"
 # The safetensors library's names of the types that packed weights have.
 _TYPES = {torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.int32: "I32"}
 _TYPES |= {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
+_DTYPES = {word: dtype for dtype, word in _TYPES.items()}
 
 
 class PackedFile:
@@ -38,18 +43,20 @@ class PackedFile:
     Layers of the file are views of the mapped file. A damaged file is made anew.
     """
 
-    def __init__(self, name: str, directories: Sequence[Path], dtype: torch.dtype) -> None:
-        """`name` stands for the model's weights. The file is looked for in all `directories`, written in the last.
+    def __init__(self, model: str, readers: str, directories: Sequence[Path], dtype: torch.dtype) -> None:
+        """`model` stands for the model's weights, `readers` for the code that reads them.
 
-        `dtype` is that of activations.
+        The file is looked for in all `directories`, written in the last. `dtype` is that of activations.
         """
-        file = f"{name}-{file_name(dtype)}"
+        self._model = model
+        file = f"{model}-{readers}-{file_name(dtype)}"
         paths = [directory / "packed" / file for directory in directories]
         self._target = paths[-1]
         self._file = next((found for path in paths if path.is_file() and (found := _opened(path)) is not None), None)
         # What kind of layer each weight has, as `_kind` says.
-        self._kinds: dict[str, str] = {} if self._file is None else dict(self._file.metadata() or {})
-        self._made: dict[str, nn.Module] = {}
+        self._kinds: dict[str, str] = {} if self._file is None else dict(self._file.metadata)
+        self._made: dict[str, PackedLinear | KernelLinear] = {}
+        self._writing: threading.Thread | None = None
 
     def __deepcopy__(self, memo: object) -> PackedFile:
         """Itself: transformers copies the configuration that holds it."""
@@ -67,31 +74,69 @@ class PackedFile:
 
     def keep(self, name: str, layer: nn.Module) -> None:
         """Note a layer for `save`, unless the file has it or it is of a kind that is not kept."""
-        if name not in self and _kind(layer) is not None:
+        if name not in self and isinstance(layer, PackedLinear | KernelLinear) and _kind(layer) is not None:
             self._made[name] = layer
 
-    def save(self) -> None:
-        """Write the file if layers were noted; one that cannot be written costs the next start time only."""
-        if not self._made:
-            return
-        tensors = {key: tensor for name in self._kinds for key, tensor in _keys(name, self._tensors(name))}
-        kinds = {**self._kinds}
-        for name, layer in self._made.items():
-            kinds[name] = str(_kind(layer))
-            tensors.update(_keys(name, _parts(layer)))
-        try:
-            with atomic_write(self._target) as scratch:
-                _write(scratch, tensors, kinds)
+    def save(self, order: Sequence[str] = ()) -> dict[str, PackedLinear | KernelLinear]:
+        """Write the file if layers were noted; one that cannot be written costs the next start time only.
+
+        Weights of one module are beside each other, those of `order` in its order, so that layers joined from them are
+        views too. Returns the noted layers over the file, whose pages the system may drop, in place of memory; none if
+        it was not written. The disk has the file after `wait`.
+        """
+        made, self._made = self._made, {}
+        if not made:
+            return {}
+        kinds = self._kinds | {name: str(_kind(layer)) for name, layer in made.items()}
+        tensors = {name: _parts(made[name]) if name in made else self._tensors(name) for name in kinds}
+        with ExitStack() as stack:
+            try:
+                scratch = stack.enter_context(atomic_write(self._target))
+                _write(scratch, _beside_each_other(tensors, order), kinds)
                 # Any uid may serve it.
                 scratch.chmod(0o644)
-        except OSError as exc:
-            reason = exc.strerror or exc
-            logger.warning("packed weights are not kept: %s cannot be written: %s", self._target.parent, reason)
-        self._made.clear()
+                file = _opened(scratch)
+            except OSError as exc:
+                self._report(exc)
+                return {}
+            self._finish(stack.pop_all())
+        if file is None:
+            return {}
+        self._file, self._kinds = file, kinds
+        return {name: self.layer(name, layer.bias, getattr(layer, "dense", None)) for name, layer in made.items()}
+
+    def wait(self) -> None:
+        """Until the file that `save` has written is on the disk under its name."""
+        if self._writing is not None:
+            self._writing.join()
+
+    def _finish(self, written: ExitStack) -> None:
+        """A disk takes seconds for what memory holds, so the start goes on. The process does not end meanwhile."""
+
+        def finish() -> None:
+            try:
+                written.close()
+            except OSError as exc:
+                self._report(exc)
+            else:
+                self._remove_older()
+
+        self._writing = threading.Thread(target=finish, name="packed-file")
+        self._writing.start()
+
+    def _remove_older(self) -> None:
+        """Files of the same model by other code: nothing reads them any more."""
+        for path in self._target.parent.glob(f"{glob.escape(self._model)}-*.safetensors"):
+            if path != self._target:
+                path.unlink(missing_ok=True)
+
+    def _report(self, exc: OSError) -> None:
+        reason = exc.strerror or exc
+        logger.warning("packed weights are not kept: %s cannot be written: %s", self._target.parent, reason)
 
     def _tensors(self, name: str) -> list[Tensor]:
-        file: Any = self._file
-        return [file.get_tensor(f"{name}|{number}") for number in range(int(self._kinds[name].split()[1]))]
+        assert self._file is not None
+        return [self._file.tensor(f"{name}|{number}") for number in range(int(self._kinds[name].split()[1]))]
 
 
 def file_name(dtype: torch.dtype) -> str:
@@ -135,16 +180,49 @@ def _made_of(
     return KernelLinear.of_blocks(PackedBlocks(form, codes, scales, table[0] if table else None, factor), bias)
 
 
-def _keys(name: str, tensors: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
-    return [(f"{name}|{number}", tensor) for number, tensor in enumerate(tensors)]
+def _beside_each_other(tensors: Mapping[str, Sequence[Tensor]], order: Sequence[str]) -> dict[str, Tensor]:
+    """By their names in the file, of one module after the other: first what is number 0 of each of its weights."""
+    places = {name: place for place, name in enumerate(order)}
+    names = sorted(tensors, key=lambda name: (places.get(name, len(places)), name))
+    modules: dict[str, list[str]] = {}
+    for name in names:
+        modules.setdefault(name.removesuffix(".weight").rpartition(".")[0], []).append(name)
+    return {
+        f"{name}|{number}": tensors[name][number]
+        for members in modules.values()
+        for number in range(max(len(tensors[name]) for name in members))
+        for name in members
+        if number < len(tensors[name])
+    }
 
 
-def _opened(path: Path) -> Any:
-    """The open file; None if its header cannot be read or does not fit its length, and the log says so."""
+class _Mapped:
+    """A mapped file of safetensors. All its tensors lie in one storage; the library's have one each."""
+
+    def __init__(self, path: Path, metadata: Mapping[str, str]) -> None:
+        """Raises OSError. The library has found the header to be sound, and `metadata` in it."""
+        self.metadata = metadata
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            self._header: dict[str, Any] = json.loads(file.read(size))
+        self._first = 8 + size
+        self._bytes = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+
+    def tensor(self, name: str) -> Tensor:
+        """A view."""
+        head = self._header[name]
+        start, end = (self._first + offset for offset in head["data_offsets"])
+        return self._bytes[start:end].view(_DTYPES[head["dtype"]]).view(head["shape"])
+
+
+def _opened(path: Path) -> _Mapped | None:
+    """The mapped file; None if its header cannot be read or does not fit its length, and the log says so."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        return safe_open(path, "pt")
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        return _Mapped(path, metadata)
     except (OSError, SafetensorError) as exc:
         logger.warning("%s is damaged or cut short, and is made anew: %s", path, exc)
         return None

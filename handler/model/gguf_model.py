@@ -7,6 +7,7 @@ this module repairs that.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -18,7 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from handler.formats.gguf.manifest import SourceFile, write_manifest
+from handler.formats.gguf.kernels_ahead import compile_ahead
+from handler.formats.gguf.manifest import SourceFile, read_manifest, write_manifest
 from handler.model.gguf.location import check_split, parts_of
 from handler.seam.errors import BadModel, one_line
 
@@ -64,11 +66,12 @@ def converted(gguf: Path, cache_dir: Path, progress: Progress) -> Path:
     target = cache_dir / "gguf" / name
     for made in (SHIPPED / "gguf" / name, target):
         if (made / "config.json").is_file():
+            _compile_for(made, cache_dir)
             return made
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{gguf.stem}-", dir=target.parent))
     try:
-        _convert(parts, scratch, progress)
+        _convert(parts, scratch, cache_dir, progress)
         # The rename is atomic. Another process may have finished first.
         if not (target / "config.json").is_file():
             _make_readable(scratch)
@@ -82,6 +85,13 @@ def converted(gguf: Path, cache_dir: Path, progress: Progress) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _compile_for(made: Path, cache_dir: Path) -> None:
+    """A damaged manifest is reported where it is needed."""
+    with contextlib.suppress(BadModel):
+        tensors = read_manifest(made).tensors.values()
+        compile_ahead(((tensor.kind, tensor.num_bytes) for tensor in tensors), cache_dir)
 
 
 def _move(scratch: Path, target: Path) -> None:
@@ -99,18 +109,27 @@ def _directory_name(parts: Sequence[Path]) -> str:
     return f"{parts[0].stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
-def _convert(parts: Sequence[Path], target: Path, progress: Progress) -> None:
+def _convert(parts: Sequence[Path], target: Path, cache_dir: Path, progress: Progress) -> None:
     first = parts[0]
     progress(0, f"importing the libraries that read {first.name}")
     # Imported here because all of these load torch, which takes seconds; a start with a converted model skips them.
-    from gguf import GGUFReader
+    from handler.model.gguf.quick_reader import QuickReader, reading_quickly
+
+    progress(150, "reading the files' tables")
+    readers = [QuickReader(part) for part in parts]
+    check_split(parts, readers)
+    tensors = [tensor for reader in readers for tensor in reader.tensors]
+    compile_ahead(((tensor.tensor_type.name, int(tensor.n_bytes)) for tensor in tensors), cache_dir)
+    with reading_quickly():
+        _convert_read(parts, readers, target, progress)
+
+
+def _convert_read(parts: Sequence[Path], readers: Sequence[Any], target: Path, progress: Progress) -> None:
     from transformers import AutoTokenizer
 
     from handler.model.gguf.weights import check_architecture, check_complete, make_manifest, make_skeleton
 
-    progress(150, "reading the files' tables")
-    readers = [GGUFReader(part) for part in parts]
-    check_split(parts, readers)
+    first = parts[0]
     if any(reader.byte_order != "I" for reader in readers):
         raise BadModel(f"{first.name} is in the byte order of another processor; convert it with gguf's own script")
     check_architecture(readers, first.name)

@@ -236,7 +236,7 @@ def _packed_file(config: EngineConfig, directory: Path, dtype: torch.dtype) -> P
     if dtype is torch.float32:
         return None
     readers = sorted(Path(handler.formats.gguf.__path__[0]).glob("*.py"))
-    return PackedFile(f"{directory.name}-{source_digest(readers)}", (SHIPPED, Path(config.cache_dir)), dtype)
+    return PackedFile(directory.name, source_digest(readers), (SHIPPED, Path(config.cache_dir)), dtype)
 
 
 def _has_room_for_dense(model: torch.nn.Module, dtype: torch.dtype) -> bool:

@@ -13,6 +13,8 @@ from safetensors import safe_open
 
 from handler.kernels.compiler import multiplies_matrices
 from handler.linears.choice import computes_blocks
+from handler.linears.join import join
+from handler.linears.kernel_linear import KernelLinear
 from handler.linears.packed_file import PackedFile, file_name
 from handler.linears.quantised_linear import quantised_linear
 from handler.linears.quantised_weight import QuantisedWeight
@@ -60,6 +62,7 @@ def fill(file: PackedFile, dtype: torch.dtype) -> PackedFile:
             if layer is not None:
                 file.keep(name, layer)
     file.save()
+    file.wait()
     return file
 
 
@@ -81,37 +84,39 @@ def check(file: PackedFile, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_packed_once_and_read_again(tmp_path: Path, dtype: torch.dtype) -> None:
-    fill(PackedFile("m", [tmp_path], dtype), dtype)
+    fill(PackedFile("m", "code", [tmp_path], dtype), dtype)
     (kept,) = (tmp_path / "packed").iterdir()
-    assert kept.name == f"m-{file_name(dtype)}"
-    check(PackedFile("m", [tmp_path], dtype), dtype)
-    assert "a.up.weight" not in PackedFile("other", [tmp_path], dtype)
+    assert kept.name == f"m-code-{file_name(dtype)}"
+    check(PackedFile("m", "code", [tmp_path], dtype), dtype)
+    assert "a.up.weight" not in PackedFile("other", "code", [tmp_path], dtype)
 
 
 def test_a_layer_that_a_file_lacks_is_added(tmp_path: Path) -> None:
-    first = PackedFile("m", [tmp_path], torch.float32)
+    first = PackedFile("m", "code", [tmp_path], torch.float32)
     layer = quantised_linear(MATRICES["head.weight"], None, torch.float32)
     assert layer is not None
     first.keep("head.weight", layer)
     first.save()
-    second = PackedFile("m", [tmp_path], torch.float32)
+    first.wait()
+    second = PackedFile("m", "code", [tmp_path], torch.float32)
     assert "head.weight" in second
     assert "a.up.weight" not in second
     fill(second, torch.float32)
-    check(PackedFile("m", [tmp_path], torch.float32), torch.float32)
+    check(PackedFile("m", "code", [tmp_path], torch.float32), torch.float32)
 
 
 def test_what_the_image_holds_comes_first(tmp_path: Path) -> None:
     shipped, cache = tmp_path / "shipped", tmp_path / "cache"
-    fill(PackedFile("m", [shipped], torch.float32), torch.float32)
-    check(fill(PackedFile("m", [shipped, cache], torch.float32), torch.float32), torch.float32)
+    fill(PackedFile("m", "code", [shipped], torch.float32), torch.float32)
+    check(fill(PackedFile("m", "code", [shipped, cache], torch.float32), torch.float32), torch.float32)
     assert not cache.exists()
 
 
 def test_what_is_kept_by_nobody_costs_nothing(tmp_path: Path) -> None:
-    file = PackedFile("m", [tmp_path], torch.float32)
+    file = PackedFile("m", "code", [tmp_path], torch.float32)
     file.keep("a.weight", torch.nn.Linear(2, 2))
     file.save()
+    file.wait()
     assert not (tmp_path / "packed").exists()
     assert copy.deepcopy(file) is file
 
@@ -119,14 +124,14 @@ def test_what_is_kept_by_nobody_costs_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: Damage, caplog: pytest.LogCaptureFixture) -> None:
     dtype = torch.float32
-    fill(PackedFile("m", [tmp_path], dtype), dtype)
-    kept = tmp_path / "packed" / f"m-{file_name(dtype)}"
+    fill(PackedFile("m", "code", [tmp_path], dtype), dtype)
+    kept = tmp_path / "packed" / f"m-code-{file_name(dtype)}"
     kept.write_bytes(damage(kept.read_bytes()))
     with caplog.at_level(logging.WARNING, "handler"):
-        fill(PackedFile("m", [tmp_path], dtype), dtype)
+        fill(PackedFile("m", "code", [tmp_path], dtype), dtype)
         assert f"{kept} is damaged or cut short, and is made anew" in caplog.text
         caplog.clear()
-        check(PackedFile("m", [tmp_path], dtype), dtype)
+        check(PackedFile("m", "code", [tmp_path], dtype), dtype)
     assert not caplog.text
 
 
@@ -134,12 +139,42 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, caplog: 
     cache = tmp_path / "cache"
     cache.write_text("a file where a directory should be")
     with caplog.at_level(logging.WARNING, "handler"):
-        fill(PackedFile("m", [cache], torch.float32), torch.float32)
+        fill(PackedFile("m", "code", [cache], torch.float32), torch.float32)
     assert "packed weights are not kept" in caplog.text
 
 
 def test_the_file_is_one_of_safetensors(tmp_path: Path) -> None:
-    fill(PackedFile("m", [tmp_path], torch.float32), torch.float32)
-    with safe_open(tmp_path / "packed" / f"m-{file_name(torch.float32)}", "pt") as file:
+    fill(PackedFile("m", "code", [tmp_path], torch.float32), torch.float32)
+    with safe_open(tmp_path / "packed" / f"m-code-{file_name(torch.float32)}", "pt") as file:
         assert file.metadata().keys() == MATRICES.keys() - {"a.gate.weight"}
         assert len(file.keys()) == 2 * len(file.metadata())
+
+
+@pytest.mark.needs("avx512_bf16")
+def test_layers_that_are_joined_stay_views_of_the_file(tmp_path: Path) -> None:
+    """In the start that writes the file as in later ones; in the model's order, not in that of names."""
+    names = ["a.up.weight", "a.gate.weight"]
+    file = PackedFile("m", "code", [tmp_path], torch.bfloat16)
+    expected = {}
+    for number, name in enumerate(reversed(names)):
+        layer = quantised_linear(matrix(4, 128 + 64 * number, 64), None, torch.bfloat16)
+        assert isinstance(layer, KernelLinear)
+        expected[name] = layer.weight
+        file.keep(name, layer)
+    first = file.save(names)
+    file.wait()
+    later = PackedFile("m", "code", [tmp_path], torch.bfloat16)
+    for layers in ([first[name] for name in names], [later.layer(name, None, None) for name in names]):
+        whole = join(layers)
+        assert isinstance(whole, KernelLinear)
+        assert whole.packed is not None
+        assert torch.equal(whole.weight, torch.cat([expected[name] for name in names]))
+        storages = {tensor.untyped_storage().data_ptr() for tensor in whole.packed.tensors}
+        assert len(storages) == 1, "nothing was copied"
+
+
+def test_files_of_the_same_model_by_other_code_are_removed(tmp_path: Path) -> None:
+    for model, code in (("m", "old"), ("m2", "old"), ("m", "new")):
+        fill(PackedFile(model, code, [tmp_path], torch.float32), torch.float32)
+    name = file_name(torch.float32)
+    assert {path.name for path in (tmp_path / "packed").iterdir()} == {f"m2-old-{name}", f"m-new-{name}"}

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from handler.kernels.product.block_form import BLOCK, BlockForm
+from handler.kernels.product.code_packing import packed_words
 from handler.kernels.vectors import LANES
-
-# Weights packed at a time: bounds the integers made on the way.
-_PIECE = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,8 +50,23 @@ class PackedBlocks:
 
 def cat(parts: Sequence[PackedBlocks]) -> PackedBlocks:
     """The outputs of all `parts`, which join."""
-    codes, scales = torch.cat([one.codes for one in parts]), torch.cat([one.scales for one in parts])
+    codes, scales = _whole([one.codes for one in parts]), _whole([one.scales for one in parts])
     return replace(parts[0], codes=codes, scales=scales)
+
+
+def _whole(parts: Sequence[Tensor]) -> Tensor:
+    """The parts one after the other: a view if they are that in memory, as those of a mapped file may be."""
+    first = parts[0]
+    size = sum(len(part) for part in parts)
+    if all(_follows(one, other) for one, other in pairwise(parts)):
+        return first.as_strided((size, *first.shape[1:]), first.stride(), first.storage_offset())
+    return torch.cat(list(parts))
+
+
+def _follows(one: Tensor, other: Tensor) -> bool:
+    same = one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+    both = one.is_contiguous() and other.is_contiguous() and one.dtype is other.dtype
+    return same and both and one.data_ptr() + one.nbytes == other.data_ptr()
 
 
 def packed_codes(codes: Tensor, bits: int, by_table: bool = False) -> Tensor:
@@ -64,35 +78,14 @@ def packed_codes(codes: Tensor, bits: int, by_table: bool = False) -> Tensor:
     of input 2s in bits 4s to 4s + 3 and that of input 2s + 1 in bits 16 + 4s on. The others hold the bits above,
     `bits - 4` for each input, in the same order.
     """
-    step = max(LANES, _PIECE // codes.shape[1] // LANES * LANES)
-    return torch.cat([_packed_piece(piece, bits, by_table) for piece in codes.split(step)])
-
-
-def _packed_piece(codes: Tensor, bits: int, by_table: bool) -> Tensor:
+    if bits < 8:
+        return packed_words(codes, bits)
     num_rows, num_columns = codes.shape
-    if bits == 8 and by_table:
-        twos = codes.view(num_rows // LANES, 4, 4, num_columns // BLOCK, BLOCK // 4, 2, 2)
+    if by_table:
+        twos = codes.reshape(num_rows // LANES, 4, 4, num_columns // BLOCK, BLOCK // 4, 2, 2)
         return twos.permute(0, 3, 4, 1, 5, 2, 6).contiguous()
-    if bits == 8:
-        pairs = codes.view(num_rows // LANES, LANES, num_columns // BLOCK, BLOCK // 2, 2)
-        return pairs.permute(0, 2, 3, 1, 4).contiguous()
-    words = _words(codes if bits == 4 else codes & 15, 4)
-    if bits > 4:
-        words = torch.cat([words, _words(codes >> 4, bits - 4)], -1)
-    return words.permute(0, 2, 3, 1).contiguous()
-
-
-def _words(codes: Tensor, bits: int) -> Tensor:
-    """int32 `[N / 16, 16, K / 32, bits]`, pairs of inputs in halves of a number, the first pair lowest."""
-    num_rows, num_columns = codes.shape
-    # Octets of a number: each half's lower one, then each half's upper one.
-    each = 8 // bits
-    pairs = codes.view(-1, 2, each, 2)
-    octets = pairs[:, :, 0]
-    for i in range(1, each):
-        octets = octets | pairs[:, :, i] << bits * i
-    words = octets.transpose(1, 2).reshape(-1, 4).view(torch.int32)
-    return words.view(num_rows // LANES, LANES, num_columns // BLOCK, bits)
+    pairs = codes.reshape(num_rows // LANES, LANES, num_columns // BLOCK, BLOCK // 2, 2)
+    return pairs.permute(0, 2, 3, 1, 4).contiguous()
 
 
 def packed_scales(scale: Tensor, minimum: Tensor | None) -> Tensor:

@@ -93,9 +93,12 @@ class _LayerQuantizer(HfQuantizer):
         self._untrimmed = 0
         # Layers whose bias has not been read yet, and a tied output layer.
         self._waiting: list[LayerSource] = []
+        # The model's linear layers, in its own order.
+        self._order: list[tuple[str, tuple[int, int]]] = []
 
     def _process_model_before_weight_loading(self, model: Any, **options: Any) -> None:
         self._tied = set(model.all_tied_weights_keys or {})
+        self._order = list(_linears(model))
         output, self._input = model.get_output_embeddings(), model.get_input_embeddings()
         self._output = next((f"{name}.weight" for name, each in model.named_modules() if each is output), None)
         if self.config.stored is not None:
@@ -208,9 +211,7 @@ class _LayerQuantizer(HfQuantizer):
 
     def _place(self, model: nn.Module, source: LayerSource) -> bool:
         """Put a layer in the place of the one that has the weight of `source`; False if no kernel takes it."""
-        path = source.name.rpartition(".")[0]
-        parent, _, child = path.rpartition(".")
-        linear: Any = model.get_submodule(path)
+        linear: Any = model.get_submodule(source.name.rpartition(".")[0])
         if linear.bias is not None and linear.bias.is_meta:
             self._waiting.append(source)
             linear.weight._is_hf_initialized = True
@@ -219,9 +220,7 @@ class _LayerQuantizer(HfQuantizer):
         layer = self._kept(source, bias) or source.linear(bias)
         if layer is None or not self.check.passes(layer, source.form, source.rows, self.config.dtype):
             return False
-        # transformers draws the weights of modules without this mark.
-        layer.__dict__["_is_hf_initialized"] = True
-        setattr(model.get_submodule(parent), child, layer)
+        _put(model, source.name, layer)
         self.report.placed(source.form.bits)
         self._trim(linear.weight.numel())
         if self.config.packed is not None:
@@ -252,7 +251,8 @@ class _LayerQuantizer(HfQuantizer):
         self.experts.finish(model)
         self.report.log()
         if self.config.packed is not None:
-            self.config.packed.save()
+            for name, layer in self.config.packed.save([name for name, _ in self._order]).items():
+                _put(model, name, layer)
         # To transformers the model is an ordinary one from here on.
         self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
         return model
@@ -281,6 +281,14 @@ class _Place(ConversionOps):
             elif missing_keys is not None:
                 missing_keys.discard(name)
         return remaining
+
+
+def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put `layer` in the place of the one with the weight `name`."""
+    # transformers draws the weights of modules without this mark.
+    layer.__dict__["_is_hf_initialized"] = True
+    parent, _, child = name.rpartition(".")[0].rpartition(".")
+    setattr(model.get_submodule(parent), child, layer)
 
 
 def _linears(model: nn.Module) -> Iterator[tuple[str, tuple[int, int]]]:
