@@ -16,7 +16,7 @@ from typing import Any
 from sagemaker_inference import parameters
 
 from container.directories import default_cache_dir
-from handler.seam.config import KVLayout, Quantize
+from handler.seam.config import ActivationDtype, KVLayout, Quantize
 
 _MAX_LOG_LEVEL = 1000
 
@@ -160,6 +160,12 @@ class Settings:
     quantize: str = _setting("auto", _one_of(*Quantize), "How weights are stored.", "HF_MODEL_QUANTIZE", "QUANTIZE")
     dtype: str = _setting(
         "auto", _one_of("auto", "float32", "float16", "bfloat16"), "Type of weights and KV memory.", "DTYPE"
+    )
+    activation_dtype: str = _setting(
+        "auto",
+        _one_of(*ActivationDtype),
+        "auto, or int8: round what is multiplied by 4- to 8-bit weights, as llama.cpp does (CPU).",
+        "ACTIVATION_DTYPE",
     )
     device: str = _setting("auto", _device, "auto, cpu, cuda or cuda:N.", "DEVICE")
     num_gpus: int = _setting(0, _count(0, 64), "GPUs to use. Default: all visible GPUs.", "NUM_SHARD", "SM_NUM_GPUS")

@@ -71,6 +71,14 @@ def looks_up_bytes() -> bool:
     return bool(binding.get_host_cpu_features().get("avx512vbmi"))
 
 
+@functools.cache
+def multiplies_bytes() -> bool:
+    """True if the processor has AVX-512's dot product of bytes (VNNI), beside that of bfloat16."""
+    from llvmlite import binding
+
+    return multiplies_bfloat16() and bool(binding.get_host_cpu_features().get("avx512vnni"))
+
+
 def use_cache_dir(cache_dir: Path) -> None:
     """Cache compiled kernels in `cache_dir / "kernels"` from now on."""
     _CACHE.directory = cache_dir / "kernels"

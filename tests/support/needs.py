@@ -112,6 +112,11 @@ NEEDS = {
     "avx512_bf16": Need(
         Kind.HARDWARE, "a processor with AVX-512's bfloat16 dot product", _has_flags("avx512bw", "avx512_bf16")
     ),
+    "avx512_vnni": Need(
+        Kind.HARDWARE,
+        "a processor with AVX-512's dot products of bytes and bfloat16",
+        _has_flags("avx512bw", "avx512_bf16", "avx512_vnni"),
+    ),
     "amx": Need(Kind.HARDWARE, "a processor with a matrix unit (AMX)", _has_amx),
     "sdk2": Need(Kind.ELSEWHERE, "version 2 of the SageMaker SDK: `make test-deploy`", _has_sdk_2),
     "torch": Need(Kind.ELSEWHERE, "the server's packages, absent beside an SDK: `make test`", _has_module("torch")),

@@ -41,7 +41,7 @@ _PRODUCTS = _ROWS * GROUPS * LANES
 
 
 def dots_scratch(num_rows: int, blocks: int) -> int:
-    """Float32 elements of scratch that a thread needs, for blocks with one scale."""
+    """Float32 elements of scratch that a thread needs, for blocks with one scale. Rounded activations need less."""
     return _PRODUCTS + num_rows * blocks * (1 + BLOCK // 2)
 
 
