@@ -70,12 +70,12 @@ def _measure(form: str, dtype: str, threads: int) -> dict[str, Any]:
     with torch.inference_mode():
         # Windows have many rows, for which the dense weights would be used; this measures the packed ones.
         with KERNEL.using(Kernel.PACKED):
-            losses = [losses(loaded.model, ids[i : i + WINDOW]) for i in range(0, len(ids) - 1, WINDOW)]
+            found = [losses(loaded.model, ids[i : i + WINDOW]) for i in range(0, len(ids) - 1, WINDOW)]
         milliseconds = [_milliseconds(loaded.model, ids[:rows]) for rows in _ROWS]
     return {
         "stored": loaded.quantize,
         "dtype": str(loaded.dtype).removeprefix("torch."),
-        "perplexity": math.exp(float(torch.cat(losses).mean())),
+        "perplexity": math.exp(float(torch.cat(found).mean())),
         "tokens": len(ids),
         "weights": _weight_bytes(loaded.model) >> 20,
         "rss": psutil.Process().memory_info().rss >> 20,

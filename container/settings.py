@@ -16,7 +16,7 @@ from typing import Any
 from sagemaker_inference import parameters
 
 from container.directories import default_cache_dir
-from handler.seam.config import KVCacheDtype, KVLayout, Quantize
+from handler.seam.config import ActivationDtype, KVCacheDtype, KVLayout, Quantize
 
 _MAX_LOG_LEVEL = 1000
 
@@ -163,6 +163,12 @@ class Settings:
         _one_of("auto", "float32", "float16", "bfloat16"),
         "Type of weights, and of KV memory by default.",
         "DTYPE",
+    )
+    activation_dtype: str = _setting(
+        "auto",
+        _one_of(*ActivationDtype),
+        "auto, or int8: round what is multiplied by 4- to 8-bit weights, as llama.cpp does (CPU).",
+        "ACTIVATION_DTYPE",
     )
     device: str = _setting("auto", _device, "auto, cpu, cuda or cuda:N.", "DEVICE")
     num_gpus: int = _setting(0, _count(0, 64), "GPUs to use. Default: all visible GPUs.", "NUM_SHARD", "SM_NUM_GPUS")

@@ -15,8 +15,10 @@ from handler.engine.ipc import EngineSocket
 from handler.engine.step_threads import StepThreads
 from handler.engine.warm_up import sequences_of_each_kind, warm_up_sequence
 from handler.kernels.compiler import use_cache_dir
+from handler.kernels.product.activations import ACTIVATIONS
 from handler.linears.onednn_linear import keep_onednn_off_amx
 from handler.linears.packed_linear import KERNEL, Kernel
+from handler.linears.rounded import check_rounded
 from handler.model.checks.remote_code import follows_code
 from handler.model.json_file import read_json
 from handler.model.loader import load, place
@@ -28,7 +30,7 @@ from handler.runners.limits import Limits
 from handler.runners.runner import Runner
 from handler.sampling.grammar import GrammarCompiler
 from handler.scheduling.scheduler import Scheduler, SchedulerLimits
-from handler.seam.config import EngineConfig
+from handler.seam.config import ActivationDtype, EngineConfig
 from handler.seam.processors import usable_threads
 from handler.seam.protocol import ModelCard
 from handler.seam.status import Phase, StatusBoard
@@ -57,8 +59,11 @@ def start(
     trusted = follows_code(read_json(directory / "config.json"), trust_remote_code=config.trust_remote_code)
     tokens_dir = tokenizer_dir(directory, Path(config.cache_dir), trusted)
     loaded = load(config, directory, board.advance, devices, tokens_dir)
+    if ACTIVATIONS.is_int8:
+        check_rounded(loaded.model, loaded.device.type)
     board.advance(700, "comparing the engine's attention with the model's own")
-    runner, limits = choose_runner(config, loaded, board)
+    with ACTIVATIONS.exact():  # what is compared must not be rounded
+        runner, limits = choose_runner(config, loaded, board)
     board.enter(Phase.WARMING, "generating the first token")
     grammars = GrammarCompiler(tokens_dir / "tokenizer.json", runner.vocab_size, loaded.eos_token_ids)
     threads = StepThreads(
@@ -79,6 +84,7 @@ def _configure_libraries(config: EngineConfig) -> None:
     keep_onednn_off_amx()
     torch.set_num_threads(_num_threads(config))
     KERNEL.kernel = Kernel.DENSE if config.deterministic else Kernel.BY_ROWS
+    ACTIVATIONS.is_int8 = config.activation_dtype is ActivationDtype.INT8
     use_cache_dir(Path(config.cache_dir))
 
 

@@ -22,7 +22,7 @@ import msgspec
 from container.run_dir import RunDir
 from container.settings import Settings
 from container.supervisor.stall import StallWatch
-from handler.seam.config import EngineConfig, KVCacheDtype, KVLayout, Quantize
+from handler.seam.config import ActivationDtype, EngineConfig, KVCacheDtype, KVLayout, Quantize
 from handler.seam.errors import BadConfiguration, BadModel, StartupError
 from handler.seam.status import Phase, StatusBoard
 from handler.seam.suspects import Hazards, Suspects
@@ -193,6 +193,7 @@ class EngineProcess:
             served_model_id=s.served_model_name,
             quantize=Quantize(s.quantize),
             dtype=s.dtype,
+            activation_dtype=ActivationDtype(s.activation_dtype),
             device=s.device,
             trust_remote_code=s.trust_remote_code,
             refuse_custom_code=s.refuse_custom_code,

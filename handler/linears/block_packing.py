@@ -19,8 +19,10 @@ from handler.linears.packed_linear import kernel_bits
 from handler.linears.quantised_weight import QuantisedWeight
 from handler.linears.weight_blocks import in_blocks
 
-# Outputs that a kernel takes at a time; inputs that may share a scale.
-_OUTPUTS, _LEAST_GROUP = 64, 16
+# Outputs that a kernel takes at a time.
+_OUTPUTS = 64
+# Inputs that may share a scale; other groups repeat theirs.
+_GROUPS = (128, 64, BLOCK, 16)
 # Values of a table.
 _NUM_NIBBLES, _NUM_BYTES = 16, 256
 # Largest exponent of a power of two by which scales are multiplied.
@@ -35,7 +37,7 @@ def packed_blocks(weight: QuantisedWeight, tiles: bool) -> PackedBlocks | None:
     A table is rounded to bfloat16, scales and minima to float16, all multiplied by a power of two if that is needed.
     """
     num_outputs, num_inputs = weight.shape
-    if num_outputs % _OUTPUTS or num_inputs % BLOCK or not num_outputs or weight.group % _LEAST_GROUP:
+    if num_outputs % _OUTPUTS or num_inputs % BLOCK or not num_outputs or weight.group % _GROUPS[-1]:
         return None
     blocks = in_blocks(weight) if tiles else None
     found = None if blocks is None else _tiled(blocks)
@@ -53,7 +55,7 @@ def _tiled(blocks: QuantisedWeight) -> PackedBlocks | None:
 
 
 def _for_vectors(weight: QuantisedWeight) -> PackedBlocks | None:
-    inputs = BLOCK if weight.group % BLOCK == 0 else _LEAST_GROUP
+    inputs = next(each for each in _GROUPS if weight.group % each == 0)
     weight, table = _with_values(weight), None
     zero, values = MINIMUM if weight.minimum is not None else 0, weight.table
     if values is None:

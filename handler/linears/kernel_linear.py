@@ -32,6 +32,11 @@ class KernelLinear(nn.Module):
         self.product = product
         self.packed: PackedBlocks | None = None
 
+    @property
+    def rounds(self) -> bool:
+        """True if activations are rounded to int8 where `ACTIVATION_DTYPE` says so."""
+        return self.product.rounds
+
     @classmethod
     def of_blocks(cls, packed: PackedBlocks, bias: Tensor | None) -> KernelLinear:
         """Over `packed`, N a multiple of 64; `bias` `[N]` bfloat16."""

@@ -56,6 +56,13 @@ class KVCacheDtype(enum.StrEnum):
     FP8_E5M2 = "fp8_e5m2"
 
 
+class ActivationDtype(enum.StrEnum):
+    """In which numbers activations are multiplied by weights of 4 to 8 bits on CPU. `AUTO` is the model's dtype."""
+
+    AUTO = "auto"
+    INT8 = "int8"
+
+
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the engine. Zero or None means: derive it from the model and the device.
 
@@ -74,6 +81,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     served_model_id: str = ""
     quantize: Quantize = Quantize.AUTO
     dtype: str = "auto"
+    activation_dtype: ActivationDtype = ActivationDtype.AUTO
     device: str = "auto"
     trust_remote_code: bool = False
     refuse_custom_code: bool = False

@@ -93,6 +93,7 @@ SETTINGS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("SERVED_MODEL_NAME",), _text),
     (QUANTIZE_NAMES, _one_of(*_QUANTIZE)),
     (("DTYPE",), _one_of("auto", "float32", "float16", "bfloat16")),
+    (("ACTIVATION_DTYPE",), _one_of("auto", "int8")),
     (("DEVICE",), lambda value: "" if re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", value) else "auto, cpu, cuda or cuda:N"),
     (GPU_NAMES, _whole(0, 64)),
     (("ENGINE_REPLICAS",), _whole(0, 64)),

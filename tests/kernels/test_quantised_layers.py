@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from handler.kernels.product.activations import ACTIVATIONS
 from handler.linears.choice import quantised_layer
 from handler.linears.kernel_linear import KernelLinear
 from handler.linears.ordered_linear import OrderedLinear
@@ -141,17 +142,35 @@ def test_our_kernel_takes_every_form(form: Form) -> None:
     assert relative(layer.plus(x[:3], other), x[:3].float() @ exact.T + other.float()) < 5e-3
 
 
+@pytest.mark.needs("avx512_bf16")
+@pytest.mark.parametrize("group", [16, 32, 128])
+def test_sums_of_activations_far_apart_have_the_same_bits(group: int) -> None:
+    """Sums of numbers of like size are exact in any order."""
+    layer = quantised_layer(grouped(4, group, minimum=True), None, torch.bfloat16)
+    assert layer is not None
+    x = rows(40, torch.bfloat16) * 2.0 ** torch.randint(-12, 12, (40, K), generator=torch.Generator().manual_seed(0))
+    x = x.bfloat16()
+    # What rounding to bfloat16 takes away shows the bits below.
+    together = layer(x)
+    rest = layer.plus(x, -together)
+    for count in (1, 3, 8, 9):
+        assert torch.equal(layer.plus(x[:count], -together[:count]), rest[:count]), count
+
+
 # Bits a weight with its scales; what is not symmetric has a float16 minimum beside each scale.
 SIZES = {
     "4 bits, groups of 32, symmetric": 4.5,
     "4 bits, groups of 32, with minima": 5.0,
     "8 bits, groups of 32": 8.5,
-    "2 bits": 4.5,
+    "2 bits": 4.25,
+    "4 bits, groups of 128, symmetric": 4.125,
+    "4 bits, groups of 128, with minima": 4.25,
+    "4 bits by channel": 4.125,
     "5 bits, groups of 32, with minima": 6.0,
     "Q6_K": 7.0,
     "Q3_K": 5.0,
     "NVFP4": 5.0,
-    "FP8 by channel": 8.5,
+    "FP8 by channel": 8.125,
 }
 
 
@@ -172,3 +191,71 @@ def test_what_no_kernel_takes_has_no_layer() -> None:
     assert quantised_layer(grouped(4, 32, zero=8).rows(slice(24)), None, torch.bfloat16) is None, "24 outputs"
     table = QuantisedWeight(4, grouped(4, 32).codes, grouped(4, 32).scale, table=torch.arange(16.0))
     assert quantised_layer(table, None, torch.float32) is None, "torch's kernel has no table"
+
+
+def rounded_activations(x: Tensor, group: int) -> Tensor:
+    """As `ACTIVATION_DTYPE=int8` rounds them: in groups of 32 to 128."""
+    grouped = x.float().view(len(x), -1, min(max(group, 32), 128))
+    step = grouped.abs().amax(-1, keepdim=True) / 127
+    return (torch.round(grouped / step.clamp_min(1e-30)) * step).view(x.shape)
+
+
+# Each number of bits and each group of a kernel, with minima and without; compiling takes longest.
+ROUNDED = (
+    *("4 bits, groups of 128, symmetric", "4 bits, groups of 32, with minima", "4 bits, act-order", "Q2_K"),
+    *("5 bits, groups of 32, with minima", "Q6_K", "8 bits, groups of 32"),
+)
+
+
+@pytest.fixture
+def int8_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handler.linears.choice.multiplies_matrices", lambda: False)
+    monkeypatch.setattr(ACTIVATIONS, "is_int8", True)
+
+
+@pytest.mark.needs("avx512_vnni")
+@pytest.mark.usefixtures("int8_activations")
+@pytest.mark.parametrize("name", ROUNDED)
+def test_activations_are_rounded_to_int8(name: str) -> None:
+    weight = (LINEAR | OTHER)[name]()
+    layer = quantised_layer(weight, None, torch.bfloat16)
+    held = layer.layer if isinstance(layer, OrderedLinear) else layer
+    assert layer is not None
+    assert isinstance(held, KernelLinear)
+    assert held.rounds
+    exact, x = weight.dequantise(torch.float32), rows(20, torch.bfloat16)
+    x[3] = 0
+    ordered = x if weight.order is None else x[:, weight.order]
+    given = rounded_activations(ordered, weight.group)
+    columns = exact if weight.order is None else exact[:, weight.order]
+    together = layer(x)
+    # What is left is the rounding of the output.
+    assert relative(together, given @ columns.T) < 2.0**-8
+    assert relative(together, x.float() @ exact.T) < 3e-2
+    for count in (1, 2, 3, 4, 5, 6, 7, 8, 9, 17):
+        assert torch.equal(layer(x[:count]), together[:count]), count
+    with ACTIVATIONS.exact():
+        assert relative(layer(x), x.float() @ exact.T) < 5e-3
+
+
+@pytest.mark.needs("avx512_vnni")
+@pytest.mark.usefixtures("int8_activations")
+@pytest.mark.parametrize("damage", [float("nan"), float("inf")])
+def test_a_damaged_row_is_damaged_alone(damage: float) -> None:
+    layer = quantised_layer(grouped(4, 32, minimum=True), None, torch.bfloat16)
+    assert layer is not None
+    x = rows(9, torch.bfloat16)
+    expected = layer(x)
+    x[4, 7] = damage
+    found = layer(x)
+    assert not found[4].isfinite().any()
+    others = [0, 1, 2, 3, 5, 6, 7, 8]
+    assert torch.equal(found[others], expected[others])
+
+
+@pytest.mark.needs("avx512_vnni")
+@pytest.mark.usefixtures("int8_activations")
+def test_entries_of_a_table_keep_their_activations() -> None:
+    layer = quantised_layer(by_table("nf4", 64), None, torch.bfloat16)
+    assert isinstance(layer, KernelLinear)
+    assert not layer.rounds

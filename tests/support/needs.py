@@ -123,7 +123,9 @@ NEEDS = {
         Kind.HARDWARE, "a processor with AVX-512's bfloat16 dot product", _has_flags("avx512bw", "avx512_bf16")
     ),
     "avx512_vnni": Need(
-        Kind.HARDWARE, "a processor with AVX-512's products of bytes", _has_flags("avx512bw", "avx512_vnni")
+        Kind.HARDWARE,
+        "a processor with AVX-512's dot products of bytes and bfloat16",
+        _has_flags("avx512bw", "avx512_bf16", "avx512_vnni"),
     ),
     "amx": Need(Kind.HARDWARE, "a processor with a matrix unit (AMX)", _has_amx),
     "sdk2": Need(Kind.ELSEWHERE, "version 2 of the SageMaker SDK: `make test-deploy`", _has_sdk_2),

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import functools
 
-import numpy as np
-
 from handler.kernels.compiler import compile_kernel
 from handler.kernels.primitives import (
-    BITS_BFLOAT16,
     BITS_FLOAT32,
     bytes_at,
     called,
     elements,
     float_argument,
-    load,
     share_of,
     shifted,
-    store,
     thread_number,
 )
 from handler.kernels.product.block_form import BLOCK, BlockForm
+from handler.kernels.product.block_sums import sum_eight, sum_row
 from handler.kernels.product.block_tile import block_tile
 from handler.kernels.product.interleaved_rows import interleave_eight
 from handler.kernels.product.product_outputs import (
@@ -42,11 +38,10 @@ _ROWS = 8
 
 # Products of a tile, before `write_outputs`.
 _PRODUCTS = _ROWS * GROUPS * LANES
-_HALF_BLOCK = BLOCK // 2
 
 
 def dots_scratch(num_rows: int, blocks: int) -> int:
-    """Float32 elements of scratch that a thread needs, for blocks with one scale."""
+    """Float32 elements of scratch that a thread needs, for blocks with one scale. Rounded activations need less."""
     return _PRODUCTS + num_rows * blocks * (1 + BLOCK // 2)
 
 
@@ -56,46 +51,26 @@ def dots_scratch_of_two(num_rows: int, blocks: int) -> int:
 
 
 @called
-def _interleave(x, num_rows, blocks, pairs, sums):  # pragma: no cover
+def _interleave(x, num_rows, blocks, pairs):  # pragma: no cover
     """Write rows in the layout of `block_tile`, 8 at a time, then the rest; `x` `[num_rows, blocks * 32]`."""
     width = blocks * (BLOCK // 2)
     for first in range(0, num_rows, _ROWS):
         rows = min(_ROWS, num_rows - first)
         if rows == _ROWS:
             interleave_eight(bytes_at(x + first * width * 4), width, width, shifted(pairs, first * width))
-        for r in range(rows):
-            numbers = elements(x + (first + r) * width * 4, BITS_BFLOAT16)
-            if rows < _ROWS:
+        else:
+            for r in range(rows):
                 source = bytes_at(x + (first + r) * width * 4)
                 for i in range(width):
                     pairs[first * width + i * rows + r] = source[i]
-            for b in range(blocks):
-                total = np.float32(0)
-                for k in range(BLOCK):
-                    total += load(numbers, b * BLOCK + k)
-                store(sums, first * blocks + b * rows + r, total)
-
-
-@called
-def _sum_halves(x, num_rows, blocks, sums):  # pragma: no cover
-    """Write the sums of 16 inputs each, in the layout of `block_tile`; `x` as in `_interleave`."""
-    count = 2 * blocks
-    for first in range(0, num_rows, _ROWS):
-        rows = min(_ROWS, num_rows - first)
-        for r in range(rows):
-            numbers = elements(x + (first + r) * blocks * BLOCK * 2, BITS_BFLOAT16)
-            for i in range(count):
-                total = np.float32(0)
-                for k in range(_HALF_BLOCK):
-                    total += load(numbers, i * _HALF_BLOCK + k)
-                store(sums, first * count + i * rows + r, total)
 
 
 @functools.cache
 def compile_dots(form: int) -> int:
     """The address of the kernel for weights of `form`, a `BlockForm.number`; `BlockProduct` calls it."""
     of_form = BlockForm.of_number(form)
-    parts, code_bytes, scale_bytes = of_form.parts, 4 * LANES * of_form.words, 2 * LANES * of_form.numbers
+    inputs, parts, span = of_form.inputs, of_form.parts, of_form.span
+    code_bytes, scale_bytes = 4 * LANES * of_form.words, 2 * LANES * of_form.numbers
 
     def kernel(arguments):  # pragma: no cover
         num_rows, num_groups = arguments[NUM_ROWS], arguments[NUM_GROUPS]
@@ -104,9 +79,16 @@ def compile_dots(form: int) -> int:
         address = arguments[SCRATCH] + thread_number(arguments) * arguments[SCRATCH_STRIDE]
         found, sums_at = elements(address, BITS_FLOAT32), address + _PRODUCTS * 4
         pairs_at = sums_at + num_rows * blocks * parts * 4
-        _interleave(arguments[X], num_rows, blocks, bytes_at(pairs_at), elements(sums_at, BITS_FLOAT32))
-        if parts == 2:
-            _sum_halves(arguments[X], num_rows, blocks, elements(sums_at, BITS_FLOAT32))
+        _interleave(arguments[X], num_rows, blocks, bytes_at(pairs_at))
+        spans = blocks // span
+        for row in range(0, num_rows, _ROWS):
+            sums = elements(sums_at + row * spans * parts * 4, BITS_FLOAT32)
+            if num_rows - row >= _ROWS:
+                sum_eight(inputs, bytes_at(pairs_at + row * blocks * (BLOCK // 2) * 4), spans, sums)
+            else:
+                for r in range(num_rows - row):
+                    source = bytes_at(arguments[X] + (row + r) * blocks * BLOCK * 2)
+                    sum_row(inputs, source, spans, shifted(sums, r), num_rows - row)
         table = bytes_at(arguments[TABLE])
         first, end = share_of(arguments, num_groups // GROUPS)
         for item in range(first, end):
@@ -114,12 +96,12 @@ def compile_dots(form: int) -> int:
             while row < num_rows:
                 rows = min(_ROWS, num_rows - row)
                 x = bytes_at(pairs_at + row * blocks * (BLOCK // 2) * 4)
-                sums = elements(sums_at + row * blocks * parts * 4, BITS_FLOAT32)
+                sums = elements(sums_at + row * spans * parts * 4, BITS_FLOAT32)
                 group = item * GROUPS
                 last = group + GROUPS
                 while group < last:
                     codes = bytes_at(arguments[CODES] + group * blocks * code_bytes)
-                    scales = bytes_at(arguments[SCALES] + group * blocks * scale_bytes)
+                    scales = bytes_at(arguments[SCALES] + group * spans * scale_bytes)
                     # Fewer rows take more groups, so that as many sums are independent.
                     groups = 1
                     if rows == 8:

@@ -15,8 +15,8 @@ MINIMUM = 255
 class BlockForm(NamedTuple):
     """`w = scale * (value(code) - zero)`, or `scale * value(code) + minimum`.
 
-    `bits` are 4, 5, 6 or 8; `inputs` share a scale, 16 or 32; `zero` is from 0 to 128, or `MINIMUM`; `values` is
-    `CODES` or `TABLE`. A table has 16 values, or with 8 bits 128 and then their negatives.
+    `bits` are 4, 5, 6 or 8; 16, 32, 64 or 128 `inputs` share a scale; `zero` is from 0 to 128, or `MINIMUM`; `values`
+    is `CODES` or `TABLE`. A table has 16 values, or with 8 bits 128 and then their negatives.
     """
 
     bits: int
@@ -36,8 +36,13 @@ class BlockForm(NamedTuple):
 
     @property
     def parts(self) -> int:
-        """Scales of an output in a block."""
-        return BLOCK // self.inputs
+        """Scales of an output in a block; 1 where blocks share one."""
+        return max(1, BLOCK // self.inputs)
+
+    @property
+    def span(self) -> int:
+        """Blocks that share a scale."""
+        return max(1, self.inputs // BLOCK)
 
     @property
     def words(self) -> int:
@@ -46,5 +51,5 @@ class BlockForm(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """float16 numbers of an output in a block: scales, and minima if there are any."""
+        """float16 numbers of an output in `span` blocks: scales, and minima if there are any."""
         return self.parts * (2 if self.zero == MINIMUM else 1)

@@ -34,36 +34,60 @@ class BlockEmitter:
         codes, self.scales, self.x, self.sums, table, self.blocks = pointers
         self.weights = BlockWeights(builder, form, groups, codes, self.blocks, table)
 
+        self.zeros = [ir.Constant(FLOATS, [0.0] * LANES)] * (rows * groups)
+        # Scales of a group, and the blocks, or spans of blocks, in which they are read.
+        spans = self.blocks if form.span == 1 else builder.udiv(self.blocks, index(form.span))
+        self.spans, self.num_scales = spans, builder.mul(spans, index(form.parts))
+
     def tile(self):
         """The totals, `[rows][groups]` vectors of 16 outputs."""
-        zeros = [ir.Constant(FLOATS, [0.0] * LANES)] * (self.rows * self.groups)
-        totals = folded(self.b, self.blocks, zeros, self.add_block)
-        return [totals[r * self.groups : (r + 1) * self.groups] for r in range(self.rows)]
+        step = self.add_block if self.form.span == 1 else self.add_span
+        return self._by_row(folded(self.b, self.spans, self.zeros, step))
 
     def add_block(self, block, totals):
         """The totals, by row and group, plus one block's products."""
         b, pairs = self.b, enumerate(self.weights.pairs(block))
         for part in range(self.form.parts):
-            following = []
             number = b.add(b.mul(block, index(self.form.parts)), index(part))
-            found, offsets = self.products(block, pairs), self.offsets(number)
-            for r in range(self.rows):
-                place = b.add(b.mul(number, index(self.rows)), index(r))
-                for g, (scale, offset) in enumerate(offsets):
-                    new = totals[r * self.groups + g]
-                    if offset is not None:
-                        total_of = splat(b, b.load(b.gep(self.sums, [place])), FLOATS)
-                        new = multiply_add(b, total_of, offset, new)
-                    following.append(multiply_add(b, found[r][g], scale, new))
-            totals = following
+            found = self.products(block, pairs, self._by_row(self.zeros))
+            totals = self.scaled(number, found, totals)
         return totals
+
+    def add_span(self, span, totals):
+        """The same with the products of the blocks that share a scale."""
+        b, first = self.b, self.b.mul(span, index(self.form.span))
+
+        def add(i, sums):
+            block = b.add(first, i)
+            found = self.products(block, enumerate(self.weights.pairs(block)), self._by_row(sums))
+            return [vector for row in found for vector in row]
+
+        found = folded(b, index(self.form.span), self.zeros, add)
+        return self.scaled(span, self._by_row(found), totals)
+
+    def scaled(self, number, found, totals):
+        """The totals plus `found`, products by row and group that share scale `number`."""
+        b, following = self.b, []
+        offsets = self.offsets(number)
+        for r in range(self.rows):
+            place = b.add(b.mul(number, index(self.rows)), index(r))
+            for g, (scale, offset) in enumerate(offsets):
+                new = totals[r * self.groups + g]
+                if offset is not None:
+                    total_of = splat(b, b.load(b.gep(self.sums, [place])), FLOATS)
+                    new = multiply_add(b, total_of, offset, new)
+                following.append(multiply_add(b, found[r][g], scale, new))
+        return following
+
+    def _by_row(self, vectors):
+        return [list(vectors[r * self.groups : (r + 1) * self.groups]) for r in range(self.rows)]
 
     def offsets(self, number):
         """For each group, of scale `number`: the scale, and what the sum of activations is multiplied by, or None."""
         b, form, out = self.b, self.form, []
         each = LANES * (form.numbers // form.parts)
         for g in range(self.groups):
-            start = b.mul(b.add(b.mul(index(g * form.parts), self.blocks), number), index(each))
+            start = b.mul(b.add(b.mul(index(g), self.num_scales), number), index(each))
             scale = b.fpext(vector_at(b, self.scales, start, HALVES), FLOATS)
             # What the products have instead of a code.
             added = 128 if form.values == CODES and form.bits < 8 else 0
@@ -78,12 +102,10 @@ class BlockEmitter:
             out.append((scale, offset))
         return out
 
-    def products(self, block, pairs):
-        """Sums of weight * x over the next `inputs` inputs, `[rows][groups]`; `pairs` gives their weights."""
+    def products(self, block, pairs, sums):
+        """`sums` plus weight * x over a block or its next `inputs`, `[rows][groups]`; `pairs` gives the weights."""
         b = self.b
-        zero = ir.Constant(FLOATS, [0.0] * LANES)
-        sums = [[zero] * self.groups for _ in range(self.rows)]
-        for _ in range(self.form.inputs // 2):
+        for _ in range(min(self.form.inputs, BLOCK) // 2):
             pair, weights = next(pairs)
             for r in range(self.rows):
                 offset = b.add(b.mul(block, index(BLOCK // 2 * self.rows)), index(pair * self.rows + r))
@@ -99,7 +121,7 @@ def block_tile(_context, rows, groups, form, codes, scales, x, sums, table, bloc
 
     `rows`, `groups` and `form`, a `BlockForm.number`, are literal. `codes`, `scales` and `table` as from
     `block_layout`, from a group on. `x` pairs of bfloat16 `[blocks, 16, rows]` and `sums` float32
-    `[blocks * parts, rows]`, the sum over the inputs of each scale: rows are innermost, so that one register addresses
+    `[scales, rows]`, the sum over the inputs of each scale: rows are innermost, so that one register addresses
     all rows.
     """
     num_rows, num_groups, of_form = rows.literal_value, groups.literal_value, BlockForm.of_number(form.literal_value)

@@ -6,13 +6,18 @@ The order of a row's sums does not depend on other rows.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
+from handler.kernels.compiler import multiplies_bytes
+from handler.kernels.product.activations import ACTIVATIONS
 from handler.kernels.product.block_dots import compile_dots, dots_scratch, dots_scratch_of_two
-from handler.kernels.product.block_form import BLOCK, BlockForm
+from handler.kernels.product.block_form import BLOCK
+from handler.kernels.product.block_form import CODES as BY_CODES
 from handler.kernels.product.block_layout import PackedBlocks
 from handler.kernels.product.matrix_products import compile_matrix_products, matrix_scratch, matrix_shapes
 from handler.kernels.product.product_outputs import (
@@ -34,6 +39,7 @@ from handler.kernels.product.product_outputs import (
     X,
 )
 from handler.kernels.product.product_tile import DENSE
+from handler.kernels.product.rounded_dots import compile_rounded
 from handler.kernels.product.tile_layout import are_tiles, tiled_weights
 from handler.kernels.program import Step, nothing
 from handler.kernels.team import Call, float_bits, scratch, team_functions
@@ -59,20 +65,35 @@ class _Kernel(NamedTuple):
 class _Product:
     """A kernel over one weight of `N` outputs and `K` inputs; activations are bfloat16."""
 
-    def __init__(self, kernel: _Kernel, weights: Tensor, scales: Tensor | None, bias: Tensor | None) -> None:
-        """`weights` `[N / 16, K / 32, ...]`, N a multiple of 64; `scales` in the kernel's layout; `bias` `[N]`."""
+    def __init__(self, kernels: Sequence[_Kernel], weights: Tensor, scales: Tensor | None, bias: Tensor | None) -> None:
+        """`kernels`: the exact one, and perhaps one that rounds activations.
+
+        `weights` `[N / 16, K / 32, ...]`, N a multiple of 64; `scales` in the kernels' layout; `bias` `[N]`.
+        """
         num_groups, self._blocks = weights.shape[:2]
         self.out_features, self.in_features = num_groups * LANES, self._blocks * BLOCK
         self._held = (weights, scales, bias)
-        self._kernel = kernel
-        self._call = Call(kernel.address, NUM_ARGUMENTS)
-        arguments = self._call.arguments
+        self._bound = [(kernel, Call(kernel.address, NUM_ARGUMENTS)) for kernel in kernels]
+        for _, call in self._bound:
+            self._set_constants(call.arguments, num_groups, weights, scales, bias)
+
+    def _set_constants(
+        self, arguments: NDArray[np.int64], num_groups: int, weights: Tensor, scales: Tensor | None, bias: Tensor | None
+    ) -> None:
         arguments[NUM_GROUPS] = num_groups
         arguments[NUM_BLOCKS] = self._blocks
         arguments[CODES] = weights.data_ptr()
         arguments[SCALES] = 0 if scales is None else scales.data_ptr()
         arguments[BIAS] = 0 if bias is None else bias.data_ptr()
         arguments[OUT_WIDTH] = self.out_features
+
+    @property
+    def rounds(self) -> bool:
+        """True if activations are rounded to int8 where `ACTIVATIONS` says so."""
+        return len(self._bound) > 1
+
+    def _used(self) -> tuple[_Kernel, Call]:
+        return self._bound[-1 if ACTIVATIONS.is_int8 else 0]
 
     def __call__(self, x: Tensor) -> Tensor:
         """`x` bfloat16 `[..., K]` -> `y` `[..., N]`."""
@@ -95,10 +116,11 @@ class _Product:
 
         Rows of `out` and `other` have `width` numbers, or as many as there are outputs.
         """
-        arguments = self._call.arguments.copy()
+        kernel, call = self._used()
+        arguments = call.arguments.copy()
         arguments[OUT_WIDTH] = width = width or self.out_features
         arguments[X : OUT + 1] = (x, other, operation, out)
-        scratch_of, kernel = _of_rows(self._kernel.scratch_of, self._blocks), self._kernel
+        scratch_of = _of_rows(kernel.scratch_of, self._blocks)
         into, onto = self.in_features * _BFLOAT_BYTES, width * _BFLOAT_BYTES
         row_bytes = {X: into, OTHER: onto, OUT: onto}
         return Step(kernel.address, arguments, scratch_of, kernel.shapes_of, row_bytes, kernel.min_rows)
@@ -111,11 +133,12 @@ class _Product:
             return out
         if other is not None:
             other = other.contiguous()
-        buffer = scratch(self._kernel.scratch_of(num_rows, self._blocks))
-        where = (buffer.data_ptr(), buffer.stride(0) * 4, self._kernel.shapes_of(num_rows))
+        kernel, call = self._used()
+        buffer = scratch(kernel.scratch_of(num_rows, self._blocks))
+        where = (buffer.data_ptr(), buffer.stride(0) * 4, kernel.shapes_of(num_rows))
         beside = 0 if other is None else other.data_ptr()
-        self._call.set(0, *team_functions(), num_rows, *where, x.data_ptr(), beside, operation, out.data_ptr())
-        self._call.run()
+        call.set(0, *team_functions(), num_rows, *where, x.data_ptr(), beside, operation, out.data_ptr())
+        call.run()
         return out
 
 
@@ -124,11 +147,11 @@ class BlockProduct(_Product):
 
     def __init__(self, packed: PackedBlocks, bias: Tensor | None) -> None:
         """`packed` has a multiple of 64 outputs; `bias` `[N]`."""
-        kernel = _matrix_kernel(packed.form.bits) if are_tiles(packed.codes) else _dots_kernel(packed.form)
-        super().__init__(kernel, packed.codes, packed.scales, bias)
+        super().__init__(_block_kernels(packed), packed.codes, packed.scales, bias)
         self._table = packed.table
-        self._call.arguments[TABLE] = 0 if packed.table is None else packed.table.data_ptr()
-        self._call.arguments[FACTOR] = float_bits(packed.factor)
+        for _, call in self._bound:
+            call.arguments[TABLE] = 0 if packed.table is None else packed.table.data_ptr()
+            call.arguments[FACTOR] = float_bits(packed.factor)
 
 
 class DenseProduct(_Product):
@@ -137,16 +160,21 @@ class DenseProduct(_Product):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         """`weight` bfloat16 `[N, K]`, N a multiple of 64 and K of 32, copied; `bias` `[N]`."""
         self.tiles = tiled_weights(weight)
-        super().__init__(_matrix_kernel(DENSE), self.tiles, None, bias)
+        super().__init__([_matrix_kernel(DENSE)], self.tiles, None, bias)
 
 
 def _matrix_kernel(bits: int) -> _Kernel:
     return _Kernel(compile_matrix_products(bits), matrix_scratch, matrix_shapes, _MIN_ROWS[bits])
 
 
-def _dots_kernel(form: BlockForm) -> _Kernel:
-    scratch_of = dots_scratch if form.parts == 1 else dots_scratch_of_two
-    return _Kernel(compile_dots(form.number), scratch_of, nothing, _MIN_ROWS[form.bits])
+def _block_kernels(packed: PackedBlocks) -> list[_Kernel]:
+    if are_tiles(packed.codes):
+        return [_matrix_kernel(packed.form.bits)]
+    addresses = [compile_dots(packed.form.number)]
+    if ACTIVATIONS.is_int8 and packed.form.values == BY_CODES and multiplies_bytes():
+        addresses.append(compile_rounded(packed.form.number))
+    scratch_of = dots_scratch if packed.form.parts == 1 else dots_scratch_of_two
+    return [_Kernel(address, scratch_of, nothing, _MIN_ROWS[packed.form.bits]) for address in addresses]
 
 
 @functools.cache

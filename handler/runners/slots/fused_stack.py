@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from handler.kernels.product.activations import ACTIVATIONS
 from handler.linears.join import SideBySide
 from handler.linears.kernel_linear import KernelLinear
 from handler.runners.layer_kinds import decoder_layers
@@ -54,7 +55,7 @@ class FusedStack(nn.Module):
         step.calls += len(self._layers)
         num_rows = hidden.shape[1]
         room = self._room
-        if room is None or room.cache is not step.cache or len(room.hidden) < num_rows:
+        if room is None or not room.serves(step, num_rows):
             room = self._room = _Room(self._layers, max(_FIRST_ROWS, 1 << (num_rows - 1).bit_length()), step)
         out = room.hidden[:num_rows]
         out.copy_(hidden[0])
@@ -73,6 +74,8 @@ class _Room:
 
         first = layers[0]
         self.cache = step.cache
+        # The choice of kernels is part of the program.
+        self._is_int8 = ACTIVATIONS.is_int8
         self.hidden = torch.empty(num_rows, first.qkv_proj.in_features, dtype=first.dtype)
         self.normed = torch.empty_like(self.hidden)
         self.qkv = self.hidden.new_empty(num_rows, first.qkv_proj.out_features)
@@ -82,6 +85,11 @@ class _Room:
         self.program: Program = Program([one for of_layer in steps for one in of_layer])
         # Which steps are attention.
         self.attention = np.cumsum([len(of_layer) for of_layer in steps]) - _FROM_ATTENTION
+
+    def serves(self, step: SlotStep, num_rows: int) -> bool:
+        """True if the program can run the step."""
+        same = self.cache is step.cache and self._is_int8 == ACTIVATIONS.is_int8
+        return same and num_rows <= len(self.hidden)
 
     def _steps(self, layer: LayerParts, step: SlotStep) -> list[Step]:
         """As `LayerParts.forward`; sums and products overwrite one of their operands."""

@@ -1,0 +1,102 @@
+"""Products with weights of 4 to 8 bits and activations rounded to int8, 8 rows at a time."""
+
+from __future__ import annotations
+
+import functools
+
+from handler.kernels.compiler import compile_kernel
+from handler.kernels.primitives import (
+    BITS_FLOAT32,
+    bytes_at,
+    elements,
+    float_argument,
+    share_of,
+    shifted,
+    thread_number,
+)
+from handler.kernels.product.block_form import BLOCK, BlockForm
+from handler.kernels.product.product_outputs import (
+    CODES,
+    FACTOR,
+    GROUPS,
+    NUM_BLOCKS,
+    NUM_GROUPS,
+    SCALES,
+    X,
+    write_outputs,
+)
+from handler.kernels.product.rounded_rows import QUADS, round_row
+from handler.kernels.product.rounded_tile import rounded_tile
+from handler.kernels.team import NUM_ROWS, SCRATCH, SCRATCH_STRIDE
+from handler.kernels.vectors import LANES
+
+# Rows multiplied by a group together.
+_ROWS = 8
+# Products of a tile, before `write_outputs`.
+_PRODUCTS = _ROWS * GROUPS * LANES
+
+
+@functools.cache
+def compile_rounded(form: int) -> int:
+    """The address of the kernel for weights of `form`, a `BlockForm.number` without a table."""
+    of_form = BlockForm.of_number(form)
+    parts, span = of_form.parts, of_form.span
+    code_bytes, scale_bytes = 4 * LANES * of_form.words, 2 * LANES * of_form.numbers
+
+    def kernel(arguments):  # pragma: no cover
+        num_rows, num_groups = arguments[NUM_ROWS], arguments[NUM_GROUPS]
+        blocks = arguments[NUM_BLOCKS]
+        spans = blocks // span
+        factor = float_argument(arguments, FACTOR)
+        address = arguments[SCRATCH] + thread_number(arguments) * arguments[SCRATCH_STRIDE]
+        found, quads_at = elements(address, BITS_FLOAT32), address + _PRODUCTS * 4
+        steps_at = quads_at + num_rows * blocks * QUADS * 4
+        sums_at = steps_at + num_rows * spans * 4
+        for row in range(num_rows):
+            first = row // _ROWS * _ROWS
+            rows = min(_ROWS, num_rows - first)
+            quads = shifted(bytes_at(quads_at + first * blocks * QUADS * 4), row - first)
+            steps = shifted(elements(steps_at + first * spans * 4, BITS_FLOAT32), row - first)
+            sums = shifted(elements(sums_at + first * spans * parts * 4, BITS_FLOAT32), row - first)
+            round_row(form, arguments[X] + row * blocks * BLOCK * 2, spans, quads, steps, sums, rows)
+        first, end = share_of(arguments, num_groups // GROUPS)
+        for item in range(first, end):
+            row = 0
+            while row < num_rows:
+                rows = min(_ROWS, num_rows - row)
+                quads = bytes_at(quads_at + row * blocks * QUADS * 4)
+                steps = elements(steps_at + row * spans * 4, BITS_FLOAT32)
+                sums = elements(sums_at + row * spans * parts * 4, BITS_FLOAT32)
+                given = (quads, steps, sums)
+                group = item * GROUPS
+                last = group + GROUPS
+                while group < last:
+                    codes = bytes_at(arguments[CODES] + group * blocks * code_bytes)
+                    scales = bytes_at(arguments[SCALES] + group * spans * scale_bytes)
+                    # Fewer rows take more groups, so that as many sums are independent.
+                    groups = 1
+                    if rows == 8:
+                        rounded_tile(8, 1, form, codes, scales, given, blocks, factor, found)
+                    elif rows == 7:
+                        rounded_tile(7, 1, form, codes, scales, given, blocks, factor, found)
+                    elif rows == 6:
+                        rounded_tile(6, 1, form, codes, scales, given, blocks, factor, found)
+                    elif rows == 5:
+                        rounded_tile(5, 1, form, codes, scales, given, blocks, factor, found)
+                    elif rows == 4:
+                        groups = 2
+                        rounded_tile(4, 2, form, codes, scales, given, blocks, factor, found)
+                    elif rows == 3:
+                        groups = 2
+                        rounded_tile(3, 2, form, codes, scales, given, blocks, factor, found)
+                    elif rows == 2:
+                        groups = 4
+                        rounded_tile(2, 4, form, codes, scales, given, blocks, factor, found)
+                    else:
+                        groups = 4
+                        rounded_tile(1, 4, form, codes, scales, given, blocks, factor, found)
+                    write_outputs(arguments, found, rows, groups, row, group)
+                    group += groups
+                row += rows
+
+    return compile_kernel(kernel)
