@@ -25,9 +25,9 @@ _LINE = 8
 # Then what stays: the address of C's `syscall`, the number of the call, pauses before a thread sleeps.
 _ARRIVED, _TURN, _SLEEPERS, _SYSCALL = 0, _LINE, 2 * _LINE, 3 * _LINE
 _NUMBER, _PAUSES, _SIZE = _SYSCALL + 1, _SYSCALL + 2, 4 * _LINE
-# 50 us of pauses at most: more than threads with equal shares differ, far less than a slice of a busy core. A thread
-# that spun in vain halves the number, one that did not adds to it: beside a busy neighbour it soon is the least.
-_MOST_PAUSES, _LEAST_PAUSES, _MORE_PAUSES = 1000, 16, 4
+# 50 us of pauses: more than threads with equal shares differ, far less than a slice of a busy core. Fewer cost a quiet
+# machine two system calls at barriers where one thread is a little late.
+_MOST_PAUSES = 1000
 # Linux's futex(2): its number by machine, and its operations on memory of one process.
 _FUTEX = {"x86_64": 202, "aarch64": 98}.get(platform.machine(), 0)
 _WAIT, _WAKE = 128, 129
@@ -110,14 +110,10 @@ def wait_for_all(barrier, size):  # pragma: no cover
         if _read(state, _SLEEPERS) > 0:
             _futex(state[_SYSCALL], state[_NUMBER], barrier + 8 * _TURN, _WAKE, 1 << 30)
         return
-    pauses = state[_PAUSES]
-    for _ in range(pauses):
+    for _ in range(state[_PAUSES]):
         if _read(state, _TURN) != turn:
-            if pauses < _MOST_PAUSES:
-                state[_PAUSES] = pauses + _MORE_PAUSES
             return
         _pause()
-    state[_PAUSES] = max(_LEAST_PAUSES, pauses // 2)
     _add(state, _SLEEPERS, 1)
     while _read(state, _TURN) == turn:
         # The kernel compares the lower half again: no wake-up is missed. Those without a reason are checked here.
