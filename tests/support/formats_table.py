@@ -131,6 +131,9 @@ refusals |
   Elsewhere dense weights stay beside packed weights if a quarter of available memory holds them, and serve many rows.
   The two round differently; `DETERMINISTIC=true` uses one only ([decision 0010](decisions/0010-packed-linears.md)).
   `make bench-quant` measures perplexity, memory and time.
+- `ACTIVATION_DTYPE=int8` rounds activations too where our own kernel multiplies codes (CPU with AVX-512 VNNI, without
+  AMX): prompts and batches are computed up to 1.9 times as fast, and greedy tokens may differ from transformers'
+  ([decision 0102](decisions/0102-activations-rounded-to-int8.md)). Where it cannot be done, the start says so.
 - In float32, which is the default where the processor does not multiply bfloat16, torch's 4-bit kernel takes six
   times as long as dense weights; `int4` and `int8` work there, but only save memory.
 - On CUDA `int4` takes 0.625 bytes a weight, `int8` 1.25, scales included. Up to 128 rows torch's int4 product
@@ -141,8 +144,8 @@ refusals |
 
 What multiplies the linear layers of a checkpoint that is stored quantised, and how many bytes a weight takes in memory,
 scales included. "Dequantised" is the model's dtype: two bytes, or four in float32. The columns are for activations in
-bfloat16: on CPU with AVX-512 for bfloat16, at most (symmetric codes take up to 0.06 less, and without AMX 5 and 6 bits
-keep their width); on CUDA from compute capability 8.0 on. Elsewhere (float32, float16, T4) all but bitsandbytes on CUDA
+bfloat16: on CPU with AVX-512 for bfloat16, at most (symmetric codes take up to 0.06 less, groups of 64 and 128
+up to 0.09 less without AMX, where 5 and 6 bits keep their width); on CUDA from compute capability 8.0 on. Elsewhere (float32, float16, T4) all but bitsandbytes on CUDA
 is dequantised. Numbers are those of `model_memory/stored_forms.py`, which placement and `sagemaker-deploy plan` use.
 "Tested by" names fixtures of `tests/data/formats`, each written by the form's own library and compared with what that
 library makes of it: logits, and greedy tokens alone and in a batch.
