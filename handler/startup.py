@@ -59,7 +59,7 @@ def start(
     trusted = follows_code(read_json(directory / "config.json"), trust_remote_code=config.trust_remote_code)
     tokens_dir = tokenizer_dir(directory, Path(config.cache_dir), trusted)
     loaded = load(config, directory, board.advance, devices, tokens_dir)
-    if ACTIVATIONS.is_int8:
+    if ACTIVATIONS.wants_int8:
         check_rounded(loaded.model, loaded.device.type)
     board.advance(700, "comparing the engine's attention with the model's own")
     with ACTIVATIONS.exact():  # what is compared must not be rounded
@@ -84,7 +84,7 @@ def _configure_libraries(config: EngineConfig) -> None:
     keep_onednn_off_amx()
     torch.set_num_threads(_num_threads(config))
     KERNEL.kernel = Kernel.DENSE if config.deterministic else Kernel.BY_ROWS
-    ACTIVATIONS.is_int8 = config.activation_dtype is ActivationDtype.INT8
+    ACTIVATIONS.wants_int8 = config.activation_dtype is ActivationDtype.INT8
     use_cache_dir(Path(config.cache_dir))
 
 

@@ -26,7 +26,7 @@ SIZES |= {"num_key_value_heads": 2}
 @pytest.fixture(autouse=True)
 def restored_libraries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a start sets for its process."""
-    monkeypatch.setattr(ACTIVATIONS, "is_int8", False)
+    monkeypatch.setattr(ACTIVATIONS, "wants_int8", False)
     num_threads = torch.get_num_threads()
     yield
     torch.set_num_threads(num_threads)
@@ -68,6 +68,10 @@ def test_a_model_is_proved_exactly_and_served_rounded(
     assert ACTIVATIONS.is_int8
     assert "activations of 15 layers are rounded to int8, those of 0 are not" in caplog.text
     assert "2 layers are fused, 2 of them run in one call" in caplog.text
+    layers: Any = core.runner.loaded.model.model.layers
+    for parts in (parts for stack in layers for parts in stack._layers):
+        projections = (parts.qkv_proj, parts.o_proj, parts.gate_proj, parts.up_proj, parts.down_proj)
+        assert all(layer.rounds for layer in projections)
     prompts = [[(i * 7 + 11 * j + 3) % 250 for j in range(3 + 6 * i)] for i in range(5)]
     together = greedy(core, *prompts)
     assert [greedy(core, prompt)[0] for prompt in prompts] == together

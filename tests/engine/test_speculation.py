@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,47 +11,16 @@ import torch
 
 from handler.runners.paged.runner import PagedRunner
 from handler.sampling.grammar import GrammarCompiler
-from handler.scheduling.sequence import Sequence
-from handler.seam.protocol import Grammar, GrammarKind, ThinkingLimit
 from handler.speculation.drafter import NgramDrafter
 from tests.support import tiny_models
-from tests.support.local_engine import LocalEngine, Outcome, limits, loaded
+from tests.support.guesses import Oracle, comparable, differences
+from tests.support.local_engine import LocalEngine, limits, loaded
 from tests.support.pretend_cuda import Gpus, gpus_of, pretend_cuda
-from tests.support.schedules import CROWDS, Wish, alone, differs, draw, engine, play
+from tests.support.schedules import CROWDS, engine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 _NUM_SCHEDULES = 3
-_GRAMMARS = (
-    Grammar(GrammarKind.REGEX, "[a-c]{3,9}(xy)+"),
-    Grammar(GrammarKind.JSON_SCHEMA, '{"type": "array", "items": {"enum": ["aa", "bb", 17]}, "minItems": 2}'),
-)
-
-
-class Oracle:
-    """Drafts the answers that are known, with a wrong token here and there."""
-
-    def __init__(self, seed: int) -> None:
-        self.answers: dict[int, list[int]] = {}
-        self.num_proposed = self.num_steps = 0
-        self._random = random.Random(seed)
-
-    def propose(self, seqs: list[Sequence], max_tokens: list[int], budget: int) -> list[tuple[int, ...]]:
-        drafts = []
-        for seq, most in zip(seqs, max_tokens, strict=True):
-            draft = self._draft(seq, min(most, budget))
-            budget -= len(draft)
-            drafts.append(draft)
-        self.num_proposed += sum(map(len, drafts))
-        return drafts
-
-    def _draft(self, seq: Sequence, most: int) -> tuple[int, ...]:
-        known = self.answers.get(seq.sampling.seed, [])[seq.num_output_tokens :]
-        draft = [*known, 1, 2, 3][: min(most, self._random.randrange(7))]
-        return tuple(token if self._random.random() < 0.85 else self._random.randrange(250) for token in draft)
-
-    def observe(self, num_rows: int, seconds: float) -> None:
-        self.num_steps += 1
 
 
 @pytest.fixture(scope="module")
@@ -73,47 +40,6 @@ def grammars(tmp_path_factory: pytest.TempPathFactory) -> GrammarCompiler:
     return GrammarCompiler(directory / "tokenizer.json", tiny_models.VOCAB_SIZE, {tiny_models.EOS_ID})
 
 
-def wishes_of(seed: int) -> list[Wish]:
-    """A random schedule in which some requests have a grammar or a limit of thought; longer answers than usual."""
-    rng = random.Random(seed)
-    found = []
-    for wish in draw(seed):
-        sampling = wish.sampling | {"max_tokens": rng.randrange(1, 30)}
-        if rng.random() < 0.25:
-            sampling["grammar"] = rng.choice(_GRAMMARS)
-            sampling.pop("bad_words", None)
-        elif rng.random() < 0.2:
-            sampling["thinking"] = ThinkingLimit(4, (), (99,), (7, 8, 9))
-        elif rng.random() < 0.1:
-            sampling["watermark"] = (0.5, 2.0)
-        found.append(replace(wish, sampling=sampling))
-    return found
-
-
-def check(guessing: LocalEngine, drafter: Oracle, solo: LocalEngine, seed: int) -> None:
-    """Play a schedule while its answers are guessed."""
-    wishes = wishes_of(seed)
-    expected = [alone(solo, wish) for wish in wishes]
-    drafter.answers = {wish.sampling["seed"]: outcome.token_ids for wish, outcome in zip(wishes, expected, strict=True)}
-    play(guessing, wishes)
-    for wish, outcome in zip(wishes, expected, strict=True):
-        got = wish.outcome
-        assert got is not None
-        if guessing.core.runner.name != "slots":
-            # torch's float32 product rounds by the number of rows (decision 0007), with guesses and without.
-            assert differs(wish, outcome) is None, (seed, wish.sampling)
-        elif wish.leaves is not None and not got.done:
-            assert got.token_ids == outcome.token_ids[: len(got.token_ids)]
-            assert got.logprobs == outcome.logprobs[: len(got.logprobs)]
-        else:
-            assert comparable(got) == comparable(outcome), (seed, wish.sampling)
-
-
-def comparable(outcome: Outcome) -> object:
-    error = None if outcome.error is None else (outcome.error.code, outcome.error.message)
-    return outcome.token_ids, outcome.logprobs, outcome.prompt_logprobs, outcome.finish_reason, error
-
-
 @pytest.mark.parametrize("kind", CROWDS)
 def test_guesses_change_nothing(
     kind: str, tmp_path: Path, solos: dict[str, LocalEngine], grammars: GrammarCompiler
@@ -122,7 +48,7 @@ def test_guesses_change_nothing(
     drafter = guessing.core.scheduler.drafter = Oracle(0)
     try:
         for seed in range(_NUM_SCHEDULES):
-            check(guessing, drafter, solos[guessing.core.runner.name], seed)
+            assert differences(guessing, drafter, solos[guessing.core.runner.name], seed) == []
         board, scheduler = guessing.core.board, guessing.core.scheduler
         assert board["generated_tokens"] > 1.3 * board["steps"]
         assert drafter.num_proposed > board["generated_tokens"] / 2
@@ -169,7 +95,7 @@ def test_graphs_of_decodes_verify_drafts_and_no_step_waits_more(tmp_path: Path, 
         replay = graphs.graphs.replay
         graphs.graphs.replay = lambda shape: (replays.append(shape.num_decodes), replay(shape))[1]
         try:
-            check(guessing, drafter, solo, 1)
+            assert differences(guessing, drafter, solo, 1) == []
             assert max(replays) > 4
             drafter.answers = {5: waited(solo, gpus)[0]}
             (tokens, before), (same, after) = waited(solo, gpus), waited(guessing, gpus)

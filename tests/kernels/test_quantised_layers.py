@@ -210,7 +210,7 @@ ROUNDED = (
 @pytest.fixture
 def int8_activations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("handler.linears.choice.multiplies_matrices", lambda: False)
-    monkeypatch.setattr(ACTIVATIONS, "is_int8", True)
+    monkeypatch.setattr(ACTIVATIONS, "wants_int8", True)
 
 
 @pytest.mark.needs("avx512_vnni")

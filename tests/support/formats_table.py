@@ -144,9 +144,10 @@ refusals |
 
 What multiplies the linear layers of a checkpoint that is stored quantised, and how many bytes a weight takes in memory,
 scales included. "Dequantised" is the model's dtype: two bytes, or four in float32. The columns are for activations in
-bfloat16: on CPU with AVX-512 for bfloat16, at most (symmetric codes take up to 0.06 less, groups of 64 and 128
-up to 0.09 less without AMX, where 5 and 6 bits keep their width); on CUDA from compute capability 8.0 on. Elsewhere (float32, float16, T4) all but bitsandbytes on CUDA
-is dequantised. Numbers are those of `model_memory/stored_forms.py`, which placement and `sagemaker-deploy plan` use.
+bfloat16: on CPU with AVX-512 for bfloat16, at most (symmetric codes take up to 0.06 less, groups of 64 and 128 up to
+0.09 less without AMX, where 5 and 6 bits keep their width); on CUDA from compute capability 8.0 on. Elsewhere (float32,
+float16, T4) all but bitsandbytes on CUDA is dequantised. Numbers are those of `model_memory/stored_forms.py`, which
+placement and `sagemaker-deploy plan` use.
 "Tested by" names fixtures of `tests/data/formats`, each written by the form's own library and compared with what that
 library makes of it: logits, and greedy tokens alone and in a batch.
 

@@ -7,22 +7,28 @@ from contextlib import contextmanager
 
 
 class ActivationChoice:
-    """The choice in force for every `BlockProduct` of the process, which has one engine.
+    """The choice for every `BlockProduct` of the process, which has one engine.
 
-    `is_int8` is set before products are made. They then have both kernels, and the trial at start uses the exact one.
+    `wants_int8` is set before products are made: they have both kernels then. `is_int8` says which one runs.
     """
 
     def __init__(self) -> None:
-        self.is_int8 = False
+        self.wants_int8 = False
+        self._is_exact = False
+
+    @property
+    def is_int8(self) -> bool:
+        """True if activations are rounded now."""
+        return self.wants_int8 and not self._is_exact
 
     @contextmanager
     def exact(self) -> Iterator[None]:
         """Inside the `with` block, activations are not rounded."""
-        before, self.is_int8 = self.is_int8, False
+        before, self._is_exact = self._is_exact, True
         try:
             yield
         finally:
-            self.is_int8 = before
+            self._is_exact = before
 
 
 ACTIVATIONS = ActivationChoice()

@@ -171,7 +171,7 @@ def _block_kernels(packed: PackedBlocks) -> list[_Kernel]:
     if are_tiles(packed.codes):
         return [_matrix_kernel(packed.form.bits)]
     addresses = [compile_dots(packed.form.number)]
-    if ACTIVATIONS.is_int8 and packed.form.values == BY_CODES and multiplies_bytes():
+    if ACTIVATIONS.wants_int8 and packed.form.values == BY_CODES and multiplies_bytes():
         addresses.append(compile_rounded(packed.form.number))
     scratch_of = dots_scratch if packed.form.parts == 1 else dots_scratch_of_two
     return [_Kernel(address, scratch_of, nothing, _MIN_ROWS[packed.form.bits]) for address in addresses]
