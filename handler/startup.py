@@ -15,7 +15,7 @@ from handler.engine.ipc import EngineSocket
 from handler.engine.step_threads import StepThreads
 from handler.engine.warm_up import sequences_of_each_kind, warm_up_sequence
 from handler.kernels.compiler import use_cache_dir
-from handler.kernels.product.activations import ACTIVATIONS
+from handler.kernels.product.rounded.activations import ACTIVATIONS
 from handler.linears.onednn_linear import keep_onednn_off_amx
 from handler.linears.packed_linear import KERNEL, Kernel
 from handler.linears.rounded import check_rounded

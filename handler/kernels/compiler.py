@@ -109,7 +109,7 @@ def compile_kernel(function: Callable[[Any], None]) -> int:
     cached = _read(path)
     if cached is None:
         with _claimed(path):
-            cached = _read(path)
+            cached = _read(path, tells=False)
             if cached is None:
                 return _compiled(function, path)
     return _load(cached)
@@ -194,15 +194,16 @@ def _load(cached: _CachedKernel) -> int:
     return int(library.get_pointer_to_function(cached.function))
 
 
-def _read(path: Path) -> _CachedKernel | None:
-    """The kernel at `path`, or None if it is missing or damaged."""
+def _read(path: Path, tells: bool = True) -> _CachedKernel | None:
+    """The kernel at `path`, or None if it is missing or damaged; `tells` a damaged one to the log."""
     try:
         content = path.read_bytes()
     except OSError:
         return None
     digest, encoded = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
     if hashlib.sha256(encoded).digest() != digest:
-        logger.warning("a cached kernel is damaged and is compiled again: %s", path.name)
+        if tells:
+            logger.warning("a cached kernel is damaged and is compiled again: %s", path.name)
         return None
     return msgspec.msgpack.decode(encoded, type=_CachedKernel)
 

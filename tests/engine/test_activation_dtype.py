@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from handler.engine.core import EngineCore
-from handler.kernels.product.activations import ACTIVATIONS
+from handler.kernels.product.rounded.activations import ACTIVATIONS
 from handler.scheduling.sequence import Sequence
 from handler.seam.config import ActivationDtype, EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration

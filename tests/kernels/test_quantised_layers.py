@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from handler.kernels.product.activations import ACTIVATIONS
+from handler.kernels.product.rounded.activations import ACTIVATIONS
 from handler.linears.choice import quantised_layer
 from handler.linears.kernel_linear import KernelLinear
 from handler.linears.ordered_linear import OrderedLinear

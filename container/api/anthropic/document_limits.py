@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from container.api.anthropic import blocks, request, tools
@@ -17,10 +18,12 @@ _STRUCTS = (
     *(tools.AutoChoice, tools.AnyChoice, tools.NamedChoice, tools.NoChoice),
 )
 
+_REQUESTS = ("MessagesRequest", "CountRequest")
+
 
 def write_limits(schemas: dict[str, Any], settings: Settings, _served: ServedModel) -> None:
     """Tighten and complete `schemas`, the document's components, in place."""
-    for name in ("MessagesRequest", "CountRequest"):
+    for name in _REQUESTS:
         properties = schemas[name]["properties"]
         write_token_limits(properties, settings)
         without_mapping(properties["tools"])
@@ -33,6 +36,11 @@ def write_limits(schemas: dict[str, Any], settings: Settings, _served: ServedMod
         schemas[struct.__name__]["additionalProperties"] = True
     # A struct that stands alone is known without its type.
     schemas["AnswerSchema"]["required"].remove("type")
+    alone = schemas["TextBlockAlone"] = copy.deepcopy(schemas["TextBlock"])
+    alone["required"].remove("type")
+    for field in (*(schemas[name]["properties"]["system"] for name in _REQUESTS), _content(schemas["SystemTurn"])):
+        array = next(each for each in field["anyOf"] if each.get("type") == "array")
+        array["items"] = {"$ref": "#/components/schemas/TextBlockAlone"}
     schemas["CustomTool"]["required"].remove("type")
     schemas["CustomTool"]["properties"]["type"]["enum"].append(None)
     schemas["SkippedServerTool"] = {
@@ -41,3 +49,8 @@ def write_limits(schemas: dict[str, Any], settings: Settings, _served: ServedMod
         "required": ["type"],
         "properties": {"type": {"type": "string", "not": {"const": tools.CUSTOM}}},
     }
+
+
+def _content(turn: dict[str, Any]) -> dict[str, Any]:
+    field: dict[str, Any] = turn["properties"]["content"]
+    return field

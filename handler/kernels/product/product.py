@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from handler.kernels.compiler import multiplies_bytes
-from handler.kernels.product.activations import ACTIVATIONS
 from handler.kernels.product.block_dots import compile_dots, dots_scratch, dots_scratch_of_two
 from handler.kernels.product.block_form import BLOCK
 from handler.kernels.product.block_form import CODES as BY_CODES
@@ -39,7 +38,8 @@ from handler.kernels.product.product_outputs import (
     X,
 )
 from handler.kernels.product.product_tile import DENSE
-from handler.kernels.product.rounded_dots import compile_rounded
+from handler.kernels.product.rounded.activations import ACTIVATIONS
+from handler.kernels.product.rounded.dots import compile_rounded
 from handler.kernels.product.tile_layout import are_tiles, tiled_weights
 from handler.kernels.program import Step, nothing
 from handler.kernels.team import Call, float_bits, scratch, team_functions

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from handler.kernels.product.activations import ACTIVATIONS
+from handler.kernels.product.rounded.activations import ACTIVATIONS
 from handler.linears.join import SideBySide
 from handler.linears.kernel_linear import KernelLinear
 from handler.runners.layer_kinds import decoder_layers

@@ -13,6 +13,8 @@ ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 TEXT = {"inputs": "hello", "parameters": {"max_new_tokens": 2}}
 PROMPT = {"prompt": "hello", "max_tokens": 2}
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+RESPONSE = {"input": "hi", "max_output_tokens": 16}
+MESSAGES = CHAT | {"model": "claude"}
 STREAM = {"stream": True}
 CASES = [
     ("/", TEXT),
@@ -26,18 +28,27 @@ CASES = [
     ("/v1/chat/completions", CHAT | STREAM),
     ("/v1/completions", PROMPT),
     ("/v1/completions", PROMPT | STREAM),
+    ("/v1/responses", RESPONSE),
+    ("/v1/responses", RESPONSE | STREAM),
+    ("/v1/messages", MESSAGES),
+    ("/v1/messages", MESSAGES | STREAM),
+    ("/v1/messages/count_tokens", MESSAGES),
+    ("/invocations", RESPONSE),
+    ("/invocations", MESSAGES | {"anthropic_version": "bedrock-2023-05-31"}),
     *(("/invocations", body | stream) for body in (TEXT, CHAT, PROMPT) for stream in ({}, STREAM)),
 ]
 ROUTED = {"/v1/chat/completions": CHAT, "/v1/completions": PROMPT, "/generate": TEXT, "/generate_stream": TEXT}
 
 
 def check_refusal(answer: Any, place: str, *, openai: bool) -> None:
-    """OpenAI's dialect answers 404, as for an unknown model; TGI's 422, as for any parameter."""
+    """OpenAI's dialects and Anthropic's answer 404, as for an unknown model; TGI's 422, as for any parameter."""
     sentence = f'`{place}` must be absent, this server has no adapters. Given: "my-lora"'
     if openai:
         assert answer.status == 404, answer.body
         assert answer.json["error"]["message"] == sentence
-        assert answer.json["error"]["code"] == "adapter_not_found"
+        is_anthropic = answer.json.get("type") == "error"
+        kind = answer.json["error"]["type" if is_anthropic else "code"]
+        assert kind == ("not_found_error" if is_anthropic else "adapter_not_found")
     else:
         assert answer.status == 422, answer.body
         assert answer.json == {"error": f"Input validation error: {sentence}", "error_type": "validation"}

@@ -25,8 +25,8 @@ from handler.kernels.product.product_outputs import (
     X,
     write_outputs,
 )
-from handler.kernels.product.rounded_rows import QUADS, round_row
-from handler.kernels.product.rounded_tile import rounded_tile
+from handler.kernels.product.rounded.rows import QUADS, round_row
+from handler.kernels.product.rounded.tile import rounded_tile
 from handler.kernels.team import NUM_ROWS, SCRATCH, SCRATCH_STRIDE
 from handler.kernels.vectors import LANES
 

@@ -11,7 +11,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from handler.kernels.product.block_form import MINIMUM, BlockForm
-from handler.kernels.product.rounded_rows import QUADS
+from handler.kernels.product.rounded.rows import QUADS
 from handler.kernels.vectors import FLOATS, HALVES, INTS, LANES, call, folded, index, multiply_add, splat, vector_at
 
 _ALL_BYTES = ir.VectorType(ir.IntType(8), 4 * LANES)

@@ -1,0 +1,1 @@
+"""Products with activations rounded to int8 (docs/decisions/0102)."""
