@@ -28,7 +28,7 @@ ALLOWED = {
     "tool_choice": f"{', '.join(_WORDS)} or name a function",
     "tool_choice.type": '"function" or "allowed_tools", and name a function',
     "tool_choice.allowed_tools.mode": '"auto" or "required"',
-    "tool_choice.allowed_tools.tools": "a non-empty array",
+    "tool_choice.allowed_tools.tools": f"an array of 1 to {MAX_TOOLS} tools",
 }
 
 
@@ -70,7 +70,7 @@ class AllowedTools(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """OpenAI's subset of the tools, for this request only."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[list[NamedFunction], Meta(min_length=1)]
+    tools: Annotated[list[NamedFunction], Meta(min_length=1, max_length=MAX_TOOLS)]
 
 
 class ToolChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -152,7 +152,8 @@ def tool_use(tools: list[Tool] | None, choice: str | ToolChoice | None, parallel
     if choice in (None, "auto", "required"):
         return ToolUse(functions, functions if choice == "required" else (), parallel is not False)
     if isinstance(choice, ToolChoice) and choice.allowed_tools is not None and choice.type == "allowed_tools":
-        chosen = tuple(_named(tool.function.name, functions) for tool in choice.allowed_tools.tools)
+        named = dict.fromkeys(tool.function.name for tool in choice.allowed_tools.tools)
+        chosen = tuple(_named(name, functions) for name in named)
         return ToolUse(chosen, chosen if choice.allowed_tools.mode == "required" else (), parallel is not False)
     name = choice.function.name if isinstance(choice, ToolChoice) and choice.function is not None else str(choice)
     return ToolUse(functions, (_named(name, functions),), parallel=False)

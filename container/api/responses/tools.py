@@ -32,6 +32,7 @@ _FUNCTION_NAME = Annotated[str, shown(pattern=NAME, minLength=1, maxLength=MAX_N
 _CHOICES = "none, auto, required, or an object that names a function"
 ALLOWED = {
     "tools": f"at most {MAX_TOOLS} tools",
+    "tools[].tools": f"at most {MAX_TOOLS} tools",
     "tools[].name": NAME_WORDS,
     "tools[].parameters": "a JSON schema object",
     "tools[].tools[].name": NAME_WORDS,
@@ -39,6 +40,7 @@ ALLOWED = {
     "tool_choice": _CHOICES,
     "tool_choice.type": 'one of "function", "allowed_tools"; other tools are not run here',
     "tool_choice.mode": '"auto" or "required"',
+    "tool_choice.tools": f"1 to {MAX_TOOLS} tools",
 }
 
 
@@ -73,7 +75,7 @@ class NamespaceTool(
 
     name: str
     description: str | None = None
-    tools: list[FunctionTool | SkippedTool]
+    tools: Annotated[list[FunctionTool | SkippedTool], Meta(max_length=MAX_TOOLS)]
 
 
 AnyTool = FunctionTool | NamespaceTool | SkippedTool
@@ -101,7 +103,7 @@ class ToolSubset(
     """A subset of the tools, for this request only."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[list[AllowedTool], Meta(min_length=1)]
+    tools: Annotated[list[AllowedTool], Meta(min_length=1, max_length=MAX_TOOLS)]
 
 
 ToolChoice = Literal["none", "auto", "required"] | FunctionChoice | ToolSubset
@@ -122,6 +124,12 @@ class Offer:
     def names(self) -> dict[tuple[str | None, str], str]:
         """`origins` in the other direction."""
         return {origin: offered for offered, origin in self.origins.items()}
+
+    @cached_property
+    def by_name(self) -> dict[str, Function]:
+        """The functions by the names that a request may give them: as they are offered, or without the namespace."""
+        offered = {function.name: function for function in self.functions}
+        return {self.origins[function.name][1]: function for function in reversed(self.functions)} | offered
 
 
 def without_foreign(tools: Any) -> Any:
@@ -153,6 +161,7 @@ def offer(tools: Sequence[AnyTool]) -> Offer:
         parameters = tool.parameters or NO_PARAMETERS
         function = Function(name, tool.description or "", parameters, bool(tool.strict), f"{path}.parameters")
         found.append((function, f"{path}.name"))
+    check("tools", f"at most {MAX_TOOLS} functions, with those of namespaces", len(found), len(found) <= MAX_TOOLS)
     return Offer(distinct(found), origins)
 
 
@@ -184,19 +193,21 @@ def tool_use(offered: Offer, choice: ToolChoice | None, parallel: bool | None) -
 
 
 def _chosen(choice: ToolSubset, offered: Offer) -> tuple[Function, ...]:
-    chosen = tuple(
+    """Each function once, however often it is named."""
+    named = (
         _named(tool.name or "", offered, f"tool_choice.tools[{i}].name")
         for i, tool in enumerate(choice.tools)
         if tool.type == "function"
     )
+    chosen = {function.name: function for function in named}
     check("tool_choice.tools", "at least one function", choice.mode, bool(chosen) or choice.mode == "auto")
-    return chosen
+    return tuple(chosen.values())
 
 
 def _named(name: str, offered: Offer, place: str) -> Function:
-    for function in offered.functions:
-        if name in (function.name, offered.origins[function.name][1]):
-            return function
+    function = offered.by_name.get(name)
+    if function is not None:
+        return function
     names = (
         ", ".join(function.name for function in offered.functions)[:300]
         or "the functions in `tools`, of which there are none"

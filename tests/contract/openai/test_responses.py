@@ -236,6 +236,9 @@ def test_what_the_model_must_call(qwen: ScriptedServer) -> None:
         grammar = qwen.engine.requests[-1].sampling.grammar
         assert grammar is not None
         assert "city" in grammar.source, "a forced call fits its schema without `strict` too"
+    twice = [{"type": "function", "name": "weather"}] * 2
+    ok(qwen, tools=[WEATHER], tool_choice={"type": "allowed_tools", "mode": "auto", "tools": twice})
+    assert qwen.engine.prompt.count('"weather"') == 1, "named twice, offered once"
     ok(qwen, tools=[WEATHER], tool_choice="none")
     assert "weather" not in qwen.engine.prompt
     ok(qwen, tools=[{**WEATHER, "strict": True}])
@@ -276,6 +279,12 @@ def test_log_probabilities_are_of_the_text(thinker: ScriptedServer) -> None:
     assert ok(thinker)["output"][0]["content"][0].get("logprobs", []) == []
 
 
+def many(name: str, num_functions: int) -> dict[str, Any]:
+    """A namespace of so many functions."""
+    inner = [{"type": "function", "name": f"{name}{i}"} for i in range(num_functions)]
+    return {"type": "namespace", "name": name, "tools": inner}
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"previous_response_id": "resp_1"}, "previous_response_id"),
     ({"conversation": {"id": "c"}}, "conversation"),
@@ -300,6 +309,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {"tools": [{**WEATHER, "strict": True, "parameters": {"not": {}}}]},
         "tools[0].parameters",
+    ),
+    ({"tools": [many("a", 64), many("b", 65)]}, "tools"),
+    ({"tools": [many("a", 129)]}, "tools[0].tools"),
+    (
+        {"tools": [WEATHER], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [DEAF] * 129}},
+        "tool_choice.tools",
     ),
     ({"tools": [DEAF], "tool_choice": "required"}, "tool_choice"),
     ({"tools": [DEAF], "tool_choice": {"type": "web_search"}}, "tool_choice.type"),
