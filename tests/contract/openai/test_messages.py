@@ -162,6 +162,12 @@ def test_the_turns_of_an_agent_are_one_conversation(qwen: ScriptedServer) -> Non
     assert '{"name": "weather", "arguments": {"city": "Rome"}}' in turn
 
 
+def test_only_the_billing_line_is_left_out(qwen: ScriptedServer) -> None:
+    qwen.engine.says("ok")
+    ok(qwen, system="x-anthropic-billing-header: cch=1f3;\nYou are Claude Code.")
+    assert "<|im_start|>system\nYou are Claude Code.<|im_end|>" in qwen.engine.prompt
+
+
 def test_the_first_request_of_claude_code(qwen: ScriptedServer) -> None:
     qwen.engine.says("ok")
     assert ok(qwen, **CLAUDE_CODE)["content"][0]["text"] == "ok"
