@@ -23,7 +23,7 @@ logger = logging.getLogger("container.requests")
 
 # Platforms and scrapers ask these every few seconds, so their lines are DEBUG.
 _QUIET_BLUEPRINTS = {"health", "metrics"}
-_WARNING_STATUSES = {429, 503, 504}
+_WARNING_STATUSES = {429, 503, 504, 529}
 DROPPED = "dropped"
 
 
