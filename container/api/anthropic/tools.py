@@ -12,10 +12,9 @@ from container.api.bounds import shown
 from container.api.ignored_fields import note_ignored
 from container.api.openai.field_rules import Ignored, NotDone, Rules
 from container.api.openai.tools import (
-    MAX_NAME_CHARS,
-    MAX_TOOLS,
+    LONG_NAME_WORDS,
+    MAX_LONG_NAME_CHARS,
     NAME,
-    NAME_WORDS,
     NO_PARAMETERS,
     Function,
     ToolUse,
@@ -25,10 +24,12 @@ from container.api.validation import show
 from container.errors import InvalidRequest
 
 CUSTOM = "custom"
+# Anthropic names no limit; agents with several MCP servers send hundreds.
+MAX_TOOLS = 1024
 SKIPPED = "skipped"
 ALLOWED = {
     "tools": f"at most {MAX_TOOLS} tools",
-    "tools[].name": NAME_WORDS,
+    "tools[].name": LONG_NAME_WORDS,
     "tools[].input_schema": "a JSON schema object",
     "tool_choice": "an object with `type`",
     "tool_choice.type": "one of auto, any, tool, none",
@@ -46,7 +47,7 @@ class CustomTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         ),
         **dict.fromkeys(("parameters", "function"), NotDone("send `input_schema` beside `name`")),
     }
-    name: Annotated[str, shown(pattern=NAME, minLength=1, maxLength=MAX_NAME_CHARS)]
+    name: Annotated[str, shown(pattern=NAME, minLength=1, maxLength=MAX_LONG_NAME_CHARS)]
     input_schema: dict[str, Any]
     description: str | None = None
     strict: bool | None = None
@@ -108,7 +109,8 @@ def tool_use(tools: Sequence[CustomTool | SkippedServerTool], choice: Choice | N
             (_function(tool, f"tools[{i}].input_schema"), f"tools[{i}].name")
             for i, tool in enumerate(tools)
             if isinstance(tool, CustomTool)
-        ]
+        ],
+        MAX_LONG_NAME_CHARS,
     )
     if isinstance(choice, NamedChoice):
         return ToolUse(functions, (_named(choice.name, functions),), parallel=False)

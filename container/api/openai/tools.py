@@ -18,8 +18,12 @@ _WORDS = ("none", "auto", "required")
 # OpenAI's rule, plus the dot, which other servers accept.
 NAME = r"^[A-Za-z0-9_.-]+$"
 MAX_NAME_CHARS = 64
+# Anthropic's limit. Names of MCP servers and their tools are as long.
+MAX_LONG_NAME_CHARS = 128
 NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
-NAME_WORDS = "1 to 64 letters, digits, dots, dashes or underscores"
+_NAME_WORDS = "1 to {} letters, digits, dots, dashes or underscores"
+NAME_WORDS = _NAME_WORDS.format(MAX_NAME_CHARS)
+LONG_NAME_WORDS = _NAME_WORDS.format(MAX_LONG_NAME_CHARS)
 ALLOWED = {
     "tools": f"at most {MAX_TOOLS} tools",
     "tools[].type": '"function"',
@@ -168,13 +172,13 @@ def _functions(tools: list[Tool]) -> tuple[Function, ...]:
     )
 
 
-def distinct(functions: list[tuple[Function, str]]) -> tuple[Function, ...]:
+def distinct(functions: list[tuple[Function, str]], max_name_chars: int = MAX_NAME_CHARS) -> tuple[Function, ...]:
     """The functions, each given with the place of its name. Raises InvalidRequest for a name that is not allowed."""
     seen: set[str] = set()
     for function, place in functions:
         name = function.name
-        ok = len(name) <= MAX_NAME_CHARS and re.fullmatch(NAME, name) is not None and not name.endswith("\n")
-        check(place, NAME_WORDS, name, ok)
+        ok = len(name) <= max_name_chars and re.fullmatch(NAME, name) is not None and not name.endswith("\n")
+        check(place, _NAME_WORDS.format(max_name_chars), name, ok)
         check(place, "different from the others", name, name not in seen)
         seen.add(name)
     return tuple(function for function, _ in functions)

@@ -264,6 +264,13 @@ def test_the_tokens_of_a_prompt_are_counted(qwen: ScriptedServer) -> None:
     assert len(qwen.engine.requests) == 1
 
 
+def test_many_tools_with_long_names(qwen: ScriptedServer) -> None:
+    qwen.engine.says("ok")
+    tools = [{"name": f"f{i:0127}", "input_schema": {}} for i in range(200)]
+    ok(qwen, tools=tools, tool_choice={"type": "any"})
+    assert all(tool["name"] in qwen.engine.prompt for tool in tools)
+
+
 PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}
 RESULT = {"type": "tool_result", "tool_use_id": "c", "content": [PICTURE]}
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -278,6 +285,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "user", "content": "x", "contents": 1}]}, "contents"),
     ({"system": [PICTURE]}, "system[0].type"),
     ({"tools": [{"name": "a b", "input_schema": {}}]}, "tools[0].name"),
+    ({"tools": [{"name": "f" * 129, "input_schema": {}}]}, "tools[0].name"),
+    ({"tools": [SERVERS] * 1025}, "tools"),
     ({"tools": [SERVERS, WEATHER, WEATHER]}, "tools[2].name"),
     ({"tools": [{"name": "f"}]}, "input_schema"),
     ({"tools": [{**WEATHER, "input_schema": []}]}, "tools[0].input_schema"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -223,6 +224,22 @@ def test_functions_inside_a_namespace_are_offered(qwen: ScriptedServer) -> None:
     assert '{"name": "mcp__a.weather", "arguments": {}}' in qwen.engine.prompt
 
 
+def test_a_name_in_two_namespaces_always_fits(qwen: ScriptedServer) -> None:
+    long = {"type": "function", "name": "f" * 128}
+    tools = [long] + [
+        {"type": "namespace", "name": name, "description": "d", "tools": [long]} for name in ("my server", "n" * 200)
+    ]
+    qwen.engine.says("ok")
+    ok(qwen, tools=tools)
+    first, *others = dict.fromkeys(re.findall(r'"name": "([A-Za-z0-9_.-]+)"', qwen.engine.prompt))
+    assert first == "f" * 128
+    assert [len(name) for name in others] == [128, 128]
+    for name, namespace in zip(others, ("my server", "n" * 200), strict=True):
+        qwen.engine.says(f'<tool_call>\n{{"name": "{name}", "arguments": {{}}}}\n</tool_call>')
+        (call,) = ok(qwen, tools=tools)["output"]
+        assert (call["namespace"], call["name"]) == (namespace, "f" * 128)
+
+
 def test_what_the_model_must_call(qwen: ScriptedServer) -> None:
     qwen.engine.says(CALL)
     choices: list[Any] = [
@@ -302,7 +319,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
     ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
+    ({"tools": [{"type": "function", "name": "f" * 129}]}, "tools[0].name"),
     ({"tools": [DEAF, WEATHER, WEATHER]}, "tools[2].name"),
+    ({"tools": [{"type": "namespace", "name": "a", "tools": [WEATHER, WEATHER]}]}, "tools[0].tools[1].name"),
     ({"tools": [DEAF, {"type": "function", "name": "f", "parameters": []}]}, "tools[1].parameters"),
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools[0].function"),
     (
