@@ -117,7 +117,7 @@ class Observer(Protocol):
     """Receives events of generations, for metrics."""
 
     def gap(self, seconds: float) -> None:
-        """Time from one message of tokens to the next."""
+        """Time from one token to the next: 0 between those of one message."""
 
     def end(self, generation: Generation, failure: str | None) -> None:
         """Called once. `failure` is None for a finished answer, else `ServiceError.outcome` or "dropped"."""
@@ -270,6 +270,8 @@ class Generation:
         tokens: list[Token] = []
         for i, token_id in enumerate(token_ids):
             self.num_tokens += 1
+            if i:
+                self._observer.gap(0.0)
             tokens.append(self._token(token_id, logprobs[i] if logprobs else None, i == outside))
             pieces.append(self._push(token_id) if i != outside else "")
             if self._stop.matched is not None:
