@@ -301,6 +301,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"output_config": {"format": {"type": "json_schema", "schema": {"not": {}}}}}, "output_config.format.schema"),
     ({"stop_sequences": ["a", "b", "c", "d", "e"]}, "stop_sequences"),
     ({"stop_sequences": [""]}, "stop_sequences"),
+    ({"stop_sequences": ["a"], "stop": "b"}, "stop"),
     ({"temperature": -1}, "temperature"),
     ({"mcp_servers": [{"type": "url"}]}, "mcp_servers"),
     ({"max_token": 5}, "max_token"),
