@@ -95,7 +95,7 @@ def _open_record() -> None:
 def _finish_record(response: Response) -> Response:
     record = find_record()
     if record is not None:
-        record.show_ids(response)
+        record.show_ids(response, _dialects()[record.dialect].id_header)
         response.call_on_close(lambda: record.close(response))
     return response
 

@@ -333,9 +333,19 @@ def test_a_stream_that_fails_ends_with_the_error(qwen: ScriptedServer) -> None:
     qwen.engine.fails_at = 3
     last = events(qwen)[-1]
     assert (last["type"], last["error"]) == ("error", {"type": "api_error", "message": "the engine gave up"})
+    assert last["request_id"]
     qwen.engine.fails_at = 0
     answer = qwen.request("POST", PATH, body(stream=True))
     assert (answer.status, answer.json["error"]["type"]) == (500, "api_error")
+
+
+def test_the_requests_id_is_where_anthropics_clients_look(qwen: ScriptedServer) -> None:
+    qwen.engine.says("ok")
+    for path, sent in ((PATH, body()), (PATH, {}), (f"{PATH}/batches", {}), ("/invocations", body(system="x"))):
+        answer = qwen.request("POST", path, sent, X_Request_Id="order-7")
+        assert (answer.headers["request-id"], answer.headers["X-Request-Id"]) == ("order-7", "order-7")
+        assert answer.json.get("request_id", "order-7") == "order-7"
+    assert "request-id" not in qwen.chat().headers
 
 
 STATUSES: list[tuple[ServiceError, int, str]] = [
