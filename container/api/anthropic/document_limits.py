@@ -34,10 +34,11 @@ def write_limits(schemas: dict[str, Any], settings: Settings, _served: ServedMod
     # A struct that stands alone is known without its type.
     schemas["AnswerSchema"]["required"].remove("type")
     schemas["CustomTool"]["required"].remove("type")
-    schemas["CustomTool"]["properties"]["type"]["enum"].append(None)
+    schemas["CustomTool"]["properties"]["type"] = {"type": ["string", "null"]}
     schemas["SkippedServerTool"] = {
         "type": "object",
         "description": schemas["SkippedServerTool"]["description"],
         "required": ["type"],
         "properties": {"type": {"type": "string", "not": {"const": tools.CUSTOM}}},
+        "not": {"required": ["input_schema"]},
     }

@@ -37,7 +37,7 @@ ALLOWED = {
 
 
 class CustomTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag=CUSTOM):
-    """A tool that the client runs; its `type` may be absent. Without `strict`, arguments are any object."""
+    """A tool that the client runs, whatever its `type`. Without `strict`, arguments are any object."""
 
     foreign: ClassVar[Rules] = {
         "cache_control": Ignored("prefixes are cached anyway"),
@@ -54,7 +54,7 @@ class CustomTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class SkippedServerTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag=SKIPPED):
-    """A tool of another type, whose schema is Anthropic's: it is not offered, and the log says so."""
+    """A tool whose schema is Anthropic's: it is not offered, and the log says so."""
 
 
 Tools = Annotated[list[CustomTool | SkippedServerTool], Meta(max_length=MAX_TOOLS)]
@@ -86,7 +86,7 @@ Choice = AutoChoice | AnyChoice | NamedChoice | NoChoice
 
 
 def with_types(tools: Any) -> Any:
-    """The tools of a body, each with a type: `custom` may be left out, others are `SkippedServerTool`s."""
+    """The tools of a body, each with a type of ours: one that has another type and no schema is skipped."""
     return [_known(tool) for tool in tools] if isinstance(tools, list) else tools
 
 
@@ -94,10 +94,10 @@ def _known(tool: Any) -> Any:
     if not isinstance(tool, dict):
         return tool
     kind = tool.get("type")
-    if kind is None or kind == CUSTOM:
-        return {**tool, "type": CUSTOM}
-    if not isinstance(kind, str):
+    if kind is not None and not isinstance(kind, str):
         return tool
+    if kind is None or kind == CUSTOM or "input_schema" in tool:
+        return {**tool, "type": CUSTOM}
     note_ignored(f"tools[type={kind[:40]}]", "only tools with an `input_schema` are offered to the model")
     return {"type": SKIPPED}
 

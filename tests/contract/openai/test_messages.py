@@ -168,6 +168,14 @@ def test_only_the_billing_line_is_left_out(qwen: ScriptedServer) -> None:
     assert "<|im_start|>system\nYou are Claude Code.<|im_end|>" in qwen.engine.prompt
 
 
+def test_a_tool_with_a_schema_is_offered_whatever_its_type(qwen: ScriptedServer) -> None:
+    qwen.engine.says("ok")
+    for kind in ("custom", "function", None, "newest_20270101"):
+        ok(qwen, tools=[SERVERS, {**WEATHER, "type": kind}])
+        assert "weather" in qwen.engine.prompt
+        assert "web_search" not in qwen.engine.prompt
+
+
 def test_the_first_request_of_claude_code(qwen: ScriptedServer) -> None:
     qwen.engine.says("ok")
     assert ok(qwen, **CLAUDE_CODE)["content"][0]["text"] == "ok"
