@@ -306,7 +306,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"conversation": {"id": "c"}}, "conversation"),
     ({"background": True}, "background"),
     ({"prompt": {"id": "p"}}, "prompt"),
-    ({"truncation": "auto"}, "truncation"),
+    ({"truncation": "middle"}, "truncation"),
     ({"input": [{"id": "msg_1"}]}, "input[0].type"),
     ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type"),
     ({"input": [{"type": "computer_call", "id": "x"}]}, "input[0].type"),
@@ -402,6 +402,9 @@ def test_what_asks_for_nothing_is_taken(qwen: ScriptedServer) -> None:
     found = ok(qwen, **NEUTRAL)
     assert (found["store"], found["previous_response_id"], found["prompt_cache_key"]) == (False, None, "k")
     assert found["safety_identifier"] == "s"
+    # A prompt that is too long is refused all the same.
+    assert ok(qwen, truncation="auto")["truncation"] == "disabled"
+    assert qwen.request("POST", PATH, {"input": "x" * 100_001, "truncation": "auto"}).status == 400
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
