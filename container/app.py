@@ -35,11 +35,10 @@ from container.web.api_key import given_keys
 
 logger = logging.getLogger(__name__)
 
-# What browsers may send; the last ones are Anthropic's.
-_HEADERS = (
-    "content-type, authorization, x-api-key, anthropic-version, anthropic-beta, "
-    "anthropic-dangerous-direct-browser-access"
-)
+# What browsers may send: clients have many headers of their own (`x-stainless-os`). "*" does not hold for
+# `authorization`.
+_HEADERS = "*, authorization"
+_METHODS = "GET, POST, DELETE"
 _CLIENT_CLOSED_REQUEST = 499  # nginx's status for the log; the client has gone
 
 
@@ -96,7 +95,7 @@ def _open_record() -> None:
 def _finish_record(response: Response) -> Response:
     record = find_record()
     if record is not None:
-        record.show_ids(response)
+        record.show_ids(response, _dialects()[record.dialect].id_header)
         response.call_on_close(lambda: record.close(response))
     return response
 
@@ -139,7 +138,7 @@ class _Cors:
             if origin in self._origins:
                 response.headers["Access-Control-Allow-Origin"] = origin
         if request.method == "OPTIONS":
-            response.headers["Access-Control-Allow-Methods"] = "GET, POST"
+            response.headers["Access-Control-Allow-Methods"] = _METHODS
             response.headers["Access-Control-Allow-Headers"] = _HEADERS
         return response
 

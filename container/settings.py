@@ -302,7 +302,10 @@ class Settings:
         "SAGEMAKER_ENABLE_STATEFUL_SESSIONS",
     )
     api_key: str | None = _setting(
-        None, _keys, "Bearer token that clients must send; several, comma-separated, are all accepted.", "API_KEY"
+        None,
+        _keys,
+        "Key that clients must send, as Bearer token or x-api-key; several, comma-separated, are all accepted.",
+        "API_KEY",
     )
     cors_allow_origin: str = _setting(
         "*", _origins, "Origins that may call from a browser, comma-separated.", "CORS_ALLOW_ORIGIN"

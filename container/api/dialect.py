@@ -28,7 +28,8 @@ class Dialect:
 
     `error_response` writes an error as its clients expect it, also for unknown paths that begin with `prefix`.
     `write_limits` tightens the schemas of its types in the OpenAPI document to what settings and model allow. `about`
-    says in the log what the dialect makes of a loaded model; it may raise TemplateError.
+    says in the log what the dialect makes of a loaded model; it may raise TemplateError. `id_header` is where its
+    clients look for the request's id, if not in `X-Request-Id` alone.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Dialect:
     prefix: str
     write_limits: WriteLimits = _no_limits
     about: Callable[[ServedModel], str] | None = None
+    id_header: str | None = None
 
 
 def all_dialects() -> dict[str, Dialect]:

@@ -23,7 +23,7 @@ logger = logging.getLogger("container.requests")
 
 # Platforms and scrapers ask these every few seconds, so their lines are DEBUG.
 _QUIET_BLUEPRINTS = {"health", "metrics"}
-_WARNING_STATUSES = {429, 503, 504}
+_WARNING_STATUSES = {429, 503, 504, 529}
 DROPPED = "dropped"
 
 
@@ -109,9 +109,11 @@ class RequestRecord:
         submitted = [each.timings.submitted_s for each in self._generations if each.timings.submitted_s is not None]
         return min(submitted, default=time.monotonic()) - self.arrived_s
 
-    def show_ids(self, response: Response) -> None:
-        """Send the request's id and, if the client sent one, its trace."""
-        response.headers[REQUEST_ID] = self.shown_id
+    def show_ids(self, response: Response, id_header: str | None = None) -> None:
+        """Send the request's id, also as `id_header` if given, and, if the client sent one, its trace."""
+        for name in (REQUEST_ID, id_header):
+            if name is not None:
+                response.headers[name] = self.shown_id
         if self.trace is not None:
             response.headers[TRACEPARENT] = self.trace.header
 

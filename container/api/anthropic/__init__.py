@@ -14,6 +14,7 @@ dialect = Dialect(
     error_response=error_response,
     prefix="/v1/messages",
     write_limits=write_limits,
+    id_header="request-id",
 )
 
 __all__ = [

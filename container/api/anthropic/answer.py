@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -35,7 +36,7 @@ def answer_messages(body: dict[str, Any], record: RequestRecord) -> Response:
     running = begin_chat(asked.chat, served, record)
     answer = _Answer(asked, served, running)
     if asked.request.stream:
-        response = sse.stream(answer.frames(), error_body, record, sse.named)
+        response = sse.stream(answer.frames(), partial(error_body, record=record), record, sse.named)
     else:
         response = json_response(answer.whole())
         add_whole_headers(response, record, running.generations, running.generations)

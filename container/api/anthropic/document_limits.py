@@ -42,12 +42,13 @@ def write_limits(schemas: dict[str, Any], settings: Settings, _served: ServedMod
         array = next(each for each in field["anyOf"] if each.get("type") == "array")
         array["items"] = {"$ref": "#/components/schemas/TextBlockAlone"}
     schemas["CustomTool"]["required"].remove("type")
-    schemas["CustomTool"]["properties"]["type"]["enum"].append(None)
+    schemas["CustomTool"]["properties"]["type"] = {"type": ["string", "null"]}
     schemas["SkippedServerTool"] = {
         "type": "object",
         "description": schemas["SkippedServerTool"]["description"],
         "required": ["type"],
         "properties": {"type": {"type": "string", "not": {"const": tools.CUSTOM}}},
+        "not": {"required": ["input_schema"]},
     }
 
 

@@ -6,7 +6,7 @@ from flask import Response
 
 from container.api.anthropic.answer_types import MessagesError, MessagesFault
 from container.errors import ContextLengthExceeded, OutOfMemory, Overloaded, ServiceError
-from container.monitoring.request_record import find_record
+from container.monitoring.request_record import RequestRecord, find_record
 from container.web.responses import json_response
 
 _OVERLOADED = 529
@@ -26,13 +26,13 @@ def error_response(error: ServiceError) -> Response:
     return json_response(error_body(error), _status(error))
 
 
-def error_body(error: ServiceError) -> MessagesError:
-    """The JSON body, which is also the last event of a stream that fails."""
+def error_body(error: ServiceError, record: RequestRecord | None = None) -> MessagesError:
+    """The JSON body, which is also the last event of a stream that fails: `record` is known there alone."""
     message = error.message
     if isinstance(error, ContextLengthExceeded) and error.limit is not None:
         # Claude Code looks for these words and makes the conversation shorter.
         message = f"prompt is too long: {error.num_tokens} tokens > {error.limit} maximum"
-    record = find_record()
+    record = record or find_record()
     kind = _TYPES.get(_status(error), "invalid_request_error")
     return MessagesError(error=MessagesFault(kind, message), request_id=None if record is None else record.shown_id)
 

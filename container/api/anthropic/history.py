@@ -30,7 +30,7 @@ def messages_of(system: str | list[TextBlock] | None, given: Sequence[Turn]) -> 
     """The conversation; adjacent turns of one side are one message. Results of calls stand before the turn's text."""
     turns = Turns()
     blocks = [TextBlock(text=system)] if isinstance(system, str) else system or []
-    texts = [block.text for block in blocks if block.text and not block.text.startswith(_BILLING)]
+    texts = [text for block in blocks if (text := _without_billing(block.text))]
     if texts:
         turns.add("system", *texts)
     for turn in given:
@@ -42,6 +42,10 @@ def messages_of(system: str | list[TextBlock] | None, given: Sequence[Turn]) -> 
             case SystemTurn():
                 turns.lead("system", _text(turn.content))
     return turns.messages()
+
+
+def _without_billing(text: str) -> str:
+    return text.partition("\n")[2] if text.startswith(_BILLING) else text
 
 
 def _add_user(turns: Turns, turn: UserTurn) -> None:

@@ -38,6 +38,9 @@ _ALLOWED: Mapping[str, str] = {
     "thinking.type": "one of enabled, disabled, adaptive",
     "output_config.format.type": '"json_schema"',
 }
+_NO_STOPS = {"anyOf": [{"type": "null"}, {"type": "array", "maxItems": 0}]}
+# Rules between fields, which types cannot express; for the OpenAPI document.
+RULE: dict[str, Any] = {"anyOf": [{"properties": {name: _NO_STOPS}} for name in ("stop", "stop_sequences")]}
 _LABELS = Ignored("it labels the request")
 _ELSEWHERE = Ignored("it is meant for Anthropic's servers")
 _FOREIGN: Rules = {
@@ -146,6 +149,8 @@ def parse_messages(body: dict[str, Any], kind: type[CountRequest], settings: Set
     if isinstance(request.thinking, ThinkingOn) and request.thinking.budget_tokens is not None:
         budget = request.thinking.budget_tokens
         check(_BUDGET, f"from 0 to {_MAX_BUDGET}", budget, 0 <= budget <= _MAX_BUDGET)
+    if request.stop and request.stop_sequences:
+        raise InvalidRequest("`stop` and `stop_sequences` exclude each other", param="stop")
     stops = request.stop_sequences or []
     limit = settings.max_stop_sequences
     check("stop_sequences", f"at most {limit} strings", len(stops), len(stops) <= limit)

@@ -6,7 +6,7 @@ from flask import Blueprint, Response
 
 from container.api.anthropic.answer import answer_count, answer_messages
 from container.api.anthropic.answer_types import EVENTS, MessageAnswer, MessagesError, TokenCount
-from container.api.anthropic.request import CountRequest, MessagesRequest
+from container.api.anthropic.request import RULE, CountRequest, MessagesRequest
 from container.api.operation import Form, Operation, describe
 from container.api.request_body import read_body
 from container.monitoring.request_record import current_record
@@ -15,7 +15,7 @@ blueprint = Blueprint("anthropic", __name__)
 
 _ERRORS = (400, 404, 413, 415, 500, 503, 504, 529)
 # The body's form, also for /invocations.
-FORM = Form(MessagesRequest)
+FORM = Form(MessagesRequest, RULE)
 _EXAMPLE = {"model": "claude", "messages": [{"role": "user", "content": "What is deep learning?"}]}
 
 
@@ -42,7 +42,7 @@ def messages() -> Response:
     Operation(
         tag="Anthropic",
         summary="The length of a prompt",
-        bodies=(Form(CountRequest),),
+        bodies=(Form(CountRequest, RULE),),
         answer=TokenCount,
         error=MessagesError,
         errors=(400, 404, 413, 415, 500, 503),

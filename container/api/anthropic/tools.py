@@ -12,10 +12,9 @@ from container.api.bounds import shown
 from container.api.ignored_fields import note_ignored
 from container.api.openai.field_rules import Ignored, NotDone, Rules
 from container.api.openai.tools import (
-    MAX_NAME_CHARS,
-    MAX_TOOLS,
+    LONG_NAME_WORDS,
+    MAX_LONG_NAME_CHARS,
     NAME,
-    NAME_WORDS,
     NO_PARAMETERS,
     Function,
     ToolUse,
@@ -25,10 +24,12 @@ from container.api.validation import show
 from container.errors import InvalidRequest
 
 CUSTOM = "custom"
+# Anthropic names no limit; agents with several MCP servers send hundreds.
+MAX_TOOLS = 1024
 SKIPPED = "skipped"
 ALLOWED = {
     "tools": f"at most {MAX_TOOLS} tools",
-    "tools[].name": NAME_WORDS,
+    "tools[].name": LONG_NAME_WORDS,
     "tools[].input_schema": "a JSON schema object",
     "tool_choice": "an object with `type`",
     "tool_choice.type": "one of auto, any, tool, none",
@@ -36,7 +37,7 @@ ALLOWED = {
 
 
 class CustomTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag=CUSTOM):
-    """A tool that the client runs; its `type` may be absent. Without `strict`, arguments are any object."""
+    """A tool that the client runs, whatever its `type`. Without `strict`, arguments are any object."""
 
     foreign: ClassVar[Rules] = {
         "cache_control": Ignored("prefixes are cached anyway"),
@@ -46,14 +47,14 @@ class CustomTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         ),
         **dict.fromkeys(("parameters", "function"), NotDone("send `input_schema` beside `name`")),
     }
-    name: Annotated[str, shown(pattern=NAME, minLength=1, maxLength=MAX_NAME_CHARS)]
+    name: Annotated[str, shown(pattern=NAME, minLength=1, maxLength=MAX_LONG_NAME_CHARS)]
     input_schema: dict[str, Any]
     description: str | None = None
     strict: bool | None = None
 
 
 class SkippedServerTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag=SKIPPED):
-    """A tool of another type, whose schema is Anthropic's: it is not offered, and the log says so."""
+    """A tool whose schema is Anthropic's: it is not offered, and the log says so."""
 
 
 Tools = Annotated[list[CustomTool | SkippedServerTool], Meta(max_length=MAX_TOOLS)]
@@ -85,7 +86,7 @@ Choice = AutoChoice | AnyChoice | NamedChoice | NoChoice
 
 
 def with_types(tools: Any) -> Any:
-    """The tools of a body, each with a type: `custom` may be left out, others are `SkippedServerTool`s."""
+    """The tools of a body, each with a type of ours: one that has another type and no schema is skipped."""
     return [_known(tool) for tool in tools] if isinstance(tools, list) else tools
 
 
@@ -93,10 +94,10 @@ def _known(tool: Any) -> Any:
     if not isinstance(tool, dict):
         return tool
     kind = tool.get("type")
-    if kind is None or kind == CUSTOM:
-        return {**tool, "type": CUSTOM}
-    if not isinstance(kind, str):
+    if kind is not None and not isinstance(kind, str):
         return tool
+    if kind is None or kind == CUSTOM or "input_schema" in tool:
+        return {**tool, "type": CUSTOM}
     note_ignored(f"tools[type={kind[:40]}]", "only tools with an `input_schema` are offered to the model")
     return {"type": SKIPPED}
 
@@ -108,7 +109,8 @@ def tool_use(tools: Sequence[CustomTool | SkippedServerTool], choice: Choice | N
             (_function(tool, f"tools[{i}].input_schema"), f"tools[{i}].name")
             for i, tool in enumerate(tools)
             if isinstance(tool, CustomTool)
-        ]
+        ],
+        MAX_LONG_NAME_CHARS,
     )
     if isinstance(choice, NamedChoice):
         return ToolUse(functions, (_named(choice.name, functions),), parallel=False)

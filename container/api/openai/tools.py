@@ -18,8 +18,12 @@ _WORDS = ("none", "auto", "required")
 # OpenAI's rule, plus the dot, which other servers accept.
 NAME = r"^[A-Za-z0-9_.-]+$"
 MAX_NAME_CHARS = 64
+# Anthropic's limit. Names of MCP servers and their tools are as long.
+MAX_LONG_NAME_CHARS = 128
 NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
-NAME_WORDS = "1 to 64 letters, digits, dots, dashes or underscores"
+_NAME_WORDS = "1 to {} letters, digits, dots, dashes or underscores"
+NAME_WORDS = _NAME_WORDS.format(MAX_NAME_CHARS)
+LONG_NAME_WORDS = _NAME_WORDS.format(MAX_LONG_NAME_CHARS)
 ALLOWED = {
     "tools": f"at most {MAX_TOOLS} tools",
     "tools[].type": '"function"',
@@ -28,7 +32,7 @@ ALLOWED = {
     "tool_choice": f"{', '.join(_WORDS)} or name a function",
     "tool_choice.type": '"function" or "allowed_tools", and name a function',
     "tool_choice.allowed_tools.mode": '"auto" or "required"',
-    "tool_choice.allowed_tools.tools": "a non-empty array",
+    "tool_choice.allowed_tools.tools": f"an array of 1 to {MAX_TOOLS} tools",
 }
 
 
@@ -70,7 +74,7 @@ class AllowedTools(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """OpenAI's subset of the tools, for this request only."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[list[NamedFunction], Meta(min_length=1)]
+    tools: Annotated[list[NamedFunction], Meta(min_length=1, max_length=MAX_TOOLS)]
 
 
 class ToolChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -152,7 +156,8 @@ def tool_use(tools: list[Tool] | None, choice: str | ToolChoice | None, parallel
     if choice in (None, "auto", "required"):
         return ToolUse(functions, functions if choice == "required" else (), parallel is not False)
     if isinstance(choice, ToolChoice) and choice.allowed_tools is not None and choice.type == "allowed_tools":
-        chosen = tuple(_named(tool.function.name, functions) for tool in choice.allowed_tools.tools)
+        named = dict.fromkeys(tool.function.name for tool in choice.allowed_tools.tools)
+        chosen = tuple(_named(name, functions) for name in named)
         return ToolUse(chosen, chosen if choice.allowed_tools.mode == "required" else (), parallel is not False)
     name = choice.function.name if isinstance(choice, ToolChoice) and choice.function is not None else str(choice)
     return ToolUse(functions, (_named(name, functions),), parallel=False)
@@ -167,13 +172,13 @@ def _functions(tools: list[Tool]) -> tuple[Function, ...]:
     )
 
 
-def distinct(functions: list[tuple[Function, str]]) -> tuple[Function, ...]:
+def distinct(functions: list[tuple[Function, str]], max_name_chars: int = MAX_NAME_CHARS) -> tuple[Function, ...]:
     """The functions, each given with the place of its name. Raises InvalidRequest for a name that is not allowed."""
     seen: set[str] = set()
     for function, place in functions:
         name = function.name
-        ok = len(name) <= MAX_NAME_CHARS and re.fullmatch(NAME, name) is not None and not name.endswith("\n")
-        check(place, NAME_WORDS, name, ok)
+        ok = len(name) <= max_name_chars and re.fullmatch(NAME, name) is not None and not name.endswith("\n")
+        check(place, _NAME_WORDS.format(max_name_chars), name, ok)
         check(place, "different from the others", name, name not in seen)
         seen.add(name)
     return tuple(function for function, _ in functions)

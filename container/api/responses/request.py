@@ -41,7 +41,7 @@ _ALLOWED = {
     **items.ALLOWED,
     **tools.ALLOWED,
     "text.format.type": "one of text, json_object, json_schema",
-    "truncation": '"disabled"; a prompt that is too long is refused',
+    "truncation": '"disabled" or "auto"',
 }
 # Rules between fields, which types cannot express; for the OpenAPI document.
 RULE: dict[str, Any] = STREAM_RULE
@@ -133,7 +133,7 @@ class ResponseRequest(TokenFields, frozen=True, kw_only=True, forbid_unknown_fie
     reasoning: ReasoningOptions | None = None
     include: list[Annotated[str, shown(enum=list(_INCLUDABLE))]] | None = None
     top_logprobs: Annotated[int | None, within(0, _MAX_TOP_LOGPROBS)] = None
-    truncation: Literal["disabled"] | None = None
+    truncation: Literal["disabled", "auto"] | None = None
     metadata: Annotated[dict[_Key, _Value] | None, shown(maxProperties=_MAX_PAIRS)] = None
     store: bool | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
@@ -209,7 +209,9 @@ def _check_own_fields(request: ResponseRequest) -> None:
 
 
 def _note_ignored(request: ResponseRequest) -> None:
-    """Fields that are repeated in the answer and change nothing else."""
+    """Fields that change nothing."""
+    if request.truncation == "auto":
+        note_ignored("truncation", "a prompt that is too long is refused")
     if request.text is not None and request.text.verbosity is not None:
         note_ignored("text.verbosity", "no model follows it reliably; say it in the prompt")
     if request.reasoning is not None and (request.reasoning.summary or request.reasoning.generate_summary):

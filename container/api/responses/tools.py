@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import re
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
@@ -14,10 +16,10 @@ from container.api.bounds import shown
 from container.api.ignored_fields import note_ignored
 from container.api.openai.field_rules import Ignored, NotDone, Rules
 from container.api.openai.tools import (
-    MAX_NAME_CHARS,
+    LONG_NAME_WORDS,
+    MAX_LONG_NAME_CHARS,
     MAX_TOOLS,
     NAME,
-    NAME_WORDS,
     NO_PARAMETERS,
     Function,
     ToolUse,
@@ -28,17 +30,19 @@ from container.errors import InvalidRequest
 
 SKIPPED = "skipped"
 _OFFERED = ("function", "namespace")
-_FUNCTION_NAME = Annotated[str, shown(pattern=NAME, minLength=1, maxLength=MAX_NAME_CHARS)]
+_FUNCTION_NAME = Annotated[str, shown(pattern=NAME, minLength=1, maxLength=MAX_LONG_NAME_CHARS)]
 _CHOICES = "none, auto, required, or an object that names a function"
 ALLOWED = {
     "tools": f"at most {MAX_TOOLS} tools",
-    "tools[].name": NAME_WORDS,
+    "tools[].tools": f"at most {MAX_TOOLS} tools",
+    "tools[].name": LONG_NAME_WORDS,
     "tools[].parameters": "a JSON schema object",
-    "tools[].tools[].name": NAME_WORDS,
+    "tools[].tools[].name": LONG_NAME_WORDS,
     "tools[].tools[].parameters": "a JSON schema object",
     "tool_choice": _CHOICES,
     "tool_choice.type": 'one of "function", "allowed_tools"; other tools are not run here',
     "tool_choice.mode": '"auto" or "required"',
+    "tool_choice.tools": f"1 to {MAX_TOOLS} tools",
 }
 
 
@@ -73,7 +77,7 @@ class NamespaceTool(
 
     name: str
     description: str | None = None
-    tools: list[FunctionTool | SkippedTool]
+    tools: Annotated[list[FunctionTool | SkippedTool], Meta(max_length=MAX_TOOLS)]
 
 
 AnyTool = FunctionTool | NamespaceTool | SkippedTool
@@ -101,7 +105,7 @@ class ToolSubset(
     """A subset of the tools, for this request only."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[list[AllowedTool], Meta(min_length=1)]
+    tools: Annotated[list[AllowedTool], Meta(min_length=1, max_length=MAX_TOOLS)]
 
 
 ToolChoice = Literal["none", "auto", "required"] | FunctionChoice | ToolSubset
@@ -122,6 +126,12 @@ class Offer:
     def names(self) -> dict[tuple[str | None, str], str]:
         """`origins` in the other direction."""
         return {origin: offered for offered, origin in self.origins.items()}
+
+    @cached_property
+    def by_name(self) -> dict[str, Function]:
+        """The functions by the names that a request may give them: as they are offered, or without the namespace."""
+        offered = {function.name: function for function in self.functions}
+        return {self.origins[function.name][1]: function for function in reversed(self.functions)} | offered
 
 
 def without_foreign(tools: Any) -> Any:
@@ -146,14 +156,24 @@ def offer(tools: Sequence[AnyTool]) -> Offer:
     found: list[tuple[Function, str]] = []
     for namespace, tool, path in _functions(tools):
         name = tool.name
-        if namespace is not None and name in origins:
-            name = f"{namespace}.{name}"
-        if name not in origins:
-            origins[name] = (namespace, tool.name)
+        # A name that its own namespace has twice stays, and is refused as such.
+        if namespace is not None and origins.get(name, (namespace, name)) != (namespace, name):
+            name = _long_name(namespace, name, origins)
+        origins.setdefault(name, (namespace, tool.name))
         parameters = tool.parameters or NO_PARAMETERS
         function = Function(name, tool.description or "", parameters, bool(tool.strict), f"{path}.parameters")
         found.append((function, f"{path}.name"))
-    return Offer(distinct(found), origins)
+    check("tools", f"at most {MAX_TOOLS} functions, with those of namespaces", len(found), len(found) <= MAX_TOOLS)
+    return Offer(distinct(found, MAX_LONG_NAME_CHARS), origins)
+
+
+def _long_name(namespace: str, name: str, taken: Container[str]) -> str:
+    """The name with its namespace; where that is no name, or is taken, one made of both that is."""
+    plain = f"{namespace}.{name}"
+    if plain not in taken and len(plain) <= MAX_LONG_NAME_CHARS and re.fullmatch(NAME, plain):
+        return plain
+    digest = hashlib.sha256(f"{namespace}\0{name}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return f"{re.sub('[^A-Za-z0-9_.-]', '_', plain)[: MAX_LONG_NAME_CHARS - 17]}_{digest}"
 
 
 def _functions(tools: Sequence[AnyTool]) -> Iterator[tuple[str | None, FunctionTool, str]]:
@@ -184,19 +204,21 @@ def tool_use(offered: Offer, choice: ToolChoice | None, parallel: bool | None) -
 
 
 def _chosen(choice: ToolSubset, offered: Offer) -> tuple[Function, ...]:
-    chosen = tuple(
+    """Each function once, however often it is named."""
+    named = (
         _named(tool.name or "", offered, f"tool_choice.tools[{i}].name")
         for i, tool in enumerate(choice.tools)
         if tool.type == "function"
     )
+    chosen = {function.name: function for function in named}
     check("tool_choice.tools", "at least one function", choice.mode, bool(chosen) or choice.mode == "auto")
-    return chosen
+    return tuple(chosen.values())
 
 
 def _named(name: str, offered: Offer, place: str) -> Function:
-    for function in offered.functions:
-        if name in (function.name, offered.origins[function.name][1]):
-            return function
+    function = offered.by_name.get(name)
+    if function is not None:
+        return function
     names = (
         ", ".join(function.name for function in offered.functions)[:300]
         or "the functions in `tools`, of which there are none"

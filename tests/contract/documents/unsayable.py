@@ -67,7 +67,9 @@ def tool_names(body: dict[str, Any]) -> list[str]:
         return []
     tools = [each for tool in body.get("tools") or () for each in tool.get("tools") or [tool]]
     kinds = {"function"} if "input" in body else {"function", "custom", None}
-    callable_ones = (tool.get("function") or tool for tool in tools if tool.get("type") in kinds)
+    callable_ones = (
+        tool.get("function") or tool for tool in tools if tool.get("type") in kinds or "input_schema" in tool
+    )
     return [tool["name"] for tool in callable_ones if "name" in tool]
 
 

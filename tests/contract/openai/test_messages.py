@@ -162,6 +162,20 @@ def test_the_turns_of_an_agent_are_one_conversation(qwen: ScriptedServer) -> Non
     assert '{"name": "weather", "arguments": {"city": "Rome"}}' in turn
 
 
+def test_only_the_billing_line_is_left_out(qwen: ScriptedServer) -> None:
+    qwen.engine.says("ok")
+    ok(qwen, system="x-anthropic-billing-header: cch=1f3;\nYou are Claude Code.")
+    assert "<|im_start|>system\nYou are Claude Code.<|im_end|>" in qwen.engine.prompt
+
+
+def test_a_tool_with_a_schema_is_offered_whatever_its_type(qwen: ScriptedServer) -> None:
+    qwen.engine.says("ok")
+    for kind in ("custom", "function", None, "newest_20270101"):
+        ok(qwen, tools=[SERVERS, {**WEATHER, "type": kind}])
+        assert "weather" in qwen.engine.prompt
+        assert "web_search" not in qwen.engine.prompt
+
+
 def test_the_first_request_of_claude_code(qwen: ScriptedServer) -> None:
     qwen.engine.says("ok")
     assert ok(qwen, **CLAUDE_CODE)["content"][0]["text"] == "ok"
@@ -258,6 +272,13 @@ def test_the_tokens_of_a_prompt_are_counted(qwen: ScriptedServer) -> None:
     assert len(qwen.engine.requests) == 1
 
 
+def test_many_tools_with_long_names(qwen: ScriptedServer) -> None:
+    qwen.engine.says("ok")
+    tools = [{"name": f"f{i:0127}", "input_schema": {}} for i in range(200)]
+    ok(qwen, tools=tools, tool_choice={"type": "any"})
+    assert all(tool["name"] in qwen.engine.prompt for tool in tools)
+
+
 PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}
 RESULT = {"type": "tool_result", "tool_use_id": "c", "content": [PICTURE]}
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -272,6 +293,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "user", "content": "x", "contents": 1}]}, "contents"),
     ({"system": [PICTURE]}, "system[0].type"),
     ({"tools": [{"name": "a b", "input_schema": {}}]}, "tools[0].name"),
+    ({"tools": [{"name": "f" * 129, "input_schema": {}}]}, "tools[0].name"),
+    ({"tools": [SERVERS] * 1025}, "tools"),
     ({"tools": [SERVERS, WEATHER, WEATHER]}, "tools[2].name"),
     ({"tools": [{"name": "f"}]}, "input_schema"),
     ({"tools": [{**WEATHER, "input_schema": []}]}, "tools[0].input_schema"),
@@ -286,6 +309,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"output_config": {"format": {"type": "json_schema", "schema": {"not": {}}}}}, "output_config.format.schema"),
     ({"stop_sequences": ["a", "b", "c", "d", "e"]}, "stop_sequences"),
     ({"stop_sequences": [""]}, "stop_sequences"),
+    ({"stop_sequences": ["a"], "stop": "b"}, "stop"),
     ({"temperature": -1}, "temperature"),
     ({"mcp_servers": [{"type": "url"}]}, "mcp_servers"),
     ({"max_token": 5}, "max_token"),
@@ -317,9 +341,19 @@ def test_a_stream_that_fails_ends_with_the_error(qwen: ScriptedServer) -> None:
     qwen.engine.fails_at = 3
     last = events(qwen)[-1]
     assert (last["type"], last["error"]) == ("error", {"type": "api_error", "message": "the engine gave up"})
+    assert last["request_id"]
     qwen.engine.fails_at = 0
     answer = qwen.request("POST", PATH, body(stream=True))
     assert (answer.status, answer.json["error"]["type"]) == (500, "api_error")
+
+
+def test_the_requests_id_is_where_anthropics_clients_look(qwen: ScriptedServer) -> None:
+    qwen.engine.says("ok")
+    for path, sent in ((PATH, body()), (PATH, {}), (f"{PATH}/batches", {}), ("/invocations", body(system="x"))):
+        answer = qwen.request("POST", path, sent, X_Request_Id="order-7")
+        assert (answer.headers["request-id"], answer.headers["X-Request-Id"]) == ("order-7", "order-7")
+        assert answer.json.get("request_id", "order-7") == "order-7"
+    assert "request-id" not in qwen.chat().headers
 
 
 STATUSES: list[tuple[ServiceError, int, str]] = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -107,3 +108,33 @@ def test_documents_and_templates_are_refused_by_name(qwen: ScriptedServer) -> No
     answer = qwen.chat(chat_template="{{ messages }}")
     assert (answer.status, answer.json["error"]["param"]) == (400, "chat_template")
     assert "TRUST_REQUEST_CHAT_TEMPLATE" in answer.json["error"]["message"]
+
+
+ROUTES: dict[str, tuple[dict[str, Any], tuple[str, str]]] = {
+    "/v1/chat/completions": ({"messages": [USER]}, ("completion_tokens_details", "reasoning_tokens")),
+    "/v1/responses": ({"input": "hi"}, ("output_tokens_details", "reasoning_tokens")),
+    "/v1/messages": ({"messages": [USER], "max_tokens": 500}, ("output_tokens_details", "thinking_tokens")),
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(
+    ("template", "answer"),
+    [
+        ("qwen3", "<think>\nHm.\n</think>\n\nHello"),
+        ("qwen3-marked", "<think>\nHm.\n</think>\n\nHello"),
+        ("harmony", "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Hello"),
+    ],
+)
+def test_tokens_of_thoughts_are_those_however_a_message_was_cut(
+    server_for: Callable[[str], ScriptedServer], template: str, answer: str, route: str
+) -> None:
+    server = server_for(template)
+    body, (details, name) = ROUTES[route]
+    counts = []
+    for size in (1, 4, 200):
+        server.engine.says(answer)
+        server.engine.bytes_per_step = size
+        counts.append(server.request("POST", route, body).json["usage"][details][name])
+    assert 0 < counts[0] < len(server.engine.token_ids(answer))
+    assert counts == counts[:1] * 3

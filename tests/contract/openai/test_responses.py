@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -223,6 +224,22 @@ def test_functions_inside_a_namespace_are_offered(qwen: ScriptedServer) -> None:
     assert '{"name": "mcp__a.weather", "arguments": {}}' in qwen.engine.prompt
 
 
+def test_a_name_in_two_namespaces_always_fits(qwen: ScriptedServer) -> None:
+    long = {"type": "function", "name": "f" * 128}
+    tools = [long] + [
+        {"type": "namespace", "name": name, "description": "d", "tools": [long]} for name in ("my server", "n" * 200)
+    ]
+    qwen.engine.says("ok")
+    ok(qwen, tools=tools)
+    first, *others = dict.fromkeys(re.findall(r'"name": "([A-Za-z0-9_.-]+)"', qwen.engine.prompt))
+    assert first == "f" * 128
+    assert [len(name) for name in others] == [128, 128]
+    for name, namespace in zip(others, ("my server", "n" * 200), strict=True):
+        qwen.engine.says(f'<tool_call>\n{{"name": "{name}", "arguments": {{}}}}\n</tool_call>')
+        (call,) = ok(qwen, tools=tools)["output"]
+        assert (call["namespace"], call["name"]) == (namespace, "f" * 128)
+
+
 def test_what_the_model_must_call(qwen: ScriptedServer) -> None:
     qwen.engine.says(CALL)
     choices: list[Any] = [
@@ -236,6 +253,9 @@ def test_what_the_model_must_call(qwen: ScriptedServer) -> None:
         grammar = qwen.engine.requests[-1].sampling.grammar
         assert grammar is not None
         assert "city" in grammar.source, "a forced call fits its schema without `strict` too"
+    twice = [{"type": "function", "name": "weather"}] * 2
+    ok(qwen, tools=[WEATHER], tool_choice={"type": "allowed_tools", "mode": "auto", "tools": twice})
+    assert qwen.engine.prompt.count('"weather"') == 1, "named twice, offered once"
     ok(qwen, tools=[WEATHER], tool_choice="none")
     assert "weather" not in qwen.engine.prompt
     ok(qwen, tools=[{**WEATHER, "strict": True}])
@@ -259,7 +279,7 @@ def test_the_text_has_the_form_that_is_asked_for(qwen: ScriptedServer) -> None:
 
 
 def test_log_probabilities_are_of_the_text(thinker: ScriptedServer) -> None:
-    for size in (1, 5):
+    for size in (1, 5, 200):
         thinker.engine.says(f"<think>\nHm.\n</think>I look.\n{CALL}")
         thinker.engine.bytes_per_step = size
         fields: dict[str, Any] = {"tools": [WEATHER], "top_logprobs": 2, "include": ["message.output_text.logprobs"]}
@@ -271,9 +291,14 @@ def test_log_probabilities_are_of_the_text(thinker: ScriptedServer) -> None:
         (part,) = message["content"]
         assert part["logprobs"] == deltas
         assert len(part["logprobs"][0]["top_logprobs"]) == 2
-        if size == 1:
-            assert bytes(byte for entry in deltas for byte in entry["bytes"]) == b"I look."
+        assert bytes(byte for entry in deltas for byte in entry["bytes"]) == b"I look."
     assert ok(thinker)["output"][0]["content"][0].get("logprobs", []) == []
+
+
+def many(name: str, num_functions: int) -> dict[str, Any]:
+    """A namespace of so many functions."""
+    inner = [{"type": "function", "name": f"{name}{i}"} for i in range(num_functions)]
+    return {"type": "namespace", "name": name, "tools": inner}
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -281,7 +306,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"conversation": {"id": "c"}}, "conversation"),
     ({"background": True}, "background"),
     ({"prompt": {"id": "p"}}, "prompt"),
-    ({"truncation": "auto"}, "truncation"),
+    ({"truncation": "middle"}, "truncation"),
     ({"input": [{"id": "msg_1"}]}, "input[0].type"),
     ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type"),
     ({"input": [{"type": "computer_call", "id": "x"}]}, "input[0].type"),
@@ -294,12 +319,20 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
     ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
+    ({"tools": [{"type": "function", "name": "f" * 129}]}, "tools[0].name"),
     ({"tools": [DEAF, WEATHER, WEATHER]}, "tools[2].name"),
+    ({"tools": [{"type": "namespace", "name": "a", "tools": [WEATHER, WEATHER]}]}, "tools[0].tools[1].name"),
     ({"tools": [DEAF, {"type": "function", "name": "f", "parameters": []}]}, "tools[1].parameters"),
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools[0].function"),
     (
         {"tools": [{**WEATHER, "strict": True, "parameters": {"not": {}}}]},
         "tools[0].parameters",
+    ),
+    ({"tools": [many("a", 64), many("b", 65)]}, "tools"),
+    ({"tools": [many("a", 129)]}, "tools[0].tools"),
+    (
+        {"tools": [WEATHER], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [DEAF] * 129}},
+        "tool_choice.tools",
     ),
     ({"tools": [DEAF], "tool_choice": "required"}, "tool_choice"),
     ({"tools": [DEAF], "tool_choice": {"type": "web_search"}}, "tool_choice.type"),
@@ -369,6 +402,9 @@ def test_what_asks_for_nothing_is_taken(qwen: ScriptedServer) -> None:
     found = ok(qwen, **NEUTRAL)
     assert (found["store"], found["previous_response_id"], found["prompt_cache_key"]) == (False, None, "k")
     assert found["safety_identifier"] == "s"
+    # A prompt that is too long is refused all the same.
+    assert ok(qwen, truncation="auto")["truncation"] == "disabled"
+    assert qwen.request("POST", PATH, {"input": "x" * 100_001, "truncation": "auto"}).status == 400
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])

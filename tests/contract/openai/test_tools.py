@@ -173,6 +173,10 @@ def test_forced_calls_are_held_to_the_familys_form(server_for: Callable[[str], S
     assert accepts(server, other)
     assert not accepts(server, text)
     assert "Tells it." not in server.engine.prompt
+    server.ok(
+        "hi", tools=TOOLS, tool_choice={"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NOW] * 2}}
+    )
+    assert server.engine.prompt.count('"now"') <= 1, "named twice, offered once"
 
 
 STRICT = {
@@ -331,6 +335,14 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "schema",
     ),
     ({"tools": [NOW | {"function": {"name": f"f{i}"}} for i in range(129)]}, "tools", "at most 128"),
+    (
+        {
+            "tools": TOOLS,
+            "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NOW] * 129}},
+        },
+        "tool_choice.allowed_tools.tools",
+        "1 to 128",
+    ),
 ]
 
 

@@ -110,6 +110,12 @@ def test_an_error_of_the_engine(web: WebServer, engine: FakeEngine, code: ErrorC
     assert (line["status"], line["outcome"], line["level"]) == ENDS[code]
 
 
+def test_a_full_queue_of_anthropics_routes_is_no_fault(web: WebServer, engine: FakeEngine) -> None:
+    engine.script = lambda request: [Rejected(request.request_id, ErrorCode.OVERLOADED, "no")]
+    line = line_of(web, web.post("/v1/messages", CHAT | {"max_tokens": 5}).headers["X-Request-Id"])
+    assert (line["status"], line["outcome"], line["level"]) == (529, "overloaded", "WARNING")
+
+
 def test_an_error_in_a_stream(web: WebServer, engine: FakeEngine) -> None:
     engine.script = lambda request: [
         output(request, engine.token_ids("a")),

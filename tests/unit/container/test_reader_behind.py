@@ -78,8 +78,12 @@ class Engines:
         self.num_closed += 1
 
 
-class Unobserved:
-    def gap(self, seconds: float) -> None: ...
+class Observer:
+    def __init__(self) -> None:
+        self.num_gaps = 0
+
+    def gap(self, seconds: float) -> None:
+        self.num_gaps += 1
 
     def end(self, generation: Generation, failure: str | None) -> None: ...
 
@@ -100,13 +104,19 @@ def outputs(served: ServedModel, text: str = TEXT, *, num_top: int | None = None
 
 
 def generation_of(
-    served: ServedModel, messages: list[FromEngine], *, behind: bool, num_top: int | None = None, **options: Any
+    served: ServedModel,
+    messages: list[FromEngine],
+    *,
+    behind: bool,
+    num_top: int | None = None,
+    observer: Observer | None = None,
+    **options: Any,
 ) -> Generation:
     sampling = SamplingParams(1000, 0, 0.0, num_logprobs=num_top)
     prompt = Prompt(token_ids=[1, 2, 3], sampling=sampling, **options)
     engines = cast(EnginePool, Engines(messages, behind=behind))
     return Generation(
-        engines, served.tokenizer, prompt, lambda: True, Unobserved(), "r", served.card.eos_token_ids
+        engines, served.tokenizer, prompt, lambda: True, observer or Observer(), "r", served.card.eos_token_ids
     )  # fmt: skip
 
 
@@ -200,6 +210,14 @@ def test_tgi_sends_an_event_for_each_token(served: ServedModel, fields: dict[str
     assert [json.loads(frame[6:])["index"] for frame in late] == list(range(1, len(late) + 1))
 
 
+@pytest.mark.parametrize("behind", [False, True])
+def test_there_is_a_gap_between_any_two_tokens(served: ServedModel, behind: bool) -> None:
+    observer = Observer()
+    generation = generation_of(served, [*outputs(served)], behind=behind, observer=observer)
+    list(generation.deltas())
+    assert observer.num_gaps == generation.num_tokens - 1 > 10
+
+
 def messages_of(messages: list[FromEngine]) -> list[FromEngine | None]:
     reply = Reply("r", lambda _reply: None)
     for message in messages:
@@ -250,9 +268,7 @@ def test_no_answer_ends_well_for_a_client_that_left(served: ServedModel) -> None
     engines = Engines([*outputs(served)], behind=False)
     prompt = Prompt(token_ids=[1], sampling=SamplingParams(1000, 0, 0.0))
     pool, eos = cast(EnginePool, engines), served.card.eos_token_ids
-    generation = Generation(
-        pool, served.tokenizer, prompt, lambda: here.pop() if here else False, Unobserved(), "r", eos
-    )
+    generation = Generation(pool, served.tokenizer, prompt, lambda: here.pop() if here else False, Observer(), "r", eos)
     with pytest.raises(ClientDisconnected):
         list(generation.deltas())
     assert generation.num_tokens >= 1
