@@ -6,7 +6,7 @@ Dialects create a `Generation` and fold or stream its deltas; nothing here knows
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -51,11 +51,21 @@ class Token(msgspec.Struct, frozen=True, gc=False):
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False):
-    """New text and tokens; the last delta has a `finish_reason`."""
+    """New text and tokens; the last delta has a `finish_reason`. Of several tokens, `pieces` are the text of each."""
 
     text: str
     tokens: list[Token]
     finish_reason: FinishReason | None = None
+    pieces: Sequence[str] = ()
+
+    def singles(self) -> Iterator[Delta]:
+        """The same token by token."""
+        if len(self.tokens) < 2:
+            yield self
+            return
+        last = len(self.tokens) - 1
+        for i, (piece, token) in enumerate(zip(self.pieces, self.tokens, strict=True)):
+            yield Delta(piece, [token], self.finish_reason if i == last else None)
 
 
 @dataclass(slots=True)
@@ -261,14 +271,13 @@ class Generation:
         for i, token_id in enumerate(token_ids):
             self.num_tokens += 1
             tokens.append(self._token(token_id, logprobs[i] if logprobs else None, i == outside))
-            if i != outside:
-                pieces.append(self._push(token_id))
+            pieces.append(self._push(token_id) if i != outside else "")
             if self._stop.matched is not None:
-                return Delta("".join(pieces), tokens, FinishReason.STOP_STRING)
+                return Delta("".join(pieces), tokens, FinishReason.STOP_STRING, pieces)
         if reason is not None:
             rest, reason = self._rest(reason)
-            pieces.append(rest)
-        return Delta("".join(pieces), tokens, reason)
+            pieces[-1:] = [(pieces[-1] if pieces else "") + rest]
+        return Delta("".join(pieces), tokens, reason, pieces)
 
     def _rest(self, reason: FinishReason) -> tuple[str, FinishReason]:
         """The text held back, and why the answer ends: a stop string found in it comes before `reason`."""

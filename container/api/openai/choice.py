@@ -88,7 +88,8 @@ class Choice:
         self.tokens += delta.tokens
         if self._reads_nothing and delta.finish_reason is None:
             return [ChatDelta(content=self._text(delta.text))] if delta.text else []
-        chunks = [self._keep(part) for part in joined(self._view.shown(self._split(delta), over=False))]
+        parts = [part for single in delta.singles() for part in self._split(single)]
+        chunks = [self._keep(part) for part in joined(self._view.shown(parts, over=False))]
         if delta.finish_reason is not None:
             cut = delta.finish_reason is FinishReason.LENGTH
             chunks += [self._keep(part) for part in joined(self._view.shown(self._finish(cut=cut), over=True))]
@@ -99,6 +100,7 @@ class Choice:
         return [each for each in chunks if each is not None]
 
     def _split(self, delta: Delta) -> list[Part]:
+        """The parts that one token completes; a token of a thought counts."""
         if self._splitter is None:
             parts = self._parse(delta.text)
             thinks = isinstance(self._parser, HarmonyReader) and self._parser.thinking

@@ -101,17 +101,19 @@ class _Answer:
         return types.ResponseEvent(type="response.failed", response=found, sequence_number=self._output.next_number())
 
     def _events(self, delta: Delta) -> Iterator[msgspec.Struct]:
-        before = self._choice.num_reasoning_tokens
-        deltas = self._choice.add(delta)
-        scored = self._scored_of(delta, deltas, thinks=self._choice.num_reasoning_tokens > before)
-        yield from self._output.add(deltas, scored)
+        # Log-probabilities stand beside the text of their token.
+        for part in (delta,) if self._logprobs is None else delta.singles():
+            before = self._choice.num_reasoning_tokens
+            deltas = self._choice.add(part)
+            scored = self._scored_of(part, deltas, thinks=self._choice.num_reasoning_tokens > before)
+            yield from self._output.add(deltas, scored)
         if delta.finish_reason is not None:
             yield from self._output.finish(cut=self._status == "incomplete")
 
     def _scored_of(self, delta: Delta, deltas: Sequence[ChatDelta], *, thinks: bool) -> list[ScoredToken]:
         """The entries of the text's tokens, also of those whose text was held back; none of thoughts and calls.
 
-        `thinks`: the delta has tokens of a thought.
+        `thinks`: the token of `delta` is a thought's.
         """
         if self._logprobs is None:
             return []
