@@ -86,3 +86,20 @@ def test_one_process_compiles_a_kernel_and_another_leaves_it_to_that(cache: Path
             compile_kernel(kernel)
     assert compile_kernel(kernel)
     assert [path.suffix for path in lock.parent.iterdir()] == [".kernel"]
+
+
+def test_a_kernel_that_another_process_holds_for_long_is_compiled_with_a_warning(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def kernel(arguments):  # type: ignore[no-untyped-def]
+        arguments[0] = 2
+
+    monkeypatch.setattr(compiler, "_PATIENCE_S", 0.2)
+    lock = cache / "kernels" / f"{compiler._key(kernel)}.lock"
+    lock.parent.mkdir()
+    with lock.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert compile_kernel(kernel)
+        assert caplog.text.count("another process holds") == 1
+        assert lock.exists(), "it is the other's"
+    assert lock.with_suffix(".kernel").exists()
