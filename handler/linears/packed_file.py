@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ _TORCH, _KERNEL = "torch", "kernel"
 # The safetensors library's names of the types that packed weights have.
 _TYPES = {torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.int32: "I32"}
 _TYPES |= {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
+_DTYPES = {word: dtype for dtype, word in _TYPES.items()}
 # Seconds that a file by other code is kept: an engine that runs may have mapped it, perhaps over a network.
 _KEPT_S = 86400.0
-_DTYPES = {word: dtype for dtype, word in _TYPES.items()}
 
 
 class PackedFile:
@@ -55,6 +56,7 @@ class PackedFile:
         self._same_but_code = re.compile(rf"{re.escape(model)}-[^-]+-{re.escape(_machine(dtype))}-[^-]+\.safetensors")
         paths = [directory / "packed" / file for directory in directories]
         self._target = paths[-1]
+        _remove_abandoned(self._target.parent)
         self._file = next((found for path in paths if path.is_file() and (found := _opened(path)) is not None), None)
         # What kind of layer each weight has, as `_kind` says.
         self._kinds: dict[str, str] = {} if self._file is None else dict(self._file.metadata)
@@ -94,7 +96,11 @@ class PackedFile:
         tensors = {name: _parts(made[name]) if name in made else self._tensors(name) for name in kinds}
         with ExitStack() as stack:
             try:
+                # Freed last: the lock says that there is a writer, until the file has its name.
+                lock = stack.enter_context(ExitStack())
                 scratch = stack.enter_context(atomic_write(self._target))
+                with suppress(OSError):  # no locks there, so nobody removes it either
+                    lock.enter_context(_locked(scratch))
                 _write(scratch, _beside_each_other(tensors, order), kinds)
                 # Any uid may serve it.
                 scratch.chmod(0o644)
@@ -235,6 +241,21 @@ def _opened(path: Path) -> _Mapped | None:
     except (OSError, SafetensorError) as exc:
         logger.warning("%s is damaged or cut short, and is made anew: %s", path, exc)
         return None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock on the file. Raises OSError if another process has it, or the file system has no locks."""
+    with path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def _remove_abandoned(directory: Path) -> None:
+    """Remove scratch files whose writer was killed. The lock ends with its process."""
+    for path in directory.glob("*.new"):
+        with suppress(OSError), _locked(path):
+            path.unlink()
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
