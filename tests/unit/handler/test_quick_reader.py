@@ -66,7 +66,7 @@ def test_an_array_of_more_numbers_than_the_file_holds_is_refused(tmp_path: Path)
     head = struct.pack("<4sIQQ", b"GGUF", 3, 0, 1)
     array = struct.pack("<Q4sIIQ", 4, b"many", GGUFValueType.ARRAY, GGUFValueType.UINT8, 1_000_000)
     (tmp_path / "model.gguf").write_bytes(head + array + bytes(64))
-    with pytest.raises(ValueError, match="an array .* ends behind the file"):
+    with pytest.raises(ValueError, match=r"an array .* ends behind the file"):
         QuickReader(tmp_path / "model.gguf")
 
 
