@@ -133,3 +133,11 @@ def test_the_likeliest_draft_comes_first() -> None:
     first, second = drafter.propose([sure, unsure], [8, 8], 8)
     assert len(first) == 8
     assert second == ()
+
+
+@pytest.mark.parametrize(("num_seqs", "most"), [(1, 3), (3, 1), (4, 0), (5, 0)])
+def test_a_step_with_drafts_has_no_more_rows_than_may_be(num_seqs: int, most: int) -> None:
+    drafter = NgramDrafter(8, max_rows=4)
+    steady(drafter, 1.0, 0.0)
+    seqs = [sequence(str(i), PROSE[:30] * 2) for i in range(num_seqs)]
+    assert sum(map(len, drafter.propose(seqs, [8] * num_seqs, 100))) == most
