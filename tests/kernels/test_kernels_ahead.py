@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,17 @@ def test_nothing_is_started_for_small_files_nor_twice(cache: Path, monkeypatch: 
     done.touch()
     compile_ahead(large, cache)
     assert len(started) == 1
+
+
+def test_a_process_that_fails_leaves_a_line_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    compile_ahead([("Q4_K", 1 << 24)], tmp_path)
+    for thread in threading.enumerate():
+        if thread.name == "kernels-ahead":
+            thread.join()
+    assert caplog.text.count("ended with status 1") == 1
 
 
 def test_one_process_compiles_a_kernel_and_another_leaves_it_to_that(cache: Path) -> None:
