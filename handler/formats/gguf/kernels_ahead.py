@@ -83,10 +83,10 @@ def main(cache_dir: Path, kinds: list[str]) -> None:
                     quantised_layer(weight, None, torch.bfloat16)
                 except Taken:
                     continue
-    done = _done(kinds, cache_dir)
-    # Of a cache that is gone nothing is made again.
-    done.parent.mkdir(exist_ok=True)
-    done.touch()
+    if cache_dir.is_dir():  # of a cache that is gone nothing is made again
+        done = _done(kinds, cache_dir)
+        done.parent.mkdir(exist_ok=True)
+        done.touch()
 
 
 if __name__ == "__main__":
