@@ -89,6 +89,8 @@ def _start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, str]:
     from handler.startup import start
 
     core, card = start(config, board, located)
+    if config.deterministic:
+        core.keep_threads()
     # Web workers read the card as soon as the phase is READY.
     with atomic_write(Path(config.card_path)) as scratch:
         scratch.write_bytes(msgspec.json.encode(card))

@@ -17,7 +17,7 @@ from handler.engine.warm_up import sequences_of_each_kind, warm_up_sequence
 from handler.kernels.compiler import use_cache_dir
 from handler.kernels.product.rounded.activations import ACTIVATIONS
 from handler.linears.onednn_linear import keep_onednn_off_amx
-from handler.linears.packed_linear import KERNEL, Kernel
+from handler.linears.packed_linear import KERNEL, Kernel, max_rows_by_one_kernel
 from handler.linears.rounded import check_rounded
 from handler.model.checks.remote_code import follows_code
 from handler.model.json_file import read_json
@@ -139,7 +139,14 @@ def _drafter(config: EngineConfig, runner: Runner) -> NgramDrafter | None:
     if runner.drafts_obstacle is not None:
         logger.warning("SPECULATE=%d has no effect: %s", config.num_draft_tokens, runner.drafts_obstacle)
         return None
-    return NgramDrafter(config.num_draft_tokens)
+    max_rows = max_rows_by_one_kernel(runner.loaded.model)
+    if 0 < max_rows < 1 + config.num_draft_tokens:
+        # Drafts follow the clock: by more rows, other kernels, the clock would decide the last bits.
+        logger.warning(
+            "SPECULATE=%d: steps with guesses have at most %d rows; DETERMINISTIC=true takes away this limit",
+            *(config.num_draft_tokens, max_rows),
+        )
+    return NgramDrafter(config.num_draft_tokens, max_rows)
 
 
 def _max_concurrent(config: EngineConfig, limits: Limits) -> int:

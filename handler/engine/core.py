@@ -78,6 +78,11 @@ class EngineCore:
         while not self.stopping:
             self.step(_IDLE_WAIT_S)
 
+    def keep_threads(self) -> None:
+        """Compute by as many threads as now, whatever the limit becomes, if numbers depend on how many there are."""
+        if self._threads is not None and not self.runner.same_by_any_threads:
+            self._threads.keep()
+
     def shut_down(self) -> None:
         """Fail all open requests and close the socket."""
         for seq in list(self._sequences.values()):

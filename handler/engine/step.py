@@ -130,7 +130,15 @@ class _Step:
         scored = {item.seq.request_id: _score(rows, item) for item, rows in found.prompt}
         outcomes = {item.seq.request_id: sampled for item, sampled in self._choose(found)}
         outcomes |= {request_id: [failure] for request_id, failure in scored.items() if failure is not None}
-        return [Ran(item, outcomes.get(item.seq.request_id, [])) for item in items]
+        ran = [Ran(item, outcomes.get(item.seq.request_id, [])) for item in items]
+        spoilt = [each.item for each in ran if each.item.draft and each.sampled[0].error is ErrorCode.NUMERICS]
+        return [each for each in ran if each.item not in spoilt] + self._without_drafts(spoilt)
+
+    def _without_drafts(self, items: list[ScheduledSequence]) -> list[Ran]:
+        """Items whose own output is not a number, perhaps by their drafts: a kernel may sum 0 times NaN over rows."""
+        for item in items:
+            self._runner.discard(item, 0)
+        return self.run(self._again(items))
 
     def _choose(self, found: StepLogits) -> Iterator[tuple[ScheduledSequence, list[Sampled]]]:
         """The tokens of each item that chooses some. Whatever is drafted, each is chosen as if it came alone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,10 @@ class StepThreads:
     def most(self) -> int:
         """The most threads a step may use."""
         return self._choice.most
+
+    def keep(self) -> None:
+        """Leave the most threads as they are from now on, whatever the limit becomes."""
+        self._look_due_s = math.inf
 
     @contextmanager
     def used(self, num_tokens: int) -> Iterator[None]:

@@ -11,10 +11,11 @@ import functools
 import hashlib
 import importlib.util
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import torch
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 _DTYPES = (torch.bfloat16, torch.float32)
 _DIGEST_BYTES = 32
+# Seconds between tries of a lock, and until a kernel that another process compiles is compiled here too.
+_POLL_S, _PATIENCE_S = 0.1, 60.0
 
 
 class _CachedKernel(msgspec.Struct, frozen=True, array_like=True):
@@ -101,7 +104,7 @@ def compile_kernel(function: Callable[[Any], None]) -> int:
     """Compile `function` to a C function whose one argument is the address of its arguments; returns its address.
 
     `function` may capture only integers; with a cache directory, anything else raises TypeError. Of processes with one
-    cache, one compiles a kernel and the others wait for it; raises Taken after `leave_to_others`.
+    cache, one compiles a kernel and the others wait for it, a minute at most; raises Taken after `leave_to_others`.
     """
     if _CACHE.directory is None:
         return _compiled(function, None)
@@ -127,15 +130,35 @@ def _claimed(path: Path) -> Iterator[None]:
         return
     with file:
         try:
-            # Freed when the process ends, however it does.
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if _CACHE.waits else fcntl.LOCK_NB))
-        except BlockingIOError as exc:
-            raise Taken from exc
+            is_locked = _lock(file)
         except OSError:  # a file system without locks
-            yield
-            return
+            is_locked = False
         yield
-        lock.unlink(missing_ok=True)
+        if is_locked:
+            lock.unlink(missing_ok=True)
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """True once `file` is locked, until the process ends, however it does; False if others hold it for too long.
+
+    Raises OSError, and Taken after `leave_to_others`.
+    """
+    deadline_s = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            if not _CACHE.waits:
+                raise Taken from exc
+        else:
+            return True
+        if time.monotonic() >= deadline_s:
+            # Writes are atomic, so both may write the file.
+            logger.warning(
+                "another process holds %s for over %.0f s; the kernel is compiled here", file.name, _PATIENCE_S
+            )
+            return False
+        time.sleep(_POLL_S)
 
 
 def _compiled(function: Callable[[Any], None], path: Path | None) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import glob
+import fcntl
 import json
 import logging
+import re
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,8 @@ _TORCH, _KERNEL = "torch", "kernel"
 _TYPES = {torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.int32: "I32"}
 _TYPES |= {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
 _DTYPES = {word: dtype for dtype, word in _TYPES.items()}
+# Seconds that a file by other code is kept: an engine that runs may have mapped it, perhaps over a network.
+_KEPT_S = 86400.0
 
 
 class PackedFile:
@@ -48,10 +52,11 @@ class PackedFile:
 
         The file is looked for in all `directories`, written in the last. `dtype` is that of activations.
         """
-        self._model = model
         file = f"{model}-{readers}-{file_name(dtype)}"
+        self._same_but_code = re.compile(rf"{re.escape(model)}-[^-]+-{re.escape(_machine(dtype))}-[^-]+\.safetensors")
         paths = [directory / "packed" / file for directory in directories]
         self._target = paths[-1]
+        _remove_abandoned(self._target.parent)
         self._file = next((found for path in paths if path.is_file() and (found := _opened(path)) is not None), None)
         # What kind of layer each weight has, as `_kind` says.
         self._kinds: dict[str, str] = {} if self._file is None else dict(self._file.metadata)
@@ -91,7 +96,11 @@ class PackedFile:
         tensors = {name: _parts(made[name]) if name in made else self._tensors(name) for name in kinds}
         with ExitStack() as stack:
             try:
+                # Freed last: the lock says that there is a writer, until the file has its name.
+                lock = stack.enter_context(ExitStack())
                 scratch = stack.enter_context(atomic_write(self._target))
+                with suppress(OSError):  # no locks there, so nobody removes it either
+                    lock.enter_context(_locked(scratch))
                 _write(scratch, _beside_each_other(tensors, order), kinds)
                 # Any uid may serve it.
                 scratch.chmod(0o644)
@@ -125,10 +134,12 @@ class PackedFile:
         self._writing.start()
 
     def _remove_older(self) -> None:
-        """Files of the same model by other code: nothing reads them any more."""
-        for path in self._target.parent.glob(f"{glob.escape(self._model)}-*.safetensors"):
-            if path != self._target:
-                path.unlink(missing_ok=True)
+        """Files of the same model and machine by other code, but new ones: an engine of that code may read them."""
+        for path in self._target.parent.glob("*.safetensors"):
+            if self._same_but_code.fullmatch(path.name) and path != self._target:
+                with suppress(OSError):  # another engine removes it
+                    if path.stat().st_mtime < time.time() - _KEPT_S:
+                        path.unlink()
 
     def _report(self, exc: OSError) -> None:
         reason = exc.strerror or exc
@@ -140,12 +151,16 @@ class PackedFile:
 
 
 def file_name(dtype: torch.dtype) -> str:
+    """What decides the layout: the machine, and the code that packs."""
+    return f"{_machine(dtype)}-{source_digest(Path(handler.__path__[0], name) for name in _SOURCES)}.safetensors"
+
+
+def _machine(dtype: torch.dtype) -> str:
     """The layout depends on the processor, and perhaps on torch; scales are of the activations' `dtype`."""
-    digest = source_digest(Path(handler.__path__[0], name) for name in _SOURCES)
     if computes_blocks(dtype):
-        return f"{'tiles' if multiplies_matrices() else 'blocks'}-{digest}.safetensors"
+        return "tiles" if multiplies_matrices() else "blocks"
     capability = torch.backends.cpu.get_cpu_capability().lower()
-    return f"{capability}-{torch.__version__}-{str(dtype).removeprefix('torch.')}-{digest}.safetensors"
+    return f"{capability}-{torch.__version__}-{str(dtype).removeprefix('torch.')}"
 
 
 def _kind(layer: nn.Module) -> str | None:
@@ -226,6 +241,21 @@ def _opened(path: Path) -> _Mapped | None:
     except (OSError, SafetensorError) as exc:
         logger.warning("%s is damaged or cut short, and is made anew: %s", path, exc)
         return None
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock on the file. Raises OSError if another process has it, or the file system has no locks."""
+    with path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def _remove_abandoned(directory: Path) -> None:
+    """Remove scratch files whose writer was killed. The lock ends with its process."""
+    for path in directory.glob("*.new"):
+        with suppress(OSError), _locked(path):
+            path.unlink()
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

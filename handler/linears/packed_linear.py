@@ -65,6 +65,14 @@ def fits(out_features: int, in_features: int) -> bool:
     return out_features % 16 == 0 and in_features % BLOCK == 0 and out_features > 0 and in_features > 0
 
 
+def max_rows_by_one_kernel(model: nn.Module) -> int:
+    """Rows up to which `model` multiplies by packed weights alone; 0 if it has no layer that switches kernels."""
+    if KERNEL.kernel is not Kernel.BY_ROWS:
+        return 0
+    layers = (module for module in model.modules() if isinstance(module, PackedLinear))
+    return min((layer.max_packed_rows for layer in layers if layer.has_dense), default=0)
+
+
 class PackedLinear(nn.Module):
     """`Linear` over packed weights; `x` is bfloat16 or float32.
 
@@ -104,6 +112,11 @@ class PackedLinear(nn.Module):
         if self._prepacked:
             return self._prepacked[0].weight
         return self._unpack() if self.dense is None else self.dense
+
+    @property
+    def has_dense(self) -> bool:
+        """True if there is a dense copy: the number of rows decides which weights are multiplied by."""
+        return bool(self._prepacked) or self.dense is not None
 
     def prepack_dense(self, prepacked: Callable[[Tensor, Tensor | None], Linear]) -> None:
         """Replace the dense copy, if there is one, by the layer that `prepacked` makes of it and the bias."""
@@ -167,7 +180,7 @@ class PackedLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """As nn.Linear prints itself."""
-        held = "packed and dense" if self._prepacked or self.dense is not None else "packed"
+        held = "packed and dense" if self.has_dense else "packed"
         return f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, {held}"
 
 

@@ -249,6 +249,8 @@ class Scheduler:
         seq.num_computed = 0
         seq.num_preemptions += 1
         self.num_preemptions += 1
+        # It may be large, and be of no use for long.
+        seq.lookup = None
         self.waiting.appendleft(seq)
 
     def advance(self, item: ScheduledSequence, num_accepted: int = 0) -> None:

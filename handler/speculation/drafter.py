@@ -35,14 +35,17 @@ class _Knowledge:
 class NgramDrafter:
     """`Drafter` by prompt lookup. Times and texts decide how long a draft is; neither changes what is answered."""
 
-    def __init__(self, num_tokens: int) -> None:
-        """`num_tokens` is the longest draft of a sequence."""
+    def __init__(self, num_tokens: int, max_rows: int = 0) -> None:
+        """`num_tokens` is the longest draft of a sequence. A step with drafts has at most `max_rows` rows; 0: any."""
         self.num_tokens = num_tokens
+        self.max_rows = max_rows
         self._times = StepTimes()
         self._acceptance = Acceptance()
 
     def propose(self, seqs: list[Sequence], max_tokens: list[int], budget: int) -> list[tuple[int, ...]]:
         """As `Drafter.propose`: the drafts with which the step promises the most tokens a second."""
+        if self.max_rows:
+            budget = max(0, min(budget, self.max_rows - len(seqs)))
         chances = [self._chances(seq, most) for seq, most in zip(seqs, max_tokens, strict=True)]
         lengths = self._best_lengths(chances, budget)
         return [self._draft(seq, length) if length else () for seq, length in zip(seqs, lengths, strict=True)]

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import nn
 
+from handler import startup
 from handler.linears import choice
 from handler.linears.cuda.int4_linear import int4_bytes
 from handler.linears.packed_linear import KERNEL, Kernel, PackedLinear
@@ -134,6 +135,24 @@ def test_without_memory_to_spare_no_dense_weights_are_kept(tiny_llama: Path, mon
     assert all(layer.dense is None for layer in layers)
     assert not [n for n, p in loaded.model.named_parameters() if n.endswith("proj.weight")], "dense weights remain"
     assert logits(loaded.model, PROMPTS[2]).isfinite().all()
+
+
+@pytest.mark.parametrize(("quantize", "most"), [(Quantize.INT4_BLOCKS, 4), (Quantize.NONE, 0)])
+def test_guesses_never_switch_kernels(
+    quantize: Quantize, most: int, tiny_llama: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The length of a draft follows the clock, the kernel the rows. The head has 8 bits: 4 rows."""
+    model = open_model(tiny_llama, quantize).model
+    config, runner = EngineConfig(num_draft_tokens=8), SimpleNamespace(drafts_obstacle=None, loaded=None)
+    runner.loaded = SimpleNamespace(model=model)
+    drafter = startup._drafter(config, cast(Any, runner))
+    assert drafter is not None
+    assert drafter.max_rows == most
+    assert ("SPECULATE=8: steps with guesses have at most 4 rows" in caplog.text) == bool(most)
+    with KERNEL.using(Kernel.DENSE):
+        free = startup._drafter(config, cast(Any, runner))
+    assert free is not None
+    assert free.max_rows == 0
 
 
 def save_changed(directory: Path, **changes: Any) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 import torch
 
 from handler.runners.paged.runner import PagedRunner
+from handler.runners.runner import StepLogits
 from handler.sampling.grammar import GrammarCompiler
+from handler.scheduling.scheduler import ScheduledBatch
+from handler.scheduling.sequence import Sequence
 from handler.speculation.drafter import NgramDrafter
 from tests.support import tiny_models
 from tests.support.guesses import Oracle, comparable, differences
@@ -73,6 +77,44 @@ def test_the_engine_drafts_from_the_text(tmp_path: Path, solos: dict[str, LocalE
         solos["slots"].run()
         assert comparable(found) == comparable(expected)
         assert guessing.core.board["steps"] < 30
+    finally:
+        guessing.close()
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["spoils the rows beside it", "spoils itself"])
+@pytest.mark.parametrize("kind", ["roomy", "paged"])
+def test_a_draft_that_is_no_number_costs_a_guess(
+    kind: str, own: bool, tmp_path: Path, solos: dict[str, LocalEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not a kernel multiplies a draft's NaN by 0 for the rows before it."""
+    guessing = engine(tmp_path / "guessing", kind)
+    runner = guessing.core.runner
+    real = runner.run
+
+    @torch.inference_mode()
+    def run(batch: ScheduledBatch) -> StepLogits:
+        found = real(batch)
+        ends = accumulate(1 + len(item.draft) for item in found.samples)
+        for item, end in zip(found.samples, ends, strict=True):
+            if 300 in item.draft:
+                found.logits[end - 1 - own * len(item.draft) : end] = float("nan")
+        return found
+
+    def propose(seqs: list[Sequence], max_tokens: list[int], budget: int) -> list[tuple[int, ...]]:
+        return [(300,) * (most > 0 and len(seq.token_ids) % 2) for seq, most in zip(seqs, max_tokens, strict=True)]
+
+    monkeypatch.setattr(runner, "run", run)
+    drafter = guessing.core.scheduler.drafter = Oracle(0)
+    monkeypatch.setattr(drafter, "propose", propose)
+    prompts = [[5, 9, 17], [3, 1, 4, 1]]
+    try:
+        found = [guessing.submit(prompt) for prompt in prompts]
+        guessing.run()
+        solo = solos[runner.name]
+        for prompt, outcome in zip(prompts, found, strict=True):
+            expected = solo.submit(prompt)
+            solo.run()
+            assert (outcome.token_ids, outcome.error) == (expected.token_ids, None)
     finally:
         guessing.close()
 

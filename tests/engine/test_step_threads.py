@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +13,11 @@ from handler.__main__ import bound_spinning
 from handler.engine import step_threads
 from handler.engine.forward_thread import ForwardThread
 from handler.engine.step_threads import StepThreads
+from handler.runners.slots.runner import SlotRunner
 from handler.seam.config import EngineConfig
 from handler.startup import _num_threads
+from tests.support import tiny_models
+from tests.support.local_engine import LocalEngine, limits, loaded
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +36,27 @@ def test_a_limit_that_changes_holds_from_the_next_step(chooses: bool, monkeypatc
         with threads.used(1):
             assert torch.get_num_threads() == limit
         assert threads.most == limit
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same bits", "other bits"])
+def test_what_threads_decide_does_not_change_while_the_engine_runs(
+    same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_threads, "_LOOK_S", 0.0)
+    limit = 3
+    threads = StepThreads(lambda: limit, chooses=False)
+    runner = SlotRunner(loaded(tiny_models.build("llama")), 2, 64)
+    monkeypatch.setattr(runner, "same_by_any_threads", same, raising=False)
+    local = LocalEngine(runner, limits(max_num_seqs=2, max_model_len=64), tmp_path)
+    try:
+        monkeypatch.setattr(local.core, "_threads", threads)
+        local.core.keep_threads()
+        limit = 1
+        local.submit([1, 2, 3], max_tokens=1)
+        local.run()
+        assert torch.get_num_threads() == threads.most == (1 if same else 3)
+    finally:
+        local.close()
 
 
 def test_the_limit_is_read_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,17 @@ def test_nothing_is_started_for_small_files_nor_twice(cache: Path, monkeypatch: 
     assert len(started) == 1
 
 
+def test_a_process_that_fails_leaves_a_line_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    compile_ahead([("Q4_K", 1 << 24)], tmp_path)
+    for thread in threading.enumerate():
+        if thread.name == "kernels-ahead":
+            thread.join()
+    assert caplog.text.count("ended with status 1") == 1
+
+
 def test_one_process_compiles_a_kernel_and_another_leaves_it_to_that(cache: Path) -> None:
     def kernel(arguments):  # type: ignore[no-untyped-def]
         arguments[0] = 1
@@ -86,3 +99,20 @@ def test_one_process_compiles_a_kernel_and_another_leaves_it_to_that(cache: Path
             compile_kernel(kernel)
     assert compile_kernel(kernel)
     assert [path.suffix for path in lock.parent.iterdir()] == [".kernel"]
+
+
+def test_a_kernel_that_another_process_holds_for_long_is_compiled_with_a_warning(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def kernel(arguments):  # type: ignore[no-untyped-def]
+        arguments[0] = 2
+
+    monkeypatch.setattr(compiler, "_PATIENCE_S", 0.2)
+    lock = cache / "kernels" / f"{compiler._key(kernel)}.lock"
+    lock.parent.mkdir()
+    with lock.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert compile_kernel(kernel)
+        assert caplog.text.count("another process holds") == 1
+        assert lock.exists(), "it is the other's"
+    assert lock.with_suffix(".kernel").exists()

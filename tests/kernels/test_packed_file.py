@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -173,8 +176,39 @@ def test_layers_that_are_joined_stay_views_of_the_file(tmp_path: Path) -> None:
         assert len(storages) == 1, "nothing was copied"
 
 
-def test_files_of_the_same_model_by_other_code_are_removed(tmp_path: Path) -> None:
-    for model, code in (("m", "old"), ("m2", "old"), ("m", "new")):
-        fill(PackedFile(model, code, [tmp_path], torch.float32), torch.float32)
-    name = file_name(torch.float32)
-    assert {path.name for path in (tmp_path / "packed").iterdir()} == {f"m2-old-{name}", f"m-new-{name}"}
+def test_files_of_the_same_model_and_machine_by_other_code_are_removed_after_a_day(tmp_path: Path) -> None:
+    name, day = file_name(torch.float32), 86400
+    directory = tmp_path / "packed"
+    directory.mkdir()
+    others = {f"m-old-other-{name}", f"m-x-old-{name}", f"m2-old-{name}", f"m-old-sse-{name.partition('-')[2]}"}
+    stale = {f"m-old-{name}", f"m-older-{name.rpartition('-')[0]}-0123.safetensors"}
+    for each in others | stale | {f"m-young-{name}"}:
+        (directory / each).touch()
+        made_s = time.time() - (day / 2 if "young" in each else 2 * day)
+        os.utime(directory / each, (made_s, made_s))
+    fill(PackedFile("m", "new", [tmp_path], torch.float32), torch.float32)
+    assert {path.name for path in directory.iterdir()} == others | {f"m-young-{name}", f"m-new-{name}"}
+
+
+def test_a_start_removes_what_a_killed_one_left_and_nothing_that_is_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, goes_on = tmp_path / "packed", threading.Event()
+    directory.mkdir()
+    (directory / "tmp1234.new").write_bytes(b"half")
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (goes_on.wait(), fsync(handle)))
+    first = PackedFile("m", "code", [tmp_path], torch.float32)
+    layer = quantised_linear(MATRICES["head.weight"], None, torch.float32)
+    assert layer is not None
+    first.keep("head.weight", layer)
+    try:
+        first.save()
+        PackedFile("m", "code", [tmp_path], torch.float32)
+        (scratch,) = directory.iterdir()
+        assert scratch.suffix == ".new"
+        assert scratch.name != "tmp1234.new"
+    finally:
+        goes_on.set()
+        first.wait()
+    assert "head.weight" in PackedFile("m", "code", [tmp_path], torch.float32)

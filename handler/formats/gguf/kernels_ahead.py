@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from pathlib import Path
 import handler
 from handler.seam.lifeline import die_with_parent
 from handler.seam.source_digest import source_digest
+
+logger = logging.getLogger(__name__)
 
 # Outputs and inputs of the weights that kernels are compiled for. Any number of either has the same kernel.
 _SHAPE = (64, 256)
@@ -42,8 +45,14 @@ def compile_ahead(tensors: Iterable[tuple[str, int]], cache_dir: Path) -> None:
     command = [sys.executable, "-m", "handler.formats.gguf.kernels_ahead", str(cache_dir), *wanted]
     quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     process = subprocess.Popen(command, **quiet)  # type: ignore[call-overload]  # noqa: S603 - our own module
-    # Whoever starts a process has to wait for it, or its entry stays.
-    threading.Thread(target=process.wait, name="kernels-ahead", daemon=True).start()
+    threading.Thread(target=_wait, args=(process,), name="kernels-ahead", daemon=True).start()
+
+
+def _wait(process: subprocess.Popen[bytes]) -> None:
+    """Whoever starts a process has to wait for it, or its entry stays."""
+    status = process.wait()
+    if status:
+        logger.warning("the process that compiles kernels ahead ended with status %d; the engine compiles them", status)
 
 
 def _done(kinds: list[str], cache_dir: Path) -> Path:
@@ -74,10 +83,10 @@ def main(cache_dir: Path, kinds: list[str]) -> None:
                     quantised_layer(weight, None, torch.bfloat16)
                 except Taken:
                     continue
-    done = _done(kinds, cache_dir)
-    # Of a cache that is gone nothing is made again.
-    done.parent.mkdir(exist_ok=True)
-    done.touch()
+    if cache_dir.is_dir():  # of a cache that is gone nothing is made again
+        done = _done(kinds, cache_dir)
+        done.parent.mkdir(exist_ok=True)
+        done.touch()
 
 
 if __name__ == "__main__":

@@ -30,12 +30,14 @@ class QuickReader(GGUFReader):
             return super()._get_field_parts(orig_offs, raw_type)
         data: Any = self.data
         kind, count = _HEAD.unpack_from(data, orig_offs)
-        element, start = GGUFValueType(kind), orig_offs + _HEAD.size
+        element, start = GGUFValueType(kind), int(orig_offs) + _HEAD.size
         dtype = self.gguf_scalar_to_np.get(element)
         if element == GGUFValueType.STRING:
             values, size = _strings(memoryview(data), start, count)
         elif dtype is not None:
             size = count * np.dtype(dtype).itemsize
+            if start + size > len(data):
+                raise ValueError("an array of the file's metadata ends behind the file")
             values = [*np.array(self.data[start : start + size]).view(dtype).reshape(-1, 1)]
         else:
             return super()._get_field_parts(orig_offs, raw_type)

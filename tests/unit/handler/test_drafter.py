@@ -60,6 +60,15 @@ def test_a_prompt_at_once_is_a_prompt_token_by_token() -> None:
         assert at_once._ends == looked_up(later[:1], later[1:])._ends
 
 
+def test_of_a_long_prompt_only_the_end_is_indexed() -> None:
+    text = [*range(20_000), 19_000, 19_001]
+    found = looked_up(text, [])
+    assert found.draft(text, 2) == [19_002, 19_003]
+    assert all(len(ends) <= 16_384 for ends in found._ends.values())
+    text = [*range(20_000), 10, 11]
+    assert looked_up(text, []).draft(text, 2) == []
+
+
 def test_times_are_interpolated_and_a_slow_step_says_nothing() -> None:
     times = StepTimes()
     assert times.estimate(3) == 0.0
@@ -133,3 +142,11 @@ def test_the_likeliest_draft_comes_first() -> None:
     first, second = drafter.propose([sure, unsure], [8, 8], 8)
     assert len(first) == 8
     assert second == ()
+
+
+@pytest.mark.parametrize(("num_seqs", "most"), [(1, 3), (3, 1), (4, 0), (5, 0)])
+def test_a_step_with_drafts_has_no_more_rows_than_may_be(num_seqs: int, most: int) -> None:
+    drafter = NgramDrafter(8, max_rows=4)
+    steady(drafter, 1.0, 0.0)
+    seqs = [sequence(str(i), PROSE[:30] * 2) for i in range(num_seqs)]
+    assert sum(map(len, drafter.propose(seqs, [8] * num_seqs, 100))) == most

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,14 @@ def test_a_file_that_ends_within_an_array_is_refused(path: Path) -> None:
     path.write_bytes(whole[: whole.index(b"the") + 1])
     with pytest.raises(ValueError, match="ends behind the file"):
         QuickReader(path)
+
+
+def test_an_array_of_more_numbers_than_the_file_holds_is_refused(tmp_path: Path) -> None:
+    head = struct.pack("<4sIQQ", b"GGUF", 3, 0, 1)
+    array = struct.pack("<Q4sIIQ", 4, b"many", GGUFValueType.ARRAY, GGUFValueType.UINT8, 1_000_000)
+    (tmp_path / "model.gguf").write_bytes(head + array + bytes(64))
+    with pytest.raises(ValueError, match=r"an array .* ends behind the file"):
+        QuickReader(tmp_path / "model.gguf")
 
 
 def test_transformers_reads_a_file_once_and_only_inside_the_block(path: Path) -> None:

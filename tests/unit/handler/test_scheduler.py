@@ -132,6 +132,7 @@ def test_the_newest_gives_way_and_keeps_its_tokens() -> None:
     old, new = sequence("old", 20, 30), sequence("new", 20, 30)
     scheduler.add(old)
     scheduler.add(new)
+    old.lookup = new.lookup = "an index of its tokens"
     while new.num_preemptions == 0:
         play(scheduler, scheduler.schedule())
     kept = list(new.token_ids)
@@ -139,6 +140,7 @@ def test_the_newest_gives_way_and_keeps_its_tokens() -> None:
     assert old.num_preemptions == 0
     assert new.status is SequenceStatus.WAITING
     assert new.num_computed == 0
+    assert (old.lookup is None, new.lookup is None) == (False, True)
     while not scheduler.idle:
         play(scheduler, scheduler.schedule())
     assert new.token_ids[: len(kept)] == kept
