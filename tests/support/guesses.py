@@ -73,6 +73,9 @@ def differences(guessing: LocalEngine, drafter: Oracle, solo: LocalEngine, seed:
 def _differ(wish: Wish, outcome: Outcome, is_exact: bool) -> bool:
     got = wish.outcome
     assert got is not None
+    if got.error is not None and outcome.error is not None:
+        # Both chose the same tokens before the grammar, the penalties and the rest left none.
+        return comparable(replace(got, logprobs=[])) != comparable(replace(outcome, logprobs=[]))
     if not is_exact:
         # torch's float32 product rounds by the number of rows (decision 0007), with guesses and without.
         return differs(wish, outcome) is not None
