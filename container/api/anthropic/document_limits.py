@@ -19,6 +19,7 @@ _STRUCTS = (
 )
 
 _REQUESTS = ("MessagesRequest", "CountRequest")
+_TEXT_BLOCK = {"$ref": "#/components/schemas/TextBlock"}
 
 
 def write_limits(schemas: dict[str, Any], settings: Settings, _served: ServedModel) -> None:
@@ -38,9 +39,10 @@ def write_limits(schemas: dict[str, Any], settings: Settings, _served: ServedMod
     schemas["AnswerSchema"]["required"].remove("type")
     alone = schemas["TextBlockAlone"] = copy.deepcopy(schemas["TextBlock"])
     alone["required"].remove("type")
-    for field in (*(schemas[name]["properties"]["system"] for name in _REQUESTS), _content(schemas["SystemTurn"])):
-        array = next(each for each in field["anyOf"] if each.get("type") == "array")
-        array["items"] = {"$ref": "#/components/schemas/TextBlockAlone"}
+    for struct in _STRUCTS:
+        for field in schemas[struct.__name__]["properties"].values():
+            for array in (each for each in field.get("anyOf", ()) if each.get("items") == _TEXT_BLOCK):
+                array["items"] = {"$ref": "#/components/schemas/TextBlockAlone"}
     schemas["CustomTool"]["required"].remove("type")
     schemas["CustomTool"]["properties"]["type"] = {"type": ["string", "null"]}
     schemas["SkippedServerTool"] = {
@@ -50,8 +52,3 @@ def write_limits(schemas: dict[str, Any], settings: Settings, _served: ServedMod
         "properties": {"type": {"type": "string", "not": {"const": tools.CUSTOM}}},
         "not": {"required": ["input_schema"]},
     }
-
-
-def _content(turn: dict[str, Any]) -> dict[str, Any]:
-    field: dict[str, Any] = turn["properties"]["content"]
-    return field

@@ -120,12 +120,14 @@ def _target_by_shape(body: dict[str, Any]) -> _Target:
     """
     if isinstance(body.get("inputs"), str):
         return _COMPAT_GENERATE
-    if "messages" in body:
-        return _MESSAGES if anthropic.is_anthropics(body) else _CHAT
-    if "prompt" in body:
-        return _COMPLETION
-    if "inputs" in body:
-        return _COMPAT_GENERATE
-    if "input" in body:
-        return _RESPONSE
+    # A field that is null counts only where no other is there.
+    for fields in ({name for name, value in body.items() if value is not None}, body.keys()):
+        if "messages" in fields:
+            return _MESSAGES if anthropic.is_anthropics(body) else _CHAT
+        if "prompt" in fields:
+            return _COMPLETION
+        if "inputs" in fields:
+            return _COMPAT_GENERATE
+        if "input" in fields:
+            return _RESPONSE
     raise WrongShape("data did not match any variant of untagged enum SagemakerRequest")

@@ -152,7 +152,7 @@ def test_what_never_came_to_the_engine(web: WebServer, path: str, body: Any, sta
     assert "num_sequences" not in line
 
 
-@pytest.mark.parametrize("given", ["abc", "x" * 128, "~!@#$%^&*()"])
+@pytest.mark.parametrize("given", ["xyz", "x" * 128, "~!@#$%^&*()"])
 def test_the_callers_id_is_given_back_and_never_a_key(web: WebServer, engine: FakeEngine, given: str) -> None:
     for _ in range(2):
         assert web.post("/generate", TEXT, X_Request_Id=given).headers["X-Request-Id"] == given
