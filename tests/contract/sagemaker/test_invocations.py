@@ -34,6 +34,7 @@ def raw_exchange(server: Server, head: str, body: bytes) -> bytes:
         (CHAT, "chat"),
         (PROMPT, "completion"),
         (TEXT | CHAT | PROMPT, "generate"),
+        (PROMPT | {"messages": None, "inputs": None}, "completion"),
         ({"inputs": None}, None),
         ({"inputs": 5}, None),
         ({"colour": "red"}, None),
