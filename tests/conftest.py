@@ -41,6 +41,21 @@ def pytest_runtest_setup() -> None:
         sys.modules["torch"].default_generator.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def hub_as_it_was() -> Iterator[None]:
+    """A start in this process shuts the hub out for good; clients that are tested after it want it."""
+    name, place = "HF_HUB_OFFLINE", "huggingface_hub.constants"
+    value, was_loaded = os.environ.get(name), place in sys.modules
+    offline = was_loaded and sys.modules[place].HF_HUB_OFFLINE
+    yield
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+    if place in sys.modules:
+        sys.modules[place].HF_HUB_OFFLINE = offline  # type: ignore[attr-defined]
+
+
 # On a busy machine an engine may wait for minutes without being hung.
 PATIENT = {"ENGINE_STALL_TIMEOUT_S": "600"}
 
