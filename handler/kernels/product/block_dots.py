@@ -30,33 +30,28 @@ from handler.kernels.product.product_outputs import (
     X,
     write_outputs,
 )
+from handler.kernels.product.row_tiles import MOST_ROWS, PRODUCTS
 from handler.kernels.team import NUM_ROWS, SCRATCH, SCRATCH_STRIDE
 from handler.kernels.vectors import LANES
-
-# Rows multiplied by a group together.
-_ROWS = 8
-
-# Products of a tile, before `write_outputs`.
-_PRODUCTS = _ROWS * GROUPS * LANES
 
 
 def dots_scratch(num_rows: int, blocks: int) -> int:
     """Float32 elements of scratch that a thread needs, for blocks with one scale. Rounded activations need less."""
-    return _PRODUCTS + num_rows * blocks * (1 + BLOCK // 2)
+    return PRODUCTS + num_rows * blocks * (1 + BLOCK // 2)
 
 
 def dots_scratch_of_two(num_rows: int, blocks: int) -> int:
     """The same for blocks with two scales."""
-    return _PRODUCTS + num_rows * blocks * (2 + BLOCK // 2)
+    return PRODUCTS + num_rows * blocks * (2 + BLOCK // 2)
 
 
 @called
 def _interleave(x, num_rows, blocks, pairs):  # pragma: no cover
     """Write rows in the layout of `block_tile`, 8 at a time, then the rest; `x` `[num_rows, blocks * 32]`."""
     width = blocks * (BLOCK // 2)
-    for first in range(0, num_rows, _ROWS):
-        rows = min(_ROWS, num_rows - first)
-        if rows == _ROWS:
+    for first in range(0, num_rows, MOST_ROWS):
+        rows = min(MOST_ROWS, num_rows - first)
+        if rows == MOST_ROWS:
             interleave_eight(bytes_at(x + first * width * 4), width, width, shifted(pairs, first * width))
         else:
             for r in range(rows):
@@ -77,13 +72,13 @@ def compile_dots(form: int) -> int:
         blocks = arguments[NUM_BLOCKS]
         factor = float_argument(arguments, FACTOR)
         address = arguments[SCRATCH] + thread_number(arguments) * arguments[SCRATCH_STRIDE]
-        found, sums_at = elements(address, BITS_FLOAT32), address + _PRODUCTS * 4
+        found, sums_at = elements(address, BITS_FLOAT32), address + PRODUCTS * 4
         pairs_at = sums_at + num_rows * blocks * parts * 4
         _interleave(arguments[X], num_rows, blocks, bytes_at(pairs_at))
         spans = blocks // span
-        for row in range(0, num_rows, _ROWS):
+        for row in range(0, num_rows, MOST_ROWS):
             sums = elements(sums_at + row * spans * parts * 4, BITS_FLOAT32)
-            if num_rows - row >= _ROWS:
+            if num_rows - row >= MOST_ROWS:
                 sum_eight(inputs, bytes_at(pairs_at + row * blocks * (BLOCK // 2) * 4), spans, sums)
             else:
                 for r in range(num_rows - row):
@@ -94,7 +89,7 @@ def compile_dots(form: int) -> int:
         for item in range(first, end):
             row = 0
             while row < num_rows:
-                rows = min(_ROWS, num_rows - row)
+                rows = min(MOST_ROWS, num_rows - row)
                 x = bytes_at(pairs_at + row * blocks * (BLOCK // 2) * 4)
                 sums = elements(sums_at + row * spans * parts * 4, BITS_FLOAT32)
                 group = item * GROUPS
@@ -102,28 +97,7 @@ def compile_dots(form: int) -> int:
                 while group < last:
                     codes = bytes_at(arguments[CODES] + group * blocks * code_bytes)
                     scales = bytes_at(arguments[SCALES] + group * spans * scale_bytes)
-                    # Fewer rows take more groups, so that as many sums are independent.
-                    groups = 1
-                    if rows == 8:
-                        block_tile(8, 1, form, codes, scales, x, sums, table, blocks, factor, found)
-                    elif rows == 7:
-                        block_tile(7, 1, form, codes, scales, x, sums, table, blocks, factor, found)
-                    elif rows == 6:
-                        block_tile(6, 1, form, codes, scales, x, sums, table, blocks, factor, found)
-                    elif rows == 5:
-                        block_tile(5, 1, form, codes, scales, x, sums, table, blocks, factor, found)
-                    elif rows == 4:
-                        groups = 2
-                        block_tile(4, 2, form, codes, scales, x, sums, table, blocks, factor, found)
-                    elif rows == 3:
-                        groups = 2
-                        block_tile(3, 2, form, codes, scales, x, sums, table, blocks, factor, found)
-                    elif rows == 2:
-                        groups = 4
-                        block_tile(2, 4, form, codes, scales, x, sums, table, blocks, factor, found)
-                    else:
-                        groups = 4
-                        block_tile(1, 4, form, codes, scales, x, sums, table, blocks, factor, found)
+                    groups = block_tile(rows, form, codes, scales, x, sums, table, blocks, factor, found)
                     write_outputs(arguments, found, rows, groups, row, group)
                     group += groups
                 row += rows

@@ -8,6 +8,7 @@ from numba.extending import intrinsic
 
 from handler.kernels.product.block_form import BLOCK, CODES, MINIMUM, BlockForm
 from handler.kernels.product.block_weights import BlockWeights
+from handler.kernels.product.row_tiles import write_tile
 from handler.kernels.vectors import (
     BFLOATS,
     FLOATS,
@@ -40,9 +41,9 @@ class BlockEmitter:
         self.spans, self.num_scales = spans, builder.mul(spans, index(form.parts))
 
     def tile(self):
-        """The totals, `[rows][groups]` vectors of 16 outputs."""
+        """The totals, vectors of 16 outputs by row and group."""
         step = self.add_block if self.form.span == 1 else self.add_span
-        return self._by_row(folded(self.b, self.spans, self.zeros, step))
+        return folded(self.b, self.spans, self.zeros, step)
 
     def add_block(self, block, totals):
         """The totals, by row and group, plus one block's products."""
@@ -116,25 +117,24 @@ class BlockEmitter:
 
 
 @intrinsic(prefer_literal=True)
-def block_tile(_context, rows, groups, form, codes, scales, x, sums, table, blocks, factor, out):  # pragma: no cover
-    """Write `rows` x `groups * 16` float32 products, times `factor`, to `out`, row by row.
+def block_tile(_context, rows, form, codes, scales, x, sums, table, blocks, factor, out):  # pragma: no cover
+    """Write `rows` rows, at most 8, of some groups of 16 float32 products, times `factor`, to `out`, row by row.
 
-    `rows`, `groups` and `form`, a `BlockForm.number`, are literal. `codes`, `scales` and `table` as from
-    `block_layout`, from a group on. `x` pairs of bfloat16 `[blocks, 16, rows]` and `sums` float32
-    `[scales, rows]`, the sum over the inputs of each scale: rows are innermost, so that one register addresses
-    all rows.
+    Returns the number of groups, 1 to 4. `form`, a `BlockForm.number`, is literal. `codes`, `scales` and `table` as
+    from `block_layout`, from a group on. `x` pairs of bfloat16 `[blocks, 16, rows]` and `sums` float32
+    `[scales, rows]`, the sum over the inputs of each scale: rows are innermost, so that one register addresses all
+    rows.
     """
-    num_rows, num_groups, of_form = rows.literal_value, groups.literal_value, BlockForm.of_number(form.literal_value)
+    of_form = BlockForm.of_number(form.literal_value)
 
     def generate(_context, builder, _signature, arguments):
-        codes, scales, x, sums, table, blocks, factor, out = arguments[3:]
-        scales = builder.bitcast(scales, ir.HalfType().as_pointer())
-        emitter = BlockEmitter(builder, num_rows, num_groups, of_form, (codes, scales, x, sums, table, blocks))
-        tile, factors = emitter.tile(), splat(builder, factor, FLOATS)
-        for r, row in enumerate(tile):
-            for g, vector in enumerate(row):
-                place = builder.gep(out, [index((r * num_groups + g) * LANES)])
-                builder.store(builder.fmul(vector, factors), builder.bitcast(place, FLOATS.as_pointer()), align=4)
-        return
+        rows, _, codes, scales, x, sums, table, blocks, factor, out = arguments
+        pointers = (codes, builder.bitcast(scales, ir.HalfType().as_pointer()), x, sums, table, blocks)
 
-    return types.void(rows, groups, form, codes, scales, x, sums, table, blocks, factor, out), generate
+        def emit(num_rows, num_groups):
+            return BlockEmitter(builder, num_rows, num_groups, of_form, pointers).tile()
+
+        return write_tile(builder, rows, factor, out, emit)
+
+    kinds = (types.int64, form, codes, scales, x, sums, table, blocks, factor, out)
+    return types.int64(*kinds), generate

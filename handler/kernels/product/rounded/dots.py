@@ -27,13 +27,9 @@ from handler.kernels.product.product_outputs import (
 )
 from handler.kernels.product.rounded.rows import QUADS, round_row
 from handler.kernels.product.rounded.tile import rounded_tile
+from handler.kernels.product.row_tiles import MOST_ROWS, PRODUCTS
 from handler.kernels.team import NUM_ROWS, SCRATCH, SCRATCH_STRIDE
 from handler.kernels.vectors import LANES
-
-# Rows multiplied by a group together.
-_ROWS = 8
-# Products of a tile, before `write_outputs`.
-_PRODUCTS = _ROWS * GROUPS * LANES
 
 
 @functools.cache
@@ -49,12 +45,12 @@ def compile_rounded(form: int) -> int:
         spans = blocks // span
         factor = float_argument(arguments, FACTOR)
         address = arguments[SCRATCH] + thread_number(arguments) * arguments[SCRATCH_STRIDE]
-        found, quads_at = elements(address, BITS_FLOAT32), address + _PRODUCTS * 4
+        found, quads_at = elements(address, BITS_FLOAT32), address + PRODUCTS * 4
         steps_at = quads_at + num_rows * blocks * QUADS * 4
         sums_at = steps_at + num_rows * spans * 4
         for row in range(num_rows):
-            first = row // _ROWS * _ROWS
-            rows = min(_ROWS, num_rows - first)
+            first = row // MOST_ROWS * MOST_ROWS
+            rows = min(MOST_ROWS, num_rows - first)
             quads = shifted(bytes_at(quads_at + first * blocks * QUADS * 4), row - first)
             steps = shifted(elements(steps_at + first * spans * 4, BITS_FLOAT32), row - first)
             sums = shifted(elements(sums_at + first * spans * parts * 4, BITS_FLOAT32), row - first)
@@ -63,7 +59,7 @@ def compile_rounded(form: int) -> int:
         for item in range(first, end):
             row = 0
             while row < num_rows:
-                rows = min(_ROWS, num_rows - row)
+                rows = min(MOST_ROWS, num_rows - row)
                 quads = bytes_at(quads_at + row * blocks * QUADS * 4)
                 steps = elements(steps_at + row * spans * 4, BITS_FLOAT32)
                 sums = elements(sums_at + row * spans * parts * 4, BITS_FLOAT32)
@@ -73,28 +69,7 @@ def compile_rounded(form: int) -> int:
                 while group < last:
                     codes = bytes_at(arguments[CODES] + group * blocks * code_bytes)
                     scales = bytes_at(arguments[SCALES] + group * spans * scale_bytes)
-                    # Fewer rows take more groups, so that as many sums are independent.
-                    groups = 1
-                    if rows == 8:
-                        rounded_tile(8, 1, form, codes, scales, given, blocks, factor, found)
-                    elif rows == 7:
-                        rounded_tile(7, 1, form, codes, scales, given, blocks, factor, found)
-                    elif rows == 6:
-                        rounded_tile(6, 1, form, codes, scales, given, blocks, factor, found)
-                    elif rows == 5:
-                        rounded_tile(5, 1, form, codes, scales, given, blocks, factor, found)
-                    elif rows == 4:
-                        groups = 2
-                        rounded_tile(4, 2, form, codes, scales, given, blocks, factor, found)
-                    elif rows == 3:
-                        groups = 2
-                        rounded_tile(3, 2, form, codes, scales, given, blocks, factor, found)
-                    elif rows == 2:
-                        groups = 4
-                        rounded_tile(2, 4, form, codes, scales, given, blocks, factor, found)
-                    else:
-                        groups = 4
-                        rounded_tile(1, 4, form, codes, scales, given, blocks, factor, found)
+                    groups = rounded_tile(rows, form, codes, scales, given, blocks, factor, found)
                     write_outputs(arguments, found, rows, groups, row, group)
                     group += groups
                 row += rows

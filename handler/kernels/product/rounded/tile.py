@@ -12,6 +12,7 @@ from numba.extending import intrinsic
 
 from handler.kernels.product.block_form import MINIMUM, BlockForm
 from handler.kernels.product.rounded.rows import QUADS
+from handler.kernels.product.row_tiles import write_tile
 from handler.kernels.vectors import FLOATS, HALVES, INTS, LANES, call, folded, index, multiply_add, splat, vector_at
 
 _ALL_BYTES = ir.VectorType(ir.IntType(8), 4 * LANES)
@@ -150,22 +151,21 @@ class _RoundedEmitter:
 
 
 @intrinsic(prefer_literal=True)
-def rounded_tile(_context, rows, groups, form, codes, scales, given, blocks, factor, out):  # pragma: no cover
-    """Write `rows` x `groups * 16` float32 products, times `factor`, to `out`, row by row.
+def rounded_tile(_context, rows, form, codes, scales, given, blocks, factor, out):  # pragma: no cover
+    """As `block_tile`, with rounded activations; `form` has no table.
 
-    `rows`, `groups` and `form`, a `BlockForm.number` without a table, are literal. `codes` and `scales` as from
-    `block_layout`, from a group on. `given`: pointers to `quads`, `steps` and `sums` of `round_row`, rows innermost.
+    `given`: pointers to `quads`, `steps` and `sums` of `round_row`, rows innermost.
     """
-    num_rows, num_groups, of_form = rows.literal_value, groups.literal_value, BlockForm.of_number(form.literal_value)
+    of_form = BlockForm.of_number(form.literal_value)
 
     def generate(_context, builder, _signature, arguments):
-        codes, scales, given, blocks, factor, out = arguments[3:]
-        scales = builder.bitcast(scales, ir.HalfType().as_pointer())
-        quads, steps, sums = (builder.extract_value(given, i) for i in range(3))
-        emitter = _RoundedEmitter(builder, num_rows, num_groups, of_form, (codes, scales, quads, steps, sums, blocks))
-        tile, factors = emitter.tile(), splat(builder, factor, FLOATS)
-        for i, vector in enumerate(tile):
-            place = builder.gep(out, [index(i * LANES)])
-            builder.store(builder.fmul(vector, factors), builder.bitcast(place, FLOATS.as_pointer()), align=4)
+        rows, _, codes, scales, given, blocks, factor, out = arguments
+        numbers = (builder.extract_value(given, i) for i in range(3))
+        pointers = (codes, builder.bitcast(scales, ir.HalfType().as_pointer()), *numbers, blocks)
 
-    return types.void(rows, groups, form, codes, scales, given, blocks, factor, out), generate
+        def emit(num_rows, num_groups):
+            return _RoundedEmitter(builder, num_rows, num_groups, of_form, pointers).tile()
+
+        return write_tile(builder, rows, factor, out, emit)
+
+    return types.int64(types.int64, form, codes, scales, given, blocks, factor, out), generate
