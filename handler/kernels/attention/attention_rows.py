@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from handler.kernels.barrier import wait_for_all
-from handler.kernels.primitives import called, elements, inlined, integers, load, share_of, store, team_size
+from handler.kernels.primitives import (
+    called,
+    elements,
+    exp_of_negative,
+    inlined,
+    integers,
+    load,
+    share_of,
+    store,
+    team_size,
+)
 from handler.kernels.team import NUM_COMMON, NUM_ROWS
 
 # Indices of the arguments.
@@ -65,3 +75,18 @@ def rows_together(flat_index, positions, row, num_rows, most):  # pragma: no cov
     ):
         rows += 1
     return rows
+
+
+@inlined
+def softmax(numbers, at, count):  # pragma: no cover
+    """Replace `count` scores of `numbers`, from `at` on, by their weights."""
+    largest, total = load(numbers, at), np.float32(0)
+    for j in range(count):
+        largest = max(largest, load(numbers, at + j))
+    for j in range(count):
+        weight = exp_of_negative(load(numbers, at + j) - largest)
+        store(numbers, at + j, weight)
+        total += weight
+    share = np.float32(1) / total
+    for j in range(count):
+        store(numbers, at + j, load(numbers, at + j) * share)

@@ -128,7 +128,7 @@ def weigh_keys(_context, scores, first, end, count, weights, state, width):  # p
             with some:
                 low = builder.udiv(first, index(LANES))
                 high = builder.udiv(builder.add(end, index(LANES - 1)), index(LANES))
-                _hide_others(builder, scores, first, end, low, high)
+                hide_others(builder, scores, first, end, low, high)
                 _weigh_seen(builder, scores, low, high, weights, state, width)
                 _clear_weights(builder, weights, index(0), low)
                 _clear_weights(builder, weights, high, builder.udiv(count, index(LANES)))
@@ -138,7 +138,7 @@ def weigh_keys(_context, scores, first, end, count, weights, state, width):  # p
     return types.void(scores, *[types.int64] * 3, weights, state, types.int64), generate
 
 
-def _hide_others(builder, scores, first, end, low, high) -> None:
+def hide_others(builder, scores, first, end, low, high) -> None:
     """Write -inf over scores before `first` in vector `low`, and from `end` on in the vector before `high`."""
     lanes = ir.Constant(LONGS, list(range(LANES)))
     for vector in (low, builder.sub(high, index(1))):

@@ -28,6 +28,7 @@ from handler.kernels.attention.attention_rows import (
     VALUES_STRIDE,
     WINDOW,
     embed,
+    softmax,
 )
 from handler.kernels.attention.attention_tile import KEYS
 from handler.kernels.attention.byte_attention_tile import (
@@ -45,7 +46,6 @@ from handler.kernels.primitives import (
     bytes_at,
     called,
     elements,
-    exp_of_negative,
     float_argument,
     inlined,
     integers,
@@ -181,21 +181,6 @@ def _attend_by_16(
 
 
 @inlined
-def _weights(scratch, at, num_keys):  # pragma: no cover
-    """Softmax of scores."""
-    largest, total = load(scratch, at), np.float32(0)
-    for j in range(num_keys):
-        largest = max(largest, load(scratch, at + j))
-    for j in range(num_keys):
-        weight = exp_of_negative(load(scratch, at + j) - largest)
-        store(scratch, at + j, weight)
-        total += weight
-    share = np.float32(1) / total
-    for j in range(num_keys):
-        store(scratch, at + j, load(scratch, at + j) * share)
-
-
-@inlined
 def _attend_one_by_one(
     scratch, query, sums, scores, keys, cached, key_scales, value_scales, base, place, num_keys, token, head_dim
 ):  # pragma: no cover
@@ -205,7 +190,7 @@ def _attend_one_by_one(
         for d in range(head_dim):
             found += load(scratch, query + d) * np.float32(keys[base + j * token + d])
         store(scratch, scores + j, found * load(key_scales, place + j))
-    _weights(scratch, scores, num_keys)
+    softmax(scratch, scores, num_keys)
     _scale(scratch, scores, value_scales, place, num_keys)
     for d in range(head_dim):
         store(scratch, sums + d, np.float32(0))

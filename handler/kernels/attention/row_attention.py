@@ -30,6 +30,7 @@ from handler.kernels.attention.attention_rows import (
     SINES,
     WINDOW,
     embed,
+    softmax,
     store_rows,
 )
 from handler.kernels.attention.byte_attention import byte_scratch, compile_byte_attention
@@ -46,7 +47,6 @@ from handler.kernels.primitives import (
     BITS,
     BITS_FLOAT32,
     elements,
-    exp_of_negative,
     float_argument,
     inlined,
     integers,
@@ -84,21 +84,6 @@ def _score(scratch, scores, keys, cached, base, num_keys, token, head_dim, group
             for d in range(head_dim):
                 found += load(scratch, g * head_dim + d) * load(keys, base + j * token + d)
             store(scratch, scores + g * num_keys + j, found)
-
-
-@inlined
-def _softmax(scratch, at, num_keys):  # pragma: no cover
-    largest = load(scratch, at)
-    for j in range(num_keys):
-        largest = max(largest, load(scratch, at + j))
-    total = np.float32(0)
-    for j in range(num_keys):
-        weight = exp_of_negative(load(scratch, at + j) - largest)
-        store(scratch, at + j, weight)
-        total += weight
-    share = np.float32(1) / total
-    for j in range(num_keys):
-        store(scratch, at + j, load(scratch, at + j) * share)
 
 
 @inlined
@@ -141,7 +126,7 @@ def _attend(scratch, scores, keys, cached, base, num_keys, token, head_dim, grou
     """Attend with the scaled queries that begin `scratch`; the sums go after them. A cache line has `line` elements."""
     _score(scratch, scores, keys, cached, base, num_keys, token, head_dim, group, line)
     for g in range(group):
-        _softmax(scratch, scores + g * num_keys, num_keys)
+        softmax(scratch, scores + g * num_keys, num_keys)
     _weigh(scratch, scores, cached, base, num_keys, token, head_dim, group)
 
 

@@ -6,10 +6,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from handler.kernels.attention.attention_tile import hide_others
 from handler.kernels.vectors import (
     FLOATS,
     LANES,
-    LONGS,
     call_max,
     exp_of_negatives,
     index,
@@ -29,8 +29,8 @@ def softmax_keys(_context, scores, first, end, padded):  # pragma: no cover
     def generate(_context, builder, _signature, arguments):
         scores, first, end, padded = arguments
         lowest = ir.Constant(FLOATS, [float("-inf")] * LANES)
-        _hide_others(builder, scores, first, end, padded, lowest)
         count, zero = builder.udiv(padded, index(LANES)), ir.Constant(FLOATS, [0.0] * LANES)
+        hide_others(builder, scores, first, end, index(0), count)
 
         def find_largest(_, place, so_far):
             return call_max(builder, so_far, builder.load(place, align=4))
@@ -53,16 +53,3 @@ def softmax_keys(_context, scores, first, end, padded):  # pragma: no cover
         over_vectors(builder, scores, count, zero, scale)
 
     return types.void(scores, types.int64, types.int64, types.int64), generate
-
-
-def _hide_others(builder, scores, first, end, padded, lowest) -> None:
-    """Write `lowest` over scores before `first` in the first vector, and from `end` on in the last."""
-    lanes = ir.Constant(LONGS, list(range(LANES)))
-    for start in (index(0), builder.sub(padded, index(LANES))):
-        places = builder.add(lanes, splat(builder, start, LONGS))
-        within = builder.and_(
-            builder.icmp_signed(">=", places, splat(builder, first, LONGS)),
-            builder.icmp_signed("<", places, splat(builder, end, LONGS)),
-        )
-        place = builder.bitcast(builder.gep(scores, [start]), FLOATS.as_pointer())
-        builder.store(builder.select(within, builder.load(place, align=4), lowest), place, align=4)
