@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 from flask import Response
 
-from container.api.answer_headers import add_compute_time, add_stream_headers, add_whole_headers
 from container.api.anthropic import answer_types as types
 from container.api.anthropic.error_response import error_body
 from container.api.anthropic.output import Output
@@ -39,10 +38,7 @@ def answer_messages(body: dict[str, Any], record: RequestRecord) -> Response:
         response = sse.stream(answer.frames(), partial(error_body, record=record), record, sse.named)
     else:
         response = json_response(answer.whole())
-        add_whole_headers(response, record, running.generations, running.generations)
-        add_compute_time(response, record)
-    add_stream_headers(response, service().settings, served, running.num_chars)
-    return response
+    return running.with_headers(response, served, record, streams=bool(asked.request.stream))
 
 
 def answer_count(body: dict[str, Any]) -> Response:

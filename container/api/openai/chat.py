@@ -45,14 +45,9 @@ def answer_chat(body: dict[str, Any], record: RequestRecord) -> Response:
     answer = ChatAnswer(
         chat, served, generations, choices, f"chatcmpl-{chat.request.request_id or secrets.token_hex(12)}"
     )
-    if chat.request.stream:
-        response = sse.stream(answer.frames(), error_body, record)
-    else:
-        response = json_response(answer.whole())
-        add_whole_headers(response, record, generations[:1], generations)
-        add_compute_time(response, record)
-    add_stream_headers(response, service().settings, served, running.num_chars)
-    return response
+    streams = bool(chat.request.stream)
+    response = sse.stream(answer.frames(), error_body, record) if streams else json_response(answer.whole())
+    return running.with_headers(response, served, record, streams=streams)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +57,16 @@ class RunningChat:
     generations: list[Generation]
     choices: list[Choice]
     num_chars: int
+
+    def with_headers(
+        self, response: Response, served: ServedModel, record: RequestRecord, *, streams: bool
+    ) -> Response:
+        """`response` with the headers of a stream, or of a whole answer."""
+        if not streams:
+            add_whole_headers(response, record, self.generations[:1], self.generations)
+            add_compute_time(response, record)
+        add_stream_headers(response, service().settings, served, self.num_chars)
+        return response
 
 
 def begin_chat(chat: Chat, served: ServedModel, record: RequestRecord) -> RunningChat:

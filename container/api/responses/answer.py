@@ -11,7 +11,6 @@ from typing import Any, Literal
 import msgspec
 from flask import Response
 
-from container.api.answer_headers import add_compute_time, add_stream_headers, add_whole_headers
 from container.api.openai.answer_types import ChatDelta, ScoredToken
 from container.api.openai.chat import RunningChat, begin_chat
 from container.api.openai.logprobs import ChatLogprobs
@@ -45,10 +44,7 @@ def answer_response(body: dict[str, Any], record: RequestRecord) -> Response:
         response = sse.stream(answer.frames(), answer.failed, record, sse.named)
     else:
         response = json_response(answer.whole())
-        add_whole_headers(response, record, running.generations, running.generations)
-        add_compute_time(response, record)
-    add_stream_headers(response, service().settings, served, running.num_chars)
-    return response
+    return running.with_headers(response, served, record, streams=bool(asked.request.stream))
 
 
 class _Answer:
