@@ -57,4 +57,4 @@ class StepThreads:
         most = self._limit()
         if most != self._choice.most:
             logger.info("the engine may now use %d threads instead of %d", most, self._choice.most)
-            self._choice.most = most
+            self._choice = ThreadChoice(most)  # what was learned holds for the old number

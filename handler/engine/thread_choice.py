@@ -54,13 +54,8 @@ class ThreadChoice:
 
     @property
     def most(self) -> int:
-        """The most threads a step may use. After a change all is learned again."""
+        """The most threads a step may use."""
         return self._most
-
-    @most.setter
-    def most(self, most: int) -> None:
-        if most != self._most:
-            self.__init__(most)  # type: ignore[misc]
 
     def choose(self, num_tokens: int) -> int:
         """Threads for a step of `num_tokens` tokens."""

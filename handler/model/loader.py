@@ -54,6 +54,7 @@ from handler.model.stored_bitsandbytes import silence_bitsandbytes
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration, BadModel, one_line
 from handler.seam.source_digest import source_digest
+from model_memory.key_bytes import max_positions
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ def load(
         dtype=dtype,
         device=device,
         quantize=stored,
-        max_position_embeddings=_max_positions(text_config) or config.max_model_len or UNBOUNDED_CONTEXT,
+        max_position_embeddings=max_positions(text_config.to_dict()) or config.max_model_len or UNBOUNDED_CONTEXT,
         other_devices=devices.own[1:],
         kv_codes=choose_kv_codes(config.kv_cache_dtype, dtype, device),
     )
@@ -268,12 +269,3 @@ def _plain_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]
     for path, module in model.named_modules():
         held = ((name, value) for name, value in vars(module).items() if isinstance(value, torch.Tensor))
         yield from ((f"{path}.{name}", value) for name, value in held)
-
-
-def _max_positions(text_config: Any) -> int:
-    """The longest sequence that the configuration allows; 0 if it gives none, as in state-space families."""
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-        found = getattr(text_config, name, None)
-        if isinstance(found, int) and found > 0:
-            return found
-    return 0

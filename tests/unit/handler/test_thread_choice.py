@@ -71,11 +71,3 @@ def test_sizes_are_apart_and_a_new_one_starts_where_the_last_is() -> None:
     shares(choice, 30, quiet, 256)
     assert choice.choose(256) == 2
     assert shares(choice, 5, small, 1)[1] > 0.8
-
-
-def test_a_new_limit_holds_at_once() -> None:
-    choice = ThreadChoice(2)
-    shares(choice, 10, contended)
-    for most in (1, 4, 2):
-        choice.most = most
-        assert choice.choose(1) == most
