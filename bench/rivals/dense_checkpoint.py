@@ -14,11 +14,15 @@ def dense_checkpoint(cache_dir: Path) -> Path:
     if (target / "model.safetensors").is_file():
         return target
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GgufConfig
 
     gguf = bundled_gguf()
     ours = converted(gguf, cache_dir, lambda _permille, _text: None)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+    # Without this, transformers does not save the model (findings/gguf-dequantised-model-not-saved.sh).
+    dense = GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=dense
+    )
     model.save_pretrained(target)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         if (ours / name).is_file():
