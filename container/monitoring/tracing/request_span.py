@@ -18,7 +18,7 @@ from handler.seam.protocol import SamplingParams
 _PROVIDER = "tgi-heir"
 _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"}
 # Attributes that are fields of the log line. `usage.prompt_tokens`, `usage.completion_tokens`, `request.id` and all of
-# `latency` are vLLM's (vllm/tracing/utils.py); the conventions call the first two by the names beside them.
+# `latency` are vLLM's (its `SpanAttributes`); the conventions call the first two by the names beside them.
 _HTTP = {
     "http.request.method": "method",
     "http.route": "route",
