@@ -28,6 +28,8 @@ logger = logging.getLogger("container.requests")
 _QUIET_BLUEPRINTS = {"health", "metrics"}
 _WARNING_STATUSES = {429, 503, 504, 529}
 DROPPED = "dropped"
+# What W3C asks everybody to hand on.
+_MAX_TRACE_STATE = 512
 
 
 class RequestRecord:
@@ -51,8 +53,8 @@ class RequestRecord:
         self._quiet = request.blueprint in _QUIET_BLUEPRINTS
         self._spans = None if self._quiet else spans
         self.trace: Trace | None = None
-        self.adopt(request.headers.get(TRACEPARENT))
-        self._trace_state = "" if self.trace is None else request.headers.get(TRACESTATE, "")
+        self._trace_state = ""
+        self.adopt(request.headers.get(TRACEPARENT), request.headers.get(TRACESTATE, ""))
         self._generates = generates
         self._phases: dict[str, float] = {}
         # When each phase ended last, on `time.monotonic`.
@@ -77,10 +79,11 @@ class RequestRecord:
         """Seconds spent reading the body."""
         return self._phases.get("read", 0.0)
 
-    def adopt(self, traceparent: str | None) -> None:
+    def adopt(self, traceparent: str | None, trace_state: str = "") -> None:
         """Be part of the caller's trace, if this is one and none is known. `OTEL_PROPAGATORS` may forbid it."""
         if self.trace is None and (self._spans is None or self._spans.reads_parent):
             self.trace = trace_of(traceparent)
+            self._trace_state = trace_state if self.trace and len(trace_state) <= _MAX_TRACE_STATE else ""
 
     def spend(self, phase: str, seconds: float) -> None:
         """Add to the time of one phase, which ends now."""
