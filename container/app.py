@@ -27,6 +27,7 @@ from container.errors import (
 )
 from container.generation.generation import ClientDisconnected
 from container.monitoring.request_record import DROPPED, RequestRecord, find_record
+from container.monitoring.tracing.sender import SpanSender
 from container.run_dir import RunDir
 from container.serving.served_model import ServedModel
 from container.serving.service import Service
@@ -48,6 +49,8 @@ def create_app(settings: Settings, run_dir: RunDir) -> Flask:
     app.url_map.strict_slashes = False
     dialects = app.extensions["dialects"] = all_dialects()
     app.extensions["service"] = Service(settings, run_dir, partial(_about, dialects))
+    spans = SpanSender(run_dir.spans, reads_parent=settings.reads_traceparent) if settings.traced else None
+    app.extensions["spans"] = spans
     routes = (blueprint for dialect in dialects.values() for blueprint in dialect.blueprints)
     for blueprint in (health.blueprint, metrics_page.blueprint, *routes, documents.blueprint, documents.pages):
         app.register_blueprint(blueprint)
@@ -89,6 +92,7 @@ def _open_record() -> None:
         request,
         dialect=dialect_of_route(_dialects(), request.blueprint, request.path).name,
         generates=operation is not None and operation.generates,
+        spans=current_app.extensions["spans"],
     )
 
 

@@ -74,6 +74,11 @@ class RunDir(EngineDir):
         return self.path / "sessions"
 
     @property
+    def spans(self) -> Path:
+        """The socket of the exporter process, which takes the spans of all web workers."""
+        return self.path / "spans.sock"
+
+    @property
     def concurrency(self) -> Path:
         """How many sequences each web worker has in flight."""
         return self.path / "concurrency"

@@ -121,6 +121,13 @@ def _route(value: str) -> str:
     return value
 
 
+def _endpoint(value: str) -> str:
+    """A collector: a URL, or host and port."""
+    if not re.fullmatch(r"((https?|grpc)://)?[^\s/?#]*[^\s/?#:@](/[^\s?#]*)?", value):
+        raise ValueError("a URL such as http://collector:4317, without a query")
+    return value
+
+
 def _log_level(value: str) -> int:
     """A level's name, or the number that the SageMaker SDK sends."""
     names = {"trace": 5, "debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40, "critical": 50, "off": 100}
@@ -325,6 +332,34 @@ class Settings:
         "Seconds without progress after which an engine counts as hung, at least ten times its step time.",
         "ENGINE_STALL_TIMEOUT_S",
     )
+    otlp_endpoint: str = _setting(
+        "",
+        _endpoint,
+        "OpenTelemetry collector that gets a span for each request. Unset: no traces.",
+        "OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+    )
+    otlp_protocol: str = _setting(
+        "",
+        _one_of("grpc", "http/protobuf"),
+        "How spans are sent. Default: grpc to OTLP_ENDPOINT and to port 4317, http/protobuf to port 4318 and others.",
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
+    )
+    otlp_service_name: str = _setting(
+        "", _text, "Name of this service in traces.", "OTLP_SERVICE_NAME", "OTEL_SERVICE_NAME"
+    )
+    otel_sdk_disabled: bool = _setting(False, _flag, "Send no traces, whatever else is set.", "OTEL_SDK_DISABLED")
+    otel_traces_exporter: str = _setting(
+        "otlp", _text, "Where spans go: otlp; anything else, such as none, means nowhere.", "OTEL_TRACES_EXPORTER"
+    )
+    otel_propagators: str = _setting(
+        "tracecontext,baggage",
+        _text,
+        "Whether a caller's traceparent is the parent: it is if tracecontext is among them.",
+        "OTEL_PROPAGATORS",
+    )
     cache_dir: str = _setting(default_cache_dir, _text, "The only directory that is written to.", "CACHE_DIR")
     compute_type: str = _setting("", _header, "Value of the x-compute-type header.", "COMPUTE_TYPE")
     log_level: int = _setting(20, _log_level, "Log level.", "LOG_LEVEL", parameters.LOG_LEVEL_ENV)
@@ -355,6 +390,16 @@ class Settings:
         settings = cls(**values)
         settings._check()
         return settings
+
+    @property
+    def traced(self) -> bool:
+        """Whether spans are sent."""
+        return bool(self.otlp_endpoint) and not self.otel_sdk_disabled and "otlp" in _items(self.otel_traces_exporter)
+
+    @property
+    def reads_traceparent(self) -> bool:
+        """Whether a caller's `traceparent` is the parent of a span."""
+        return "tracecontext" in _items(self.otel_propagators)
 
     def _check(self) -> None:
         if self.max_input_tokens and self.max_total_tokens and self.max_input_tokens >= self.max_total_tokens:

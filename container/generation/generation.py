@@ -72,13 +72,15 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
 class Timings:
     """Times of one generation in seconds, filled in as they become known.
 
-    `submitted_s` and `first_token_at_s` are moments on `time.monotonic`: sent to the engine, first token received.
+    `submitted_s`, `first_token_at_s` and `last_token_at_s` are moments on `time.monotonic`: sent to the engine, first
+    and last token received.
     `queue_s` is time in the engine's queue, `inference_s` time in the model, `prefill_s` the part of it before the
     first token.
     """
 
     submitted_s: float | None = None
     first_token_at_s: float | None = None
+    last_token_at_s: float = 0.0
     queue_s: float = 0.0
     prefill_s: float = 0.0
     inference_s: float = 0.0
@@ -144,7 +146,6 @@ class Generation:
         self.timings = Timings()
         self.num_tokens = 0
         self.num_cached_tokens = 0
-        self._last_output_s = 0.0
         self.prompt_logprobs: list[TokenLogprob] | None = None
         self._engines = engines
         self._connected = connected
@@ -257,8 +258,8 @@ class Generation:
             self.timings.prefill_s = output.inference_time_s
             self.num_cached_tokens = output.num_cached_tokens
         else:
-            self._observer.gap(now_s - self._last_output_s)
-        self._last_output_s = now_s
+            self._observer.gap(now_s - self.timings.last_token_at_s)
+        self.timings.last_token_at_s = now_s
         if output.prompt_logprobs is not None:
             self.prompt_logprobs = output.prompt_logprobs
         self.timings.queue_s = output.queue_time_s

@@ -7,19 +7,23 @@ from dataclasses import dataclass
 
 REQUEST_ID = "X-Request-Id"
 TRACEPARENT = "traceparent"
+TRACESTATE = "tracestate"
 
 _CLIENT_ID = re.compile(r"[\x21-\x7e]{1,128}")
 # https://www.w3.org/TR/trace-context/#traceparent-header: later versions may only append.
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(?:-.{0,64})?")
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.{0,64})?"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A valid `traceparent` and its parts."""
+    """A valid `traceparent` and its parts; bit 0 of `flags`: the caller records the trace."""
 
     header: str
     trace_id: str
     parent_id: str
+    flags: int
 
 
 def client_id(header: str | None) -> str | None:
@@ -30,4 +34,6 @@ def client_id(header: str | None) -> str | None:
 def trace_of(header: str | None) -> Trace | None:
     """The trace, None without a header or with an invalid one, which the standard says to ignore."""
     found = _TRACEPARENT.fullmatch(header or "")
-    return None if found is None or not found[0].isprintable() else Trace(found[0], found[1], found[2])
+    if found is None or not found[0].isprintable():
+        return None
+    return Trace(found[0], found[1], found[2], int(found[3], 16))

@@ -1,7 +1,7 @@
 """The record of one HTTP request: opened on arrival, closed when its answer has been sent or its client has gone.
 
-Closing it counts the request in the metrics and writes its one log line. That line holds no text of a prompt or an
-answer.
+Closing it counts the request in the metrics, writes its one log line and, with tracing, sends its span, which is made
+of that line. Both hold no text of a prompt or an answer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from flask import Request, Response, g, has_request_context
 
 from container.generation.generation import Generation
 from container.monitoring import metrics
-from container.monitoring.request_ids import REQUEST_ID, TRACEPARENT, client_id, trace_of
+from container.monitoring.request_ids import REQUEST_ID, TRACEPARENT, TRACESTATE, Trace, client_id, trace_of
+from container.monitoring.tracing.request_span import new_span_id, request_span, sampling_attributes
+from container.monitoring.tracing.sender import SpanSender
+from container.monitoring.tracing.span import Value
 
 logger = logging.getLogger("container.requests")
 
@@ -25,6 +28,8 @@ logger = logging.getLogger("container.requests")
 _QUIET_BLUEPRINTS = {"health", "metrics"}
 _WARNING_STATUSES = {429, 503, 504, 529}
 DROPPED = "dropped"
+# What W3C asks everybody to hand on.
+_MAX_TRACE_STATE = 512
 
 
 class RequestRecord:
@@ -34,20 +39,26 @@ class RequestRecord:
     been read, on `time.monotonic`. `dialect` is the name of the dialect that errors are written in.
     """
 
-    def __init__(self, request: Request, *, dialect: str, generates: bool) -> None:
-        """`generates`: the route runs the model."""
+    def __init__(self, request: Request, *, dialect: str, generates: bool, spans: SpanSender | None = None) -> None:
+        """`generates`: the route runs the model. `spans`: where its span goes, None without tracing."""
         self.id = secrets.token_hex(16)
         self.arrived_s = time.monotonic()
         self.dialect = dialect
         self.client_id = client_id(request.headers.get(REQUEST_ID))
-        self.trace = trace_of(request.headers.get(TRACEPARENT))
         self.model_id: str | None = None
+        self.response_id: str | None = None
         self._method = request.method
         self._route = None if request.url_rule is None else request.url_rule.rule
-        self._path = request.path[:200] if self._route is None else None
+        self._path = request.path[:200]
         self._quiet = request.blueprint in _QUIET_BLUEPRINTS
+        self._spans = None if self._quiet else spans
+        self.trace: Trace | None = None
+        self._trace_state = ""
+        self.adopt(request.headers.get(TRACEPARENT), request.headers.get(TRACESTATE, ""))
         self._generates = generates
         self._phases: dict[str, float] = {}
+        # When each phase ended last, on `time.monotonic`.
+        self._ended: dict[str, float] = {}
         self._generations: list[Generation] = []
         self._failure: str | None = None
         self._dropped = False
@@ -68,9 +79,16 @@ class RequestRecord:
         """Seconds spent reading the body."""
         return self._phases.get("read", 0.0)
 
+    def adopt(self, traceparent: str | None, trace_state: str = "") -> None:
+        """Be part of the caller's trace, if this is one and none is known. `OTEL_PROPAGATORS` may forbid it."""
+        if self.trace is None and (self._spans is None or self._spans.reads_parent):
+            self.trace = trace_of(traceparent)
+            self._trace_state = trace_state if self.trace and len(trace_state) <= _MAX_TRACE_STATE else ""
+
     def spend(self, phase: str, seconds: float) -> None:
-        """Add to the time of one phase."""
+        """Add to the time of one phase, which ends now."""
         self._phases[phase] = self._phases.get(phase, 0.0) + seconds
+        self._ended[phase] = time.monotonic()
 
     def next_generation_id(self) -> str:
         """The engine's id for one more sequence of this request."""
@@ -118,7 +136,7 @@ class RequestRecord:
             response.headers[TRACEPARENT] = self.trace.header
 
     def close(self, response: Response) -> None:
-        """Count the request and write its log line, once."""
+        """Count the request, write its log line and send its span, once."""
         if self._closed:
             return
         self._closed = True
@@ -128,12 +146,27 @@ class RequestRecord:
         if self._generates and (self._generations or outcome != "ok"):
             metrics.count_request(None if outcome == "ok" else outcome, total_s, self.validation_s)
         level = self._level(response.status_code)
-        if logger.isEnabledFor(level):
-            fields = self._fields(response, total_s)
-            logger.log(level, "%s %s %d %s", *self._line(response), extra={"fields": fields})
+        if self._spans is None and not logger.isEnabledFor(level):
+            return
+        fields = self._fields(response, total_s)
+        logger.log(level, "%s %s %d %s", *self._line(response), extra={"fields": fields})
+        if self._spans is not None:
+            self._send_span(self._spans, fields)
+
+    def _send_span(self, spans: SpanSender, fields: dict[str, Any]) -> None:
+        span = request_span(
+            fields,
+            self._ended | self._generation_moments(),
+            caller=self.trace,
+            trace_state=self._trace_state,
+            path=self._path,
+            started_s=self.arrived_s,
+            generation=self._generation_attributes() if self._generates else None,
+        )
+        spans.send(span)
 
     def _line(self, response: Response) -> tuple[str, str, int, str]:
-        return self._method, self._route or self._path or "", response.status_code, self.outcome
+        return self._method, self._route or self._path, response.status_code, self.outcome
 
     def _level(self, status: int) -> int:
         if self._quiet:
@@ -147,11 +180,10 @@ class RequestRecord:
         found: dict[str, Any] = {
             "request_id": self.id,
             "client_request_id": self.client_id,
-            "trace_id": None if self.trace is None else self.trace.trace_id,
-            "parent_id": None if self.trace is None else self.trace.parent_id,
+            **self._trace_fields(),
             "method": self._method,
             "route": self._route,
-            "path": self._path,
+            "path": self._path if self._route is None else None,
             "status": response.status_code,
             "outcome": self.outcome,
             "stream": response.mimetype == "text/event-stream" if self._generates else None,
@@ -160,6 +192,32 @@ class RequestRecord:
             **self._seconds(total_s),
         }
         return {name: value for name, value in found.items() if value is not None}
+
+    def _trace_fields(self) -> dict[str, str]:
+        """The caller's trace. With tracing also our span; the first of a trace gives it the request's id."""
+        found = {} if self.trace is None else {"trace_id": self.trace.trace_id, "parent_id": self.trace.parent_id}
+        return found if self._spans is None else {"trace_id": self.id, **found, "span_id": new_span_id()}
+
+    def _generation_attributes(self) -> dict[str, Value]:
+        """What the log line leaves out."""
+        found: dict[str, Value] = {"heir.dialect": self.dialect}
+        if self._generations:
+            found |= sampling_attributes(self._generations[0].prompt.sampling)
+        return found if self.response_id is None else found | {"gen_ai.response.id": self.response_id}
+
+    def _generation_moments(self) -> dict[str, float]:
+        """When the phases after tokenising ended; of several sequences as in `_seconds`."""
+        timings = [each.timings for each in self._generations if each.timings.submitted_s is not None]
+        if not timings:
+            return {}
+        submitted = [each.submitted_s for each in timings if each.submitted_s is not None]
+        found = {"validate": min(submitted)}
+        first = [each.first_token_at_s for each in timings if each.first_token_at_s is not None]
+        if first:
+            found["queue"] = max(at + each.queue_s for at, each in zip(submitted, timings, strict=True))
+            found |= {"first_token": min(first), "prefill": max(first)}
+            found["decode"] = max(each.last_token_at_s for each in timings)
+        return found
 
     def _generation_fields(self) -> dict[str, Any]:
         """Tokens of all sequences; a prompt that several sequences share counts once for each."""

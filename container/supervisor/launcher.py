@@ -61,8 +61,8 @@ _IGNORED = {
     "WEIGHTS_CACHE_OVERRIDE": "CACHE_DIR and HF_HOME set where files are kept",
     "DISABLE_CUSTOM_KERNELS": "kernels are chosen at start and undone if they differ from the model",
     "CUDA_MEMORY_FRACTION": "MAX_BATCH_TOTAL_TOKENS limits KV memory",
-    "OTLP_ENDPOINT": "no traces are sent",
-    "OTLP_SERVICE_NAME": "no traces are sent",
+    "OTEL_METRICS_EXPORTER": "/metrics has them",
+    "OTEL_LOGS_EXPORTER": "the log goes to stderr",
     "NGROK": "no tunnel is opened",
     "NGROK_AUTHTOKEN": "no tunnel is opened",
     "NGROK_EDGE": "no tunnel is opened",
@@ -75,6 +75,8 @@ _IGNORED = {
     "SAGEMAKER_PROGRAM": "no handler code is run",
     "CUSTOM_SCRIPT_FILENAME": "no handler code is run",
 }
+# Nothing is called from here, so baggage has nowhere to go.
+_PROPAGATORS = {"tracecontext", "baggage", "none", ""}
 _SHARDS = ("NUM_SHARD", "SM_NUM_GPUS")
 # The hub client reads the first two; TGI's older images and the toolkit of Hugging Face also had the last.
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN")
@@ -156,6 +158,11 @@ def check(environ: Mapping[str, str]) -> list[str]:
     if tokens and length and tokens != length:
         raise SettingsError(f"MAX_INPUT_TOKENS ({tokens}) and MAX_INPUT_LENGTH ({length}) are one limit; set one")
     lines = [f"{name} is ignored: {reason}" for name, reason in _IGNORED.items() if name in given]
+    foreign = [
+        each.strip() for each in given.get("OTEL_PROPAGATORS", "").split(",") if each.strip() not in _PROPAGATORS
+    ]
+    if foreign:
+        lines.append(f"{', '.join(foreign)} in OTEL_PROPAGATORS is ignored: tracecontext is what is read")
     if environ.get("API_KEY") == "":
         lines.append("API_KEY is empty, which means unset: requests need no key")
     return lines

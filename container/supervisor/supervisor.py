@@ -1,4 +1,4 @@
-"""Starts, watches and stops the children of PID 1: gunicorn and the engines.
+"""Starts, watches and stops the children of PID 1: gunicorn, the engines and, with tracing, the exporter of spans.
 
 While one engine serves, the death of another does not end the container. The container ends when every engine has
 given up, or when one fails for good before any serves: all have the same settings and model.
@@ -18,12 +18,14 @@ from container.run_dir import LISTEN_FD_VARIABLE, RUN_DIR_VARIABLE, WORKERS_VARI
 from container.settings import Settings
 from container.supervisor.cuda_compat import engine_libraries
 from container.supervisor.engine_process import EXIT_CRASHED, PERMANENT, EngineProcess, Replica, stop
+from container.supervisor.trace_process import TraceProcess
 from handler.seam.errors import BadModel
 
 logger = logging.getLogger(__name__)
 
 # SageMaker kills 30 s after SIGTERM. What is left up to 28 s is for stopping the processes.
 DRAIN_S = 23.5
+_END_S = 28.0
 _STOP_WEB_S = 2.5
 # The drain ends after this long without requests: one that was being read at the signal has reached the engine by then.
 _QUIET_S = 0.5
@@ -40,6 +42,7 @@ class Supervisor:
         self._engines: list[EngineProcess] = []
         self._add_engines(settings.engine_replicas or 1, 0)
         self._web: subprocess.Popen[bytes] | None = None
+        self._traces = TraceProcess(settings, run_dir) if settings.traced else None
         self._num_signals = 0
         self._drain_until_s: float | None = None
         self._busy_s = 0.0
@@ -71,6 +74,8 @@ class Supervisor:
             code = check()
             if code is not None:
                 return code
+        if self._traces is not None:
+            self._traces.check()
         self._announce()
         self._reap_orphans()
         ready, _, _ = select.select([self._wake_read], [], [], 0.1)
@@ -173,6 +178,7 @@ class Supervisor:
         if os.getpid() != 1:
             return
         ours = {engine.pid for engine in self._engines} | {None if self._web is None else self._web.pid}
+        ours |= {None if self._traces is None else self._traces.pid}
         while True:
             try:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -186,7 +192,8 @@ class Supervisor:
         """Stop web server and engines, in the order that loses nothing.
 
         After a complete drain the web server stops first, so a request it is still reading finds an engine. Otherwise
-        the engines stop first: they fail their open requests, and the web server still delivers those errors.
+        the engines stop first: they fail their open requests, and the web server still delivers those errors. The last
+        spans come from the web server, so their exporter ends last, in the time that is left.
         """
         if self._quiet:
             stop(self._web, _STOP_WEB_S, self._hurried)
@@ -195,6 +202,9 @@ class Supervisor:
         for engine in self._engines:
             engine.close(self._hurried)
         stop(self._web, _STOP_WEB_S, self._hurried)
+        if self._traces is not None:
+            started_s = time.monotonic() if self._drain_until_s is None else self._drain_until_s - DRAIN_S
+            self._traces.close(started_s + _END_S - time.monotonic(), self._hurried)
 
 
 def _ping(port: int) -> bool:

@@ -69,6 +69,7 @@ def _log_level(value: str) -> str:
 
 
 _FLAG = _match("1|true|yes|on|0|false|no|off", "true or false")
+_ENDPOINT = r"((https?|grpc)://)?[^\s/?#]*[^\s/?#:@](/[^\s?#]*)?"
 _ROUTE = _match(r"/[\w.~:@!$&'()*+,;=%/-]*", "a path that begins with /, without < and >")
 QUANTIZE_NAMES = ("HF_MODEL_QUANTIZE", "QUANTIZE")
 MODEL_NAMES = ("HF_MODEL_ID", "MODEL_ID")
@@ -134,6 +135,18 @@ SETTINGS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("WEB_WORKERS", "SAGEMAKER_MODEL_SERVER_WORKERS"), _whole(1, 64)),
     (("ENGINE_THREADS",), _whole(1, 1024)),
     (("ENGINE_STALL_TIMEOUT_S",), _seconds),
+    (
+        ("OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        lambda value: "" if re.fullmatch(_ENDPOINT, value) else "a URL such as http://collector:4317, without a query",
+    ),
+    (
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"),
+        _one_of("grpc", "http/protobuf"),
+    ),
+    (("OTLP_SERVICE_NAME", "OTEL_SERVICE_NAME"), _text),
+    (("OTEL_SDK_DISABLED",), _FLAG),
+    (("OTEL_TRACES_EXPORTER",), _text),
+    (("OTEL_PROPAGATORS",), _text),
     (("CACHE_DIR",), _text),
     (("COMPUTE_TYPE",), _match("[ -~]+", "printable ASCII characters, as it is a header's value")),
     (("LOG_LEVEL", "SAGEMAKER_CONTAINER_LOG_LEVEL"), _log_level),
@@ -147,7 +160,7 @@ REFUSED = ("LORA_ADAPTERS", "ROPE_SCALING", "ROPE_FACTOR", "TOKENIZER_CONFIG_PAT
 IGNORED = (
     *("VALIDATION_WORKERS", "SHARDED", "WAITING_SERVED_RATIO", "MAX_WAITING_TOKENS"),
     *("CUDA_GRAPHS", "PROMETHEUS_PORT", "SHARD_UDS_PATH", "MASTER_ADDR", "MASTER_PORT", "WEIGHTS_CACHE_OVERRIDE"),
-    *("DISABLE_CUSTOM_KERNELS", "CUDA_MEMORY_FRACTION", "OTLP_ENDPOINT", "OTLP_SERVICE_NAME", "NGROK"),
+    *("DISABLE_CUSTOM_KERNELS", "CUDA_MEMORY_FRACTION", "OTEL_METRICS_EXPORTER", "OTEL_LOGS_EXPORTER", "NGROK"),
     *("NGROK_AUTHTOKEN", "NGROK_EDGE", "GRACEFUL_TERMINATION_TIMEOUT", "MAX_IMAGE_FETCH_SIZE", "ATTENTION"),
     *("PREFIX_CACHING", "PREFILL_CHUNKING", "USE_FLASH_ATTENTION", "SAGEMAKER_PROGRAM", "CUSTOM_SCRIPT_FILENAME"),
 )

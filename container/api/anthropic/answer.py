@@ -33,7 +33,8 @@ def answer_messages(body: dict[str, Any], record: RequestRecord) -> Response:
     asked = parse_messages(body, MessagesRequest, service().settings, served)
     service().admit(1)
     running = begin_chat(asked.chat, served, record)
-    answer = _Answer(asked, served, running)
+    record.response_id = f"msg_{secrets.token_hex(12)}"
+    answer = _Answer(asked, served, running, record.response_id)
     if asked.request.stream:
         response = sse.stream(answer.frames(), partial(error_body, record=record), record, sse.named)
     else:
@@ -51,11 +52,11 @@ def answer_count(body: dict[str, Any]) -> Response:
 class _Answer:
     """The answer to one request."""
 
-    def __init__(self, asked: Asked, served: ServedModel, running: RunningChat) -> None:
+    def __init__(self, asked: Asked, served: ServedModel, running: RunningChat, response_id: str) -> None:
         (self._generation,), (self._choice,) = running.generations, running.choices
         self._output = Output(omits_thoughts=asked.request.omits_thoughts)
         self._head: dict[str, Any] = {
-            "id": f"msg_{secrets.token_hex(12)}",
+            "id": response_id,
             "model": served.card.model_id if asked.request.model is None else asked.request.model,
         }
 

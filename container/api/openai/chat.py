@@ -42,9 +42,8 @@ def answer_chat(body: dict[str, Any], record: RequestRecord) -> Response:
     service().admit(chat.request.num_choices)
     running = begin_chat(chat, served, record)
     generations, choices = running.generations, running.choices
-    answer = ChatAnswer(
-        chat, served, generations, choices, f"chatcmpl-{chat.request.request_id or secrets.token_hex(12)}"
-    )
+    record.response_id = f"chatcmpl-{chat.request.request_id or secrets.token_hex(12)}"
+    answer = ChatAnswer(chat, served, generations, choices, record.response_id)
     streams = bool(chat.request.stream)
     response = sse.stream(answer.frames(), error_body, record) if streams else json_response(answer.whole())
     return running.with_headers(response, served, record, streams=streams)

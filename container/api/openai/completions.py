@@ -45,7 +45,8 @@ def answer_completion(body: dict[str, Any], record: RequestRecord) -> Response:
         for prompt in _prompts(completion, served, record)
         for index in range(completion.num_candidates)
     ]
-    answer = CompletionAnswer(completion, served, generations)
+    record.response_id = f"cmpl-{completion.request.request_id or secrets.token_hex(12)}"
+    answer = CompletionAnswer(completion, served, generations, record.response_id)
     if completion.request.stream:
         response = sse.stream(answer.frames(), error_body, record)
     else:
@@ -115,7 +116,9 @@ def _num_prompt_logprobs(wanted: CompletionRequest) -> int | None:
 class CompletionAnswer:
     """The answer to one request. Candidates of one prompt are adjacent; without best_of each is a choice."""
 
-    def __init__(self, completion: Completion, served: ServedModel, generations: list[Generation]) -> None:
+    def __init__(
+        self, completion: Completion, served: ServedModel, generations: list[Generation], response_id: str
+    ) -> None:
         self._completion = completion
         self._request = completion.request
         self._tokenizer = served.tokenizer
@@ -125,7 +128,7 @@ class CompletionAnswer:
         self._ids: list[list[int]] = [[] for _ in generations]
         self._reasons: list[TextFinish | None] = [None for _ in generations]
         self._head: dict[str, Any] = {
-            "id": f"cmpl-{self._request.request_id or secrets.token_hex(12)}",
+            "id": response_id,
             "created": int(time.time()),
             "model": served.card.model_id if self._request.model is None else self._request.model,
             "system_fingerprint": FINGERPRINT,

@@ -39,7 +39,8 @@ def answer_response(body: dict[str, Any], record: RequestRecord) -> Response:
     asked = parse_response(body, service().settings, served.card.vocab_size)
     service().admit(1)
     running = begin_chat(asked.chat, served, record)
-    answer = _Answer(asked, served, running)
+    record.response_id = f"resp_{secrets.token_hex(16)}"
+    answer = _Answer(asked, served, running, record.response_id)
     if asked.request.stream:
         response = sse.stream(answer.frames(), answer.failed, record, sse.named)
     else:
@@ -50,7 +51,7 @@ def answer_response(body: dict[str, Any], record: RequestRecord) -> Response:
 class _Answer:
     """The answer to one request."""
 
-    def __init__(self, asked: Asked, served: ServedModel, running: RunningChat) -> None:
+    def __init__(self, asked: Asked, served: ServedModel, running: RunningChat, response_id: str) -> None:
         request = asked.request
         (self._generation,), (self._choice,) = running.generations, running.choices
         self._output = Output(asked.offered, encrypts=request.wants_encrypted)
@@ -58,7 +59,7 @@ class _Answer:
         self._scored: list[ScoredToken] = []
         self._thought = False
         self._head = {
-            "id": f"resp_{secrets.token_hex(16)}",
+            "id": response_id,
             "created_at": int(time.time()),
             "model": served.card.model_id if request.model is None else request.model,
             **_repeated(asked),

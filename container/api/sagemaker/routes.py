@@ -13,7 +13,7 @@ from container.api import anthropic, openai, responses, tgi
 from container.api.adapters import without_adapters
 from container.api.dialect import Dialect
 from container.api.operation import Form, Operation, describe
-from container.api.sagemaker.custom_attributes import ATTRIBUTES, route_of
+from container.api.sagemaker.custom_attributes import ATTRIBUTES, route_of, traceparent_of
 from container.api.sagemaker.session_headers import in_session
 from container.api.sagemaker.session_table import SessionTable
 from container.errors import InvalidRequest, WrongShape
@@ -82,6 +82,7 @@ _ROUTES: dict[str, _Target] = {
 def invocations() -> Response:
     """The body alone decides about streaming, because SageMaker's own predictor sends no useful Accept header."""
     settings, record = service().settings, current_record()
+    record.adopt(traceparent_of(request.headers.get(ATTRIBUTES, "")))
     body = read_json(request, settings.invocations_payload_limit, any_media_type=True)
     sessions = SessionTable(service().sessions_dir, settings.sessions_expiration_s)
     named = _target_named(request.headers.get(ATTRIBUTES, ""))

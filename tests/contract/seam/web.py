@@ -57,7 +57,7 @@ class WebServer(Server):
             self.port = listener.getsockname()[1]
             supervisor = Supervisor(settings, RunDir(directory), listener.fileno())
             self.engine = FakeEngine(directory)
-            with self.log.open("wb") as log, _output_to(log.fileno()), mock.patch.dict(os.environ, environ):
+            with self.log.open("wb") as log, output_to(log.fileno()), mock.patch.dict(os.environ, environ):
                 self.process = supervisor._start_web()
 
     def gunicorn(self) -> psutil.Process:
@@ -146,7 +146,7 @@ def events(body: bytes) -> list[str]:
 
 
 @contextmanager
-def _output_to(descriptor: int) -> Iterator[None]:
+def output_to(descriptor: int) -> Iterator[None]:
     """Children started meanwhile write there; they also find our modules, wherever pytest was started."""
     saved = os.dup(1), os.dup(2)
     before = Path.cwd()
