@@ -19,6 +19,8 @@ from container.directories import default_cache_dir
 from handler.seam.config import ActivationDtype, KVCacheDtype, KVLayout, Quantize
 
 _MAX_LOG_LEVEL = 1000
+# Empty: by the endpoint.
+_OTLP_PROTOCOLS = ("", "grpc", "http/protobuf")
 
 
 class SettingsError(Exception):
@@ -342,8 +344,8 @@ class Settings:
     )
     otlp_protocol: str = _setting(
         "",
-        _one_of("grpc", "http/protobuf"),
-        "How spans are sent. Default: grpc to OTLP_ENDPOINT and to port 4317, http/protobuf to port 4318 and others.",
+        _text,
+        "How spans are sent: grpc or http/protobuf. Default: grpc to OTLP_ENDPOINT and to port 4317, http/protobuf to port 4318 and others.",
         "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
         "OTEL_EXPORTER_OTLP_PROTOCOL",
     )
@@ -406,4 +408,8 @@ class Settings:
             raise SettingsError(
                 f"MAX_INPUT_TOKENS must be less than MAX_TOTAL_TOKENS ({self.max_total_tokens}). "
                 f"Given: {self.max_input_tokens}"
+            )
+        if self.traced and self.otlp_protocol not in _OTLP_PROTOCOLS:
+            raise SettingsError(
+                f"OTEL_EXPORTER_OTLP_PROTOCOL must be grpc or http/protobuf. Given: {self.otlp_protocol!r}"
             )
