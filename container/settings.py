@@ -345,7 +345,7 @@ class Settings:
     otlp_protocol: str = _setting(
         "",
         _text,
-        "How spans are sent: grpc or http/protobuf. Default: grpc to OTLP_ENDPOINT and to port 4317, http/protobuf to port 4318 and others.",
+        "grpc or http/protobuf. Default: grpc to OTLP_ENDPOINT and to port 4317, else http/protobuf.",
         "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
         "OTEL_EXPORTER_OTLP_PROTOCOL",
     )

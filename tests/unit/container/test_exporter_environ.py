@@ -88,7 +88,7 @@ def test_an_endpoint_that_is_none_stops_the_start(endpoint: str) -> None:
 def test_a_protocol_of_others_stops_the_start() -> None:
     environ = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}
     assert not Settings.from_environ(environ).traced
-    with pytest.raises(SettingsError, match="must be grpc or http/protobuf. Given: 'http/json'"):
+    with pytest.raises(SettingsError, match="must be grpc or http/protobuf"):
         Settings.from_environ({**environ, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"})
 
 

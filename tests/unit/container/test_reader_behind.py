@@ -130,7 +130,7 @@ def chat(**fields: Any) -> Frames:
 
 def completion(**fields: Any) -> Frames:
     request = parse_completion({"prompt": "hi", "stream": True, "max_tokens": 1000, **fields}, SETTINGS, 300)
-    return lambda generation, served: CompletionAnswer(request, served, [generation]).frames()
+    return lambda generation, served: CompletionAnswer(request, served, [generation], "cmpl-1").frames()
 
 
 def tgi(**fields: Any) -> Frames:
