@@ -145,6 +145,8 @@ def _grammar(chat: Chat, served: ServedModel, rendered: ChatPrompt) -> Grammar |
     """The answer's constraint: `response_format`, forced calls, either of both, or the schemas of strict functions."""
     constraint = chat.constraint
     traits, form = rendered.traits, rendered.traits.form
+    if traits.own.lacks_grammar and not chat.constrained:
+        return None
     if traits.harmony is not None:
         return harmony_grammar(
             None if constraint is None else constraint.grammar,

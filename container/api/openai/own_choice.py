@@ -14,7 +14,8 @@ def own_template(chat: Chat, traits: TemplateTraits) -> ResponseTemplate | None:
     """The checkpoint's own template if it reads the answer. One that holds only what is asked for needs no reader."""
     if chat.tools is None and chat.constrained and traits.harmony is None:
         return None
-    by_grammar = chat.constrained or (chat.tools is not None and chat.tools.strict)
+    strict = chat.tools is not None and chat.tools.strict and not traits.own.lacks_grammar
+    by_grammar = chat.constrained or strict
     return traits.own.reader_of(calls=chat.tools is not None, by_grammar=by_grammar)
 
 

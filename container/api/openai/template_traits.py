@@ -66,7 +66,7 @@ class TemplateTraits:
     def own(self) -> ModelTemplate:
         """The checkpoint's own `response_template`, which comes before what the chat template shows."""
         harmony = self.harmony is not None
-        return ModelTemplate.of(self._tokenizer, self.known_form, takes_tools=self.takes_tools, in_harmony=harmony)
+        return ModelTemplate.of(self._tokenizer, self.known_form, takes_tools=self.takes_tools, harmony=harmony)
 
     @cached_property
     def known_form(self) -> Form | None:

@@ -39,8 +39,9 @@ def _own(traits: TemplateTraits) -> str:
         return f"the checkpoint's response_template; forced and strict calls as {traits.form.name}"
     if traits.own.form is not None:
         return "the checkpoint's response_template; forced and strict calls by its marks"
-    form = traits.form.name if traits.harmony is None else "harmony"
+    if traits.harmony is not None:
+        return "the checkpoint's response_template; forced and strict calls are written and read as harmony"
     return (
-        "the checkpoint's response_template, but no grammar for it is known; "
-        f"forced and strict calls are written and read as {form}"
+        "the checkpoint's response_template, for which no grammar is known; "
+        f"forced calls are written and read as {traits.form.name}, strict functions are not held to their schemas"
     )

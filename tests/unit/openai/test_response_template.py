@@ -55,7 +55,7 @@ def test_marks_may_be_control_tokens_which_the_client_never_sees(
 ) -> None:
     tokenizer = tokenizer_with([*CONTROL[name], "<|other|>"])
     tokenizer.response_template = TEMPLATES[name]
-    own = ModelTemplate.of(tokenizer, None, takes_tools=True, in_harmony=False)
+    own = ModelTemplate.of(tokenizer, None, takes_tools=True, harmony=False)
     assert own.template is not None, own.fault
     template = own.template
     shown = text_of(tokenizer, ["<|other|>", *_tokens(text, CONTROL[name]), "<|other|>"], own.shown or {})

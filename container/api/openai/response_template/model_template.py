@@ -18,7 +18,7 @@ class ModelTemplate:
     """`template` is None without one that can be read, and `fault` says why. `shown` is as `Prompt.marks` takes it.
 
     `reads_calls`: tools reach the model in the form that the template reads. `form` is what a grammar writes and the
-    template reads; `in_harmony` says the same of a grammar in harmony.
+    template reads; `in_harmony` says the same of a grammar in harmony, for a model that `writes_harmony`.
     """
 
     template: ResponseTemplate | None = None
@@ -26,11 +26,12 @@ class ModelTemplate:
     shown: dict[int, str] | None = None
     reads_calls: bool = False
     form: Form | None = None
+    writes_harmony: bool = False
     in_harmony: bool = False
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, known: Form | None, *, takes_tools: bool, in_harmony: bool) -> ModelTemplate:
-        """`known` is the form that the chat template shows; `in_harmony`: it writes harmony."""
+    def of(cls, tokenizer: Tokenizer, known: Form | None, *, takes_tools: bool, harmony: bool) -> ModelTemplate:
+        """`known` is the form that the chat template shows; `harmony`: it writes harmony."""
         given = tokenizer.response_template
         if given is None:
             return cls()
@@ -42,8 +43,13 @@ class ModelTemplate:
         ids = {token: tokenizer.control_token_id(token) for token in tokenizer.control_tokens}
         shown = {token_id: sign(token) for token, token_id in ids.items() if token_id is not None}
         reads_calls = takes_tools and template.calls is not None
-        form = grammar_form(template, known) if reads_calls and not in_harmony else None
-        return cls(template, "", shown, reads_calls, form, in_harmony and reads_harmony(template))
+        form = grammar_form(template, known) if reads_calls and not harmony else None
+        return cls(template, "", shown, reads_calls, form, harmony, harmony and reads_harmony(template))
+
+    @property
+    def lacks_grammar(self) -> bool:
+        """Whether the model writes calls in a form for which no grammar is known."""
+        return self.reads_calls and self.form is None and not self.writes_harmony
 
     def thoughts(self, known: tuple[ThoughtForm, ...]) -> tuple[ThoughtForm, ...]:
         """The form of thoughts that the template's literals show, unless it is among `known`."""
