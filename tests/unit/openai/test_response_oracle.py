@@ -19,7 +19,7 @@ from container.api.openai.response_template.loading import load
 from tests.support.response_templates import SCHEMAS, TEMPLATES
 from tests.unit.openai.marked_answers import read
 
-# transformers 5.23 has no python-call-list.
+# transformers 5.24 has python-call-list, 5.23 does not.
 KNOWN = [name for name, given in TEMPLATES.items() if given["fields"]["tool_calls"].get("content") in CONTENT_PARSERS]
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": schema}} for name, schema in SCHEMAS.items()]
 REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -75,6 +75,9 @@ def call(name: str, rng: random.Random) -> str:
         case "qwen3.5":
             tags = (f"<parameter={k}>\n{v}\n</parameter>\n" for k, v in arguments.items())
             return f"<tool_call>\n<function={called}>\n{''.join(tags)}</function>\n</tool_call>"
+        case "lfm2":
+            inner = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
+            return f"<|tool_call_start|>[{called}({inner})]<|tool_call_end|>"
         case _:
             return f'<|START_ACTION|>[{{"tool_name": "{called}", "parameters": {written}}}]<|END_ACTION|>'
 

@@ -74,6 +74,21 @@ def _tokens(text: str, control: tuple[str, ...]) -> list[str]:
     return pieces
 
 
+def changed(name: str, *path: str, **keys: Any) -> dict[str, Any]:
+    """A template with other keys at `path`; None takes a key out."""
+    found = json.loads(json.dumps(TEMPLATES[name]))
+    part = found
+    for key in path:
+        part = part[key]
+    part.update(keys)
+    for key in [key for key, value in part.items() if value is None]:
+        del part[key]
+    return found  # type: ignore[no-any-return]
+
+
+CALLS = ("fields", "tool_calls")
+
+
 PREFILLED = [
     ("qwen3", "<|im_start|>user\nhi <think><|im_end|>\n<|im_start|>assistant\n<think>\n", "Why?\n</think>\n\nSo.", "Why?", "So."),
     ("qwen3", "<|im_start|>assistant\n<think>\n\n</think>\n\n", "\n\nSo.\n", "", "So."),
@@ -126,6 +141,51 @@ def test_what_is_no_whole_call(
     assert (found.content, found.calls) == (content, calls)
 
 
+PATTERNS = [
+    # open_pattern, close_pattern, the answer, what is read of it.
+    (r"<a>.*<b>", r"</b>", 'x <a>1<b>{"name": "now"}</b> y<b>', ("", "x\ny<b>", [("now", {})])),
+    (r"<a|<ab>", r"</a", 'x <ab>{"name": "now"}</a>', ("", 'x <ab>{"name": "now"}</a>', [])),
+    (r"<a>(?!x)", r"</a>", 'x <a>x <a>{"name": "now"}</a>', ("", "x <a>x", [("now", {})])),
+    (r"(?<=\n)<a>", r"</a>$", '<a> \n<a>{"name": "now"}</a>', ("", "<a>", [("now", {})])),
+    (r"^<a>", r"</a>\b", '<a>{"name": "now"}</a>b <a>', ("", "b <a>", [("now", {})])),
+    (r"(?=\{)", r"(?<=\})(?=;)", 'x {"name": "now"}; y', ("", "x\n; y", [("now", {})])),
+    (r"z*", r"</a>", '{"name": "now"}</a>', ("", "", [("now", {})])),
+    (r"<call", r">", '<call{"name": "now", "arguments": {"city": "a>b"}}> x', ("", "x", [("now", {"city": "a>b"})])),
+    (r"<a>" + "." * 1200, r"</a>", "<a>" + "b" * 30, ("", "<a>" + "b" * 30, [])),
+]
+
+
+@pytest.mark.parametrize(("opening", "closing", "text", "expected"), PATTERNS)
+def test_any_pattern_reads_alike_wherever_it_is_cut(opening: str, closing: str, text: str, expected: Any) -> None:
+    given = changed("qwen3", *CALLS, open_pattern=opening, close=None, close_pattern=closing)
+    given["fields"]["content"] = {}
+    template = load(given, NO_SIGNS)
+    assert values(read_everywhere(lambda: choice(template), text)) == expected
+
+
+def test_groups_of_the_closing_reach_the_call() -> None:
+    given = changed(
+        "gemma4", *CALLS, open_pattern="<a>", close=None, close_pattern="</(?P<name>[a-z]+)>", content_args={}
+    )
+    template = load(given, NO_SIGNS)
+    assert values(read_everywhere(lambda: choice(template), '<a>{"days": 1}</weather>x')) == (
+        "", "x", [("weather", {"days": 1})]
+    )  # fmt: skip
+
+
+def test_lines_are_arguments_typed_by_the_schema() -> None:
+    given = changed(
+        "glm",
+        *CALLS,
+        content="kv-lines",
+        content_args={"value_parser": {"name": "json", "args": {"allow_non_json": True}}},
+    )
+    template = load(given, NO_SIGNS)
+    text = "<tool_call>weather\ncity: 3\ndays: 4\nmore: [1]\nother: a: b</tool_call>"
+    found = values(read_everywhere(lambda: choice(template), text))
+    assert found == ("", "", [("weather", {"city": "3", "days": 4, "more": [1], "other": "a: b"})])
+
+
 def test_without_tools_a_call_is_text_and_thoughts_may_stay_in_it() -> None:
     text = '<think>Hm</think>\n\nI look.\n<tool_call>{"name": "now"}</tool_call>\nDone. '
     template = load(TEMPLATES["qwen3"], NO_SIGNS)
@@ -144,19 +204,6 @@ def test_control_tokens_are_shown_on_request_and_text_without_a_field_is_kept_fo
     assert read_everywhere(lambda: choice(template), "<|START_RESPONSE|>a").content == "", "letters are no mark"
 
 
-def changed(name: str, *path: str, **keys: Any) -> dict[str, Any]:
-    """A template with other keys at `path`; None takes a key out."""
-    found = json.loads(json.dumps(TEMPLATES[name]))
-    part = found
-    for key in path:
-        part = part[key]
-    part.update(keys)
-    for key in [key for key, value in part.items() if value is None]:
-        del part[key]
-    return found  # type: ignore[no-any-return]
-
-
-CALLS = ("fields", "tool_calls")
 SLOW = r"(?:x+x+)+y"
 FAULTS = [
     ([], "response_template is no object"),
