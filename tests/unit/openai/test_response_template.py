@@ -147,7 +147,7 @@ PATTERNS = [
     (r"<a|<ab>", r"</a", 'x <ab>{"name": "now"}</a>', ("", 'x <ab>{"name": "now"}</a>', [])),
     (r"<a>(?!x)", r"</a>", 'x <a>x <a>{"name": "now"}</a>', ("", "x <a>x", [("now", {})])),
     (r"(?<=\n)<a>", r"</a>$", '<a> \n<a>{"name": "now"}</a>', ("", "<a>", [("now", {})])),
-    (r"^<a>", r"</a>\b", '<a>{"name": "now"}</a>b <a>', ("", "b <a>", [("now", {})])),
+    (r"^<a>\s*\B", r"</a>", '<a>{"name": "now"}</a>b <a>', ("", "b <a>", [("now", {})])),
     (r"(?=\{)", r"(?<=\})(?=;)", 'x {"name": "now"}; y', ("", "x\n; y", [("now", {})])),
     (r"z*", r"</a>", '{"name": "now"}</a>', ("", "", [("now", {})])),
     (r"<call", r">", '<call{"name": "now", "arguments": {"city": "a>b"}}> x', ("", "x", [("now", {"city": "a>b"})])),
