@@ -138,6 +138,7 @@ counts. Other than in transformers:
 - A second thought or text follows the first one in a new line, or after the field's `join`; it does not replace it.
 - A region of calls that names no function of the request, or cannot be read, is content with its marks. A JSON call
   that is not well-formed, or is cut, keeps what the model wrote. No answer fails, so `optional` changes nothing.
+- `close: "eos"` is the end of the answer, as their documentation has it, not those letters, as their code has it.
 - Values in tags and lines have the type of the function's schema; those in JSON stay as they are.
 - A mark has at most 1,024 characters, and of the prompt the last 16,384 count. A search that takes more than 0.05 s of
   CPU time ends the splitting of that answer, with a line in the log; its text is shown as it is.

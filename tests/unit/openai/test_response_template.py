@@ -164,6 +164,12 @@ def test_any_pattern_reads_alike_wherever_it_is_cut(opening: str, closing: str, 
     assert values(read_everywhere(lambda: choice(template), text)) == expected
 
 
+@pytest.mark.parametrize(("close", "content"), [("eos", "Two videos<end>"), (["eos", "<end>"], "Two videos")])
+def test_eos_is_the_end_of_the_answer_and_no_text(close: Any, content: str) -> None:
+    template = load(changed("qwen3", "fields", "content", close_pattern=None, close=close), NO_SIGNS)
+    assert values(read_everywhere(lambda: choice(template), "Two videos<end>")) == ("", content, [])
+
+
 def test_groups_of_the_closing_reach_the_call() -> None:
     given = changed(
         "gemma4", *CALLS, open_pattern="<a>", close=None, close_pattern="</(?P<name>[a-z]+)>", content_args={}

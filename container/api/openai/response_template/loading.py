@@ -27,6 +27,7 @@ _FIELD_KEYS = frozenset(
 _FIELDS = frozenset((CONTENT, CALLS, *REASONING))
 _BOOLEANS = ("repeats", "optional", "transform_each")
 _MAX_PATTERN_CHARS = 4096
+_EOS = "eos"
 
 
 def load(given: Any, signs: ControlSigns) -> ResponseTemplate:
@@ -82,7 +83,7 @@ def _field(name: str, given: Any, signs: ControlSigns) -> Field:
     field = Field(
         name,
         _mark(scope, found, "open", signs),
-        _mark(scope, found, "close", signs),
+        _mark(scope, _without_eos(found), "close", signs),
         content,
         _content_args(scope, content, found.get("content_args", {}), signs),
         found.get("repeats", False),
@@ -92,6 +93,15 @@ def _field(name: str, given: Any, signs: ControlSigns) -> Field:
     )
     _check_use(scope, field)
     return field
+
+
+def _without_eos(given: dict[str, Any]) -> dict[str, Any]:
+    """The documentation says that `close: "eos"` is the end of the answer, which closes every region anyway."""
+    close = given.get("close")
+    if close != _EOS and not (isinstance(close, list) and _EOS in close):
+        return given
+    texts = [text for text in close if text != _EOS] if isinstance(close, list) else []
+    return {**{key: value for key, value in given.items() if key != "close"}, **({"close": texts} if texts else {})}
 
 
 def _join(scope: str, given: dict[str, Any]) -> str | None:
