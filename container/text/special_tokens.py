@@ -1,4 +1,4 @@
-"""The tokens that a tokenizer's configuration declares as special."""
+"""What a tokenizer's configuration declares: its special tokens, and how answers are read by them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ _STANDARD = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "c
 
 
 class SpecialTokens(msgspec.Struct, frozen=True):
-    """`named` equals transformers' `special_tokens_map`; `flagged` holds the texts of all tokens declared special."""
+    """`named` equals transformers' `special_tokens_map`; `flagged` holds the texts of all tokens declared special.
+
+    `response_template` is the configuration's own, as JSON: it says which of these tokens do what in an answer.
+    """
 
     named: dict[str, str]
     flagged: frozenset[str]
+    response_template: Any = None
 
     @classmethod
     def read(cls, directory: Path) -> SpecialTokens:
@@ -33,7 +37,8 @@ class SpecialTokens(msgspec.Struct, frozen=True):
         # A text alone, as some files have it, is not declared special.
         entries = [entry for entry in (declared or {}).values() if not isinstance(entry, str)]
         flagged = {str(entry["content"]) for entry in entries if entry.get("special")}
-        return cls(named=named, flagged=frozenset(flagged | set(named.values()) | _extra(config)))
+        declared_special = frozenset(flagged | set(named.values()) | _extra(config))
+        return cls(named=named, flagged=declared_special, response_template=config.get("response_template"))
 
 
 def _named(config: dict[str, Any]) -> dict[str, str]:

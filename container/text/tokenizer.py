@@ -59,6 +59,8 @@ class Tokenizer:
         self.control_tokens: frozenset[str] = frozenset(
             token.content for token in added.values() if token.special or token.content in special.flagged
         )
+        # How answers are read, as JSON, if the checkpoint says it.
+        self.response_template: Any = special.response_template
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:

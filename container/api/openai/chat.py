@@ -20,6 +20,7 @@ from container.api.openai.error_response import error_body
 from container.api.openai.extension_fields import truncated
 from container.api.openai.harmony import HarmonyReader, harmony_grammar
 from container.api.openai.mark_text import SIGN
+from container.api.openai.own_choice import own_choice, own_template
 from container.api.openai.reasoning_options import ReasoningView
 from container.api.openai.sampling import of_choice, sampling_params, text_options
 from container.api.openai.template_traits import TemplateTraits
@@ -143,6 +144,8 @@ def _grammar(chat: Chat, served: ServedModel, rendered: ChatPrompt) -> Grammar |
     """The answer's constraint: `response_format`, forced calls, either of both, or the schemas of strict functions."""
     constraint = chat.constraint
     traits, form = rendered.traits, rendered.traits.form
+    if traits.own.lacks_grammar and not chat.constrained:
+        return None
     if traits.harmony is not None:
         return harmony_grammar(
             None if constraint is None else constraint.grammar,
@@ -162,6 +165,8 @@ def _grammar(chat: Chat, served: ServedModel, rendered: ChatPrompt) -> Grammar |
 
 def _marks(chat: Chat, traits: TemplateTraits) -> dict[int, str]:
     """The control tokens that the readers look for, which the text leaves out otherwise."""
+    if traits.own.shown is not None and own_template(chat, traits) is not None:
+        return traits.own.shown
     if traits.harmony is not None:
         return traits.harmony.shown
     calls, thoughts = chat.tools is not None, not chat.constrained
@@ -177,9 +182,12 @@ def _choice(chat: Chat, rendered: ChatPrompt) -> Choice:
     view = ReasoningView(
         drops=chat.request.include_reasoning is False,
         holds=chat.request.stream_reasoning is False,
-        joins=traits.harmony is not None and not chat.separates,
+        joins=traits.harmony is not None and not chat.separates and own_template(chat, traits) is None,
     )
     max_calls = None if chat.tools is None or chat.tools.parallel else 1
+    own = own_choice(chat, rendered, view, max_calls)
+    if own is not None:
+        return own
     if traits.harmony is not None:
         names = frozenset(() if chat.tools is None else chat.tools.schemas)
         reader = HarmonyReader(traits.harmony, names, rendered.marked)

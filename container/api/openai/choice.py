@@ -21,6 +21,7 @@ from container.api.openai.harmony import HarmonyReader
 from container.api.openai.parts import CallArguments, CallStart, Content, Part, Reasoning, joined
 from container.api.openai.reasoning import ReasoningSplitter
 from container.api.openai.reasoning_options import ReasoningView
+from container.api.openai.response_template import TemplateReader
 from container.api.openai.tool_parsers import CallIds, ToolParser
 from container.generation.generation import Delta, Token
 from handler.seam.protocol import FinishReason
@@ -103,7 +104,7 @@ class Choice:
         """The parts that one token completes; a token of a thought counts."""
         if self._splitter is None:
             parts = self._parse(delta.text)
-            thinks = isinstance(self._parser, HarmonyReader) and self._parser.thinking
+            thinks = isinstance(self._parser, HarmonyReader | TemplateReader) and self._parser.thinking
             if thinks or any(isinstance(part, Reasoning) for part in parts):
                 self.num_reasoning_tokens += len(delta.tokens)
             return parts
@@ -120,8 +121,11 @@ class Choice:
         if self._splitter is not None:
             reasoning, content = self._splitter.flush()
             parts += [Reasoning(reasoning), *self._parse(content)]
-        held = [] if self._parser is None else self._parser.flush()
+        held = [] if self._parser is None else self._held(self._parser, cut=cut)
         return parts + [part for part in held if not self._begins_call(part, cut=cut)]
+
+    def _held(self, parser: ToolParser, *, cut: bool) -> list[Part]:
+        return parser.finish(cut=cut) if isinstance(parser, TemplateReader) else parser.flush()
 
     def _begins_call(self, part: Part, *, cut: bool) -> bool:
         """Whether text that the parser held back to the end is the markup of a call without a name."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from container.api.openai.harmony import HarmonyMarks
 from container.api.openai.mark_text import MarkText
+from container.api.openai.response_template import ModelTemplate
 from container.api.openai.thought_forms import ThoughtForm, form_shown, forms_of
 from container.api.openai.thoughts import Thoughts
 from container.api.openai.tool_parsers import PLAIN, Form, form_of
@@ -59,7 +60,13 @@ class TemplateTraits:
     @cached_property
     def form(self) -> Form:
         """How the model writes tool calls. `PLAIN` is what we ask for, and the guess where a template shows nothing."""
-        return self.known_form or PLAIN
+        return self.own.form or self.known_form or PLAIN
+
+    @cached_property
+    def own(self) -> ModelTemplate:
+        """The checkpoint's own `response_template`, which comes before what the chat template shows."""
+        harmony = self.harmony is not None
+        return ModelTemplate.of(self._tokenizer, self.known_form, takes_tools=self.takes_tools, harmony=harmony)
 
     @cached_property
     def known_form(self) -> Form | None:
@@ -116,6 +123,7 @@ class TemplateTraits:
         forms = forms_of(self._source, self._tokenizer.added_tokens)
         if not forms and (shown := self._shown_thought()) is not None:
             forms = (shown,)
+        forms += self.own.thoughts(forms)
         begins = self.form.begins
         return Thoughts(forms, MarkText(self._tokenizer, self.form.marks), begins[0] if begins else "")
 

@@ -32,7 +32,7 @@ Script = Callable[[GenerateRequest], str]
 class ScriptedEngine:
     """Answers each request with a text, one byte a step, then EOS. The tokenizer is byte-level: a token a byte."""
 
-    def __init__(self, directory: Path, template: str, special: tuple[str, ...] = ()) -> None:
+    def __init__(self, directory: Path, template: str, special: tuple[str, ...] = (), **config: Any) -> None:
         self.requests: list[GenerateRequest] = []
         self.aborted: list[str] = []
         self.script: Script = lambda _request: ""
@@ -43,7 +43,7 @@ class ScriptedEngine:
         run_dir = RunDir(directory)
         self.board = StatusBoard(run_dir.board, create=True)
         write_card(run_dir.card, directory / "tokenizer")
-        _dress(directory / "tokenizer", template, special)
+        _dress(directory / "tokenizer", template, special, config)
         self.ids = json.loads((directory / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"]
         self.special = {text: 260 + i for i, text in enumerate(special)}
         self.board["epoch"] = 1
@@ -166,9 +166,9 @@ class ScriptedServer(QuickServer):
 USER = {"role": "user", "content": "hi"}
 
 
-def started(directory: Path, template: str, special: tuple[str, ...] = ()) -> ScriptedServer:
-    """A ready server for a template of tests/data/chat_templates."""
-    engine = ScriptedEngine(directory, (TEMPLATES / f"{template}.jinja").read_text(), special)
+def started(directory: Path, template: str, special: tuple[str, ...] = (), **config: Any) -> ScriptedServer:
+    """A ready server for a template of tests/data/chat_templates; `config` goes into tokenizer_config.json."""
+    engine = ScriptedEngine(directory, (TEMPLATES / f"{template}.jinja").read_text(), special, **config)
     server = ScriptedServer(directory)
     server.engine = engine
     server.start(0)
@@ -176,9 +176,9 @@ def started(directory: Path, template: str, special: tuple[str, ...] = ()) -> Sc
     return server
 
 
-def _dress(directory: Path, template: str, special: tuple[str, ...]) -> None:
+def _dress(directory: Path, template: str, special: tuple[str, ...], more: dict[str, Any]) -> None:
     """Give the tiny tokenizer a chat template and more control tokens, from id 260 on."""
-    config = json.loads((directory / "tokenizer_config.json").read_text())
+    config = json.loads((directory / "tokenizer_config.json").read_text()) | more
     (directory / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
     path = directory / "tokenizer.json"
     tokenizer = json.loads(path.read_text())

@@ -30,6 +30,7 @@ class Vocabulary:
 
     special_tokens_map: Mapping[str, str] = {}
     control_tokens: frozenset[str] = frozenset()
+    response_template: Any = None
 
     def __init__(self, *added: str) -> None:
         self.added_tokens = frozenset(added)
