@@ -104,11 +104,13 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         template_kwargs: Mapping[str, Any] | None = None,
+        null_content: bool = False,
     ) -> RenderedPrompt:
         """Render a conversation of JSON values. Arguments are not modified.
 
         `continue_final_message` leaves the last message open, so that the model continues it; it overrides
         `add_generation_prompt`. `template_kwargs` become variables of the template and override special tokens.
+        Null values are left out, unless `null_content` gives the template a message's null content.
         Raises `TemplateError`, also if the template itself refuses the conversation.
         """
         if not messages:
@@ -120,6 +122,9 @@ class ChatTemplate:
         generation = add_generation_prompt and not continue_final_message
         try:
             conversation = [variant.forms.adapt(_normalised(message)) for message in messages]
+            if null_content:
+                pairs = zip(messages, conversation, strict=True)
+                conversation = [{"content": None, **shown} if "content" in given else shown for given, shown in pairs]
             inputs = {"messages": conversation, "tools": tools, "documents": documents, **extra}
             marks = self._choose_marks(inputs, continue_final_message)
             variables = {key: self._control.mark(value, marks.control) for key, value in inputs.items()}

@@ -73,6 +73,33 @@ def _with_self(node: jinja2.nodes.Node, kind: type[Any]) -> Iterator[Any]:
     yield from node.find_all(kind)
 
 
+class OwnText(str):
+    """Text of the server's own, which may write control tokens; only its data may not.
+
+    It stays such a text when it is added to another text: that is data.
+    """
+
+    __slots__ = ("pieces",)
+    pieces: tuple[tuple[str, bool], ...]
+
+    def __new__(cls, pieces: Iterable[tuple[str, bool]]) -> OwnText:
+        """Each piece is a text, and whether it is data."""
+        found = tuple(pieces)
+        text = super().__new__(cls, "".join(piece for piece, _ in found))
+        text.pieces = found
+        return text
+
+    def __add__(self, other: str) -> OwnText:
+        return OwnText((*self.pieces, *_pieces_of(other)))
+
+    def __radd__(self, other: str) -> OwnText:
+        return OwnText((*_pieces_of(other), *self.pieces))
+
+
+def _pieces_of(text: str) -> tuple[tuple[str, bool], ...]:
+    return text.pieces if isinstance(text, OwnText) else ((text, True),)
+
+
 class ControlMarks:
     """Finds where to mark text, for one set of control tokens.
 
@@ -110,6 +137,8 @@ class ControlMarks:
 
     def mark(self, value: Any, mark: str) -> Any:
         """A copy of `value` with every string and dict key marked. A `mark` of "" marks nothing."""
+        if isinstance(value, OwnText):
+            return "".join(self._mark_text(text, mark) if is_data else text for text, is_data in value.pieces)
         if isinstance(value, str):
             return self._mark_text(value, mark)
         if isinstance(value, dict):

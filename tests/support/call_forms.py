@@ -6,7 +6,8 @@ from __future__ import annotations
 
 # The models whose templates or published examples write the form.
 MODELS = {
-    "mistral-v11": "Mistral Small 3.2, Mistral Large 3, Ministral 3, Devstral, Magistral 1.1",
+    "mistral-v11": "Mistral Small 3.2, with ids of calls",
+    "mistral-v13": "Mistral Large 3, Ministral 3, Devstral, Magistral 1.1",
     "mistral": "Mistral 7B v0.3, Nemo, Large 2, Small 3 and 3.1",
     "deepseek-v3": "DeepSeek V3, R1",
     "deepseek-v3.1": "DeepSeek V3.1",
@@ -40,7 +41,8 @@ MODELS = {
     "k2-horizon": "K2 Horizon",
     "hunyuan-3": "Hunyuan 3 and 4",
     "hunyuan": "Hunyuan 4B, 7B",
-    "glm-4.5": "GLM 4.5 to 5, Ling 3, Spark 2.5, Laguna",
+    "glm-4.7": "GLM 4.7 and 5, Spark 2.5, Laguna S 2.1",
+    "glm-4.5": "GLM 4.5 and 4.6, Ling 3, Laguna XS",
     "seed-oss": "Seed-OSS",
     "qwen3-coder": "Qwen3-Coder, Qwen3.5, Step 3.5, MiMo V2, Nemotron 3 Nano",
     "functionary-v3.1": "Functionary v3.1",
@@ -54,8 +56,9 @@ MODELS = {
     "granite-3": "Granite 3",
     "hermes": "Hermes 2 Pro and 3, Qwen2.5, Qwen3, QwQ, Granite 4, EXAONE 4, ERNIE 4.5, SmolLM3, Trinity, MiMo 7B, Bielik",
     "lfm-2": "LFM2, LFM2.5, MiniCPM 3",
-    "pythonic": "Llama 3.2, Llama 4, ToolACE",
-    "llama-3": "Llama 3.1, 3.3",
+    "llama-4": "Llama 4",
+    "pythonic": "Llama 3.2 and 4 and Gemma 3 with prompts for it, ToolACE",
+    "llama-3": "Llama 3.1, 3.2, 3.3",
     "xlam": "xLAM 2",
     "glm-4": "GLM 4 of 2024 and 0414",
     "plain JSON": "all others",
@@ -63,7 +66,8 @@ MODELS = {
 
 W, N = '{"city": "Paris"}', '{"n": 3}'
 WIRES = {
-    "mistral-v11": f"[TOOL_CALLS]weather[ARGS]{W}[TOOL_CALLS]now[ARGS]{N}",
+    "mistral-v11": f"[TOOL_CALLS]weather[CALL_ID]a1b2c3d4e[ARGS]{W}[TOOL_CALLS]now[CALL_ID]a1b2c3d4f[ARGS]{N}",
+    "mistral-v13": f"[TOOL_CALLS]weather[ARGS]{W}[TOOL_CALLS]now[ARGS]{N}",
     "mistral": f'[TOOL_CALLS][{{"name": "weather", "arguments": {W}}}, {{"name": "now", "arguments": {N}}}]',
     "deepseek-v3": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n" + W
     + "\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n" + N
@@ -142,6 +146,8 @@ WIRES = {
     "</tool_call>\n<tool_call>now<tool_sep>\n<arg_key>n</arg_key>\n<arg_value>3</arg_value>\n</tool_call>\n</tool_calls>",
     "hunyuan": "<tool_calls><tool_call>function<tool_sep>weather\n```json\n" + W + "\n```</tool_call>\n<tool_call>"
     "function<tool_sep>now\n```json\n" + N + "\n```</tool_call></tool_calls>",
+    "glm-4.7": "<tool_call>weather<arg_key>city</arg_key><arg_value>Paris</arg_value></tool_call>"
+    "<tool_call>now<arg_key>n</arg_key><arg_value>3</arg_value></tool_call>",
     "glm-4.5": "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>\n<tool_call>now"
     "\n<arg_key>n</arg_key>\n<arg_value>3</arg_value>\n</tool_call>",
     "seed-oss": "<seed:tool_call>\n<function=weather>\n<parameter=city>Paris</parameter>\n</function>\n</seed:tool_call>"
@@ -164,6 +170,7 @@ WIRES = {
     "hermes": f'<tool_call>\n{{"name": "weather", "arguments": {W}}}\n</tool_call>\n<tool_call>\n{{"name": "now", '
     f'"arguments": {N}}}\n</tool_call>',
     "lfm-2": '<|tool_call_start|>[weather(city="Paris"), now(n=3)]<|tool_call_end|>',
+    "llama-4": f'<|python_start|><|python_end|>{{"name": "weather", "parameters": {W}}}{{"name": "now", "parameters": {N}}}',
     "pythonic": '<|python_start|>[weather(city="Paris"), now(n=3)]<|python_end|>',
     "llama-3": f'<|python_tag|>{{"name": "weather", "parameters": {W}}}; {{"name": "now", "parameters": {N}}}',
     "xlam": f'[{{"name": "weather", "arguments": {W}}}, {{"name": "now", "arguments": {N}}}]',

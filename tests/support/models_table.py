@@ -14,6 +14,7 @@ from container.api.openai.tool_parsers import FORMS, PLAIN, Form
 from container.api.openai.tool_parsers.form import Arguments
 from tests.support import tiny_models
 from tests.support.call_forms import MODELS
+from tests.support.recorded import recorded
 
 PATH = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 
@@ -48,7 +49,8 @@ def render() -> str:
     rows = [_row(family) for family in sorted(tiny_models.ALL_FAMILIES)]
     head = _HEAD.format(num_slots=len(tiny_models.FAMILIES), num_cached=len(tiny_models.CACHED_FAMILIES))
     calls = "\n".join(map(_calls_row, (*FORMS, PLAIN)))
-    return head + "\n".join(rows) + _FOOT.format(thoughts=_thoughts()) + _CALLS + calls + "\n"
+    tables = f"{calls}\n{_harmony_row()}\n{_DIFFERENCES}{_difference_rows()}"
+    return head + "\n".join(rows) + _FOOT.format(thoughts=_thoughts()) + _CALLS + tables
 
 
 _FOOT = """
@@ -149,11 +151,25 @@ Under `tool_choice` auto a call in the form that the model was trained on comes 
 The log says at start `tool format: NAME`, or that it is unknown. With an unknown form, JSON objects are read as calls
 and all else is content. A forced or strict call is written in the same form.
 
-Each form is tested with calls as the models' templates write them, cut at every character, and the grammar of forced
-calls takes the same texts.
+A template that takes no tools but shows calls, as DeepSeek's, gets the tools in the system message, with an example in
+the form. A template that loses past calls, as LFM2's first, gets them as text in the form; one that loses the text
+beside a call gets it in the thought or in an answer of its own; one that takes one call an answer gets several answers.
+Where a template fails on a list of types, it gets the first that is not null.
 
-| tool format | models | a call begins with | arguments |
-|---|---|---|---|
+Each form is tested with calls as the models' templates write them, cut at every character, and the grammar of forced
+calls takes the same texts. For the models of the last column a conversation is recorded in the real chat template
+([tests/data/answers](../tests/data/answers/README.md)): thoughts, text and calls are read alike wherever the text is
+cut, the next prompt holds what the model wrote, and a forced call may be just that.
+
+| tool format | models | a call begins with | arguments | tested in the real template of |
+|---|---|---|---|---|
+"""
+_DIFFERENCES = """
+Mistral Small's ids of calls are the client's. Mistral Nemo and Solar Open write ids too, which clients get replaced.
+These differ, in the next prompt from what the model wrote, and in a forced call from what it writes:
+
+| model | in the next prompt | in a forced call |
+|---|---|---|
 """
 _WRITTEN = {
     Arguments.OBJECT: "JSON, with the name",
@@ -168,7 +184,22 @@ _WRITTEN = {
 def _calls_row(form: Form) -> str:
     begin = (form.opening or form.begin).strip().replace("|", "\\|")
     begins = f"`{begin}`" if begin else "the call itself"
-    return f"| {form.name} | {MODELS[form.name]} | {begins} | {_WRITTEN[form.arguments]} |"
+    tested = ", ".join(each.models for each in recorded() if each.form == form.name) or "-"
+    return f"| {form.name} | {MODELS[form.name]} | {begins} | {_WRITTEN[form.arguments]} | {tested} |"
+
+
+def _harmony_row() -> str:
+    tested = ", ".join(each.models for each in recorded() if each.form == "harmony")
+    return f"| harmony | gpt-oss | a message to `functions.NAME` | JSON | {tested} |"
+
+
+def _difference_rows() -> str:
+    rows: list[str] = []
+    for each in recorded():
+        reasons = dict.fromkeys(answer.why for answer in each.answers if answer.why)
+        if reasons or each.unforced:
+            rows.append(f"| {each.models} | {'; '.join(reasons) or '-'} | {each.unforced or '-'} |")
+    return "\n".join(rows) + "\n"
 
 
 def _row(family: str) -> str:

@@ -99,10 +99,13 @@ def _tagged_arguments(function: Function, name: str, tags: Tags, literals: Liter
         _check_text(function, key)
         end = frame + tags.value_close.replace("{key}", key) + tags.gap
         value = _Value(function, key, end, literals)
-        attribute = tags.text if value.is_text else tags.other.replace("{type}", value.type)
-        opening = literals.literal(f"{tags.key_open}{key}{tags.key_close}{attribute}{tags.value_open}{frame}")
-        rules += value.rules(f"{name}_{i}", property_of(function.parameters, key))
-        items.append(f"({opening} {name}_{i}){'' if required else '?'}")
+        kinds: list[str] = []
+        for attribute, schema in value.kinds(tags, property_of(function.parameters, key)):
+            opening = literals.literal(f"{tags.key_open}{key}{tags.key_close}{attribute}{tags.value_open}{frame}")
+            rule = f"{name}_{i}_{len(kinds)}"
+            rules += value.rules(rule, schema)
+            kinds.append(f"{opening} {rule}")
+        items.append(f"({' | '.join(kinds)}){'' if required else '?'}")
     return rules, " ".join(items)
 
 
@@ -151,7 +154,9 @@ def _python_arguments(function: Function, name: str) -> Rules:
                 f"`parameters` of {function.name} need Python identifiers as names for this model. Given: {key[:80]}",
                 param="tools",
             )
-        rules.append(f"{name}_{i}: {json_value(_part(function, key))}")
+        part = _part(function, key)
+        words = _python_words(types_of_schema(resolved(part, function.parameters), function.parameters))
+        rules.append(f"{name}_{i}: {' | '.join([json_value(part), *words])}")
         items.append((f'"{key}=" {name}_{i}', required))
     return rules, _in_sequence(items, ", ")
 
@@ -167,6 +172,12 @@ def _in_sequence(items: list[tuple[str, bool]], comma: str) -> str:
     return f"({' | '.join(beginnings)})?" if beginnings else ""
 
 
+def _python_words(types: frozenset[str]) -> list[str]:
+    """Python's words for values of these types, in place of JSON's."""
+    found = [("boolean", '"True"'), ("boolean", '"False"'), ("null", '"None"')]
+    return [word for name, word in found if name in types]
+
+
 class _Value:
     """Rules for one value and the mark after it. Strings are text without quotes, other values are JSON."""
 
@@ -178,10 +189,26 @@ class _Value:
         self._types = types_of(function.parameters, key)
         self.is_text = not self._types or "string" in self._types
 
-    @property
-    def type(self) -> str:
-        """One of the types, as templates find it in a value."""
-        return min(self._types, default="object").replace("integer", "number")
+    def kinds(self, tags: Tags, schema: Any) -> list[tuple[str, Any]]:
+        """The attributes that may stand before a value, each with what the value is then.
+
+        A value that is text or something else has two, where the attribute says which.
+        """
+        part = resolved(schema, self._function.parameters)
+        types = sorted(types_of_schema(part, self._function.parameters))
+        is_open = not isinstance(part, dict) or "enum" in part or "const" in part
+        if tags.text == tags.other or is_open or len(types) < 2 or "string" not in types:
+            name = (types or ["object"])[0].replace("integer", "number")
+            is_text = not types or "string" in types
+            return [(tags.text if is_text else tags.other.replace("{type}", name), schema)]
+        for several in ("anyOf", "oneOf"):
+            if isinstance(part.get(several), list):
+                return [kind for branch in part[several] for kind in self.kinds(tags, branch)]
+        found = [(tags.text, {**part, "type": "string"})]
+        for name in (each for each in types if each != "string"):
+            attribute = tags.other.replace("{type}", name.replace("integer", "number"))
+            found.append((attribute, {**part, "type": name}))
+        return found
 
     def rules(self, name: str, schema: Any) -> list[str]:
         """The rule `name` and the rules it uses."""
@@ -199,7 +226,8 @@ class _Value:
             return [f"{name}: ({' | '.join(json.dumps(text, ensure_ascii=False) for text in texts)}) {end}"]
         types = types_of_schema(part, self._function.parameters)
         if types and "string" not in types:
-            return [f"{name}: {json_value(_with_definitions(self._function, part))} {end}"]
+            written = [json_value(_with_definitions(self._function, part)), *_python_words(types)]
+            return [f"{name}: ({' | '.join(written)}) {end}"]
         return _text(name, self._pattern(part), self._end, self._literals)
 
     def _pattern(self, part: dict[str, Any]) -> str:

@@ -10,14 +10,14 @@ from typing import Any
 
 from container.api.openai.argument_grammar import answer_value, arguments_of
 from container.api.openai.tool_parsers import Form
-from container.api.openai.tool_parsers.form import NUMBER
+from container.api.openai.tool_parsers.form import NUMBER, SHORT_ID
 from container.api.openai.tools import Function, ToolUse
 from container.api.validation import at_place
 from handler.seam.protocol import Grammar, GrammarKind
 
 # Without a limit, a constrained model could write calls for ever.
 _MAX_CALLS = 16
-_ANY_NUMBER = "/[0-9]{1,2}/"
+_PLACEHOLDERS = {NUMBER: "/[0-9]{1,2}/", SHORT_ID: "/[a-zA-Z0-9]{9}/"}
 _JSON_TOKEN = re.compile(r'"[^"]*"|[^"\s{}\[\]:,]+|[^"]')
 _ANY_OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
 
@@ -144,7 +144,7 @@ class _Rules:
         No lexeme may be the beginning of another that could stand in its place. So a line break is a lexeme of its own,
         but not after a name that could be text.
         """
-        special = {NUMBER: _ANY_NUMBER} | {mark: f"<[{token_id}]>" for mark, token_id in self._token_ids.items()}
+        special = _PLACEHOLDERS | {mark: f"<[{token_id}]>" for mark, token_id in self._token_ids.items()}
         longest_first = sorted(special, key=len, reverse=True)
         pieces = re.split(
             "(" + "|".join([*([] if self._form.begun else [r"\n"]), *map(re.escape, longest_first)]) + ")", text

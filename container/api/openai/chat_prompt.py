@@ -73,6 +73,7 @@ def chat_prompt(chat: Chat, served: ServedModel) -> ChatPrompt:
                 add_generation_prompt=not continues and chat.request.add_generation_prompt is not False,
                 continue_final_message=continues,
                 template_kwargs=_template_kwargs(chat.request, traits),
+                null_content=traits.wants_null_content,
             )
     except TemplateError as exc:
         raise TemplateFailed(str(exc)) from exc

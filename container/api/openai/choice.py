@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass, field
 
@@ -33,6 +34,8 @@ _FINISH: dict[FinishReason, ChatFinish] = {
     FinishReason.LENGTH: "length",
     FinishReason.ABORTED: "stop",
 }
+# The ids that Mistral's models write. Their history equals what they wrote if clients get the same ids.
+_SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 
 @dataclass(slots=True)
@@ -143,9 +146,9 @@ class Choice:
             case Reasoning(text):
                 self._reasoning.append(text)
                 return ChatDelta(reasoning_content=text)
-            case CallStart(name):
+            case CallStart(name, call_id):
                 self._num_calls_seen += 1
-                return self._begin_call(name) if self._in_limit else None
+                return self._begin_call(name, call_id) if self._in_limit else None
             case CallArguments(fragment):
                 return self._extend_call(fragment) if self._in_limit else None
 
@@ -157,8 +160,9 @@ class Choice:
     def _in_limit(self) -> bool:
         return self._max_calls is None or self._num_calls_seen <= self._max_calls
 
-    def _begin_call(self, name: str) -> ChatDelta:
-        call = _Call(self._new_id(name), name)
+    def _begin_call(self, name: str, call_id: str) -> ChatDelta:
+        kept = _SHORT_ID.fullmatch(call_id) and call_id not in {call.id for call in self._calls}
+        call = _Call(call_id if kept else self._new_id(name), name)
         self._calls.append(call)
         function = FunctionFragment(name=name, arguments="")
         index = len(self._calls) - 1

@@ -11,11 +11,17 @@ import msgspec
 
 from container.api.openai.past_calls import shown_in_full
 from container.api.openai.system_messages import SYSTEM_ROLES, folded, text_of
+from container.api.openai.template_tools import shown_tools
 from container.api.openai.template_traits import TemplateTraits
 from container.api.openai.tools import ToolUse
+from container.api.openai.written_calls import written_calls
 
 Message = dict[str, Any]
 
+FORM_TOOLS = (
+    "You can call functions. Answer with nothing but calls, or with text. "
+    "A call of the function `example` with the argument `key` is written so:\n"
+)
 PLAIN_TOOLS = (
     "You can call functions. To call one, answer with nothing but a JSON object of its name and its arguments, such as "
     '{"name": "example", "arguments": {"key": "value"}}; to call several, write one object on each line. '
@@ -30,23 +36,32 @@ def conversation(
 
     `developer` becomes `system` unless the template knows it, `function` becomes `tool`, and arguments of past calls
     become objects. What the template would lose or refuse is said where it takes it (`folded`, `shown_in_full`).
-    If the template takes no tools, they go into the system message (`PLAIN_TOOLS`), past calls become the text that
-    PLAIN_TOOLS asks for, and their results become user messages. TGI's `tool_prompt` replaces the sentences of
-    PLAIN_TOOLS; if the template takes tools, it is appended to the last message, as in TGI.
+    If the template takes no tools, they go into the system message (`PLAIN_TOOLS`, or `FORM_TOOLS` if it shows calls in
+    a known form). If it shows no calls either, past calls become the text that PLAIN_TOOLS asks for, and their results
+    become user messages. TGI's `tool_prompt` replaces the sentences; if the template takes tools, it is appended to the
+    last message, as in TGI.
     """
     adapted = folded([_adapted(message, traits) for message in _with_tool_names(messages)], traits)
     adapted = shown_in_full(adapted, traits)
     if tools is not None and traits.takes_tools:
         if tool_prompt is not None:
             adapted[-1] = _extended(adapted[-1], f"\n---\n{tool_prompt}")
-        return adapted, tools.for_template
-    if not traits.takes_tools:
+        return adapted, shown_tools(tools, traits)
+    if not (traits.takes_tools or traits.shows_calls):
         adapted = _without_calls(adapted)
     if tools is not None:
         listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools.for_template)
-        lead = PLAIN_TOOLS if tool_prompt is None else f"{tool_prompt}\n"
+        lead = _how_to_call(traits) if tool_prompt is None else f"{tool_prompt}\n"
         adapted = _with_instructions(adapted, lead + listed, traits)
     return adapted, None
+
+
+def _how_to_call(traits: TemplateTraits) -> str:
+    form = traits.known_form
+    if form is None:
+        return PLAIN_TOOLS
+    one, two = (written_calls(form, [("example", {"key": "value"})] * count) for count in (1, 2))
+    return FORM_TOOLS + one + "\nand two so:\n" + two + "\nThese are the functions:\n"
 
 
 def _adapted(message: Message, traits: TemplateTraits) -> Message:
@@ -116,10 +131,10 @@ def _with_instructions(messages: list[Message], text: str, traits: TemplateTrait
     """`text` in the system message, or before the first message if the template takes no system message."""
     first = messages[0]
     if first["role"] in SYSTEM_ROLES:
-        return [_extended(first, f"\n\n{text}"), *messages[1:]]
+        return [_extended(first, "\n\n" + text), *messages[1:]]
     if traits.takes_system:
         return [{"role": "system", "content": text}, *messages]
-    return [{**first, "content": f"{text}\n\n{text_of(first)}"}, *messages[1:]]
+    return [{**first, "content": text + "\n\n" + text_of(first)}, *messages[1:]]
 
 
 def _extended(message: Message, text: str) -> Message:

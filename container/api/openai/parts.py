@@ -21,9 +21,10 @@ class Reasoning:
 
 @dataclass(frozen=True, slots=True)
 class CallStart:
-    """A call of the tool `name` begins; the arguments that follow belong to it."""
+    """A call of the tool `name` begins; the arguments that follow belong to it. `id` is what the model wrote, or ""."""
 
     name: str
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

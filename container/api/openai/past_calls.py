@@ -7,6 +7,8 @@ from typing import Any
 
 from container.api.openai.system_messages import text_of
 from container.api.openai.template_traits import TemplateTraits
+from container.api.openai.tool_parsers import Form
+from container.api.openai.written_calls import written_calls
 
 Message = dict[str, Any]
 _REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -15,16 +17,51 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 def shown_in_full(messages: list[Message], traits: TemplateTraits) -> list[Message]:
     """The same history where the template loses or refuses a part of it, as gpt-oss's does.
 
-    Several calls of one answer become answers of one call, each before its result. Text beside a call and a thought
-    becomes the thought's end.
+    Several calls of one answer become answers of one call, each before its result. Text beside a call becomes the end
+    of the thought, or an answer before the call. Calls that a template with tools loses become text.
     """
     if not any("tool_calls" in message for message in messages):
         return messages
+    if not traits.shows_calls:
+        return _with_calls_written(messages, traits.form) if traits.takes_tools else messages
     if any(len(message.get("tool_calls", ())) > 1 for message in messages) and traits.splits_calls:
         messages = _with_calls_apart(messages)
-    if any(map(_says_both, messages)) and traits.takes_thought_or_text:
-        messages = [_with_text_in_thought(message) if _says_both(message) else message for message in messages]
+    messages = [part for message in messages for part in _with_text_shown(message, traits)]
+    if traits.wants_null_content:
+        return [{**each, "content": None} if "tool_calls" in each else each for each in messages]
     return messages
+
+
+def _with_text_shown(message: Message, traits: TemplateTraits) -> list[Message]:
+    """The answer as one or two; text that the template shows nowhere stays where it is."""
+    if "tool_calls" not in message or not message.get("content"):
+        return [message]
+    if _reasoning_of(message) and traits.takes_thought_or_text:
+        return [_with_text_in_thought(message)]
+    if traits.takes_call_text:
+        return [message]
+    if traits.takes_call_thought:
+        return [_with_text_in_thought(message)]
+    if not traits.takes_text_before_call:
+        return [message]
+    rest = {key: value for key, value in message.items() if key not in ("content", "tool_calls")}
+    calls = {key: value for key, value in message.items() if key not in _REASONING}
+    return [{**rest, "content": message["content"]}, {**calls, "content": ""}]
+
+
+def _with_calls_written(messages: list[Message], form: Form) -> list[Message]:
+    """Calls as text behind the text of their answers."""
+    found: list[Message] = []
+    number = 0
+    for message in messages:
+        if "tool_calls" in message:
+            functions = [call["function"] for call in message["tool_calls"]]
+            calls = written_calls(form, [(each["name"], each["arguments"]) for each in functions], number)
+            rest = {key: value for key, value in message.items() if key != "tool_calls"}
+            message = {**rest, "content": text_of(message) + calls}
+            number += len(functions)
+        found.append(message)
+    return found
 
 
 def _with_calls_apart(messages: list[Message]) -> list[Message]:
@@ -84,10 +121,7 @@ def _reasoning_of(message: Message) -> str:
     return next((message[key] for key in _REASONING if message.get(key)), "")
 
 
-def _says_both(message: Message) -> bool:
-    return "tool_calls" in message and bool(message.get("content")) and bool(_reasoning_of(message))
-
-
 def _with_text_in_thought(message: Message) -> Message:
     rest = {key: value for key, value in message.items() if key not in _REASONING}
-    return {**rest, "content": "", "reasoning_content": f"{_reasoning_of(message)}\n\n{text_of(message)}"}
+    thought = "\n\n".join(filter(None, [_reasoning_of(message), text_of(message)]))
+    return {**rest, "content": "", "reasoning_content": thought}

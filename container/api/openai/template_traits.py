@@ -16,6 +16,8 @@ from container.text.chat_template import ChatTemplate, TemplateError
 from container.text.tokenizer import Tokenizer
 
 _PROBE = "Probe7f3a"
+_SECOND = "Sample4c9d"
+_THINKING = {"role": "assistant", "content": "a", "reasoning_content": "b"}
 _SYSTEM = {"role": "system", "content": "a"}
 _USER = {"role": "user", "content": "a"}
 # A tool with everything that `Function.for_template` can give: a template may fail where a part is absent.
@@ -71,9 +73,9 @@ class TemplateTraits:
     @cached_property
     def known_form(self) -> Form | None:
         """The form in the template, in what it renders, or in the vocabulary; None if there is none."""
-        if not self.takes_tools:
+        if not (self.takes_tools or self.shows_calls):
             return None
-        rendered = (self._rendered(messages, [_TOOL]) for messages in ([_USER], _with_call({"a": "b"})))
+        rendered = (self._rendered([_USER], [_TOOL]), self._rendered_call(self._argument("b"), [_TOOL]))
         return form_of("\n".join([self._source, *rendered]), self._vocabulary)
 
     def _shown_thought(self) -> ThoughtForm | None:
@@ -91,6 +93,33 @@ class TemplateTraits:
     def takes_tools(self) -> bool:
         """Whether tools given to the template reach the prompt."""
         return _PROBE in self._rendered([_USER], [_TOOL])
+
+    @cached_property
+    def takes_type_lists(self) -> bool:
+        """Whether the template takes a tool with an argument of several types."""
+        properties = {"text": {"type": ["string", "null"], "description": "a"}}
+        parameters = {"type": "object", "properties": properties, "required": []}
+        function = {"name": _PROBE, "description": "a", "parameters": parameters}
+        return _PROBE in self._rendered([_USER], [{"type": "function", "function": function}])
+
+    @cached_property
+    def shows_calls(self) -> bool:
+        """Whether a past call reaches the prompt. DeepSeek's templates show calls and take no tools; LFM2's lose them.
+
+        Any content of the answer may be lost (`wants_null_content`, `takes_call_text`).
+        """
+        return self.wants_null_content or self._shows_call("")
+
+    @cached_property
+    def wants_null_content(self) -> bool:
+        """Whether a past call is shown only beside a null, as in DeepSeek R1's template."""
+        return not self._shows_call("") and self._shows_call(None)
+
+    def _shows_call(self, content: str | None) -> bool:
+        return any(
+            _PROBE in self._rendered(_with_call(arguments, content, name=_PROBE), null_content=content is None)
+            for arguments in ({"a": "b"}, '{"a": "b"}')
+        )
 
     @cached_property
     def takes_system(self) -> bool:
@@ -120,7 +149,9 @@ class TemplateTraits:
         """How the model marks its thoughts."""
         if self.harmony is not None:
             return Thoughts((), MarkText(self._tokenizer))
-        forms = forms_of(self._source, self._tokenizer.added_tokens)
+        # Some templates put their marks together, as Kimi K3's and Hunyuan's.
+        rendered = map(self._rendered, ([_USER], [_USER, _THINKING, _USER]))
+        forms = forms_of("\n".join([self._source, *rendered]), self._tokenizer.added_tokens)
         if not forms and (shown := self._shown_thought()) is not None:
             forms = (shown,)
         forms += self.own.thoughts(forms)
@@ -133,31 +164,65 @@ class TemplateTraits:
 
         False only for templates that fail on an object, or print it as Python's repr, but handle text.
         """
-        as_object = self._rendered(_with_call({"a": "b"}))
+        as_object = self._rendered_call({"a": "b"})
         if as_object and "'b'" not in as_object:
             return True
-        return '"b"' not in self._rendered(_with_call('{"a": "b"}'))
+        return '"b"' not in self._rendered_call('{"a": "b"}')
 
     @cached_property
     def splits_calls(self) -> bool:
         """Whether a template that loses or refuses the second call of an answer shows it in an answer of its own."""
-        first, second = (_call(name, f"call0000{i}") for i, name in enumerate(("f", _PROBE)))
-        results = [
-            {"role": "tool", "content": "b", "tool_call_id": call["id"], "name": "f"} for call in (first, second)
-        ]
-        together = [_USER, _answer(first, second), *results]
-        apart = [_USER, _answer(first), results[0], _answer(second), results[1]]
-        return _PROBE not in self._rendered(together) and _PROBE in self._rendered(apart)
+        first, second = (self._call(name, f"call0000{i}") for i, name in enumerate(("f", _PROBE)))
+        results = [_result(call["id"]) for call in (first, second)]
+        together = [_answer(first, second), *results]
+        apart = [_answer(first), results[0], _answer(second), results[1]]
+        return _PROBE not in self._rendered_answers(together) and _PROBE in self._rendered_answers(apart)
+
+    @cached_property
+    def takes_call_text(self) -> bool:
+        """Whether the text of an answer with a call reaches the prompt."""
+        return not self.wants_null_content and self._shows_beside_call(content=_PROBE)
+
+    @cached_property
+    def takes_call_thought(self) -> bool:
+        """Whether the thought of an answer with a call reaches the prompt."""
+        return self._shows_beside_call(reasoning_content=_PROBE)
+
+    @cached_property
+    def takes_text_before_call(self) -> bool:
+        """Whether an answer may be followed by another with calls, and both are shown."""
+        text = {"role": "assistant", "content": _PROBE}
+        rendered = self._rendered_answers([text, _answer(self._call(_SECOND, "call00001")), _result("call00001")])
+        return _PROBE in rendered and _SECOND in rendered
 
     @cached_property
     def takes_thought_or_text(self) -> bool:
         """Whether a template loses or refuses a call's text if a thought comes with it, but takes either alone."""
-        answer = _answer(_call("f", "call00000"))
-        text, thought = {"content": _PROBE}, {"reasoning_content": _PROBE}
-        both = self._rendered([_USER, {**answer, **text, "reasoning_content": "c"}])
-        return _PROBE not in both and all(
-            _PROBE in self._rendered([_USER, {**answer, **one}]) for one in (text, thought)
-        )
+        both = self._shows_beside_call(content=_PROBE, reasoning_content="c")
+        return not both and self.takes_call_text and self.takes_call_thought
+
+    def _shows_beside_call(self, **fields: str) -> bool:
+        answer = _answer(self._call("f", "call00001"))
+        return _PROBE in self._rendered_answers([{**answer, **fields}, _result("call00001")])
+
+    def _call(self, name: str, call_id: str) -> dict[str, Any]:
+        """A call whose arguments are as the template takes them."""
+        return _call(name, call_id, self._argument("b"))
+
+    def _rendered_answers(self, answers: list[dict[str, Any]]) -> str:
+        """A conversation that ends with `answers` and their results, "" if the template refuses."""
+        is_null = self.wants_null_content
+        shown = [{**each, "content": None} if is_null and "tool_calls" in each else each for each in answers]
+        return self._rendered([_USER, *shown], null_content=is_null)
+
+    def _rendered_call(self, arguments: Any, tools: list[dict[str, Any]] | None = None) -> str:
+        """A conversation with one call, "" if the template refuses."""
+        is_null = self.wants_null_content
+        return self._rendered(_with_call(arguments, None if is_null else ""), tools, null_content=is_null)
+
+    def _argument(self, value: str) -> Any:
+        """One argument as the template takes it."""
+        return {"a": value} if self.writes_argument_objects else f'{{"a": "{value}"}}'
 
     def mentions(self, variable: str) -> bool:
         """Whether the template's text names `variable`."""
@@ -169,10 +234,13 @@ class TemplateTraits:
         tools: list[dict[str, Any]] | None = None,
         *,
         begins_answer: bool = True,
+        null_content: bool = False,
     ) -> str:
         """The prompt, "" if the template refuses."""
         try:
-            return self._render(messages, tools=tools, add_generation_prompt=begins_answer).text
+            return self._render(
+                messages, tools=tools, add_generation_prompt=begins_answer, null_content=null_content
+            ).text
         except TemplateError:
             return ""
 
@@ -183,14 +251,17 @@ def traits_of(template: ChatTemplate, tokenizer: Tokenizer) -> TemplateTraits:
     return TemplateTraits(template, tokenizer)
 
 
-def _with_call(arguments: Any) -> list[dict[str, Any]]:
-    call = _call("f", "call00001", arguments)
-    return [_USER, _answer(call), {"role": "tool", "content": "b", "tool_call_id": "call00001", "name": "f"}]
+def _with_call(arguments: Any, content: str | None = "", name: str = "f") -> list[dict[str, Any]]:
+    return [_USER, _answer(_call(name, "call00001", arguments), content=content), _result("call00001")]
 
 
-def _call(name: str, call_id: str, arguments: Any = "{}") -> dict[str, Any]:
+def _result(call_id: str) -> dict[str, Any]:
+    return {"role": "tool", "content": "b", "tool_call_id": call_id, "name": "f"}
+
+
+def _call(name: str, call_id: str, arguments: Any) -> dict[str, Any]:
     return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def _answer(*calls: dict[str, Any]) -> dict[str, Any]:
-    return {"role": "assistant", "content": "", "tool_calls": list(calls)}
+def _answer(*calls: dict[str, Any], content: str | None = "") -> dict[str, Any]:
+    return {"role": "assistant", "content": content, "tool_calls": list(calls)}

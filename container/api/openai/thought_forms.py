@@ -55,6 +55,9 @@ FORMS: tuple[ThoughtForm, ...] = (
         ("Here is my response:", "Here's my response:"),
         ending="\n\nHere is my response: ",
     ),
+    ThoughtForm(
+        ("Here are my reasoning steps:",), ("[BEGIN FINAL RESPONSE]",), ending="\n[BEGIN FINAL RESPONSE]\n"
+    ),
 )  # fmt: skip
 
 
@@ -66,8 +69,10 @@ def forms_of(template: str, added_tokens: Collection[str]) -> tuple[ThoughtForm,
 
     def is_used(form: ThoughtForm) -> bool:
         # Some closing marks end all messages, not thoughts alone.
-        telling = (mark for mark in form.closings if "think" in mark.lower() or "thought" in mark)
-        return any(map(is_known, (*form.openings, *telling)))
+        telling = [mark for mark in form.closings if "think" in mark.lower() or "thought" in mark]
+        # Gemma 4 says <|think|> to ask for thoughts, and has no <|end|>.
+        closes = bool(telling) or any(map(is_known, form.closings))
+        return closes and any(map(is_known, (*form.openings, *telling)))
 
     listed = filter(is_used, FORMS)
     return (*_tagged(template, added_tokens), *listed)

@@ -19,6 +19,10 @@ def tool_format(served: ServedModel) -> str:
 
 def _format(served: ServedModel) -> str:
     traits = traits_of(served.chat_template, served.tokenizer) if served.chat_template is not None else None
+    if traits is not None and traits.harmony is not None:
+        return "tool format: harmony"
+    if traits is not None and traits.known_form is not None and not traits.takes_tools:
+        return f"tool format: {traits.known_form.name}, which our own prompt shows: the chat template takes no tools"
     if traits is None or not traits.takes_tools:
         return "JSON objects, which our own prompt asks for: the chat template takes no tools"
     if traits.own.reads_calls:

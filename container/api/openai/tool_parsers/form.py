@@ -12,6 +12,8 @@ from dataclasses import dataclass
 _MARKS = (re.compile(r"<[^<>\s=]+>"), re.compile(r"\[/?[A-Za-z_]+\d*\]"), re.compile(r"｜[A-Z]+｜|\]<\]\w+\[>\["))
 # Stands for the number of a call, which nobody reads.
 NUMBER = "\ue000"
+# Stands for an id of nine letters and digits.
+SHORT_ID = "\ue001"
 
 
 class Arguments(enum.Enum):
@@ -69,9 +71,10 @@ class Form:
     marks; the reader does without all but the one that comes first, and takes any white space between them.
 
     `also` are other spellings of `begin`. `drops` is more text that may end a call, or stand before one, and is never
-    content alone. `head`, a regular expression with the group `name`, overrides what stands between `begin` and the
-    arguments. Without marks the answer begins with a call, and `starts` is a regular expression for such a beginning,
-    where NAMES are the functions' names. `begun`: the prompt ends with `begin`. `spoken` follows it where no call does.
+    content alone. `head`, a regular expression with the group `name` and perhaps `id`, overrides what stands between
+    `begin` and the arguments; `inner` are marks that only `head` knows. Without marks the answer begins with a call,
+    and `starts` is a regular expression for such a beginning, where NAMES are the functions' names. `begun`: the prompt
+    ends with `begin`. `spoken` follows it where no call does.
 
     A model has this form if all strings of one group of `shows` are in its template, or if it has all of `tokens`.
     """
@@ -90,6 +93,7 @@ class Form:
     also: tuple[str, ...] = ()
     drops: tuple[str, ...] = ()
     head: str = ""
+    inner: tuple[str, ...] = ()
     tags: Tags | None = None
     quotes: str = ""
     starts: str = ""
@@ -112,7 +116,7 @@ class Form:
     @property
     def marks(self) -> tuple[str, ...]:
         """What the tokenizer may have as one token and the reader needs to see."""
-        texts = [self.lead, self.between, self.tail, self.quotes, *self.around, *self.begins, *self.ends]
+        texts = [self.lead, self.between, self.tail, self.quotes, *self.around, *self.begins, *self.ends, *self.inner]
         if self.tags is not None:
             tags = self.tags
             texts += [tags.key_open, tags.key_close, tags.value_open, tags.value_close]

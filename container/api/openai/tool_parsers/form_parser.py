@@ -137,7 +137,7 @@ class FormParser:
         head = self._head_text.fullmatch(begun[: found.start()].strip())
         if head is None or head["name"] not in self._names:
             return self._no_call(begun)
-        return self._begin_call(head["name"], begun, found)
+        return self._begin_call(head, begun, found)
 
     def _hopeless(self, begun: str) -> bool:
         """Whether a text without a mark before it cannot be a call, so that it need not wait."""
@@ -146,17 +146,17 @@ class FormParser:
         known = (name for name in self._names if name.startswith(begun) or begun.startswith(name))
         return not any(len(begun) <= len(name) or begun[len(name) :].isspace() for name in known)
 
-    def _begin_call(self, name: str, begun: str, end: re.Match[str]) -> str | None:
-        schema, tags = self._schemas[name], self._form.tags
+    def _begin_call(self, head: re.Match[str], begun: str, end: re.Match[str]) -> str | None:
+        name, tags = head["name"], self._form.tags
         if self._form.arguments in _IN_OBJECT:
             return self._list(begun[end.start() :])
         if self._form.arguments is Arguments.QUOTED:
             self._raw += begun[: end.start()]
             self._name, self._quoted, self._state = name, QuotedArguments(self._form.quotes), self._in_quoted
             return begun[end.start() :]
-        self._start(name)
+        self._start(name, head.groupdict().get("id") or "")
         if tags is not None:
-            self._arguments, self._state = TaggedArguments(tags, schema), self._in_arguments
+            self._arguments, self._state = TaggedArguments(tags, self._schemas[name]), self._in_arguments
             after_name = end[0] not in {tags.key_open, self._form.end}
             return (begun[end.end() :] if after_name else begun[end.start() :]) or self._wait("")
         if end[0] == "{":
@@ -166,9 +166,9 @@ class FormParser:
             self._state = self._section
         return begun[end.start() :]
 
-    def _start(self, name: str) -> None:
+    def _start(self, name: str, call_id: str = "") -> None:
         self._gap.call()
-        self._parts.append(CallStart(name))
+        self._parts.append(CallStart(name, call_id))
         self._called, self._raw = True, ""
 
     def _in_arguments(self, text: str) -> str | None:

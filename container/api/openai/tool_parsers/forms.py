@@ -10,11 +10,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from container.api.openai.tool_parsers.form import NUMBER, Arguments, CallIds, Form, Tags
+from container.api.openai.tool_parsers.form import NUMBER, SHORT_ID, Arguments, CallIds, Form, Tags
 
 _NAME = r"(?P<name>[\w.-]+)"
 _DEEPSEEK_HEAD = rf"(?:function<｜tool▁sep｜>)?{_NAME}(?:<｜tool▁sep｜>|\s*```json)?"
 _HUNYUAN = "<tool_calls>"
+# What Llama 3.1 to 4 are told: '{"name": function name, "parameters": dictionary of argument name and its value}'.
+_LLAMA = '"parameters": dictionary of argument name'
+_PYTHON_MARKS = ("<|python_end|>", "<|python_start|>", "<|python_tag|>")
 
 
 def _objects(name: str, opening: str, closing: str = "", around: tuple[str, str] = ("[", "]"), **more: Any) -> Form:
@@ -78,8 +81,13 @@ PLAIN = _each("plain JSON", "", starts=r"\s*[\[,;]?\s*\{\s*\x22(name|arguments)\
 
 FORMS: tuple[Form, ...] = (
     Form(
-        "mistral-v11", Arguments.JSON, begin="[TOOL_CALLS]", between="[ARGS]", separator="", call_ids=CallIds.SHORT,
-        head=rf"{_NAME}\s*(?:\[CALL_ID\][^\[]*)?(?:\[ARGS\])?",
+        "mistral-v11", Arguments.JSON, begin="[TOOL_CALLS]", between=f"[CALL_ID]{SHORT_ID}[ARGS]", separator="",
+        call_ids=CallIds.SHORT, head=rf"{_NAME}\s*(?:\[CALL_ID\](?P<id>[^\[]*))?(?:\[ARGS\])?",
+        shows=(("[TOOL_CALLS]", "[CALL_ID]"),),
+    ),
+    Form(
+        "mistral-v13", Arguments.JSON, begin="[TOOL_CALLS]", between="[ARGS]", separator="", call_ids=CallIds.SHORT,
+        head=rf"{_NAME}\s*(?:\[CALL_ID\](?P<id>[^\[]*))?(?:\[ARGS\])?", inner=("[CALL_ID]",),
         shows=(("[TOOL_CALLS]", "[ARGS]"),),
     ),
     _objects("mistral", "[TOOL_CALLS]", call_ids=CallIds.SHORT, shows=(("[TOOL_CALLS]",),), tokens=("[TOOL_CALLS]",)),
@@ -208,6 +216,11 @@ FORMS: tuple[Form, ...] = (
         tail="\n```", end="</tool_call>", closing="</tool_calls>", drops=("```",),
         head=rf"(?:\w+\s*<tool_sep>)?\s*{_NAME}\s*(?:<tool_sep>)?\s*(?:```json)?", shows=((_HUNYUAN, "<tool_sep>"),),
     ),
+    _keys_and_values(
+        "glm-4.7", between="", separator="",
+        tags=Tags("<arg_key>", "<arg_value>", "</arg_value>", "</arg_key>", gap=""),
+        shows=(("<tool_call>", "</arg_key><arg_value>"),),
+    ),
     _keys_and_values("glm-4.5", shows=(("<tool_call>", "<arg_key>"),), tokens=("<tool_call>", "<arg_key>")),
     replace(
         _FUNCTION, name="seed-oss", begin="<seed:tool_call>", end="</seed:tool_call>",
@@ -242,6 +255,9 @@ FORMS: tuple[Form, ...] = (
         closing="<|tool_call_end|>", drops=("```python", "```"),
         shows=(("<|tool_call_start|>",),), tokens=("<|tool_call_start|>",),
     ),
+    _each("llama-4", "", arguments="parameters", separator="", also=_PYTHON_MARKS, drops=_PYTHON_MARKS,
+          starts=r"\s*\{\s*\x22(name|type|function|parameters)\x22",
+          shows=(("<|python_start|>", _LLAMA), ('<|python_end|>{"name"',))),
     Form(
         "pythonic", Arguments.PYTHON, around=("[", "]"), between="(", tail=")", separator=", ",
         also=("<|python_start|>", "<|python_tag|>"), drops=("<|python_end|>", "<|python_tag|>"),
@@ -249,7 +265,7 @@ FORMS: tuple[Form, ...] = (
         shows=(("func_name1(",), ("<|python_start|>",)), tokens=("<|python_start|>",),
     ),
     _each("llama-3", "", arguments="parameters", separator="; ", also=("<|python_tag|>",), drops=("<|python_tag|>",),
-          starts=r"\s*\{\s*\x22(name|type|function|parameters)\x22", shows=(("<|python_tag|>",),)),
+          starts=r"\s*\{\s*\x22(name|type|function|parameters)\x22", shows=(("<|python_tag|>",), (_LLAMA,))),
     _objects("xlam", "", starts=r"\s*\[\s*\{", shows=(('"tool_call_name"',),)),
     Form(
         "glm-4", Arguments.JSON, between="\n", begun=True, starts=r"(NAMES)\n",

@@ -38,12 +38,26 @@ def read_call(text: str) -> tuple[str, dict[str, Any]]:
     return name, arguments
 
 
+def read_literal(text: str) -> Any:
+    """A value as Python writes it, `{'a': None}`. Raises NotACall."""
+    reader = _Reader(text)
+    value = reader.value(0)
+    if not reader.at_end:
+        raise NotACall(text[:20])
+    return value
+
+
 class _Reader:
     """A cursor in a text. Methods skip white space first and raise NotACall."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._index = 0
+
+    @property
+    def at_end(self) -> bool:
+        self._skip_space()
+        return self._index == len(self._text)
 
     def take(self, pattern: re.Pattern[str]) -> str:
         return self._match(pattern)[0]

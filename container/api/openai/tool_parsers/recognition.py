@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from dataclasses import replace
 
-from container.api.openai.tool_parsers.form import Form, Tags
+from container.api.openai.tool_parsers.form import Form
 from container.api.openai.tool_parsers.forms import FORMS
 
 _SUFFIXED = re.compile(r"<(/?(?:tool_calls|tool_call|tool_sep|arg_key|arg_value))(:[^<>\s/]+)>")
@@ -34,8 +34,13 @@ def _with_suffix(form: Form, suffix: str) -> Form:
 
     tags = form.tags
     if tags is not None:
-        keys = marked(tags.key_open), marked(tags.value_open), marked(tags.value_close), marked(tags.key_close)
-        tags = Tags(*keys)
+        tags = replace(
+            tags,
+            key_open=marked(tags.key_open),
+            value_open=marked(tags.value_open),
+            value_close=marked(tags.value_close),
+            key_close=marked(tags.key_close),
+        )
     return replace(
         form,
         opening=marked(form.opening), closing=marked(form.closing), begin=marked(form.begin), end=marked(form.end),

@@ -5,19 +5,38 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from container.api.openai.tool_parsers.python_literal import NotACall, read_literal
+
 _WORDS = {"True": True, "False": False, "None": None}
 
 
 def as_json(text: str, types: frozenset[str]) -> str:
-    """The text itself if it is JSON of one of `types`, else the text as a string. Empty `types` accept anything."""
+    """The text itself if it is JSON of one of `types`, else the text as a string. Empty `types` accept anything.
+
+    Templates of Seed-OSS, MiniCPM 5 and Qwen3-Coder print values as Python does; those become JSON.
+    """
     stripped = text.strip()
-    try:
-        value = _WORDS[stripped] if stripped in _WORDS else json.loads(stripped, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        value = text
+    value, written = _value(stripped, types)
     if isinstance(value, str) or (types and not types & _types_of_value(value)):
         return json.dumps(text, ensure_ascii=False)
-    return json.dumps(value) if stripped in _WORDS else stripped
+    return written
+
+
+def _value(text: str, types: frozenset[str]) -> tuple[Any, str]:
+    """What the text says, and its JSON; the text itself if it says nothing."""
+    if text in _WORDS:
+        return _WORDS[text], json.dumps(_WORDS[text])
+    try:
+        return json.loads(text, parse_constant=_refuse), text
+    except (ValueError, RecursionError):
+        pass
+    if types and "string" not in types and text[:1] in {"{", "["}:
+        try:
+            value = read_literal(text)
+        except NotACall:
+            return text, text
+        return value, json.dumps(value, ensure_ascii=False)
+    return text, text
 
 
 def escaped(text: str) -> str:
