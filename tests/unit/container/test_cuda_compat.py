@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -129,7 +130,10 @@ def engine_environment(tmp_path: Path) -> dict[str, str]:
     (engine,) = supervisor._engines
     try:
         engine.check()
-        pairs = Path(f"/proc/{engine.pid}/environ").read_text().split("\0")
+        # Linux shows an empty file for a moment after exec; one of a process that has ended stays empty.
+        while not (environ := Path(f"/proc/{engine.pid}/environ").read_text()):
+            time.sleep(0.001)
+        pairs = environ.split("\0")
         return {key: value for key, _, value in (pair.partition("=") for pair in pairs)}
     finally:
         engine.close()
