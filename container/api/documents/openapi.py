@@ -16,7 +16,7 @@ _REF = "#/components/schemas/{name}"
 _REASONS = {
     400: "The body is not JSON, or a value is not allowed",
     401: "The API key is missing or wrong",
-    404: "There is no such model or adapter",
+    404: "There is no such model, adapter or page",
     413: "The body is too long",
     415: "The body is not declared as JSON",
     422: "A value is not allowed",
