@@ -83,7 +83,7 @@ def _several(kinds: Any) -> tuple[Any, ...]:
 def _operations(app: Flask) -> Iterator[tuple[str, str, Operation]]:
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
         operation = operation_of(app.view_functions[rule.endpoint])
-        if operation is None:
+        if operation is None or not operation.listed:
             continue
         path = _PARAMETER.sub(r"{\1}", rule.rule)
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):

@@ -52,7 +52,7 @@ def page() -> Response:
 
 
 @blueprint.get("/playground/<name>")
-@describe(Operation(tag="Server", summary="A file of the page", errors=(404,), keyed=False))
+@describe(Operation(tag="Server", summary="A file of the page", errors=(404,), keyed=False, listed=False))
 def page_file(name: str) -> Response:
     """A script, style or picture of the page. Raises NotFound."""
     _check_on()

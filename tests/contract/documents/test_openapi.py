@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.server import Server
 
-# Routes without an entry of their own: the page and its files.
-UNDOCUMENTED = {"/docs/", "/docs/<path:path>"}
+# Routes without an entry of their own: a page and the files of pages.
+UNDOCUMENTED = {"/docs/", "/docs/<path:path>", "/playground/<name>"}
 
 
 @pytest.fixture(scope="module")
