@@ -81,12 +81,11 @@ test-clients: $(TEST_STAMP) $(CLIENTS)  ## test the newest clients, each in its 
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
 	$(BIN)/python -m pytest tests/clients
 
-# A name of another system's Chromium does too: tests/support/chromium.py.
+HAS_CHROMIUM = $(BIN)/python -c 'from tests.support.chromium import chromium_program as p; raise SystemExit(not p())'
+
 test-browser: $(TEST_STAMP)  ## test the page /playground in a real Chromium, which root installs by apt
-	@command -v chromium chromium-browser google-chrome > /dev/null || [ "$$(id -u)" = 0 ] \
-		|| { echo "Chromium is missing; as root: apt-get install chromium" >&2; exit 1; }
-	@command -v chromium chromium-browser google-chrome > /dev/null \
-		|| { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+	@$(HAS_CHROMIUM) || [ "$$(id -u)" = 0 ] || { echo "Chromium is missing; as root: apt-get install chromium" >&2; exit 1; }
+	@$(HAS_CHROMIUM) || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 	$(BIN)/python -m pytest tests/browser
 
 plan-picture: $(TEST_STAMP)  ## redraw docs/plan.svg: what `sagemaker-deploy plan` prints
