@@ -26,7 +26,7 @@ SDK_TEST   := CONTAINER_PYTHON=$(BIN)/python
 CLIENTS    := $(patsubst requirements/clients/%.txt,.venv-clients/%/.installed,$(wildcard requirements/clients/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help run install unit test check ci coverage lint types format house fuzz test-deploy test-clients plan-picture formats-fixtures faults soak bench bench-quant \
+.PHONY: help run install unit test check ci coverage lint types format house fuzz test-deploy test-clients test-browser plan-picture formats-fixtures faults soak bench bench-quant \
 	bench-neighbours bench-rivals gpu-bundle gpu-check image image-check wheel sbom version clean
 
 help:  ## list the targets
@@ -80,6 +80,13 @@ test-deploy: $(TEST_STAMP) .venv-sdk2/.installed .venv-sdk3/.installed  ## test 
 test-clients: $(TEST_STAMP) $(CLIENTS)  ## test the newest clients, each in its own environment (4 GB, once); docs/clients.md
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
 	$(BIN)/python -m pytest tests/clients
+
+HAS_CHROMIUM = $(BIN)/python -c 'from tests.support.chromium import chromium_program as p; raise SystemExit(not p())'
+
+test-browser: $(TEST_STAMP)  ## test the page /playground in a real Chromium, which root installs by apt
+	@$(HAS_CHROMIUM) || [ "$$(id -u)" = 0 ] || { echo "Chromium is missing; as root: apt-get install chromium" >&2; exit 1; }
+	@$(HAS_CHROMIUM) || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+	$(BIN)/python -m pytest tests/browser
 
 plan-picture: $(TEST_STAMP)  ## redraw docs/plan.svg: what `sagemaker-deploy plan` prints
 	$(BIN)/python -m tools.plan_picture

@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
-from container.api import documents
+from container.api import documents, playground
 from container.api.adapters import absent_route
 from container.api.dialect import Dialect, all_dialects, dialect_of_route
 from container.api.operation import Operation, operation_of
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 # `authorization`.
 _HEADERS = "*, authorization"
 _METHODS = "GET, POST, DELETE"
+_PAGES = (documents.blueprint, documents.pages, playground.blueprint)
 _CLIENT_CLOSED_REQUEST = 499  # nginx's status for the log; the client has gone
 
 
@@ -52,7 +53,7 @@ def create_app(settings: Settings, run_dir: RunDir) -> Flask:
     spans = SpanSender(run_dir.spans, reads_parent=settings.reads_traceparent) if settings.traced else None
     app.extensions["spans"] = spans
     routes = (blueprint for dialect in dialects.values() for blueprint in dialect.blueprints)
-    for blueprint in (health.blueprint, metrics_page.blueprint, *routes, documents.blueprint, documents.pages):
+    for blueprint in (health.blueprint, metrics_page.blueprint, *routes, *_PAGES):
         app.register_blueprint(blueprint)
     _add_route(app, settings.health_route, "health.health", "GET")
     _add_route(app, settings.predict_route, "tgi_vertex.vertex", "POST")

@@ -319,6 +319,7 @@ class Settings:
     cors_allow_origin: str = _setting(
         "*", _origins, "Origins that may call from a browser, comma-separated.", "CORS_ALLOW_ORIGIN"
     )
+    playground: bool = _setting(True, _flag, "Serve the page /playground, a chat in the browser.", "PLAYGROUND")
     web_workers: int = _setting(
         2, _count(1, 64), "Web worker processes.", "WEB_WORKERS", parameters.MODEL_SERVER_WORKERS_ENV
     )

@@ -26,7 +26,8 @@ class Operation:
     `bodies` are the forms a body may have, `parts` further types that their schemas reference. `answer` is a whole
     answer of status 200, None for an empty one. `event` is one event of a streamed answer; `last_event`, if set, is the
     text that ends the stream. `error` is the body of the statuses in `errors`; those in `text_errors` may also come as
-    text/plain. `answer`, `event` and `error` may be tuples of types. `keyed` routes require the API key.
+    text/plain. `answer`, `event` and `error` may be tuples of types. `keyed` routes require the API key. The files of a
+    page are not `listed` in the document.
     """
 
     tag: str
@@ -41,6 +42,7 @@ class Operation:
     errors: tuple[int, ...] = ()
     text_errors: tuple[int, ...] = ()
     keyed: bool = True
+    listed: bool = True
     example: Any = None
 
     @property

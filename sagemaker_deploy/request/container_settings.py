@@ -132,6 +132,7 @@ SETTINGS: tuple[tuple[tuple[str, ...], Check], ...] = (
         ("CORS_ALLOW_ORIGIN",),
         _list(r"\*|(?i:null|[a-z][a-z0-9+.-]*://[!-.0-~]+/?)", "* or origins such as https://a.example:8443"),
     ),
+    (("PLAYGROUND",), _FLAG),
     (("WEB_WORKERS", "SAGEMAKER_MODEL_SERVER_WORKERS"), _whole(1, 64)),
     (("ENGINE_THREADS",), _whole(1, 1024)),
     (("ENGINE_STALL_TIMEOUT_S",), _seconds),

@@ -84,6 +84,12 @@ def _has_hadolint() -> bool:
     return bool(hadolint_program())
 
 
+def _has_chromium() -> bool:
+    from tests.support.chromium import chromium_program
+
+    return chromium_program() is not None
+
+
 def _has_clients() -> bool:
     from tools.client_locks import CLIENTS
 
@@ -132,6 +138,7 @@ NEEDS = {
     "torch": Need(Kind.ELSEWHERE, "the server's packages, absent beside an SDK: `make test`", _has_module("torch")),
     "openai": Need(Kind.ELSEWHERE, "OpenAI's client, absent beside an SDK: `make test`", _has_module("openai")),
     "clients": Need(Kind.ELSEWHERE, "the newest clients, each in its environment: `make test-clients`", _has_clients),
+    "chromium": Need(Kind.ELSEWHERE, "Chromium: `make test-browser`, which installs it", _has_chromium),
     "terraform": Need(
         Kind.ELSEWHERE, "Terraform: job `deploy` of .github/workflows/check.yml", _has_program("terraform")
     ),

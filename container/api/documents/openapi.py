@@ -16,7 +16,7 @@ _REF = "#/components/schemas/{name}"
 _REASONS = {
     400: "The body is not JSON, or a value is not allowed",
     401: "The API key is missing or wrong",
-    404: "There is no such model or adapter",
+    404: "There is no such model, adapter or page",
     413: "The body is too long",
     415: "The body is not declared as JSON",
     422: "A value is not allowed",
@@ -83,7 +83,7 @@ def _several(kinds: Any) -> tuple[Any, ...]:
 def _operations(app: Flask) -> Iterator[tuple[str, str, Operation]]:
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
         operation = operation_of(app.view_functions[rule.endpoint])
-        if operation is None:
+        if operation is None or not operation.listed:
             continue
         path = _PARAMETER.sub(r"{\1}", rule.rule)
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):

@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.server import Server
 
-# Routes without an entry of their own: the page and its files.
-UNDOCUMENTED = {"/docs/", "/docs/<path:path>"}
+# Routes without an entry of their own: a page and the files of pages.
+UNDOCUMENTED = {"/docs/", "/docs/<path:path>", "/playground/<name>"}
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +21,14 @@ def document(tiny_server: Server) -> Any:
 def test_every_route_is_in_it(document: Any) -> None:
     from flask import Flask
 
-    from container.api import documents
+    from container.api import documents, playground
     from container.api.dialect import all_dialects
     from container.api.server import health, metrics_page
 
     app = Flask("routes", static_folder=None)
     spoken = (blueprint for dialect in all_dialects().values() for blueprint in dialect.blueprints)
     modules = (health, metrics_page, documents)
-    for blueprint in [*(module.blueprint for module in modules), *spoken, documents.pages]:
+    for blueprint in [*(module.blueprint for module in modules), *spoken, documents.pages, playground.blueprint]:
         app.register_blueprint(blueprint)
     rules = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule) for rule in app.url_map.iter_rules()
              if rule.rule not in UNDOCUMENTED}  # fmt: skip

@@ -14,6 +14,7 @@ from handler.seam.status import StatusBoard
 from tests.contract.seam.web import CHAT, TEXT, WebServer
 
 OPEN = {("GET", "/"), ("GET", "/ping"), ("POST", "/ping"), ("GET", "/health"), ("GET", "/metrics")}
+OPEN |= {("GET", "/playground"), ("GET", "/playground/some")}
 RIGHT = {"Authorization": "Bearer Secret"}
 
 

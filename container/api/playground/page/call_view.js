@@ -1,0 +1,43 @@
+/** A call of a tool: its name, its arguments, and a place for what the tool gives back. */
+
+import { element, icon } from "./element.js";
+
+let numCalls = 0;
+
+export class CallView {
+  /** `onResult(text)` is told what is typed as the result. */
+  constructor(onResult) {
+    const id = `result-${(numCalls += 1)}`;
+    this.name = element("code");
+    this.place = element("div");
+    this.result = element("textarea", { id, rows: "2", class: "code", input: () => onResult(this.result.value) });
+    this.label = element("label", { for: id }, "Result of the tool");
+    const head = element("p", { class: "call-head" }, icon("tool"), element("span", {}, "Tool call"), this.name);
+    this.root = element("section", { class: "call" }, head, this.place, this.label, this.result);
+  }
+
+  /** `isOpen`: the model still writes the call. */
+  update(call, isOpen) {
+    this.name.textContent = call.name;
+    this.root.setAttribute("aria-label", `Tool call ${call.name}`);
+    this.label.hidden = this.result.hidden = isOpen;
+    if (this.place.textContent !== call.arguments || !isOpen) this.place.replaceChildren(argumentsNode(call.arguments));
+  }
+}
+
+/** One row for each argument; the text as it is while it is no JSON object. */
+function argumentsNode(text) {
+  let value = null;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    // Cut short, or still on its way.
+  }
+  const isTable = typeof value === "object" && value !== null && !Array.isArray(value) && Object.keys(value).length;
+  if (!isTable) return element("pre", {}, text);
+  const rows = Object.entries(value).flatMap(([name, each]) => [
+    element("dt", {}, name),
+    element("dd", {}, typeof each === "string" ? each : JSON.stringify(each)),
+  ]);
+  return element("dl", { class: "call-list" }, ...rows);
+}

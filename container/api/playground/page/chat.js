@@ -1,0 +1,103 @@
+/** The chat: it asks the model, shows the answer while it comes, and stops it. */
+
+import { announce } from "./announcer.js";
+import { Answer } from "./answer.js";
+import { Conversation } from "./conversation.js";
+import { Transcript } from "./transcript.js";
+
+export class Chat {
+  /** `onState(isBusy)` is told when an answer begins and ends, `onFault(error)` why one could not. */
+  constructor(connection, settings, { onState, onFault }) {
+    Object.assign(this, { connection, settings, onState, onFault });
+    this.conversation = new Conversation();
+    this.stopper = null;
+    this.transcript = new Transcript(this.conversation, {
+      regenerate: (turn) => this.#afterCut(turn, () => this.conversation.cutAt(turn)),
+      resend: (turn) => this.#afterCut(turn, () => this.conversation.cutAfter(turn)),
+      sendResults: (turn) => this.#afterCut(turn, () => this.conversation.cutAfter(turn)),
+      remove: (turn) => this.#remove(turn),
+    });
+  }
+
+  get isBusy() {
+    return this.stopper !== null;
+  }
+
+  /** The body of the request for the turns there are and, if given, one more message. */
+  body(text = "") {
+    const more = text ? [{ role: "user", content: text }] : [];
+    return {
+      model: "tgi",
+      messages: [...this.conversation.messages(this.settings.system), ...more],
+      ...this.settings.fields(),
+      stream: true,
+      stream_options: { include_usage: true, continuous_usage_stats: true },
+    };
+  }
+
+  send(text) {
+    this.conversation.addUser(text);
+    this.#ask();
+  }
+
+  stop() {
+    this.stopper?.abort();
+  }
+
+  clear() {
+    this.stop();
+    this.conversation.clear();
+    this.transcript.show();
+  }
+
+  #afterCut(turn, cut) {
+    if (this.isBusy) return;
+    cut();
+    this.#ask();
+  }
+
+  #remove(turn) {
+    this.stop();
+    this.conversation.delete(turn);
+    this.transcript.show();
+  }
+
+  async #ask() {
+    const body = this.body();
+    const stopper = (this.stopper = new AbortController());
+    const answer = new Answer();
+    this.conversation.addAnswer(answer);
+    const turn = this.conversation.turns.at(-1);
+    this.transcript.show();
+    this.onState(true);
+    announce("The model answers");
+    await this.#read(turn, body, stopper.signal);
+    this.transcript.update(turn);
+    if (this.stopper === stopper) this.stopper = null;
+    this.onState(this.isBusy);
+    announce(spoken(answer));
+  }
+
+  /** Until the end of the answer, whatever ends it. */
+  async #read(turn, body, signal) {
+    const { answer } = turn;
+    try {
+      for await (const chunk of this.connection.chunks(body, signal)) {
+        answer.add(chunk);
+        this.transcript.updateSoon(turn);
+      }
+      answer.finish ??= "stop";
+    } catch (error) {
+      if (error.name === "AbortError") answer.isStopped = true;
+      else answer.fault = error.message;
+      if (!answer.isStopped) this.onFault(error);
+    }
+  }
+}
+
+/** What a screen reader hears at the end. */
+function spoken(answer) {
+  if (answer.fault) return "";
+  const calls = answer.calls.map((call) => `The model calls the tool ${call.name}.`);
+  return [answer.isStopped ? "Stopped." : "", answer.content, ...calls].filter(Boolean).join(" ");
+}

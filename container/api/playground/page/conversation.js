@@ -1,0 +1,57 @@
+/** The turns of a chat: {role: "user", text}, or {role: "assistant", answer, results} with results by call id. */
+
+export class Conversation {
+  constructor() {
+    this.turns = [];
+  }
+
+  addUser(text) {
+    this.turns.push({ role: "user", text });
+  }
+
+  addAnswer(answer) {
+    this.turns.push({ role: "assistant", answer, results: {} });
+  }
+
+  delete(turn) {
+    this.turns = this.turns.filter((each) => each !== turn);
+  }
+
+  /** Forget `turn` and what follows it. */
+  cutAt(turn) {
+    this.turns = this.turns.slice(0, this.turns.indexOf(turn));
+  }
+
+  /** Forget what follows `turn`. */
+  cutAfter(turn) {
+    this.turns = this.turns.slice(0, this.turns.indexOf(turn) + 1);
+  }
+
+  clear() {
+    this.turns = [];
+  }
+
+  /** The messages of a request. */
+  messages(system) {
+    const head = system ? [{ role: "system", content: system }] : [];
+    return [...head, ...this.turns.flatMap(messagesOf)];
+  }
+}
+
+function messagesOf(turn) {
+  if (turn.role === "user") return [{ role: "user", content: turn.text }];
+  const { answer, results } = turn;
+  if (!answer.content && !answer.calls.length) return [];
+  const message = { role: "assistant", content: answer.content || null };
+  if (answer.thoughts) message.reasoning_content = answer.thoughts;
+  if (answer.calls.length) message.tool_calls = answer.calls.map(called);
+  return [message, ...answer.calls.map((call) => resultOf(call, results))];
+}
+
+function called(call) {
+  return { id: call.id, type: "function", function: { name: call.name, arguments: call.arguments } };
+}
+
+function resultOf(call, results) {
+  return { role: "tool", tool_call_id: call.id, content: results[call.id] ?? "" };
+}
