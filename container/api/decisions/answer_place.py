@@ -48,11 +48,7 @@ class AnswerPlace:
     def __init__(self, template: ChatTemplate, tokenizer: Tokenizer) -> None:
         self._template = template
         self._tokenizer = tokenizer
-        traits = traits_of(template, tokenizer)
-        self._thoughts = traits.thoughts
-        self._variables: dict[str, Any] = dict.fromkeys(SWITCHES, False)
-        if traits.mentions("reasoning_effort") and traits.harmony is None:
-            self._variables["reasoning_effort"] = "none"
+        self._traits = traits_of(template, tokenizer)
         self._labels: dict[tuple[Kind, int], Labels] = {}
 
     def prompt(self, content: str) -> RenderedPrompt:
@@ -62,7 +58,7 @@ class AnswerPlace:
         some, the marks of the answer's channel in harmony.
         """
         rendered = self._render([{"role": "user", "content": content}], begins_answer=True)
-        thought = self._thoughts.opened_by(rendered.text)
+        thought = self._traits.thoughts.opened_by(rendered.text)
         return _extended(rendered, self._lead if thought is None else thought.form.ending)
 
     def labels(self, kind: Kind, count: int) -> Labels:
@@ -112,6 +108,19 @@ class AnswerPlace:
 
     def _encoded(self, prompt: RenderedPrompt, texts: Sequence[str]) -> list[list[int]]:
         return [_extended(prompt, text).encode(self._tokenizer) for text in texts]
+
+    @cached_property
+    def _variables(self) -> dict[str, Any]:
+        """What turns thinking off, where the template reads it. Some refuse efforts that they do not know."""
+        switches: dict[str, Any] = dict.fromkeys(SWITCHES, False)
+        if not self._traits.mentions("reasoning_effort") or self._traits.harmony is not None:
+            return switches
+        effort = switches | {"reasoning_effort": "none"}
+        try:
+            self._template.render([{"role": "user", "content": "a"}], template_kwargs=effort)
+        except TemplateError:
+            return switches
+        return effort
 
     @cached_property
     def _lead(self) -> str:

@@ -72,6 +72,15 @@ def test_a_thought_that_the_template_always_opens_is_closed(by_bytes: Tokenizer)
     assert place(source, by_bytes).prompt("What?").text.endswith("assistant\n<think>\n\n</think>\n\n")
 
 
+@pytest.mark.parametrize(("known", "end"), [("none", "none"), ("low", "-")])
+def test_the_least_effort_that_the_template_takes(by_bytes: Tokenizer, known: str, end: str) -> None:
+    source = (
+        "{% if reasoning_effort is defined and reasoning_effort != '" + known + "' %}{{ raise_exception('effort') }}"
+        "{% endif %}{% for m in messages %}{{ m.content }}{% endfor %}|{{ reasoning_effort or '-' }}"
+    )
+    assert place(source, by_bytes).prompt("What?").text == f"What?|{end}"
+
+
 def test_a_template_that_refuses_answers_still_asks(by_bytes: Tokenizer) -> None:
     source = "{% if messages|length > 1 %}{{ raise_exception('one') }}{% endif %}{{ messages[0].content }}:"
     assert place(source, by_bytes).prompt("What?").text == "What?:"
