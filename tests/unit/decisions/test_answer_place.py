@@ -72,6 +72,12 @@ def test_a_thought_that_the_template_always_opens_is_closed(by_bytes: Tokenizer)
     assert place(source, by_bytes).prompt("What?").text.endswith("assistant\n<think>\n\n</think>\n\n")
 
 
+@pytest.mark.parametrize("switch", ["enable_thinking", "thinking"])
+def test_thinking_is_switched_off(by_bytes: Tokenizer, switch: str) -> None:
+    source = "{{ messages[0].content }}|{{ 'off' if " + switch + " is defined and not " + switch + " else 'on' }}"
+    assert place(source, by_bytes).prompt("What?").text == "What?|off"
+
+
 @pytest.mark.parametrize(("known", "end"), [("none", "none"), ("low", "-")])
 def test_the_least_effort_that_the_template_takes(by_bytes: Tokenizer, known: str, end: str) -> None:
     source = (
