@@ -54,7 +54,7 @@ REPORTED = {
     "llama-index-tgi": {"chat", "complete", "calls", "context_window", "is_function_calling_model", *FAILURES},
     "openai": {
         *(*COMMON, *RESPONSES, "structured_by_responses"),
-        *("stream_usage", "async_stream", "tools_replayed_as_dumped", "models"),
+        *("stream_usage", "async_stream", "tools_replayed_as_dumped", "models", "decisions", "no_questions"),
     },
     "openai-agents": {
         *(*COMMON, "structured_by_responses", "tools_by_responses", "tools_by_streamed_responses"),
@@ -106,6 +106,8 @@ RIGHT: dict[str, Callable[[Any, str], bool]] = {
     "generated_tokens": lambda found, _: found == 6,
     "complete": lambda found, _: bool(found),
     "models": lambda found, _: len(found) == 1,
+    "decisions": lambda found, _: found == [["predicate", "refund"], ["choice", None], ["score", "urgency"]],
+    "no_questions": lambda found, _: "`questions`" in found,
     "context_window": lambda found, _: found == 8192,
     "is_function_calling_model|counted": lambda found, _: found is True,
     **{key: lambda found, _, error=error: found == error for key, error in FAILURES.items()},

@@ -117,7 +117,8 @@ class FakeEngine:
 def output(request: GenerateRequest, token_ids: list[int], finish: FinishReason | None = None) -> StepOutput:
     """One step, with the log-probabilities that were asked for."""
     wanted = request.sampling.num_logprobs
-    top = tuple((i, -1.0 - i) for i in range(wanted or 0))
+    likely = request.sampling.allowed_token_ids or range(wanted or 0)
+    top = tuple((i, -1.0 - i) for i in likely[: wanted or 0])
     logprobs = None if wanted is None else [TokenLogprob(-0.25, top) for _ in token_ids]
     return StepOutput(request.request_id, token_ids, logprobs, None, finish)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from container.api import anthropic, openai, responses, tgi
+from container.api import anthropic, decisions, openai, responses, systemone, tgi
 from container.api.adapters import without_adapters
 from container.api.dialect import Dialect
 from container.api.operation import Form, Operation, describe
@@ -36,6 +36,8 @@ class _Target:
 _CHAT = _Target(openai.dialect, openai.answer_chat)
 _COMPLETION = _Target(openai.dialect, openai.answer_completion)
 _RESPONSE = _Target(responses.dialect, responses.answer_response)
+_DECISION = _Target(decisions.dialect, decisions.answer_decision)
+_SYSTEM_ONE = _Target(systemone.dialect, systemone.answer_systemone)
 _MESSAGES = _Target(anthropic.dialect, anthropic.answer_messages)
 _COMPAT_GENERATE = _Target(tgi.dialect, tgi.answer_compat_generate)
 # The routes that `route=` may name: inference only, neither health nor documents.
@@ -43,6 +45,8 @@ _ROUTES: dict[str, _Target] = {
     "/v1/chat/completions": _CHAT,
     "/v1/completions": _COMPLETION,
     "/v1/responses": _RESPONSE,
+    "/v1/decisions": _DECISION,
+    "/v1/systemone": _SYSTEM_ONE,
     "/v1/messages": _MESSAGES,
     "/v1/messages/count_tokens": _Target(anthropic.dialect, lambda body, _record: anthropic.answer_count(body)),
     "/generate": _Target(tgi.dialect, partial(tgi.answer_generate, streaming=False)),
@@ -62,6 +66,8 @@ _ROUTES: dict[str, _Target] = {
             openai.CHAT_FORM,
             openai.COMPLETION_FORM,
             responses.FORM,
+            decisions.FORM,
+            systemone.FORM,
             anthropic.FORM,
         ),
         answer=(
@@ -69,11 +75,13 @@ _ROUTES: dict[str, _Target] = {
             openai.ChatCompletion,
             openai.TextCompletion,
             responses.ResponseAnswer,
+            decisions.DecisionObject,
+            systemone.SystemOneAnswers,
             anthropic.MessageAnswer,
         ),
         event=(tgi.StreamEvent, openai.ChatChunk, openai.TextCompletion, *responses.EVENTS, *anthropic.EVENTS),
         last_event=sse.DONE_DATA,
-        error=(tgi.ErrorAnswer, openai.ErrorBody, anthropic.MessagesError),
+        error=(tgi.ErrorAnswer, openai.ErrorBody, systemone.SystemOneError, anthropic.MessagesError),
         errors=(400, 404, 413, 415, 422, 424, 429, 500, 503, 504, 529),
         text_errors=(400, 413, 415, 422),
         example={"inputs": "What is deep learning?", "parameters": {"max_new_tokens": 20}},
@@ -117,7 +125,8 @@ def _target_named(attributes: str) -> _Target | None:
 def _target_by_shape(body: dict[str, Any]) -> _Target:
     """TGI's order (router/src/sagemaker.rs): a string `inputs`, then `messages`, then `prompt`. Last, `input`.
 
-    `anthropic.is_anthropics` tells whose `messages` they are.
+    `anthropic.is_anthropics` tells whose `messages` they are. `questions` are a decision's: OpenAI's in an array,
+    System One's in an object.
     """
     if isinstance(body.get("inputs"), str):
         return _COMPAT_GENERATE
@@ -127,6 +136,8 @@ def _target_by_shape(body: dict[str, Any]) -> _Target:
             return _MESSAGES if anthropic.is_anthropics(body) else _CHAT
         if "prompt" in fields:
             return _COMPLETION
+        if "questions" in fields:
+            return _SYSTEM_ONE if isinstance(body["questions"], dict) else _DECISION
         if "inputs" in fields:
             return _COMPAT_GENERATE
         if "input" in fields:

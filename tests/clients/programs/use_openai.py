@@ -4,6 +4,7 @@ from typing import Literal
 
 import openai
 import task
+from openai.types import Decision
 from pydantic import BaseModel
 
 
@@ -78,6 +79,35 @@ def with_two_tools() -> str:
             history.append({"type": "function_call_output", "call_id": call.call_id, "output": result})
 
 
+decision = client.decisions.with_raw_response.create(
+    model="m",
+    input="I was charged twice for the same order. Please send my money back!",
+    questions=[
+        {"type": "predicate", "name": "refund", "instructions": "The customer wants money back."},
+        {"type": "choice", "instructions": "Who helps?", "choices": [{"value": "billing"}, {"value": True}]},
+        {
+            "type": "score",
+            "name": "urgency",
+            "instructions": [{"type": "input_text", "text": "How urgent is it?"}],
+            "levels": [{"label": "low"}, {"label": "high", "description": "today"}],
+        },
+    ],
+)
+# The client itself validates nothing.
+decided = Decision.model_validate(json.loads(decision.content), strict=True)
+assert decided == decision.parse()
+refund, helper, urgency = decided.answers
+assert 0 < refund.probability < 1
+assert helper.choice in {"billing", True}
+for answer in (helper, urgency):
+    assert abs(sum(each.probability for each in answer.probabilities) - 1) < 1e-9
+assert abs(urgency.score - urgency.probabilities[1].probability) < 1e-9
+assert decided.usage.input_tokens_details.cached_tokens > 0
+try:
+    client.decisions.create(model="m", input="x", questions=[])
+except openai.BadRequestError as refused:
+    no_questions = refused.message
+
 try:
     client.chat.completions.create(**greedy | {"temperature": -1})
 except openai.BadRequestError as refused:
@@ -98,5 +128,7 @@ task.report(
     stream_of_responses=response_deltas,
     structured_by_responses=answered.output_parsed.model_dump(),
     tools_by_responses=with_two_tools(),
+    decisions=[[answer.type, answer.name] for answer in decided.answers],
+    no_questions=no_questions,
     error=error,
 )

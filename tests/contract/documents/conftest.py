@@ -25,8 +25,9 @@ _A_B = [64, 65]
 
 def answer(request: GenerateRequest) -> StepOutput:
     sampling = request.sampling
-    tokens = [*_A_B, EOS_ID][: sampling.max_tokens]
-    top = tuple((token_id, -1.0 - token_id) for token_id in range(sampling.num_logprobs or 0))
+    tokens = [*(sampling.allowed_token_ids[:1] or [*_A_B, EOS_ID])][: sampling.max_tokens]
+    likely = sampling.allowed_token_ids or range(sampling.num_logprobs or 0)
+    top = tuple((token_id, -1.0 - token_id) for token_id in likely[: sampling.num_logprobs or 0])
     prompt = [TokenLogprob(-1.0)] * (len(request.prompt_token_ids) - 1)
     return StepOutput(
         request.request_id,

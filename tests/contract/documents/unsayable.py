@@ -179,7 +179,30 @@ def reasoning_is_spelt_once(body: dict[str, Any]) -> bool:
     return len(given) < 2 and not others and ("effort" not in apart or "enabled" not in apart)
 
 
+def choices_differ(body: dict[str, Any]) -> bool:
+    questions = body.get("questions")
+    for question in questions if isinstance(questions, list) else ():
+        values = [(isinstance(each["value"], bool), each["value"]) for each in question.get("choices") or ()]
+        if len(set(values)) < len(values):
+            return False
+    return True
+
+
+def results_have_calls(body: dict[str, Any]) -> bool:
+    if "questions" not in body or not isinstance(body.get("input"), list):
+        return True
+    called: set[tuple[str, str]] = set()
+    for item in body["input"]:
+        kind = item.get("type") or ""
+        if kind.endswith("_output") and (kind.removesuffix("_output"), item["call_id"]) not in called:
+            return False
+        called.add((kind, item.get("call_id", "")))
+    return True
+
+
 RULES = (
+    choices_differ,
+    results_have_calls,
     an_answer_has_one_form,
     reasoning_is_spelt_once,
     answers_fit_the_context,

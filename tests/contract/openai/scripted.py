@@ -98,7 +98,8 @@ class ScriptedEngine:
             refused: list[FromEngine] = [Rejected(message.request_id, ErrorCode.INVALID, self.rejects)]
             self._socket.send(worker, refused)
             return
-        ids = [*self.token_ids(self.script(message)), EOS_ID][: message.sampling.max_tokens]
+        said = list(message.sampling.allowed_token_ids[:1]) or [*self.token_ids(self.script(message)), EOS_ID]
+        ids = said[: message.sampling.max_tokens]
         self._running.append((worker, message, ids, 0))
 
     def _step(
@@ -112,11 +113,12 @@ class ScriptedEngine:
             self._socket.send(worker, failed)
             return None
         sampling = request.sampling
-        top = tuple((token_id, -1.0 - token_id) for token_id in range(sampling.num_logprobs or 0))
+        likely = sampling.allowed_token_ids or range(sampling.num_logprobs or 0)
+        top = tuple((token_id, -1.0 - token_id) for token_id in likely[: sampling.num_logprobs or 0])
         prompt = None
         if sampling.num_prompt_logprobs is not None and done == 0:
-            likely = tuple((token_id, -1.0 - token_id) for token_id in range(sampling.num_prompt_logprobs))
-            prompt = [TokenLogprob(-float(i), likely) for i in range(1, len(request.prompt_token_ids))]
+            best = tuple((token_id, -1.0 - token_id) for token_id in range(sampling.num_prompt_logprobs))
+            prompt = [TokenLogprob(-float(i), best) for i in range(1, len(request.prompt_token_ids))]
         reason = None
         if over:
             reason = FinishReason.EOS if new[-1] == EOS_ID else FinishReason.LENGTH

@@ -15,6 +15,8 @@ PROMPT = {"prompt": "hello", "max_tokens": 2}
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
 RESPONSE = {"input": "hi", "max_output_tokens": 16}
 MESSAGES = CHAT | {"model": "claude"}
+DECISION = {"input": "hi", "questions": [{"type": "predicate", "instructions": "Is it?"}]}
+SYSTEM_ONE = {"state": "hi", "questions": {"q": {"type": "noul"}}}
 STREAM = {"stream": True}
 CASES = [
     ("/", TEXT),
@@ -30,10 +32,14 @@ CASES = [
     ("/v1/completions", PROMPT | STREAM),
     ("/v1/responses", RESPONSE),
     ("/v1/responses", RESPONSE | STREAM),
+    ("/v1/decisions", DECISION),
+    ("/v1/systemone", SYSTEM_ONE),
     ("/v1/messages", MESSAGES),
     ("/v1/messages", MESSAGES | STREAM),
     ("/v1/messages/count_tokens", MESSAGES),
     ("/invocations", RESPONSE),
+    ("/invocations", DECISION),
+    ("/invocations", SYSTEM_ONE),
     ("/invocations", MESSAGES | {"anthropic_version": "bedrock-2023-05-31"}),
     *(("/invocations", body | stream) for body in (TEXT, CHAT, PROMPT) for stream in ({}, STREAM)),
 ]
@@ -41,9 +47,13 @@ ROUTED = {"/v1/chat/completions": CHAT, "/v1/completions": PROMPT, "/generate": 
 
 
 def check_refusal(answer: Any, place: str, *, openai: bool) -> None:
-    """OpenAI's dialects and Anthropic's answer 404, as for an unknown model; TGI's 422, as for any parameter."""
+    """OpenAI's dialects, System One and Anthropic's answer 404, as for an unknown model; TGI's 422, as for any
+    parameter."""
     sentence = f'`{place}` must be absent, this server has no adapters. Given: "my-lora"'
-    if openai:
+    if openai and "detail" in answer.json:
+        assert answer.status == 404, answer.body
+        assert answer.json["detail"] == {"error_type": "not_found_error", "message": sentence}
+    elif openai:
         assert answer.status == 404, answer.body
         assert answer.json["error"]["message"] == sentence
         is_anthropic = answer.json.get("type") == "error"

@@ -14,6 +14,8 @@ ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 TEXT = {"inputs": "hello", "parameters": {"max_new_tokens": 2}}
 PROMPT = {"prompt": "hello", "max_tokens": 2}
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+DECISION = {"input": "hi", "questions": [{"type": "predicate", "instructions": "Is it?"}]}
+SYSTEM_ONE = {"state": "hi", "questions": {"q": {"type": "noul"}}}
 
 
 def raw_exchange(server: Server, head: str, body: bytes) -> bytes:
@@ -35,6 +37,9 @@ def raw_exchange(server: Server, head: str, body: bytes) -> bytes:
         (PROMPT, "completion"),
         (TEXT | CHAT | PROMPT, "generate"),
         (PROMPT | {"messages": None, "inputs": None}, "completion"),
+        (DECISION, "decision"),
+        (SYSTEM_ONE | {"prompt": None}, "systemone"),
+        ({"questions": 5}, None),
         ({"inputs": None}, None),
         ({"inputs": 5}, None),
         ({"colour": "red"}, None),
@@ -48,6 +53,10 @@ def test_the_shape_of_the_body_chooses_the_dialect(tiny_server: Server, body: An
         assert answer.json["object"] == "chat.completion"
     elif shape == "completion":
         assert answer.json["object"] == "text_completion"
+    elif shape == "decision":
+        assert [each["type"] for each in answer.json["answers"]] == ["predicate"]
+    elif shape == "systemone":
+        assert answer.json["answers"]["q"]["type"] == "noul"
     else:
         assert answer.status in {400, 422}
 
