@@ -19,14 +19,14 @@ def tool_format(served: ServedModel) -> str:
 
 def _format(served: ServedModel) -> str:
     traits = traits_of(served.chat_template, served.tokenizer) if served.chat_template is not None else None
+    if traits is not None and traits.takes_tools and traits.own.reads_calls:
+        return _own(traits)
     if traits is not None and traits.harmony is not None:
-        return "tool format: harmony"
+        return "harmony"
     if traits is not None and traits.known_form is not None and not traits.takes_tools:
-        return f"tool format: {traits.known_form.name}, which our own prompt shows: the chat template takes no tools"
+        return f"{traits.known_form.name}, which our own prompt shows: the chat template takes no tools"
     if traits is None or not traits.takes_tools:
         return "JSON objects, which our own prompt asks for: the chat template takes no tools"
-    if traits.own.reads_calls:
-        return _own(traits)
     if traits.known_form is None:
         return (
             "unknown, the chat template shows no form of calls that this server reads; "
