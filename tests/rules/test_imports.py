@@ -233,14 +233,15 @@ def of_dialects(arrows: set[tuple[str, str]], importer: str, dialects: set[str])
     return [arrow for name in sorted(dialects) for arrow in broken((importer, f"container.api.{name}"), arrows)]
 
 
-# Other words for a chat: what they ask is a `Chat` of package openai (decision 0127).
-CHATS = {"anthropic", "responses"}
+# Other words for a chat: what they ask is a `Chat` of package openai (decision 0127). vLLM's /tokenize is such a one,
+# on a path of TGI's (decision 0131).
+KNOWN = {"anthropic": {"openai"}, "responses": {"openai"}, "vllm": {"openai", "tgi"}}
 
 
 @pytest.mark.parametrize("dialect", sorted(DIALECTS - {"sagemaker"}))
 def test_no_dialect_knows_another(dialect: str) -> None:
-    """But SageMaker's, whose contract is to tell the others' bodies apart, and those that are a chat in other words."""
-    known = {dialect, "openai"} if dialect in CHATS else {dialect}
+    """But SageMaker's, whose contract is to tell the others' bodies apart, and those of `KNOWN`."""
+    known = {dialect} | KNOWN.get(dialect, set())
     assert not of_dialects(ARROWS, f"container.api.{dialect}", DIALECTS - known)
 
 
