@@ -39,7 +39,7 @@ FAILURES = {"stream_fails": "AttributeError", "reading_calls_fails": "KeyError"}
 # What each program reports.
 REPORTED = {
     "anthropic": COMMON | {"stream_usage", "structured_by_call", "counted", "reasoning"},
-    "aiperf": {"chat_runs", "tgi_runs"},
+    "aiperf": {"chat_runs", "response_runs", "message_runs", "tgi_runs"},
     "dspy": {"chat", "usage", "structured", "calls", "error"},
     "guidellm": {"chat_runs"},
     "haystack-ai": COMMON,
@@ -52,6 +52,7 @@ REPORTED = {
     },
     "llama-index": COMMON | {"structured_by_call", "huggingface"},
     "llama-index-tgi": {"chat", "complete", "calls", "context_window", "is_function_calling_model", *FAILURES},
+    "lm-eval": {"scored_by_remote_tokenizer", "scored_by_own_tokenizer", "scored_as_text", "chat", "complete"},
     "openai": {
         *(*COMMON, *RESPONSES, "structured_by_responses"),
         *("stream_usage", "async_stream", "tools_replayed_as_dumped", "models"),
@@ -107,7 +108,7 @@ RIGHT: dict[str, Callable[[Any, str], bool]] = {
     "complete": lambda found, _: bool(found),
     "models": lambda found, _: len(found) == 1,
     "context_window": lambda found, _: found == 8192,
-    "is_function_calling_model|counted": lambda found, _: found is True,
+    "is_function_calling_model|counted|scored_.*": lambda found, _: found is True,
     **{key: lambda found, _, error=error: found == error for key, error in FAILURES.items()},
 }
 
