@@ -202,7 +202,7 @@ class CompletionAnswer:
         if self._request.return_token_ids and begins:
             found["prompt_token_ids"] = prompt
         if num_top is not None and not self._request.stream:
-            scored = self._generations[index].prompt_logprobs or []
+            scored = self._generations[index].prompt_scores
             found["prompt_logprobs"] = prompt_entries(prompt, scored, num_top, self._tokenizer)
         return found
 
@@ -233,10 +233,8 @@ class CompletionAnswer:
         if not self._request.echo or self._request.logprobs is None:
             return []
         ids = generation.prompt.token_ids
-        listed = [
-            structs.replace(each, top=each.top[: self._request.logprobs]) for each in generation.prompt_logprobs or []
-        ]
-        return list(zip(ids, [None, *listed], strict=False))
+        listed = [structs.replace(each, top=each.top[: self._request.logprobs]) for each in generation.prompt_scores]
+        return list(zip(ids, [None, *listed], strict=True))
 
     def _choice(
         self,
