@@ -13,7 +13,7 @@ from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 
 from container.api import documents, playground
-from container.api.adapters import absent_route
+from container.api.absent_routes import absent_route
 from container.api.dialect import Dialect, all_dialects, dialect_of_route
 from container.api.operation import Operation, operation_of
 from container.api.server import health, metrics_page

@@ -267,7 +267,7 @@ class Settings:
     max_stop_sequences: int = _setting(4, _count(0, 64), "Most stop strings in one request.", "MAX_STOP_SEQUENCES")
     max_top_n_tokens: int = _setting(5, _count(0, 20), "Largest top_n_tokens.", "MAX_TOP_N_TOKENS")
     max_client_batch_size: int = _setting(
-        4, _count(1, 1024), "Most prompts in one /v1/completions request.", "MAX_CLIENT_BATCH_SIZE"
+        128, _count(1, 1024), "Most prompts in one /v1/completions request.", "MAX_CLIENT_BATCH_SIZE"
     )
     disable_grammar_support: bool = _setting(
         False, _flag, "Refuse grammars on TGI's routes.", "DISABLE_GRAMMAR_SUPPORT"

@@ -30,6 +30,8 @@ CLIENTS = {
     "llama-index": ("llama-index-llms-openai-like", "llama-index-llms-huggingface-api"),
     # Wants an older llama-index-core than the others.
     "llama-index-tgi": ("llama-index-llms-text-generation-inference",),
+    # Of transformers the tokenizers alone: no torch.
+    "lm-eval": ("lm-eval[api]", "transformers"),
     "openai": ("openai",),
     "openai-agents": ("openai-agents",),
     "pydantic-ai": ("pydantic-ai-slim[openai,anthropic]",),

@@ -15,8 +15,6 @@ from container.errors import AdapterUnknown
 
 ADAPTER = "X-Amzn-SageMaker-Adapter-Identifier"
 _FIELD = "adapters"
-# SageMaker's and vLLM's routes that load, list and unload adapters.
-_ROUTES = ("/adapters", "/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 
 
 def without_adapters(body: dict[str, Any]) -> dict[str, Any]:
@@ -28,13 +26,6 @@ def without_adapters(body: dict[str, Any]) -> dict[str, Any]:
         if not _is_neutral(place.get(_FIELD)):
             raise AdapterUnknown(_FIELD, _spelt(place[_FIELD]), param=_FIELD)
     return {key: value for key, value in body.items() if key != _FIELD}
-
-
-def absent_route(path: str) -> str | None:
-    """The sentence of the 404 for a route that manages adapters, None for any other path."""
-    if not any(path == route or path.startswith(f"{route}/") for route in _ROUTES):
-        return None
-    return f"there is no route {path[:200]}: this server does not serve adapters yet; merge the adapter into the model"
 
 
 def _places(body: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -223,6 +223,16 @@ class Generation:
             reply.close()
             self._observer.end(self, failure)
 
+    @property
+    def prompt_scores(self) -> list[TokenLogprob]:
+        """The log-probabilities of the prompt's tokens after the first, which were asked for.
+
+        Raises DeadlineExceeded if the time ran out before they came: fewer than all would be summed up all the same.
+        """
+        if self.prompt_logprobs is None:
+            raise DeadlineExceeded("the request's time was used up before all its prompts were scored")
+        return self.prompt_logprobs
+
     def cut(self) -> Delta:
         """The last delta of an answer that the time limit ends: the text held back so far."""
         self.timed_out = True

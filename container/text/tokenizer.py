@@ -129,11 +129,16 @@ class Tokenizer:
 
     def is_known(self, token_id: int) -> bool:
         """Whether the vocabulary contains `token_id`; decoding skips other ids."""
-        return 0 <= token_id <= _MAX_ID and self._backend.id_to_token(token_id) is not None
+        return self.token(token_id) is not None
 
     def token_id(self, token: str) -> int | None:
         """The id of a vocabulary entry, in the vocabulary's spelling; None if there is none."""
         return guarded("The tokenizer failed to look up a token", self._backend.token_to_id, token)
+
+    def token(self, token_id: int) -> str | None:
+        """The vocabulary's spelling of `token_id`; None if the vocabulary does not contain it."""
+        found: str | None = self._backend.id_to_token(token_id) if 0 <= token_id <= _MAX_ID else None
+        return found
 
     def control_token_id(self, text: str) -> int | None:
         """The id of `text` if it spells one control token exactly, else None."""

@@ -39,19 +39,23 @@ FAILURES = {"stream_fails": "AttributeError", "reading_calls_fails": "KeyError"}
 # What each program reports.
 REPORTED = {
     "anthropic": COMMON | {"stream_usage", "structured_by_call", "counted", "reasoning"},
-    "aiperf": {"chat_runs", "tgi_runs"},
-    "dspy": {"chat", "usage", "structured", "calls", "error"},
-    "guidellm": {"chat_runs"},
-    "haystack-ai": COMMON,
+    "aiperf": {"chat_runs", "response_runs", "message_runs", "tgi_runs"},
+    "dspy": {
+        *("chat", "usage", "structured", "calls", "error"),
+        *("responses", "usage_of_responses", "structured_by_responses"),
+    },
+    "guidellm": {"chat_runs", "response_runs"},
+    "haystack-ai": COMMON | RESPONSES | {"structured_by_responses"},
     "inspect-ai": COMMON - {"stream"} | {"vllm", "logprobs"},
     "instructor": {"structured", "structured_by_call", "structured_by_strict_call", "structured_parts"},
-    "langchain-openai": COMMON | {"stream_usage", "structured_by_call"},
+    "langchain-openai": COMMON | RESPONSES | {"stream_usage", "structured_by_call"},
     "litellm": {
         *(*COMMON, *RESPONSES, *MESSAGES),
         *("stream_usage", "hosted_vllm", "huggingface", "tools_replayed_as_dumped", "reasoning"),
     },
-    "llama-index": COMMON | {"structured_by_call", "huggingface"},
+    "llama-index": COMMON | RESPONSES | {"structured_by_call", "huggingface"},
     "llama-index-tgi": {"chat", "complete", "calls", "context_window", "is_function_calling_model", *FAILURES},
+    "lm-eval": {"scored_by_remote_tokenizer", "scored_by_own_tokenizer", "scored_as_text", "chat", "complete"},
     "openai": {
         *(*COMMON, *RESPONSES, "structured_by_responses"),
         *("stream_usage", "async_stream", "tools_replayed_as_dumped", "models", "decisions", "no_questions"),
@@ -109,7 +113,7 @@ RIGHT: dict[str, Callable[[Any, str], bool]] = {
     "decisions": lambda found, _: found == [["predicate", "refund"], ["choice", None], ["score", "urgency"]],
     "no_questions": lambda found, _: "`questions`" in found,
     "context_window": lambda found, _: found == 8192,
-    "is_function_calling_model|counted": lambda found, _: found is True,
+    "is_function_calling_model|counted|scored_.*": lambda found, _: found is True,
     **{key: lambda found, _, error=error: found == error for key, error in FAILURES.items()},
 }
 

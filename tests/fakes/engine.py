@@ -120,7 +120,9 @@ def output(request: GenerateRequest, token_ids: list[int], finish: FinishReason 
     likely = request.sampling.allowed_token_ids or range(wanted or 0)
     top = tuple((i, -1.0 - i) for i in likely[: wanted or 0])
     logprobs = None if wanted is None else [TokenLogprob(-0.25, top) for _ in token_ids]
-    return StepOutput(request.request_id, token_ids, logprobs, None, finish)
+    num_scored = None if request.sampling.num_prompt_logprobs is None else len(request.prompt_token_ids) - 1
+    scores = None if num_scored is None else [TokenLogprob(-1.0, top)] * num_scored
+    return StepOutput(request.request_id, token_ids, logprobs, scores, finish)
 
 
 @dataclass(slots=True)

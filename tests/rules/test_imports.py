@@ -233,20 +233,22 @@ def of_dialects(arrows: set[tuple[str, str]], importer: str, dialects: set[str])
     return [arrow for name in sorted(dialects) for arrow in broken((importer, f"container.api.{name}"), arrows)]
 
 
-# Other words for a chat: what they ask is a `Chat` of package openai (decision 0127). Decisions have its template and
-# its form of errors; System One asks the same questions in other words (decision 0130).
-OTHER_WORDS = {
+# Which dialects a dialect may know. Responses and Messages are other words for a chat: what they ask is a `Chat` of
+# package openai (decision 0127). vLLM's /tokenize is such a one, on a path of TGI's (decision 0131). Decisions have its
+# template and its form of errors; System One asks the same questions in other words (decision 0130).
+KNOWN = {
     "anthropic": {"openai"},
     "responses": {"openai"},
     "decisions": {"openai"},
     "systemone": {"openai", "decisions"},
+    "vllm": {"openai", "tgi"},
 }
 
 
 @pytest.mark.parametrize("dialect", sorted(DIALECTS - {"sagemaker"}))
 def test_no_dialect_knows_another(dialect: str) -> None:
-    """But SageMaker's, whose contract is to tell the others' bodies apart, and what is another in other words."""
-    known = {dialect} | OTHER_WORDS.get(dialect, set())
+    """But SageMaker's, whose contract is to tell the others' bodies apart, and those of `KNOWN`."""
+    known = {dialect} | KNOWN.get(dialect, set())
     assert not of_dialects(ARROWS, f"container.api.{dialect}", DIALECTS - known)
 
 

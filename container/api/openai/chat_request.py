@@ -127,12 +127,12 @@ class Chat(msgspec.Struct, frozen=True):
         return self.request.separate_reasoning is not False or self.request.include_reasoning is False
 
 
-def parse_chat(body: dict[str, Any], settings: Settings, vocab_size: int) -> Chat:
+def parse_chat(
+    body: dict[str, Any], settings: Settings, vocab_size: int, kind: type[ChatRequest] = ChatRequest
+) -> Chat:
     """Raises InvalidRequest naming field, limit and value."""
     unknown = settings.unknown_fields == "ignore"
-    request = read(
-        with_reasoning_effort(body, ChatRequest.__struct_fields__), ChatRequest, _ALLOWED, takes_unknown=unknown
-    )
+    request = read(with_reasoning_effort(body, kind.__struct_fields__), kind, _ALLOWED, takes_unknown=unknown)
     check_sampling(request, settings)
     check_token_ids(request, vocab_size)
     check_chat_extensions(request, settings)

@@ -83,7 +83,8 @@ class ChatAnswer:
         if self._request.return_token_ids:
             asked["prompt_token_ids"] = first.prompt.token_ids
         if (num_top := self._request.prompt_logprobs) is not None:
-            scored = first.prompt_logprobs or []
+            # The time may have run out for some of the choices, whose prompt is the same.
+            scored = next((each for each in self._generations if each.prompt_logprobs is not None), first).prompt_scores
             asked["prompt_logprobs"] = prompt_entries(first.prompt.token_ids, scored, num_top, self._tokenizer)
         return ChatCompletion(**self._head, **asked, choices=choices, usage=self._usage())
 

@@ -22,6 +22,9 @@ from container.text.offload import encode
 
 _DEFAULT_MAX_TOKENS = 16
 _MAX_LOGPROBS = 5
+# Tokens of all prompts whose log-probabilities one answer lists, some 100 bytes each; one prompt may always be as long
+# as the context.
+_MAX_SCORED_TOKENS = 131_072
 _MAX_TOKEN_ID = 2**31 - 1
 _ALLOWED = {**response_format.ALLOWED, **structured_outputs.ALLOWED}
 _IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0, "maximum": _MAX_TOKEN_ID}}
@@ -55,6 +58,13 @@ class CompletionRequest(SamplingFields, frozen=True, kw_only=True, forbid_unknow
     logprobs: Annotated[int | None, within(0, _MAX_LOGPROBS)] = None
     best_of: Annotated[int | None, within(1)] = None
     response_format: ResponseFormat | None = None
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """As many as `echo` and `prompt_logprobs` show for each token of a prompt; None: its tokens are not scored."""
+        echoed = self.logprobs if self.echo else None
+        counts = [count for count in (echoed, self.prompt_logprobs) if count is not None]
+        return max(counts, default=None)
 
 
 class Completion(msgspec.Struct, frozen=True):
@@ -96,7 +106,13 @@ def tokenized(completion: Completion, served: ServedModel) -> list[list[int]]:
     room = served.prompt_room(max(1, completion.max_tokens))
     with timed("tokenise"):
         found = [_token_ids(prompt, served, adds_special) for prompt in completion.prompts]
-    return [truncated(token_ids, completion.request, room) for token_ids in found]
+    prompts = [truncated(token_ids, completion.request, room) for token_ids in found]
+    if completion.request.num_prompt_logprobs is not None:
+        limit, total = max(_MAX_SCORED_TOKENS, served.card.max_model_len), sum(map(len, prompts))
+        check(
+            "prompt", f"at most {limit} tokens in all if their log-probabilities are asked for", total, total <= limit
+        )
+    return prompts
 
 
 def _token_ids(prompt: str | list[int], served: ServedModel, adds_special: bool) -> list[int]:

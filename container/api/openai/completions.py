@@ -13,7 +13,7 @@ from msgspec import structs
 from container.api.answer_headers import add_stream_headers, add_whole_headers
 from container.api.openai.answer_types import TextChoice, TextCompletion, TextFinish, Usage
 from container.api.openai.bad_words import banned_sequences
-from container.api.openai.completion_request import Completion, CompletionRequest, parse_completion, tokenized
+from container.api.openai.completion_request import Completion, parse_completion, tokenized
 from container.api.openai.error_response import error_body
 from container.api.openai.logprobs import CompletionLogprobs, Scored, prompt_entries
 from container.api.openai.sampling import of_choice, sampling_params, text_options
@@ -84,7 +84,7 @@ def _prompt(
             wanted,
             max_tokens,
             num_logprobs=num_logprobs,
-            num_prompt_logprobs=_num_prompt_logprobs(wanted),
+            num_prompt_logprobs=wanted.num_prompt_logprobs,
             grammar=None if completion.constraint is None else completion.constraint.grammar,
             thinking=_thinking(completion, served, token_ids),
             bad_words=bad_words,
@@ -104,13 +104,6 @@ def _thinking(completion: Completion, served: ServedModel, token_ids: list[int])
     budget = completion.request.thinking_token_budget
     found = thinking_limit(budget, token_ids, served.tokenizer, forms=forms)
     return None if completion.constraint is not None else found
-
-
-def _num_prompt_logprobs(wanted: CompletionRequest) -> int | None:
-    """As many as `echo` and `prompt_logprobs` show."""
-    echoed = wanted.logprobs if wanted.echo else None
-    counts = [count for count in (echoed, wanted.prompt_logprobs) if count is not None]
-    return max(counts, default=None)
 
 
 class CompletionAnswer:
@@ -182,13 +175,18 @@ class CompletionAnswer:
         yield sse.DONE
 
     def _add(self, index: int, delta: Delta) -> tuple[str, list[Scored]]:
-        """The delta's visible part: its text, and its tokens without those that the text leaves out."""
+        """The delta's visible part: its text, and its tokens without those that the text leaves out.
+
+        Behind an echoed prompt, whose tokens are all there, they are all there too: scoring tools count them.
+        """
         if delta.finish_reason is not None:
             self._reasons[index] = _FINISH.get(delta.finish_reason, "stop")
         if self._completion.max_tokens == 0:
             self._reasons[index] = "length"
             return "", []
-        scored: list[Scored] = [(token.id, token.logprob) for token in delta.tokens if not token.hidden]
+        scored: list[Scored] = [
+            (token.id, token.logprob) for token in delta.tokens if self._request.echo or not token.hidden
+        ]
         self._texts[index].append(delta.text)
         self._ids[index] += [token.id for token in delta.tokens]
         self._scored[index] += scored
@@ -207,7 +205,7 @@ class CompletionAnswer:
         if self._request.return_token_ids and begins:
             found["prompt_token_ids"] = prompt
         if num_top is not None and not self._request.stream:
-            scored = self._generations[index].prompt_logprobs or []
+            scored = self._generations[index].prompt_scores
             found["prompt_logprobs"] = prompt_entries(prompt, scored, num_top, self._tokenizer)
         return found
 
@@ -238,10 +236,8 @@ class CompletionAnswer:
         if not self._request.echo or self._request.logprobs is None:
             return []
         ids = generation.prompt.token_ids
-        listed = [
-            structs.replace(each, top=each.top[: self._request.logprobs]) for each in generation.prompt_logprobs or []
-        ]
-        return list(zip(ids, [None, *listed], strict=False))
+        listed = [structs.replace(each, top=each.top[: self._request.logprobs]) for each in generation.prompt_scores]
+        return list(zip(ids, [None, *listed], strict=True))
 
     def _choice(
         self,

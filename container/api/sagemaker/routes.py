@@ -9,7 +9,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from container.api import anthropic, decisions, openai, responses, systemone, tgi
+from container.api import anthropic, decisions, openai, responses, systemone, tgi, vllm
 from container.api.adapters import without_adapters
 from container.api.dialect import Dialect
 from container.api.operation import Form, Operation, describe
@@ -51,8 +51,9 @@ _ROUTES: dict[str, _Target] = {
     "/v1/messages/count_tokens": _Target(anthropic.dialect, lambda body, _record: anthropic.answer_count(body)),
     "/generate": _Target(tgi.dialect, partial(tgi.answer_generate, streaming=False)),
     "/generate_stream": _Target(tgi.dialect, partial(tgi.answer_generate, streaming=True)),
-    "/tokenize": _Target(tgi.dialect, lambda body, _record: tgi.answer_tokenize(body)),
+    "/tokenize": _Target(tgi.dialect, vllm.answer_tokenize),
     "/chat_tokenize": _Target(tgi.dialect, lambda body, _record: tgi.answer_chat_tokenize(body)),
+    "/detokenize": _Target(vllm.dialect, lambda body, _record: vllm.answer_detokenize(body)),
 }
 
 

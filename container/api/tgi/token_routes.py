@@ -1,4 +1,4 @@
-"""POST /tokenize and /chat_tokenize."""
+"""POST /chat_tokenize, and the answers of /tokenize, whose route is where vLLM's bodies are known too."""
 
 from __future__ import annotations
 
@@ -25,24 +25,6 @@ class TokenizeBody(msgspec.Struct, frozen=True, kw_only=True):
 
     inputs: str
     parameters: dict[str, Any] = {}
-
-
-@blueprint.post("/tokenize")
-@describe(
-    Operation(
-        tag="TGI",
-        summary="The tokens of a text",
-        bodies=(Form(TokenizeBody),),
-        answer=list[SimpleToken],
-        error=ErrorAnswer,
-        errors=READ_ERRORS,
-        text_errors=SHAPE_ERRORS,
-        example={"inputs": "What is deep learning?"},
-    )
-)
-def tokenize() -> Response:
-    """The tokens, including the special tokens that the tokenizer adds."""
-    return answer_tokenize(read_body())
 
 
 @blueprint.post("/chat_tokenize")

@@ -37,5 +37,7 @@ task.report(
         *("--use-server-token-count", "--per-chunk-usage"),
         *("--extra-inputs", "ignore_eos:true", "--extra-inputs", "min_tokens:8"),
     ),
+    response_runs=errored_and_successful("responses", "--use-server-token-count"),
+    message_runs=errored_and_successful("messages", "--use-server-token-count"),
     tgi_runs=errored_and_successful("huggingface-generate"),
 )

@@ -40,6 +40,10 @@ with dspy.context(lm=model(task.URL, KNOWN), adapter=dspy.JSONAdapter()):
     capital = dspy.Predict(Capital)(question=task.CAPITAL_QUESTION)
 with dspy.context(lm=model(task.SCRIPTED, KNOWN), adapter=dspy.ChatAdapter(use_native_function_calling=True)):
     calls = dspy.Predict(Assist)(question=task.WEATHER_QUESTION, tools=[dspy.Tool(task.weather)]).outputs.tool_calls
+response_model = model(task.URL, max_tokens=task.MAX_TOKENS, model_type="responses")
+(response,) = response_model(messages=task.MESSAGES)
+with dspy.context(lm=model(task.URL, KNOWN, model_type="responses"), adapter=dspy.JSONAdapter()):
+    by_format = dspy.Predict(Capital)(question=task.CAPITAL_QUESTION)
 
 try:
     model(task.URL, top_p=7)(messages=task.MESSAGES)
@@ -51,5 +55,8 @@ task.report(
     usage=greedy.history[-1]["usage"]["completion_tokens"],
     structured={"capital": capital.capital, "is_in_europe": capital.is_in_europe},
     calls=[call.args for call in calls],
+    responses=response if isinstance(response, str) else response["text"],
+    usage_of_responses=response_model.history[-1]["usage"]["completion_tokens"],
+    structured_by_responses={"capital": by_format.capital, "is_in_europe": by_format.is_in_europe},
     error=error,
 )

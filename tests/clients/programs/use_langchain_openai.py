@@ -36,6 +36,20 @@ for call in history[-1].tool_calls:
     history.append(ToolMessage(weather.invoke(call["args"]), tool_call_id=call["id"]))
 final = bound.invoke(history)
 
+by_responses = ChatOpenAI(
+    base_url=f"{task.URL}/v1",
+    temperature=task.TEMPERATURE,
+    max_tokens=task.MAX_TOKENS,
+    use_responses_api=True,
+    **common,
+)
+response = by_responses.invoke(asked)
+door = ChatOpenAI(base_url=f"{task.SCRIPTED}/v1", use_responses_api=True, **common).bind_tools([weather])
+turns = [HumanMessage(task.WEATHER_QUESTION)]
+turns.append(door.invoke(turns))
+for call in turns[-1].tool_calls:
+    turns.append(ToolMessage(weather.invoke(call["args"]), tool_call_id=call["id"]))
+
 try:
     ChatOpenAI(base_url=f"{task.URL}/v1", temperature=-1, **common).invoke(task.QUESTION)
 except openai.BadRequestError as refused:
@@ -46,6 +60,10 @@ task.report(
     usage=whole.usage_metadata["output_tokens"],
     stream=[chunk.text for chunk in chunks],
     stream_usage=sum(chunk.usage_metadata["output_tokens"] for chunk in chunks if chunk.usage_metadata),
+    responses=response.text,
+    usage_of_responses=response.usage_metadata["output_tokens"],
+    stream_of_responses=[chunk.text for chunk in by_responses.stream(asked)],
+    tools_by_responses=door.invoke(turns).text,
     structured=structured["json_schema"],
     structured_by_call=structured["function_calling"],
     tools=final.text,

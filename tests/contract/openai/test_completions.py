@@ -92,14 +92,14 @@ def test_echo_comes_before_the_text(qwen: ScriptedServer) -> None:
     qwen.engine.says("cd")
     choice = complete(qwen, prompt="ab", echo=True, logprobs=1)["choices"][0]
     assert choice["text"] == "abcd"
-    assert choice["logprobs"]["tokens"] == ["a", "b", "c", "d"]
-    assert choice["logprobs"]["token_logprobs"] == [None, -1.0, -0.5, -0.5]
+    assert choice["logprobs"]["tokens"] == ["a", "b", "c", "d", "<|im_end|>"]
+    assert choice["logprobs"]["token_logprobs"] == [None, -1.0, -0.5, -0.5, -0.5]
     assert choice["logprobs"]["top_logprobs"][0] is None
-    assert choice["logprobs"]["text_offset"] == [0, 1, 2, 3]
+    assert choice["logprobs"]["text_offset"] == [0, 1, 2, 3, 4]
     assert qwen.engine.requests[0].sampling.num_prompt_logprobs == 1
     chunks = qwen.chunks(path=PATH, prompt="ab", echo=True, logprobs=1)
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "abcd"
-    assert [token for chunk in chunks for token in chunk["choices"][0]["logprobs"]["tokens"]] == ["a", "b", "c", "d"]
+    assert [token for chunk in chunks for token in chunk["choices"][0]["logprobs"]["tokens"]] == [*"abcd", "<|im_end|>"]
 
 
 def test_echo_alone_scores_a_prompt(qwen: ScriptedServer) -> None:
@@ -112,12 +112,35 @@ def test_echo_alone_scores_a_prompt(qwen: ScriptedServer) -> None:
     assert found["usage"]["completion_tokens"] == 0
 
 
+def test_a_batch_of_scored_prompts(qwen: ScriptedServer) -> None:
+    """As lm_eval sends them: token ids, one token more than is wanted, which it leaves out by its place."""
+    prompts = [ids(qwen, "ab" + "c" * number) for number in range(8)]
+    qwen.engine.says("")  # the end at once
+    found = complete(qwen, prompt=prompts, echo=True, logprobs=1, max_tokens=1, temperature=0, seed=1234)
+    for number, (prompt, choice) in enumerate(zip(prompts, found["choices"], strict=True)):
+        assert choice["index"] == number
+        lists = choice["logprobs"]
+        assert lists["token_logprobs"] == [None, *(-float(i) for i in range(1, len(prompt))), -0.5]
+        assert lists["tokens"][-1] == "<|im_end|>"
+        assert lists["text_offset"][-1] == len(choice["text"]) == len(prompt)
+    chunks = qwen.chunks(path=PATH, prompt=prompts[0], echo=True, logprobs=1, max_tokens=1)
+    assert [token for chunk in chunks for token in chunk["choices"][0]["logprobs"]["tokens"]] == [
+        "a",
+        "b",
+        "<|im_end|>",
+    ]
+    # Without the prompt the tokens are those of the text, as ever.
+    assert complete(qwen, prompt="ab", logprobs=1, max_tokens=1)["choices"][0]["logprobs"]["tokens"] == []
+
+
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({}, "prompt", "missing"),
     ({"prompt": None}, "prompt", "a string"),
     ({"prompt": []}, "prompt", "a string"),
     ({"prompt": ""}, "prompt", "at least one token"),
-    ({"prompt": ["a"] * 5}, "prompt", "at most 4"),
+    ({"prompt": ["a"] * 129}, "prompt", "at most 128 prompts"),
+    ({"prompt": ["a" * 90_000] * 2, "echo": True, "logprobs": 1, "max_tokens": 1}, "prompt", "at most 131072 tokens"),
+    ({"prompt": ["a" * 90_000] * 2, "prompt_logprobs": 0}, "prompt", "at most 131072 tokens"),
     ({"prompt": [1, "a"]}, "prompt", "a string"),
     ({"prompt": "a", "suffix": "b"}, "suffix", "not supported"),
     ({"prompt": "a", "logprobs": 6}, "logprobs", "from 0 to 5"),

@@ -34,10 +34,13 @@ def share_of_the_longest_ping(server: ScriptedServer, work: Callable[[], Any]) -
     return longest_s / (time.monotonic() - started_s), found[0]
 
 
-@pytest.mark.parametrize("path", ["/invocations", "/v1/chat/completions", "/tokenize"])
-def test_a_text_of_megabytes_is_tokenized_aside(plain: ScriptedServer, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [("/invocations", "inputs"), ("/v1/chat/completions", ""), ("/tokenize", "inputs"), ("/tokenize", "prompt")],
+)
+def test_a_text_of_megabytes_is_tokenized_aside(plain: ScriptedServer, path: str, field: str) -> None:
     text = "word " * 80_000
-    body: Any = {"messages": [{"role": "user", "content": text}]} if path.startswith("/v1") else {"inputs": text}
+    body: Any = {field: text} if field else {"messages": [{"role": "user", "content": text}]}
     for _ in range(ATTEMPTS):
         share, answer = share_of_the_longest_ping(plain, lambda: plain.request("POST", path, body, timeout=150))
         if path == "/tokenize":

@@ -24,6 +24,9 @@ CASES = [
     ("/generate", TEXT),
     ("/generate_stream", TEXT),
     ("/tokenize", TEXT),
+    ("/tokenize", {"prompt": "hello"}),
+    ("/tokenize", {"messages": CHAT["messages"]}),
+    ("/detokenize", {"tokens": [1]}),
     ("/chat_tokenize", CHAT),
     ("/vertex", {"instances": [TEXT]}),
     ("/v1/chat/completions", CHAT),
@@ -65,7 +68,7 @@ def check_refusal(answer: Any, place: str, *, openai: bool) -> None:
 
 
 def is_openai(path: str, body: dict[str, Any]) -> bool:
-    return path.startswith("/v1/") or (path == "/invocations" and "inputs" not in body)
+    return path.startswith(("/v1/", "/detokenize")) or (path in {"/invocations", "/tokenize"} and "inputs" not in body)
 
 
 @pytest.mark.parametrize(("path", "body"), CASES)

@@ -98,6 +98,31 @@ def test_nothing_generated_is_a_504(web: WebServer, engine: FakeEngine, fields: 
         assert (answer.status, answer.json["error"]["code"]) == (504, "deadline_exceeded")
 
 
+SCORED = {"prompt": [[1, 2], [3, 4], [5, 6]], "max_tokens": 1}
+
+
+@pytest.mark.parametrize("fields", [{"echo": True, "logprobs": 1}, {"prompt_logprobs": 1}])
+def test_a_prompt_that_was_not_scored_is_a_504(web: WebServer, engine: FakeEngine, fields: dict[str, Any]) -> None:
+    """A tool would take the sum of no log-probabilities for certainty."""
+    runs_out(engine, "a", "b", "")
+    answer = web.post("/v1/completions", SCORED | fields)
+    assert (answer.status, answer.json["error"]["code"]) == (504, "deadline_exceeded")
+    assert answer.json["error"]["message"].endswith("before all its prompts were scored")
+    runs_out(engine, "a")
+    assert web.post("/v1/completions", SCORED | fields).status == 200
+    runs_out(engine, "a", "b", "")
+    streamed = events(web.post("/v1/completions", SCORED | {"echo": True, "logprobs": 1, "stream": True}).body)
+    assert json.loads(streamed[-1])["error"]["code"] == "deadline_exceeded"
+
+
+def test_choices_of_one_prompt_share_its_scores(web: WebServer, engine: FakeEngine) -> None:
+    runs_out(engine, "", "one")
+    answer = web.post("/v1/chat/completions", CHAT | {"n": 2, "temperature": 1, "prompt_logprobs": 0})
+    assert answer.status == 200
+    prompts = {len(request.prompt_token_ids) for request in engine.requests[-2:]}
+    assert {len(answer.json["prompt_logprobs"])} == prompts
+
+
 def test_an_engine_that_falls_silent_loses_nothing(guarded: WebServer) -> None:
     guarded.engine.reset()
     never = threading.Event()

@@ -129,3 +129,11 @@ def test_a_template_that_cannot_run_is_refused(tmp_path: Path, template: str, se
     with pytest.raises(InvalidRequest) as caught:
         chat_ids(served_with(tmp_path), settings, chat_template=template)
     assert words in str(caught.value)
+
+
+def test_a_limit_on_prompts_that_is_set_holds_for_scoring_too() -> None:
+    body = {"prompt": [[1], [2], [3]], "max_tokens": 1}
+    for fields in ({}, {"echo": True, "logprobs": 1}):
+        assert len(parse_completion(body | fields, Settings(), VOCAB_SIZE).prompts) == 3
+        with pytest.raises(InvalidRequest, match="at most 2 prompts"):
+            parse_completion(body | fields, Settings(max_client_batch_size=2), VOCAB_SIZE)

@@ -1,0 +1,16 @@
+"""vLLM's tokenizer routes: /tokenize, a path that TGI has too, /detokenize and /tokenizer_info."""
+
+from container.api.dialect import Dialect
+from container.api.openai.error_response import error_response
+from container.api.vllm.document_limits import write_limits
+from container.api.vllm.routes import NAME, answer_detokenize, answer_tokenize, blueprint
+
+dialect = Dialect(
+    name=NAME,
+    blueprints=(blueprint,),
+    error_response=error_response,
+    prefix="/detokenize",
+    write_limits=write_limits,
+)
+
+__all__ = ["answer_detokenize", "answer_tokenize", "dialect"]
