@@ -13,6 +13,8 @@ from container.settings import Settings
 _STRUCTS = (
     *(blocks.TextBlock, blocks.ThinkingBlock, blocks.RedactedThinkingBlock, blocks.ToolUseBlock),
     *(blocks.ToolResultBlock, blocks.UserTurn, blocks.AssistantTurn, blocks.SystemTurn, tools.CustomTool),
+    *(blocks.FoundTool, blocks.ToolAddition, blocks.ToolRemoval, blocks.NamedTool, blocks.DefinedTool),
+    blocks.TurnConfig,
     *(request.MessagesRequest, request.CountRequest, request.ThinkingAdaptive, request.ThinkingOff),
     *(request.AnswerSchema, request.OutputConfig, request.ThinkingOn),
     *(tools.AutoChoice, tools.AnyChoice, tools.NamedChoice, tools.NoChoice),
