@@ -24,9 +24,10 @@ SDK_TEST   := CONTAINER_PYTHON=$(BIN)/python
 
 # Clients want versions of their own, and no two the same.
 CLIENTS    := $(patsubst requirements/clients/%.txt,.venv-clients/%/.installed,$(wildcard requirements/clients/*.txt))
+AGENTS     := $(patsubst requirements/agents/%/package.json,.venv-clients/node/%/.installed,$(wildcard requirements/agents/*/package.json))
 
 .DEFAULT_GOAL := help
-.PHONY: help run install unit test check ci coverage lint types format house fuzz test-deploy test-clients test-browser plan-picture formats-fixtures faults soak bench bench-quant \
+.PHONY: help run install unit test check ci coverage lint types format house fuzz test-deploy test-clients test-agents test-browser plan-picture formats-fixtures faults soak bench bench-quant \
 	bench-neighbours bench-rivals gpu-bundle gpu-check image image-check wheel sbom version clean
 
 help:  ## list the targets
@@ -80,6 +81,10 @@ test-deploy: $(TEST_STAMP) .venv-sdk2/.installed .venv-sdk3/.installed  ## test 
 test-clients: $(TEST_STAMP) $(CLIENTS)  ## test the newest clients, each in its own environment (4 GB, once); docs/clients.md
 	$(BIN)/python -m handler.prepare $(CACHE_DIR)
 	$(BIN)/python -m pytest tests/clients
+
+test-agents: $(TEST_STAMP) $(AGENTS)  ## test the newest command-line agents from npm (1.5 GB, once); docs/clients.md
+	$(BIN)/python -m handler.prepare $(CACHE_DIR)
+	$(BIN)/python -m pytest tests/clients/agents
 
 HAS_CHROMIUM = $(BIN)/python -c 'from tests.support.chromium import chromium_program as p; raise SystemExit(not p())'
 
@@ -177,6 +182,13 @@ sbom: $(TEST_STAMP) .venv-sbom/.installed  ## write build/sbom.cdx.json: every p
 .venv-clients/%/.installed: requirements/clients/%.txt
 	$(PYTHON) -m venv --clear .venv-clients/$*
 	.venv-clients/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+.venv-clients/node/%/.installed: requirements/agents/%/package.json requirements/agents/%/package-lock.json
+	rm -rf .venv-clients/node/$*
+	mkdir -p .venv-clients/node/$*
+	cp $^ .venv-clients/node/$*
+	cd .venv-clients/node/$* && npm install --no-audit --no-fund
 	@touch $@
 
 clean:  ## remove what was installed and cached here

@@ -39,7 +39,7 @@ def _next_step(server: ScriptedServer, request: GenerateRequest) -> str:
     return call("final_answer", answer=FINAL) if '"final_answer"' in prompt else FINAL
 
 
-def call(name: str, **arguments: str) -> str:
+def call(name: str, **arguments: Any) -> str:
     """A call as the model writes it."""
     return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
 

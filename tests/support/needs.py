@@ -96,6 +96,11 @@ def _has_clients() -> bool:
     return all((_ROOT / ".venv-clients" / name / ".installed").is_file() for name in CLIENTS)
 
 
+def _has_agents() -> bool:
+    names = [path.parent.name for path in _ROOT.glob("requirements/agents/*/package.json")]
+    return all((_ROOT / ".venv-clients" / "node" / name / ".installed").is_file() for name in names)
+
+
 def _has_cpu_quota() -> bool:
     from bench.neighbours import Quotas
 
@@ -139,6 +144,7 @@ NEEDS = {
     "openai": Need(Kind.ELSEWHERE, "OpenAI's client, absent beside an SDK: `make test`", _has_module("openai")),
     "clients": Need(Kind.ELSEWHERE, "the newest clients, each in its environment: `make test-clients`", _has_clients),
     "chromium": Need(Kind.ELSEWHERE, "Chromium: `make test-browser`, which installs it", _has_chromium),
+    "agents": Need(Kind.ELSEWHERE, "the newest command-line agents, from npm: `make test-agents`", _has_agents),
     "terraform": Need(
         Kind.ELSEWHERE, "Terraform: job `deploy` of .github/workflows/check.yml", _has_program("terraform")
     ),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from container.api.openai.field_rules import Ignored, Rules
+from container.api.anthropic.tools import CustomTool, SkippedServerTool
+from container.api.openai.field_rules import Ignored, NotDone, Rules
+from container.api.openai.reasoning_effort import Effort
 
 ANY: Rules = {
     "cache_control": Ignored("prefixes are cached anyway"),
@@ -19,10 +21,13 @@ ALLOWED = {
     "messages[].role": "one of user, assistant, system",
     "messages[].content": "a string or an array of blocks",
     "messages[].content[].type": (
-        "one of text, tool_use, tool_result, thinking, redacted_thinking, each in its role; this model reads text only"
+        "one of text, tool_use, tool_result, thinking, redacted_thinking, tool_addition, tool_removal, each in its "
+        "role; this model reads text only"
     ),
     "messages[].content[].content": "a string or an array of text blocks",
-    "messages[].content[].content[].type": _TEXT,
+    "messages[].content[].content[].type": '"text" or "tool_reference"; this model reads text only',
+    "messages[].content[].tool.type": '"tool_reference" or "tool_definition"; no tool is run here',
+    "messages[].clear_at": '"next_user_message"',
     "system": "a string or an array of text blocks",
     "system[].type": _TEXT,
 }
@@ -65,6 +70,15 @@ class ToolUseBlock(
     input: dict[str, Any]
 
 
+class FoundTool(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="tool_reference"
+):
+    """A deferred tool that a search of the client's own has found: it is offered from here on."""
+
+    foreign: ClassVar[Rules] = ANY
+    tool_name: str
+
+
 class ToolResultBlock(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="tool_result"
 ):
@@ -72,12 +86,49 @@ class ToolResultBlock(
 
     foreign: ClassVar[Rules] = ANY
     tool_use_id: str
-    content: str | list[TextBlock] | None = None
+    content: str | list[TextBlock | FoundTool] | None = None
     is_error: bool | None = None
 
 
-UserBlock = TextBlock | ToolResultBlock
-AssistantBlock = TextBlock | ToolUseBlock | ThinkingBlock | RedactedThinkingBlock
+class NamedTool(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="tool_reference"
+):
+    """A tool of `tools`."""
+
+    name: str
+
+
+class DefinedTool(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="tool_definition"
+):
+    """A tool that `tools` does not have; it takes the place of one of the same name."""
+
+    definition: CustomTool | SkippedServerTool
+
+
+class ToolAddition(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="tool_addition"
+):
+    """The tool is offered from here on."""
+
+    foreign: ClassVar[Rules] = ANY
+    tool: NamedTool | DefinedTool
+
+
+class ToolRemoval(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="tool_removal"
+):
+    """The tool is no longer offered."""
+
+    foreign: ClassVar[Rules] = ANY
+    tool: NamedTool
+
+
+class TurnConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much to think from here on."""
+
+    foreign: ClassVar[Rules] = {"format": NotDone("it stands in the request's own `output_config`")}
+    effort: Effort | None = None
 
 
 class UserTurn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="role", tag="user"):
@@ -97,10 +148,12 @@ class AssistantTurn(
 
 
 class SystemTurn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="role", tag="system"):
-    """Instructions inside the conversation."""
+    """Instructions inside the conversation, and changes of what is offered. `clear_at` makes them those of one turn."""
 
     foreign: ClassVar[Rules] = ANY
-    content: str | list[TextBlock]
+    content: str | list[TextBlock | ToolAddition | ToolRemoval]
+    output_config: TurnConfig | None = None
+    clear_at: Literal["next_user_message"] | None = None
 
 
 Turn = UserTurn | AssistantTurn | SystemTurn

@@ -13,6 +13,8 @@ from container.settings import Settings
 _STRUCTS = (
     *(blocks.TextBlock, blocks.ThinkingBlock, blocks.RedactedThinkingBlock, blocks.ToolUseBlock),
     *(blocks.ToolResultBlock, blocks.UserTurn, blocks.AssistantTurn, blocks.SystemTurn, tools.CustomTool),
+    *(blocks.FoundTool, blocks.ToolAddition, blocks.ToolRemoval, blocks.NamedTool, blocks.DefinedTool),
+    blocks.TurnConfig,
     *(request.MessagesRequest, request.CountRequest, request.ThinkingAdaptive, request.ThinkingOff),
     *(request.AnswerSchema, request.OutputConfig, request.ThinkingOn),
     *(tools.AutoChoice, tools.AnyChoice, tools.NamedChoice, tools.NoChoice),
@@ -37,8 +39,11 @@ def write_limits(schemas: dict[str, Any], settings: Settings, _served: ServedMod
         schemas[struct.__name__]["additionalProperties"] = True
     # A struct that stands alone is known without its type.
     schemas["AnswerSchema"]["required"].remove("type")
-    alone = schemas["TextBlockAlone"] = copy.deepcopy(schemas["TextBlock"])
-    alone["required"].remove("type")
+    for name in ("TextBlock", "NamedTool"):
+        alone = schemas[f"{name}Alone"] = copy.deepcopy(schemas[name])
+        alone["required"].remove("type")
+    schemas["ToolRemoval"]["properties"]["tool"] = {"$ref": "#/components/schemas/NamedToolAlone"}
+    schemas["DefinedTool"]["properties"]["definition"].pop("discriminator")
     for struct in _STRUCTS:
         for field in schemas[struct.__name__]["properties"].values():
             for array in (each for each in field.get("anyOf", ()) if each.get("items") == _TEXT_BLOCK):

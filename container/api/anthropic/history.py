@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from container.api.anthropic.blocks import (
     AssistantTurn,
+    FoundTool,
     RedactedThinkingBlock,
     SystemTurn,
     TextBlock,
@@ -33,19 +34,38 @@ def messages_of(system: str | list[TextBlock] | None, given: Sequence[Turn]) -> 
     texts = [text for block in blocks if (text := _without_billing(block.text))]
     if texts:
         turns.add("system", *texts)
-    for turn in given:
+    for turn in _in_force(given):
         match turn:
             case UserTurn():
                 _add_user(turns, turn)
             case AssistantTurn():
                 _add_assistant(turns, turn)
             case SystemTurn():
-                turns.lead("system", _text(turn.content))
+                _add_system(turns, turn)
+    if not turns.role:
+        # Nothing was said but which tools there are.
+        turns.add("user")
     return turns.messages()
+
+
+def _in_force(given: Sequence[Turn]) -> Iterator[Turn]:
+    """The turns without those whose time is over at the user's next turn."""
+    last = max((i for i, turn in enumerate(given) if isinstance(turn, UserTurn)), default=-1)
+    for i, turn in enumerate(given):
+        if not (isinstance(turn, SystemTurn) and turn.clear_at and i < last):
+            yield turn
 
 
 def _without_billing(text: str) -> str:
     return text.partition("\n")[2] if text.startswith(_BILLING) else text
+
+
+def _add_system(turns: Turns, turn: SystemTurn) -> None:
+    """What a turn says; one that only changes tools or the effort says nothing."""
+    blocks = [TextBlock(text=turn.content)] if isinstance(turn.content, str) else turn.content
+    texts = [block.text for block in blocks if isinstance(block, TextBlock)]
+    if any(texts):
+        turns.lead("system", "\n\n".join(texts))
 
 
 def _add_user(turns: Turns, turn: UserTurn) -> None:
@@ -85,5 +105,10 @@ def continues(messages: Sequence[Message]) -> bool:
     return last["role"] == "assistant" and bool(last["content"]) and "tool_calls" not in last
 
 
-def _text(content: str | list[TextBlock]) -> str:
-    return content if isinstance(content, str) else "\n\n".join(block.text for block in content)
+def _text(content: str | Sequence[TextBlock | FoundTool]) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n\n".join(
+        block.text if isinstance(block, TextBlock) else f"Found the tool {block.tool_name}: it can be called now."
+        for block in content
+    )

@@ -9,8 +9,9 @@ import msgspec
 from msgspec import Meta
 
 from container.api.anthropic import blocks, tools
-from container.api.anthropic.blocks import TextBlock, Turn
+from container.api.anthropic.blocks import SystemTurn, TextBlock, Turn
 from container.api.anthropic.history import continues, messages_of
+from container.api.anthropic.tool_changes import offered, with_types_in_turns
 from container.api.anthropic.tools import Choice, Tools
 from container.api.bounds import check_bounds, shown, within
 from container.api.ignored_fields import note_ignored
@@ -121,6 +122,13 @@ class CountRequest(TokenFields, frozen=True, kw_only=True, forbid_unknown_fields
     chat_template_kwargs: TemplateKwargs | None = None
 
     @property
+    def effort(self) -> Effort | None:
+        """How much to think: as the last turn that says so, else as the request does."""
+        turns = (turn.output_config for turn in self.messages if isinstance(turn, SystemTurn))
+        said = [config.effort for config in (self.output_config, *turns) if config is not None and config.effort]
+        return said[-1] if said else None
+
+    @property
     def omits_thoughts(self) -> bool:
         """Whether thoughts come without their text."""
         return isinstance(self.thinking, ThinkingOn | ThinkingAdaptive) and self.thinking.display == "omitted"
@@ -142,7 +150,10 @@ class Asked(msgspec.Struct, frozen=True):
 
 def parse_messages(body: dict[str, Any], kind: type[CountRequest], settings: Settings, served: ServedModel) -> Asked:
     """Raises InvalidRequest naming field, limit and value."""
-    known = {**body, "tools": tools.with_types(body["tools"])} if "tools" in body else body
+    known = {**body}
+    for name, change in (("tools", tools.with_types), ("messages", with_types_in_turns)):
+        if name in known:
+            known[name] = change(known[name])
     # Clients send fields of Anthropic's newest betas; one that is near to a known name is a slip all the same.
     request = read(known, kind, _ALLOWED, takes_unknown=True)
     check_bounds(request)
@@ -155,7 +166,7 @@ def parse_messages(body: dict[str, Any], kind: type[CountRequest], settings: Set
     limit = settings.max_stop_sequences
     check("stop_sequences", f"at most {limit} strings", len(stops), len(stops) <= limit)
     check("stop_sequences", "made of non-empty strings", "", all(stops))
-    use = tools.tool_use(request.tools or (), request.tool_choice)
+    use = tools.tool_use(offered(request.tools or (), request.messages, request.tool_choice), request.tool_choice)
     messages = messages_of(request.system, request.messages)
     chat_request = _chat_request(request, messages, served)
     check_sampling(chat_request, settings)
@@ -166,7 +177,7 @@ def parse_messages(body: dict[str, Any], kind: type[CountRequest], settings: Set
 
 def _chat_request(request: CountRequest, messages: list[dict[str, Any]], served: ServedModel) -> ChatRequest:
     fields = {name: getattr(request, name) for name in TokenFields.__struct_fields__}
-    thinking, effort = request.thinking, None if request.output_config is None else request.output_config.effort
+    thinking, effort = request.thinking, request.effort
     switches = {} if thinking is None else dict.fromkeys(SWITCHES, not isinstance(thinking, ThinkingOff))
     if isinstance(thinking, ThinkingOff) and effort is None:
         effort = "none"

@@ -24,6 +24,7 @@ from container.api.validation import show
 from container.errors import InvalidRequest
 
 CUSTOM = "custom"
+_SEARCHES = "tool_search_tool"
 # Anthropic names no limit; agents with several MCP servers send hundreds.
 MAX_TOOLS = 1024
 SKIPPED = "skipped"
@@ -37,11 +38,13 @@ ALLOWED = {
 
 
 class CustomTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag=CUSTOM):
-    """A tool that the client runs, whatever its `type`. Without `strict`, arguments are any object."""
+    """A tool that the client runs, whatever its `type`. Without `strict`, arguments are any object.
+
+    `defer_loading`: it is not offered until the conversation names it, unless a search of Anthropic's should find it.
+    """
 
     foreign: ClassVar[Rules] = {
         "cache_control": Ignored("prefixes are cached anyway"),
-        "defer_loading": Ignored("every tool is offered from the start"),
         **dict.fromkeys(
             ("allowed_callers", "eager_input_streaming", "input_examples"), Ignored("it is meant for other servers")
         ),
@@ -51,10 +54,15 @@ class CustomTool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     input_schema: dict[str, Any]
     description: str | None = None
     strict: bool | None = None
+    defer_loading: bool | None = None
 
 
-class SkippedServerTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag=SKIPPED):
-    """A tool whose schema is Anthropic's: it is not offered, and the log says so."""
+class SkippedServerTool(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag=SKIPPED
+):
+    """A tool whose schema is Anthropic's: it is not offered, and the log says so. One `searches` deferred tools."""
+
+    searches: bool = False
 
 
 Tools = Annotated[list[CustomTool | SkippedServerTool], Meta(max_length=MAX_TOOLS)]
@@ -87,10 +95,11 @@ Choice = AutoChoice | AnyChoice | NamedChoice | NoChoice
 
 def with_types(tools: Any) -> Any:
     """The tools of a body, each with a type of ours: one that has another type and no schema is skipped."""
-    return [_known(tool) for tool in tools] if isinstance(tools, list) else tools
+    return [with_type(tool) for tool in tools] if isinstance(tools, list) else tools
 
 
-def _known(tool: Any) -> Any:
+def with_type(tool: Any) -> Any:
+    """One tool of a body, as `with_types`."""
     if not isinstance(tool, dict):
         return tool
     kind = tool.get("type")
@@ -99,19 +108,11 @@ def _known(tool: Any) -> Any:
     if kind is None or kind == CUSTOM or "input_schema" in tool:
         return {**tool, "type": CUSTOM}
     note_ignored(f"tools[type={kind[:40]}]", "only tools with an `input_schema` are offered to the model")
-    return {"type": SKIPPED}
+    return {"type": SKIPPED, "searches": kind.startswith(_SEARCHES)}
 
 
-def tool_use(tools: Sequence[CustomTool | SkippedServerTool], choice: Choice | None) -> ToolUse | None:
-    """What the model may call; None if nothing. Raises InvalidRequest."""
-    functions = distinct(
-        [
-            (_function(tool, f"tools[{i}].input_schema"), f"tools[{i}].name")
-            for i, tool in enumerate(tools)
-            if isinstance(tool, CustomTool)
-        ],
-        MAX_LONG_NAME_CHARS,
-    )
+def tool_use(functions: tuple[Function, ...], choice: Choice | None) -> ToolUse | None:
+    """What the model may call of the functions that are offered; None if nothing. Raises InvalidRequest."""
     if isinstance(choice, NamedChoice):
         return ToolUse(functions, (_named(choice.name, functions),), parallel=False)
     if not functions and isinstance(choice, AnyChoice):
@@ -120,6 +121,17 @@ def tool_use(tools: Sequence[CustomTool | SkippedServerTool], choice: Choice | N
         return None
     parallel = choice is None or not choice.disable_parallel_tool_use
     return ToolUse(functions, functions if isinstance(choice, AnyChoice) else (), parallel)
+
+
+def declared(tools: Sequence[CustomTool | SkippedServerTool]) -> tuple[Function, ...]:
+    """The functions of `tools`, also of those that are deferred. Raises InvalidRequest."""
+    return checked([(tool, f"tools[{i}]") for i, tool in enumerate(tools) if isinstance(tool, CustomTool)])
+
+
+def checked(given: Sequence[tuple[CustomTool, str]]) -> tuple[Function, ...]:
+    """Tools with their places in the body, as functions. Raises InvalidRequest for names that are not allowed."""
+    found = [(_function(tool, f"{place}.input_schema"), f"{place}.name") for tool, place in given]
+    return distinct(found, MAX_LONG_NAME_CHARS)
 
 
 def _function(tool: CustomTool, path: str) -> Function:

@@ -26,7 +26,7 @@ def read(body: dict[str, Any], kind: type[T], allowed: Mapping[str, str], *, tak
     """`body` as `kind`, a msgspec struct, without the fields of `RULES`. Raises InvalidRequest.
 
     A struct of another dialect has its rules as `foreign`.
-    `takes_unknown` takes names that are known nowhere and near to no known name.
+    `takes_unknown` takes names that are known nowhere and near to none of a field that matters.
     """
     reader = _Reader(takes_unknown)
     body = reader.fields(body, _shape(kind), "", deep=False)
@@ -49,6 +49,11 @@ class _Shape:
     @property
     def names(self) -> list[str]:
         return [*self.types, *(name for name in self.rules if name not in self.types)]
+
+    @property
+    def telling(self) -> list[str]:
+        """Names of fields that change an answer or are refused: a slip of another one is harmless."""
+        return [name for name in self.names if not isinstance(self.rules.get(name), Ignored) or name in self.types]
 
 
 class _Reader:
@@ -98,9 +103,9 @@ class _Reader:
         raise InvalidRequest(text, param=f"{path}.{name[:_SHOWN_CHARS]}" if path else name[:_SHOWN_CHARS])
 
     def _is_far(self, name: str, shape: _Shape) -> bool:
-        """Whether the name is near to no known one. Raises InvalidRequest for too many names."""
+        """Whether the name is near to none of a field that matters. Raises InvalidRequest for too many names."""
         if (name, id(shape)) not in self._taken:
-            if near(name, shape.names):
+            if near(name, shape.telling):
                 return False
             self._taken.add((name, id(shape)))
         if len(self._taken) > _MAX_UNKNOWN:

@@ -17,7 +17,8 @@ SYSTEM_ROLES = frozenset({"system", "developer"})
 def folded(messages: list[Message], traits: TemplateTraits) -> list[Message]:
     """The messages with those system messages in the first one, or in front, that the template loses or refuses.
 
-    Roles are those that the template knows. The parts are separated by a blank line.
+    Roles are those that the template knows. The parts are separated by a blank line, as are questions that stood on
+    both sides of one: templates that take system messages only in front may want turns in alternation.
     """
     num_leading = next((i for i, each in enumerate(messages) if each["role"] not in SYSTEM_ROLES), len(messages))
     lost = {i for i in range(1, len(messages)) if not _is_taken(messages, i, num_leading, traits)}
@@ -25,10 +26,22 @@ def folded(messages: list[Message], traits: TemplateTraits) -> list[Message]:
         return messages
     _log_once()
     moved = [messages[i] for i in sorted(lost)]
-    rest = [message for i, message in enumerate(messages) if i not in lost]
+    rest = _without(messages, lost)
     if rest and rest[0]["role"] in SYSTEM_ROLES:
         moved.insert(0, rest.pop(0))
     return [{**moved[0], "content": "\n\n".join(filter(None, map(text_of, moved)))}, *rest]
+
+
+def _without(messages: list[Message], lost: set[int]) -> list[Message]:
+    runs: list[list[Message]] = []
+    for i, message in enumerate(messages):
+        if i in lost:
+            continue
+        if i - 1 in lost and runs and message["role"] == runs[-1][-1]["role"] == "user":
+            runs[-1].append(message)
+        else:
+            runs.append([message])
+    return [run[0] if len(run) == 1 else {**run[0], "content": "\n\n".join(map(text_of, run))} for run in runs]
 
 
 def text_of(message: Message) -> str:

@@ -21,7 +21,8 @@ except ValidationError as refused:
     error = str(refused)
 
 task.report(
-    chat=client.chat(messages, max_tokens=task.MAX_TOKENS, temperature=0.01).choices[0].message.content,
+    # It takes no temperature of 0: of two tokens that are as likely either is drawn.
+    drawn_chat=client.chat(messages, max_tokens=task.MAX_TOKENS, temperature=0.01).choices[0].message.content,
     generated_tokens=whole.details.generated_tokens,
     generate=whole.generated_text,
     generate_stream="".join(event.token.text for event in events),

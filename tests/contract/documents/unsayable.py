@@ -56,7 +56,7 @@ def the_choice_is_among_the_tools(body: dict[str, Any]) -> bool:
         return choice in names or (choice == "required" and bool(names))
     kind = choice.get("type", "function")
     if kind in {"any", "auto", "none"}:
-        return bool(names) or kind != "any"
+        return kind != "any" or tools_are_offered(body)
     chosen = choice.get("allowed_tools", choice)["tools"] if kind == "allowed_tools" else [choice]
     return all((each.get("function") or each).get("name") in names for each in chosen)
 
@@ -71,6 +71,24 @@ def tool_names(body: dict[str, Any]) -> list[str]:
         tool.get("function") or tool for tool in tools if tool.get("type") in kinds or "input_schema" in tool
     )
     return [tool["name"] for tool in callable_ones if "name" in tool]
+
+
+def tools_are_offered(body: dict[str, Any]) -> bool:
+    """Whether Messages offer a tool from the start to the end."""
+    at_once = [tool for tool in body.get("tools") or () if not tool.get("defer_loading")]
+    return bool(tool_names({**body, "tools": at_once})) and not changes(body, "tool_removal")
+
+
+def added_tools_are_among_the_tools(body: dict[str, Any]) -> bool:
+    added = [tool for tool in changes(body, "tool_addition") if tool.get("type") == "tool_reference"]
+    return all(tool.get("name") in tool_names(body) for tool in added)
+
+
+def changes(body: dict[str, Any], kind: str) -> list[Any]:
+    """The tools of all such blocks in system turns of Messages."""
+    turns = body.get("messages") or ()
+    blocks = [block for turn in turns if isinstance(turn.get("content"), list) for block in turn["content"]]
+    return [block["tool"] for block in blocks if block.get("type") == kind and isinstance(block.get("tool"), dict)]
 
 
 def an_answer_has_one_form(body: dict[str, Any]) -> bool:
@@ -208,6 +226,7 @@ RULES = (
     answers_fit_the_context,
     tools_have_different_names,
     the_choice_is_among_the_tools,
+    added_tools_are_among_the_tools,
     a_final_message_that_is_continued_has_text,
     only_a_schema_goes_with_tools,
     a_constraint_is_alone,

@@ -281,6 +281,14 @@ def test_many_tools_with_long_names(qwen: ScriptedServer) -> None:
 
 PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}
 RESULT = {"type": "tool_result", "tool_use_id": "c", "content": [PICTURE]}
+
+
+def test_what_is_near_to_an_ignored_field_is_taken(qwen: ScriptedServer) -> None:
+    """A block that a newer client adds may have a name beside that of an echo: `tool_name` and `toolset_name`."""
+    qwen.engine.says("ok")
+    ok(qwen, {"role": "user", "content": [{"type": "text", "text": "x", "toolsets_name": "x", "ld": 1}]}, metadat={})
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": None}, "max_tokens"),
     ({"max_tokens": 0}, "max_tokens"),
