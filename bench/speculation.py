@@ -1,4 +1,6 @@
-"""`python -m bench.speculation`: one server with n-gram speculation, one without, on the same prompts in turn.
+"""`python -m bench.speculation`: one server with speculation, one without, on the same prompts in turn.
+
+`--model PAIR/served --draft-model PAIR/draft` measures a draft model (`bench.models --pair`), else n-grams alone guess.
 
 Printed for each kind of prompt and number of streams: tokens a second of both, their ratio (above 1 speculation is
 faster), the ratio of the engines' processor time for a token, which other load disturbs less (below 1 is better), and
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-tokens", type=int, default=160)
     parser.add_argument("--model", default="", help="empty: the bundled one")
+    parser.add_argument("--draft-model", default="", help="SPECULATIVE_MODEL of the server with speculation")
     parser.add_argument("--cache-dir", default="", help="empty: a new one, whose kernels are compiled first")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
@@ -77,6 +80,8 @@ def _contender(num: int, arguments: Any, directory: str) -> Any:
     environ = {"SPECULATE": str(num), "CACHE_DIR": arguments.cache_dir or f"{directory}/cache"}
     if arguments.model:
         environ["HF_MODEL_ID"] = arguments.model
+    if num and arguments.draft_model:
+        environ["SPECULATIVE_MODEL"] = arguments.draft_model
     return replace(ours(), environ=environ)
 
 
