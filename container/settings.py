@@ -19,6 +19,8 @@ from container.directories import default_cache_dir
 from handler.seam.config import ActivationDtype, KVCacheDtype, KVLayout, Quantize
 
 _MAX_LOG_LEVEL = 1000
+# Tokens that a draft model guesses at most, as vLLM's examples have it.
+_DRAFTED = 5
 
 
 class SettingsError(Exception):
@@ -228,11 +230,18 @@ class Settings:
         "Make results independent of the batch, also for weights whose kernel depends on the number of rows (CPU).",
         "DETERMINISTIC",
     )
-    speculate: int = _setting(
-        0,
+    speculate: int | None = _setting(
+        None,
         _count(0, 64),
-        "Most tokens that are guessed and verified in one step, for each sequence; answers stay the same. 0: none.",
+        "Most tokens that are guessed and verified in one step, for each sequence; answers stay the same. 0: none. "
+        "Default: 0, or 5 with SPECULATIVE_MODEL.",
         "SPECULATE",
+    )
+    speculative_model: str = _setting(
+        "",
+        _text,
+        "Small model of the same vocabulary that guesses too: a directory, a hub id or a .gguf file.",
+        "SPECULATIVE_MODEL",
     )
     max_batch_size: int = _setting(
         0,
@@ -355,6 +364,13 @@ class Settings:
         settings = cls(**values)
         settings._check()
         return settings
+
+    @property
+    def num_draft_tokens(self) -> int:
+        """The longest draft, in tokens; 0 without speculation."""
+        if self.speculate is None:
+            return _DRAFTED if self.speculative_model else 0
+        return self.speculate
 
     def _check(self) -> None:
         if self.max_input_tokens and self.max_total_tokens and self.max_input_tokens >= self.max_total_tokens:
