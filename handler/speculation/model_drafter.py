@@ -23,6 +23,8 @@ _CLASSES = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97)
 _FIRST = (0.2, 0.3, 0.5, 0.65, 0.8, 0.9, 0.95)
 # One more class: any token, before the model has run.
 _ANY, _FIRST_OF_ANY = len(_CLASSES), 0.7
+# What is expected of an unknown model counts as so many guesses: each one that fails has cost a pass.
+_PRIOR = 5.0
 # Share of the time in which a model whose drafts do not pay is tried, and the most that is saved up, in steps.
 _TRIED, _SAVED_STEPS = 0.01, 50
 
@@ -93,7 +95,7 @@ class ModelDrafter(NgramDrafter):
         super().__init__(num_tokens, max_rows)
         self._model = model
         self._records: dict[Sequence, _Record] = {}
-        self._shares = Shares((*_FIRST, _FIRST_OF_ANY))
+        self._shares = Shares((*_FIRST, _FIRST_OF_ANY), engine_prior=_PRIOR)
         self._pass_times = StepTimes()
         # Seconds of a token of a longer chunk; 0 until one was read, so that it is tried.
         self._read_s = 0.0

@@ -10,11 +10,15 @@ _ENGINE_PRIOR, _ENGINE_KEPT = 20.0, 0.998
 class Shares:
     """Shares of right guesses of one sequence, by class, which begin with those of the whole engine."""
 
-    def __init__(self, first: tuple[float, ...], engine: Shares | None = None) -> None:
-        """`first` are the shares until texts say otherwise. Without `engine`, it is the whole engine's."""
+    def __init__(
+        self, first: tuple[float, ...], engine: Shares | None = None, engine_prior: float = _ENGINE_PRIOR
+    ) -> None:
+        """`first` are the shares until texts say otherwise. Without `engine`, it is the whole engine's, for which
+        `first` counts as `engine_prior` guesses.
+        """
         self._first = first
         self._engine = engine
-        self._prior, self._kept = (_PRIOR, _KEPT) if engine else (_ENGINE_PRIOR, _ENGINE_KEPT)
+        self._prior, self._kept = (_PRIOR, _KEPT) if engine else (engine_prior, _ENGINE_KEPT)
         self._right = [0.0] * len(first)
         self._all = [0.0] * len(first)
 
