@@ -1,4 +1,6 @@
-"""`python -m bench.models 1b|3b|8b --form bf16|q4_k_m DIRECTORY`: random Llamas of real sizes, made from a seed.
+"""`python -m bench.models 200m|1b|3b|8b --form bf16|q4_k_m DIRECTORY`: random Llamas of real sizes, made from a seed.
+
+`--pair` makes two, of which the smaller guesses what the larger says.
 
 Nothing is downloaded: the tokenizer is that of the bundled model. Numbers are random, so only time and memory of such a
 model mean anything. `q4_k_m` is written by llama.cpp's own tools from the very same weights, so that it and this server
@@ -15,7 +17,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +28,9 @@ from handler.model.gguf_model import bundled_gguf, converted
 
 BF16, Q4_K_M = "bf16", "q4_k_m"
 _DEVIATION = 0.02
+# Matrices of a layer whose outputs are added to what went in.
+_LAST = ("o_proj.weight", "down_proj.weight")
+_DRAFT_LAYERS = 2
 _INDEX = "model.safetensors.index.json"
 
 
@@ -43,31 +48,47 @@ class Shape:
     vocabulary: int = 49_152
 
 
-# As of Llama 3.2 1B and 3B and of Llama 3.1 8B, but for the vocabulary.
+# As of Llama 3.2 1B and 3B and of Llama 3.1 8B, but for the vocabulary; 200m is for a look at once.
 SHAPES = {
+    "200m": Shape(12, 1024, 4096, 16, 4, is_tied=True),
     "1b": Shape(16, 2048, 8192, 32, 8, is_tied=True),
     "3b": Shape(28, 3072, 8192, 24, 8, is_tied=True),
     "8b": Shape(32, 4096, 14_336, 32, 8, is_tied=False),
 }
 
 
-def make(shape: Shape, directory: Path, cache_dir: Path, seed: int = 0) -> None:
+def make(shape: Shape, directory: Path, cache_dir: Path, seed: int = 0, num_heard: int | None = None) -> None:
     """Write a bfloat16 checkpoint of transformers, one file for each layer: one layer is in memory at a time.
 
-    `cache_dir` is the server's, which holds the bundled model's tokenizer or will.
+    `cache_dir` is the server's, which holds the bundled model's tokenizer or will. Layers after the first `num_heard`
+    add nothing: their last matrices are zero.
     """
     directory.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
     weight_map: dict[str, str] = {}
     for number, sizes in enumerate(_parts(shape)):
         name = f"model-{number:05}.safetensors"
-        save_file({key: _numbers(size, generator) for key, size in sizes.items()}, directory / name, {"format": "pt"})
+        weights = {key: _numbers(size, generator) for key, size in sizes.items()}
+        if num_heard is not None and number > num_heard:
+            weights |= {key: torch.zeros_like(weights[key]) for key in weights if key.endswith(_LAST)}
+        save_file(weights, directory / name, {"format": "pt"})
         weight_map |= dict.fromkeys(sizes, name)
     (directory / _INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (directory / "config.json").write_text(json.dumps(_config(shape)))
     source = converted(bundled_gguf(), cache_dir, lambda *_: None)
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         shutil.copyfile(source / file, directory / file)
+
+
+def make_pair(shape: Shape, directory: Path, cache_dir: Path, seed: int = 0) -> None:
+    """Write a model and a draft model whose guesses all come true, `served` and `draft`.
+
+    The draft model is the first layers of the other, in which the later ones add nothing. The head is one of its own:
+    that of the embedding would answer with the token it was given.
+    """
+    untied = replace(shape, is_tied=False)
+    make(untied, directory / "served", cache_dir, seed, num_heard=_DRAFT_LAYERS)
+    make(replace(untied, layers=_DRAFT_LAYERS), directory / "draft", cache_dir, seed)
 
 
 def _parts(shape: Shape) -> Iterator[dict[str, tuple[int, ...]]]:
@@ -144,12 +165,16 @@ def main() -> int:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--form", choices=(BF16, Q4_K_M), default=BF16)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pair", action="store_true", help="DIRECTORY/served, and DIRECTORY/draft to guess for it")
     given = parser.parse_args()
     llama_cpp = os.environ.get("LLAMA_CPP_DIR")
     if given.form == Q4_K_M and not llama_cpp:
         sys.stderr.write("LLAMA_CPP_DIR must name a checkout of llama.cpp with build/bin/llama-quantize\n")
         return 2
     cache_dir = Path(os.environ.get("CACHE_DIR") or Path.home() / ".cache" / "tgi-heir")
+    if given.pair:
+        make_pair(SHAPES[given.size], given.directory, cache_dir, given.seed)
+        return 0
     make(SHAPES[given.size], given.directory, cache_dir, given.seed)
     if given.form == Q4_K_M and llama_cpp:
         quantise(given.directory, Path(llama_cpp))

@@ -1,4 +1,7 @@
-"""`python -m bench.speculation`: one server with n-gram speculation, one without, on the same prompts in turn.
+"""`python -m bench.speculation`: one server with speculation, one without, on the same prompts in turn.
+
+`--model PAIR/served --draft-model PAIR/draft` measures a draft model (`bench.models --pair`), else n-grams alone guess;
+with `--without N` too, against n-grams.
 
 Printed for each kind of prompt and number of streams: tokens a second of both, their ratio (above 1 speculation is
 faster), the ratio of the engines' processor time for a token, which other load disturbs less (below 1 is better), and
@@ -31,17 +34,23 @@ def main() -> None:
     """Print a line for each number of streams and kind of prompt."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--speculate", type=int, default=16)
+    parser.add_argument(
+        "--without", type=int, default=0, help="SPECULATE of the other server, whose n-grams then count"
+    )
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--kinds", nargs="+", default=list(_prompts()))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-tokens", type=int, default=160)
     parser.add_argument("--model", default="", help="empty: the bundled one")
+    parser.add_argument("--draft-model", default="", help="SPECULATIVE_MODEL of the server with speculation")
     parser.add_argument("--cache-dir", default="", help="empty: a new one, whose kernels are compiled first")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         servers = [
-            stack.enter_context(started(_contender(num, arguments, directory), Path(directory, f"log-{num}")))
-            for num in (0, arguments.speculate)
+            stack.enter_context(
+                started(_contender(num, draft, arguments, directory), Path(directory, f"log-{num}{bool(draft)}"))
+            )
+            for num, draft in ((arguments.without, ""), (arguments.speculate, arguments.draft_model))
         ]
         print(f"{'streams':>7} {'kind':10} {'without':>8} {'with':>8} {'ratio':>6} {'cpu':>6} {'tok/step':>8}")
         for streams in arguments.streams:
@@ -73,10 +82,12 @@ def _prompts() -> dict[str, list[str]]:
     return found
 
 
-def _contender(num: int, arguments: Any, directory: str) -> Any:
+def _contender(num: int, draft: str, arguments: Any, directory: str) -> Any:
     environ = {"SPECULATE": str(num), "CACHE_DIR": arguments.cache_dir or f"{directory}/cache"}
     if arguments.model:
         environ["HF_MODEL_ID"] = arguments.model
+    if draft:
+        environ["SPECULATIVE_MODEL"] = draft
     return replace(ours(), environ=environ)
 
 

@@ -21,6 +21,8 @@ from handler.seam.config import ActivationDtype, KVCacheDtype, KVLayout, Quantiz
 _MAX_LOG_LEVEL = 1000
 # Empty: by the endpoint.
 _OTLP_PROTOCOLS = ("", "grpc", "http/protobuf")
+# Tokens that a draft model guesses at most, as vLLM's examples have it.
+_DRAFTED = 5
 
 
 class SettingsError(Exception):
@@ -237,11 +239,18 @@ class Settings:
         "Make results independent of the batch, also for weights whose kernel depends on the number of rows (CPU).",
         "DETERMINISTIC",
     )
-    speculate: int = _setting(
-        0,
+    speculate: int | None = _setting(
+        None,
         _count(0, 64),
-        "Most tokens that are guessed and verified in one step, for each sequence; answers stay the same. 0: none.",
+        "Most tokens that are guessed and verified in one step, for each sequence; answers stay the same. 0: none. "
+        "Default: 0, or 5 with SPECULATIVE_MODEL.",
         "SPECULATE",
+    )
+    speculative_model: str = _setting(
+        "",
+        _text,
+        "Small model of the same vocabulary that guesses too: a directory, a hub id or a .gguf file.",
+        "SPECULATIVE_MODEL",
     )
     max_batch_size: int = _setting(
         0,
@@ -403,6 +412,13 @@ class Settings:
     def reads_traceparent(self) -> bool:
         """Whether a caller's `traceparent` is the parent of a span."""
         return "tracecontext" in _items(self.otel_propagators)
+
+    @property
+    def num_draft_tokens(self) -> int:
+        """The longest draft, in tokens; 0 without speculation."""
+        if self.speculate is None:
+            return _DRAFTED if self.speculative_model else 0
+        return self.speculate
 
     def _check(self) -> None:
         if self.max_input_tokens and self.max_total_tokens and self.max_input_tokens >= self.max_total_tokens:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from handler.model.draft.settings import locate_draft
 from handler.model.location import locate
 from handler.seam.atomic_file import atomic_write
 from handler.seam.config import EngineConfig, load_config
@@ -84,11 +85,13 @@ def _start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, str]:
     # compressed-tensors draws progress bars among the lines of the log.
     os.environ.setdefault("TQDM_DISABLE", "1")
     # Before torch is imported, which takes seconds: a missing model is reported at once.
+    # What is missing is downloaded now: `locate` leaves no library that contacts the hub.
+    draft_dir = locate_draft(config, board.advance)
     located = locate(config, board.advance)
     board.enter(Phase.PREPARING, "importing torch and transformers")
     from handler.startup import start
 
-    core, card = start(config, board, located)
+    core, card = start(config, board, located, draft_dir)
     if config.deterministic:
         core.keep_threads()
     # Web workers read the card as soon as the phase is READY.

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import torch
 
+from handler.draft_startup import DraftStart
 from handler.engine.core import EngineCore
+from handler.engine.draft_model import DraftRunner
 from handler.engine.in_flight import InFlight
 from handler.engine.ipc import EngineSocket
 from handler.engine.step_threads import StepThreads
@@ -20,6 +22,7 @@ from handler.linears.onednn_linear import keep_onednn_off_amx
 from handler.linears.packed_linear import KERNEL, Kernel, max_rows_by_one_kernel
 from handler.linears.rounded import check_rounded
 from handler.model.checks.remote_code import follows_code
+from handler.model.draft.settings import locate_draft
 from handler.model.json_file import read_json
 from handler.model.loader import load, place
 from handler.model.location import custom_code, locate
@@ -36,6 +39,7 @@ from handler.seam.protocol import ModelCard
 from handler.seam.status import Phase, StatusBoard
 from handler.seam.suspects import Hazards, Suspects
 from handler.speculation.drafter import NgramDrafter
+from handler.speculation.model_drafter import ModelDrafter
 
 logger = logging.getLogger(__name__)
 
@@ -46,30 +50,42 @@ _WAITING_PER_KV = 4
 
 
 def start(
-    config: EngineConfig, board: StatusBoard, located: tuple[Path, str] | None = None
+    config: EngineConfig,
+    board: StatusBoard,
+    located: tuple[Path, str] | None = None,
+    draft_dir: Path | None = None,
 ) -> tuple[EngineCore, ModelCard]:
-    """Load, verify and warm up the model. `located` is the result of `locate`, if called already.
+    """Load, verify and warm up the model. `located` and `draft_dir` are the results of `locate` and `locate_draft`, if
+    called already.
 
     Raises StartupError with one sentence.
     """
     _configure_libraries(config)
-    directory, model_id = located or locate(config, board.advance)
+    if located is None:
+        draft_dir, located = locate_draft(config, board.advance), locate(config, board.advance)
+    directory, model_id = located
     board.enter(Phase.LOADING, f"loading {model_id}")
-    devices = _place(config, directory, board)
-    trusted = follows_code(read_json(directory / "config.json"), trust_remote_code=config.trust_remote_code)
-    tokens_dir = tokenizer_dir(directory, Path(config.cache_dir), trusted)
+    tokens_dir = _tokens_dir(config, directory)
+    draft = None if draft_dir is None else DraftStart(config, draft_dir)
+    if draft is not None:
+        draft.check_vocabulary((tokens_dir, model_id))
+    devices = _place(config, directory, board, draft)
+    if draft is not None:
+        draft.load(board.advance, devices)
     loaded = load(config, directory, board.advance, devices, tokens_dir)
+    loaded = loaded if draft is None else draft.beside(loaded)
     if ACTIVATIONS.wants_int8:
         check_rounded(loaded.model, loaded.device.type)
     board.advance(700, "comparing the engine's attention with the model's own")
     with ACTIVATIONS.exact():  # what is compared must not be rounded
         runner, limits = choose_runner(config, loaded, board)
+        beside = None if draft is None else draft.run_beside(runner, limits, board)
     board.enter(Phase.WARMING, "generating the first token")
     grammars = GrammarCompiler(tokens_dir / "tokenizer.json", runner.vocab_size, loaded.eos_token_ids)
     threads = StepThreads(
         partial(_num_threads, config), chooses=runner.same_by_any_threads and not config.deterministic
     )
-    core = build_core(config, runner, limits, board, grammars, threads)
+    core = build_core(config, runner, limits, board, grammars, threads, beside)
     core.generate_for_warm_up(warm_up_sequence(runner.vocab_size, limits.max_model_len))
     if loaded.device.type == "cuda":
         core.generate_for_warm_up(*sequences_of_each_kind(runner.vocab_size, limits.max_model_len, grammars))
@@ -77,6 +93,11 @@ def start(
     card = _card(config, runner, limits, model_id, tokens_dir, custom_code(config, directory))
     _log_start(card, limits)
     return core, card
+
+
+def _tokens_dir(config: EngineConfig, directory: Path) -> Path:
+    trusted = follows_code(read_json(directory / "config.json"), trust_remote_code=config.trust_remote_code)
+    return tokenizer_dir(directory, Path(config.cache_dir), trusted)
 
 
 def _configure_libraries(config: EngineConfig) -> None:
@@ -94,9 +115,9 @@ def _num_threads(config: EngineConfig) -> int:
     return config.num_threads or (int(given) if given.isdecimal() else 0) or usable_threads(engines=config.num_engines)
 
 
-def _place(config: EngineConfig, directory: Path, board: StatusBoard) -> Devices:
+def _place(config: EngineConfig, directory: Path, board: StatusBoard, draft: DraftStart | None) -> Devices:
     """Choose this engine's devices and publish the choice, so that PID 1 starts the other engines meanwhile."""
-    devices = place(config, directory)
+    devices = place(config, directory, None if draft is None else (draft.config, draft.directory))
     board["devices_per_engine"] = len(devices.own)
     board["engines_wanted"] = devices.num_engines
     return devices
@@ -109,8 +130,17 @@ def build_core(
     board: StatusBoard,
     grammars: GrammarCompiler | None = None,
     threads: StepThreads | None = None,
+    draft: tuple[Runner, Limits] | None = None,
 ) -> EngineCore:
-    """An engine over `runner`, bound to the configured socket. Raises zmq.ZMQError if that cannot be bound."""
+    """An engine over `runner`, bound to the configured socket. `draft` runs the draft model.
+
+    Raises zmq.ZMQError if the socket cannot be bound.
+    """
+    in_flight = InFlight(
+        board,
+        Hazards(Path(config.hazards_path)) if config.hazards_path else None,
+        Suspects(Path(config.suspects_path)) if config.suspects_path else None,
+    )
     scheduler = Scheduler(
         SchedulerLimits(
             max_num_seqs=limits.max_num_seqs,
@@ -122,18 +152,13 @@ def build_core(
             eos_token_ids=runner.loaded.eos_token_ids,
         ),
         runner.kv_manager(limits),
-        _drafter(config, runner),
-    )
-    in_flight = InFlight(
-        board,
-        Hazards(Path(config.hazards_path)) if config.hazards_path else None,
-        Suspects(Path(config.suspects_path)) if config.suspects_path else None,
+        _drafter(config, runner, DraftRunner(*draft, runner.vocab_size, in_flight.beside()) if draft else None),
     )
     return EngineCore(runner, scheduler, EngineSocket(config.socket_path), board, grammars, in_flight, threads)
 
 
-def _drafter(config: EngineConfig, runner: Runner) -> NgramDrafter | None:
-    """What guesses tokens, if SPECULATE asks for it and the runner can verify them."""
+def _drafter(config: EngineConfig, runner: Runner, model: DraftRunner | None = None) -> NgramDrafter | None:
+    """What guesses tokens, if SPECULATE asks for it and the runner can verify them; with a draft `model`, it too."""
     if not config.num_draft_tokens:
         return None
     if runner.drafts_obstacle is not None:
@@ -146,7 +171,10 @@ def _drafter(config: EngineConfig, runner: Runner) -> NgramDrafter | None:
             "SPECULATE=%d: steps with guesses have at most %d rows; DETERMINISTIC=true takes away this limit",
             *(config.num_draft_tokens, max_rows),
         )
-    return NgramDrafter(config.num_draft_tokens, max_rows)
+    if model is None:
+        return NgramDrafter(config.num_draft_tokens, max_rows)
+    model.warm_up()
+    return ModelDrafter(config.num_draft_tokens, model, max_rows)
 
 
 def _max_concurrent(config: EngineConfig, limits: Limits) -> int:

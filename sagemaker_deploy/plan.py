@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from sagemaker_deploy.aws.clients import Clients
@@ -16,8 +17,9 @@ from sagemaker_deploy.request.requests import Requests, build_requests
 from sagemaker_deploy.request.spec import DeploySpec
 from sagemaker_deploy.sizing.fit import Fit, Load, auto_warning, check_fit, default_load, fit_warnings, refusal
 from sagemaker_deploy.sizing.model_shape import ModelShape
+from sagemaker_deploy.sizing.model_source import read_model
 from sagemaker_deploy.sizing.recommendation import Recommendation, recommend
-from sagemaker_deploy.sizing.sizes import Sizes
+from sagemaker_deploy.sizing.sizes import Sizes, assume, read_or_assume
 from sagemaker_deploy.stand_ins import with_gaps
 
 # The fit check reads these settings from the specification's fields or takes their defaults, whatever its environment
@@ -102,7 +104,7 @@ def make_plan(
 
     The model's sizes are `sizes`, or just its `shape`.
     """
-    sizes = _with_keys(sizes or Sizes(shape), spec)
+    sizes, draft_warning = _with_draft(_with_keys(sizes or Sizes(shape), spec), spec)
     requests = build_requests(spec, region)
     fit, recommendation = None, None
     warnings = list(_spec_warnings(spec, region, requests, missing))
@@ -114,6 +116,7 @@ def make_plan(
         warnings += [f"no instance is recommended: {refused}"] if refused else []
         warnings += _fit_warnings(spec, sizes.shape, load, fit) if "--instance-type" not in missing else []
         warnings += _ignored_variables(spec)
+        warnings += [draft_warning] if draft_warning else []
     quota = _quota(spec, clients) if "--instance-type" not in missing else None
     warning = quota_warning(quota, spec.instance_type, spec.instance_count)
     warnings += [warning] if warning else []
@@ -170,6 +173,18 @@ def _with_keys(sizes: Sizes, spec: DeploySpec) -> Sizes:
     """The sizes with keys and values as the container's environment sets them."""
     wanted = spec.environment.get("KV_CACHE_DTYPE", "")
     return sizes if sizes.shape is None else replace(sizes, shape=sizes.shape.with_keys(wanted))
+
+
+def _with_draft(sizes: Sizes, spec: DeploySpec) -> tuple[Sizes, str]:
+    """The sizes with the draft model that the container's environment names, and a warning if its size is unknown."""
+    name = spec.environment.get("SPECULATIVE_MODEL", "")
+    if sizes.shape is None or not name:
+        return sizes, ""
+    draft = read_or_assume(lambda: read_model(name), name) if Path(name).exists() else assume(name, "")
+    if draft.shape is None:
+        return sizes, f"the fit check leaves out the draft model {name!r}: its name tells no size"
+    keys = spec.environment.get("KV_CACHE_DTYPE", "")
+    return replace(sizes, shape=sizes.shape.with_draft(draft.shape.with_keys(keys))), ""
 
 
 def _fits(spec: DeploySpec, shape: ModelShape, load: Load) -> tuple[Fit | None, Recommendation | None]:

@@ -26,6 +26,10 @@ class InFlight:
         self._suspects = suspects
         self._hang_limit = HangLimit()
 
+    def beside(self) -> InFlight:
+        """The same for passes of another model, which take another time."""
+        return InFlight(self._board, self._hazards, self._suspects)
+
     def refusal(self, request: GenerateRequest) -> Rejected | None:
         """The rejection of a request that has crashed `MAX_DEATHS` engines; None for all others."""
         if self._suspects is None or self._suspects.find(fingerprint(request))[0] < MAX_DEATHS:

@@ -62,6 +62,16 @@ def run_step(runner: Runner, batch: ScheduledBatch, eos_token_ids: Collection[in
     return _Step(runner, eos_token_ids).run(batch.items)
 
 
+def forward(runner: Runner, batch: ScheduledBatch) -> StepLogits:
+    """One pass of `runner`, in the thread for it. Raises what the model raises."""
+    try:
+        return _forward_thread.call(lambda: runner.run(batch))
+    except RuntimeError as exc:
+        if is_compile_failure(exc):
+            _forward_thread.replace_soon()
+        raise
+
+
 def prove_alive(runner: Runner, scheduler: Scheduler) -> None:
     """Run the warm-up prompt after a step in which every sequence failed. Raises EngineBroken if it fails too."""
     seq = warm_up_sequence(runner.vocab_size, scheduler.limits.max_model_len)
@@ -94,8 +104,6 @@ class _Step:
                 raise_if_fatal(exc)
                 if not _is_out_of_memory(exc):
                     return self._bisect(items, exc) + dropped
-                if is_compile_failure(exc):
-                    _forward_thread.replace_soon()
                 # The traceback's frames hold the tensors that filled the memory.
                 message = one_line(exc.with_traceback(None), 200)
             if self._freed:
@@ -126,7 +134,7 @@ class _Step:
     def _attempt(self, items: list[ScheduledSequence]) -> list[Ran]:
         batch = ScheduledBatch(items)
         with measured_forward(batch):
-            found = _forward_thread.call(lambda: self._runner.run(batch))
+            found = forward(self._runner, batch)
         scored = {item.seq.request_id: _score(rows, item) for item, rows in found.prompt}
         outcomes = {item.seq.request_id: sampled for item, sampled in self._choose(found)}
         outcomes |= {request_id: [failure] for request_id, failure in scored.items() if failure is not None}

@@ -69,12 +69,21 @@ GGUF = "gguf"
 Progress = Callable[[int, str], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Memory of another model on the first device, in bytes: of a token's keys and values, and of its steps."""
+
+    key_bytes: int = 0
+    step_bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
     """A model ready to run, with the settings of its configuration that generation needs.
 
     `quantize` says how the weights are stored: an HF_MODEL_QUANTIZE name, a checkpoint's own `quant_method`, or gguf.
-    `kv_codes` is the type of 8 bits in which keys and values are kept; None if they are kept as `dtype`.
+    `kv_codes` is the type of 8 bits in which keys and values are kept; None if they are kept as `dtype`. `beside` is
+    what a draft model takes of the memory for keys and steps.
     """
 
     model: PreTrainedModel
@@ -86,6 +95,7 @@ class LoadedModel:
     max_position_embeddings: int
     other_devices: tuple[torch.device, ...] = ()
     kv_codes: torch.dtype | None = None
+    beside: Beside = Beside()
 
     @property
     def kv_dtype(self) -> torch.dtype:
@@ -98,12 +108,18 @@ class LoadedModel:
         return (self.device, *self.other_devices)
 
 
-def place(config: EngineConfig, directory: Path) -> Devices:
-    """The devices for the checkpoint in `directory`; the first becomes CUDA's current one. Raises BadConfiguration."""
+def place(config: EngineConfig, directory: Path, draft: tuple[EngineConfig, Path] | None = None) -> Devices:
+    """The devices for the checkpoint in `directory`; the first becomes CUDA's current one.
+
+    `draft` is a model, with its settings, that the first device holds too. Raises BadConfiguration.
+    """
     device = choose_device(config.device)
     if device.type != "cuda":
         return choose_devices(config, device, Needs(()), ())
-    needs = needs_of(directory, config, choose_dtype(config.dtype, device), capability_of(device))
+    dtype, capability = choose_dtype(config.dtype, device), capability_of(device)
+    needs = needs_of(directory, config, dtype, capability)
+    if draft is not None:
+        needs = needs.beside(needs_of(draft[1], draft[0], dtype, capability))
     devices = choose_devices(config, device, needs, gpu_bytes())
     # torch makes the stream that captures graphs on the current device.
     torch.cuda.set_device(devices.own[0])

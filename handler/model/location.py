@@ -32,13 +32,18 @@ def locate(config: EngineConfig, progress: Callable[[int, str], None]) -> tuple[
 
     Afterwards no library contacts the hub. Raises BadModel.
     """
-    directory, model_id = _find(config, progress)
+    directory, model_id = find(config, progress)
     _go_offline()
-    _check_manifest(directory, Path(config.cache_dir))
-    check_files(directory, trust_remote_code=config.trust_remote_code)
+    check_found(config, directory)
     if config.index == 0:  # all engines find the same
         report_custom_code(custom_code(config, directory), refuse=config.refuse_custom_code)
     return directory, config.served_model_id or model_id
+
+
+def check_found(config: EngineConfig, directory: Path) -> None:
+    """Raise BadModel unless the files in `directory` are safe and complete."""
+    _check_manifest(directory, Path(config.cache_dir))
+    check_files(directory, trust_remote_code=config.trust_remote_code)
 
 
 def custom_code(config: EngineConfig, directory: Path) -> list[str]:
@@ -54,7 +59,8 @@ def custom_code(config: EngineConfig, directory: Path) -> list[str]:
     return found
 
 
-def _find(config: EngineConfig, progress: Callable[[int, str], None]) -> tuple[Path, str]:
+def find(config: EngineConfig, progress: Callable[[int, str], None]) -> tuple[Path, str]:
+    """The directory of `config.model` and its id, unchecked. Converts or downloads it if needed. Raises BadModel."""
     cache_dir = Path(config.cache_dir)
     if config.model:
         path = Path(config.model)

@@ -57,6 +57,12 @@ class Needs:
     forms: tuple[Weights, ...]
     key_bytes: int = 0
 
+    def beside(self, other: Needs) -> Needs:
+        """These and, in each form, the memory of `other`, in its least lossy form."""
+        more = other.forms[0].num_bytes
+        forms = (dataclasses.replace(each, num_bytes=each.num_bytes + more) for each in self.forms)
+        return Needs(tuple(forms), self.key_bytes + other.key_bytes)
+
 
 def gpu_bytes() -> tuple[int, ...]:
     """Memory in bytes of each GPU that CUDA_VISIBLE_DEVICES shows.

@@ -105,17 +105,24 @@ def bytes_per_token(loaded: LoadedModel) -> int:
     return kv_bytes_per_token(loaded.text_config, loaded.kv_dtype)
 
 
+def bytes_on_devices(loaded: LoadedModel) -> dict[torch.device, float]:
+    """KV memory of one token in bytes on each device, with what a draft model takes of the first."""
+    found = {device: share * bytes_per_token(loaded) for device, share in layer_shares(loaded).items()}
+    found[loaded.device] = found.get(loaded.device, 0.0) + loaded.beside.key_bytes
+    return found
+
+
 def _capacity_tokens(loaded: LoadedModel, num_engines: int, reserve: Mapping[torch.device, int] | None) -> int:
     """On CPU the engines share free memory. Over several GPUs, each holds the part of a token that its layers need, and
     the GPU with the least room for that is the bound."""
-    per_token = bytes_per_token(loaded)
+    per_token = bytes_on_devices(loaded)
     if loaded.device.type == "cpu":
         free = available_memory_bytes() * _CPU_FRACTION / num_engines
+        found = free / per_token[loaded.device]
     else:
         give_back()
-        shares = layer_shares(loaded)
-        free = min(_room(device, reserve) / share for device, share in shares.items())
-    return min(_MAX_CAPACITY_TOKENS, max(1, int(free) // per_token))
+        found = min(_room(device, reserve) / num_bytes for device, num_bytes in per_token.items() if num_bytes)
+    return min(_MAX_CAPACITY_TOKENS, max(1, int(found)))
 
 
 def _room(device: torch.device, reserve: Mapping[torch.device, int] | None) -> float:

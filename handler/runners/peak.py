@@ -18,7 +18,7 @@ from torch import Tensor
 
 from handler.model.loader import LoadedModel
 from handler.model.machine_memory import give_back, is_out_of_memory
-from handler.runners.limits import Limits, bytes_per_token, derive_limits, layer_shares
+from handler.runners.limits import Limits, bytes_on_devices, derive_limits
 from handler.runners.runner import Runner
 from handler.runners.trial import MODEL_ERRORS, attention_of
 from handler.sampling.sampler import sample
@@ -105,9 +105,9 @@ def _leaves_room(config: EngineConfig, loaded: LoadedModel, reserve: dict[torch.
     """Whether the tokens asked for fit beside the steps; if none are asked for, half of the memory."""
     give_back()
     tokens = config.kv_capacity_tokens or config.max_model_len
-    for device, share in layer_shares(loaded).items():
+    for device, num_bytes in bytes_on_devices(loaded).items():
         free = torch.cuda.mem_get_info(device)[0]
-        keys = max(tokens * bytes_per_token(loaded) * share, 0 if config.kv_capacity_tokens else free / 2)
+        keys = max(tokens * num_bytes, 0 if config.kv_capacity_tokens else free / 2)
         if reserve[device] + keys > free:
             return False
     return True
@@ -145,8 +145,10 @@ def _measured(probe: Probe, limits: Limits) -> dict[torch.device, int]:
     graphs = probe.later_bytes()
     # A step takes memory by its tokens. Graphs have a pool of their own.
     share = min(1.0, probe.graph_tokens / limits.max_num_batched_tokens)
+    beside = {probe.runner.loaded.device: probe.runner.loaded.beside.step_bytes}
     return {
         device: max(step[device] for step in largest)
+        + beside.get(device, 0)
         + (graphs + max(decoding[device], int(share * prompts[device])) if graphs else 0)
         + int(_FRAGMENTATION * torch.cuda.mem_get_info(device)[1])
         for device in devices

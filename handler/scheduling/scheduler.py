@@ -9,7 +9,7 @@ follows the newest token of a sequence, which the same pass verifies.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -99,13 +99,19 @@ class SchedulerLimits:
 
 
 class Drafter(Protocol):
-    """Guesses what follows (handler.speculation.drafter.NgramDrafter)."""
+    """Guesses what follows (handler.speculation: NgramDrafter, ModelDrafter)."""
 
     def propose(self, seqs: list[Sequence], max_tokens: list[int], budget: int) -> list[tuple[int, ...]]:
         """A draft for each of `seqs`, possibly empty: at most `max_tokens[i]` tokens, and `budget` together."""
 
     def observe(self, num_rows: int, seconds: float) -> None:
-        """Learn how long a step of decodes and drafts took."""
+        """Learn how long a step of decodes and drafts took, from the choice of the drafts on."""
+
+    def forget(self, seq: Sequence) -> None:
+        """Free what is known of `seq`: it has ended, or is preempted and may wait for long."""
+
+    def check_integrity(self, running: Iterable[Sequence]) -> None:
+        """Raise RuntimeError if memory is held for another sequence than those `running`."""
 
 
 class Scheduler:
@@ -249,8 +255,7 @@ class Scheduler:
         seq.num_computed = 0
         seq.num_preemptions += 1
         self.num_preemptions += 1
-        # It may be large, and be of no use for long.
-        seq.lookup = None
+        self._forget_drafts(seq)
         self.waiting.appendleft(seq)
 
     def advance(self, item: ScheduledSequence, num_accepted: int = 0) -> None:
@@ -276,10 +281,16 @@ class Scheduler:
         if seq.status is SequenceStatus.RUNNING:
             self.running.remove(seq)
             self.kv.release(seq)
+            self._forget_drafts(seq)
         elif seq in self.waiting:
             self.waiting.remove(seq)
         seq.status = SequenceStatus.FINISHED
         seq.finish_reason = reason
+
+    def _forget_drafts(self, seq: Sequence) -> None:
+        seq.lookup = None  # it may be large
+        if self.drafter is not None:
+            self.drafter.forget(seq)
 
     def expired(self, now_s: float) -> Collection[Sequence]:
         """Sequences past their deadline."""
@@ -301,3 +312,5 @@ class Scheduler:
         if any(seq.status is not SequenceStatus.WAITING or seq.slot >= 0 or seq.block_table for seq in self.waiting):
             raise RuntimeError("a sequence in `waiting` holds memory or is not WAITING")
         self.kv.check_integrity(self.running)
+        if self.drafter is not None:
+            self.drafter.check_integrity(self.running)

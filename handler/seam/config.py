@@ -73,7 +73,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     `index` numbers this engine among `num_engines`; on CPU they share the memory. `num_devices` is the number of GPUs
     for all engines, `devices_per_engine` for each. `has_given_engines`: ENGINE_REPLICAS is set.
-    `num_draft_tokens` is the longest draft of a sequence in a step.
+    `num_draft_tokens` is the longest draft of a sequence in a step. `draft_model` guesses them too: as `model`,
+    empty for none.
     """
 
     model: str = ""
@@ -97,6 +98,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     kv_cache_dtype: KVCacheDtype = KVCacheDtype.AUTO
     deterministic: bool = False
     num_draft_tokens: int = 0
+    draft_model: str = ""
     num_threads: int = 0
     socket_path: str = ""
     board_path: str = ""

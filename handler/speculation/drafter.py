@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from handler.scheduling.sequence import Sequence
 from handler.speculation.acceptance import Acceptance
+from handler.speculation.draft_lengths import Guesses, best_lengths
 from handler.speculation.ngram import NgramLookup
 from handler.speculation.step_times import StepTimes
-
-# A draft must promise so much more speed: both estimates are rough.
-_MARGIN = 1.08
 
 
 @dataclass(slots=True)
@@ -46,43 +45,33 @@ class NgramDrafter:
         """As `Drafter.propose`: the drafts with which the step promises the most tokens a second."""
         if self.max_rows:
             budget = max(0, min(budget, self.max_rows - len(seqs)))
-        chances = [self._chances(seq, most) for seq, most in zip(seqs, max_tokens, strict=True)]
-        lengths = self._best_lengths(chances, budget)
-        return [self._draft(seq, length) if length else () for seq, length in zip(seqs, lengths, strict=True)]
+        most = [min(self.num_tokens, each) for each in max_tokens]
+        guesses = self._guesses(seqs, most, budget)
+        lengths = best_lengths(guesses, budget, self._times).lengths
+        return [tuple(each.tokens[:length]) for each, length in zip(guesses, lengths, strict=True)]
 
     def observe(self, num_rows: int, seconds: float) -> None:
         """As `Drafter.observe`."""
         self._times.observe(num_rows, seconds)
 
-    def _chances(self, seq: Sequence, most: int) -> list[float]:
-        """The chance of each token of the longest draft to be accepted; none if nothing can be guessed."""
+    def forget(self, seq: Sequence) -> None:
+        """As `Drafter.forget`: all that is known is in `seq.lookup`."""
+
+    def check_integrity(self, running: Iterable[Sequence]) -> None:
+        """As `Drafter.check_integrity`: nothing is held beside what sequences hold."""
+
+    def _guesses(self, seqs: list[Sequence], most: list[int], budget: int) -> list[Guesses]:
+        """What may follow each of `seqs`: `most[i]` tokens, and of all together `budget`, if more are of no use."""
+        del budget
+        return [self._looked_up(seq, each) for seq, each in zip(seqs, most, strict=True)]
+
+    def _looked_up(self, seq: Sequence, most: int) -> Guesses:
+        """What followed at the place that the text fits; nothing if there is none."""
         if seq.lookup is None:
             seq.lookup = _Knowledge(Acceptance(self._acceptance))
         known: _Knowledge = seq.lookup
         known.take_in(seq.token_ids)
         if known.ngrams.guess(seq.token_ids) is None:
-            return []
-        return known.acceptance.shares(known.ngrams.length, min(most, self.num_tokens))
-
-    @staticmethod
-    def _draft(seq: Sequence, length: int) -> tuple[int, ...]:
-        known: _Knowledge = seq.lookup
-        return tuple(known.ngrams.draft(seq.token_ids, length))
-
-    def _best_lengths(self, chances: list[list[float]], budget: int) -> list[int]:
-        """How many tokens of each draft: the likeliest of all, as many as make the step most worth its time."""
-        lengths = [0] * len(chances)
-        ranked = sorted(((chance, i) for i, row in enumerate(chances) for chance in row), reverse=True)[:budget]
-        seconds = self._times.estimate(len(chances)) if ranked else 0.0
-        if not seconds:
-            return lengths
-        expected = float(len(chances))
-        best, num_best = _MARGIN * expected / seconds, 0
-        for num, (chance, _) in enumerate(ranked, 1):
-            expected += chance
-            speed = expected / self._times.estimate(len(chances) + num)
-            if speed > best:
-                best, num_best = speed, num
-        for _, i in ranked[:num_best]:
-            lengths[i] += 1
-        return lengths
+            return Guesses()
+        chances = known.acceptance.shares(known.ngrams.length, most)
+        return Guesses(known.ngrams.draft(seq.token_ids, len(chances)), chances)

@@ -109,6 +109,7 @@ SETTINGS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("KV_CACHE_DTYPE",), _one_of(*KV_CACHE_DTYPES)),
     (("DETERMINISTIC",), _FLAG),
     (("SPECULATE",), _whole(0, 64)),
+    (("SPECULATIVE_MODEL",), _text),
     (("MAX_BATCH_SIZE",), _whole(1, 4096)),
     (("MAX_CONCURRENT_REQUESTS",), _whole(1, 1_000_000)),
     (("MAX_QUEUED_TOKENS",), _whole(1)),

@@ -13,6 +13,7 @@ the engine queues and preempts but does not fail. Overhead is CUDA's context and
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -253,6 +254,12 @@ def _form(shape: ModelShape, quantize: str, instance: Instance) -> Form:
 
 
 def _weights(shape: ModelShape, form: Form, capability: int) -> Weights:
+    """Bytes in memory, a draft model's too, and bytes that a step moves."""
+    found = _own_weights(shape, form, capability)
+    return dataclasses.replace(found, num_bytes=found.num_bytes + shape.draft_bytes)
+
+
+def _own_weights(shape: ModelShape, form: Form, capability: int) -> Weights:
     size = form.num_bytes(shape.counts, _ITEMSIZE)
     if form.name == _GGUF and shape.tensors is not None:
         size = gguf_bytes(shape.tensors, _ITEMSIZE, capability)

@@ -30,7 +30,7 @@ class ModelShape:
     `stored` is the `quantization_config` of a checkpoint that is already quantised, else None, and `stored_bytes` the
     size of its files. `num_layers` and `max_context` are 0 if unknown. Of .gguf files, `tensors` are those by name,
     and `file_bytes` is their size. `kv_bytes_in_8_bits` is `kv_bytes_per_token` with an 8-bit KV_CACHE_DTYPE, 0 if
-    unknown.
+    unknown. `draft_bytes` are those of a draft model in memory beside it.
     """
 
     counts: WeightCounts
@@ -43,6 +43,7 @@ class ModelShape:
     file_bytes: int | None = None
     tensors: Mapping[str, Stored] | None = None
     kv_bytes_in_8_bits: int = 0
+    draft_bytes: int = 0
 
     @property
     def is_packed(self) -> bool:
@@ -54,6 +55,15 @@ class ModelShape:
         if kv_cache_dtype not in EIGHT_BITS or not self.kv_bytes_in_8_bits:
             return self
         return replace(self, kv_bytes_per_token=self.kv_bytes_in_8_bits)
+
+    def with_draft(self, draft: ModelShape) -> ModelShape:
+        """Return the shape with a draft model beside it: as many tokens of keys and values are kept for both."""
+        dense = 2 * draft.num_params
+        return replace(
+            self,
+            kv_bytes_per_token=self.kv_bytes_per_token + draft.kv_bytes_per_token,
+            draft_bytes=draft.stored_bytes or (draft.file_bytes if draft.is_packed else dense) or dense,
+        )
 
     @property
     def num_params(self) -> int:

@@ -55,6 +55,30 @@ def test_keys_in_8_bits_take_half_and_their_scales() -> None:
     assert planned.kv_bytes_per_token == 2 * 36 * 8 * (128 + 4)
 
 
+def test_a_draft_model_takes_weights_and_keys(tmp_path: Path) -> None:
+    """As `plan` reads SPECULATIVE_MODEL from the container's environment: a directory here, else by its name."""
+    (tmp_path / "config.json").write_text(json.dumps(QWEN3_8B))
+    shape, instance = shape_from_config(LLAMA_70B), find_instance("ml.p4d.24xlarge")
+    assert instance is not None
+    small = shape_from_config(QWEN3_8B)
+    plans = {
+        name: make_plan(make_spec(environment={"SPECULATIVE_MODEL": name}), "eu-west-1", shape=shape, load=LOAD)
+        for name in ("", str(tmp_path), "org/small-8B", "org/small")
+    }
+    shapes = {name: plan.sizes.shape for name, plan in plans.items()}
+    found = shapes[str(tmp_path)]
+    assert found == shape.with_draft(small)
+    assert found.kv_bytes_per_token == shape.kv_bytes_per_token + small.kv_bytes_per_token
+    more = weights_bytes(found, "none", instance) - weights_bytes(shape, "none", instance)
+    assert more == found.draft_bytes == 2 * small.num_params
+    assert shapes["org/small-8B"].draft_bytes == pytest.approx(16e9, rel=0.1)
+    assert shapes["org/small"] == shapes[""] == shape
+    warned = [
+        name for name, plan in plans.items() if any("leaves out the draft model" in each for each in plan.warnings)
+    ]
+    assert warned == ["org/small"]
+
+
 def test_latent_attention_is_counted_as_transformers_stores_it() -> None:
     mla = QWEN3_8B | {"qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
     assert shape_from_config(mla).kv_bytes_per_token == 2 * 36 * 32 * (128 + 64 + 128)

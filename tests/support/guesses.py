@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 
 from handler.scheduling.sequence import Sequence
@@ -41,6 +42,12 @@ class Oracle:
     def observe(self, num_rows: int, seconds: float) -> None:
         self.num_steps += 1
 
+    def forget(self, seq: Sequence) -> None:
+        pass
+
+    def check_integrity(self, running: Iterable[Sequence]) -> None:
+        pass
+
 
 def wishes_of(seed: int) -> list[Wish]:
     """A random schedule in which some requests have a grammar or a limit of thought; longer answers than usual."""
@@ -59,11 +66,17 @@ def wishes_of(seed: int) -> list[Wish]:
     return found
 
 
-def differences(guessing: LocalEngine, drafter: Oracle, solo: LocalEngine, seed: int) -> list[str]:
-    """Play a schedule while its answers are guessed; what differs from each request alone, a line each."""
+def differences(guessing: LocalEngine, drafter: Oracle | None, solo: LocalEngine, seed: int) -> list[str]:
+    """Play a schedule while its answers are guessed; what differs from each request alone, a line each.
+
+    Without an oracle, the engine's own drafter guesses.
+    """
     wishes = wishes_of(seed)
     expected = [alone(solo, wish) for wish in wishes]
-    drafter.answers = {wish.sampling["seed"]: outcome.token_ids for wish, outcome in zip(wishes, expected, strict=True)}
+    if drafter is not None:
+        drafter.answers = {
+            wish.sampling["seed"]: outcome.token_ids for wish, outcome in zip(wishes, expected, strict=True)
+        }
     play(guessing, wishes)
     is_exact = guessing.core.runner.name == "slots"
     both = [(wish, outcome) for wish, outcome in zip(wishes, expected, strict=True) if _differ(wish, outcome, is_exact)]

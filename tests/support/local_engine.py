@@ -72,11 +72,14 @@ class LocalEngine:
         directory: Path,
         max_waiting: int = 256,
         grammars: GrammarCompiler | None = None,
+        draft: tuple[Runner, Limits] | None = None,
     ) -> None:
-        config = EngineConfig(socket_path=str(directory / "e.sock"), max_waiting=max_waiting)
-        self.core: EngineCore = build_core(
-            config, runner, limits, StatusBoard(directory / "board", create=True), grammars
+        """`draft` runs a draft model."""
+        config = EngineConfig(
+            socket_path=str(directory / "e.sock"), max_waiting=max_waiting, num_draft_tokens=8 if draft else 0
         )
+        board = StatusBoard(directory / "board", create=True)
+        self.core: EngineCore = build_core(config, runner, limits, board, grammars, draft=draft)
         self._receive, self._send = self.core.socket.receive, self.core.socket.send
         socket: Any = self.core.socket
         socket.receive, socket.send = self._receive_all, self._send_counting

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from handler.runners.limits import Limits
 from handler.runners.paged.runner import PagedRunner
 from handler.runners.runner import Runner
 from handler.runners.slots.runner import SlotRunner
@@ -43,20 +44,33 @@ class Wish:
     outcome: Outcome | None = None
 
 
-def engine(directory: Path, kind: str, grammars: GrammarCompiler | None = None) -> LocalEngine:
-    """An engine over a tiny model with the memory of `CROWDS[kind]`."""
+def engine(
+    directory: Path, kind: str, grammars: GrammarCompiler | None = None, draft: Any = None, **draft_limits: int
+) -> LocalEngine:
+    """An engine over a tiny model with the memory of `CROWDS[kind]`, and perhaps beside the model `draft`."""
     directory.mkdir()
-    bounds, found = limits(**CROWDS[kind]), loaded(tiny_models.build("llama"))
-    runner: Runner
+    bounds = limits(**CROWDS[kind])
+    beside = None if draft is None else replace(bounds, **draft_limits)
+    return LocalEngine(
+        runner(kind, tiny_models.build("llama"), bounds),
+        bounds,
+        directory,
+        grammars=grammars,
+        draft=None if beside is None else (runner(kind, draft, beside), beside),
+    )
+
+
+def runner(kind: str, model: Any, bounds: Limits) -> Runner:
+    """A runner of `model` with the memory of `CROWDS[kind]`."""
+    found: Runner
     if kind.startswith("paged"):
-        runner = PagedRunner(found, bounds)
-        runner.prove()
+        found = PagedRunner(loaded(model), bounds)
     else:
         stored = (bounds.num_stored_pages, bounds.page_size)
-        runner = SlotRunner(found, bounds.max_num_seqs, bounds.max_model_len, *stored)
-        runner.accelerate()
-        runner.prove()
-    return LocalEngine(runner, bounds, directory, grammars=grammars)
+        found = SlotRunner(loaded(model), bounds.max_num_seqs, bounds.max_model_len, *stored)
+        found.accelerate()
+    found.prove()
+    return found
 
 
 def draw(seed: int, num: int = 6) -> list[Wish]:
