@@ -35,12 +35,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedServer
 @pytest.fixture(scope="session")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedServer]:
     """The same behind a key."""
-    with mock.patch.dict(os.environ, {"API_KEY": "Secret"}):
-        yield from _serve(tmp_path_factory)
+    yield from _serve(tmp_path_factory, API_KEY="Secret")
 
 
-def _serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedServer]:
-    server = started(tmp_path_factory.mktemp("page"), "qwen3")
+def _serve(tmp_path_factory: pytest.TempPathFactory, **environ: str) -> Iterator[ScriptedServer]:
+    # Servers that start later are other tests'.
+    with mock.patch.dict(os.environ, environ):
+        server = started(tmp_path_factory.mktemp("page"), "qwen3")
     try:
         yield server
     finally:
