@@ -123,6 +123,7 @@ REFUSED: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("/tokenize", {"prompt": ["a"]}, "prompt", "a string"),
     ("/tokenize", {"prompt": "a", "messages": SAY}, "messages", "exclude each other"),
     ("/tokenize", {"prompt": "a", "add_special_token": True}, "add_special_token", "`add_special_tokens`"),
+    ("/tokenize", {"prompt": "a", "truncate_prompt_tokens": 1}, "truncate_prompt_tokens", "all tokens are answered"),
     ("/tokenize", {"messages": []}, "messages", "a non-empty array"),
     ("/tokenize", {"messages": SAY, "return_token_str": True}, "return_token_str", "`return_token_strs`"),
     (
