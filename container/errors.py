@@ -33,6 +33,7 @@ A message is one sentence made of constants and checked values: never a tracebac
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import ClassVar
 
 from handler.seam.protocol import ErrorCode, Failed, Rejected
@@ -52,11 +53,22 @@ class ServiceError(Exception):
     code: ClassVar[str] = "internal"
     outcome: ClassVar[str] = "internal"
 
-    def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
-        """`param` is the field at fault. `retry_after_s`, 1 to MAX_RETRY_AFTER_S, goes into the Retry-After header."""
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+        steps: Sequence[str | int] = (),
+    ) -> None:
+        """`param` is the field at fault. `retry_after_s`, 1 to MAX_RETRY_AFTER_S, goes into the Retry-After header.
+
+        `steps` are the keys and indices that lead to `param`, needed where a client chose one of the keys.
+        """
         super().__init__(message)
         self.message = message
         self.param = param
+        self.steps = steps
         self.retry_after_s = None if retry_after_s is None else min(max(1, retry_after_s), MAX_RETRY_AFTER_S)
 
 
@@ -85,9 +97,11 @@ class ContextLengthExceeded(InvalidRequest):
 
     code = "context_length_exceeded"
 
-    def __init__(self, message: str, *, num_tokens: int | None = None, limit: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, num_tokens: int | None = None, limit: int | None = None, param: str | None = None
+    ) -> None:
         """`num_tokens` and `limit` are those of a prompt that is too long by itself."""
-        super().__init__(message)
+        super().__init__(message, param=param)
         self.num_tokens = num_tokens
         self.limit = limit
 

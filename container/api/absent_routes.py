@@ -27,6 +27,8 @@ _WHY: dict[str, str] = {
     **dict.fromkeys(("/v1/images", "/v1/videos"), _IMAGES),
     "/v1/moderations": _MODERATIONS,
     **dict.fromkeys(("/v1/files", "/v1/uploads", "/v1/batches", "/v1/messages/batches", "/v1/vector_stores"), _STORED),
+    "/v1/responses/input_tokens": "POST /tokenize counts the tokens of a conversation",
+    "/v1/responses/compact": "this server shortens no conversation; send a shorter one",
     **dict.fromkeys(("/v1/responses", "/v1/conversations", "/v1/assistants", "/v1/threads"), _STORED),
     "/api": _OLLAMA,
 }

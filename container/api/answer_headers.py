@@ -37,7 +37,7 @@ def add_whole_headers(
         "x-queue-time": _milliseconds(sum(each.timings.queue_s for each in answers)),
         "x-inference-time": _milliseconds(inference_s),
         "x-time-per-token": _milliseconds(inference_s / max(1, num_tokens)),
-        "x-prompt-tokens": sum(len(each.prompt.token_ids) for each in prompts),
+        "x-prompt-tokens": sum(each.num_prompt_tokens for each in prompts),
         "x-generated-tokens": num_tokens,
     }
     for name, value in values.items():

@@ -60,33 +60,36 @@ def _explain(text: str, body: Any, kind: Any, allowed: Mapping[str, str]) -> Inv
     found = _PATH.match(text)
     reason, path = (found["text"], found["path"].lstrip(".")) if found else (text, "")
     field = _quoted_field(reason)
-    steps = _with_keys(text, body, kind, steps_of(f".{path}"))
+    found_steps = _with_keys(text, body, kind, steps_of(f".{path}"))
+    steps = [step if isinstance(step, int) else step[:_SHOWN_CHARS] for step in found_steps]
     place = _spelt(steps)
     param = ".".join(filter(None, (place, field))) or None
-    suffix = f". Given: {show(value_at(body, steps))}" if found and path and field is None else ""
+    suffix = f". Given: {show(value_at(body, found_steps))}" if found and path and field is None else ""
     words = allowed.get(re.sub(r"\[\d+\]", "[]", path)) if field is None else None
+    steps += [] if field is None else [field]
     if words is not None:
-        return InvalidRequest(f"`{place}` must be {words}{suffix}", param=param)
+        return InvalidRequest(f"`{place}` must be {words}{suffix}", param=param, steps=steps)
     prefix = f"`{place}`: " if path else ""
-    return InvalidRequest(f"{prefix}{_lower_first(reason)[:_MAX_REASON_CHARS]}{suffix}", param=param)
+    return InvalidRequest(f"{prefix}{_lower_first(reason)[:_MAX_REASON_CHARS]}{suffix}", param=param, steps=steps)
 
 
 def _with_keys(text: str, body: Any, kind: Any, steps: list[Step]) -> list[Step]:
     """The steps with the keys that msgspec leaves out: of a dict's keys, the first that gives the same error alone."""
     steps = list(steps)
-    while ANY_KEY in steps:
-        before = steps[: steps.index(ANY_KEY)]
+    # A client may choose the key "..." too, so each place is looked at once.
+    for place in [i for i, step in enumerate(steps) if step == ANY_KEY]:
+        before = steps[:place]
         keys = list(value_at(body, before))
         while len(keys) > 1:
             half = keys[: len(keys) // 2]
             kept = {key: value_at(body, [*before, key]) for key in half}
             keys = half if _error(replaced(body, before, kept), kind) == text else keys[len(half) :]
-        steps[len(before)] = keys[0]
+        steps[place] = keys[0]
     return steps
 
 
 def _spelt(steps: list[Step]) -> str:
-    parts = (f"[{step}]" if isinstance(step, int) else f".{step[:_SHOWN_CHARS]}" for step in steps)
+    parts = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
     return "".join(parts).removeprefix(".")
 
 

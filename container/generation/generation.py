@@ -145,6 +145,7 @@ class Generation:
         self.timed_out = False
         self.timings = Timings()
         self.num_tokens = 0
+        self.num_prompt_tokens = len(prompt.token_ids)
         self.num_cached_tokens = 0
         self.prompt_logprobs: list[TokenLogprob] | None = None
         self._engines = engines
@@ -232,6 +233,10 @@ class Generation:
         if self.prompt_logprobs is None:
             raise DeadlineExceeded("the request's time was used up before all its prompts were scored")
         return self.prompt_logprobs
+
+    def forget_prompt(self) -> None:
+        """Free the prompt's tokens once the answer is over; their number stays."""
+        self.prompt = replace(self.prompt, token_ids=[])
 
     def cut(self) -> Delta:
         """The last delta of an answer that the time limit ends: the text held back so far."""

@@ -115,7 +115,7 @@ def observe_generation(generation: Generation, arrived_s: float) -> None:
     _per_token.observe(timings.inference_s / max(1, num_tokens))
     if timings.first_token_at_s is not None:
         _first_token.observe(timings.first_token_at_s - arrived_s)
-    _input_length.observe(len(generation.prompt.token_ids))
+    _input_length.observe(generation.num_prompt_tokens)
     _generated.observe(num_tokens)
     _max_new.observe(generation.prompt.sampling.max_tokens)
 

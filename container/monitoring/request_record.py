@@ -226,7 +226,7 @@ class RequestRecord:
             "num_sequences": len(every),
             "timed_out": any(each.timed_out for each in every) or None,
             "finish_reason": ",".join(str(each.finish_reason or "none") for each in every),
-            "prompt_tokens": sum(len(each.prompt.token_ids) for each in every),
+            "prompt_tokens": sum(each.num_prompt_tokens for each in every),
             "cached_tokens": sum(each.num_cached_tokens for each in every),
             "output_tokens": sum(each.num_tokens for each in every),
         }

@@ -15,7 +15,7 @@ from functools import partial
 import gevent
 from gevent.event import Event
 
-from container.errors import NotReady
+from container.errors import NotReady, TemplateFailed
 from container.generation.engine_client import EngineClient
 from container.generation.engine_pool import EnginePool
 from container.run_dir import RunDir
@@ -124,7 +124,7 @@ class ModelWatch:
                 if line is not None:
                     self._template_told_path.touch(exist_ok=False)
                     logger.info(line)
-        except TemplateError as exc:
+        except (TemplateError, TemplateFailed) as exc:
             with suppress(FileExistsError):
                 self._template_fault_path.touch(exist_ok=False)
                 logger.error("the model's chat template cannot run, chats that need it are refused: %s", exc)

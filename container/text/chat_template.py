@@ -22,10 +22,10 @@ from container.text.control_marks import (
 )
 from container.text.template_files import read_templates
 from container.text.template_renderer import InProcess, Renderer
-from container.text.template_sandbox import CompiledTemplate, TemplateError
+from container.text.template_sandbox import CompiledTemplate, TemplateEnded, TemplateError
 from container.text.tokenizer import Tokenizer
 
-__all__ = ["ChatTemplate", "RenderedPrompt", "TemplateError"]
+__all__ = ["ChatTemplate", "RenderedPrompt", "TemplateEnded", "TemplateError"]
 
 _OUTPUT_FACTOR = 4
 _OUTPUT_BASE = 1 << 20
@@ -185,7 +185,7 @@ class _Variant:
             message = str(exc)
             for mark in filter(None, marks):
                 message = restore_escaped(message, mark).replace(mark, "")
-            raise TemplateError(message) from exc
+            raise type(exc)(message) from exc
         for mark in filter(None, marks):
             text = restore_escaped(text, mark)
         return text

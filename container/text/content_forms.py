@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from container.text.template_sandbox import TemplateError
+from container.text.template_sandbox import TemplateEnded, TemplateError
 
 Message = dict[str, Any]
 _PROBE = "Probe7f3a"
@@ -51,6 +51,9 @@ class ContentForms:
         message: Message = {"role": role, "content": content, **_FIELDS.get(role, {})}
         try:
             text = self._render([*before, message, *after])
+        except TemplateEnded:
+            # It would be remembered as the template's refusal.
+            raise
         except TemplateError:
             return False
         # Quotes around the probe mean that the list was printed as Python or JSON.

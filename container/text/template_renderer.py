@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from container.text.template_process import MAX_CPU_S, MAX_MEMORY_BYTES, receive, send
-from container.text.template_sandbox import CompiledTemplate, TemplateError
+from container.text.template_sandbox import CompiledTemplate, TemplateEnded, TemplateError
 
 # Much more than MAX_CPU_S: on a busy machine one second of processor time may take many seconds.
 _MAX_WAIT_S = 60.0
@@ -24,7 +24,7 @@ class Renderer(Protocol):
         """Check that the template compiles. Raises `TemplateError`."""
 
     def render(self, template: CompiledTemplate, variables: Mapping[str, Any], *, max_chars: int) -> str:
-        """As `CompiledTemplate.render`. Raises `TemplateError`."""
+        """As `CompiledTemplate.render`. Raises `TemplateError`; `TemplateEnded` if it was not answered."""
 
 
 class InProcess:
@@ -83,7 +83,7 @@ class RenderProcess:
             answer: dict[str, str] = receive(connection)
             answered = True
         except (OSError, EOFError) as exc:
-            raise TemplateError(_ENDED) from exc
+            raise TemplateEnded(_ENDED) from exc
         finally:
             # After a broken exchange the socket may hold half a frame; the next exchange needs a new one.
             if not answered:

@@ -48,6 +48,10 @@ class TemplateError(Exception):
     """The chat template cannot render the conversation, or cannot run at all; one sentence."""
 
 
+class TemplateEnded(TemplateError):
+    """The renderer was ended before it answered: this says nothing of the template, and a retry may succeed."""
+
+
 class _Generation(jinja2.ext.Extension):
     """`{% generation %}` marks the assistant's text for training; here its body is rendered unchanged."""
 

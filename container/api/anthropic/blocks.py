@@ -27,7 +27,7 @@ ALLOWED = {
     "messages[].content[].content": "a string or an array of text blocks",
     "messages[].content[].content[].type": '"text" or "tool_reference"; this model reads text only',
     "messages[].content[].tool.type": '"tool_reference" or "tool_definition"; no tool is run here',
-    "messages[].clear_at": '"next_user_message"',
+    "messages[].clear_at": 'one of "next_user_message", "never"',
     "system": "a string or an array of text blocks",
     "system[].type": _TEXT,
 }
@@ -148,12 +148,16 @@ class AssistantTurn(
 
 
 class SystemTurn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="role", tag="system"):
-    """Instructions inside the conversation, and changes of what is offered. `clear_at` makes them those of one turn."""
+    """Instructions inside the conversation, and changes of what is offered.
+
+    `clear_at` says how long the text is shown; tools and effort stay changed (`BetaSystemMessageParam`, anthropic
+    2.14.0). Without text, `content` may be absent.
+    """
 
     foreign: ClassVar[Rules] = ANY
-    content: str | list[TextBlock | ToolAddition | ToolRemoval]
+    content: str | list[TextBlock | ToolAddition | ToolRemoval] = ""
     output_config: TurnConfig | None = None
-    clear_at: Literal["next_user_message"] | None = None
+    clear_at: Literal["next_user_message", "never"] | None = None
 
 
 Turn = UserTurn | AssistantTurn | SystemTurn

@@ -49,10 +49,10 @@ def messages_of(system: str | list[TextBlock] | None, given: Sequence[Turn]) -> 
 
 
 def _in_force(given: Sequence[Turn]) -> Iterator[Turn]:
-    """The turns without those whose time is over at the user's next turn."""
+    """The turns without those whose text is shown until the user's next turn alone."""
     last = max((i for i, turn in enumerate(given) if isinstance(turn, UserTurn)), default=-1)
     for i, turn in enumerate(given):
-        if not (isinstance(turn, SystemTurn) and turn.clear_at and i < last):
+        if not (isinstance(turn, SystemTurn) and turn.clear_at == "next_user_message" and i < last):
             yield turn
 
 

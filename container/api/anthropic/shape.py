@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-_BLOCKS = frozenset(["tool_use", "tool_result", "thinking", "redacted_thinking"])
+_BLOCKS = frozenset(["tool_use", "tool_result", "thinking", "redacted_thinking", "tool_addition", "tool_removal"])
 
 
 def is_anthropics(body: dict[str, Any]) -> bool:
     """Whether it has what no chat of OpenAI's has: `anthropic_version` (Bedrock), `system`, a tool with `input_schema`
-    at its top, or a block of type tool_use, tool_result, thinking or redacted_thinking."""
+    at its top, or a block of type tool_use, tool_result, thinking, redacted_thinking, tool_addition or tool_removal."""
     if body.get("anthropic_version") or body.get("system"):
         return True
     tools = body.get("tools")

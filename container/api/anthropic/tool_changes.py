@@ -38,21 +38,23 @@ def offered(
     """The functions that the model may call next. Raises InvalidRequest.
 
     A deferred tool is one of them once a turn or `choice` names it, or if a search that runs elsewhere should find it.
+    A tool has its newest definition. One that was removed is offered again only by a turn.
     """
-    known = {function.name: function for function in declared(tools)}
-    found = {name: known[name] for name in known.keys() - _deferred(tools)}
+    # By name, in the order of `tools`: a change leaves the prompt before it as it was.
+    defined = {function.name: function for function in declared(tools)}
+    deferred = _deferred(tools)
+    names = defined.keys() - deferred
     for i, turn in enumerate(turns):
-        for name in _found_by(turn):
-            found |= {name: known[name]} if name in known else {}
+        names |= {name for name in _found_by(turn) if name in defined}
         for place, change in _changes(turn, f"messages[{i}]"):
             if isinstance(change, ToolRemoval):
-                found.pop(change.tool.name, None)
+                names.discard(change.tool.name)
+                deferred.discard(change.tool.name)
             else:
-                found |= {function.name: function for function in _added(change, known, place)}
-    if isinstance(choice, NamedChoice) and choice.name in known:
-        found[choice.name] = known[choice.name]
-    # In the order of `tools`, so that a change leaves the prompt before it as it was.
-    return tuple(found[name] for name in [*known, *(name for name in found if name not in known)] if name in found)
+                names |= _added(change, defined, place)
+    if isinstance(choice, NamedChoice) and choice.name in deferred:
+        names.add(choice.name)
+    return tuple(function for name, function in defined.items() if name in names)
 
 
 def with_types_in_turns(turns: Any) -> Any:
@@ -79,13 +81,16 @@ def _changes(turn: Turn, place: str) -> Iterator[tuple[str, ToolAddition | ToolR
             yield f"{place}.content[{i}].tool", block
 
 
-def _added(addition: ToolAddition, known: dict[str, Function], place: str) -> tuple[Function, ...]:
+def _added(addition: ToolAddition, defined: dict[str, Function], place: str) -> set[str]:
+    """The names that are offered from here on. A definition goes into `defined`."""
     tool = addition.tool
     if isinstance(tool, DefinedTool):
         given = tool.definition
-        return checked([(given, f"{place}.definition")]) if isinstance(given, CustomTool) else ()
-    check(f"{place}.name", "the name of a tool in `tools`", tool.name, tool.name in known)
-    return (known[tool.name],)
+        anew = checked([(given, f"{place}.definition")]) if isinstance(given, CustomTool) else ()
+        defined |= {function.name: function for function in anew}
+        return {function.name for function in anew}
+    check(f"{place}.name", "the name of a tool in `tools` or of an earlier definition", tool.name, tool.name in defined)
+    return {tool.name}
 
 
 def _with_types(turn: Any) -> Any:

@@ -29,7 +29,7 @@ def answer_decision(body: dict[str, Any], record: RequestRecord) -> Response:
     service().check_room()
     request = parse_decision(body, service().settings)
     questions = [question_of(each) for each in request.questions]
-    decision = decide(input_text(request.input), questions, served, record)
+    decision = decide(input_text(request.input), questions, served, record, param="input")
     answers = [_answer(*each) for each in zip(request.questions, decision.probabilities, strict=True)]
     model = served.card.model_id if request.model is None else request.model
     answer = types.DecisionObject(model=model, answers=answers, usage=_usage(decision))

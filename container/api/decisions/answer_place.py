@@ -17,7 +17,7 @@ from container.api.openai.request_template import template_for
 from container.api.openai.template_traits import traits_of
 from container.errors import InvalidRequest, TemplateFailed
 from container.serving.served_model import ServedModel
-from container.text.chat_template import ChatTemplate, RenderedPrompt, TemplateError
+from container.text.chat_template import ChatTemplate, RenderedPrompt, TemplateEnded, TemplateError
 from container.text.offload import encode_prompt, offload
 from container.text.tokenizer import Tokenizer
 
@@ -111,25 +111,35 @@ class AnswerPlace:
 
     @cached_property
     def _variables(self) -> dict[str, Any]:
-        """What turns thinking off, where the template reads it. Some refuse efforts that they do not know."""
+        """What turns thinking off, where the template reads it. Some refuse efforts that they do not know.
+
+        Raises TemplateFailed if the template did not answer.
+        """
         switches: dict[str, Any] = dict.fromkeys(SWITCHES, False)
         if not self._traits.mentions("reasoning_effort") or self._traits.harmony is not None:
             return switches
         effort = switches | {"reasoning_effort": "none"}
         try:
             self._template.render([{"role": "user", "content": "a"}], template_kwargs=effort)
+        except TemplateEnded as exc:
+            raise TemplateFailed(str(exc)) from exc
         except TemplateError:
             return switches
         return effort
 
     @cached_property
     def _lead(self) -> str:
-        """What stands between the prompt and an answer that the template renders itself."""
+        """What stands between the prompt and an answer that the template renders itself, "" if it refuses.
+
+        Raises TemplateFailed if the template did not answer.
+        """
         asked = {"role": "user", "content": "a"}
         try:
             before = self._render([asked], begins_answer=True).text
             after = self._render([asked, {"role": "assistant", "content": _PROBE}], begins_answer=False).text
-        except TemplateFailed:
+        except TemplateFailed as exc:
+            if isinstance(exc.__cause__, TemplateEnded):
+                raise
             return ""
         lead, found, _ = after.removeprefix(before).partition(_PROBE)
         return lead if found and after.startswith(before) else ""

@@ -63,7 +63,7 @@ class DecisionOutputDetails(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DecisionUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts of tokens, each question with a prompt of its own."""
+    """Counts of tokens: a prompt for each pass, of which a question takes one where its labels are single tokens."""
 
     input_tokens: int
     input_tokens_details: DecisionInputDetails

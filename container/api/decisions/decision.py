@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 
 from flask import Response, request
 
 from container.api.answer_headers import add_compute_time, add_stream_headers, add_whole_headers
-from container.api.decisions.answer_place import AnswerPlace, Labels, place_in
-from container.api.decisions.label_tree import Read
+from container.api.decisions.answer_place import AnswerPlace, place_in
+from container.api.decisions.label_tree import LabelTree, Read
 from container.api.decisions.question import Question
 from container.api.decisions.question_text import question_text
-from container.errors import DeadlineExceeded, GenerationFailed
+from container.errors import ContextLengthExceeded, DeadlineExceeded, GenerationFailed
 from container.generation.fan_out import fan_out
-from container.generation.generation import Generation, Prompt, Token
+from container.generation.generation import ClientDisconnected, Generation, Prompt, Token
 from container.monitoring.request_record import RequestRecord, timed
 from container.serving.served_model import ServedModel
 from container.serving.service import service
 from container.text.offload import encode_prompt
+from container.web.disconnect import connection_check
 
 # Sequences of one request in flight: enough to fill a step, and room for other requests.
 _AT_ONCE = 16
+_LATE = "the request's time was used up before it finished"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class Decision:
     @property
     def num_input_tokens(self) -> int:
         """Tokens of all prompts that were run; the shared text counts in each of them."""
-        return sum(len(each.prompt.token_ids) for each in self.generations)
+        return sum(each.num_prompt_tokens for each in self.generations)
 
     @property
     def num_cached_tokens(self) -> int:
@@ -55,59 +58,114 @@ class Decision:
         return response
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Asked:
-    """A question's prompt without the tokens that labels replace."""
+    """A question's prompt without the tokens that labels replace; once all is read, its probabilities alone."""
 
     token_ids: list[int]
-    labels: Labels
-    num_chars: int
+    tree: LabelTree
+    found: dict[Read, Token] = field(default_factory=dict)
+    probabilities: list[float] = field(default_factory=list)
+
+    def weigh(self) -> None:
+        """Compute the probabilities if all is read. Raises GenerationFailed."""
+        if len(self.found) < len(self.tree.reads):
+            return
+        try:
+            self.probabilities = self.tree.probabilities(self.found)
+        except ValueError as exc:
+            raise GenerationFailed("the model's output for a question is not a number") from exc
+        self.token_ids, self.found = [], {}
 
 
-def decide(state: str, questions: Sequence[Question], served: ServedModel, record: RequestRecord) -> Decision:
-    """Answer the questions of an admissible request. Raises ServiceError.
+def decide(
+    state: str, questions: Sequence[Question], served: ServedModel, record: RequestRecord, *, param: str
+) -> Decision:
+    """Answer the questions of an admissible request about its field `param`. Raises ServiceError, ClientDisconnected.
 
     The first prompt runs alone: the others then find the text in the prefix cache.
     """
-    service().admit(min(len(questions), _AT_ONCE))
     place = place_in(served)
-    asked = [_ask(place, state, question, served) for question in questions]
-    reads = [(index, read) for index, each in enumerate(asked) for read in each.labels.tree.reads]
-    generations: list[Generation] = []
-    found: list[dict[Read, Token]] = [{} for _ in asked]
-    for group in _groups(reads):
-        started = [_begin(asked[index], read, record) for index, read in group]
-        generations += started
-        for (index, read), token in zip(group, _tokens(started), strict=True):
-            found[index][read] = token
-    try:
-        probabilities = [each.labels.tree.probabilities(tokens) for each, tokens in zip(asked, found, strict=True)]
-    except ValueError as exc:
-        raise GenerationFailed("the model's output for a question is not a number") from exc
-    return Decision(probabilities, generations, sum(each.num_chars for each in asked))
+    num_reads = sum(len(place.labels(each.kind, len(each.options)).tree.reads) for each in questions)
+    at_once = max(1, min(num_reads, _AT_ONCE))
+    service().admit(at_once)
+    run = _Run(state, served, record, param)
+    reads = run.reads(place, questions)
+    size = 1
+    while group := list(islice(reads, size)):
+        run.read(group)
+        size = at_once
+    return Decision([each.probabilities for each in run.asked], run.generations, run.num_chars)
 
 
-def _ask(place: AnswerPlace, state: str, question: Question, served: ServedModel) -> _Asked:
-    labels = place.labels(question.kind, len(question.options))
-    with timed("template"):
-        prompt = place.prompt(question_text(state, question, labels.texts))
-    with timed("tokenise"):
-        token_ids = encode_prompt(served.tokenizer, prompt)
-        labels = place.as_in(prompt, token_ids, labels)
-    served.check_length(len(token_ids) + labels.tree.depth, 1)
-    return _Asked(token_ids[: len(token_ids) - labels.num_replaced], labels, len(prompt.text))
+class _Run:
+    """One request's questions. The prompts of a group are made before it runs and forgotten after it."""
 
+    def __init__(self, state: str, served: ServedModel, record: RequestRecord, param: str) -> None:
+        self.asked: list[_Asked] = []
+        self.generations: list[Generation] = []
+        self.num_chars = 0
+        self._state = state
+        self._served = served
+        self._record = record
+        self._param = param
+        self._connected = connection_check(request)
 
-def _groups(reads: Sequence[tuple[int, Read]]) -> Iterator[Sequence[tuple[int, Read]]]:
-    yield from (reads[:1],) if reads else ()
-    for first in range(1, len(reads), _AT_ONCE):
-        yield reads[first : first + _AT_ONCE]
+    def reads(self, place: AnswerPlace, questions: Sequence[Question]) -> Iterator[tuple[_Asked, Read]]:
+        """What is to be read; a question is rendered when its first read is asked for."""
+        for question in questions:
+            self._check_wanted()
+            asked = self._ask(place, question)
+            self.asked.append(asked)
+            asked.weigh()
+            for read in asked.tree.reads:
+                yield asked, read
 
+    def read(self, group: Sequence[tuple[_Asked, Read]]) -> None:
+        """Run the group at once."""
+        started = [self._begin(asked, read) for asked, read in group]
+        self.generations += started
+        for (asked, read), token in zip(group, _tokens(started), strict=True):
+            asked.found[read] = token
+            asked.weigh()
+        for generation in started:
+            generation.forget_prompt()
 
-def _begin(asked: _Asked, read: Read, record: RequestRecord) -> Generation:
-    timeout_s = service().timeout_s(record, streaming=False)
-    prompt = Prompt(token_ids=[*asked.token_ids, *read.path], sampling=read.sampling, timeout_s=timeout_s)
-    return service().generate(prompt, request, record)
+    def _check_wanted(self) -> None:
+        """Raises ClientDisconnected or DeadlineExceeded: 400 prompts may take long to make."""
+        if not self._connected():
+            raise ClientDisconnected
+        if self._record.elapsed_s >= service().settings.request_timeout_s:
+            raise DeadlineExceeded(_LATE)
+
+    def _ask(self, place: AnswerPlace, question: Question) -> _Asked:
+        labels = place.labels(question.kind, len(question.options))
+        with timed("template"):
+            prompt = place.prompt(question_text(self._state, question, labels.texts))
+        with timed("tokenise"):
+            token_ids = encode_prompt(self._served.tokenizer, prompt)
+            labels = place.as_in(prompt, token_ids, labels)
+        self._check_length(len(token_ids) + labels.tree.depth)
+        self.num_chars += len(prompt.text)
+        return _Asked(token_ids[: len(token_ids) - labels.num_replaced], labels.tree)
+
+    def _check_length(self, num_tokens: int) -> None:
+        """Raises ContextLengthExceeded in the words of the dialect."""
+        limit = self._served.max_input_tokens
+        if num_tokens > limit:
+            raise ContextLengthExceeded(
+                f"`{self._param}` together with a question must have at most {limit} tokens. Given: {num_tokens}",
+                num_tokens=num_tokens,
+                limit=limit,
+                param=self._param,
+            )
+
+    def _begin(self, asked: _Asked, read: Read) -> Generation:
+        timeout_s = service().timeout_s(self._record, streaming=False)
+        token_ids = [*asked.token_ids, *read.path]
+        return service().generate(
+            Prompt(token_ids=token_ids, sampling=read.sampling, timeout_s=timeout_s), request, self._record
+        )
 
 
 def _tokens(generations: Sequence[Generation]) -> list[Token]:
@@ -117,5 +175,5 @@ def _tokens(generations: Sequence[Generation]) -> list[Token]:
         if delta is not None and delta.tokens:
             found[index] = delta.tokens[0]
     if len(found) < len(generations):
-        raise DeadlineExceeded("the request's time was used up before it finished")
+        raise DeadlineExceeded(_LATE)
     return [found[index] for index in range(len(generations))]

@@ -31,6 +31,11 @@ NOT_DONE: Rules = {
     **dict.fromkeys(("images", "assets", "audio", "videos"), NotDone("this model reads text only", ({}, []))),
     "chat_template_kwargs": NotDone("thinking is off, and nothing else is to be set", ({},)),
     **dict.fromkeys(("messages", "prompt", "inputs"), NotDone("this route has fields of its own")),
+    "instructions": NotDone("each question has its own", ("",)),
+    **dict.fromkeys(("previous_response_id", "conversation"), NotDone("send what is judged itself")),
+    **dict.fromkeys(("reasoning", "reasoning_effort"), NotDone("thinking is off", ({}, "none"))),
+    "background": NotDone("answers are not made in the background", (False,)),
+    "tools": NotDone("no function is called", ([],)),
 }
 
 

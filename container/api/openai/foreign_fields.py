@@ -14,6 +14,7 @@ from container.api.ignored_fields import note_ignored
 from container.api.openai.field_rules import RULES, Ignored, NotDone, Rules
 from container.api.spelling import did_you_mean, near
 from container.api.validation import convert
+from container.api.value_path import steps_of
 from container.errors import InvalidRequest
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -100,7 +101,8 @@ class _Reader:
         where = f"`{path}`: " if path else ""
         hint = did_you_mean(name, shape.names)
         text = f"{where}unknown field `{name[:_SHOWN_CHARS]}`{'.' if hint else ''}{hint}"
-        raise InvalidRequest(text, param=f"{path}.{name[:_SHOWN_CHARS]}" if path else name[:_SHOWN_CHARS])
+        shown = name[:_SHOWN_CHARS]
+        raise InvalidRequest(text, param=f"{path}.{shown}" if path else shown, steps=[*steps_of(f".{path}"), shown])
 
     def _is_far(self, name: str, shape: _Shape) -> bool:
         """Whether the name is near to none of a field that matters. Raises InvalidRequest for too many names."""

@@ -12,7 +12,8 @@ from container.api.openai.response_template import ModelTemplate
 from container.api.openai.thought_forms import ThoughtForm, form_shown, forms_of
 from container.api.openai.thoughts import Thoughts
 from container.api.openai.tool_parsers import PLAIN, Form, form_of
-from container.text.chat_template import ChatTemplate, TemplateError
+from container.errors import TemplateFailed
+from container.text.chat_template import ChatTemplate, TemplateEnded, TemplateError
 from container.text.tokenizer import Tokenizer
 
 _PROBE = "Probe7f3a"
@@ -236,11 +237,13 @@ class TemplateTraits:
         begins_answer: bool = True,
         null_content: bool = False,
     ) -> str:
-        """The prompt, "" if the template refuses."""
+        """The prompt, "" if the template refuses. Raises TemplateFailed if it did not answer: traits are remembered."""
         try:
             return self._render(
                 messages, tools=tools, add_generation_prompt=begins_answer, null_content=null_content
             ).text
+        except TemplateEnded as exc:
+            raise TemplateFailed(str(exc)) from exc
         except TemplateError:
             return ""
 

@@ -1,9 +1,10 @@
-"""POST /v1/responses; GET and DELETE of a response, of which none is stored."""
+"""POST /v1/responses; GET and DELETE of a response, of which none is stored; what OpenAI has beside them."""
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
+from container.api.absent_routes import absent_route
 from container.api.openai.answer_types import ErrorBody
 from container.api.operation import Form, Operation, describe
 from container.api.request_body import read_body
@@ -43,3 +44,11 @@ def responses() -> Response:
 def response(response_id: str) -> Response:
     """404: whoever wants to go on sends the conversation."""
     raise NotFound(f"there is no response {response_id[:80]!r}: this server stores none; send the conversation itself")
+
+
+@blueprint.route("/v1/responses/input_tokens", methods=["GET", "DELETE", "POST"])
+@blueprint.route("/v1/responses/compact", methods=["GET", "DELETE", "POST"])
+@describe(Operation(tag="OpenAI", summary="Not done here", error=ErrorBody, errors=(404,), listed=False))
+def absent() -> Response:
+    """404: their paths are those of a response too, so POST alone would be a 405."""
+    raise NotFound(absent_route(request.path) or "")

@@ -28,7 +28,7 @@ def answer_systemone(body: dict[str, Any], record: RequestRecord) -> Response:
     service().check_room()
     request = parse_systemone(body, service().settings)
     questions = [question_of(each) for each in request.questions.values()]
-    decision = decide(content_text(request.state), questions, served, record)
+    decision = decide(content_text(request.state), questions, served, record, param="state")
     asked = zip(request.questions.items(), decision.probabilities, strict=True)
     answer = types.SystemOneAnswers(
         model=served.card.model_id if request.model is None else request.model,

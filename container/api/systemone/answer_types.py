@@ -34,7 +34,7 @@ SystemOneAnswer = NoulAnswer | CriteriaAnswer | LevelsAnswer
 
 
 class SystemOneUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts of tokens, each question with a prompt of its own."""
+    """Counts of tokens: a prompt for each pass, of which a question takes one where its labels are single tokens."""
 
     input_tokens: int
     output_tokens: int

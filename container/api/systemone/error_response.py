@@ -18,5 +18,5 @@ def error_response(error: ServiceError) -> Response:
     if error.status != 400:
         failure = SystemOneFailure(_TYPES.get(error.status, error.code), error.message)
         return json_response(SystemOneError(failure), error.status)
-    steps = steps_of(f".{error.param}") if error.param else []
+    steps = error.steps or steps_of(f".{error.param or ''}")
     return json_response(SystemOneError([SystemOneFault(["body", *steps], error.message, error.code)]), _INVALID)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from container.api.openai.document_limits import write_rules
-from container.api.openai.field_rules import RULES
 from container.api.vllm.requests import DetokenizeRequest, TokenizePrompt
 from container.serving.served_model import ServedModel
 from container.settings import Settings
@@ -16,5 +15,5 @@ def write_limits(schemas: dict[str, Any], _settings: Settings, served: ServedMod
     properties = schemas["TokenizeChat"]["properties"]
     properties |= schemas["ChatRequest"]["properties"]
     for struct in (TokenizePrompt, DetokenizeRequest):
-        write_rules(schemas[struct.__name__]["properties"], RULES["CompletionRequest"])
+        write_rules(schemas[struct.__name__]["properties"], struct.foreign)
     schemas["DetokenizeRequest"]["properties"]["tokens"]["items"]["maximum"] = served.card.vocab_size - 1

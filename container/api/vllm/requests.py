@@ -8,7 +8,7 @@ import msgspec
 
 from container.api.bounds import shown
 from container.api.openai.chat_request import ChatRequest
-from container.api.openai.field_rules import RULES, Rules
+from container.api.openai.field_rules import RULES, NotDone, Rules
 from container.api.openai.foreign_fields import read
 from container.api.validation import check
 from container.errors import InvalidRequest
@@ -17,12 +17,14 @@ from container.settings import Settings
 _TOKENS = "an array of token ids"
 _ALLOWED = {"prompt": "a string", "tokens": _TOKENS, "tokens[]": "an integer"}
 _TokenId = Annotated[int, shown(minimum=0)]
+# A field of completions; here it would change what is answered.
+_UNCUT: Rules = {"truncate_prompt_tokens": NotDone("all tokens are answered")}
 
 
 class TokenizePrompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A text. The tokenizer adds its special tokens unless `add_special_tokens` is false."""
 
-    foreign: ClassVar[Rules] = RULES["CompletionRequest"]
+    foreign: ClassVar[Rules] = RULES["CompletionRequest"] | _UNCUT
 
     prompt: str
     model: str | None = None

@@ -22,6 +22,8 @@ TRIED = {
     **dict.fromkeys(
         ("/v1/files", "/v1/batches/b_1", "/v1/responses/r/cancel", "/v1/messages/batches"), "is stored here"
     ),
+    "/v1/responses/input_tokens": "/tokenize counts",
+    "/v1/responses/compact": "send a shorter one",
     "/api/chat": "OpenAI's",
     "/adapters": "merge the adapter",
 }

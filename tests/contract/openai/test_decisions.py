@@ -23,6 +23,15 @@ SCORE = {
     "levels": [{"label": "low"}, {"label": "mid"}, {"label": "high"}],
 }
 MANY = {"type": "choice", "instructions": "Which?", "choices": [{"value": f"v{i}"} for i in range(30)]}
+# They would change the answers, and no server that ignores unknown fields may drop them.
+NOT_DONE: list[dict[str, Any]] = [
+    {"instructions": "Answer no."},
+    {"reasoning": {"effort": "high"}},
+    {"previous_response_id": "r"},
+    {"conversation": "c"},
+    {"background": True},
+    {"tools": [{}]},
+]
 ALL = [PREDICATE, CHOICE, SCORE, MANY]
 # The tiny model's vocabulary is bytes, so "Yes" is weighed by three tokens and a pair of letters by two.
 LABELS = {
@@ -191,6 +200,10 @@ def test_true_and_its_name_are_two_choices(tiny_server: Server) -> None:
         ),
         ({"input": TEXT, "questions": [PREDICATE], "stream": True}, "stream", "the answers come at once"),
         ({"input": TEXT, "questions": [PREDICATE], "temperature": 0}, "temperature", "the model's own"),
+        *(
+            ({"input": TEXT, "questions": [PREDICATE], **other}, next(iter(other)), "is not supported")
+            for other in NOT_DONE
+        ),
         ({"input": TEXT, "questions": [PREDICATE], "question": 1}, "question", "Did you mean `questions`?"),
         (
             {
@@ -205,7 +218,7 @@ def test_true_and_its_name_are_two_choices(tiny_server: Server) -> None:
             "input[0].call_id",
             "must name an earlier call",
         ),
-        ({"input": "x" * 600, "questions": [PREDICATE]}, None, "must have less than"),
+        ({"input": "x" * 600, "questions": [PREDICATE]}, "input", "`input` together with a question must have at most"),
     ],
 )
 def test_refusals_name_the_field(tiny_server: Server, body: Any, param: str | None, message: str) -> None:
@@ -219,7 +232,8 @@ def test_refusals_name_the_field(tiny_server: Server, body: Any, param: str | No
 
 def test_what_asks_for_nothing_is_taken(tiny_server: Server) -> None:
     neutral = {
-        "stream": False, "temperature": 1, "safety_identifier": "u", "prompt_cache_key": "k", "images": [],
+        "stream": False, "temperature": 1, "background": False, "reasoning": {}, "instructions": "",
+        "safety_identifier": "u", "prompt_cache_key": "k", "images": [],
         "prompt_cache_options": {"mode": "explicit", "ttl": "30m"}, "metadata": {"a": "b"},
     }  # fmt: skip
     marked = [{"type": "input_text", "text": TEXT, "prompt_cache_breakpoint": {"mode": "explicit"}}]
@@ -257,6 +271,15 @@ class TestPrompts:
         assert len(prompts) == 40
         assert "Question: 0?" in prompts[0]
         assert all(each.sampling.max_tokens == 1 for each in server.engine.requests)
+
+    def test_a_group_of_prompts_is_made_when_it_is_due(self, server: ScriptedServer) -> None:
+        """A question that is too long is found after the groups before it have run: no more prompts are held."""
+        server.engine.requests.clear()
+        asked = [*(f"{i}?" for i in range(39)), "x" * 100_000]
+        questions = [{**CHOICE, "instructions": each} for each in asked]
+        answer = server.request("POST", "/v1/decisions", {"input": "x", "questions": questions})
+        assert (answer.status, answer.json["error"]["param"]) == (400, "input"), answer.body
+        assert len(server.engine.requests) == 33
 
     def test_parts_and_messages_are_one_text(self, server: ScriptedServer) -> None:
         text = [

@@ -415,6 +415,10 @@ def test_invocations_tells_it_by_its_version(qwen: ScriptedServer) -> None:
     found = events(qwen, path="/invocations", anthropic_version="bedrock-2023-05-31")
     assert found[-1]["type"] == "message_stop"
     assert qwen.request("POST", "/invocations", body()).json["object"] == "chat.completion"
+    for kind in ("addition", "removal"):
+        block = {"type": f"tool_{kind}", "tool": {"type": "tool_reference", "name": "f"}}
+        changed = body(messages=[USER, {"role": "system", "content": [block]}])
+        assert qwen.request("POST", "/invocations", changed).json["type"] in {"message", "error"}, kind
     refused = qwen.request("POST", "/invocations", body(system="x", max_tokens=0))
     assert (refused.status, refused.json["type"]) == (400, "error")
     named = {"X_Amzn_SageMaker_Custom_Attributes": "route=/v1/messages/count_tokens"}

@@ -110,6 +110,16 @@ def test_the_state_and_criteria_as_the_model_reads_them(server_for: Callable[[st
             "length <= 10",
         ),
         ({"questions": {"q": {"type": "score", "criteria": [None]}}}, ["questions", "q", "criteria", 0], "a string"),
+        ({"questions": {"a.b[0]": {"type": "box"}}}, ["questions", "a.b[0]", "type"], "one of noul"),
+        ({"questions": {"...": {"type": "box"}}}, ["questions", "...", "type"], "one of noul"),
+        (
+            {"questions": {"q": {"type": "choice", "criteria": {"[1].x": 5}}}},
+            ["questions", "q", "criteria", "[1].x"],
+            "a string",
+        ),
+        ({"questions": {"q.": NOUL | {"a.b": 1}}}, ["questions", "q.", "a.b"], "unknown field"),
+        ({"x.y[0]": 1}, ["x.y[0]"], "unknown field"),
+        ({"state": "x" * 600}, ["state"], "`state` together with a question must have at most"),
         ({"stream": True}, ["stream"], "the answers come at once"),
         ({"temperature": 0.5}, ["temperature"], "the model's own"),
         ({"assets": {"a": {"format": "png"}}}, ["assets"], "reads text only"),
@@ -121,7 +131,8 @@ def test_a_refusal_says_where(tiny_server: Server, fields: Any, loc: list[Any], 
     assert answer.status == 422, answer.body
     (fault,) = answer.json["detail"]
     assert message in fault["msg"]
-    assert (fault["loc"], fault["type"]) == (["body", *loc], "invalid_value")
+    kind = "context_length_exceeded" if "together" in message else "invalid_value"
+    assert (fault["loc"], fault["type"]) == (["body", *loc], kind)
 
 
 def test_other_errors_have_a_message(tiny_server: Server) -> None:

@@ -12,6 +12,8 @@ from tests.contract.openai.scripted import TEMPLATES, ScriptedEngine, ScriptedSe
 
 # The document fixtures' card: `write_card`.
 CONTEXT = 100_000
+# Objects with a string `content` that are no tokens.
+RESPONSE_TEMPLATE = {"properties": {"content": "text"}, "parts": [{"content": "x", "role": "assistant"}]}
 BOS, BOS_ID = "<|endoftext|>", 258
 
 SAY = [{"role": "user", "content": "hi"}]
@@ -34,7 +36,9 @@ def adds_bos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedServe
     path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": processor}))
     path = path.with_name("tokenizer_config.json")
     token = {"__type": "AddedToken", "content": BOS, "special": True, "lstrip": False}
-    more = {"bos_token": token, "added_tokens_decoder": {"258": token}, "name_or_path": "/somewhere"}
+    untyped = {"content": BOS, "special": True}
+    more = {"bos_token": token, "added_tokens_decoder": {"258": untyped}, "name_or_path": "/somewhere"}
+    more |= {"response_template": RESPONSE_TEMPLATE, "other": [token]}
     path.write_text(json.dumps(json.loads(path.read_text()) | more))
     server = ScriptedServer(directory)
     server.engine = engine
@@ -119,6 +123,7 @@ REFUSED: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("/tokenize", {"prompt": ["a"]}, "prompt", "a string"),
     ("/tokenize", {"prompt": "a", "messages": SAY}, "messages", "exclude each other"),
     ("/tokenize", {"prompt": "a", "add_special_token": True}, "add_special_token", "`add_special_tokens`"),
+    ("/tokenize", {"prompt": "a", "truncate_prompt_tokens": 1}, "truncate_prompt_tokens", "all tokens are answered"),
     ("/tokenize", {"messages": []}, "messages", "a non-empty array"),
     ("/tokenize", {"messages": SAY, "return_token_str": True}, "return_token_str", "`return_token_strs`"),
     (
@@ -159,6 +164,8 @@ def test_the_tokenizers_configuration(adds_bos: ScriptedServer) -> None:
     found = adds_bos.request("GET", "/tokenizer_info").json
     assert (found["bos_token"], found["eos_token"]) == (BOS, "<|im_end|>")
     assert found["added_tokens_decoder"] == {"258": BOS}
+    assert found["other"] == [BOS]
+    assert found["response_template"] == RESPONSE_TEMPLATE
     assert found["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert "<|im_start|>system" in found["chat_template"]
     assert "name_or_path" not in found

@@ -57,6 +57,19 @@ CHANGES: list[tuple[str, list[Any], dict[str, Any], list[str]]] = [
     ("defined where it is added", [USER, system(definition(name="new", input_schema={}))], {}, ["Bash", "new"]),
     ("a definition of Anthropic's", [USER, system(definition(type="bash_20250124", name="bash"))], {}, ["Bash"]),
     ("a search of Anthropic's", [USER], {"tools": [SEARCH, *TOOLS]}, ["DeferredToolPlaceholder", "WebFetch", "Bash"]),
+    (
+        "defined, removed and named again",
+        [
+            USER,
+            system(definition(name="new", input_schema={})),
+            USER,
+            system(change("removal", "new")),
+            USER,
+            system(change("addition", "new")),
+        ],
+        {},
+        ["Bash", "new"],
+    ),
     ("forced", [USER], {"tool_choice": {"type": "tool", "name": "WebFetch"}}, ["WebFetch", "Bash"]),
 ]  # fmt: skip
 
@@ -75,6 +88,34 @@ def test_a_definition_replaces_the_tool_of_its_name(qwen: ScriptedServer) -> Non
     ok(qwen, USER, system(definition(name="Bash", description="Anew.", input_schema=SCHEMA)), tools=TOOLS)
     assert offered(qwen) == ["Bash"]
     assert "Anew." in qwen.engine.prompt
+
+
+@pytest.mark.parametrize(
+    ("turns", "fields"),
+    [
+        ([system(change("removal", "Bash")), USER, system(change("addition", "Bash"))], {}),
+        ([ASSISTANT, result("Bash")], {}),
+        ([], {"tool_choice": {"type": "tool", "name": "Bash"}}),
+    ],
+    ids=["added again", "found by a search", "forced"],
+)
+def test_a_tool_that_is_named_again_has_its_newest_definition(
+    qwen: ScriptedServer, turns: list[Any], fields: dict[str, Any]
+) -> None:
+    qwen.engine.says("ok")
+    anew = system(definition(name="Bash", description="Anew.", input_schema=SCHEMA))
+    ok(qwen, USER, anew, USER, *turns, tools=TOOLS, **fields)
+    assert offered(qwen) == ["Bash"]
+    assert "Anew." in qwen.engine.prompt
+
+
+@pytest.mark.parametrize("name", ["Bash", "WebFetch"])
+def test_a_removed_tool_cannot_be_forced(qwen: ScriptedServer, name: str) -> None:
+    turns = [USER, system(change("addition", name), change("removal", name))]
+    body = {"model": "m", "max_tokens": 9, "messages": turns, "tools": TOOLS}
+    answer = qwen.request("POST", "/v1/messages", body | {"tool_choice": {"type": "tool", "name": name}})
+    assert answer.status == 400, answer.body
+    assert "`tool_choice.name` must be one of" in answer.json["error"]["message"]
 
 
 def test_the_model_reads_what_a_search_has_found(qwen: ScriptedServer) -> None:
@@ -117,6 +158,21 @@ def test_instructions_of_one_turn_end_with_it(qwen: ScriptedServer) -> None:
     assert "Read in parallel." in qwen.engine.prompt
     ok(qwen, USER, ASSISTANT, result(), once, ASSISTANT, result(), tools=TOOLS)
     assert "Read in parallel." not in qwen.engine.prompt
+    ok(qwen, USER, ASSISTANT, result(), once | {"clear_at": "never"}, ASSISTANT, result(), tools=TOOLS)
+    assert "Read in parallel." in qwen.engine.prompt
+
+
+def test_tools_and_effort_stay_changed_where_the_text_is_cleared(server_for: Callable[[str], ScriptedServer]) -> None:
+    """anthropic 2.14.0 says of `clear_at` how long the text is shown, and of nothing else."""
+    server = server_for("harmony")
+    server.engine.says("ok")
+    effort = {"role": "system", "output_config": {"effort": "low"}, "clear_at": "next_user_message"}
+    ok(server, USER, effort, USER, output_config={"effort": "high"})
+    assert "Reasoning: low" in server.engine.prompt
+    qwen = server_for("qwen2.5")
+    qwen.engine.says("ok")
+    ok(qwen, USER, system(change("removal", "Bash"), clear_at="next_user_message"), USER, tools=TOOLS)
+    assert offered(qwen) == []
 
 
 TEMPLATES = ["mistral-nemo", "llama-3.3", "smollm2", "harmony", "qwen3", "gemma-3", "zephyr"]

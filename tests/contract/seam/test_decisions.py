@@ -56,6 +56,24 @@ def test_the_first_question_runs_alone_and_the_rest_in_groups(web: WebServer, en
     assert settings == {(1, 0.0)}
 
 
+def test_a_question_of_many_passes_takes_a_place_for_each_that_runs(web: WebServer, engine: FakeEngine) -> None:
+    """255 options are pairs of letters; one of two tokens is weighed in the passes of its tree."""
+    gate = threading.Event()
+
+    def play(request: GenerateRequest) -> Any:
+        if len(engine.requests) > 1:
+            yield gate
+        yield labelled(request)
+
+    engine.script = play
+    question = {"type": "choice", "instructions": "?", "choices": [{"value": str(i)} for i in range(255)]}
+    opened = web.open("/v1/decisions", {"input": "hi", "questions": [question]})
+    web.wait(lambda: len(engine.requests) == 17)
+    assert web.places_taken() == 16
+    gate.set()
+    assert opened.response.status == 200
+
+
 @pytest.mark.parametrize("path", DOORS)
 def test_leaving_aborts_what_runs_and_submits_no_more(web: WebServer, engine: FakeEngine, path: str) -> None:
     engine.script = lambda request: [labelled(request)] if len(engine.requests) == 1 else [NEVER]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer as Backend
@@ -12,9 +15,11 @@ from tokenizers import models, pre_tokenizers
 
 from container.api.decisions.answer_place import AnswerPlace
 from container.api.decisions.question_text import closing
-from container.errors import InvalidRequest
-from container.text.chat_template import ChatTemplate
+from container.errors import InvalidRequest, TemplateFailed
+from container.text.chat_template import ChatTemplate, TemplateEnded
 from container.text.offload import encode_prompt
+from container.text.template_renderer import InProcess
+from container.text.template_sandbox import CompiledTemplate
 from container.text.tokenizer import Tokenizer
 from tests.support.tiny_models import write_tokenizer
 
@@ -90,6 +95,38 @@ def test_the_least_effort_that_the_template_takes(by_bytes: Tokenizer, known: st
 def test_a_template_that_refuses_answers_still_asks(by_bytes: Tokenizer) -> None:
     source = "{% if messages|length > 1 %}{{ raise_exception('one') }}{% endif %}{{ messages[0].content }}:"
     assert place(source, by_bytes).prompt("What?").text == "What?:"
+
+
+EFFORTS = (
+    "{% if reasoning_effort == 'none' and messages|length > 9 %}{{ raise_exception('effort') }}{% endif %}"
+    "{% for m in messages %}{{ m.content[0].text }}{% endfor %}|{{ reasoning_effort or '-' }}"
+)
+
+
+class EndsOnce(InProcess):
+    """Ends one of its renders, as a renderer does whose process was killed."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def render(self, template: CompiledTemplate, variables: Mapping[str, Any], *, max_chars: int) -> str:
+        self.left -= 1
+        if self.left == -1:
+            raise TemplateEnded("killed")
+        return super().render(template, variables, max_chars=max_chars)
+
+
+@pytest.mark.parametrize("source", [SPACED, EFFORTS], ids=["lead", "effort"])
+def test_a_renderer_that_was_killed_leaves_no_trace(by_bytes: Tokenizer, source: str) -> None:
+    expected = place(source, by_bytes).prompt("x").text
+    for number in count():
+        renderer = EndsOnce(number)
+        found = AnswerPlace(ChatTemplate({"default": source}, by_bytes, renderer), by_bytes)
+        with suppress(TemplateFailed):
+            found.prompt("x")
+        if renderer.left >= 0:
+            break
+        assert found.prompt("x").text == expected, number
 
 
 def test_what_is_asked_about_speaks_no_control_token(by_bytes: Tokenizer) -> None:

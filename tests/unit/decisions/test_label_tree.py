@@ -45,7 +45,9 @@ class Model:
         ([(3,), (5,), (7,), (11,)], 1),
         ([(3,)], 0),
         ([(3, 4), (5,)], 2),
-        ([(3, 4), (3, 5)], 2),
+        ([(3, 4), (3, 5)], 1),
+        ([(3, 4)], 0),
+        ([(3, 4, 1), (3, 4, 2, 8)], 2),
         ([(3, 4), (3, 5), (6, 4), (6, 5), (7, 0)], 6),
         ([(3, 4, 1), (3, 4, 2), (3, 5, 1), (9,)], 6),
     ],
@@ -59,13 +61,14 @@ def test_labels_weigh_the_product_of_their_tokens(labels: list[Path], num_reads:
     assert math.fsum(found) == pytest.approx(1.0, abs=1e-15)
 
 
-def test_a_common_beginning_costs_a_read_less() -> None:
-    """One root needs no share of the vocabulary; a beginning that all labels have does, and cancels out."""
+def test_a_common_beginning_costs_no_read() -> None:
+    """Its share of the vocabulary is the same for all labels, and cancels out."""
     model = Model()
     plain, longer = LabelTree([(3,), (5,)]), LabelTree([(8, 3), (8, 5)])
     found = longer.probabilities({read: model.answers(read) for read in longer.reads})
     assert found == pytest.approx(model.probabilities([(8, 3), (8, 5)]), abs=1e-12)
     assert (plain.depth, longer.depth) == (0, 1)
+    assert (len(plain.reads), len(longer.reads)) == (1, 1)
 
 
 def test_a_label_that_cannot_come_has_no_share() -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from container.api.openai.template_traits import TemplateTraits
-from container.text.chat_template import ChatTemplate
+from container.errors import TemplateFailed
+from container.text.chat_template import ChatTemplate, TemplateEnded
+from container.text.template_renderer import InProcess
+from container.text.template_sandbox import CompiledTemplate
 from container.text.tokenizer import Tokenizer
 from tests.unit.text.text_models import CHATML, byte_level_backend, save_with_transformers
 
@@ -55,3 +60,23 @@ def test_takes_tools(tokenizer: Tokenizer, source: str, takes: bool) -> None:
     assert TemplateTraits(ChatTemplate({"default": template}, tokenizer), tokenizer).takes_tools is takes
     named = {"default": "{{ messages[0].content }}", "tool_use": template}
     assert TemplateTraits(ChatTemplate(named, tokenizer), tokenizer).takes_tools is takes
+
+
+class KilledFirst(InProcess):
+    """Its process is killed in the first render."""
+
+    killed = False
+
+    def render(self, template: CompiledTemplate, variables: Mapping[str, Any], *, max_chars: int) -> str:
+        if not self.killed:
+            self.killed = True
+            raise TemplateEnded("killed")
+        return super().render(template, variables, max_chars=max_chars)
+
+
+def test_a_renderer_that_was_killed_says_nothing_of_the_template(tokenizer: Tokenizer) -> None:
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    traits = TemplateTraits(ChatTemplate({"default": source}, tokenizer, KilledFirst()), tokenizer)
+    with pytest.raises(TemplateFailed, match="killed"):
+        _ = traits.takes_system
+    assert traits.takes_system
