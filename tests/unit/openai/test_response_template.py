@@ -14,7 +14,7 @@ from container.api.openai.call_grammar import MarkIds, forced_calls
 from container.api.openai.choice import Choice
 from container.api.openai.response_template import ModelTemplate, ResponseTemplate, TemplateReader
 from container.api.openai.response_template.control_signs import ControlSigns, sign
-from container.api.openai.response_template.grammar_form import MADE, grammar_form
+from container.api.openai.response_template.grammar_form import MADE, grammar_form, reads_harmony
 from container.api.openai.response_template.loading import load
 from container.api.openai.response_template.template import UnreadableTemplate
 from container.api.openai.response_template.written_call import written
@@ -286,6 +286,15 @@ def test_a_grammar_writes_what_the_template_reads(name: str) -> None:
         assert takes(grammar, text), text
         assert not takes(grammar, text.replace("weather", "wether"))
         assert values(read(choice(template), [text])) == ("", "", calls)
+
+
+def test_a_template_that_reads_two_calls_as_one_has_no_grammar() -> None:
+    """Forms whose calls have no closing of their own, as Devstral's, or gpt-oss's with `<|call|>` alone."""
+    devstral = changed("gemma4", *CALLS, open_pattern=r"\[TOOL_CALLS\](?P<name>\w+)\[ARGS\]", close=None, content_args={})
+    devstral["fields"]["content"] = {"open": "<a>"}
+    form = NAMED["mistral-v13"]
+    assert grammar_form(load(devstral, NO_SIGNS), form) is None
+    assert not reads_harmony(load(changed("gpt-oss", *CALLS, close="<|call|>"), NO_SIGNS))
 
 
 def test_another_form_than_the_chat_templates_gets_a_grammar_of_its_own() -> None:

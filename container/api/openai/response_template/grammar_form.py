@@ -68,7 +68,11 @@ def _reads_calls(template: ResponseTemplate, text: str, calls: tuple[Call, ...])
             found[-1][1] += part.fragment
         elif isinstance(part, Content) and part.text.strip():
             return False
-    return [(name, json.loads(arguments)) for name, arguments in found] == list(calls)
+    try:
+        return [(name, json.loads(arguments)) for name, arguments in found] == list(calls)
+    except ValueError:
+        # Several calls read as one that is not well-formed.
+        return False
 
 
 def _read(template: ResponseTemplate, text: str) -> list[Part]:
