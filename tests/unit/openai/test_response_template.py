@@ -13,6 +13,7 @@ import pytest
 from container.api.openai.call_grammar import MarkIds, forced_calls
 from container.api.openai.choice import Choice
 from container.api.openai.response_template import ModelTemplate, ResponseTemplate, TemplateReader
+from container.api.openai.response_template.body import Unreadable, value_of
 from container.api.openai.response_template.control_signs import ControlSigns, sign
 from container.api.openai.response_template.grammar_form import MADE, grammar_form, reads_harmony
 from container.api.openai.response_template.loading import load
@@ -140,6 +141,30 @@ PREFILLED = [
 def test_the_prompt_has_begun_the_answer(name: str, prompt: str, text: str, thought: str, content: str) -> None:
     template = load(TEMPLATES[name], NO_SIGNS)
     assert values(read_everywhere(lambda: choice(template, prompt), text)) == (thought, content, [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a" * 10**6, 'a"' * 10**6, r"\"" * 10**6, "<" * 10**6, "b: <" * 10**5, "a " * 10**6],
+    ids=["word", "quotes", "escaped quotes", "open strings", "keys", "words"],
+)
+def test_a_long_body_is_read_in_one_pass(text: str) -> None:
+    """What is read again at each character takes hours at this length."""
+    args = {"unquoted_keys": True, "string_delims": [("<", ">"), ("<", "|"), ("b", "b")]}
+    with pytest.raises(Unreadable):
+        value_of("json", "{" + text, args, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{a: <x "y">, b_1 :[<>, "c: <d>"]}', {"a": 'x "y"', "b_1": ["", "c: <d>"]}),
+        ("{a: <x|, b: {c: 1.5e3}}", {"a": "x", "b": {"c": 1500.0}}),
+    ],
+)
+def test_strings_and_keys_in_marks_of_their_own(text: str, expected: Any) -> None:
+    args = {"unquoted_keys": True, "string_delims": [("<", ">"), ("<", "|")]}
+    assert value_of("json", text, args, frozenset()) == expected
 
 
 CUT = '<tool_call>\n{"name": "weather", "arguments": {"city": "Pa'
