@@ -168,6 +168,8 @@ def test_strings_and_keys_in_marks_of_their_own(text: str, expected: Any) -> Non
 
 
 CUT = '<tool_call>\n{"name": "weather", "arguments": {"city": "Pa'
+TO_NOW = "<|channel|>commentary to=functions.now<|message|>"
+DEEP = "[" * 600 + "]" * 600
 UNFINISHED = [
     # A call that the limit cuts keeps what it has; one without a name is nothing.
     ("qwen3", CUT, FinishReason.LENGTH, None, [("weather", '{"city": "Pa')]),
@@ -186,6 +188,17 @@ UNFINISHED = [
     ("qwen3", '<tool_call>{"name": "now", "parameters": null}</tool_call>', FinishReason.EOS, None, [("now", "{}")]),
     ("qwen3", '<tool_call>{"name": "now", "arguments": {"a": 1e999}}</tool_call>', FinishReason.EOS, None,
      [("now", '{"a": 1e999}')]),
+    ("qwen3", '<tool_call>{"name": "now", "arguments": {}}}</tool_call>', FinishReason.EOS, None, [("now", "{}")]),
+    ("qwen3", '<tool_call>{"name": "now", "arguments": {}} trailing</tool_call> x', FinishReason.EOS, "trailing x", [("now", "{}")]),
+    # Arguments that are no object.
+    ("qwen3", '<tool_call>{"name": "now", "arguments": [1]}</tool_call>', FinishReason.EOS,
+     '<tool_call>{"name": "now", "arguments": [1]}</tool_call>', []),
+    *(("gpt-oss", f"{TO_NOW}{value}<|call|>", FinishReason.EOS, f"{TO_NOW}{value}<|call|>", [])
+      for value in ("[1]", '"s"', "12")),
+    # Nested deeper than Python recurses.
+    ("lfm2", f"<|tool_call_start|>[now(a={DEEP})]<|tool_call_end|>", FinishReason.EOS,
+     f"<|tool_call_start|>[now(a={DEEP})]<|tool_call_end|>", []),
+    ("gpt-oss", f'{TO_NOW}{{"a": {DEEP}}}<|call|>', FinishReason.EOS, None, [("now", f'{{"a": {DEEP}}}')]),
     ("gemma4", "<|tool_call>call:weather{city:}<tool_call|>", FinishReason.EOS, "<|tool_call>call:weather{city:}<tool_call|>", []),
     ("lfm2", "<|tool_call_start|>[weather(x)]<|tool_call_end|>", FinishReason.EOS,
      "<|tool_call_start|>[weather(x)]<|tool_call_end|>", []),
@@ -237,6 +250,18 @@ def test_groups_of_the_closing_reach_the_call() -> None:
     assert values(read_everywhere(lambda: choice(template), '<a>{"days": 1}</weather>x')) == (
         "", "x", [("weather", {"days": 1})]
     )  # fmt: skip
+
+
+def test_the_id_that_a_transform_names_is_the_calls() -> None:
+    given = changed("command-a", *CALLS, transform={"id": "{tool_call_id}", "type": "function", "function": {
+        "name": "{tool_name}", "arguments": "{parameters}"}})  # fmt: skip
+    calls = [{"tool_call_id": each, "tool_name": "now", "parameters": {}} for each in ("abc45678Z", 7, "0")]
+    reading = choice(load(given, NO_SIGNS))
+    read(reading, [f"<|START_ACTION|>{json.dumps(calls)}<|END_ACTION|>"])
+    ids = [call.id for call in reading.message().tool_calls or []]
+    assert ids[0] == "abc45678Z"
+    assert all(each.startswith("call_") for each in ids[1:])
+    assert len(ids) == 3
 
 
 def test_lines_are_arguments_typed_by_the_schema() -> None:

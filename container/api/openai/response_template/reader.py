@@ -141,7 +141,7 @@ class TemplateReader:
         if found is None:
             return self._say("".join([*self._raw, mark]))
         self._content.begin()
-        return found
+        return [said for part in found for said in (self._say(part.text) if isinstance(part, Content) else [part])]
 
     def _say(self, text: str) -> list[Part]:
         return [Content(self._content.push(self._clean(text), strips=self._strips))]
