@@ -18,9 +18,9 @@ from container.api.openai.response_template.control_signs import ControlSigns, s
 from container.api.openai.response_template.grammar_form import MADE, grammar_form, reads_harmony
 from container.api.openai.response_template.loading import load
 from container.api.openai.response_template.template import UnreadableTemplate
-from container.api.openai.response_template.written_call import written
 from container.api.openai.tool_parsers import FORMS
 from container.api.openai.tools import Function, ToolUse
+from container.api.openai.written_calls import written_calls
 from handler.seam.protocol import FinishReason
 from tests.support.grammars import takes
 from tests.support.response_templates import ANSWERS, CONTROL, SCHEMAS, TEMPLATES
@@ -194,7 +194,7 @@ UNFINISHED = [
     ("qwen3", '<tool_call>{"name": "now", "arguments": [1]}</tool_call>', FinishReason.EOS,
      '<tool_call>{"name": "now", "arguments": [1]}</tool_call>', []),
     *(("gpt-oss", f"{TO_NOW}{value}<|call|>", FinishReason.EOS, f"{TO_NOW}{value}<|call|>", [])
-      for value in ("[1]", '"s"', "12")),
+      for value in ("[1]", '"s"', "12", "soon", "[1")),
     # Nested deeper than Python recurses.
     ("lfm2", f"<|tool_call_start|>[now(a={DEEP})]<|tool_call_end|>", FinishReason.EOS,
      f"<|tool_call_start|>[now(a={DEEP})]<|tool_call_end|>", []),
@@ -365,7 +365,7 @@ def test_a_grammar_writes_what_the_template_reads(name: str) -> None:
         grammar = forced_calls(
             ToolUse(functions, functions, parallel=True), form, MarkIds(lambda _: None, lambda _: None)
         )
-        text = written(form, calls)
+        text = str(written_calls(form, calls))
         assert takes(grammar, text), text
         assert not takes(grammar, text.replace("weather", "wether"))
         assert values(read(choice(template), [text])) == ("", "", calls)
@@ -380,6 +380,16 @@ def test_a_template_that_reads_two_calls_as_one_has_no_grammar() -> None:
     form = NAMED["mistral-v13"]
     assert grammar_form(load(devstral, NO_SIGNS), form) is None
     assert not reads_harmony(load(changed("gpt-oss", *CALLS, close="<|call|>"), NO_SIGNS))
+
+
+def test_a_grammar_writes_ids_where_the_form_has_them() -> None:
+    """Mistral Small 3.2's."""
+    marks = {"open_pattern": r"\[TOOL_CALLS\](?P<name>\w+)\[CALL_ID\](?P<id>\w{9})\[ARGS\]", "close": None,
+             "close_pattern": r"(?=\[TOOL_CALLS\])"}  # fmt: skip
+    given = changed("gemma4", *CALLS, **marks, content_args={})
+    given["fields"]["content"] = {}
+    form = NAMED["mistral-v11"]
+    assert grammar_form(load(given, NO_SIGNS), form) is form
 
 
 def test_another_form_than_the_chat_templates_gets_a_grammar_of_its_own() -> None:

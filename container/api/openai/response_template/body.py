@@ -18,7 +18,7 @@ _NO_KEY = r"(?P<key>(?!))"
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class Unquoted:
     """A value as the model wrote it, without quotes, and as the field's `value_parser` reads it."""
 
     text: str
@@ -30,7 +30,7 @@ class Unreadable(ValueError):
 
 
 def value_of(content: str, text: str, args: Mapping[str, Any], names: frozenset[str]) -> Any:
-    """JSON values, with `Written` for those of tags and lines. `names` are the functions that may be called.
+    """JSON values, with `Unquoted` for those of tags and lines. `names` are the functions that may be called.
 
     Raises Unreadable, or SlowPattern.
     """
@@ -148,10 +148,10 @@ def _lines(text: str, args: Mapping[str, Any], names: frozenset[str]) -> dict[st
     return found
 
 
-def _inner(raw: str, args: Mapping[str, Any], names: frozenset[str]) -> Written:
+def _inner(raw: str, args: Mapping[str, Any], names: frozenset[str]) -> Unquoted:
     content, inner_args = args.get("value_parser") or (None, {})
     raw_text = without_tokens(raw)
-    return Written(raw_text, raw_text if content is None else _READERS[content](raw, inner_args, names))
+    return Unquoted(raw_text, raw_text if content is None else _READERS[content](raw, inner_args, names))
 
 
 def _python(text: str, _args: Mapping[str, Any], names: frozenset[str]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from container.api.openai.parts import CallArguments, CallStart, Content, Part
-from container.api.openai.response_template.body import JSON, Unreadable, Written, value_of
+from container.api.openai.response_template.body import JSON, Unquoted, Unreadable, value_of
 from container.api.openai.response_template.control_signs import without_signs, without_tokens
 from container.api.openai.response_template.mark import SlowPattern
 from container.api.openai.response_template.template import Field
@@ -56,7 +56,8 @@ class Calls:
             return None
         name = captures.get(placeholder(self._field.transform, "function", "name"), "")
         if name in self._names and placeholder(self._field.transform, "function", "arguments") == "content":
-            return [CallStart(name), CallArguments(without_tokens(body).lstrip())]
+            text = without_tokens(body).lstrip()
+            return [CallStart(name), CallArguments(text)] if text[:1] in ("", "{") else None
         calls = CallList(self._names)
         parts, rest = calls.push(without_tokens(body))
         # A bracket too many is no text.
@@ -74,10 +75,10 @@ class Calls:
         call_id = _plain(call.get("id"))
         return [
             CallStart(name, call_id if isinstance(call_id, str) else ""),
-            CallArguments(self._written(name, arguments)),
+            CallArguments(self._json_of(name, arguments)),
         ]
 
-    def _written(self, name: str, arguments: Any) -> str:
+    def _json_of(self, name: str, arguments: Any) -> str:
         """The arguments as JSON. Text in their place is an object in JSON already, as some models write it."""
         if isinstance(arguments, str) and arguments.lstrip().startswith("{"):
             return arguments
@@ -91,13 +92,13 @@ class Calls:
     def _value(self, name: str, key: str, value: Any) -> str:
         """What was written without quotes has the type that the function's schema gives it."""
         types = types_of(self._schemas[name], key)
-        if isinstance(value, Written) and types:
+        if isinstance(value, Unquoted) and types:
             return as_json(value.text, types)
         return json.dumps(_plain(value), ensure_ascii=False)
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Written):
+    if isinstance(value, Unquoted):
         return value.value
     if isinstance(value, list):
         return [_plain(each) for each in value]
