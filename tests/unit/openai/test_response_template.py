@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from typing import Any
@@ -309,6 +310,7 @@ FAULTS = [
     (changed("qwen3", *CALLS, open_pattern=None), "more than one field has no `open`"),
     (changed("qwen3", *CALLS, open_pattern="("), "`open_pattern` of the field `tool_calls` is no regular expression"),
     (changed("qwen3", *CALLS, open_pattern=SLOW), "`open_pattern` of the field `tool_calls` takes too long"),
+    (changed("qwen3", *CALLS, open_pattern=r"(?:\s*\w+){1,8}<tc>"), "`open_pattern` of the field `tool_calls` takes too long"),
     (changed("qwen3", *CALLS, open_pattern=None, open=["a", ""]), "`open` of the field `tool_calls` is neither"),
     (changed("qwen3", *CALLS, begin="x"), "the field `tool_calls` has the unknown key `begin`"),
     (changed("qwen3", *CALLS, content="yaml"), "the field `tool_calls` has the unknown content 'yaml'"),
@@ -349,6 +351,19 @@ def test_a_slow_pattern_ends_the_search_of_one_answer(caplog: pytest.LogCaptureF
     assert said == [("Hm", "ab" * 500 + "? <think>", [])] * 2
     assert len(caplog.records) == 1
     assert "takes too long" in caplog.text
+
+
+def test_searches_that_take_too_long_together_end_the_splitting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is under the limit of one search. The clock counts searches: two hundredths of a second for each."""
+    given = changed("qwen3", *CALLS, open_pattern=r"<tc\d>")
+    given["fields"]["content"] = {}
+    template = load(given, NO_SIGNS)
+    clock = itertools.count()
+    monkeypatch.setattr("time.thread_time", lambda: next(clock) / 50)
+    text = "<tc" * 20 + '<tc1>{"name": "now"}</tool_call>'
+    assert values(read(choice(template), list(text * 3))) == ("", text * 3, [])
+    monkeypatch.undo()
+    assert len(values(read(choice(template), list(text * 3)))[2]) == 3
 
 
 @pytest.mark.parametrize("name", FORMS_OF)
