@@ -91,7 +91,6 @@ def _field(name: str, given: Any, signs: ControlSigns) -> Field:
         _mark(scope, _without_eos(found), "close", signs),
         content,
         _content_args(scope, content, found.get("content_args", {}), signs),
-        found.get("repeats", False),
         _join(scope, found),
         found.get("transform"),
         found.get("transform_each", False),
