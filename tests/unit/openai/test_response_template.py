@@ -97,6 +97,18 @@ def test_the_models_letters_are_never_a_control_token(written: str, content: str
     assert values(read_everywhere(lambda: choice(template), shown)) == ("", content, [])
 
 
+def test_a_control_token_ends_a_call_in_a_string_too() -> None:
+    tokenizer = tokenizer_with(CONTROL["gemma4"])
+    tokenizer.response_template = TEMPLATES["gemma4"]
+    own = ModelTemplate.of(tokenizer, None, takes_tools=True, harmony=False)
+    assert own.template is not None, own.fault
+    template = own.template
+    begun = ["<|tool_call>", "call:now{a:", '<|"|>', "x <tool_", "call|>"]
+    shown = text_of(tokenizer, [*begun, "<tool_call|>", "<|tool_call>", "call:now{}", "<tool_call|>"], own.shown or {})
+    found = values(read_everywhere(lambda: choice(template), shown))
+    assert found == ("", "call:now{a:x <tool_call|>", [("now", {})])
+
+
 def test_what_a_prompt_spells_is_no_control_token_and_hides_none() -> None:
     template = load(TEMPLATES["gemma4"], ControlSigns(CONTROL["gemma4"]))
     real, mark = "<|turn>model\n<|channel>thought\n", "\ufdd0"

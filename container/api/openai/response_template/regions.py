@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from container.api.openai.response_template.body import JSON
+from container.api.openai.response_template.control_signs import BEGIN
 from container.api.openai.response_template.json_strings import JsonStrings
 from container.api.openai.response_template.mark import MAX_MARK_CHARS, Mark, SearchTime, SlowPattern
 from container.api.openai.response_template.template import Field, ResponseTemplate
@@ -182,12 +183,13 @@ class Regions:
         return (None, waits_from) if waits else (best, waits_from)
 
     def _first(self, mark: Mark, *, final: bool) -> _Match | None:
-        """The first match, whole or cut, that begins outside of a string."""
+        """The first match, whole or cut, that begins outside of a string, or that a control token is part of."""
         start = 0
         while (match := self._match(mark, start, self._seen, final=final)) is not None:
             if match.is_cut and match.start == self._seen:
                 return None
             in_string = self._strings is not None and self._strings.inside(match.start)
+            in_string = in_string and BEGIN not in self._text[max(0, match.start) : match.end]
             repeats = match.end == match.start == self._turned
             if not in_string and not repeats and match.end - match.start <= MAX_MARK_CHARS:
                 return match
