@@ -16,6 +16,9 @@ import jinja2.nodes
 
 # U+FDD0..U+FDEF are noncharacters: for internal use, never for interchange (Unicode, section 23.7).
 _NONCHARACTERS = tuple(map(chr, range(0xFDD0, 0xFDF0)))
+# Stand around the control tokens of an answer where a reader must tell a token from its letters.
+SIGNS = _NONCHARACTERS[:2]
+_WITHOUT_SIGNS = str.maketrans(dict.fromkeys(SIGNS, "\ufffd"))
 _STRING_SEARCHES = frozenset(
     [
         "split",
@@ -171,6 +174,11 @@ def strings_in(value: Any) -> Iterator[str]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from strings_in(item)
+
+
+def without_forged_signs(text: str) -> str:
+    """Text that holds no control token, of the same length: a sign that a model or user wrote is U+FFFD."""
+    return text if text.isascii() else text.translate(_WITHOUT_SIGNS)
 
 
 def unused_noncharacters(texts: Iterable[str]) -> list[str]:

@@ -25,6 +25,9 @@ _DESCRIBING = frozenset(
     )
 )
 
+# What else than its type may keep a value from fitting a schema.
+_UNCLEAR = frozenset(("allOf", "not", "if", "$dynamicRef"))
+
 # Further rules, and an expression that uses them.
 Rules = tuple[list[str], str]
 
@@ -155,8 +158,8 @@ def _python_arguments(function: Function, name: str) -> Rules:
                 param="tools",
             )
         part = _part(function, key)
-        words = _python_words(types_of_schema(resolved(part, function.parameters), function.parameters))
-        rules.append(f"{name}_{i}: {' | '.join([json_value(part), *words])}")
+        written = [json_value(part), *_python_words(part, function.parameters)]
+        rules.append(f"{name}_{i}: {' | '.join(written)}")
         items.append((f'"{key}=" {name}_{i}', required))
     return rules, _in_sequence(items, ", ")
 
@@ -172,10 +175,40 @@ def _in_sequence(items: list[tuple[str, bool]], comma: str) -> str:
     return f"({' | '.join(beginnings)})?" if beginnings else ""
 
 
-def _python_words(types: frozenset[str]) -> list[str]:
-    """Python's words for values of these types, in place of JSON's."""
-    found = [("boolean", '"True"'), ("boolean", '"False"'), ("null", '"None"')]
-    return [word for name, word in found if name in types]
+def _python_words(schema: Any, root: dict[str, Any]) -> list[str]:
+    """Python's words for the values that the schema plainly allows, in place of JSON's."""
+    return [f'"{value}"' for value in (True, False, None) if _allows(schema, value, root, {})]
+
+
+def _allows(schema: Any, value: bool | None, root: dict[str, Any], found: dict[int, bool]) -> bool:
+    """Whether a schema within `root` names the value's type and allows the value. Each part is read once."""
+    part = resolved(schema, root)
+    if not isinstance(part, dict) or not _UNCLEAR.isdisjoint(part):
+        return False
+    if id(part) not in found:
+        found[id(part)] = False
+        listed = any(each is value for each in part.get("enum", [value])) and part.get("const", value) is value
+        is_named = _type_name(value) in types_of_schema(part, root)
+        found[id(part)] = listed and is_named and _fits_branches(part, value, root, found)
+    return found[id(part)]
+
+
+def _fits_branches(part: dict[str, Any], value: bool | None, root: dict[str, Any], found: dict[int, bool]) -> bool:
+    """Whether a branch of `anyOf` allows the value, and the only one of `oneOf` that may."""
+    if "anyOf" in part and not any(_allows(each, value, root, found) for each in part["anyOf"]):
+        return False
+    if "oneOf" not in part:
+        return True
+    possible = [each for each in part["oneOf"] if _type_name(value) in (_types_in(each, root) or {_type_name(value)})]
+    return len(possible) == 1 and _allows(possible[0], value, root, found)
+
+
+def _types_in(schema: Any, root: dict[str, Any]) -> frozenset[str]:
+    return types_of_schema(resolved(schema, root), root)
+
+
+def _type_name(value: bool | None) -> str:
+    return "null" if value is None else "boolean"
 
 
 class _Value:
@@ -226,7 +259,10 @@ class _Value:
             return [f"{name}: ({' | '.join(json.dumps(text, ensure_ascii=False) for text in texts)}) {end}"]
         types = types_of_schema(part, self._function.parameters)
         if types and "string" not in types:
-            written = [json_value(_with_definitions(self._function, part)), *_python_words(types)]
+            written = [
+                json_value(_with_definitions(self._function, part)),
+                *_python_words(part, self._function.parameters),
+            ]
             return [f"{name}: ({' | '.join(written)}) {end}"]
         return _text(name, self._pattern(part), self._end, self._literals)
 

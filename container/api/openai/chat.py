@@ -205,7 +205,7 @@ def _choice(chat: Chat, rendered: ChatPrompt) -> Choice:
         view=view,
         max_calls=max_calls,
         call_ids=traits.form.call_ids,
-        num_past_calls=rendered.num_past_calls,
+        past_ids=rendered.past_ids,
         forced=bool(chat.tools.forced),
         marks=(*traits.form.begins, *traits.form.ends),
     )

@@ -23,14 +23,14 @@ from container.text.offload import encode_prompt
 class ChatPrompt:
     """A prompt. `continued` is the text of the last message if the model continues it.
 
-    `num_past_calls` counts the tool calls of earlier answers.
+    `past_ids` are of the tool calls of earlier answers, "" for one without.
     """
 
     token_ids: list[int]
     rendered: RenderedPrompt
     traits: TemplateTraits
     continued: str | None
-    num_past_calls: int = 0
+    past_ids: tuple[str, ...] = ()
 
     @property
     def marked(self) -> str:
@@ -78,12 +78,12 @@ def chat_prompt(chat: Chat, served: ServedModel) -> ChatPrompt:
     except TemplateError as exc:
         raise TemplateFailed(str(exc)) from exc
     continued = text_of(messages[-1]) if continues else None
-    num_past_calls = sum(len(message.get("tool_calls") or ()) for message in chat.messages)
+    past_ids = tuple(call.get("id", "") for message in chat.messages for call in message.get("tool_calls") or ())
     with timed("tokenise"):
         token_ids = encode_prompt(served.tokenizer, rendered)
         if chat.request.add_special_tokens:
             token_ids = served.tokenizer.with_special_tokens(token_ids)
-        return ChatPrompt(token_ids, rendered, traits, continued, num_past_calls)
+        return ChatPrompt(token_ids, rendered, traits, continued, past_ids)
 
 
 def _template_kwargs(request: ChatRequest, traits: TemplateTraits) -> dict[str, Any]:

@@ -61,12 +61,12 @@ class Choice:
         view: ReasoningView | None = None,
         max_calls: int | None = None,
         call_ids: CallIds = CallIds.ANY,
-        num_past_calls: int = 0,
+        past_ids: tuple[str, ...] = (),
         forced: bool = False,
         marks: tuple[str, ...] = (),
     ) -> None:
         """`view` says how thoughts are shown. `max_calls` limits the calls in the answer. `call_ids` and
-        `num_past_calls` decide the ids of calls.
+        `past_ids`, those of earlier calls, decide the ids of calls.
 
         `forced`: a grammar allows calls only, so there is no text. `marks` stand around calls in the family's form.
         """
@@ -81,7 +81,8 @@ class Choice:
         self._parser = tools
         self._max_calls = max_calls
         self._call_ids = call_ids
-        self._num_past_calls = num_past_calls
+        self._num_past_calls = len(past_ids)
+        self._ids = set(past_ids)
         self._forced = forced
         self._marks = marks
         self._num_calls_seen = 0
@@ -161,9 +162,10 @@ class Choice:
         return self._max_calls is None or self._num_calls_seen <= self._max_calls
 
     def _begin_call(self, name: str, call_id: str) -> ChatDelta:
-        kept = _SHORT_ID.fullmatch(call_id) and call_id not in {call.id for call in self._calls}
+        kept = _SHORT_ID.fullmatch(call_id) and call_id not in self._ids
         call = _Call(call_id if kept else self._new_id(name), name)
         self._calls.append(call)
+        self._ids.add(call.id)
         function = FunctionFragment(name=name, arguments="")
         index = len(self._calls) - 1
         return ChatDelta(tool_calls=[CallFragment(index=index, id=call.id, type="function", function=function)])

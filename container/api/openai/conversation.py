@@ -38,17 +38,20 @@ def conversation(
     become objects. What the template would lose or refuse is said where it takes it (`folded`, `shown_in_full`).
     If the template takes no tools, they go into the system message (`PLAIN_TOOLS`, or `FORM_TOOLS` if it shows calls in
     a known form). If it shows no calls either, past calls become the text that PLAIN_TOOLS asks for, and their results
-    become user messages. TGI's `tool_prompt` replaces the sentences; if the template takes tools, it is appended to the
-    last message, as in TGI.
+    become user messages, as where it loses results alone. TGI's `tool_prompt` replaces the sentences; if the template
+    takes tools, it is appended to the last message, as in TGI.
     """
     adapted = folded([_adapted(message, traits) for message in _with_tool_names(messages)], traits)
     adapted = shown_in_full(adapted, traits)
+    knows_calls = traits.takes_tools or traits.shows_calls
+    if not knows_calls:
+        adapted = list(map(_with_calls_as_text, adapted))
+    if any(message["role"] == "tool" for message in adapted) and not (knows_calls and traits.takes_results):
+        adapted = _with_results_as_text(adapted)
     if tools is not None and traits.takes_tools:
         if tool_prompt is not None:
             adapted[-1] = _extended(adapted[-1], f"\n---\n{tool_prompt}")
         return adapted, shown_tools(tools, traits)
-    if not (traits.takes_tools or traits.shows_calls):
-        adapted = _without_calls(adapted)
     if tools is not None:
         listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools.for_template)
         lead = _how_to_call(traits) if tool_prompt is None else f"{tool_prompt}\n"
@@ -106,15 +109,15 @@ def _with_tool_names(messages: list[Message]) -> list[Message]:
     return found
 
 
-def _without_calls(messages: list[Message]) -> list[Message]:
-    """Past calls and their results as plain text; consecutive results become one message."""
+def _with_results_as_text(messages: list[Message]) -> list[Message]:
+    """Results as user messages; consecutive ones become one."""
     found: list[Message] = []
     for are_results, group in groupby(messages, lambda message: bool(message["role"] == "tool")):
         if are_results:
             texts = (f"Result of {each.get('name', 'the function')}:\n{text_of(each)}" for each in group)
             found.append({"role": "user", "content": "\n".join(texts)})
         else:
-            found += map(_with_calls_as_text, group)
+            found += group
     return found
 
 

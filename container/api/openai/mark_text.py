@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from container.text.control_marks import SIGNS
 from container.text.tokenizer import Tokenizer
 
-# A noncharacter, which no text holds (Unicode, section 23.7): a control token that the model wrote stands behind it.
-# The same letters written as text have none, so they are never taken for the token.
-SIGN = "\ufdd0"
+# A control token that the model wrote stands behind it. The same letters written as text have none, and readers get no
+# text with signs (`VisibleText`), so letters are never taken for the token.
+SIGN = SIGNS[0]
 
 
 class MarkText:

@@ -43,7 +43,7 @@ def own_choice(chat: Chat, rendered: ChatPrompt, view: ReasoningView, max_calls:
         view=view,
         max_calls=max_calls,
         call_ids=(traits.known_form or traits.form).call_ids,
-        num_past_calls=rendered.num_past_calls,
+        past_ids=rendered.past_ids,
         forced=tools is not None and bool(tools.forced),
         marks=() if tools is None else marks,
     )

@@ -190,6 +190,13 @@ class TemplateTraits:
         return self._shows_beside_call(reasoning_content=_PROBE)
 
     @cached_property
+    def takes_results(self) -> bool:
+        """Whether the result of a call reaches the prompt, with tools or without. Phi-4-mini's fails without."""
+        answer = _answer(self._call("f", "call00001")) if self.shows_calls else {"role": "assistant", "content": "a"}
+        answers = [answer, {**_result("call00001"), "content": _SECOND}]
+        return any(_SECOND in self._rendered_answers(answers, tools) for tools in (None, [_TOOL]))
+
+    @cached_property
     def takes_text_before_call(self) -> bool:
         """Whether an answer may be followed by another with calls, and both are shown."""
         text = {"role": "assistant", "content": _PROBE}
@@ -210,11 +217,11 @@ class TemplateTraits:
         """A call whose arguments are as the template takes them."""
         return _call(name, call_id, self._argument("b"))
 
-    def _rendered_answers(self, answers: list[dict[str, Any]]) -> str:
+    def _rendered_answers(self, answers: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
         """A conversation that ends with `answers` and their results, "" if the template refuses."""
         is_null = self.wants_null_content
         shown = [{**each, "content": None} if is_null and "tool_calls" in each else each for each in answers]
-        return self._rendered([_USER, *shown], null_content=is_null)
+        return self._rendered([_USER, *shown], tools, null_content=is_null)
 
     def _rendered_call(self, arguments: Any, tools: list[dict[str, Any]] | None = None) -> str:
         """A conversation with one call, "" if the template refuses."""

@@ -51,12 +51,14 @@ def _tagged(form: Form, key: str, value: Any) -> Pieces:
     text = value if isinstance(value, str) else _json(value)
     attribute = tags.text if isinstance(value, str) else tags.other.replace("{type}", _type_of(value))
     frame = "\n" if tags.framed else ""
+    close, names_key, rest = (frame + tags.value_close + tags.gap).partition("{key}")
     return [
         (tags.key_open, False),
         (key, True),
         (tags.key_close + attribute + tags.value_open + frame, False),
         (text, True),
-        (frame + tags.value_close.replace("{key}", key) + tags.gap, False),
+        (close, False),
+        *([(key, True), (rest, False)] if names_key else []),
     ]
 
 

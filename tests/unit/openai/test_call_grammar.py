@@ -11,12 +11,15 @@ from container.api.openai.argument_grammar import json_arguments
 from container.api.openai.call_grammar import MarkIds, forced_calls, text_with_calls
 from container.api.openai.tool_parsers import FORMS, Form
 from container.api.openai.tools import Function, ToolUse
+from container.api.openai.written_calls import written_calls
 from container.errors import InvalidRequest
+from tests.support.grammars import takes
 
 NAMED = {form.name: form for form in FORMS}
 STRICT = (Function("f", "", {"type": "object", "properties": {}, "additionalProperties": False}, strict=True),)
 PLAIN_MARKS = {"<tool_call>": 300, "</tool_call>": 301, "<think>": 302, "</think>": 303}
 PLAIN = MarkIds(PLAIN_MARKS.get, lambda _mark: None)
+NO_IDS = MarkIds(lambda _mark: None, lambda _mark: None)
 CONTROL = MarkIds(PLAIN_MARKS.get, PLAIN_MARKS.get, ("<think>", "</think>"))
 
 
@@ -77,3 +80,32 @@ def test_arguments_are_an_object_and_nothing_that_describes_it_is_shut_out(param
 def test_arguments_that_are_no_object_are_refused(parameters: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"^`parameters` of f must be the schema of an object\. Given: "):
         json_arguments(Function("f", "", parameters, strict=True), "a")
+
+
+WORDS = [
+    # A schema, what Python writes of it, and what it does not.
+    ({"type": "boolean"}, ["True", "False", "true"], ["None"]),
+    ({"type": "boolean", "enum": [True]}, ["True", "true"], ["False", "false"]),
+    ({"const": False}, ["False"], ["True"]),
+    ({"type": ["string", "null"], "enum": ["a"]}, ['"a"'], ["None", "null"]),
+    ({"enum": ["a", 1, None]}, ["None", "1"], ["True"]),
+    ({"anyOf": [{"type": "boolean", "const": True}, {"type": "null"}]}, ["True", "None"], ["False"]),
+    ({"anyOf": [{"$ref": "#/$defs/no"}, {"type": "integer"}]}, ["False", "3"], ["True"]),
+    ({"type": ["boolean", "null"], "anyOf": [{"type": "null"}]}, ["None"], ["True"]),
+    ({"type": ["integer", "null"]}, ["None", "3"], ["True"]),
+    ({"anyOf": [{"$ref": "#/$defs/loop"}, {"type": "null"}]}, ["None"], ["True"]),
+]
+
+
+@pytest.mark.parametrize(("schema", "allowed", "refused"), WORDS)
+@pytest.mark.parametrize("form", ["pythonic", "lfm-2"])
+def test_pythons_words_are_values_that_the_schema_allows(
+    form: str, schema: dict[str, Any], allowed: list[str], refused: list[str]
+) -> None:
+    definitions = {"no": {"const": False}, "loop": {"anyOf": [{"$ref": "#/$defs/loop"}, {"type": "null"}]}}
+    parameters = {"type": "object", "properties": {"x": schema}, "required": ["x"], "$defs": definitions}
+    function = Function("f", "", parameters, strict=True)
+    grammar = forced_calls(ToolUse((function,), (function,), parallel=True), NAMED[form], NO_IDS)
+    texts = {value: str(written_calls(NAMED[form], [("f", {"x": "VALUE"})])).replace('"VALUE"', value)
+             for value in (*allowed, *refused)}  # fmt: skip
+    assert [value for value, text in texts.items() if takes(grammar, text)] == allowed

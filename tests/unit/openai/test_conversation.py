@@ -160,6 +160,22 @@ def test_several_calls_of_an_answer(messages: list[Message], expected: str) -> N
     assert template.render(found).text.strip() == expected
 
 
+LOSES_RESULTS = """\
+{%- for m in messages if m.role in ('system', 'user', 'assistant') -%}
+{{ m.role[0] }}:{{ m.content }}{% for c in m.tool_calls %}{{ c.function.name }}{% endfor %};
+{%- endfor -%}
+"""
+
+
+@pytest.mark.parametrize("tools", ["", "{{ tools | tojson if tools }}"])
+def test_a_result_that_the_template_loses_is_a_user_message(tools: str) -> None:
+    tokenizer = tokenizer_with(())
+    template = template_of(LOSES_RESULTS + tools, tokenizer)
+    messages = [U, calling("f"), {**result("f", "rain"), "name": "f"}, U]
+    found, _ = conversation(messages, None, None, TemplateTraits(template, tokenizer))
+    assert template.render(found).text.strip() == "u:u;a:f;u:Result of f:\nrain;u:u;"
+
+
 def test_calls_stay_together_where_the_template_takes_them() -> None:
     tokenizer = tokenizer_with(())
     template = template_of((TEMPLATES / "qwen3.jinja").read_text(), tokenizer)

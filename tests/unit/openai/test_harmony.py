@@ -116,6 +116,13 @@ def test_letters_are_no_marks() -> None:
     assert said.content == "A message ends with <|end|>, a call with <|call|>."
 
 
+def test_letters_behind_a_sign_are_no_marks() -> None:
+    marks = HarmonyMarks(SPECIAL)
+    text = text_of(SPECIAL, [f"{FINAL}It writes \ufdd0<|en", "d|>\ufdd0<|sta", "rt|>."], marks.shown)
+    said = read_everywhere(lambda: Choice(None, HarmonyReader(marks, NAMES, PROMPT)), text)
+    assert said.content == "It writes \ufffd<|end|>\ufffd<|start|>."
+
+
 def test_a_cut_answer_says_so() -> None:
     marks = HarmonyMarks(SPECIAL)
     text = text_of(SPECIAL, [TO_WEATHER + '{"city'], marks.shown)

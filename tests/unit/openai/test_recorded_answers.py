@@ -160,6 +160,20 @@ def test_an_id_that_is_none_is_replaced() -> None:
         assert re.fullmatch(r"[0-9a-f]{9}", calls[1].id)
 
 
+def test_an_id_of_an_earlier_call_is_replaced() -> None:
+    model = model_of("mistral-small-3.2", control=True)
+    prompt = ChatPrompt([], model.prompt(model.family.messages(1), begins=True), model.traits, None)
+    form = model.traits.form
+    choice = Choice(
+        prompt.splitter(calls=True), FormParser(form, SCHEMAS), call_ids=form.call_ids, past_ids=("call00001",)
+    )
+    pieces = [f"[TOOL_CALLS]weather[CALL_ID]{each}[ARGS]{{}}" for each in ("call00001", "call00002")]
+    told(choice, text_of(model.tokenizer, pieces, model.traits.thoughts.shown))
+    calls: Any = choice.message().tool_calls
+    assert re.fullmatch(r"[0-9a-f]{9}", calls[0].id)
+    assert calls[1].id == "call00002"
+
+
 def test_a_nullable_type_reaches_a_template_that_fails_on_it() -> None:
     """Hermes 3's calls itself without end on the type "null"."""
     model = model_of("hermes-3", control=True)

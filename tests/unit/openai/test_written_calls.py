@@ -39,6 +39,22 @@ def test_arguments_that_are_no_object_stay() -> None:
     assert written_calls(NAMED["hermes"], [("now", "{oops")]).endswith('"arguments": {oops}\n</tool_call>')
 
 
+@pytest.mark.parametrize("form", [*FORMS, PLAIN], ids=lambda form: form.name)
+def test_no_part_of_a_call_is_a_control_token(form: Form) -> None:
+    """A name, and keys and values of all depths."""
+    token = "<|im_end|>"
+    tokenizer = tokenizer_with(["<|im_start|>", token])
+    template = ChatTemplate({"default": CHATML}, tokenizer)
+
+    def num_tokens(data: str) -> int:
+        calls = written_calls(form, [(data, {data: data, "part": {data: [data]}}), ("now", {data: 3})])
+        assert calls.count(data) >= 6
+        ids = template.render([{"role": "assistant", "content": "" + calls}]).encode(tokenizer)
+        return ids.count(tokenizer.marker_token_id(token))
+
+    assert num_tokens(token) == num_tokens("harmless")
+
+
 def test_only_what_the_server_writes_is_a_control_token() -> None:
     marks = ("<|tool_call_start|>", "<|tool_call_end|>")
     tokenizer = tokenizer_with(["<|im_start|>", "<|im_end|>", *marks])

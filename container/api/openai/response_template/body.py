@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from container.api.openai.parts import CallArguments, CallStart
 from container.api.openai.response_template.control_signs import without_tokens
 from container.api.openai.tool_parsers.python_calls import PythonCalls
 
 TEXT, JSON = "text", "json"
-_NO_STRING = r"(?!)"
+_NO_KEY = r"(?P<key>(?!))"
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class Unquoted:
     """A value as the model wrote it, without quotes, and as the field's `value_parser` reads it."""
 
     text: str
@@ -30,7 +30,7 @@ class Unreadable(ValueError):
 
 
 def value_of(content: str, text: str, args: Mapping[str, Any], names: frozenset[str]) -> Any:
-    """JSON values, with `Written` for those of tags and lines. `names` are the functions that may be called.
+    """JSON values, with `Unquoted` for those of tags and lines. `names` are the functions that may be called.
 
     Raises Unreadable, or SlowPattern.
     """
@@ -68,27 +68,59 @@ def _json(text: str, args: Mapping[str, Any], names: frozenset[str]) -> Any:
         raise
 
 
-def _as_json(text: str, delimiters: Any, *, quotes_keys: bool) -> str:
-    """The text with JSON's quotes around strings and keys. Each character is read once."""
+def _as_json(text: str, delimiters: Sequence[tuple[str, str]], *, quotes_keys: bool) -> str:
+    """The text with JSON's quotes around strings and keys. Each character is read a fixed number of times."""
     if not delimiters and not quotes_keys:
         return text
-    strings = [f"{re.escape(begin)}(.*?){re.escape(end)}" for begin, end in delimiters]
-    key = r"(?P<key>\w+)(?=\s*:)" if quotes_keys else _NO_STRING
-    found = ""
+    before = ""
     pieces: list[str] = []
     last = 0
-    for match in re.finditer("|".join([*strings, r'"(?:\\.|[^"\\])*"', key]), text, re.DOTALL):
-        pieces.append(text[last : match.start()])
-        found = pieces[-1].rstrip()[-1:] or found
-        inside = next((group for group in match.groups()[: len(strings)] if group is not None), None)
-        if inside is not None:
-            pieces.append(json.dumps(inside, ensure_ascii=False))
-        elif match["key"] is not None and found in {"{", ","}:
-            pieces.append(f'"{match[0]}"')
+    for part in _marked(text, delimiters, quotes_keys=quotes_keys):
+        pieces.append(text[last : part.start])
+        before = pieces[-1].rstrip()[-1:] or before
+        if part.is_key:
+            pieces.append(f'"{part.text}"' if before in {"{", ","} else part.text)
         else:
-            pieces.append(match[0])
-        found, last = pieces[-1][-1:], match.end()
+            pieces.append(part.text)
+        before, last = pieces[-1][-1:], part.end
     return "".join([*pieces, text[last:]])
+
+
+class _Part(NamedTuple):
+    """A string, written as JSON's, or a word before a colon."""
+
+    text: str
+    start: int
+    end: int
+    is_key: bool
+
+
+def _marked(text: str, delimiters: Sequence[tuple[str, str]], *, quotes_keys: bool) -> Iterator[_Part]:
+    """The strings and keys. A delimiter that nothing closes begins no string, so it is not looked for again."""
+    delimiters = list(delimiters)
+    beginning = _beginning(delimiters, quotes_keys=quotes_keys)
+    at = 0
+    while (found := beginning.search(text, at)) is not None:
+        at = found.end()
+        if found.lastgroup is not None:
+            yield _Part(found[0], found.start(), at, is_key=found.lastgroup == "key")
+            continue
+        index = (found.lastindex or 1) - 1
+        end = text.find(delimiters[index][1], at)
+        if end < 0:
+            del delimiters[index]
+            beginning, at = _beginning(delimiters, quotes_keys=quotes_keys), found.start()
+            continue
+        inside = json.dumps(text[at:end], ensure_ascii=False)
+        at = end + len(delimiters[index][1])
+        yield _Part(inside, found.start(), at, is_key=False)
+
+
+def _beginning(delimiters: Sequence[tuple[str, str]], *, quotes_keys: bool) -> re.Pattern[str]:
+    """A delimiter that begins a string, JSON's string, which may lack its end, or a key. None is read again."""
+    begins = [f"({re.escape(begin)})" for begin, _ in delimiters]
+    key = r"(?<!\w)(?P<key>\w++)(?=\s*+:)" if quotes_keys else _NO_KEY
+    return re.compile("|".join([*begins, r'(?P<string>"(?:\\.|[^"\\])*+"?)', key]), re.DOTALL)
 
 
 def _tags(text: str, args: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
@@ -116,10 +148,10 @@ def _lines(text: str, args: Mapping[str, Any], names: frozenset[str]) -> dict[st
     return found
 
 
-def _inner(raw: str, args: Mapping[str, Any], names: frozenset[str]) -> Written:
+def _inner(raw: str, args: Mapping[str, Any], names: frozenset[str]) -> Unquoted:
     content, inner_args = args.get("value_parser") or (None, {})
     raw_text = without_tokens(raw)
-    return Written(raw_text, raw_text if content is None else _READERS[content](raw, inner_args, names))
+    return Unquoted(raw_text, raw_text if content is None else _READERS[content](raw, inner_args, names))
 
 
 def _python(text: str, _args: Mapping[str, Any], names: frozenset[str]) -> list[dict[str, Any]]:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from container.api.openai.parts import CallArguments, CallStart, Part
-from container.api.openai.response_template.body import JSON, Unreadable, Written, value_of
+from container.api.openai.parts import CallArguments, CallStart, Content, Part
+from container.api.openai.response_template.body import JSON, Unquoted, Unreadable, value_of
 from container.api.openai.response_template.control_signs import without_signs, without_tokens
 from container.api.openai.response_template.mark import SlowPattern
 from container.api.openai.response_template.template import Field
@@ -16,6 +16,7 @@ from container.api.openai.tool_parsers.call_list import CallList
 from container.api.openai.tool_parsers.typed_value import as_json
 from container.api.schema.schema_types import types_of
 
+_CLOSING = " \t\r\n}]"
 # Names of the arguments in a call that no transform has changed.
 _ARGUMENTS = ("arguments", "parameters")
 
@@ -31,51 +32,58 @@ class Calls:
     def read(self, body: str, captures: Mapping[str, str], *, cut: bool) -> list[Part] | None:
         """The calls of a region; None if it is not made of calls of these functions alone.
 
-        A call in JSON that is not well-formed, or that the answer's end has cut, stays as the model wrote it. Arguments
-        in another form that the answer's limit has `cut` are left open.
+        A call in JSON that is not well-formed, or that the answer's end has cut, stays as the model wrote it, and text
+        behind it is content. Arguments in another form that the answer's limit has `cut` are left open.
         """
         captures = {name: without_signs(text) for name, text in captures.items()}
-        found = self._whole(body, captures)
-        if self._field.content == JSON:
-            return found or self._begun(body, captures)
-        last = found[-1] if found and cut else None
-        return [*found[:-1], CallArguments(last.fragment[:-1])] if found and isinstance(last, CallArguments) else found
-
-    def _whole(self, body: str, captures: Mapping[str, str]) -> list[Part] | None:
+        is_json = self._field.content == JSON
         try:
-            value = value_of(self._field.content, body, self._field.content_args, self._names)
-            made = transformed(self._field, value, captures)
-            found = [self._parts(each) for each in (made if isinstance(made, list) else [made])]
-        except (Unreadable, NotTransformed, SlowPattern):
+            found = self._made(value_of(self._field.content, body, self._field.content_args, self._names), captures)
+        except (NotTransformed, SlowPattern):
             return None
-        return [part for parts in found for part in parts] or None
+        except (Unreadable, RecursionError):
+            return self._begun(body, captures) if is_json else None
+        last = found[-1] if found and cut and not is_json else None
+        return [*found[:-1], CallArguments(last.fragment[:-1])] if isinstance(last, CallArguments) else found or None
+
+    def _made(self, value: Any, captures: Mapping[str, str]) -> list[Part]:
+        """Raises NotTransformed, or RecursionError."""
+        made = transformed(self._field, value, captures)
+        return [part for each in (made if isinstance(made, list) else [made]) for part in self._parts(each)]
 
     def _begun(self, body: str, captures: Mapping[str, str]) -> list[Part] | None:
         if self._field.content_args:
             return None
         name = captures.get(placeholder(self._field.transform, "function", "name"), "")
         if name in self._names and placeholder(self._field.transform, "function", "arguments") == "content":
-            return [CallStart(name), CallArguments(without_tokens(body).lstrip())]
+            text = without_tokens(body).lstrip()
+            return [CallStart(name), CallArguments(text)] if text[:1] in ("", "{") else None
         calls = CallList(self._names)
-        parts, _ = calls.push(without_tokens(body))
-        return parts if calls.started else None
+        parts, rest = calls.push(without_tokens(body))
+        # A bracket too many is no text.
+        left = (rest or "").lstrip(_CLOSING)
+        return [*parts, *([Content(left)] if left else [])] if calls.started else None
 
     def _parts(self, call: Any) -> list[Part]:
-        """Raises Unreadable for anything but a call of a known function."""
+        """Raises NotTransformed for anything but a call of a known function."""
         function = call.get("function") if isinstance(call, dict) else None
         function = function if isinstance(function, dict) else call
         name = _plain(function.get("name")) if isinstance(function, dict) else None
         if not isinstance(name, str) or name not in self._schemas:
-            raise Unreadable("no call of a known function")
+            raise NotTransformed("no call of a known function")
         arguments: Any = next((function[key] for key in _ARGUMENTS if function.get(key) is not None), {})
-        return [CallStart(name), CallArguments(self._written(name, arguments))]
+        call_id = _plain(call.get("id"))
+        return [
+            CallStart(name, call_id if isinstance(call_id, str) else ""),
+            CallArguments(self._json_of(name, arguments)),
+        ]
 
-    def _written(self, name: str, arguments: Any) -> str:
-        """The arguments as JSON. Text in their place is JSON already, as some models write it."""
-        if isinstance(arguments, str):
+    def _json_of(self, name: str, arguments: Any) -> str:
+        """The arguments as JSON. Text in their place is an object in JSON already, as some models write it."""
+        if isinstance(arguments, str) and arguments.lstrip().startswith("{"):
             return arguments
         if not isinstance(arguments, dict):
-            raise Unreadable("arguments that are no object")
+            raise NotTransformed("arguments that are no object")
         members = (
             f"{json.dumps(key, ensure_ascii=False)}: {self._value(name, key, arguments[key])}" for key in arguments
         )
@@ -84,13 +92,13 @@ class Calls:
     def _value(self, name: str, key: str, value: Any) -> str:
         """What was written without quotes has the type that the function's schema gives it."""
         types = types_of(self._schemas[name], key)
-        if isinstance(value, Written) and types:
+        if isinstance(value, Unquoted) and types:
             return as_json(value.text, types)
         return json.dumps(_plain(value), ensure_ascii=False)
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Written):
+    if isinstance(value, Unquoted):
         return value.value
     if isinstance(value, list):
         return [_plain(each) for each in value]

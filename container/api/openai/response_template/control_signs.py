@@ -1,7 +1,8 @@
 """Control tokens in the text that a `TemplateReader` gets: each stands between two signs.
 
-The signs are noncharacters, which no text holds (Unicode, section 23.7). So a mark of a template that names a control
-token matches the token itself, never the same letters written as text, and nothing of it reaches the client.
+The signs are noncharacters (Unicode, section 23.7), and the reader gets no text with signs of its own (`VisibleText`).
+So a mark of a template that names a control token matches the token itself, never the same letters written as text, and
+nothing of it reaches the client.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-BEGIN, END = "\ufdd0", "\ufdd1"
+from container.text.control_marks import SIGNS, without_forged_signs
+
+BEGIN, END = SIGNS
 _SIGNED = re.compile(f"{BEGIN}[^{END}]*{END}?")
 _SIGNS = re.compile(f"[{BEGIN}{END}]")
-# Must be escaped to stand for themselves in a pattern; other characters may be.
+# In a pattern these stand for themselves only behind a backslash. Any other character may have one.
 _SPECIAL = frozenset(r"\.^$*+?[|()")
 
 
@@ -26,8 +29,13 @@ class ControlSigns:
         """The tokens whose letters are in the text, the longest first."""
         return [token for token in self._tokens if token in text]
 
+    def of_prompt(self, text: str, mark: str | None) -> str:
+        """The text of a prompt, without the `mark` that stands where a message spells a control token."""
+        pieces = text.split(mark) if mark else [text]
+        return "".join(self.of_text(without_forged_signs(piece)) for piece in pieces)
+
     def of_text(self, text: str) -> str:
-        """A literal of the template, or the text of a prompt."""
+        """A literal of the template, or text without signs."""
         found = self.in_text(text)
         return re.sub("|".join(map(re.escape, found)), _signed, text) if found else text
 

@@ -14,11 +14,13 @@ from container.api.openai.response_template.pattern_text import texts_between
 from container.api.openai.response_template.reader import TemplateReader
 from container.api.openai.response_template.template import Field, ResponseTemplate
 from container.api.openai.response_template.transform import placeholder
-from container.api.openai.response_template.written_call import Call, written
 from container.api.openai.tool_parsers import Form
 from container.api.openai.tool_parsers.form import Arguments, Tags
+from container.api.openai.written_calls import written_calls
 
 MADE = "response_template"
+# A name and arguments.
+Call = tuple[str, dict[str, Any]]
 _SCHEMA = {"type": "object", "properties": {"text": {"type": "string"}, "count": {"type": "integer"}}}
 _CALLS: tuple[Call, ...] = (("probe_a", {"text": "a b", "count": 3}), ("probe_b", {"count": 12}))
 
@@ -51,7 +53,7 @@ def reads_harmony(template: ResponseTemplate) -> bool:
 def _reads(template: ResponseTemplate, form: Form) -> bool:
     """Whether the template reads one call and several as the form writes them, with its marks as control tokens."""
     for calls in (_CALLS[:1], _CALLS):
-        text = written(form, calls)
+        text = str(written_calls(form, calls))
         # Other control tokens are letters in a grammar.
         unmarked = [token for token in template.signs.in_text(text) if token not in form.marks]
         if unmarked or not _reads_calls(template, text, calls):
@@ -68,7 +70,11 @@ def _reads_calls(template: ResponseTemplate, text: str, calls: tuple[Call, ...])
             found[-1][1] += part.fragment
         elif isinstance(part, Content) and part.text.strip():
             return False
-    return [(name, json.loads(arguments)) for name, arguments in found] == list(calls)
+    try:
+        return [(name, json.loads(arguments)) for name, arguments in found] == list(calls)
+    except ValueError:
+        # Several calls read as one that is not well-formed.
+        return False
 
 
 def _read(template: ResponseTemplate, text: str) -> list[Part]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import regex
@@ -10,12 +11,36 @@ import regex
 MAX_MARK_CHARS = 1024
 # CPU seconds of one search, and more for each character of a text that is searched as a whole.
 _LIMIT_S, _LIMIT_S_PER_CHAR = 0.05, 1e-6
+# CPU seconds of all searches in one answer, and more for each of its characters.
+_ANSWER_S, _ANSWER_S_PER_CHAR = 1.0, 2e-5
 # What makes a match depend on the text around it.
 _LOOKS_AROUND = regex.compile(r"\(\?(?:[=!]|<[=!])|\\[bBAZGKmM]|(?<!\[)\^|\$")
 
 
 class SlowPattern(Exception):
-    """A search took longer than its limit."""
+    """A search took longer than its limit, or the searches of one answer together did."""
+
+
+class SearchTime:
+    """The CPU time that is left for the patterns of one answer."""
+
+    def __init__(self) -> None:
+        self._left_s = _ANSWER_S
+
+    def extend(self, num_chars: int) -> None:
+        """The answer has more characters."""
+        self._left_s += num_chars * _ANSWER_S_PER_CHAR
+
+    def search(self, mark: Mark, text: str, start: int, end: int, *, partial: bool) -> Any:
+        """As `Mark.search`."""
+        if mark.literals:
+            return mark.search(text, start, end, partial=partial)
+        begun_s = time.thread_time()
+        found = mark.search(text, start, end, partial=partial)
+        self._left_s -= time.thread_time() - begun_s
+        if self._left_s < 0:
+            raise SlowPattern(mark.source)
+        return found
 
 
 class Mark:

@@ -83,8 +83,8 @@ class TemplateReader:
 
     def _read_prompt(self, template: ResponseTemplate, prompt: str, mark: str | None) -> None:
         """Go where the prompt ends. Nothing of it is shown."""
-        begun = template.signs.of_text(_beginning(template, prompt))
-        self._read(self._regions.push(begun.replace(mark, "") if mark else begun, given=True))
+        begun = template.signs.of_prompt(_beginning(template, prompt), mark)
+        self._read(self._regions.push(begun, given=True))
         self._raw = []
         self._content.resume()
         self._reasoning.resume()
@@ -141,7 +141,7 @@ class TemplateReader:
         if found is None:
             return self._say("".join([*self._raw, mark]))
         self._content.begin()
-        return found
+        return [said for part in found for said in (self._say(part.text) if isinstance(part, Content) else [part])]
 
     def _say(self, text: str) -> list[Part]:
         return [Content(self._content.push(self._clean(text), strips=self._strips))]

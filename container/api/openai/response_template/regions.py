@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from container.api.openai.response_template.body import JSON
+from container.api.openai.response_template.control_signs import BEGIN
 from container.api.openai.response_template.json_strings import JsonStrings
-from container.api.openai.response_template.mark import MAX_MARK_CHARS, Mark, SlowPattern
+from container.api.openai.response_template.mark import MAX_MARK_CHARS, Mark, SearchTime, SlowPattern
 from container.api.openai.response_template.template import Field, ResponseTemplate
 
 
@@ -69,8 +70,8 @@ class Regions:
     """The events do not depend on how the text was cut into pushes: each character is looked at by itself.
 
     Only text that no mark can begin in is passed over at once. A region without marks, if the template has one, is
-    where no other is open. After a pattern that took too long all text is of the region it was found in; `slow` is that
-    pattern.
+    where no other is open. After patterns that took too long all text is of the region it was found in; `slow` is the
+    last of them.
     """
 
     def __init__(self, template: ResponseTemplate) -> None:
@@ -85,6 +86,7 @@ class Regions:
         # Where a mark without text was found; a second one there would go round in a circle.
         self._turned = -1
         self._events: list[Event] = []
+        self._time = SearchTime()
         self.slow = ""
 
     @property
@@ -95,6 +97,7 @@ class Regions:
     def push(self, text: str, *, given: bool = False) -> list[Event]:
         """The events of more text; `given`: it is the prompt's."""
         self._text += text
+        self._time.extend(len(text))
         self._given += len(text) if given else 0
         try:
             while self._seen < len(self._text) and not self.slow:
@@ -129,7 +132,7 @@ class Regions:
         if not all(mark.is_local for _, mark, _ in watched):
             return False
         end = len(self._text)
-        found = [mark.search(self._text, 0, end, partial=True) for _, mark, _ in watched]
+        found = [self._time.search(mark, self._text, 0, end, partial=True) for _, mark, _ in watched]
         size = min([match.start() for match in found if match is not None], default=end)
         if self._strings is not None:
             self._strings.read(self._text, size)
@@ -180,12 +183,13 @@ class Regions:
         return (None, waits_from) if waits else (best, waits_from)
 
     def _first(self, mark: Mark, *, final: bool) -> _Match | None:
-        """The first match, whole or cut, that begins outside of a string."""
+        """The first match, whole or cut, that begins outside of a string, or that a control token is part of."""
         start = 0
         while (match := self._match(mark, start, self._seen, final=final)) is not None:
             if match.is_cut and match.start == self._seen:
                 return None
             in_string = self._strings is not None and self._strings.inside(match.start)
+            in_string = in_string and BEGIN not in self._text[max(0, match.start) : match.end]
             repeats = match.end == match.start == self._turned
             if not in_string and not repeats and match.end - match.start <= MAX_MARK_CHARS:
                 return match
@@ -196,7 +200,7 @@ class Regions:
         """The first match in a part of the text."""
         behind = "" if mark.is_local else self._behind
         size = len(behind)
-        found = mark.search(behind + self._text, size + start, size + end, partial=not final)
+        found = self._time.search(mark, behind + self._text, size + start, size + end, partial=not final)
         if found is None:
             return None
         captures = {name: text for name, text in found.groupdict().items() if text is not None}

@@ -31,7 +31,6 @@ class Field:
     close: Mark | None
     content: str = "text"
     content_args: Mapping[str, Any] = field(default_factory=dict)
-    repeats: bool = False
     join: str | None = None
     transform: Any = None
     transform_each: bool = False
