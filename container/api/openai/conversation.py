@@ -37,18 +37,20 @@ def conversation(
     `developer` becomes `system` unless the template knows it, `function` becomes `tool`, and arguments of past calls
     become objects. What the template would lose or refuse is said where it takes it (`folded`, `shown_in_full`).
     If the template takes no tools, they go into the system message (`PLAIN_TOOLS`, or `FORM_TOOLS` if it shows calls in
-    a known form). If it shows no calls either, past calls become the text that PLAIN_TOOLS asks for, and their results
-    become user messages. TGI's `tool_prompt` replaces the sentences; if the template takes tools, it is appended to the
-    last message, as in TGI.
+    a known form). If it shows no calls either, past calls become the text that PLAIN_TOOLS asks for. Results that do
+    not reach the prompt become user messages. TGI's `tool_prompt` replaces the sentences; if the template takes tools,
+    it is appended to the last message, as in TGI.
     """
     adapted = folded([_adapted(message, traits) for message in _with_tool_names(messages)], traits)
     adapted = shown_in_full(adapted, traits)
+    if not (traits.takes_tools or traits.shows_calls):
+        adapted = _with_results_as_text([_with_calls_as_text(message) for message in adapted])
+    elif _loses_results(adapted, tools, traits):
+        adapted = _with_results_as_text(adapted)
     if tools is not None and traits.takes_tools:
         if tool_prompt is not None:
             adapted[-1] = _extended(adapted[-1], f"\n---\n{tool_prompt}")
         return adapted, shown_tools(tools, traits)
-    if not (traits.takes_tools or traits.shows_calls):
-        adapted = _without_calls(adapted)
     if tools is not None:
         listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools.for_template)
         lead = _how_to_call(traits) if tool_prompt is None else f"{tool_prompt}\n"
@@ -106,15 +108,24 @@ def _with_tool_names(messages: list[Message]) -> list[Message]:
     return found
 
 
-def _without_calls(messages: list[Message]) -> list[Message]:
-    """Past calls and their results as plain text; consecutive results become one message."""
+def _is_result(message: Message) -> bool:
+    return bool(message["role"] == "tool")
+
+
+def _loses_results(messages: list[Message], tools: ToolUse | None, traits: TemplateTraits) -> bool:
+    shown = tools is not None and traits.takes_tools
+    return any(map(_is_result, messages)) and not traits.shows_results(with_tools=shown)
+
+
+def _with_results_as_text(messages: list[Message]) -> list[Message]:
+    """Results as user messages; consecutive ones become one."""
     found: list[Message] = []
-    for are_results, group in groupby(messages, lambda message: bool(message["role"] == "tool")):
+    for are_results, group in groupby(messages, _is_result):
         if are_results:
             texts = (f"Result of {each.get('name', 'the function')}:\n{text_of(each)}" for each in group)
             found.append({"role": "user", "content": "\n".join(texts)})
         else:
-            found += map(_with_calls_as_text, group)
+            found += group
     return found
 
 

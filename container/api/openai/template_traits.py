@@ -58,6 +58,7 @@ class TemplateTraits:
         self._tokenizer = tokenizer
         self._vocabulary = template.added_tokens
         self._takes_later: dict[tuple[str, Place], bool] = {}
+        self._shows_results: dict[bool, bool] = {}
 
     @cached_property
     def form(self) -> Form:
@@ -109,6 +110,16 @@ class TemplateTraits:
         Any content of the answer may be lost (`wants_null_content`, `takes_call_text`).
         """
         return self.wants_null_content or self._shows_call("")
+
+    def shows_results(self, *, with_tools: bool) -> bool:
+        """Whether a result reaches the prompt, behind its call or behind the text that a lost call becomes."""
+        if with_tools not in self._shows_results:
+            called, text = _answer(self._call("f", "call00001")), {"role": "assistant", "content": "a"}
+            answers = [called if self.shows_calls else text, _result("call00001", _SECOND)]
+            self._shows_results[with_tools] = _SECOND in self._rendered_answers(
+                answers, [_TOOL] if with_tools else None
+            )
+        return self._shows_results[with_tools]
 
     @cached_property
     def wants_null_content(self) -> bool:
@@ -209,11 +220,11 @@ class TemplateTraits:
         """A call whose arguments are as the template takes them."""
         return _call(name, call_id, self._argument("b"))
 
-    def _rendered_answers(self, answers: list[dict[str, Any]]) -> str:
+    def _rendered_answers(self, answers: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
         """A conversation that ends with `answers` and their results, "" if the template refuses."""
         is_null = self.wants_null_content
         shown = [{**each, "content": None} if is_null and "tool_calls" in each else each for each in answers]
-        return self._rendered([_USER, *shown], null_content=is_null)
+        return self._rendered([_USER, *shown], tools, null_content=is_null)
 
     def _rendered_call(self, arguments: Any, tools: list[dict[str, Any]] | None = None) -> str:
         """A conversation with one call, "" if the template refuses."""
@@ -255,8 +266,8 @@ def _with_call(arguments: Any, content: str | None = "", name: str = "f") -> lis
     return [_USER, _answer(_call(name, "call00001", arguments), content=content), _result("call00001")]
 
 
-def _result(call_id: str) -> dict[str, Any]:
-    return {"role": "tool", "content": "b", "tool_call_id": call_id, "name": "f"}
+def _result(call_id: str, content: str = "b") -> dict[str, Any]:
+    return {"role": "tool", "content": content, "tool_call_id": call_id, "name": "f"}
 
 
 def _call(name: str, call_id: str, arguments: Any) -> dict[str, Any]:
