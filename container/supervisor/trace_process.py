@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 # TGI's name for itself in traces (launcher/src/main.rs).
 _TGI_SERVICE_NAME = "text-generation-inference.router"
+_TGI_ENDPOINT, _TRACES_ENDPOINT, _ENDPOINT = _ENDPOINTS = (
+    *("OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+)
+_PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
 _GRPC_PORT = 4317
 _BACKOFF_S = (1.0, 5.0, 30.0, 60.0)
 # The process flushes for 1.5 s after SIGTERM.
@@ -31,17 +35,17 @@ _SHORT_STOP_S = 0.5
 def exporter_environ(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     """`environ` for the exporter process, where the SDK reads all `OTEL_*` variables itself.
 
-    TGI's two variables come before the SDK's, as everywhere in `Settings`; an endpoint of TGI's is a base URL. One
-    without a scheme, or with vLLM's `grpc`, is spoken to without TLS, as TGI does.
+    The endpoint is the first of the three variables that is not empty, as in `Settings`. TGI's becomes the SDK's base
+    URL. The SDK gets a URL in every case: an endpoint without a scheme, or with vLLM's `grpc`, becomes `http`, which is
+    without TLS, as in TGI.
     """
-    found = dict(environ)
-    of_tgi = bool(environ.get("OTLP_ENDPOINT", "").strip())
-    _, separator, address = settings.otlp_endpoint.rpartition("://")
-    if of_tgi:
-        found.pop("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", None)
-        plain = not separator or settings.otlp_endpoint.startswith("grpc:")
-        found["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://{address}" if plain else settings.otlp_endpoint
-    found["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = settings.otlp_protocol or _protocol(address, of_tgi)
+    found = {name: value for name, value in environ.items() if name not in (_TRACES_ENDPOINT, _ENDPOINT)}
+    given = next((name for name in _ENDPOINTS if environ.get(name, "").strip()), _ENDPOINT)
+    scheme, _, address = settings.otlp_endpoint.rpartition("://")
+    url = f"http://{address}" if scheme in ("", "grpc") else settings.otlp_endpoint
+    found[_TRACES_ENDPOINT if given == _TRACES_ENDPOINT else _ENDPOINT] = url
+    is_grpc = given == _TGI_ENDPOINT or scheme == "grpc"
+    found[_PROTOCOL] = settings.otlp_protocol or ("grpc" if is_grpc else _protocol(address))
     resource = [item for item in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",") if item.strip()]
     named = {item.partition("=")[0].strip() for item in resource}
     if settings.otlp_service_name:
@@ -54,10 +58,10 @@ def exporter_environ(settings: Settings, environ: Mapping[str, str]) -> dict[str
     return found
 
 
-def _protocol(address: str, of_tgi: bool) -> str:
-    """TGI speaks gRPC; OpenTelemetry's default is HTTP, but to gRPC's own port nobody means it."""
+def _protocol(address: str) -> str:
+    """OpenTelemetry's default is HTTP, but to gRPC's own port nobody means it."""
     host_and_port = address.partition("/")[0]
-    return "grpc" if of_tgi or host_and_port.endswith(f":{_GRPC_PORT}") else "http/protobuf"
+    return "grpc" if host_and_port.endswith(f":{_GRPC_PORT}") else "http/protobuf"
 
 
 class TraceProcess:
