@@ -27,6 +27,8 @@ _TGI_ENDPOINT, _TRACES_ENDPOINT, _ENDPOINT = _ENDPOINTS = (
 _PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
 _GRPC_PORT = 4317
 _BACKOFF_S = (1.0, 5.0, 30.0, 60.0)
+# A process that ran for so long was well: its death is the first again.
+_HEALTHY_S = 600.0
 # The process flushes for 1.5 s after SIGTERM.
 _STOP_S = 2.0
 _SHORT_STOP_S = 0.5
@@ -72,7 +74,7 @@ class TraceProcess:
         self._run_dir = run_dir
         self._environ = exporter_environ(settings, os.environ)
         self._process: subprocess.Popen[bytes] | None = None
-        self._due_s = 0.0
+        self._due_s = self._started_s = 0.0
         self._num_deaths = 0
 
     @property
@@ -86,6 +88,8 @@ class TraceProcess:
             if time.monotonic() >= self._due_s:
                 self._start()
         elif self._process.poll() is not None:
+            if time.monotonic() - self._started_s >= _HEALTHY_S:
+                self._num_deaths = 0
             wait_s = _BACKOFF_S[min(self._num_deaths, len(_BACKOFF_S) - 1)]
             logger.error(
                 "the process that sends traces ended with code %s, next in %d s", self._process.returncode, wait_s
@@ -97,6 +101,7 @@ class TraceProcess:
     def _start(self) -> None:
         environ = {**self._environ, **self._run_dir.metrics_environ()}
         command = [sys.executable, "-m", "container.monitoring.tracing.exporter", str(self._run_dir.spans)]
+        self._started_s = time.monotonic()
         self._process = subprocess.Popen(command, env=environ, start_new_session=True)  # noqa: S603 - our own module
 
     def close(self, left_s: float, hurried: Callable[[], bool] = lambda: False) -> None:
