@@ -355,7 +355,7 @@ class Settings:
     otlp_protocol: str = _setting(
         "",
         _text,
-        "grpc or http/protobuf. Default: grpc to OTLP_ENDPOINT and to port 4317, else http/protobuf.",
+        "grpc or http/protobuf. Default: grpc to OTLP_ENDPOINT, to grpc:// and to port 4317, else http/protobuf.",
         "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
         "OTEL_EXPORTER_OTLP_PROTOCOL",
     )

@@ -21,8 +21,14 @@ logger = logging.getLogger(__name__)
 
 # TGI's name for itself in traces (launcher/src/main.rs).
 _TGI_SERVICE_NAME = "text-generation-inference.router"
+_TGI_ENDPOINT, _TRACES_ENDPOINT, _ENDPOINT = _ENDPOINTS = (
+    *("OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+)
+_PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
 _GRPC_PORT = 4317
 _BACKOFF_S = (1.0, 5.0, 30.0, 60.0)
+# A process that ran for so long was well: its death is the first again.
+_HEALTHY_S = 600.0
 # The process flushes for 1.5 s after SIGTERM.
 _STOP_S = 2.0
 _SHORT_STOP_S = 0.5
@@ -31,17 +37,17 @@ _SHORT_STOP_S = 0.5
 def exporter_environ(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     """`environ` for the exporter process, where the SDK reads all `OTEL_*` variables itself.
 
-    TGI's two variables come before the SDK's, as everywhere in `Settings`; an endpoint of TGI's is a base URL. One
-    without a scheme, or with vLLM's `grpc`, is spoken to without TLS, as TGI does.
+    The endpoint is the first of the three variables that is not empty, as in `Settings`. TGI's becomes the SDK's base
+    URL. The SDK gets a URL in every case: an endpoint without a scheme, or with vLLM's `grpc`, becomes `http`, which is
+    without TLS, as in TGI.
     """
-    found = dict(environ)
-    of_tgi = bool(environ.get("OTLP_ENDPOINT", "").strip())
-    _, separator, address = settings.otlp_endpoint.rpartition("://")
-    if of_tgi:
-        found.pop("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", None)
-        plain = not separator or settings.otlp_endpoint.startswith("grpc:")
-        found["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://{address}" if plain else settings.otlp_endpoint
-    found["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = settings.otlp_protocol or _protocol(address, of_tgi)
+    found = {name: value for name, value in environ.items() if name not in (_TRACES_ENDPOINT, _ENDPOINT)}
+    given = next((name for name in _ENDPOINTS if environ.get(name, "").strip()), _ENDPOINT)
+    scheme, _, address = settings.otlp_endpoint.rpartition("://")
+    url = f"http://{address}" if scheme in ("", "grpc") else settings.otlp_endpoint
+    found[_TRACES_ENDPOINT if given == _TRACES_ENDPOINT else _ENDPOINT] = url
+    is_grpc = given == _TGI_ENDPOINT or scheme == "grpc"
+    found[_PROTOCOL] = settings.otlp_protocol or ("grpc" if is_grpc else _protocol(address))
     resource = [item for item in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",") if item.strip()]
     named = {item.partition("=")[0].strip() for item in resource}
     if settings.otlp_service_name:
@@ -54,10 +60,10 @@ def exporter_environ(settings: Settings, environ: Mapping[str, str]) -> dict[str
     return found
 
 
-def _protocol(address: str, of_tgi: bool) -> str:
-    """TGI speaks gRPC; OpenTelemetry's default is HTTP, but to gRPC's own port nobody means it."""
+def _protocol(address: str) -> str:
+    """OpenTelemetry's default is HTTP, but to gRPC's own port nobody means it."""
     host_and_port = address.partition("/")[0]
-    return "grpc" if of_tgi or host_and_port.endswith(f":{_GRPC_PORT}") else "http/protobuf"
+    return "grpc" if host_and_port.endswith(f":{_GRPC_PORT}") else "http/protobuf"
 
 
 class TraceProcess:
@@ -68,7 +74,7 @@ class TraceProcess:
         self._run_dir = run_dir
         self._environ = exporter_environ(settings, os.environ)
         self._process: subprocess.Popen[bytes] | None = None
-        self._due_s = 0.0
+        self._due_s = self._started_s = 0.0
         self._num_deaths = 0
 
     @property
@@ -82,6 +88,8 @@ class TraceProcess:
             if time.monotonic() >= self._due_s:
                 self._start()
         elif self._process.poll() is not None:
+            if time.monotonic() - self._started_s >= _HEALTHY_S:
+                self._num_deaths = 0
             wait_s = _BACKOFF_S[min(self._num_deaths, len(_BACKOFF_S) - 1)]
             logger.error(
                 "the process that sends traces ended with code %s, next in %d s", self._process.returncode, wait_s
@@ -93,6 +101,7 @@ class TraceProcess:
     def _start(self) -> None:
         environ = {**self._environ, **self._run_dir.metrics_environ()}
         command = [sys.executable, "-m", "container.monitoring.tracing.exporter", str(self._run_dir.spans)]
+        self._started_s = time.monotonic()
         self._process = subprocess.Popen(command, env=environ, start_new_session=True)  # noqa: S603 - our own module
 
     def close(self, left_s: float, hurried: Callable[[], bool] = lambda: False) -> None:

@@ -92,6 +92,10 @@ class OwnText(str):
         text.pieces = found
         return text
 
+    def __getnewargs__(self) -> tuple[tuple[tuple[str, bool], ...]]:  # type: ignore[override]
+        """What a copy is made of."""
+        return (self.pieces,)
+
     def __add__(self, other: str) -> OwnText:
         return OwnText((*self.pieces, *_pieces_of(other)))
 

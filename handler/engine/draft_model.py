@@ -80,6 +80,8 @@ class DraftRunner:
         self._in_flight = in_flight
         self._copies: dict[Sequence, _Copy] = {}
         self._lost: set[Sequence] = set()
+        # So many tokens of a text are known to be in the model's vocabulary.
+        self._num_known: dict[Sequence, int] = {}
 
     def num_unread(self, seq: Sequence) -> int | None:
         """As `DraftModel.num_unread`. A text as long as the model's context cannot be guessed."""
@@ -104,13 +106,14 @@ class DraftRunner:
     def forget(self, seq: Sequence) -> None:
         """As `DraftModel.forget`."""
         self._lost.discard(seq)
+        self._num_known.pop(seq, None)
         copy = self._copies.pop(seq, None)
         if copy is not None:
             self._kv.release(copy.seq)
 
     def check_integrity(self, running: Iterable[Sequence]) -> None:
         """As `DraftModel.check_integrity`."""
-        if not {*self._copies, *self._lost} <= {*running}:
+        if not {*self._copies, *self._lost, *self._num_known} <= {*running}:
             raise RuntimeError("the draft model holds memory for a sequence that does not run")
         self._kv.check_integrity([copy.seq for copy in self._copies.values()])
 
@@ -128,8 +131,10 @@ class DraftRunner:
         budget = self._limits.max_num_batched_tokens
         found: dict[Sequence, ScheduledSequence] = {}
         for seq, draft in zip(seqs, drafts, strict=True):
+            if budget <= 0:
+                break
             copy = self._copy(seq, draft)
-            if copy is None or budget <= 0:
+            if copy is None:
                 continue
             num_tokens, first = copy.num_uncomputed, copy.num_computed
             if num_tokens <= min(_MOST_ROWS, budget):
@@ -144,11 +149,10 @@ class DraftRunner:
         """The copy of `seq` with `draft` after its text, and room for it; None if there is none, now or ever."""
         if seq in self._lost:
             return None
-        copy = self._copies.get(seq)
-        if any(token_id >= self.runner.vocab_size for token_id in seq.token_ids[copy.num_text if copy else 0 :]):
-            # Of a larger vocabulary: the model has no such row.
+        if not self._knows_tokens(seq):
             self._lose(seq)
             return None
+        copy = self._copies.get(seq)
         if copy is None:
             copy = _Copy.of(seq)
             if not self._kv.allocate(copy.seq):
@@ -161,6 +165,14 @@ class DraftRunner:
             self._lose(seq)
             return None
         return copy.seq
+
+    def _knows_tokens(self, seq: Sequence) -> bool:
+        """Whether the model has a row for each token. The served model may have more tokens. Each is looked at once."""
+        unknown = seq.token_ids[self._num_known.get(seq, 0) :]
+        if any(token_id >= self.runner.vocab_size for token_id in unknown):
+            return False
+        self._num_known[seq] = len(seq.token_ids)
+        return True
 
     def _lose(self, seq: Sequence) -> None:
         """Guess `seq` no more."""

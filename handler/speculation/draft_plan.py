@@ -34,10 +34,9 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Costs:
     """What things take, in seconds: `step(rows)` of the engine, `model_pass(rows)` of the draft model, and `read_s` for
-    each token of a longer text that it reads. The step has `num_seqs` sequences.
+    each token of a longer text that it reads.
     """
 
-    num_seqs: int
     step: Callable[[int], float]
     model_pass: Callable[[int], float]
     read_s: float

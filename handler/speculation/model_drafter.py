@@ -123,7 +123,7 @@ class ModelDrafter(NgramDrafter):
         """What the text tells, or for some sequences what the model does."""
         self._run_s = 0.0
         found = super()._guesses(seqs, most, budget)
-        costs = self._costs(len(seqs))
+        costs = Costs(self._times.estimate, self._pass_times.estimate, self._read_s)
         candidates = self._candidates(seqs, most, found)
         if not candidates or not costs.step(len(seqs)):
             return found
@@ -136,9 +136,6 @@ class ModelDrafter(NgramDrafter):
         if trial is not None:
             self._spare_s -= self._run_s
         return found
-
-    def _costs(self, num_seqs: int) -> Costs:
-        return Costs(num_seqs, self._times.estimate, self._pass_times.estimate, self._read_s)
 
     def _candidates(self, seqs: list[Sequence], most: list[int], looked_up: list[Guesses]) -> list[Candidate]:
         """The sequences that the model may guess, the likeliest first: not where the text tells more."""

@@ -68,6 +68,7 @@ def _log_level(value: str) -> str:
     return "" if fits else f"a level name or a Python level number, at most {_MAX_LOG_LEVEL}"
 
 
+_TRUE = ("1", "true", "yes", "on")
 _FLAG = _match("1|true|yes|on|0|false|no|off", "true or false")
 _ENDPOINT = r"((https?|grpc)://)?[^\s/?#]*[^\s/?#:@](/[^\s?#]*)?"
 _ROUTE = _match(r"/[\w.~:@!$&'()*+,;=%/-]*", "a path that begins with /, without < and >")
@@ -75,6 +76,9 @@ QUANTIZE_NAMES = ("HF_MODEL_QUANTIZE", "QUANTIZE")
 MODEL_NAMES = ("HF_MODEL_ID", "MODEL_ID")
 GPU_NAMES = ("NUM_SHARD", "SM_NUM_GPUS")
 PORT_NAMES = ("SAGEMAKER_BIND_TO_PORT", "AIP_HTTP_PORT", "PORT")
+COLLECTOR_NAMES = ("OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+PROTOCOL_NAMES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_PROTOCOLS = ("", "grpc", "http/protobuf")
 KV_CACHE_DTYPES = (
     *("auto", "float32", "float16", "bfloat16", "int8"),
     *("fp8", "fp8_e4m3", "fp8_e4m3fn", "fp8_e5m2"),
@@ -138,13 +142,10 @@ SETTINGS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("ENGINE_THREADS",), _whole(1, 1024)),
     (("ENGINE_STALL_TIMEOUT_S",), _seconds),
     (
-        ("OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        COLLECTOR_NAMES,
         lambda value: "" if re.fullmatch(_ENDPOINT, value) else "a URL such as http://collector:4317, without a query",
     ),
-    (
-        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"),
-        _one_of("grpc", "http/protobuf"),
-    ),
+    (PROTOCOL_NAMES, _text),
     (("OTLP_SERVICE_NAME", "OTEL_SERVICE_NAME"), _text),
     (("OTEL_SDK_DISABLED",), _FLAG),
     (("OTEL_TRACES_EXPORTER",), _text),
@@ -189,6 +190,17 @@ def problems(environment: Mapping[str, str]) -> Iterator[str]:
     limits = effective(environment, same_setting("MAX_INPUT_TOKENS")), effective(environment, ("MAX_TOTAL_TOKENS",))
     if all(re.fullmatch(r"\d+", limit) for limit in limits) and int(limits[0]) >= int(limits[1]):
         yield f"MAX_INPUT_TOKENS {limits[0]} must be below MAX_TOTAL_TOKENS {limits[1]}"
+    protocol = effective(environment, PROTOCOL_NAMES)
+    if _is_traced(environment) and protocol not in _PROTOCOLS:
+        yield f"OTEL_EXPORTER_OTLP_PROTOCOL must be grpc or http/protobuf, got {protocol!r}"
+
+
+def _is_traced(environment: Mapping[str, str]) -> bool:
+    """As the container's `Settings.traced`."""
+    is_off = effective(environment, ("OTEL_SDK_DISABLED",)).lower() in _TRUE
+    exporters = effective(environment, ("OTEL_TRACES_EXPORTER",)) or "otlp"
+    sends = "otlp" in (item.strip() for item in exporters.split(","))
+    return bool(effective(environment, COLLECTOR_NAMES)) and not is_off and sends
 
 
 def _problems_of(environment: Mapping[str, str], names: tuple[str, ...], check: Check) -> Iterator[str]:

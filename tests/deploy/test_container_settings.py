@@ -49,6 +49,36 @@ def test_a_value_is_possible_exactly_if_the_container_takes_it(name: str) -> Non
     assert not list(problems({name: ""}))
 
 
+@pytest.mark.needs("torch")
+@pytest.mark.parametrize("protocol", ["http/json", "grpc", "http/protobuf", ""])
+@pytest.mark.parametrize(
+    "others",
+    [
+        {},
+        *({name: "http://c:4318"} for name in container_settings.COLLECTOR_NAMES),
+        {"OTLP_ENDPOINT": "c:1", "OTEL_SDK_DISABLED": "TRUE"},
+        {"OTLP_ENDPOINT": "c:1", "OTEL_SDK_DISABLED": "off"},
+        {"OTLP_ENDPOINT": "c:1", "OTEL_TRACES_EXPORTER": "none"},
+        {"OTLP_ENDPOINT": "c:1", "OTEL_TRACES_EXPORTER": "console, otlp"},
+        {"OTLP_ENDPOINT": "c:1", "OTEL_TRACES_EXPORTER": "OTLP"},
+    ],
+)
+@pytest.mark.parametrize("name", container_settings.PROTOCOL_NAMES)
+def test_a_protocol_is_refused_exactly_if_the_container_refuses_it(
+    name: str, protocol: str, others: dict[str, str]
+) -> None:
+    from container.settings import Settings, SettingsError
+
+    environ = {name: protocol, **others}
+    try:
+        Settings.from_environ(environ)
+    except SettingsError:
+        (problem,) = problems(environ)
+        assert "must be grpc or http/protobuf, got 'http/json'" in problem
+    else:
+        assert not list(problems(environ))
+
+
 @pytest.mark.parametrize(
     ("environment", "says"),
     [

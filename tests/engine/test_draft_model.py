@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from handler.engine.draft_model import DraftRunner
+from handler.engine.warm_up import warm_up_sequence
 from handler.model.loader import Beside
 from handler.runners.limits import bytes_per_token, derive_limits
 from handler.runners.paged.runner import PagedRunner
@@ -19,6 +20,7 @@ from handler.runners.runner import StepLogits
 from handler.runners.trial import Verdict
 from handler.sampling.grammar import GrammarCompiler
 from handler.scheduling.scheduler import ScheduledBatch
+from handler.scheduling.sequence import Sequence
 from handler.seam.config import EngineConfig
 from handler.seam.errors import BadModel
 from handler.seam.status import StatusBoard
@@ -115,7 +117,7 @@ def test_a_draft_model_changes_nothing(
 
 def assert_empty(runner: DraftRunner) -> None:
     """Nothing is held after the end of the last request."""
-    assert (runner._copies, runner._lost, runner._kv.used_tokens) == ({}, set(), 0)
+    assert (runner._copies, runner._lost, runner._num_known, runner._kv.used_tokens) == ({}, set(), {}, 0)
 
 
 @pytest.mark.parametrize("name", DRAFTS)
@@ -174,6 +176,64 @@ def test_a_token_that_the_draft_model_does_not_have_ends_its_guesses(
         assert_empty(counted.runner)
     finally:
         guessing.close()
+
+
+class CountedTokens(list[int]):
+    """Tokens of a text that count how many of them are looked at."""
+
+    num_read = 0
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        self.num_read += len(found) if isinstance(key, slice) else 1
+        return found
+
+
+@pytest.fixture
+def guesser(tmp_path: Path) -> Iterator[DraftRunner]:
+    guessing = engine(tmp_path / "guessing", "roomy", draft=tiny_models.build("llama", vocab_size=200))
+    yield Counted(guessing).runner
+    guessing.close()
+
+
+def text_of(tokens: list[int], guesser: DraftRunner) -> Sequence:
+    seq = warm_up_sequence(200, guesser._limits.max_model_len)
+    seq.token_ids = tokens
+    return seq
+
+
+def test_no_memory_is_taken_for_a_sequence_that_the_step_has_no_room_for(guesser: DraftRunner) -> None:
+    guesser._limits = dataclasses.replace(guesser._limits, max_num_batched_tokens=8)
+    first, second = (text_of([5, 9, 17] * 5, guesser) for _ in range(2))
+    assert guesser.guess([first, second], [[], []]).num_read == 8
+    assert list(guesser._copies) == [first]
+    guesser.check_integrity([first, second])
+
+
+def test_a_text_that_waits_for_memory_is_looked_through_once(
+    guesser: DraftRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guesser._kv, "allocate", lambda seq: False)
+    tokens = CountedTokens([5, 9, 17] * 20)
+    seq = text_of(tokens, guesser)
+    for _ in range(10):
+        assert guesser.guess([seq], [[]]).guesses == [None]
+        tokens.append(5)
+    assert tokens.num_read < 2 * len(tokens)
+    guesser.forget(seq)
+    guesser.check_integrity([])
+
+
+def test_a_token_of_a_larger_vocabulary_is_found_in_an_answer_too(
+    guesser: DraftRunner, caplog: pytest.LogCaptureFixture
+) -> None:
+    seq = text_of([5, 9, 17], guesser)
+    assert guesser.guess([seq], [[]]).guesses != [None]
+    seq.token_ids.append(250)
+    assert guesser.num_unread(seq) == 1
+    assert guesser.guess([seq], [[]]).guesses == [None]
+    assert guesser.num_unread(seq) is None
+    assert "failed" not in caplog.text
 
 
 class Broken:

@@ -154,6 +154,7 @@ and all else is content. A forced or strict call is written in the same form.
 A template that takes no tools but shows calls, as DeepSeek's, gets the tools in the system message, with an example in
 the form. A template that loses past calls, as LFM2's first, gets them as text in the form; one that loses the text
 beside a call gets it in the thought or in an answer of its own; one that takes one call an answer gets several answers.
+One that loses the results of calls gets them as user messages.
 Where a template fails on a list of types, it gets the first that is not null.
 
 Each form is tested with calls as the models' templates write them, cut at every character, and the grammar of forced

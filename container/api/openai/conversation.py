@@ -37,16 +37,15 @@ def conversation(
     `developer` becomes `system` unless the template knows it, `function` becomes `tool`, and arguments of past calls
     become objects. What the template would lose or refuse is said where it takes it (`folded`, `shown_in_full`).
     If the template takes no tools, they go into the system message (`PLAIN_TOOLS`, or `FORM_TOOLS` if it shows calls in
-    a known form). If it shows no calls either, past calls become the text that PLAIN_TOOLS asks for, and their results
-    become user messages, as where it loses results alone. TGI's `tool_prompt` replaces the sentences; if the template
-    takes tools, it is appended to the last message, as in TGI.
+    a known form). If it shows no calls either, past calls become the text that PLAIN_TOOLS asks for. Results that do
+    not reach the prompt become user messages. TGI's `tool_prompt` replaces the sentences; if the template takes tools,
+    it is appended to the last message, as in TGI.
     """
     adapted = folded([_adapted(message, traits) for message in _with_tool_names(messages)], traits)
     adapted = shown_in_full(adapted, traits)
-    knows_calls = traits.takes_tools or traits.shows_calls
-    if not knows_calls:
-        adapted = list(map(_with_calls_as_text, adapted))
-    if any(message["role"] == "tool" for message in adapted) and not (knows_calls and traits.takes_results):
+    if not (traits.takes_tools or traits.shows_calls):
+        adapted = _with_results_as_text([_with_calls_as_text(message) for message in adapted])
+    elif _loses_results(adapted, tools, traits):
         adapted = _with_results_as_text(adapted)
     if tools is not None and traits.takes_tools:
         if tool_prompt is not None:
@@ -109,10 +108,19 @@ def _with_tool_names(messages: list[Message]) -> list[Message]:
     return found
 
 
+def _is_result(message: Message) -> bool:
+    return bool(message["role"] == "tool")
+
+
+def _loses_results(messages: list[Message], tools: ToolUse | None, traits: TemplateTraits) -> bool:
+    shown = tools is not None and traits.takes_tools
+    return any(map(_is_result, messages)) and not traits.shows_results(with_tools=shown)
+
+
 def _with_results_as_text(messages: list[Message]) -> list[Message]:
     """Results as user messages; consecutive ones become one."""
     found: list[Message] = []
-    for are_results, group in groupby(messages, lambda message: bool(message["role"] == "tool")):
+    for are_results, group in groupby(messages, _is_result):
         if are_results:
             texts = (f"Result of {each.get('name', 'the function')}:\n{text_of(each)}" for each in group)
             found.append({"role": "user", "content": "\n".join(texts)})

@@ -59,6 +59,7 @@ class TemplateTraits:
         self._tokenizer = tokenizer
         self._vocabulary = template.added_tokens
         self._takes_later: dict[tuple[str, Place], bool] = {}
+        self._shows_results: dict[bool, bool] = {}
 
     @cached_property
     def form(self) -> Form:
@@ -110,6 +111,16 @@ class TemplateTraits:
         Any content of the answer may be lost (`wants_null_content`, `takes_call_text`).
         """
         return self.wants_null_content or self._shows_call("")
+
+    def shows_results(self, *, with_tools: bool) -> bool:
+        """Whether a result reaches the prompt, behind its call or behind the text that a lost call becomes."""
+        if with_tools not in self._shows_results:
+            called, text = _answer(self._call("f", "call00001")), {"role": "assistant", "content": "a"}
+            answers = [called if self.shows_calls else text, _result("call00001", _SECOND)]
+            self._shows_results[with_tools] = _SECOND in self._rendered_answers(
+                answers, [_TOOL] if with_tools else None
+            )
+        return self._shows_results[with_tools]
 
     @cached_property
     def wants_null_content(self) -> bool:
@@ -190,13 +201,6 @@ class TemplateTraits:
         return self._shows_beside_call(reasoning_content=_PROBE)
 
     @cached_property
-    def takes_results(self) -> bool:
-        """Whether the result of a call reaches the prompt, with tools or without. Phi-4-mini's fails without."""
-        answer = _answer(self._call("f", "call00001")) if self.shows_calls else {"role": "assistant", "content": "a"}
-        answers = [answer, {**_result("call00001"), "content": _SECOND}]
-        return any(_SECOND in self._rendered_answers(answers, tools) for tools in (None, [_TOOL]))
-
-    @cached_property
     def takes_text_before_call(self) -> bool:
         """Whether an answer may be followed by another with calls, and both are shown."""
         text = {"role": "assistant", "content": _PROBE}
@@ -265,8 +269,8 @@ def _with_call(arguments: Any, content: str | None = "", name: str = "f") -> lis
     return [_USER, _answer(_call(name, "call00001", arguments), content=content), _result("call00001")]
 
 
-def _result(call_id: str) -> dict[str, Any]:
-    return {"role": "tool", "content": "b", "tool_call_id": call_id, "name": "f"}
+def _result(call_id: str, content: str = "b") -> dict[str, Any]:
+    return {"role": "tool", "content": content, "tool_call_id": call_id, "name": "f"}
 
 
 def _call(name: str, call_id: str, arguments: Any) -> dict[str, Any]:

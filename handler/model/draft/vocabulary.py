@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +15,49 @@ _FILE = "tokenizer.json"
 def check_vocabulary(served: tuple[Path, str], draft: tuple[Path, str]) -> None:
     """Raise BadModel, naming both, unless the tokenizers have the same tokens.
 
-    Each is the directory of a tokenizer.json and the model's name. Added tokens may differ, as those of a chat template
-    do between a model and its base: no answer depends on them. So may the padding of the embeddings.
+    Each is the directory of a tokenizer.json and the model's name. Added tokens may differ, as those of a chat
+    template do between a model and its base: no answer depends on them. An id that is an ordinary token of one must be
+    the same token in the other, ordinary or added. The padding of the embeddings may differ.
     """
-    first, second = _tokens(served[0]), _tokens(draft[0])
-    if first == second:
+    first, second = _Vocabulary.of(served[0]), _Vocabulary.of(draft[0])
+    differing = [
+        token_id
+        for token_id in first.ordinary | second.ordinary
+        if first.tokens.get(token_id) != second.tokens.get(token_id)
+    ]
+    if not differing:
         return
-    token_id = min(
-        (i for i in {*first, *second} if first.get(i) != second.get(i)),
-        default=0,
-    )
+    token_id = min(differing)
     raise BadModel(
-        f"the draft model {draft[1]!r} has another vocabulary than {served[1]!r}: {len(second)} tokens, not "
-        f"{len(first)}, and token {token_id} is {second.get(token_id)!r}, not {first.get(token_id)!r}; a draft model "
-        "must be of the same family"
+        f"the draft model {draft[1]!r} has another vocabulary than {served[1]!r}: {len(second.ordinary)} tokens, not "
+        f"{len(first.ordinary)}, and token {token_id} is {second.tokens.get(token_id)!r}, not "
+        f"{first.tokens.get(token_id)!r}; a draft model must be of the same family"
     )
 
 
-def _tokens(directory: Path) -> dict[int, str]:
-    """The tokens by their ids, without those that were added to the vocabulary."""
-    values = read_json(directory / _FILE)
-    model: Any = values.get("model")
+@dataclass(frozen=True, slots=True)
+class _Vocabulary:
+    """All `tokens` by their ids, and the ids of those that are not listed as added."""
+
+    tokens: dict[int, str]
+    ordinary: set[int]
+
+    @classmethod
+    def of(cls, directory: Path) -> _Vocabulary:
+        values = read_json(directory / _FILE)
+        listed = [each for each in values.get("added_tokens") or () if isinstance(each, dict) and "id" in each]
+        added = {each["id"]: str(each.get("content")) for each in listed}
+        tokens = _tokens(values.get("model"))
+        if tokens is None:
+            raise BadModel(f"{directory / _FILE} lists no vocabulary")
+        return cls({**added, **tokens}, tokens.keys() - added.keys())
+
+
+def _tokens(model: Any) -> dict[int, str] | None:
+    """The tokens by their ids, with those of the added ones that are in the vocabulary; None if none is listed."""
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    added = {each.get("id") for each in values.get("added_tokens") or () if isinstance(each, dict)}
     if isinstance(vocabulary, dict):
-        pairs = [(token_id, token) for token, token_id in vocabulary.items()]
-    elif isinstance(vocabulary, list):  # Unigram: pairs of token and score, by id
-        pairs = [(token_id, str(entry[0])) for token_id, entry in enumerate(vocabulary)]
-    else:
-        raise BadModel(f"{directory / _FILE} lists no vocabulary")
-    return {token_id: token for token_id, token in pairs if token_id not in added}
+        return {token_id: token for token, token_id in vocabulary.items()}
+    if isinstance(vocabulary, list):  # Unigram: pairs of token and score, by id
+        return {token_id: str(entry[0]) for token_id, entry in enumerate(vocabulary)}
+    return None

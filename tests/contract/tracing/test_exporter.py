@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from container.monitoring.tracing import counts
+from container.monitoring.tracing.exporter import collector as exporter_module
 from container.monitoring.tracing.exporter.collector import Collector
 from container.monitoring.tracing.sender import SpanSender
 from container.run_dir import RunDir
@@ -129,11 +133,38 @@ def test_a_collector_that_is_not_there(protocol: str, short_path: Path) -> None:
         assert exporter.stop() == 0
 
 
-def test_a_hanging_collector_does_not_hold_up_the_end(collector: HttpCollector, short_path: Path) -> None:
-    collector.answer = "hang"
-    with started(short_path, sends_to(collector, NEVER_MS)) as (exporter, sender):
-        sender.send(a_span())
-        assert exporter.stop() == 0
+class HeldExporter(SpanExporter):
+    """The SDK's exporter with a collector that answers once `release` is set; until then it does not end either."""
+
+    def __init__(self) -> None:
+        self.release, self.asked, self.answered = threading.Event(), threading.Event(), threading.Event()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.asked.set()
+        self.release.wait()
+        self.answered.set()
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        self.release.wait()
+
+
+def test_a_hanging_collector_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = HeldExporter()
+    monkeypatch.setattr(exporter_module, "_otlp_exporter", lambda _: held)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc")
+    exporting = Collector()
+    exporting.take(a_span())
+    ending = threading.Thread(target=exporting.close, args=(0.01,), daemon=True)
+    ending.start()
+    try:
+        ending.join(60)
+        assert not ending.is_alive()
+        assert held.asked.wait(60)
+        assert not held.answered.is_set()
+    finally:
+        held.release.set()
+    assert held.answered.wait(60)
 
 
 def test_without_an_exporter_a_worker_keeps_some_spans_and_counts_the_rest(

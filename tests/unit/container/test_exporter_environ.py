@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 
 from container.settings import Settings, SettingsError
 from container.supervisor import launcher
@@ -33,6 +35,13 @@ ENDPOINT, TRACES, PROTOCOL = (
         ({ENDPOINT: "http://c:4318"}, {ENDPOINT: "http://c:4318", PROTOCOL: "http/protobuf"}),
         ({ENDPOINT: "https://c/otlp"}, {ENDPOINT: "https://c/otlp", PROTOCOL: "http/protobuf"}),
         ({ENDPOINT: "http://c:4317"}, {ENDPOINT: "http://c:4317", PROTOCOL: "grpc"}),
+        ({ENDPOINT: "c:4317"}, {ENDPOINT: "http://c:4317", PROTOCOL: "grpc"}),
+        ({ENDPOINT: "grpc://c:4317"}, {ENDPOINT: "http://c:4317", PROTOCOL: "grpc"}),
+        ({ENDPOINT: "grpc://c:9"}, {ENDPOINT: "http://c:9", PROTOCOL: "grpc"}),
+        ({ENDPOINT: "c:4318"}, {ENDPOINT: "http://c:4318", PROTOCOL: "http/protobuf"}),
+        ({TRACES: "c:4317"}, {TRACES: "http://c:4317", PROTOCOL: "grpc"}),
+        ({TRACES: "c:4318/v1/traces"}, {TRACES: "http://c:4318/v1/traces", PROTOCOL: "http/protobuf"}),
+        ({TRACES: "", ENDPOINT: " c:4318 "}, {ENDPOINT: "http://c:4318", PROTOCOL: "http/protobuf"}),
         ({ENDPOINT: "http://c", TRACES: "http://d/x"}, {TRACES: "http://d/x", PROTOCOL: "http/protobuf"}),
         ({ENDPOINT: "http://c", PROTOCOL: "grpc"}, {ENDPOINT: "http://c", PROTOCOL: "grpc"}),
     ],
@@ -43,6 +52,28 @@ def test_where_spans_go_and_how(environ: dict[str, str], told: dict[str, str]) -
     found = exporter_environ(settings, environ)
     assert told.items() <= found.items()
     assert (TRACES in found) == (TRACES in told)
+
+
+@pytest.mark.parametrize(
+    ("name", "endpoint", "protocol"),
+    [
+        *((name, f"{scheme}c:9", "grpc") for name in (ENDPOINT, TRACES) for scheme in ("", "grpc://", "http://")),
+        *((name, f"{scheme}c:9", "http/protobuf") for name in (ENDPOINT, TRACES) for scheme in ("", "http://")),
+    ],
+)
+def test_the_sdk_speaks_without_tls_to_an_endpoint_that_does_not_say_https(
+    name: str, endpoint: str, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ = {name: endpoint, PROTOCOL: protocol}
+    for key, value in exporter_environ(Settings.from_environ(environ), environ).items():
+        monkeypatch.setenv(key, value)
+    if protocol == "grpc":
+        exporter = GrpcExporter()
+        assert exporter._endpoint == "c:9"
+        assert exporter._insecure
+        exporter.shutdown()
+    else:
+        assert HttpExporter()._endpoint in ("http://c:9", "http://c:9/v1/traces")
 
 
 @pytest.mark.parametrize(

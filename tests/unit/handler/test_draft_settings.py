@@ -38,8 +38,24 @@ def test_a_draft_model_of_another_vocabulary_is_refused_by_both_names(tmp_path: 
         BadModel, match=r"'org/small' has another vocabulary than 'org/large': .*token 1 is 'q', not 'y'"
     ):
         check_vocabulary((served, "org/large"), (other, "org/small"))
-    with pytest.raises(BadModel, match="4 tokens, not 3, and token 3 is 'zz', not None"):
+    with pytest.raises(BadModel, match="4 tokens, not 3, and token 3 is 'zz', not '<end>'"):
         check_vocabulary((served, "org/large"), (longer, "org/small"))
+
+
+@pytest.mark.parametrize("unigram", [False, True])
+@pytest.mark.parametrize("in_vocabulary", [False, True])
+def test_a_token_may_be_added_in_one_of_the_files_alone(tmp_path: Path, unigram: bool, in_vocabulary: bool) -> None:
+    plain = tokenizer(tmp_path / "plain", ["x", "<end>"], (), unigram)
+    marked = tokenizer(tmp_path / "marked", ["x", "<end>"] if in_vocabulary else ["x"], ("<end>",), unigram)
+    file = marked / "tokenizer.json"
+    values = json.loads(file.read_text())
+    values["added_tokens"][0]["id"] = 1
+    file.write_text(json.dumps(values))
+    for pair in ((plain, marked), (marked, plain)):
+        check_vocabulary((pair[0], "large"), (pair[1], "small"))
+    other = tokenizer(tmp_path / "other", ["x", "y"], (), unigram)
+    with pytest.raises(BadModel, match="token 1 is 'y', not '<end>'"):
+        check_vocabulary((marked, "large"), (other, "small"))
 
 
 def test_a_tokenizer_without_a_vocabulary_is_refused(tmp_path: Path) -> None:

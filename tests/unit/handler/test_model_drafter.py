@@ -15,7 +15,7 @@ from handler.speculation.model_drafter import Guess, ModelDrafter, Pass
 
 
 def costs(step_s: float = 1.0, row_s: float = 0.0, pass_s: float = 0.1, read_s: float = 0.01) -> Costs:
-    return Costs(2, lambda rows: step_s + row_s * rows, lambda _rows: pass_s, read_s)
+    return Costs(lambda rows: step_s + row_s * rows, lambda _rows: pass_s, read_s)
 
 
 def candidate(index: int, share: float, unread: int = 1, left: int = 100, most: int = 8) -> Candidate:

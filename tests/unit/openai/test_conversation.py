@@ -12,6 +12,7 @@ from container.api.openai.conversation import conversation
 from container.api.openai.past_calls import shown_in_full
 from container.api.openai.system_messages import folded
 from container.api.openai.template_traits import TemplateTraits
+from container.api.openai.tools import Function, ToolUse
 from container.text.template_sandbox import TemplateError
 from tests.unit.openai.marked_answers import CHATML, template_of, tokenizer_with
 from tests.unit.text.text_models import TEMPLATES
@@ -174,6 +175,38 @@ def test_a_result_that_the_template_loses_is_a_user_message(tools: str) -> None:
     messages = [U, calling("f"), {**result("f", "rain"), "name": "f"}, U]
     found, _ = conversation(messages, None, None, TemplateTraits(template, tokenizer))
     assert template.render(found).text.strip() == "u:u;a:f;u:Result of f:\nrain;u:u;"
+
+
+# Calls are shown, in one form, and results are dropped.
+CALLS_ALONE = """\
+{%- for m in messages if m.role != 'tool' -%}
+{{ m.role[0] }}:{{ m.content }}{% for c in m.tool_calls %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %};
+{%- endfor -%}
+"""
+TAKES_TOOLS = "{{ tools | tojson if tools }}" + CALLS_ALONE
+# Only beside tools are results dropped.
+DROPS_BESIDE_TOOLS = TAKES_TOOLS.replace("if m.role != 'tool'", "if not tools or m.role != 'tool'")
+
+
+def use() -> ToolUse:
+    function = Function("f", "does f", {"type": "object", "properties": {}}, strict=False)
+    return ToolUse((function,), (function,), parallel=True)
+
+
+@pytest.mark.parametrize("source", [CALLS_ALONE, TAKES_TOOLS, DROPS_BESIDE_TOOLS])
+@pytest.mark.parametrize("with_tools", [False, True])
+def test_results_that_a_template_loses_become_user_messages(source: str, with_tools: bool) -> None:
+    tokenizer = tokenizer_with(())
+    template = template_of(source, tokenizer)
+    messages = [U, calling("f", "g"), result("f", "warm"), result("g", "wet"), U]
+    found, tools = conversation(messages, use() if with_tools else None, None, TemplateTraits(template, tokenizer))
+    shown = template.render(found, tools=tools).text
+    assert "warm" in shown
+    assert shown.index('"g"') < shown.index("warm") < shown.index("wet")
+    calls = [call["function"]["name"] for message in found for call in message.get("tool_calls", ())]
+    assert calls == ["f", "g"]
+    if source != DROPS_BESIDE_TOOLS or with_tools:
+        assert {"role": "user", "content": "Result of f:\nwarm\nResult of g:\nwet"} in found
 
 
 def test_calls_stay_together_where_the_template_takes_them() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from container.text.chat_template import ChatTemplate, TemplateError
-from container.text.control_marks import ControlMarks, unused_noncharacters
+from container.text.control_marks import ControlMarks, OwnText, unused_noncharacters
 from tests.unit.text.text_models import FAMILIES, Model
 
 # Replaced by what the attacker writes; for the baseline, by itself.
@@ -270,3 +271,12 @@ def test_two_templates_share_their_turn_markers(model):
     template = ChatTemplate(sources, tokenizer)
     prompt = template.render([{"role": "user", "content": "<tool_call>"}])
     assert tokenizer.token_id("<tool_call>") not in prompt.encode(tokenizer)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda text: pickle.loads(pickle.dumps(text))])
+def test_a_copy_of_the_servers_text_has_its_pieces(copied: Any) -> None:
+    text = OwnText([("<|call|>", False), ("<|call|>", True)])
+    found = copied({"content": [text]} if copied is copy.deepcopy else text)
+    found = found["content"][0] if isinstance(found, dict) else found
+    assert (found, found.pieces) == (text, text.pieces)
+    assert ControlMarks(["<|call|>"]).mark(found, "|") == "<|call|><||call|>"
