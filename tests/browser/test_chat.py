@@ -97,6 +97,20 @@ def test_a_call_is_shown_and_its_result_goes_back(visit: Visit, server: Scripted
     assert '<tool_response>\n{"degrees": 21}\n</tool_response>' in server.engine.prompt
 
 
+def test_a_call_that_was_stopped_is_no_history(visit: Visit, server: ScriptedServer) -> None:
+    server.engine.says('<tool_call>\n{"name": "get_weather", "arguments": {"city": "' + ENDLESS, "hello")
+    visit.find("#tools-example").click()
+    visit.send("Weather in Lima?")
+    expect(visit.answer().locator(".call pre")).to_contain_text("on and on")
+    visit.find("#stop").click()
+    stopped = visit.over()
+    expect(stopped).to_contain_text("stopped")
+    expect(stopped.get_by_label("Result of the tool")).to_be_hidden()
+    expect(stopped.locator(".send-results")).to_be_hidden()
+    expect(visit.ask("And now?")).to_contain_text("hello")
+    assert "on and on" not in server.engine.prompt
+
+
 def test_tokens_show_their_probabilities_and_alternatives(visit: Visit, server: ScriptedServer) -> None:
     server.engine.says("Li\nma")
     visit.find("#logprobs").check()

@@ -75,7 +75,7 @@ export class AnswerView {
       this.calls[i].update(call, answer.isOpen);
     });
     this.callBox.hidden = !answer.calls.length;
-    this.sendResults.hidden = answer.isOpen || !answer.calls.length;
+    this.sendResults.hidden = answer.isOpen || !answer.wholeCalls.length;
   }
 
   #buttons() {

@@ -41,11 +41,12 @@ export class Conversation {
 function messagesOf(turn) {
   if (turn.role === "user") return [{ role: "user", content: turn.text }];
   const { answer, results } = turn;
-  if (!answer.content && !answer.calls.length) return [];
+  const calls = answer.wholeCalls;
+  if (!answer.content && !calls.length) return [];
   const message = { role: "assistant", content: answer.content || null };
   if (answer.thoughts) message.reasoning_content = answer.thoughts;
-  if (answer.calls.length) message.tool_calls = answer.calls.map(called);
-  return [message, ...answer.calls.map((call) => resultOf(call, results))];
+  if (calls.length) message.tool_calls = calls.map(called);
+  return [message, ...calls.map((call) => resultOf(call, results))];
 }
 
 function called(call) {
