@@ -164,6 +164,24 @@ def test_turns_are_edited_answered_again_and_deleted(visit: Visit, server: Scrip
     expect(visit.find("#empty")).to_be_visible()
 
 
+def test_neighbours_of_one_role_are_one_message(visit: Visit, server: ScriptedServer) -> None:
+    server.engine.rejects = "no"
+    visit.ask("first")
+    assert visit.faults.pop().startswith(f"{FAILED}400")
+    server.engine.says("<think>\n" + ENDLESS)
+    visit.send("second")
+    expect(visit.answer()).to_contain_text("on and on")
+    visit.find("#stop").click()
+    expect(visit.over()).to_contain_text("stopped")
+    server.engine.says("one", "two", "three")
+    visit.ask("third")
+    assert "user\nfirst\n\nsecond\n\nthird<|im_end|>" in server.engine.prompt
+    visit.ask("fourth")
+    visit.find('[data-role="user"]').last.get_by_role("button", name="Delete message").click()
+    visit.ask("fifth")
+    assert "one\n\ntwo<|im_end|>" in server.engine.prompt
+
+
 def test_errors_are_told_in_words(visit: Visit, server: ScriptedServer) -> None:
     server.engine.rejects = "this is too much for the model"
     expect(visit.ask("hi").get_by_role("alert")).to_have_text("this is too much for the model.")

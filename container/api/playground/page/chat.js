@@ -25,10 +25,9 @@ export class Chat {
 
   /** The body of the request for the turns there are and, if given, one more message. */
   body(text = "") {
-    const more = text ? [{ role: "user", content: text }] : [];
     return {
       model: "tgi",
-      messages: [...this.conversation.messages(this.settings.system), ...more],
+      messages: this.conversation.messages(this.settings.system, text),
       ...this.settings.fields(),
       stream: true,
       stream_options: { include_usage: true, continuous_usage_stats: true },
