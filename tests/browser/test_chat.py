@@ -84,6 +84,21 @@ def test_what_cannot_be_sent_is_told_before_it_is_sent(visit: Visit, server: Scr
     expect(visit.ask("hi")).to_contain_text("hello")
 
 
+def test_no_button_sends_without_a_setting_that_is_wrong(visit: Visit, server: ScriptedServer) -> None:
+    server.engine.says("one", CALL)
+    visit.find("#tools-example").click()
+    visit.ask("first")
+    visit.ask("second")
+    visit.find("#top_p").fill("2")
+    message = visit.find('[data-role="user"]').first
+    message.get_by_role("button", name="Edit message").click()
+    for button in ("Save and send", "Send the results", "Answer again"):
+        visit.page.get_by_role("button", name=button).last.click()
+        expect(visit.find("#top_p")).to_be_focused()
+    expect(visit.find(".turn")).to_have_count(4)
+    assert len(server.engine.requests) == 2
+
+
 def test_a_call_is_shown_and_its_result_goes_back(visit: Visit, server: ScriptedServer) -> None:
     server.engine.says(CALL, "It is 21 degrees.")
     visit.find("#tools-example").click()

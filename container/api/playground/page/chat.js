@@ -6,9 +6,12 @@ import { Conversation } from "./conversation.js";
 import { Transcript } from "./transcript.js";
 
 export class Chat {
-  /** `onState(isBusy)` is told when an answer begins and ends, `onFault(error)` why one could not. */
-  constructor(connection, settings, { onState, onFault }) {
-    Object.assign(this, { connection, settings, onState, onFault });
+  /**
+   * `mayAsk()` says before every request whether the settings can be sent. `onState(isBusy)` is told when an answer
+   * begins and ends, `onFault(error)` why one could not.
+   */
+  constructor(connection, settings, { mayAsk, onState, onFault }) {
+    Object.assign(this, { connection, settings, mayAsk, onState, onFault });
     this.conversation = new Conversation();
     this.stopper = null;
     this.transcript = new Transcript(this.conversation, {
@@ -34,9 +37,12 @@ export class Chat {
     };
   }
 
+  /** Whether the message is on its way. */
   send(text) {
+    if (this.isBusy || !this.mayAsk()) return false;
     this.conversation.addUser(text);
     this.#ask();
+    return true;
   }
 
   stop() {
@@ -50,7 +56,7 @@ export class Chat {
   }
 
   #afterCut(turn, cut) {
-    if (this.isBusy) return;
+    if (this.isBusy || !this.mayAsk()) return;
     cut();
     this.#ask();
   }
