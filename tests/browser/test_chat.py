@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from playwright.sync_api import expect
@@ -209,6 +212,38 @@ def test_errors_are_told_in_words(visit: Visit, server: ScriptedServer) -> None:
     visit.page.route("**/v1/**", lambda route: route.abort())
     server.engine.says("hello")
     expect(visit.ask("once more").get_by_role("alert")).to_contain_text("The server cannot be reached.")
+    assert visit.faults.pop().startswith("Failed to load resource")
+
+
+class Breaking(BaseHTTPRequestHandler):
+    """Begins a stream, and ends before its length."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(b'data: {"choices": [{"delta": {"content": "so far"}}]}\n\n')
+
+    def log_message(self, *_args: object) -> None:
+        """Nothing on the console."""
+
+
+@pytest.fixture
+def breaking() -> Iterator[str]:
+    """The address of a server whose streams break."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Breaking) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_connection_that_breaks_is_told_in_words(visit: Visit, breaking: str) -> None:
+    visit.page.route("**/v1/**", lambda route: route.continue_(url=breaking))
+    expect(visit.ask("Go on.").get_by_role("alert")).to_have_text("The connection ended before the answer did.")
     assert visit.faults.pop().startswith("Failed to load resource")
 
 
