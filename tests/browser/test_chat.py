@@ -182,6 +182,24 @@ def test_turns_are_edited_answered_again_and_deleted(visit: Visit, server: Scrip
     expect(visit.find("#empty")).to_be_visible()
 
 
+def test_while_an_answer_is_written_no_button_asks_for_another(visit: Visit, server: ScriptedServer) -> None:
+    server.engine.says("one", CALL, ENDLESS)
+    visit.find("#tools-example").click()
+    visit.ask("first")
+    visit.ask("second")
+    visit.find('[data-role="user"]').last.get_by_role("button", name="Edit message").click()
+    visit.send("third")
+    expect(visit.answer()).to_contain_text("on and on")
+    for button in ("Save and send", "Send the results", "Answer again"):
+        expect(visit.page.get_by_role("button", name=button).last).to_be_disabled()
+    visit.page.get_by_role("button", name="Delete message").first.click()
+    expect(visit.page.get_by_text("first", exact=True)).to_have_count(0)
+    expect(visit.answer()).to_have_attribute("aria-busy", "true")
+    visit.find("#stop").click()
+    expect(visit.over()).to_contain_text("stopped")
+    expect(visit.page.get_by_role("button", name="Save and send")).to_be_enabled()
+
+
 def test_neighbours_of_one_role_are_one_message(visit: Visit, server: ScriptedServer) -> None:
     server.engine.rejects = "no"
     visit.ask("first")

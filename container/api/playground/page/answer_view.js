@@ -27,6 +27,7 @@ export class AnswerView {
     }, "Send the results");
     this.fault = element("p", { class: "notice", role: "alert", hidden: true });
     this.stats = element("p", { class: "stats", "data-part": "numbers" });
+    this.again = iconButton("again", "Answer again", () => actions.regenerate(turn));
     this.buttons = this.#buttons();
     this.root = element("article", { class: "turn", "data-role": "assistant", "aria-label": "Answer of the model" },
       element("p", { class: "turn-role" }, "Model"), this.thoughtBox, this.text.root, this.tokens.root, this.callBox,
@@ -50,6 +51,10 @@ export class AnswerView {
     if (this.fault.textContent !== (answer.fault ?? "")) this.fault.textContent = answer.fault ?? "";
     this.stats.replaceChildren(...statistics(answer).map((each) => element("span", {}, each)));
     this.buttons.hidden = answer.isOpen;
+  }
+
+  setBusy(isBusy) {
+    this.again.disabled = this.sendResults.disabled = isBusy;
   }
 
   /** The text or its tokens, if the answer has their probabilities. */
@@ -82,8 +87,6 @@ export class AnswerView {
     const { turn, actions } = this;
     return element("div", { class: "turn-actions" },
       iconButton("copy", "Copy answer", () => copy(turn.answer.content)),
-      iconButton("again", "Answer again", () => actions.regenerate(turn)),
-      iconButton("delete", "Delete answer", () => actions.remove(turn)),
-    );
+      this.again, iconButton("delete", "Delete answer", () => actions.remove(turn)));
   }
 }

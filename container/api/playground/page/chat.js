@@ -62,7 +62,7 @@ export class Chat {
   }
 
   #remove(turn) {
-    this.stop();
+    if (turn.answer?.isOpen) this.stop();
     this.conversation.delete(turn);
     this.transcript.show();
   }
@@ -74,13 +74,18 @@ export class Chat {
     this.conversation.addAnswer(answer);
     const turn = this.conversation.turns.at(-1);
     this.transcript.show();
-    this.onState(true);
+    this.#tellState();
     announce("The model answers");
     await this.#read(turn, body, stopper.signal);
     this.transcript.update(turn);
     if (this.stopper === stopper) this.stopper = null;
-    this.onState(this.isBusy);
+    this.#tellState();
     announce(spoken(answer));
+  }
+
+  #tellState() {
+    this.transcript.setBusy(this.isBusy);
+    this.onState(this.isBusy);
   }
 
   /** Until the end of the answer, whatever ends it. */
