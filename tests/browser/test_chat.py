@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -61,6 +62,48 @@ def test_what_a_model_writes_is_never_markup(visit: Visit, server: ScriptedServe
     expect(visit.text().locator("p").first).to_have_text(written.split("\n")[0])
     expect(answer.locator("pre code")).to_have_text("<script>alert(2)</script>")
     expect(visit.find('[data-role="user"] .text-view')).to_have_text('<img src="y">')
+
+
+def test_a_text_that_grows_is_shown_as_if_it_came_at_once(visit: Visit) -> None:
+    text = "\n\none\n```py\nx = 1\n``\n```\ntwo\n```b`c\n~~~~ js {1}\n```\n~~~\n~~~~~\n\n```\n```no\n```\n\n\nthree\n"
+    script = """async (text) => {
+        const { TextView } = await import(new URL("playground/text_view.js", location.href));
+        const grown = new TextView();
+        const wrong = [];
+        for (let i = 0; i <= text.length; i += 1) {
+            const whole = new TextView();
+            grown.update(text.slice(0, i));
+            whole.update(text.slice(0, i));
+            if (grown.root.outerHTML !== whole.root.outerHTML) wrong.push(text.slice(0, i));
+        }
+        return [wrong, [...grown.root.querySelectorAll("p, code")].map((node) => node.textContent)];
+    }"""
+    shown = ["one", "x = 1\n``", "two\n```b`c", "```\n~~~", "```no", "three"]
+    assert visit.page.evaluate(script, text) == [[], shown]
+
+
+def test_a_line_of_any_length_is_read_in_one_go(visit: Visit) -> None:
+    """What takes quadratic time here does not end before the test's timeout."""
+    script = """async (lines) => {
+        const { blocksOf } = await import(new URL("playground/text_view.js", location.href));
+        return lines.map((line) => blocksOf(line).length);
+    }"""
+    long = 3_000_000
+    lines = [f"```{'a' * long}`", f"{'`' * long}\u2028", f"```{' ' * long}`", "\n" * long + "x"]
+    assert visit.page.evaluate(script, lines) == [1, 1, 1, 1]
+
+
+def test_a_selection_stays_while_the_text_grows(visit: Visit, server: ScriptedServer) -> None:
+    server.engine.says(ENDLESS)
+    visit.send("Go on.")
+    expect(visit.text()).to_contain_text("on and on")
+    visit.text().locator("p").evaluate(
+        "node => getSelection().setBaseAndExtent(node.firstChild, 0, node.firstChild, 4)"
+    )
+    length = len(visit.text().inner_text())
+    expect(visit.text()).to_have_text(re.compile(f"^.{{{length + 100}}}"))
+    assert visit.page.evaluate("String(getSelection())") == "on a"
+    visit.find("#stop").click()
 
 
 def test_a_schema_binds_the_answer(visit: Visit, server: ScriptedServer) -> None:
