@@ -16,7 +16,7 @@ export class Connection {
     return new URL(path, this.root).href;
   }
 
-  /** Keep the key in this tab: a reload may find it, another tab does not. */
+  /** Keep the key in this tab: a reload may find it, and so may a copy of the tab; a new tab does not. */
   keep(key) {
     this.key = key;
     try {
