@@ -58,12 +58,14 @@ export class Chat {
   #afterCut(turn, cut) {
     if (this.isBusy || !this.mayAsk()) return;
     cut();
+    this.transcript.focus();
     this.#ask();
   }
 
   #remove(turn) {
     if (turn.answer?.isOpen) this.stop();
     this.conversation.delete(turn);
+    this.transcript.focus();
     this.transcript.show();
   }
 

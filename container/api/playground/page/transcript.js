@@ -37,6 +37,11 @@ export class Transcript {
     for (const view of this.views.values()) view.setBusy(isBusy);
   }
 
+  /** The button that had the focus goes away: keep the place for those who use the keyboard. */
+  focus() {
+    this.box.focus({ preventScroll: true });
+  }
+
   #add(turn) {
     const View = turn.role === "user" ? UserView : AnswerView;
     const view = new View(turn, this.actions);
