@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from playwright.sync_api import expect
@@ -60,6 +64,48 @@ def test_what_a_model_writes_is_never_markup(visit: Visit, server: ScriptedServe
     expect(visit.find('[data-role="user"] .text-view')).to_have_text('<img src="y">')
 
 
+def test_a_text_that_grows_is_shown_as_if_it_came_at_once(visit: Visit) -> None:
+    text = "\n\none\n```py\nx = 1\n``\n```\ntwo\n```b`c\n~~~~ js {1}\n```\n~~~\n~~~~~\n\n```\n```no\n```\n\n\nthree\n"
+    script = """async (text) => {
+        const { TextView } = await import(new URL("playground/text_view.js", location.href));
+        const grown = new TextView();
+        const wrong = [];
+        for (let i = 0; i <= text.length; i += 1) {
+            const whole = new TextView();
+            grown.update(text.slice(0, i));
+            whole.update(text.slice(0, i));
+            if (grown.root.outerHTML !== whole.root.outerHTML) wrong.push(text.slice(0, i));
+        }
+        return [wrong, [...grown.root.querySelectorAll("p, code")].map((node) => node.textContent)];
+    }"""
+    shown = ["one", "x = 1\n``", "two\n```b`c", "```\n~~~", "```no", "three"]
+    assert visit.page.evaluate(script, text) == [[], shown]
+
+
+def test_a_line_of_any_length_is_read_in_one_go(visit: Visit) -> None:
+    """What takes quadratic time here does not end before the test's timeout."""
+    script = """async (lines) => {
+        const { blocksOf } = await import(new URL("playground/text_view.js", location.href));
+        return lines.map((line) => blocksOf(line).length);
+    }"""
+    long = 3_000_000
+    lines = [f"```{'a' * long}`", f"{'`' * long}\u2028", f"```{' ' * long}`", "\n" * long + "x"]
+    assert visit.page.evaluate(script, lines) == [1, 1, 1, 1]
+
+
+def test_a_selection_stays_while_the_text_grows(visit: Visit, server: ScriptedServer) -> None:
+    server.engine.says(ENDLESS)
+    visit.send("Go on.")
+    expect(visit.text()).to_contain_text("on and on")
+    visit.text().locator("p").evaluate(
+        "node => getSelection().setBaseAndExtent(node.firstChild, 0, node.firstChild, 4)"
+    )
+    length = len(visit.text().inner_text())
+    expect(visit.text()).to_have_text(re.compile(f"^.{{{length + 100}}}"))
+    assert visit.page.evaluate("String(getSelection())") == "on a"
+    visit.find("#stop").click()
+
+
 def test_a_schema_binds_the_answer(visit: Visit, server: ScriptedServer) -> None:
     server.engine.says('{"city":"Lima","population":11}')
     visit.find("#schema-example").click()
@@ -84,6 +130,21 @@ def test_what_cannot_be_sent_is_told_before_it_is_sent(visit: Visit, server: Scr
     expect(visit.ask("hi")).to_contain_text("hello")
 
 
+def test_no_button_sends_without_a_setting_that_is_wrong(visit: Visit, server: ScriptedServer) -> None:
+    server.engine.says("one", CALL)
+    visit.find("#tools-example").click()
+    visit.ask("first")
+    visit.ask("second")
+    visit.find("#top_p").fill("2")
+    message = visit.find('[data-role="user"]').first
+    message.get_by_role("button", name="Edit message").click()
+    for button in ("Save and send", "Send the results", "Answer again"):
+        visit.page.get_by_role("button", name=button).last.click()
+        expect(visit.find("#top_p")).to_be_focused()
+    expect(visit.find(".turn")).to_have_count(4)
+    assert len(server.engine.requests) == 2
+
+
 def test_a_call_is_shown_and_its_result_goes_back(visit: Visit, server: ScriptedServer) -> None:
     server.engine.says(CALL, "It is 21 degrees.")
     visit.find("#tools-example").click()
@@ -95,6 +156,20 @@ def test_a_call_is_shown_and_its_result_goes_back(visit: Visit, server: Scripted
     expect(visit.find('.turn[data-role="assistant"]')).to_have_count(2)
     expect(visit.over()).to_contain_text("It is 21 degrees.")
     assert '<tool_response>\n{"degrees": 21}\n</tool_response>' in server.engine.prompt
+
+
+def test_a_call_that_was_stopped_is_no_history(visit: Visit, server: ScriptedServer) -> None:
+    server.engine.says('<tool_call>\n{"name": "get_weather", "arguments": {"city": "' + ENDLESS, "hello")
+    visit.find("#tools-example").click()
+    visit.send("Weather in Lima?")
+    expect(visit.answer().locator(".call pre")).to_contain_text("on and on")
+    visit.find("#stop").click()
+    stopped = visit.over()
+    expect(stopped).to_contain_text("stopped")
+    expect(stopped.get_by_label("Result of the tool")).to_be_hidden()
+    expect(stopped.locator(".send-results")).to_be_hidden()
+    expect(visit.ask("And now?")).to_contain_text("hello")
+    assert "on and on" not in server.engine.prompt
 
 
 def test_tokens_show_their_probabilities_and_alternatives(visit: Visit, server: ScriptedServer) -> None:
@@ -150,6 +225,42 @@ def test_turns_are_edited_answered_again_and_deleted(visit: Visit, server: Scrip
     expect(visit.find("#empty")).to_be_visible()
 
 
+def test_while_an_answer_is_written_no_button_asks_for_another(visit: Visit, server: ScriptedServer) -> None:
+    server.engine.says("one", CALL, ENDLESS)
+    visit.find("#tools-example").click()
+    visit.ask("first")
+    visit.ask("second")
+    visit.find('[data-role="user"]').last.get_by_role("button", name="Edit message").click()
+    visit.send("third")
+    expect(visit.answer()).to_contain_text("on and on")
+    for button in ("Save and send", "Send the results", "Answer again"):
+        expect(visit.page.get_by_role("button", name=button).last).to_be_disabled()
+    visit.page.get_by_role("button", name="Delete message").first.click()
+    expect(visit.page.get_by_text("first", exact=True)).to_have_count(0)
+    expect(visit.answer()).to_have_attribute("aria-busy", "true")
+    visit.find("#stop").click()
+    expect(visit.over()).to_contain_text("stopped")
+    expect(visit.page.get_by_role("button", name="Save and send")).to_be_enabled()
+
+
+def test_neighbours_of_one_role_are_one_message(visit: Visit, server: ScriptedServer) -> None:
+    server.engine.rejects = "no"
+    visit.ask("first")
+    assert visit.faults.pop().startswith(f"{FAILED}400")
+    server.engine.says("<think>\n" + ENDLESS)
+    visit.send("second")
+    expect(visit.answer()).to_contain_text("on and on")
+    visit.find("#stop").click()
+    expect(visit.over()).to_contain_text("stopped")
+    server.engine.says("one", "two", "three")
+    visit.ask("third")
+    assert "user\nfirst\n\nsecond\n\nthird<|im_end|>" in server.engine.prompt
+    visit.ask("fourth")
+    visit.find('[data-role="user"]').last.get_by_role("button", name="Delete message").click()
+    visit.ask("fifth")
+    assert "one\n\ntwo<|im_end|>" in server.engine.prompt
+
+
 def test_errors_are_told_in_words(visit: Visit, server: ScriptedServer) -> None:
     server.engine.rejects = "this is too much for the model"
     expect(visit.ask("hi").get_by_role("alert")).to_have_text("this is too much for the model.")
@@ -162,6 +273,38 @@ def test_errors_are_told_in_words(visit: Visit, server: ScriptedServer) -> None:
     visit.page.route("**/v1/**", lambda route: route.abort())
     server.engine.says("hello")
     expect(visit.ask("once more").get_by_role("alert")).to_contain_text("The server cannot be reached.")
+    assert visit.faults.pop().startswith("Failed to load resource")
+
+
+class Breaking(BaseHTTPRequestHandler):
+    """Begins a stream, and ends before its length."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(b'data: {"choices": [{"delta": {"content": "so far"}}]}\n\n')
+
+    def log_message(self, *_args: object) -> None:
+        """Nothing on the console."""
+
+
+@pytest.fixture
+def breaking() -> Iterator[str]:
+    """The address of a server whose streams break."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Breaking) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_connection_that_breaks_is_told_in_words(visit: Visit, breaking: str) -> None:
+    visit.page.route("**/v1/**", lambda route: route.continue_(url=breaking))
+    expect(visit.ask("Go on.").get_by_role("alert")).to_have_text("The connection ended before the answer did.")
     assert visit.faults.pop().startswith("Failed to load resource")
 
 

@@ -74,6 +74,15 @@ def test_everything_can_be_done_by_keyboard(visit: Visit, server: ScriptedServer
     expect(visit.find("#system")).to_be_focused()
 
 
+def test_the_focus_stays_in_the_chat_when_its_button_goes_away(visit: Visit, server: ScriptedServer) -> None:
+    server.engine.says("one", "two")
+    visit.ask("first").get_by_role("button", name="Answer again").press("Enter")
+    expect(visit.find("#transcript")).to_be_focused()
+    expect(visit.over()).to_contain_text("two")
+    visit.answer().get_by_role("button", name="Delete answer").press("Enter")
+    expect(visit.find("#transcript")).to_be_focused()
+
+
 def test_the_servers_numbers_are_shown_live(visit: Visit, server: ScriptedServer) -> None:
     board = server.engine.board
     visit.show("server")

@@ -1,5 +1,15 @@
 /** One answer of the model, put together from the chunks of its stream. */
 
+/** A call's arguments, or null while they are no JSON object. */
+export function argumentsOf(call) {
+  try {
+    const value = JSON.parse(call.arguments);
+    return typeof value === "object" && !Array.isArray(value) ? value : null;
+  } catch {
+    return null;
+  }
+}
+
 export class Answer {
   constructor() {
     this.content = "";
@@ -19,6 +29,11 @@ export class Answer {
   /** Whether the model is still at it. */
   get isOpen() {
     return this.finish === null && this.fault === null && !this.isStopped;
+  }
+
+  /** The calls that were written to their end: templates refuse arguments that are no JSON object. */
+  get wholeCalls() {
+    return this.calls.filter((call) => argumentsOf(call) !== null);
   }
 
   add(chunk) {

@@ -27,6 +27,7 @@ export class AnswerView {
     }, "Send the results");
     this.fault = element("p", { class: "notice", role: "alert", hidden: true });
     this.stats = element("p", { class: "stats", "data-part": "numbers" });
+    this.again = iconButton("again", "Answer again", () => actions.regenerate(turn));
     this.buttons = this.#buttons();
     this.root = element("article", { class: "turn", "data-role": "assistant", "aria-label": "Answer of the model" },
       element("p", { class: "turn-role" }, "Model"), this.thoughtBox, this.text.root, this.tokens.root, this.callBox,
@@ -52,6 +53,10 @@ export class AnswerView {
     this.buttons.hidden = answer.isOpen;
   }
 
+  setBusy(isBusy) {
+    this.again.disabled = this.sendResults.disabled = isBusy;
+  }
+
   /** The text or its tokens, if the answer has their probabilities. */
   #choose(hasTokens) {
     this.text.root.hidden = hasTokens && this.showsTokens;
@@ -75,15 +80,13 @@ export class AnswerView {
       this.calls[i].update(call, answer.isOpen);
     });
     this.callBox.hidden = !answer.calls.length;
-    this.sendResults.hidden = answer.isOpen || !answer.calls.length;
+    this.sendResults.hidden = answer.isOpen || !answer.wholeCalls.length;
   }
 
   #buttons() {
     const { turn, actions } = this;
     return element("div", { class: "turn-actions" },
       iconButton("copy", "Copy answer", () => copy(turn.answer.content)),
-      iconButton("again", "Answer again", () => actions.regenerate(turn)),
-      iconButton("delete", "Delete answer", () => actions.remove(turn)),
-    );
+      this.again, iconButton("delete", "Delete answer", () => actions.remove(turn)));
   }
 }

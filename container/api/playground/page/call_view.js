@@ -1,5 +1,6 @@
 /** A call of a tool: its name, its arguments, and a place for what the tool gives back. */
 
+import { argumentsOf } from "./answer.js";
 import { element, icon } from "./element.js";
 
 let numCalls = 0;
@@ -20,22 +21,16 @@ export class CallView {
   update(call, isOpen) {
     this.name.textContent = call.name;
     this.root.setAttribute("aria-label", `Tool call ${call.name}`);
-    this.label.hidden = this.result.hidden = isOpen;
-    if (this.place.textContent !== call.arguments || !isOpen) this.place.replaceChildren(argumentsNode(call.arguments));
+    this.label.hidden = this.result.hidden = isOpen || argumentsOf(call) === null;
+    if (this.place.textContent !== call.arguments || !isOpen) this.place.replaceChildren(argumentsNode(call));
   }
 }
 
 /** One row for each argument; the text as it is while it is no JSON object. */
-function argumentsNode(text) {
-  let value = null;
-  try {
-    value = JSON.parse(text);
-  } catch {
-    // Cut short, or still on its way.
-  }
-  const isTable = typeof value === "object" && value !== null && !Array.isArray(value) && Object.keys(value).length;
-  if (!isTable) return element("pre", {}, text);
-  const rows = Object.entries(value).flatMap(([name, each]) => [
+function argumentsNode(call) {
+  const entries = Object.entries(argumentsOf(call) ?? {});
+  if (!entries.length) return element("pre", {}, call.arguments);
+  const rows = entries.flatMap(([name, each]) => [
     element("dt", {}, name),
     element("dd", {}, typeof each === "string" ? each : JSON.stringify(each)),
   ]);

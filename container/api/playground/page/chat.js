@@ -6,9 +6,12 @@ import { Conversation } from "./conversation.js";
 import { Transcript } from "./transcript.js";
 
 export class Chat {
-  /** `onState(isBusy)` is told when an answer begins and ends, `onFault(error)` why one could not. */
-  constructor(connection, settings, { onState, onFault }) {
-    Object.assign(this, { connection, settings, onState, onFault });
+  /**
+   * `mayAsk()` says before every request whether the settings can be sent. `onState(isBusy)` is told when an answer
+   * begins and ends, `onFault(error)` why one could not.
+   */
+  constructor(connection, settings, { mayAsk, onState, onFault }) {
+    Object.assign(this, { connection, settings, mayAsk, onState, onFault });
     this.conversation = new Conversation();
     this.stopper = null;
     this.transcript = new Transcript(this.conversation, {
@@ -25,19 +28,21 @@ export class Chat {
 
   /** The body of the request for the turns there are and, if given, one more message. */
   body(text = "") {
-    const more = text ? [{ role: "user", content: text }] : [];
     return {
       model: "tgi",
-      messages: [...this.conversation.messages(this.settings.system), ...more],
+      messages: this.conversation.messages(this.settings.system, text),
       ...this.settings.fields(),
       stream: true,
       stream_options: { include_usage: true, continuous_usage_stats: true },
     };
   }
 
+  /** Whether the message is on its way. */
   send(text) {
+    if (this.isBusy || !this.mayAsk()) return false;
     this.conversation.addUser(text);
     this.#ask();
+    return true;
   }
 
   stop() {
@@ -51,14 +56,16 @@ export class Chat {
   }
 
   #afterCut(turn, cut) {
-    if (this.isBusy) return;
+    if (this.isBusy || !this.mayAsk()) return;
     cut();
+    this.transcript.focus();
     this.#ask();
   }
 
   #remove(turn) {
-    this.stop();
+    if (turn.answer?.isOpen) this.stop();
     this.conversation.delete(turn);
+    this.transcript.focus();
     this.transcript.show();
   }
 
@@ -69,13 +76,18 @@ export class Chat {
     this.conversation.addAnswer(answer);
     const turn = this.conversation.turns.at(-1);
     this.transcript.show();
-    this.onState(true);
+    this.#tellState();
     announce("The model answers");
     await this.#read(turn, body, stopper.signal);
     this.transcript.update(turn);
     if (this.stopper === stopper) this.stopper = null;
-    this.onState(this.isBusy);
+    this.#tellState();
     announce(spoken(answer));
+  }
+
+  #tellState() {
+    this.transcript.setBusy(this.isBusy);
+    this.onState(this.isBusy);
   }
 
   /** Until the end of the answer, whatever ends it. */

@@ -1,7 +1,7 @@
 /** The way to the server this page came from, whatever path a proxy has put before it. */
 
 import { eventsOf } from "./event_stream.js";
-import { ServerError, errorOfConnection, errorOfResponse } from "./server_error.js";
+import { ServerError, errorOfBreak, errorOfConnection, errorOfResponse } from "./server_error.js";
 
 const PLACE = "playground-key";
 
@@ -16,7 +16,7 @@ export class Connection {
     return new URL(path, this.root).href;
   }
 
-  /** Keep the key in this tab: a reload may find it, another tab does not. */
+  /** Keep the key in this tab: a reload may find it, and so may a copy of the tab; a new tab does not. */
   keep(key) {
     this.key = key;
     try {
@@ -36,7 +36,7 @@ export class Connection {
       if (chunk.error) throw new ServerError(chunk.error.message ?? "The answer failed.");
       yield chunk;
     }
-    throw new ServerError("The connection ended before the answer did.");
+    throw errorOfBreak();
   }
 
   async post(path, body, signal) {

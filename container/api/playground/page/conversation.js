@@ -31,21 +31,38 @@ export class Conversation {
     this.turns = [];
   }
 
-  /** The messages of a request. */
-  messages(system) {
+  /** The messages of a request, with one more of the user if `text` is given. */
+  messages(system, text = "") {
     const head = system ? [{ role: "system", content: system }] : [];
-    return [...head, ...this.turns.flatMap(messagesOf)];
+    const turns = text ? [...this.turns, { role: "user", text }] : this.turns;
+    return [...head, ...joined(turns.flatMap(messagesOf))];
   }
+}
+
+/** Neighbours of one role as one message: many templates want user and assistant in turn. */
+function joined(messages) {
+  const found = [];
+  for (const message of messages) {
+    const before = found.at(-1);
+    if (before?.role !== message.role || message.role === "tool") found.push(message);
+    else found[found.length - 1] = { ...before, ...message, content: bothTexts(before, message) };
+  }
+  return found;
+}
+
+function bothTexts(...messages) {
+  return messages.map((each) => each.content).filter(Boolean).join("\n\n");
 }
 
 function messagesOf(turn) {
   if (turn.role === "user") return [{ role: "user", content: turn.text }];
   const { answer, results } = turn;
-  if (!answer.content && !answer.calls.length) return [];
+  const calls = answer.wholeCalls;
+  if (!answer.content && !calls.length) return [];
   const message = { role: "assistant", content: answer.content || null };
   if (answer.thoughts) message.reasoning_content = answer.thoughts;
-  if (answer.calls.length) message.tool_calls = answer.calls.map(called);
-  return [message, ...answer.calls.map((call) => resultOf(call, results))];
+  if (calls.length) message.tool_calls = calls.map(called);
+  return [message, ...calls.map((call) => resultOf(call, results))];
 }
 
 function called(call) {

@@ -1,6 +1,11 @@
 /** Server-sent events: bytes in, the data of each event out. */
 
-/** The data of every event of a response's body. Comments, names and ids are passed over. */
+import { errorOfBreak } from "./server_error.js";
+
+/**
+ * The data of every event of a response's body. Comments, names and ids are passed over. Throws ServerError where the
+ * connection breaks, AbortError where the request is stopped.
+ */
 export async function* eventsOf(body) {
   let data = [];
   for await (const line of linesOf(body)) {
@@ -18,11 +23,15 @@ async function* linesOf(body) {
   const decoder = new TextDecoder();
   let rest = "";
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch(throwBreak);
     rest += decoder.decode(value, { stream: !done });
     const lines = rest.split(/\r\n|\n|\r(?!$)/);
     rest = lines.pop();
     yield* lines;
     if (done) return;
   }
+}
+
+function throwBreak(cause) {
+  throw cause.name === "AbortError" ? cause : errorOfBreak();
 }

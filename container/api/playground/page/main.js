@@ -14,7 +14,7 @@ const UNAUTHORIZED = 401;
 const connection = new Connection();
 const settings = new Settings();
 const prompt = byId("prompt");
-const chat = new Chat(connection, settings, { onState: showState, onFault: showFault });
+const chat = new Chat(connection, settings, { mayAsk, onState: showState, onFault: showFault });
 const codeView = new CodeView(connection, () => chat.body(prompt.value.trim()));
 const serverView = new ServerView();
 
@@ -30,16 +30,16 @@ function showFault(error) {
   if (error.status === UNAUTHORIZED) byId("key").setAttribute("aria-invalid", "true");
 }
 
+/** Whether the settings can be sent; the first that cannot is shown. */
+function mayAsk() {
+  const wrong = settings.firstFault();
+  if (wrong) showSetting(wrong);
+  return !wrong;
+}
+
 function submit() {
   const text = prompt.value.trim();
-  if (!text || chat.isBusy) return;
-  const wrong = settings.firstFault();
-  if (wrong) {
-    showSetting(wrong);
-    return;
-  }
-  prompt.value = "";
-  chat.send(text);
+  if (text && chat.send(text)) prompt.value = "";
 }
 
 function startComposer() {

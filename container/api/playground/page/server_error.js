@@ -30,6 +30,11 @@ export function errorOfConnection(cause) {
   return new ServerError(`The server cannot be reached. ${cause.message ?? ""}`.trim());
 }
 
+/** What an answer without an end says. */
+export function errorOfBreak() {
+  return new ServerError("The connection ended before the answer did.");
+}
+
 /** The message of an error in JSON, in any dialect; other text as it is, but no markup of a proxy. */
 export function sentence(text) {
   let body = null;

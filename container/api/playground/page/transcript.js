@@ -13,6 +13,7 @@ export class Transcript {
     this.actions = actions;
     this.box = byId("transcript");
     this.views = new Map();
+    this.isBusy = false;
     this.isDue = false;
   }
 
@@ -30,10 +31,22 @@ export class Transcript {
     byId("empty").hidden = turns.length > 0;
   }
 
+  /** While an answer is written, no button asks for another. */
+  setBusy(isBusy) {
+    this.isBusy = isBusy;
+    for (const view of this.views.values()) view.setBusy(isBusy);
+  }
+
+  /** The button that had the focus goes away: keep the place for those who use the keyboard. */
+  focus() {
+    this.box.focus({ preventScroll: true });
+  }
+
   #add(turn) {
     const View = turn.role === "user" ? UserView : AnswerView;
     const view = new View(turn, this.actions);
     this.views.set(turn, view);
+    view.setBusy(this.isBusy);
     byId("turns").append(view.root);
     this.box.scrollTop = this.box.scrollHeight;
   }

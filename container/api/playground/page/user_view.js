@@ -11,6 +11,7 @@ export class UserView {
     this.actions = actions;
     this.text = new TextView();
     this.edit = iconButton("edit", "Edit message", () => this.#open());
+    this.sendAgain = formButton("Save and send", "solid", () => this.#send());
     this.buttons = element("div", { class: "turn-actions" },
       iconButton("copy", "Copy message", () => copy(turn.text)), this.edit,
       iconButton("delete", "Delete message", () => actions.remove(turn)));
@@ -23,18 +24,21 @@ export class UserView {
     this.text.update(this.turn.text);
   }
 
+  setBusy(isBusy) {
+    this.sendAgain.disabled = isBusy;
+  }
+
   #open() {
     const onKey = (event) => this.#onKey(event);
-    const area = element("textarea", { rows: "2", "aria-label": "Edit message", keydown: onKey });
-    area.value = this.turn.text;
-    const button = (words, kind, act) => element("button", { type: "button", class: kind, click: act }, words);
-    this.form = element("div", { class: "edit" }, area, element("div", { class: "edit-actions" },
-      button("Cancel", "quiet", () => this.#close()),
-      button("Save", "quiet", () => this.#save(area.value)),
-      button("Save and send", "solid", () => this.#send(area.value))));
+    this.area = element("textarea", { rows: "2", "aria-label": "Edit message", keydown: onKey });
+    this.area.value = this.turn.text;
+    this.form = element("div", { class: "edit" }, this.area, element("div", { class: "edit-actions" },
+      formButton("Cancel", "quiet", () => this.#close()),
+      formButton("Save", "quiet", () => this.#save()),
+      this.sendAgain));
     this.text.root.hidden = this.buttons.hidden = true;
     this.root.append(this.form);
-    area.focus();
+    this.area.focus();
   }
 
   #close() {
@@ -43,14 +47,14 @@ export class UserView {
     this.edit.focus();
   }
 
-  #save(text) {
-    if (text.trim()) this.turn.text = text;
+  #save() {
+    if (this.area.value.trim()) this.turn.text = this.area.value;
     this.update();
     this.#close();
   }
 
-  #send(text) {
-    this.#save(text);
+  #send() {
+    this.#save();
     this.actions.resend(this.turn);
   }
 
@@ -59,4 +63,8 @@ export class UserView {
     event.stopPropagation();
     this.#close();
   }
+}
+
+function formButton(words, kind, act) {
+  return element("button", { type: "button", class: kind, click: act }, words);
 }
