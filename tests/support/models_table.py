@@ -129,21 +129,24 @@ _CALLS = """
 The line `tool format: ...` in the log says which it is, and in which form calls are forced: that of the family, if the
 template reads it, else one made of the template's marks. If neither is read, forced calls and an answer held to a
 schema are written and read as the format below, and strict functions are not held to their schemas. A template of
-another version, with an unknown key or field, or with a pattern that is wrong or slow is not used; the line says why.
+another version, with an unknown key or field, or with a pattern that is wrong or slow on a paragraph of text is not
+used; the line says why.
 
 Read of a template: all keys of version 1 and all contents up to transformers 5.24 (`text`, `int`, `float`, `bool`,
 `json`, `xml-inline`, `kv-lines`, `python-call-list`). The field of thoughts is `reasoning_content`, `thinking` or
 `reasoning`, and no others but `content` and `tool_calls` are known. What the prompt has begun, such as `<think>`,
 counts. Other than in transformers:
 
-- A mark in a JSON string is none. A mark that is a control token is that token, not its letters.
-- A second thought or text follows the first one in a new line, or after the field's `join`; it does not replace it.
+- A mark that is a control token is that token, not its letters. In a JSON string only such a mark is one.
+- Each region counts, in a field without `repeats` too. A second thought or text follows the first one in a new line,
+  or after the field's `join`; further calls are calls of the same answer.
 - A region of calls that names no function of the request, or cannot be read, is content with its marks. A JSON call
   that is not well-formed, or is cut, keeps what the model wrote. No answer fails, so `optional` changes nothing.
 - `close: "eos"` is the end of the answer, as their documentation has it, not those letters, as their code has it.
 - Values in tags and lines have the type of the function's schema; those in JSON stay as they are.
 - A mark has at most 1,024 characters, and of the prompt the last 16,384 count. A search that takes more than 0.05 s of
-  CPU time ends the splitting of that answer, with a line in the log; its text is shown as it is.
+  CPU time ends the splitting of that answer, with a line in the log; its text is shown as it is. So do searches that
+  together take more than 1 s and 20 microseconds for each character of the answer.
 
 ## Tool calls
 
