@@ -61,3 +61,8 @@ class ServedModel:
                 f"Given: {num_input_tokens} `inputs` tokens and {max_new_tokens} `max_new_tokens`"
             )
         return max_new_tokens
+
+
+def answered_model(served: ServedModel, asked: str | None) -> str:
+    """The model's name in an answer: as the request has it, else its id."""
+    return served.card.model_id if asked is None else asked

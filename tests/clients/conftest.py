@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from handler.seam.protocol import GenerateRequest
-from tests.contract.openai.scripted import ScriptedServer, started
+from tests.contract.openai.scripted import ScriptedServer, serving
 from tests.support.server import Server
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 24}
@@ -20,14 +20,10 @@ FINAL = "It rains in Paris."
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedServer]:
     """A model that thinks, asks the tool `weather`, then `clock` where there is one, and then says `FINAL`, through
     `final_answer` where there is one."""
-    server = started(tmp_path_factory.mktemp("agent"), "qwen3")
-    server.engine.script = lambda request: _next_step(server, request)
-    server.engine.bytes_per_step = 4
-    try:
+    with serving(tmp_path_factory.mktemp("agent"), "qwen3") as server:
+        server.engine.script = lambda request: _next_step(server, request)
+        server.engine.bytes_per_step = 4
         yield server
-    finally:
-        server.kill()
-        server.engine.close()
 
 
 def _next_step(server: ScriptedServer, request: GenerateRequest) -> str:

@@ -15,9 +15,10 @@ from handler.kernels import compiler
 from handler.linears.onednn_linear import keep_onednn_off_amx
 from handler.runners.choice import choose_runner
 from handler.runners.slots.runner import SlotRunner
+from handler.sampling.grammar import GrammarCompiler
 from handler.seam.config import EngineConfig
 from handler.seam.status import StatusBoard
-from tests.support import tiny_models
+from tests.support import schedules, tiny_models
 from tests.support.local_engine import LocalEngine, limits, loaded
 from tests.support.pretend_cuda import gpus_of, pretend_cuda
 
@@ -99,3 +100,24 @@ def as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler._CACHE, "directory", compiler._CACHE.directory)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+
+@pytest.fixture(scope="module")
+def grammars(tmp_path_factory: pytest.TempPathFactory) -> GrammarCompiler:
+    """Grammars over the tiny models' tokenizer."""
+    directory = tmp_path_factory.mktemp("tokenizer")
+    tiny_models.write_tokenizer(directory)
+    return GrammarCompiler(directory / "tokenizer.json", tiny_models.VOCAB_SIZE, {tiny_models.EOS_ID})
+
+
+@pytest.fixture(scope="module")
+def solos(tmp_path_factory: pytest.TempPathFactory, grammars: GrammarCompiler) -> Iterator[dict[str, LocalEngine]]:
+    """An engine for each layout of memory, in which requests run alone and unguessed."""
+    directory = tmp_path_factory.mktemp("solo")
+    found = {
+        name: schedules.engine(directory / name, kind, grammars)
+        for name, kind in (("slots", "roomy"), ("paged", "paged"))
+    }
+    yield found
+    for each in found.values():
+        each.close()

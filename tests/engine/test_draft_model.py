@@ -52,23 +52,6 @@ DRAFTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def grammars(tmp_path_factory: pytest.TempPathFactory) -> GrammarCompiler:
-    directory = tmp_path_factory.mktemp("tokenizer")
-    tiny_models.write_tokenizer(directory)
-    return GrammarCompiler(directory / "tokenizer.json", tiny_models.VOCAB_SIZE, {tiny_models.EOS_ID})
-
-
-@pytest.fixture(scope="module")
-def solos(tmp_path_factory: pytest.TempPathFactory, grammars: GrammarCompiler) -> Iterator[dict[str, LocalEngine]]:
-    """An engine for each layout of memory, in which requests run alone and unguessed."""
-    directory = tmp_path_factory.mktemp("solo")
-    found = {name: engine(directory / name, kind, grammars) for name, kind in (("slots", "roomy"), ("paged", "paged"))}
-    yield found
-    for each in found.values():
-        each.close()
-
-
 class Counted:
     """Whether guesses of an engine came true, while drafts always pay: a step seems to cost the same for any rows."""
 

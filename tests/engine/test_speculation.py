@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -25,23 +24,6 @@ from tests.support.schedules import CROWDS, engine
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 _NUM_SCHEDULES = 3
-
-
-@pytest.fixture(scope="module")
-def solos(tmp_path_factory: pytest.TempPathFactory, grammars: GrammarCompiler) -> Iterator[dict[str, LocalEngine]]:
-    """An engine for each layout of memory, in which requests run alone and unguessed."""
-    directory = tmp_path_factory.mktemp("solo")
-    found = {name: engine(directory / name, kind, grammars) for name, kind in (("slots", "roomy"), ("paged", "paged"))}
-    yield found
-    for each in found.values():
-        each.close()
-
-
-@pytest.fixture(scope="module")
-def grammars(tmp_path_factory: pytest.TempPathFactory) -> GrammarCompiler:
-    directory = tmp_path_factory.mktemp("tokenizer")
-    tiny_models.write_tokenizer(directory)
-    return GrammarCompiler(directory / "tokenizer.json", tiny_models.VOCAB_SIZE, {tiny_models.EOS_ID})
 
 
 @pytest.mark.parametrize("kind", CROWDS)

@@ -20,7 +20,7 @@ from container.api.openai.chat_prompt import chat_prompt
 from container.generation.fan_out import fan_out
 from container.generation.generation import Delta
 from container.monitoring.request_record import RequestRecord
-from container.serving.served_model import ServedModel
+from container.serving.served_model import ServedModel, answered_model
 from container.serving.service import service
 from container.web import sse
 from container.web.responses import json_response
@@ -57,7 +57,7 @@ class _Answer:
         self._output = Output(omits_thoughts=asked.request.omits_thoughts)
         self._head: dict[str, Any] = {
             "id": response_id,
-            "model": served.card.model_id if asked.request.model is None else asked.request.model,
+            "model": answered_model(served, asked.request.model),
         }
 
     def whole(self) -> types.MessageAnswer:

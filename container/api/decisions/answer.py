@@ -19,6 +19,7 @@ from container.api.decisions.request import (
     question_of,
 )
 from container.monitoring.request_record import RequestRecord
+from container.serving.served_model import answered_model
 from container.serving.service import service
 from container.web.responses import json_response
 
@@ -31,7 +32,7 @@ def answer_decision(body: dict[str, Any], record: RequestRecord) -> Response:
     questions = [question_of(each) for each in request.questions]
     decision = decide(input_text(request.input), questions, served, record, param="input")
     answers = [_answer(*each) for each in zip(request.questions, decision.probabilities, strict=True)]
-    model = served.card.model_id if request.model is None else request.model
+    model = answered_model(served, request.model)
     answer = types.DecisionObject(model=model, answers=answers, usage=_usage(decision))
     return decision.with_headers(json_response(answer), record)
 

@@ -6,12 +6,11 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from container.api.openai.field_rules import Ignored, Rules
+from container.api.openai.field_rules import CACHE_HINTS, Ignored, Rules
 from container.errors import InvalidRequest
 
 _STORED: Rules = dict.fromkeys(("id", "status", "phase"), Ignored("it belongs to the client's own records"))
-_CACHE_HINT: Rules = dict.fromkeys(("cache_control", "prompt_cache_breakpoint"), Ignored("prefixes are cached anyway"))
-_ANY: Rules = _STORED | _CACHE_HINT
+_ANY: Rules = _STORED | CACHE_HINTS
 _PART = "one of input_text, input_json; this model reads text only"
 ITEM_TYPES = ("message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output")
 ALLOWED = {

@@ -26,7 +26,7 @@ from container.api.openai.logprobs import ChatLogprobs, prompt_entries
 from container.api.openai.usage import chunk_usage, usage_of
 from container.generation.fan_out import fan_out
 from container.generation.generation import Generation, Token
-from container.serving.served_model import ServedModel
+from container.serving.served_model import ServedModel, answered_model
 from container.version import FINGERPRINT
 from container.web import sse
 
@@ -51,7 +51,7 @@ class ChatAnswer:
         self._head: dict[str, Any] = {
             "id": answer_id,
             "created": int(time.time()),
-            "model": model.card.model_id if request.model is None else request.model,
+            "model": answered_model(model, request.model),
             "system_fingerprint": FINGERPRINT,
         }
         if request.service_tier is not None:

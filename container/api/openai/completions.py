@@ -24,7 +24,7 @@ from container.errors import InvalidRequest
 from container.generation.fan_out import fan_out
 from container.generation.generation import Delta, Generation, Prompt
 from container.monitoring.request_record import RequestRecord
-from container.serving.served_model import ServedModel
+from container.serving.served_model import ServedModel, answered_model
 from container.serving.service import service
 from container.version import FINGERPRINT
 from container.web import sse
@@ -123,7 +123,7 @@ class CompletionAnswer:
         self._head: dict[str, Any] = {
             "id": response_id,
             "created": int(time.time()),
-            "model": served.card.model_id if self._request.model is None else self._request.model,
+            "model": answered_model(served, self._request.model),
             "system_fingerprint": FINGERPRINT,
         }
         request = self._request

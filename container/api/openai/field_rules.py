@@ -61,6 +61,8 @@ _PROXY = "it is meant for a proxy"
 _ECHO = "it repeats a part of an earlier answer"
 _STORED = "it belongs to the client's own records"
 _CACHE_HINT = "prefixes are cached anyway"
+# On a message or a part of one.
+CACHE_HINTS: Rules = _ignored(_CACHE_HINT, "cache_control", "prompt_cache_breakpoint")
 _HAS_NO_EFFECT = "it has no effect without another field, which this server does not have"
 _TEXT_ONLY = "this model reads text only"
 _NO_BEAMS = "there is no beam search; for several answers send `n`"
@@ -226,7 +228,7 @@ _MESSAGE: Rules = {
         *("finish_reason", "native_finish_reason", "stop_reason", "index", "object", "usage", "timings"),
         *("system_fingerprint", "token_ids", "invalid_tool_calls", "phase"),
     ),
-    **_ignored(_CACHE_HINT, "cache_control", "prompt_cache_breakpoint"),
+    **CACHE_HINTS,
     **_ignored(_NAMES_NO_CALL, "call_id"),
     **_not_done(_TEXT_ONLY, images=[], image="", files=[], file_ids=[], attachments=[], videos=[], audios=[]),
     **_not_done("an earlier answer in audio cannot be read", "audio"),
@@ -244,7 +246,7 @@ _SAID: Rules = {
 _RESULT: Rules = {**_SAID, **_ignored("the text says it", "is_error", "isError", "success")}
 
 _PART: Rules = {
-    **_ignored(_CACHE_HINT, "cache_control", "prompt_cache_breakpoint"),
+    **CACHE_HINTS,
     **_ignored(_STORED, "id", "index", "metadata", "name", "title", "timestamp"),
     **_ignored(_ECHO, "annotations", "citations", "logprobs", "parsed", "signature", "provider_specific_fields"),
     **_ignored(_ECHO, "providerOptions", "provider_options", "providerMetadata", "provider_metadata", "extra_content"),

@@ -9,6 +9,7 @@ from typing import Any
 from container.api.openai.tool_parsers import Form
 from container.api.openai.tool_parsers.form import NUMBER, SHORT_ID, Arguments
 from container.text.control_marks import OwnText
+from container.web.body import json_type
 
 # Text, and whether it is data.
 Pieces = list[tuple[str, bool]]
@@ -49,7 +50,7 @@ def _tagged(form: Form, key: str, value: Any) -> Pieces:
     tags = form.tags
     assert tags is not None
     text = value if isinstance(value, str) else _json(value)
-    attribute = tags.text if isinstance(value, str) else tags.other.replace("{type}", _type_of(value))
+    attribute = tags.text if isinstance(value, str) else tags.other.replace("{type}", json_type(value))
     frame = "\n" if tags.framed else ""
     close, names_key, rest = (frame + tags.value_close + tags.gap).partition("{key}")
     return [
@@ -84,14 +85,3 @@ def _python(value: Any) -> str:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _type_of(value: Any) -> str:
-    """A type's name as templates find it in a value."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int | float):
-        return "number"
-    return "array" if isinstance(value, list) else "object"

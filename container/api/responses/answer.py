@@ -21,7 +21,7 @@ from container.errors import ServiceError
 from container.generation.fan_out import fan_out
 from container.generation.generation import Delta
 from container.monitoring.request_record import RequestRecord
-from container.serving.served_model import ServedModel
+from container.serving.served_model import ServedModel, answered_model
 from container.serving.service import service
 from container.web import sse
 from container.web.responses import json_response
@@ -61,7 +61,7 @@ class _Answer:
         self._head = {
             "id": response_id,
             "created_at": int(time.time()),
-            "model": served.card.model_id if request.model is None else request.model,
+            "model": answered_model(served, request.model),
             **_repeated(asked),
         }
 

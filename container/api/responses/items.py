@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from container.api.openai.field_rules import Ignored, Rules
+from container.api.openai.field_rules import CACHE_HINTS, Ignored, Rules
 
 _STORED: Rules = dict.fromkeys(
     ("id", "status", "created_at", "created_by", "metadata", "internal_chat_message_metadata_passthrough"),
@@ -16,8 +16,7 @@ _ECHO: Rules = dict.fromkeys(
     ("phase", "agent", "caller", "async", "async_", "annotations", "logprobs", "parsed", "parsed_arguments"),
     Ignored("it repeats a part of an earlier answer"),
 )
-_CACHE_HINT: Rules = dict.fromkeys(("cache_control", "prompt_cache_breakpoint"), Ignored("prefixes are cached anyway"))
-_ANY: Rules = _STORED | _ECHO | _CACHE_HINT
+_ANY: Rules = _STORED | _ECHO | CACHE_HINTS
 _PARTS = "one of input_text, output_text, text, refusal; this model reads text only"
 TYPES = ("message", "function_call", "function_call_output", "reasoning")
 ALLOWED = {

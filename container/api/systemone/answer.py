@@ -18,6 +18,7 @@ from container.api.systemone.request import (
     question_of,
 )
 from container.monitoring.request_record import RequestRecord
+from container.serving.served_model import answered_model
 from container.serving.service import service
 from container.web.responses import json_response
 
@@ -31,7 +32,7 @@ def answer_systemone(body: dict[str, Any], record: RequestRecord) -> Response:
     decision = decide(content_text(request.state), questions, served, record, param="state")
     asked = zip(request.questions.items(), decision.probabilities, strict=True)
     answer = types.SystemOneAnswers(
-        model=served.card.model_id if request.model is None else request.model,
+        model=answered_model(served, request.model),
         answers={name: _answer(question, probabilities) for (name, question), probabilities in asked},
         usage=types.SystemOneUsage(input_tokens=decision.num_input_tokens, output_tokens=decision.num_output_tokens),
     )

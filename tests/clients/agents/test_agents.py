@@ -17,7 +17,7 @@ import pytest
 from handler.seam.protocol import GenerateRequest
 from tests.clients.agents.settings import Agent, agents
 from tests.clients.conftest import call
-from tests.contract.openai.scripted import ScriptedServer, started
+from tests.contract.openai.scripted import ScriptedServer, serving
 from tests.support.server import ROOT, Server
 
 REQUIREMENTS = ROOT / "requirements" / "agents"
@@ -32,14 +32,10 @@ SHELLS = {"exec_command": "cmd", "Bash": "command", "bash": "command", "run_shel
 @pytest.fixture(scope="module")
 def coder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptedServer]:
     """A model that thinks, runs `COMMAND` in the agent's shell, and when it has read `PRINTED` says `FINAL`."""
-    server = started(tmp_path_factory.mktemp("coder"), "qwen3")
-    server.engine.script = lambda request: _next_step(server, request)
-    server.engine.bytes_per_step = 4
-    try:
+    with serving(tmp_path_factory.mktemp("coder"), "qwen3") as server:
+        server.engine.script = lambda request: _next_step(server, request)
+        server.engine.bytes_per_step = 4
         yield server
-    finally:
-        server.kill()
-        server.engine.close()
 
 
 def _next_step(server: ScriptedServer, request: GenerateRequest) -> str:

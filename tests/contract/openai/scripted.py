@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,17 @@ class ScriptedServer(QuickServer):
 
 
 USER = {"role": "user", "content": "hi"}
+
+
+@contextmanager
+def serving(directory: Path, template: str) -> Iterator[ScriptedServer]:
+    """A `started` server for the block."""
+    server = started(directory, template)
+    try:
+        yield server
+    finally:
+        server.kill()
+        server.engine.close()
 
 
 def started(directory: Path, template: str, special: tuple[str, ...] = (), **config: Any) -> ScriptedServer:
