@@ -1,4 +1,4 @@
-"""Which file of a user's code runs, by whose rules. Reads names and, for `model.py`, the text; imports nothing of it."""
+"""Which file of a user's code runs, by whose rules. Reads names and the text of `model.py`; imports nothing of it."""
 
 from __future__ import annotations
 
