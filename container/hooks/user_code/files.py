@@ -1,0 +1,84 @@
+"""Which file of a user's code runs, by whose rules. Reads names and the text of `model.py`; imports nothing of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from container.hooks.user_code.hook import Convention, HookFiles, HookLoadError, HookSources
+
+_CODE = "code"
+_REQUIREMENTS = "requirements.txt"
+# In the order in which they win.
+_PLACES = (
+    (Convention.HUGGING_FACE, f"{_CODE}/inference.py"),
+    (Convention.HUGGING_FACE, "inference.py"),
+    (Convention.ENDPOINTS, "handler.py"),
+)
+# A file of this name may hold anything, also a model of another server; these names make it a hook.
+_STANDARDS_MARKS = (b"custom_sagemaker_", b"model_hosting_container_standards")
+
+
+def find(directory: Path | None, sources: HookSources, *, trusted: bool) -> HookFiles | None:
+    """Find the file that runs, or None.
+
+    `directory` is the model's; None: there is none yet. `trusted` is TRUST_CUSTOM_CODE. Without it only a file that
+    SAGEMAKER_PROGRAM names runs. Raises HookLoadError if a variable names what is not there or cannot be honoured.
+    """
+    if sources.program:
+        return _program(directory, sources)
+    if not trusted or directory is None:
+        return None
+    _refuse_fastapi(sources)
+    found = [(convention, path) for convention, name in _PLACES if (path := directory / name).is_file()]
+    script = directory / sources.script
+    if _names_functions(sources) or _is_standards(script):
+        found.append((Convention.STANDARDS, script))
+    if not found:
+        return None
+    convention, path = found[-1] if _names_functions(sources) else found[0]
+    return _files(convention, path, directory, sources, tuple(other for _, other in found if other != path))
+
+
+def _program(directory: Path | None, sources: HookSources) -> HookFiles:
+    """The file that SAGEMAKER_PROGRAM names; a name without `.py` is a module's, as in sagemaker-inference."""
+    name = sources.program if sources.program.endswith(".py") else sources.program.replace(".", "/") + ".py"
+    submitted = Path(sources.submit_directory.removeprefix("file://")) if sources.submit_directory else None
+    places = [submitted] if submitted is not None else []
+    places += [directory / _CODE, directory] if directory is not None else []
+    for place in places:
+        path = place / name
+        if path.is_file():
+            model = directory if directory is not None else place
+            convention = Convention.HUGGING_FACE if (model / "config.json").is_file() else Convention.SAGEMAKER
+            return _files(convention, path, model, sources, ())
+    where = ", ".join(str(place) for place in places) or "any directory"
+    raise HookLoadError(f"SAGEMAKER_PROGRAM is {sources.program!r}, and there is no such file in {where}")
+
+
+def _files(
+    convention: Convention, path: Path, directory: Path, sources: HookSources, unused: tuple[Path, ...]
+) -> HookFiles:
+    places = (path.parent / _REQUIREMENTS, directory / _CODE / _REQUIREMENTS, directory / _REQUIREMENTS)
+    return HookFiles(
+        convention=convention,
+        path=path if path.is_file() else None,
+        directory=path.parent,
+        model_directory=directory,
+        sources=sources,
+        requirements=next((place for place in places if place.is_file()), None),
+        unused=unused,
+    )
+
+
+def _names_functions(sources: HookSources) -> bool:
+    return any((sources.pre_process, sources.post_process, sources.ping_handler, sources.invocation_handler))
+
+
+def _refuse_fastapi(sources: HookSources) -> None:
+    if sources.bound_to_fastapi:
+        names = ", ".join(sources.bound_to_fastapi)
+        raise HookLoadError(f"{names}: a middleware of a FastAPI application, and this server is none")
+
+
+def _is_standards(path: Path) -> bool:
+    return path.is_file() and any(mark in path.read_bytes() for mark in _STANDARDS_MARKS)
