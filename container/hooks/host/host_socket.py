@@ -41,6 +41,10 @@ class HostSocket:
     def send(self, worker: bytes, message: FromHost | None) -> None:
         """Hand a message to the main thread; callable from any thread. None only asks whether the worker is there."""
         self._outbox.put((worker, message))
+        self.wake()
+
+    def wake(self) -> None:
+        """End the wait of `receive`; callable from any thread and from a signal's handler."""
         os.write(self._wake, _WAKE)
 
     def receive(self, timeout_s: float) -> Iterator[tuple[bytes, ToHost]]:

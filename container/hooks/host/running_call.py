@@ -29,7 +29,7 @@ class RunningCall:
         self.call = call
         self.aborted_s: float | None = None
         self.started = False
-        self.on_change: Callable[[], None] = lambda: None
+        self.on_change: Callable[[], object] = lambda: None
         self._send = send
         self._credit = WINDOW
         self._changed = threading.Condition()

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import copy_context
+from functools import partial
 
 from container.hooks.host.output import end_lines, request_id
 from container.hooks.host.running_call import Aborted, RunningCall, pieces
@@ -22,8 +23,7 @@ class Tasks:
         self._hook = hook
         self.loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._answered_s = time.monotonic()
-        self._asked = False
+        self._asked_s: float | None = None
         threading.Thread(target=self.loop.run_forever, name="hook-loop", daemon=True).start()
 
     def start(self, running: RunningCall, done: Callable[[RunningCall], None]) -> None:
@@ -31,15 +31,16 @@ class Tasks:
         self.loop.call_soon_threadsafe(self._start, running, done)
 
     def blocked_s(self) -> float:
-        """Seconds since the loop last ran a callback; call it a few times a second."""
-        if not self._asked:
-            self._asked = True
-            self.loop.call_soon_threadsafe(self._answer_probe)
-        return time.monotonic() - self._answered_s
+        """Seconds for which the loop has not run what an earlier call of this asked it to run."""
+        now, asked_s = time.monotonic(), self._asked_s
+        if asked_s is not None:
+            return now - asked_s
+        self._asked_s = now
+        self.loop.call_soon_threadsafe(self._answer_probe)
+        return 0.0
 
     def _answer_probe(self) -> None:
-        self._answered_s = time.monotonic()
-        self._asked = False
+        self._asked_s = None
 
     def _start(self, running: RunningCall, done: Callable[[RunningCall], None]) -> None:
         context = copy_context()
@@ -58,14 +59,14 @@ class Tasks:
             if running.aborted_s is not None:
                 task.cancel()
 
-        running.on_change = lambda: self.loop.call_soon_threadsafe(wake)
+        running.on_change = partial(self.loop.call_soon_threadsafe, wake)
         try:
             if running.aborted_s is None:
                 running.started = True
                 await self._answer(running, changed)
         except Aborted:
             pass
-        except BaseException as exc:  # also SystemExit: it ends this call, not the loop
+        except BaseException as exc:  # noqa: BLE001 - also SystemExit: it ends this call, not the loop
             if running.aborted_s is None or not isinstance(exc, asyncio.CancelledError):
                 running.fail(exc)
         finally:

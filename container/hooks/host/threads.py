@@ -36,7 +36,7 @@ class Threads:
                 self._answer(running)
         except Aborted:
             pass
-        except BaseException as exc:  # also SystemExit: it ends this call, not the process
+        except BaseException as exc:  # noqa: BLE001 - also SystemExit: it ends this call, not the process
             running.fail(exc)
         finally:
             end_lines()
