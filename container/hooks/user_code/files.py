@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 from container.hooks.user_code.hook import Convention, HookFiles, HookLoadError, HookSources
@@ -21,14 +23,14 @@ _STANDARDS_MARKS = (b"custom_sagemaker_", b"model_hosting_container_standards")
 def find(directory: Path | None, sources: HookSources, *, trusted: bool) -> HookFiles | None:
     """Find the file that runs, or None.
 
-    `directory` is the model's; None: there is none yet. `trusted` is TRUST_CUSTOM_CODE. Without it only a file that
-    SAGEMAKER_PROGRAM names runs. Raises HookLoadError if a variable names what is not there or cannot be honoured.
+    `directory` is the model's; None: there is none yet. `trusted` is TRUST_CUSTOM_CODE. Without it only what a variable
+    names runs. Raises HookLoadError if a variable names what is not there or cannot be honoured.
     """
+    _refuse(sources)
     if sources.program:
         return _program(directory, sources)
-    if not trusted or directory is None:
+    if directory is None or not (trusted or _names_functions(sources)):
         return None
-    _refuse_fastapi(sources)
     found = [(convention, path) for convention, name in _PLACES if (path := directory / name).is_file()]
     script = directory / sources.script
     if _names_functions(sources) or _is_standards(script):
@@ -67,6 +69,7 @@ def _files(
         sources=sources,
         requirements=next((place for place in places if place.is_file()), None),
         unused=unused,
+        owns_model=path.is_file() and _owns_model(convention, path),
     )
 
 
@@ -74,10 +77,53 @@ def _names_functions(sources: HookSources) -> bool:
     return any((sources.pre_process, sources.post_process, sources.ping_handler, sources.invocation_handler))
 
 
-def _refuse_fastapi(sources: HookSources) -> None:
+def _refuse(sources: HookSources) -> None:
+    """Variables that cannot be honoured."""
     if sources.bound_to_fastapi:
         names = ", ".join(sources.bound_to_fastapi)
         raise HookLoadError(f"{names}: a middleware of a FastAPI application, and this server is none")
+    if sources.program and _names_functions(sources):
+        raise HookLoadError("SAGEMAKER_PROGRAM names one hook, and the CUSTOM_ variables name another; unset either")
+
+
+def _owns_model(convention: Convention, path: Path) -> bool:
+    """Whether the text says that the code loads its own model: model_fn, or a constructor without `model`.
+
+    A name that only `from module import *` brings is not seen here; load() sees it.
+    """
+    if convention is Convention.STANDARDS:
+        return False
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except (OSError, SyntaxError, ValueError):  # load() says why
+        return False
+    if convention is not Convention.ENDPOINTS:
+        return "model_fn" in {name for statement in body for name in _bound(statement)}
+    makers = (
+        maker
+        for each in body
+        if isinstance(each, ast.ClassDef) and each.name == "EndpointHandler"
+        for maker in each.body
+        if isinstance(maker, ast.FunctionDef) and maker.name == "__init__"
+    )
+    return "model" not in {name for maker in makers for name in _argument_names(maker.args)}
+
+
+def _argument_names(arguments: ast.arguments) -> Iterator[str]:
+    return (each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs))
+
+
+def _bound(statement: ast.stmt) -> Iterator[str]:
+    """Names that a statement at the top of a module binds."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield statement.name
+    elif isinstance(statement, ast.Assign):
+        yield from (target.id for target in statement.targets if isinstance(target, ast.Name))
+    elif isinstance(statement, ast.ImportFrom | ast.Import):
+        yield from (alias.asname or alias.name for alias in statement.names)
+    elif isinstance(statement, ast.If | ast.Try):
+        for inner in (*statement.body, *statement.orelse):
+            yield from _bound(inner)
 
 
 def _is_standards(path: Path) -> bool:

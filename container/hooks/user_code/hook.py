@@ -71,6 +71,8 @@ class HookFiles(msgspec.Struct, frozen=True):
     requirements: Path | None = None
     # Other files with a hook's name, which do not run because `path` does.
     unused: tuple[Path, ...] = ()
+    # As the text says, for whoever must know before the code is imported: no engine is needed.
+    owns_model: bool = False
 
 
 class HookRequest(msgspec.Struct, frozen=True):
