@@ -105,6 +105,8 @@ SETTINGS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("HF_MODEL_TRUST_REMOTE_CODE", "TRUST_REMOTE_CODE"), _FLAG),
     (("TRUST_REQUEST_CHAT_TEMPLATE",), _FLAG),
     (("REFUSE_CUSTOM_CODE",), _FLAG),
+    (("STANDARD_AUTO_INSTALL_REQ",), _FLAG),
+    (("STANDARD_PIP_ARGS",), _text),
     (("MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH"), _whole(1)),
     (("MAX_TOTAL_TOKENS",), _whole(2)),
     (("MAX_BATCH_PREFILL_TOKENS",), _whole(1)),

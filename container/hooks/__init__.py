@@ -1,0 +1,1 @@
+"""A user's own code: hooks that run in a process of their own, and a web worker's way there. No HTTP of ours."""
