@@ -226,6 +226,12 @@ class Settings:
         "Most memory of the hook process, in MB of data. Default: no limit.",
         "HOOK_MAX_MEMORY_MB",
     )
+    install_requirements: bool = _setting(
+        True, _flag, "Install the requirements.txt of the user's code before it is loaded.", "STANDARD_AUTO_INSTALL_REQ"
+    )
+    pip_args: str = _setting(
+        "", _text, "Arguments of `pip install` that take the place of requirements.txt.", "STANDARD_PIP_ARGS"
+    )
     max_input_tokens: int = _setting(
         0, _count(1), "Longest prompt, in tokens. Default: MAX_TOTAL_TOKENS - 1.",
         "MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH",

@@ -15,6 +15,7 @@ from container.errors import NoEngine, NotReady
 from container.generation.engine_pool import EnginePool
 from container.generation.generation import Generation, Prompt
 from container.hooks.client import HookClient
+from container.hooks.model.nested import NESTED_HEADER, nested_token
 from container.monitoring import metrics
 from container.monitoring.request_record import RequestRecord
 from container.run_dir import RunDir
@@ -42,6 +43,7 @@ class Service:
         self.engines = EnginePool(run_dir, metrics.count_stray)
         # PID 1 makes the board before it starts the web workers.
         self.hook = HookClient(run_dir.hook) if run_dir.hook.board.exists() else None
+        self._nested_token = nested_token(run_dir.path)
         self.sessions_dir = run_dir.sessions
         self._admission = Admission(self.engines, run_dir.concurrency, self._max_per_engine)
         self._models = ModelWatch(self.engines, run_dir, settings, describe)
@@ -73,9 +75,18 @@ class Service:
         """The loaded model. Raises NoEngine; NotReady before the first load and while no engine is ready."""
         if not self.has_engine:
             raise NoEngine
-        if self.hook is not None and self.hook.board["draining"] and not _from_this_machine():
+        if self.hook is not None and self.hook.board["draining"] and not self._is_nested():
             raise NotReady("the model is not ready: draining", retry_after_s=2)
         return self._models.model
+
+    def _is_nested(self) -> bool:
+        """Whether the hook sent the request that is being answered. While PID 1 drains, calls in flight still may."""
+        return has_request_context() and request.headers.get(NESTED_HEADER) == self._nested_token
+
+    @property
+    def answering_hook(self) -> HookClient | None:
+        """The hook, if the request that is being answered is for it. One that it sent itself would never end."""
+        return None if self.hook is None or self._is_nested() else self.hook
 
     @property
     def leading_board(self) -> StatusBoard:
@@ -139,11 +150,6 @@ def service() -> Service:
     """The worker's service, from inside a request."""
     found: Service = current_app.extensions["service"]
     return found
-
-
-def _from_this_machine() -> bool:
-    """Whether the caller may be the hook: while PID 1 drains, what hooks in flight still ask is answered."""
-    return has_request_context() and request.remote_addr in {"127.0.0.1", "::1"}
 
 
 def _releasing(release: Callable[[], None]) -> Callable[[Response], Response]:

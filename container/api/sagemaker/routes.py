@@ -96,7 +96,7 @@ def invocations() -> Response:
     """
     settings, record = service().settings, current_record()
     record.adopt(traceparent_of(request.headers.get(ATTRIBUTES, "")))
-    hook = service().hook
+    hook = service().answering_hook
     if hook is not None:
         return answer_request(hook, request, record, settings)
     body = read_json(request, settings.invocations_payload_limit, any_media_type=True)

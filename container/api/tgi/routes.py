@@ -88,7 +88,7 @@ def compat_generate() -> Response:
 
     They are the routes of such a handler, if it runs.
     """
-    hook = service().hook
+    hook = service().answering_hook
     if hook is not None and hook.takes_predict:
         return answer_request(hook, request, current_record(), service().settings)
     return answer_compat_generate(read_body(), current_record())

@@ -10,8 +10,11 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from types import FrameType
+
+import msgspec
 
 from container.hooks.card import HookCard, write_card
 from container.hooks.found import find_hook
@@ -19,6 +22,8 @@ from container.hooks.host.host import HookStuck, Host
 from container.hooks.host.memory import limit_memory
 from container.hooks.host.output import capture_output, end_lines, request_id
 from container.hooks.model.engine_model import EngineModel
+from container.hooks.model.nested import NESTED_HEADER, nested_token
+from container.hooks.requirements import BadRequirements, add_to_path, install
 from container.hooks.user_code.hook import Convention, Hook, HookFiles, HookLoadError
 from container.hooks.user_code.load import load
 from container.run_dir import RunDir
@@ -26,6 +31,7 @@ from container.settings import Settings
 from handler.seam.errors import BadModel, StartupError, one_line
 from handler.seam.lifeline import die_with_parent
 from handler.seam.logs import configure_logging
+from handler.seam.protocol import ModelCard
 from handler.seam.status import Phase, StatusBoard
 
 logger = logging.getLogger("container.hooks")
@@ -40,12 +46,13 @@ def main() -> int:
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     board = StatusBoard(run_dir.hook.board)
-    limit_memory(settings.hook_max_memory_mb)
     capture_output()
     try:
         return _serve(settings, run_dir, epoch, board)
     except HookLoadError as exc:
         return _fail(board, one_line(exc), exc.__cause__, BadModel.exit_code)
+    except BadRequirements as exc:
+        return _fail(board, one_line(exc), None, BadModel.exit_code)
     except MemoryError as exc:
         return _fail(board, "the hook ran out of memory", exc, StartupError.exit_code)
     except HookStuck as exc:
@@ -66,7 +73,9 @@ def _serve(settings: Settings, run_dir: RunDir, epoch: int, board: StatusBoard) 
     files = find_hook(settings)
     if files is None:
         raise HookLoadError("the hook's files have gone")
-    hook = _load(files, settings, board)
+    _install(files, settings, board)
+    limit_memory(settings.hook_max_memory_mb)
+    hook = _load(files, settings, run_dir, board)
     num_threads = settings.hook_threads
     host = Host(
         hook,
@@ -85,29 +94,45 @@ def _serve(settings: Settings, run_dir: RunDir, epoch: int, board: StatusBoard) 
     return 0
 
 
-def _load(files: HookFiles, settings: Settings, board: StatusBoard) -> Hook:
+def _install(files: HookFiles, settings: Settings, board: StatusBoard) -> None:
+    """Make what the code requires importable in this process. Raises BadRequirements."""
+    if not settings.install_requirements or not (files.requirements or settings.pip_args):
+        return
+    board.enter(Phase.PREPARING, f"installing {files.requirements or 'STANDARD_PIP_ARGS'}")
+    packages = install(files.requirements, Path(settings.cache_dir) / "packages", pip_args=settings.pip_args)
+    if packages is not None:
+        add_to_path(packages)
+
+
+def _load(files: HookFiles, settings: Settings, run_dir: RunDir, board: StatusBoard) -> Hook:
     board.enter(Phase.LOADING, f"loading the hook {files.path or files.convention}")
     try:
-        return load(files, _engine_model(settings, files))
+        return load(files, _engine_model(settings, run_dir))
     finally:
         end_lines()
 
 
-def _engine_model(settings: Settings, files: HookFiles) -> EngineModel:
+def _engine_model(settings: Settings, run_dir: RunDir) -> EngineModel:
     """Our own routes, over this machine's loopback: batching, templates, limits and errors are every client's."""
     host = settings.host if settings.host not in {"0.0.0.0", "::", ""} else "127.0.0.1"  # noqa: S104 - compared only
     return EngineModel(
         f"http://{f'[{host}]' if ':' in host else host}:{settings.port}",
         api_key=(settings.api_key or "").partition(",")[0],
-        directory=files.model_directory,
-        context=_context,
+        directory=partial(_tokenizer_directory, run_dir.card),
+        context=partial(_context, nested_token(run_dir.path)),
+        timeout_s=settings.stream_timeout_s,
     )
 
 
-def _context() -> dict[str, str]:
-    """Headers that name the request whose hook calls."""
+def _tokenizer_directory(card: Path) -> Path | None:
+    """Where the engine found the model's tokenizer; None until it is ready."""
+    return Path(msgspec.json.decode(card.read_bytes(), type=ModelCard).tokenizer_dir) if card.exists() else None
+
+
+def _context(token: str) -> dict[str, str]:
+    """Headers that name the request whose hook calls, and say that the call is for the engine."""
     found = request_id.get()
-    return {} if found is None else {"X-Request-Id": found}
+    return {NESTED_HEADER: token} | ({} if found is None else {"X-Request-Id": found})
 
 
 def _card(hook: Hook, files: HookFiles) -> HookCard:
