@@ -308,6 +308,7 @@ def test_a_client_that_leaves_harms_no_other_of_its_batch(tmp_path: Path) -> Non
             await asyncio.sleep(0)
         others[0].cancel()
         leaver.cancel()
+        await asyncio.wait((others[0], leaver))
         module["gate"].set()
         return [(await others[1]).body]
 
