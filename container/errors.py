@@ -12,6 +12,7 @@
     │   └── EmptyInstances              400   invalid_value            validation             api/tgi/error_response.py
     ├── Unauthorized                    401   invalid_api_key          unauthorized
     ├── NotFound                        404   not_found                not_found
+    │   └── NoEngine                    404   no_engine                not_found
     ├── MethodNotAllowed                405   method_not_allowed       method_not_allowed     + Allow
     ├── RequestTimeout                  408   request_timeout          request_timeout
     ├── PayloadTooLarge                 413   payload_too_large        payload_too_large
@@ -23,6 +24,7 @@
     ├── DeadlineExceeded                504   deadline_exceeded        timeout
     ├── GenerationFailed                500   generation_failed        generation
     ├── IncompleteGeneration            500   incomplete_generation    incomplete
+    ├── HookFailed                      400*  hook                     hook                   * the hook may choose
     └── InternalError                   500   internal                 internal
 
 A client that closes its connection is no error: see `ClientDisconnected` in container/generation/generation.py.
@@ -49,7 +51,7 @@ class ServiceError(Exception):
     request's label in the log and in `tgi_request_failure`.
     """
 
-    status: ClassVar[int] = 500
+    status: int = 500
     code: ClassVar[str] = "internal"
     outcome: ClassVar[str] = "internal"
 
@@ -155,6 +157,15 @@ class NotFound(ServiceError):
     outcome = "not_found"
 
 
+class NoEngine(NotFound):
+    """The user's code loads its own model, so no engine runs, and no request but the hook's can be answered."""
+
+    code = "no_engine"
+
+    def __init__(self) -> None:
+        super().__init__("this server has no engine: its own code loads the model and answers /invocations alone")
+
+
 class MethodNotAllowed(ServiceError):
     """The route exists for another method."""
 
@@ -245,6 +256,17 @@ class IncompleteGeneration(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("Incomplete generation")
+
+
+class HookFailed(ServiceError):
+    """The user's code did not answer the request; the message is its own."""
+
+    code = "hook"
+    outcome = "hook"
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class InternalError(ServiceError):

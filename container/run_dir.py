@@ -83,6 +83,11 @@ class RunDir(EngineDir):
         """How many sequences each web worker has in flight."""
         return self.path / "concurrency"
 
+    @property
+    def hook(self) -> EngineDir:
+        """The directory of the hook process, with its status board, its card and its sockets; absent without hooks."""
+        return EngineDir(self.path / "hook")
+
     def metrics_environ(self) -> dict[str, str]:
         """Environment variable that tells prometheus_client where each process keeps its counts."""
         return {METRICS_DIR_VARIABLE: str(self.path)}

@@ -18,12 +18,14 @@ import sys
 from pathlib import Path
 
 from container.directories import NotWritable, check_writable, make_run_dir, name_temporary_directory
+from container.hooks.found import find_hook
+from container.hooks.user_code.hook import HookLoadError
 from container.run_dir import RunDir
 from container.settings import Settings, SettingsError
 from container.supervisor import launcher
 from container.supervisor.information import information, launcher_usage
 from container.supervisor.supervisor import Supervisor
-from handler.seam.errors import BadConfiguration
+from handler.seam.errors import BadConfiguration, BadModel
 from handler.seam.logs import configure_logging
 
 logger = logging.getLogger("container")
@@ -69,7 +71,10 @@ def main(arguments: list[str]) -> int:
         listener.close()
         return EXIT_NOT_WRITABLE
     try:
-        return Supervisor(settings, RunDir(run_dir), listener.fileno()).run()
+        return Supervisor(settings, RunDir(run_dir), listener.fileno(), find_hook(settings)).run()
+    except HookLoadError as exc:
+        logger.error("cannot start: %s", exc)
+        return BadModel.exit_code
     finally:
         listener.close()
         shutil.rmtree(run_dir, ignore_errors=True)

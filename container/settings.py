@@ -208,6 +208,24 @@ class Settings:
         "Refuse to start beside code that is never run: inference.py, handler.py, model.py, requirements.txt, code/.",
         "REFUSE_CUSTOM_CODE",
     )
+    trust_custom_code: bool = _setting(
+        False,
+        _flag,
+        "Run the model directory's own code: inference.py, handler.py, model.py, code/.",
+        "TRUST_CUSTOM_CODE",
+    )
+    hook_threads: int = _setting(
+        64,
+        _count(1, 1024),
+        "Calls of a sync hook that run at the same time.",
+        "HOOK_THREADS",
+    )
+    hook_max_memory_mb: int = _setting(
+        0,
+        _count(64),
+        "Most memory of the hook process, in MB of data. Default: no limit.",
+        "HOOK_MAX_MEMORY_MB",
+    )
     install_requirements: bool = _setting(
         True, _flag, "Install the requirements.txt of the user's code before it is loaded.", "STANDARD_AUTO_INSTALL_REQ"
     )

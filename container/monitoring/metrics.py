@@ -23,6 +23,11 @@ FAILURES = (
     *("validation", "overloaded", "template", "incomplete", "generation", "dropped"),
     *("timeout", "unhealthy", "internal"),
 )
+# How a request that the hook answers may end; `ok` too.
+HOOK_OUTCOMES = (
+    *("ok", "hook", "overloaded", "timeout", "unhealthy", "dropped", "payload_too_large", "request_timeout"),
+    *("validation", "internal"),
+)
 
 _registry = CollectorRegistry()
 _requests = Counter("tgi_request_count", "Requests to generate text.", registry=_registry)
@@ -34,6 +39,11 @@ _responses = Counter(
     ["method", "route", "status"],
     registry=_registry,
 )
+_hook_requests = Counter(
+    "heir_hook_requests", "Requests that the user's code answered, by outcome.", ["outcome"], registry=_registry
+)
+for _outcome in HOOK_OUTCOMES:
+    _hook_requests.labels(_outcome)
 for _failure in FAILURES:
     _failures.labels(_failure)  # exists from the start, so that the first failure is an increase
 
@@ -86,6 +96,7 @@ _first_token = _seconds("heir_time_to_first_token_seconds", "From arrival to the
 _between_tokens = HeldHistogram(
     "heir_inter_token_seconds", "Between two tokens of a sequence.", buckets=_GAP_SECONDS, registry=_registry
 )
+_hook_duration = _seconds("heir_hook_duration_seconds", "From arrival to the end of an answer of the user's code.")
 _input_length = _tokens("tgi_request_input_length", "Tokens of the prompt.")
 _generated = _tokens("tgi_request_generated_tokens", "Tokens generated.")
 _max_new = _tokens("tgi_request_max_new_tokens", "Limit on generated tokens, as requested.")
@@ -105,6 +116,13 @@ def count_request(failure: str | None, total_s: float, validation_s: float) -> N
     _successes.inc()
     _duration.observe(total_s)
     _validation.observe(validation_s)
+
+
+def count_hook_request(outcome: str, total_s: float) -> None:
+    """Count a request that the user's code answers; durations of those that succeeded alone."""
+    _hook_requests.labels(outcome).inc()
+    if outcome == "ok":
+        _hook_duration.observe(total_s)
 
 
 def observe_generation(generation: Generation, arrived_s: float) -> None:

@@ -56,6 +56,7 @@ class RequestRecord:
         self._trace_state = ""
         self.adopt(request.headers.get(TRACEPARENT), request.headers.get(TRACESTATE, ""))
         self._generates = generates
+        self._runs_hook = False
         self._phases: dict[str, float] = {}
         # When each phase ended last, on `time.monotonic`.
         self._ended: dict[str, float] = {}
@@ -89,6 +90,11 @@ class RequestRecord:
         """Add to the time of one phase, which ends now."""
         self._phases[phase] = self._phases.get(phase, 0.0) + seconds
         self._ended[phase] = time.monotonic()
+
+    def run_hook(self) -> None:
+        """The user's code answers. What it asks of the engine are requests of their own."""
+        self._runs_hook = True
+        self._generates = False
 
     def next_generation_id(self) -> str:
         """The engine's id for one more sequence of this request."""
@@ -145,6 +151,8 @@ class RequestRecord:
         metrics.count_response(self._method, self._route, response.status_code)
         if self._generates and (self._generations or outcome != "ok"):
             metrics.count_request(None if outcome == "ok" else outcome, total_s, self.validation_s)
+        if self._runs_hook:
+            metrics.count_hook_request(outcome, total_s)
         level = self._level(response.status_code)
         if self._spans is None and not logger.isEnabledFor(level):
             return
@@ -187,6 +195,7 @@ class RequestRecord:
             "status": response.status_code,
             "outcome": self.outcome,
             "stream": response.mimetype == "text/event-stream" if self._generates else None,
+            "hook": self._runs_hook or None,
             "model": self.model_id,
             **(self._generation_fields() if self._generations else {}),
             **self._seconds(total_s),

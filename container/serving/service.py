@@ -9,10 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import gevent
-from flask import Request, Response, after_this_request, current_app
+from flask import Request, Response, after_this_request, current_app, has_request_context, request
 
+from container.errors import NoEngine, NotReady
 from container.generation.engine_pool import EnginePool
 from container.generation.generation import Generation, Prompt
+from container.hooks.client import HookClient
+from container.hooks.model.nested import NESTED_HEADER, nested_token
 from container.monitoring import metrics
 from container.monitoring.request_record import RequestRecord
 from container.run_dir import RunDir
@@ -23,6 +26,7 @@ from container.settings import Settings
 from container.web.api_key import credentials
 from container.web.disconnect import connection_check
 from container.web.responses import when_made
+from handler.seam.status import StatusBoard
 
 # Seconds between looks for an engine that has started: before the first model is loaded, and later.
 _POLL_S, _CALM_POLL_S = 0.05, 0.25
@@ -37,6 +41,9 @@ class Service:
         """`describe` gives a line about a loaded model for the log."""
         self.settings = settings
         self.engines = EnginePool(run_dir, metrics.count_stray)
+        # PID 1 makes the board before it starts the web workers.
+        self.hook = HookClient(run_dir.hook) if run_dir.hook.board.exists() else None
+        self._nested_token = nested_token(run_dir.path)
         self.sessions_dir = run_dir.sessions
         self._admission = Admission(self.engines, run_dir.concurrency, self._max_per_engine)
         self._models = ModelWatch(self.engines, run_dir, settings, describe)
@@ -53,17 +60,47 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """True if a request can be served now."""
-        return self._models.ready
+        """True if a request can be served now, the hook's and the engine's alike."""
+        if self.hook is not None and not self.hook.board.ready:
+            return False
+        return self._models.ready or not self.has_engine
+
+    @property
+    def has_engine(self) -> bool:
+        """False if the user's code loads its own model."""
+        return self.hook is None or not self.hook.owns_model
 
     @property
     def model(self) -> ServedModel:
-        """The loaded model. Raises NotReady before the first load and while no engine is ready."""
+        """The loaded model. Raises NoEngine; NotReady before the first load and while no engine is ready."""
+        if not self.has_engine:
+            raise NoEngine
+        if self.hook is not None and self.hook.board["draining"] and not self._is_nested():
+            raise NotReady("the model is not ready: draining", retry_after_s=2)
         return self._models.model
+
+    def _is_nested(self) -> bool:
+        """Whether the hook sent the request that is being answered. While PID 1 drains, calls in flight still may."""
+        return has_request_context() and request.headers.get(NESTED_HEADER) == self._nested_token
+
+    @property
+    def answering_hook(self) -> HookClient | None:
+        """The hook, if the request that is being answered is for it. One that it sent itself would never end."""
+        return None if self.hook is None or self._is_nested() else self.hook
+
+    @property
+    def leading_board(self) -> StatusBoard:
+        """The board that says how far the start of the whole container is: the hook starts before the engines."""
+        if self.hook is not None and (not self.hook.board.ready or not self.has_engine):
+            return self.hook.board
+        return self.engines.leading_board
 
     @property
     def phase_name(self) -> str:
         """The server's phase in one word."""
+        board = self.leading_board
+        if self.hook is not None and board is self.hook.board:
+            return "draining" if board["draining"] else board.phase.name.lower()
         return self._models.phase_name
 
     def _max_per_engine(self) -> int:

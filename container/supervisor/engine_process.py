@@ -13,14 +13,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from container.run_dir import RunDir
 from container.settings import Settings
+from container.supervisor.crashes import Crashes
 from container.supervisor.stall import StallWatch
 from handler.seam.config import ActivationDtype, EngineConfig, KVCacheDtype, KVLayout, Quantize
 from handler.seam.errors import BadConfiguration, BadModel, StartupError
@@ -32,9 +32,6 @@ logger = logging.getLogger(__name__)
 EXIT_CRASHED = StartupError.exit_code
 # Exit codes after which a restart would fail the same way.
 PERMANENT = frozenset({BadConfiguration.exit_code, BadModel.exit_code})
-_CRASH_WINDOW_S = 600.0
-_MAX_CRASHES = 3
-_BACKOFF_S = (0.0, 2.0, 10.0)
 # The drain (supervisor.py), this and the web server's stop must add up to less than 28 s.
 _STOP_S = 1.5
 # Time for a hung engine to dump its stacks, and for a child to exit after a second signal.
@@ -66,8 +63,18 @@ def visible_gpus(replica: Replica, environ: Mapping[str, str]) -> dict[str, str]
 class EngineProcess:
     """Starts one engine, watches and restarts it. Call `check()` a few times a second."""
 
-    def __init__(self, settings: Settings, run_dir: RunDir, replica: Replica, libraries: Mapping[str, str]) -> None:
-        """Creates the status board; starts nothing. `libraries`: variables that say where CUDA's driver library is."""
+    def __init__(
+        self,
+        settings: Settings,
+        run_dir: RunDir,
+        replica: Replica,
+        libraries: Mapping[str, str],
+        hook_files: Sequence[str] = (),
+    ) -> None:
+        """Creates the status board; starts nothing.
+
+        `libraries`: variables that say where CUDA's driver library is. `hook_files`: a user's code that runs.
+        """
         self._run_dir = run_dir
         self._engine_dir = run_dir.engine(replica.index)
         self._engine_dir.path.mkdir(mode=0o700, exist_ok=True)
@@ -76,9 +83,10 @@ class EngineProcess:
         self._settings = settings
         self.replica = replica
         self._libraries = libraries
+        self._hook_files = hook_files
         self._process: subprocess.Popen[bytes] | None = None
         self._due_s: float | None = time.monotonic()
-        self._crashes: deque[float] = deque()
+        self._crashes = Crashes()
         self._draining = False
         self._hazards = Hazards(self._engine_dir.hazards, create=True)
         # Shared by all engines: a request that killed one must not kill the others in turn.
@@ -139,21 +147,15 @@ class EngineProcess:
         if code in PERMANENT:
             logger.error("cannot start: %s", detail)
             return code
-        now = time.monotonic()
         self._kill_due_s = None
         self._suspects.record_deaths(self._hazards.take())
-        self._crashes.append(now)
-        while self._crashes[0] < now - _CRASH_WINDOW_S:
-            self._crashes.popleft()
         self.board["running"] = self.board["waiting"] = 0
         self.board["restarts"] += 1
         self.board.enter(Phase.RESTARTING, f"{self._name} died and is restarted")
-        logger.error("%s (crash %d of %d in 10 minutes)", detail, len(self._crashes), _MAX_CRASHES)
-        if len(self._crashes) >= _MAX_CRASHES:
-            logger.error("giving up: %s crashed %d times in 10 minutes", self._name, len(self._crashes))
+        self._due_s = self._crashes.add(self._name, detail)
+        if self._due_s is None:
             self.board.enter(Phase.FAILED, f"{self._name} crashed too often")
             return EXIT_CRASHED
-        self._due_s = now + _BACKOFF_S[len(self._crashes) - 1]
         return None
 
     def _check_stalled(self) -> None:
@@ -197,6 +199,7 @@ class EngineProcess:
             device=s.device,
             trust_remote_code=s.trust_remote_code,
             refuse_custom_code=s.refuse_custom_code,
+            hook_files=list(self._hook_files),
             cache_dir=s.cache_dir,
             max_model_len=s.max_total_tokens,
             max_num_seqs=s.max_batch_size,

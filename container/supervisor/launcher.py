@@ -72,8 +72,6 @@ _IGNORED = {
     "PREFIX_CACHING": "prefixes are reused wherever answers stay the same",
     "PREFILL_CHUNKING": "prefill is always chunked",
     "USE_FLASH_ATTENTION": "the start-up trial chooses",
-    "SAGEMAKER_PROGRAM": "no handler code is run",
-    "CUSTOM_SCRIPT_FILENAME": "no handler code is run",
 }
 # Nothing is called from here, so baggage has nowhere to go.
 _PROPAGATORS = {"tracecontext", "baggage", "none", ""}

@@ -1,7 +1,8 @@
-"""Starts, watches and stops the children of PID 1: gunicorn, the engines and, with tracing, the exporter of spans.
+"""Starts, watches and stops the children of PID 1: gunicorn, the engines, and where wanted a hook and an exporter.
 
 While one engine serves, the death of another does not end the container. The container ends when every engine has
-given up, or when one fails for good before any serves: all have the same settings and model.
+given up, or when one fails for good before any serves: all have the same settings and model. A hook that has given up
+ends the container too. Engines start once it is known that the hook loads no model of its own.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import subprocess
 import sys
 import time
 
+from container.hooks.found import running_files
+from container.hooks.user_code.hook import HookFiles
 from container.run_dir import LISTEN_FD_VARIABLE, RUN_DIR_VARIABLE, WORKERS_VARIABLE, RunDir
 from container.settings import Settings
 from container.supervisor.cuda_compat import engine_libraries
 from container.supervisor.engine_process import EXIT_CRASHED, PERMANENT, EngineProcess, Replica, stop
+from container.supervisor.hook_process import HookProcess
 from container.supervisor.trace_process import TraceProcess
 from handler.seam.errors import BadModel
 
@@ -34,11 +38,14 @@ _QUIET_S = 0.5
 class Supervisor:
     """Owns all child processes. `run()` returns the container's exit code."""
 
-    def __init__(self, settings: Settings, run_dir: RunDir, listen_fd: int) -> None:
+    def __init__(self, settings: Settings, run_dir: RunDir, listen_fd: int, hook: HookFiles | None = None) -> None:
+        """`hook`: a user's code that a process of its own runs."""
         self._settings = settings
         self._run_dir = run_dir
         self._listen_fd = listen_fd
         self._libraries = engine_libraries(os.environ)
+        self._hook_files = [] if hook is None else running_files(hook)
+        self._hook = None if hook is None else HookProcess(run_dir)
         self._engines: list[EngineProcess] = []
         self._add_engines(settings.engine_replicas or 1, 0)
         self._web: subprocess.Popen[bytes] | None = None
@@ -70,7 +77,7 @@ class Supervisor:
 
     def _tick(self) -> int | None:
         """Run every check once, then sleep until a signal (also SIGCHLD) arrives, 0.1 s at most."""
-        for check in (self._check_signals, self._check_web, self._check_refusal, self._check_engines):
+        for check in (self._check_signals, self._check_web, self._check_refusal, self._check_hook, self._check_engines):
             code = check()
             if code is not None:
                 return code
@@ -89,14 +96,23 @@ class Supervisor:
             return None
         now = time.monotonic()
         if self._drain_until_s is None:
-            for engine in self._engines:
-                engine.drain()
+            if self._hook is not None:
+                self._hook.drain()
             self._drain_until_s = now + DRAIN_S
             self._busy_s = now
             logger.info("draining: finishing what is in flight, taking nothing new")
-        if not all(engine.idle for engine in self._engines):
+        if self._hook is None or self._hook.idle:
+            # Not before: hooks in flight may still ask the engines.
+            for engine in self._engines:
+                engine.drain()
+        if not self._idle:
             self._busy_s = now
         return 0 if self._quiet or now >= self._drain_until_s or self._hurried() else None
+
+    @property
+    def _idle(self) -> bool:
+        """True if no request is in flight."""
+        return all(engine.idle for engine in self._engines) and (self._hook is None or self._hook.idle)
 
     @property
     def _quiet(self) -> bool:
@@ -121,7 +137,21 @@ class Supervisor:
             return EXIT_CRASHED
         return None
 
+    def _check_hook(self) -> int | None:
+        if self._hook is None:
+            return None
+        self._hook.check()
+        return self._hook.exit_code
+
+    @property
+    def _needs_engine(self) -> bool:
+        """False while that is not known, and for a hook that loads its own model."""
+        card = None if self._hook is None else self._hook.card
+        return self._hook is None or (card is not None and not card.owns_model)
+
     def _check_engines(self) -> int | None:
+        if not self._needs_engine:
+            return None
         first = self._engines[0].board
         if not self._settings.engine_replicas and first["engines_wanted"] > len(self._engines):
             self._add_engines(first["engines_wanted"], first["devices_per_engine"])
@@ -142,8 +172,11 @@ class Supervisor:
         for engine, replica in zip(self._engines, replicas, strict=False):
             engine.replica = replica
         for replica in replicas[len(self._engines) :]:
-            self._engines.append(EngineProcess(self._settings, self._run_dir, replica, self._libraries))
+            self._engines.append(self._new_engine(replica))
         self._engines[0].board["num_engines"] = number
+
+    def _new_engine(self, replica: Replica) -> EngineProcess:
+        return EngineProcess(self._settings, self._run_dir, replica, self._libraries, self._hook_files)
 
     def _start_web(self) -> subprocess.Popen[bytes]:
         environ = {
@@ -163,13 +196,16 @@ class Supervisor:
 
     def _announce(self) -> None:
         """Log once that requests are answered; on a terminal, print a command to try."""
-        ready = next((engine.board for engine in self._engines if engine.board.ready), None)
+        boards = [engine.board for engine in self._engines]
+        if self._hook is not None and not self._needs_engine:
+            boards = [self._hook.board]
+        ready = next((board for board in boards if board.ready), None)
         if self._announced or ready is None:
             return
         if _ping(self._settings.port):
             self._announced = True
             logger.info("ready: %s on port %d", ready.detail, self._settings.port)
-            if sys.stdout.isatty():
+            if sys.stdout.isatty() and self._needs_engine:
                 sys.stdout.write(_ready_text(self._settings.port, ready.detail))
                 sys.stdout.flush()
 
@@ -178,7 +214,7 @@ class Supervisor:
         if os.getpid() != 1:
             return
         ours = {engine.pid for engine in self._engines} | {None if self._web is None else self._web.pid}
-        ours |= {None if self._traces is None else self._traces.pid}
+        ours |= {None if each is None else each.pid for each in (self._traces, self._hook)}
         while True:
             try:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -192,15 +228,19 @@ class Supervisor:
         """Stop web server and engines, in the order that loses nothing.
 
         After a complete drain the web server stops first, so a request it is still reading finds an engine. Otherwise
-        the engines stop first: they fail their open requests, and the web server still delivers those errors. The last
-        spans come from the web server, so their exporter ends last, in the time that is left.
+        the engines and the hook stop first: they fail their open requests, and the web server still delivers those
+        errors. The last spans come from the web server, so their exporter ends last, in the time that is left.
         """
         if self._quiet:
             stop(self._web, _STOP_WEB_S, self._hurried)
         for engine in self._engines:
             engine.terminate()
+        if self._hook is not None:
+            self._hook.terminate()
         for engine in self._engines:
             engine.close(self._hurried)
+        if self._hook is not None:
+            self._hook.close(self._hurried)
         stop(self._web, _STOP_WEB_S, self._hurried)
         if self._traces is not None:
             started_s = time.monotonic() if self._drain_until_s is None else self._drain_until_s - DRAIN_S

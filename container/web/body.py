@@ -53,6 +53,12 @@ def read_json(request: Request, limit_bytes: int, *, any_media_type: bool = Fals
     return found
 
 
+def read_bytes(request: Request, limit_bytes: int) -> bytes:
+    """The body as it came, of any media type. Raises PayloadTooLarge, RequestTimeout or MalformedBody."""
+    with timed("read"):
+        return _read(request, limit_bytes)
+
+
 def _with_line(reason: str, raw: bytes) -> str:
     """msgspec's message with a line and a column instead of "(byte N)"."""
     found = re.search(r" \(byte (\d+)\)$", reason)

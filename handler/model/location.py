@@ -56,7 +56,7 @@ def custom_code(config: EngineConfig, directory: Path) -> list[str]:
     for mount in _MOUNTS:
         if mount != directory:
             found += custom_code_files(mount, {}, trust_remote_code=False)
-    return found
+    return [path for path in found if path not in config.hook_files]
 
 
 def find(config: EngineConfig, progress: Callable[[int, str], None]) -> tuple[Path, str]:

@@ -74,7 +74,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `index` numbers this engine among `num_engines`; on CPU they share the memory. `num_devices` is the number of GPUs
     for all engines, `devices_per_engine` for each. `has_given_engines`: ENGINE_REPLICAS is set.
     `num_draft_tokens` is the longest draft of a sequence in a step. `draft_model` guesses them too: as `model`,
-    empty for none.
+    empty for none. `hook_files` are files of a user's code that runs, in a process beside the engine.
     """
 
     model: str = ""
@@ -86,6 +86,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     device: str = "auto"
     trust_remote_code: bool = False
     refuse_custom_code: bool = False
+    hook_files: list[str] = []
     cache_dir: str = ""
     max_model_len: int = 0
     max_num_seqs: int = 0

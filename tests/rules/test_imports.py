@@ -20,6 +20,7 @@ import sagemaker_deploy
 ROOT = Path(container.__file__).resolve().parent.parent
 PACKAGES = ("container", "handler", "model_memory", "sagemaker_deploy", "tools")
 
+_WEB_ROOMS = ("api", "generation", "monitoring", "serving", "supervisor", "text", "web")
 _DEPLOY_ROOMS = ("aws", "sizing", "calling", "checking")
 
 # Never: whatever lies under the first imports whatever lies under the second.
@@ -29,7 +30,15 @@ FORBIDDEN = [
     # Stored forms are read without the packages that wrote them.
     *(("handler", name) for name in ("auto_round", "awq", "compressed_tensors", "gptqmodel", "hqq", "kernels")),
     *(("handler", name) for name in ("llmcompressor", "optimum", "torchao")),
-    *(("container", name) for name in ("sagemaker_deploy", "torch", "transformers", "numpy")),
+    *(("container", name) for name in ("sagemaker_deploy", "torch", "transformers")),
+    # Only a hook's body of arrays is read with numpy, in the hook's process.
+    *((f"container.{room}", "numpy") for room in (*_WEB_ROOMS, "app", "hooks.model")),
+    *(
+        (f"container.hooks.{room}", name)
+        for room in ("model", "user_code")
+        for name in ("flask", "gevent", "zmq", "container.api", "container.serving", "container.web")
+    ),
+    ("container.hooks.model", "container.hooks.user_code"),
     *(("sagemaker_deploy", name) for name in ("container", "handler", "torch", "transformers", "flask")),
     *(("model_memory", name) for name in ("container", "handler", "sagemaker_deploy", "torch", "msgspec")),
     ("container", "model_memory"),

@@ -18,6 +18,7 @@ from container.api.sagemaker.session_headers import in_session
 from container.api.sagemaker.session_table import SessionTable
 from container.errors import InvalidRequest, WrongShape
 from container.monitoring.request_record import RequestRecord, current_record
+from container.serving.hook_answer import answer_request
 from container.serving.service import service
 from container.web import sse
 from container.web.body import read_json
@@ -89,9 +90,15 @@ _ROUTES: dict[str, _Target] = {
     )
 )
 def invocations() -> Response:
-    """The body alone decides about streaming, because SageMaker's own predictor sends no useful Accept header."""
+    """The body alone decides about streaming, because SageMaker's own predictor sends no useful Accept header.
+
+    A user's code, if it runs, gets every request instead.
+    """
     settings, record = service().settings, current_record()
     record.adopt(traceparent_of(request.headers.get(ATTRIBUTES, "")))
+    hook = service().answering_hook
+    if hook is not None:
+        return answer_request(hook, request, record, settings)
     body = read_json(request, settings.invocations_payload_limit, any_media_type=True)
     sessions = SessionTable(service().sessions_dir, settings.sessions_expiration_s)
     named = _target_named(request.headers.get(ATTRIBUTES, ""))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from container.api.answer_headers import add_compute_time, add_stream_headers, add_whole_headers
 from container.api.operation import Form, Operation, describe
@@ -21,6 +21,7 @@ from container.api.tgi.request.generate_request import (
 )
 from container.api.tgi.request.parameter_checks import check_before_admission
 from container.monitoring.request_record import RequestRecord, current_record
+from container.serving.hook_answer import answer_request
 from container.serving.service import service
 from container.version import TGI_VERSION, VERSION
 from container.web import sse
@@ -83,7 +84,13 @@ def generate_stream() -> Response:
     )
 )
 def compat_generate() -> Response:
-    """TGI's compatibility route, also under the name that Inference Endpoints give custom handlers."""
+    """TGI's compatibility route, also under the name that Inference Endpoints give custom handlers.
+
+    They are the routes of such a handler, if it runs.
+    """
+    hook = service().answering_hook
+    if hook is not None and hook.takes_predict:
+        return answer_request(hook, request, current_record(), service().settings)
     return answer_compat_generate(read_body(), current_record())
 
 

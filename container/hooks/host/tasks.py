@@ -1,0 +1,115 @@
+"""Runs calls of async hooks: one event loop in a thread of its own, a task for each call."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import copy_context
+from functools import partial
+
+from container.hooks.host.output import end_lines, request_id
+from container.hooks.host.running_call import Aborted, RunningCall, pieces
+from container.hooks.user_code.hook import Hook, HookAnswer
+
+
+class Tasks:
+    """An abort cancels the task of its call."""
+
+    def __init__(self, hook: Hook) -> None:
+        """Start the loop."""
+        self._hook = hook
+        self.loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._asked_s: float | None = None
+        threading.Thread(target=self.loop.run_forever, name="hook-loop", daemon=True).start()
+
+    def start(self, running: RunningCall, done: Callable[[RunningCall], None]) -> None:
+        """Run the call; `done` is called at its end, from the loop's thread."""
+        self.loop.call_soon_threadsafe(self._start, running, done)
+
+    def blocked_s(self) -> float:
+        """Seconds for which the loop has not run what an earlier call of this asked it to run."""
+        now, asked_s = time.monotonic(), self._asked_s
+        if asked_s is not None:
+            return now - asked_s
+        self._asked_s = now
+        self.loop.call_soon_threadsafe(self._answer_probe)
+        return 0.0
+
+    def _answer_probe(self) -> None:
+        self._asked_s = None
+
+    def _start(self, running: RunningCall, done: Callable[[RunningCall], None]) -> None:
+        context = copy_context()
+        context.run(request_id.set, running.call.request_id)
+        task = self.loop.create_task(self._run(running, done), context=context)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, running: RunningCall, done: Callable[[RunningCall], None]) -> None:
+        changed = asyncio.Event()
+        task = asyncio.current_task()
+        assert task is not None
+
+        def wake() -> None:
+            changed.set()
+            if running.aborted_s is not None:
+                task.cancel()
+
+        running.on_change = partial(self.loop.call_soon_threadsafe, wake)
+        try:
+            if running.aborted_s is None:
+                running.started = True
+                await self._answer(running, changed)
+        except Aborted:
+            pass
+        except BaseException as exc:  # noqa: BLE001 - also SystemExit: it ends this call, not the loop
+            if running.aborted_s is None or not isinstance(exc, asyncio.CancelledError):
+                running.fail(exc)
+        finally:
+            end_lines()
+            done(running)
+
+    async def _answer(self, running: RunningCall, changed: asyncio.Event) -> None:
+        found = self._hook.ping() if running.call.is_ping else self._hook.call(running.request)
+        answer = await found if inspect.isawaitable(found) else found
+        assert isinstance(answer, HookAnswer)
+        if isinstance(answer.body, bytes):
+            running.send_head(answer, answer.body, last=True)
+            return
+        parts = answer.body if isinstance(answer.body, AsyncIterator) else _in_threads(answer.body)
+        try:
+            await _stream(answer, parts, running, changed)
+        finally:
+            close = getattr(parts, "aclose", None)
+            if close is not None:
+                await close()
+
+
+async def _stream(
+    answer: HookAnswer, parts: AsyncIterator[bytes], running: RunningCall, changed: asyncio.Event
+) -> None:
+    """Send the head with the first part, so that a hook that fails before it still has a status."""
+    first = await anext(parts, b"")
+    running.send_head(answer, b"", last=False)
+    while True:
+        for piece in pieces(first):
+            while not running.may_send:
+                changed.clear()
+                if not running.may_send:
+                    await changed.wait()
+            running.send_part(piece)
+        try:
+            first = await anext(parts)
+        except StopAsyncIteration:
+            break
+    running.send_end()
+
+
+async def _in_threads(parts: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """A sync generator of an async hook must not block the loop."""
+    while (part := await asyncio.to_thread(next, parts, None)) is not None:
+        yield part

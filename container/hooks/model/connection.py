@@ -1,0 +1,128 @@
+"""POST requests to this server over loopback, with connections that are kept. Blocking and thread-safe."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
+from typing import Any
+
+import msgspec
+import urllib3
+
+from container.hooks.model.errors import ModelError
+
+# Connections kept open; more are opened when needed.
+_KEPT = 256
+_CONNECT_S = 5.0
+_UNREACHABLE = 503
+_DONE = b"[DONE]"
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """An answer of any status. `body`: bytes, or, for server-sent events, pieces as they come."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes | Iterator[bytes]
+
+
+class Connection:
+    """The server at `url`. `timeout_s` bounds the wait for each piece of an answer."""
+
+    def __init__(self, url: str, api_key: str, timeout_s: float) -> None:
+        self._url = url
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._pool = urllib3.PoolManager(
+            maxsize=_KEPT, retries=False, timeout=urllib3.Timeout(connect=_CONNECT_S, read=timeout_s)
+        )
+
+    def call(self, path: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Any:
+        """The JSON that the server answers. Raises ModelError."""
+        response = self._send(path, msgspec.json.encode(body), {"Content-Type": "application/json", **headers})
+        raw = _read(response)
+        if response.status >= 400:
+            raise _error(response.status, raw)
+        return msgspec.json.decode(raw)
+
+    def events(self, path: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Generator[Any, None, None]:
+        """The JSON of each event, as it comes. Raises ModelError, at once and for an event that is an error."""
+        response = self._send(path, msgspec.json.encode(body), {"Content-Type": "application/json", **headers})
+        if response.status >= 400:
+            raise _error(response.status, _read(response))
+        return _events(response)
+
+    def forward(self, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """The answer as it is. Raises ModelError only if there is none."""
+        response = self._send(path, body, headers)
+        found = tuple((name.lower(), value) for name, value in response.headers.items())
+        is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
+        return Reply(response.status, found, _pieces(response) if is_stream else _read(response))
+
+    def _send(self, path: str, body: bytes, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+        try:
+            return self._pool.request(
+                "POST", self._url + path, body=body, headers={**self._headers, **headers}, preload_content=False
+            )
+        except urllib3.exceptions.HTTPError as exc:
+            raise _lost(exc) from exc
+
+
+def _read(response: urllib3.BaseHTTPResponse) -> bytes:
+    """The whole body; the connection is free again."""
+    try:
+        return response.read()
+    except urllib3.exceptions.HTTPError as exc:
+        raise _lost(exc) from exc
+    finally:
+        response.release_conn()
+
+
+def _pieces(response: urllib3.BaseHTTPResponse) -> Generator[bytes, None, None]:
+    """Pieces of a body. Whoever stops reading closes the connection, so that the server stops too."""
+    try:
+        yield from response.stream()
+    except urllib3.exceptions.HTTPError as exc:
+        raise _lost(exc) from exc
+    finally:
+        if response.closed:
+            response.release_conn()
+        else:
+            response.close()
+
+
+def _events(response: urllib3.BaseHTTPResponse) -> Generator[Any, None, None]:
+    rest = b""
+    with closing(_pieces(response)) as pieces:
+        for piece in pieces:
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                if not line.startswith(b"data:") or (data := line[5:].strip()) == _DONE:
+                    continue
+                event = msgspec.json.decode(data)
+                if isinstance(event, dict) and event.get("error"):
+                    raise _error(_status(event["error"]), data)
+                yield event
+
+
+def _error(status: int, raw: bytes) -> ModelError:
+    """The message of OpenAI's `{"error": {"message", "type"}}` or of TGI's `{"error", "error_type"}`."""
+    try:
+        found = msgspec.json.decode(raw)
+    except msgspec.DecodeError:
+        found = None
+    error = found.get("error") if isinstance(found, dict) else None
+    if isinstance(error, dict):
+        return ModelError(status, str(error.get("message", "")), str(error.get("type", "")))
+    if isinstance(found, dict) and isinstance(error, str):
+        return ModelError(status, error, str(found.get("error_type", "")))
+    return ModelError(status, raw.decode(errors="replace").strip() or f"the server answered {status}")
+
+
+def _status(error: Any) -> int:
+    """The status of an error within a stream, whose head said 200."""
+    code = error.get("http_status_code") or error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and 400 <= code <= 599 else 500
+
+
+def _lost(exc: Exception) -> ModelError:
+    return ModelError(_UNREACHABLE, f"the model cannot be reached: {type(exc).__name__}", "not_ready")

@@ -1,0 +1,17 @@
+"""What a call of the model raises in a hook."""
+
+from __future__ import annotations
+
+
+class ModelError(Exception):
+    """The server refused a call or failed at it.
+
+    `status` is the HTTP status, `message` the server's sentence, `error_type` the dialect's name of the error. A hook
+    that does not catch it hands status and message to its client.
+    """
+
+    def __init__(self, status: int, message: str, error_type: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.error_type = error_type

@@ -1,0 +1,47 @@
+"""What a user's code raised, as an answer: its message, never its traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+
+from sagemaker_inference.errors import BaseInferenceToolkitError
+
+from container.hooks.model.errors import ModelError
+from container.hooks.user_code.hook import HookError
+
+UNSUPPORTED_BODY = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+UNSUPPORTED_ACCEPT = HTTPStatus.NOT_ACCEPTABLE
+
+
+@contextmanager
+def hook_errors() -> Iterator[None]:
+    """Raise HookError for every exception of a user's code within; the exception is its cause."""
+    try:
+        yield
+    except HookError:
+        raise
+    except Exception as exc:
+        raise hook_error(exc) from exc
+
+
+def hook_error(exc: Exception) -> HookError:
+    """400 with the exception's own message, or the status and message that it carries.
+
+    It carries them as ModelError, as sagemaker-inference's BaseInferenceToolkitError, as multi-model-server's
+    PredictionException (`error_code`, `message`) or as an HTTPException (`status_code`, `detail`).
+    """
+    if isinstance(exc, HookError):
+        return exc
+    if isinstance(exc, ModelError | BaseInferenceToolkitError):
+        return HookError(_status(exc.status if isinstance(exc, ModelError) else exc.status_code), str(exc.message))
+    for status, message in (("error_code", "message"), ("status_code", "detail")):
+        if isinstance(getattr(exc, status, None), int) and hasattr(exc, message):
+            return HookError(_status(getattr(exc, status)), str(getattr(exc, message)))
+    return HookError(HTTPStatus.BAD_REQUEST, str(exc) or type(exc).__name__)
+
+
+def _status(status: int) -> int:
+    """A status that an error may have."""
+    return int(status) if 400 <= status <= 599 else HTTPStatus.BAD_REQUEST

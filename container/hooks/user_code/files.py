@@ -1,0 +1,130 @@
+"""Which file of a user's code runs, by whose rules. Reads names and the text of `model.py`; imports nothing of it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from container.hooks.user_code.hook import Convention, HookFiles, HookLoadError, HookSources
+
+_CODE = "code"
+_REQUIREMENTS = "requirements.txt"
+# In the order in which they win.
+_PLACES = (
+    (Convention.HUGGING_FACE, f"{_CODE}/inference.py"),
+    (Convention.HUGGING_FACE, "inference.py"),
+    (Convention.ENDPOINTS, "handler.py"),
+)
+# A file of this name may hold anything, also a model of another server; these names make it a hook.
+_STANDARDS_MARKS = (b"custom_sagemaker_", b"model_hosting_container_standards")
+
+
+def find(directory: Path | None, sources: HookSources, *, trusted: bool) -> HookFiles | None:
+    """Find the file that runs, or None.
+
+    `directory` is the model's; None: there is none yet. `trusted` is TRUST_CUSTOM_CODE. Without it only what a variable
+    names runs. Raises HookLoadError if a variable names what is not there or cannot be honoured.
+    """
+    _refuse(sources)
+    if sources.program:
+        return _program(directory, sources)
+    if directory is None or not (trusted or _names_functions(sources)):
+        return None
+    found = [(convention, path) for convention, name in _PLACES if (path := directory / name).is_file()]
+    script = directory / sources.script
+    if _names_functions(sources) or _is_standards(script):
+        found.append((Convention.STANDARDS, script))
+    if not found:
+        return None
+    convention, path = found[-1] if _names_functions(sources) else found[0]
+    return _files(convention, path, directory, sources, tuple(other for _, other in found if other != path))
+
+
+def _program(directory: Path | None, sources: HookSources) -> HookFiles:
+    """The file that SAGEMAKER_PROGRAM names; a name without `.py` is a module's, as in sagemaker-inference."""
+    name = sources.program if sources.program.endswith(".py") else sources.program.replace(".", "/") + ".py"
+    submitted = Path(sources.submit_directory.removeprefix("file://")) if sources.submit_directory else None
+    places = [submitted] if submitted is not None else []
+    places += [directory / _CODE, directory] if directory is not None else []
+    for place in places:
+        path = place / name
+        if path.is_file():
+            model = directory if directory is not None else place
+            convention = Convention.HUGGING_FACE if (model / "config.json").is_file() else Convention.SAGEMAKER
+            return _files(convention, path, model, sources, ())
+    where = ", ".join(str(place) for place in places) or "any directory"
+    raise HookLoadError(f"SAGEMAKER_PROGRAM is {sources.program!r}, and there is no such file in {where}")
+
+
+def _files(
+    convention: Convention, path: Path, directory: Path, sources: HookSources, unused: tuple[Path, ...]
+) -> HookFiles:
+    places = (path.parent / _REQUIREMENTS, directory / _CODE / _REQUIREMENTS, directory / _REQUIREMENTS)
+    return HookFiles(
+        convention=convention,
+        path=path if path.is_file() else None,
+        directory=path.parent,
+        model_directory=directory,
+        sources=sources,
+        requirements=next((place for place in places if place.is_file()), None),
+        unused=unused,
+        owns_model=path.is_file() and _owns_model(convention, path),
+    )
+
+
+def _names_functions(sources: HookSources) -> bool:
+    return any((sources.pre_process, sources.post_process, sources.ping_handler, sources.invocation_handler))
+
+
+def _refuse(sources: HookSources) -> None:
+    """Variables that cannot be honoured."""
+    if sources.bound_to_fastapi:
+        names = ", ".join(sources.bound_to_fastapi)
+        raise HookLoadError(f"{names}: a middleware of a FastAPI application, and this server is none")
+    if sources.program and _names_functions(sources):
+        raise HookLoadError("SAGEMAKER_PROGRAM names one hook, and the CUSTOM_ variables name another; unset either")
+
+
+def _owns_model(convention: Convention, path: Path) -> bool:
+    """Whether the text says that the code loads its own model: model_fn, or a constructor without `model`.
+
+    A name that only `from module import *` brings is not seen here; load() sees it.
+    """
+    if convention is Convention.STANDARDS:
+        return False
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except (OSError, SyntaxError, ValueError):  # load() says why
+        return False
+    if convention is not Convention.ENDPOINTS:
+        return "model_fn" in {name for statement in body for name in _bound(statement)}
+    makers = (
+        maker
+        for each in body
+        if isinstance(each, ast.ClassDef) and each.name == "EndpointHandler"
+        for maker in each.body
+        if isinstance(maker, ast.FunctionDef) and maker.name == "__init__"
+    )
+    return "model" not in {name for maker in makers for name in _argument_names(maker.args)}
+
+
+def _argument_names(arguments: ast.arguments) -> Iterator[str]:
+    return (each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs))
+
+
+def _bound(statement: ast.stmt) -> Iterator[str]:
+    """Names that a statement at the top of a module binds."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield statement.name
+    elif isinstance(statement, ast.Assign):
+        yield from (target.id for target in statement.targets if isinstance(target, ast.Name))
+    elif isinstance(statement, ast.ImportFrom | ast.Import):
+        yield from (alias.asname or alias.name for alias in statement.names)
+    elif isinstance(statement, ast.If | ast.Try):
+        for inner in (*statement.body, *statement.orelse):
+            yield from _bound(inner)
+
+
+def _is_standards(path: Path) -> bool:
+    return path.is_file() and any(mark in path.read_bytes() for mark in _STANDARDS_MARKS)

@@ -1,0 +1,406 @@
+"""The hook process from the socket's side: answers, streams, aborts, limits. Only the hook is scripted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import zmq
+
+from container.hooks.call import (
+    PART_BYTES,
+    WINDOW,
+    Abort,
+    Call,
+    Credit,
+    Failed,
+    FromHost,
+    Head,
+    Part,
+    Reason,
+    decode_from_host,
+    encode,
+)
+from container.hooks.host import host as host_module
+from container.hooks.host.host import HookStuck, Host
+from container.hooks.host.output import LogStream, RequestIds
+from container.hooks.user_code.hook import HookAnswer, HookError, HookRequest
+from handler.seam.status import StatusBoard
+
+_TIMEOUT_MS = 60_000
+Script = Callable[[HookRequest], Any]
+
+
+class ScriptedHook:
+    """A user's code."""
+
+    overrides_ping = True
+    owns_model = True
+
+    def __init__(self, script: Script, *, is_async: bool = False) -> None:
+        self._script = script
+        self.is_async = is_async
+
+    def call(self, request: HookRequest) -> HookAnswer | Awaitable[HookAnswer]:
+        found: HookAnswer | Awaitable[HookAnswer] = self._script(request)
+        return found
+
+    def ping(self) -> HookAnswer | Awaitable[HookAnswer]:
+        answer = HookAnswer(200, None, (), b"pong")
+        return in_future(answer) if self.is_async else answer
+
+
+async def in_future(answer: HookAnswer) -> HookAnswer:
+    return answer
+
+
+class Worker:
+    """A web worker's end."""
+
+    def __init__(self, context: zmq.Context[Any], path: str) -> None:
+        self._socket = context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.RCVTIMEO, _TIMEOUT_MS)
+        self._socket.connect(f"ipc://{path}")
+
+    def send(self, message: Call | Abort | Credit) -> None:
+        self._socket.send(encode(message))
+
+    def ask(self, call_id: str = "a", **fields: Any) -> None:
+        self.send(Call(call_id, f"request-{call_id}", **fields))
+
+    def next(self) -> FromHost:
+        """The next message; empty frames only ask whether the worker lives."""
+        while not (frame := self._socket.recv()):
+            pass
+        return decode_from_host(frame)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class RunningHost:
+    """A host in a thread of the test."""
+
+    def __init__(self, hook: ScriptedHook, directory: Path, **limits: int) -> None:
+        self.board = StatusBoard(directory / "board", create=True)
+        self.path = str(directory / "socket")
+        self.host = Host(hook, self.path, self.board, **({"num_threads": 2, "max_calls": 8} | limits))
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.host.run()
+        except HookStuck as exc:
+            self.error = exc
+
+    def join(self) -> None:
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+
+
+@contextmanager
+def hosting(script: Script, *, is_async: bool = False, **limits: int) -> Iterator[tuple[RunningHost, Worker]]:
+    with tempfile.TemporaryDirectory(prefix="hook-") as directory:
+        running = RunningHost(ScriptedHook(script, is_async=is_async), Path(directory), **limits)
+        context = zmq.Context()
+        worker = Worker(context, running.path)
+        try:
+            yield running, worker
+        finally:
+            running.host.stop()
+            running.join()
+            worker.close()
+            context.term()
+
+
+def whole(body: bytes = b"body", status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> HookAnswer:
+    return HookAnswer(status, "text/plain", headers, body)
+
+
+def raising(error: BaseException) -> Script:
+    def script(_request: HookRequest) -> HookAnswer:
+        raise error
+
+    return script
+
+
+def both_ways(script: Script) -> list[tuple[Script, bool]]:
+    async def in_task(request: HookRequest) -> HookAnswer:
+        found: HookAnswer = script(request)
+        return found
+
+    return [(script, False), (in_task, True)]
+
+
+def test_a_call_arrives_as_it_was_sent_and_is_answered_once() -> None:
+    seen: list[HookRequest] = []
+
+    def script(request: HookRequest) -> HookAnswer:
+        seen.append(request)
+        return whole(status=201, headers=(("x-one", "1"),))
+
+    fields: dict[str, Any] = {"content_type": "a/b", "accept": "c/d", "headers": (("x", "y"),), "query": (("q", "1"),)}
+    for each, is_async in both_ways(script):
+        with hosting(each, is_async=is_async) as (_, worker):
+            worker.ask(body=b"\0\xff", **fields)
+            assert worker.next() == Head("a", 201, "text/plain", (("x-one", "1"),), b"body", last=True)
+            worker.ask("ping", is_ping=True)
+            assert worker.next() == Head("ping", 200, None, (), b"pong", last=True)
+    expected = {"request_id": "request-a", "body": b"\0\xff"} | fields
+    assert [msgspec.structs.asdict(request) for request in seen] == [expected] * 2
+
+
+FAILURES: list[tuple[BaseException, Failed]] = [
+    (HookError(415, "only CSV"), Failed("a", Reason.HOOK, "only CSV", 415)),
+    (SystemExit(3), Failed("a", Reason.HOOK, "the hook called sys.exit()")),
+    (MemoryError(), Failed("a", Reason.OUT_OF_MEMORY, "the hook ran out of memory")),
+    (RuntimeError("secret"), Failed("a", Reason.INTERNAL, "the hook failed")),
+    (KeyboardInterrupt(), Failed("a", Reason.INTERNAL, "the hook failed")),
+]
+
+
+@pytest.mark.parametrize(("error", "expected"), FAILURES, ids=lambda value: type(value).__name__)
+def test_what_a_hook_raises_fails_its_call_alone(error: BaseException, expected: Failed) -> None:
+    for each, is_async in both_ways(raising(error)):
+        with hosting(each, is_async=is_async) as (_, worker):
+            for _ in range(3):  # more than there are threads
+                worker.ask()
+                assert worker.next() == expected
+
+
+def test_a_cause_that_ran_out_of_memory_is_no_error_of_the_hook(caplog: pytest.LogCaptureFixture) -> None:
+    error = HookError(400, "MemoryError")
+    error.__cause__ = MemoryError()
+    with hosting(raising(error)) as (_, worker):
+        worker.ask()
+        assert worker.next() == Failed("a", Reason.OUT_OF_MEMORY, "the hook ran out of memory")
+    assert any(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [whole(status=99), whole(headers=(("x", "a\r\nb: c"),)), whole(headers=(("bad name:", "x"),))],
+    ids=["status", "line break", "name"],
+)
+def test_a_head_that_http_cannot_have_is_refused(answer: HookAnswer) -> None:
+    with hosting(lambda _: answer) as (_, worker):
+        worker.ask()
+        failed = worker.next()
+        assert isinstance(failed, Failed)
+        assert (failed.reason, failed.status) == (Reason.HOOK, 500)
+
+
+def streams(parts: list[bytes], error: Exception | None = None, closed: threading.Event | None = None) -> list[Any]:
+    """A sync hook that streams, and an async one; `closed` is set when the generator is closed."""
+
+    def sync_parts() -> Iterator[bytes]:
+        try:
+            yield from parts
+            if error is not None:
+                raise error
+        finally:
+            if closed is not None:
+                closed.set()
+
+    async def async_parts() -> AsyncIterator[bytes]:
+        for part in sync_parts():
+            yield part
+
+    async def in_task(_request: HookRequest) -> HookAnswer:
+        return HookAnswer(200, "text/event-stream", (), async_parts())
+
+    return [
+        (lambda _: HookAnswer(200, "text/event-stream", (), sync_parts()), False),
+        (lambda _: HookAnswer(200, "text/event-stream", (), async_parts()), False),
+        (in_task, True),
+    ]
+
+
+STREAM_HEAD = Head("a", 200, "text/event-stream", (), b"", last=False)
+
+
+def test_a_stream_comes_part_by_part_and_long_parts_are_cut() -> None:
+    for script, is_async in streams([b"one", b"", b"x" * (PART_BYTES + 1)]):
+        with hosting(script, is_async=is_async) as (_, worker):
+            worker.ask()
+            found = [worker.next() for _ in range(5)]
+            expected = [Part("a", b"one"), Part("a", b"x" * PART_BYTES), Part("a", b"x"), Part("a", b"", last=True)]
+            assert found == [STREAM_HEAD, *expected]
+
+
+def test_a_stream_that_fails_has_a_status_before_its_first_part_and_none_after() -> None:
+    for parts in ([], [b"one"]):
+        for script, is_async in streams(parts, HookError(422, "no more")):
+            with hosting(script, is_async=is_async) as (_, worker):
+                worker.ask()
+                if parts:
+                    assert [worker.next(), worker.next()] == [STREAM_HEAD, Part("a", b"one")]
+                assert worker.next() == Failed("a", Reason.HOOK, "no more", 422)
+
+
+def test_a_reader_that_stops_holds_back_the_hook_and_an_abort_closes_it() -> None:
+    for index in range(3):
+        closed = threading.Event()
+        script, is_async = streams([b"%d" % i for i in range(1000)], closed=closed)[index]
+        with hosting(script, is_async=is_async) as (_, worker):
+            worker.ask("a")
+            assert worker.next() == STREAM_HEAD
+            assert [worker.next() for _ in range(WINDOW)] == [Part("a", b"%d" % i) for i in range(WINDOW)]
+            # Nothing more comes: a later call's answer overtakes it.
+            worker.ask("ping", is_ping=True)
+            assert worker.next().call_id == "ping"
+            worker.send(Credit("a", 2))
+            assert [worker.next().call_id for _ in range(2)] == ["a", "a"]
+            worker.ask("ping", is_ping=True)
+            assert worker.next().call_id == "ping"
+            assert not closed.is_set()
+            worker.send(Abort("a"))
+            if index != 1:  # an async generator in a sync hook has no close()
+                assert closed.wait(60)
+
+
+def test_calls_beyond_the_limit_are_refused_and_pings_are_not() -> None:
+    goes_on = threading.Event()
+
+    def wait(_request: HookRequest) -> HookAnswer:
+        goes_on.wait(60)
+        return whole()
+
+    with hosting(wait, num_threads=1, max_calls=2) as (_, worker):
+        for name in "abc":
+            worker.ask(name)
+        assert worker.next() == Failed("c", Reason.OVERLOADED, "the hook is overloaded")
+        worker.ask("ping", is_ping=True)
+        assert worker.next().call_id == "ping"
+        goes_on.set()
+        assert sorted(worker.next().call_id for _ in range(2)) == ["a", "b"]
+
+
+def test_an_aborted_call_that_waits_for_a_thread_never_runs() -> None:
+    goes_on, seen = threading.Event(), []
+
+    def wait(request: HookRequest) -> HookAnswer:
+        seen.append(request.request_id)
+        goes_on.wait(60)
+        return whole()
+
+    with hosting(wait, num_threads=1) as (_, worker):
+        for name in "abc":
+            worker.ask(name)
+        worker.send(Abort("b"))
+        worker.ask("ping", is_ping=True)  # the abort has been read by then
+        assert worker.next().call_id == "ping"
+        goes_on.set()
+        assert [worker.next().call_id for _ in range(2)] == ["a", "c"]
+    assert seen == ["request-a", "request-c"]
+
+
+def test_an_abort_cancels_an_async_call() -> None:
+    cancelled = threading.Event()
+
+    async def wait(_request: HookRequest) -> HookAnswer:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return whole()
+
+    with hosting(wait, is_async=True) as (_, worker):
+        worker.ask("a")
+        worker.ask("ping", is_ping=True)
+        assert worker.next().call_id == "ping"
+        worker.send(Abort("a"))
+        assert cancelled.wait(60)
+
+
+def test_calls_of_a_worker_that_died_are_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_module, "_LOOK_S", 0.0)
+    closed = threading.Event()
+    ((script, is_async), *_) = streams([b"x"] * 1000, closed=closed)
+    with hosting(script, is_async=is_async) as (running, _):
+        with zmq.Context() as context:
+            dying = Worker(context, running.path)
+            dying.ask("a")
+            assert dying.next() == STREAM_HEAD
+            dying.close()
+        assert closed.wait(60)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_hook_whose_every_thread_is_held_for_nobody_is_stuck(
+    monkeypatch: pytest.MonkeyPatch, *, is_async: bool
+) -> None:
+    monkeypatch.setattr(host_module, "STUCK_S", 0.0 if not is_async else 0.01)
+    monkeypatch.setattr(host_module, "_LOOK_S", 0.0)
+    goes_on, begun = threading.Event(), threading.Semaphore(0)
+
+    def block(_request: HookRequest) -> HookAnswer:
+        begun.release()
+        goes_on.wait(60)
+        return whole()
+
+    script, _ = both_ways(block)[is_async]
+    try:
+        with hosting(script, is_async=is_async, num_threads=2) as (running, worker):
+            worker.ask("a")
+            worker.ask("b")
+            assert all(begun.acquire(timeout=60) for _ in range(1 if is_async else 2))
+            worker.send(Abort("a"))
+            worker.send(Abort("b"))
+            running.join()
+            assert "held by calls that nobody waits for" in str(running.error)
+    finally:
+        goes_on.set()
+
+
+def test_a_stop_answers_whoever_waits() -> None:
+    goes_on = threading.Event()
+    with hosting(lambda _: goes_on.wait(60) and whole()) as (running, worker):
+        worker.ask()
+        worker.ask("ping", is_ping=True)
+        assert worker.next().call_id == "ping"
+        running.host.stop()
+        assert worker.next() == Failed("a", Reason.NOT_READY, "the hook is being stopped")
+        goes_on.set()
+
+
+def test_lines_carry_the_id_of_the_request_that_printed_them(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    caplog.handler.addFilter(RequestIds())
+    monkeypatch.setattr(sys, "stdout", LogStream("hook.stdout"))
+    barrier = threading.Barrier(2)
+
+    def talk(request: HookRequest) -> HookAnswer:
+        print("begun by", end=" ")
+        barrier.wait(60)
+        print(f"{request.request_id}\nand no line break", end="")
+        logging.getLogger("mine").warning("logged")
+        return whole()
+
+    with hosting(talk) as (_, worker):
+        worker.ask("a")
+        worker.ask("b")
+        for _ in range(2):
+            worker.next()
+    marked = [record for record in caplog.records if hasattr(record, "fields")]
+    found = {(record.getMessage(), record.fields["request_id"]) for record in marked}
+    assert found == {
+        (text, f"request-{name}")
+        for name in "ab"
+        for text in (f"begun by request-{name}", "and no line break", "logged")
+    }
