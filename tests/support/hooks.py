@@ -58,14 +58,6 @@ def answer(hook: Hook, sent: HookRequest) -> HookAnswer:
     return _with_body(result, asyncio.run(_joined(result.body)))
 
 
-def parts(hook: Hook, sent: HookRequest) -> list[bytes]:
-    """The parts of a streamed answer of a sync hook."""
-    result = hook.call(sent)
-    assert isinstance(result, HookAnswer)
-    assert isinstance(result.body, Iterator)
-    return list(result.body)
-
-
 async def _answer(hook: Hook, sent: HookRequest) -> HookAnswer:
     called = hook.call(sent)
     assert inspect.isawaitable(called)

@@ -1,0 +1,124 @@
+"""Which file of a user's code runs, and whether it loads its own model, before anything of it is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from container.hooks.user_code.hook import Convention, HookLoadError
+from tests.support.hooks import found, write
+
+SAGEMAKER, TOOLKIT = Convention.SAGEMAKER, Convention.HUGGING_FACE
+ENDPOINTS, STANDARDS = Convention.ENDPOINTS, Convention.STANDARDS
+HANDLER = "def custom_sagemaker_invocation_handler(request): pass"
+
+
+@pytest.mark.parametrize(
+    ("names", "environ", "trusted", "expected"),
+    [
+        (["code/inference.py", "inference.py", "handler.py"], {}, True, (TOOLKIT, "code/inference.py")),
+        (["inference.py", "handler.py"], {}, True, (TOOLKIT, "inference.py")),
+        (["handler.py", "model.py"], {}, True, (ENDPOINTS, "handler.py")),
+        (["model.py"], {}, True, (STANDARDS, "model.py")),
+        (["other.py"], {"CUSTOM_SCRIPT_FILENAME": "other.py"}, True, (STANDARDS, "other.py")),
+        (["handler.py", "p.py"], {"CUSTOM_PRE_PROCESS": "p.py:f"}, False, (STANDARDS, None)),
+        (["code/inference.py", "handler.py", "model.py"], {}, False, None),
+        (["readme.md"], {}, True, None),
+        (["code/a.py"], {"SAGEMAKER_PROGRAM": "a.py"}, False, (SAGEMAKER, "code/a.py")),
+        (["code/a.py"], {"SAGEMAKER_PROGRAM": "a"}, False, (SAGEMAKER, "code/a.py")),
+        (["code/a.py", "config.json"], {"SAGEMAKER_PROGRAM": "a.py"}, False, (TOOLKIT, "code/a.py")),
+        (["a.py", "code/inference.py"], {"SAGEMAKER_PROGRAM": "a.py"}, True, (SAGEMAKER, "a.py")),
+        # The SDK sets it to nothing where a model has no code.
+        (["code/inference.py"], {"SAGEMAKER_PROGRAM": ""}, False, None),
+        (["code/inference.py"], {"SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code"}, False, None),
+    ],
+)
+def test_the_file_that_runs(
+    tmp_path: Path,
+    names: list[str],
+    environ: dict[str, str],
+    trusted: bool,
+    expected: tuple[Convention, str | None] | None,
+) -> None:
+    write(tmp_path, dict.fromkeys(names, HANDLER))
+    files = found(tmp_path, trusted=trusted, **environ)
+    if expected is None:
+        assert files is None
+        return
+    assert files is not None
+    path = None if expected[1] is None else tmp_path / expected[1]
+    assert (files.convention, files.path) == (expected[0], path)
+    assert files.model_directory == tmp_path
+
+
+def test_files_that_lose_are_named(tmp_path: Path) -> None:
+    write(tmp_path, {"code/inference.py": "", "handler.py": "", "model.py": HANDLER})
+    files = found(tmp_path)
+    assert files is not None
+    assert files.unused == (tmp_path / "handler.py", tmp_path / "model.py")
+
+
+def test_a_model_py_of_another_server_is_no_hook(tmp_path: Path) -> None:
+    assert found(write(tmp_path, {"model.py": "class TritonPythonModel: pass"})) is None
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_the_directory_that_was_submitted_comes_first(tmp_path: Path, prefix: str) -> None:
+    write(tmp_path, {"model/code/a.py": "", "sent/a.py": ""})
+    environ = {"SAGEMAKER_PROGRAM": "a.py", "SAGEMAKER_SUBMIT_DIRECTORY": f"{prefix}{tmp_path}/sent"}
+    files = found(tmp_path / "model", **environ)
+    assert files is not None
+    assert (files.path, files.directory) == (tmp_path / "sent/a.py", tmp_path / "sent")
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"SAGEMAKER_PROGRAM": "b.py"}, "SAGEMAKER_PROGRAM is 'b.py', and there is no such file in .*/code, "),
+        ({"CUSTOM_FASTAPI_MIDDLEWARE_THROTTLE": "a.py:f"}, "CUSTOM_FASTAPI_MIDDLEWARE_THROTTLE: a middleware"),
+        ({"CUSTOM_FASTAPI_MIDDLEWARE_PRE_POST_PROCESS": "a:f"}, "PRE_POST_PROCESS: a middleware of a FastAPI"),
+        ({"SAGEMAKER_PROGRAM": "a.py", "CUSTOM_PRE_PROCESS": "a.py:f"}, "unset either"),
+    ],
+)
+def test_what_a_variable_asks_in_vain_is_refused(tmp_path: Path, environ: dict[str, str], message: str) -> None:
+    with pytest.raises(HookLoadError, match=message):
+        found(write(tmp_path, {"code/a.py": ""}), trusted=False, **environ)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["code/inference.py", "code/requirements.txt", "requirements.txt"], "code/requirements.txt"),
+        (["code/inference.py", "requirements.txt"], "requirements.txt"),
+        (["handler.py", "code/requirements.txt"], "code/requirements.txt"),
+        (["handler.py"], None),
+    ],
+)
+def test_its_requirements(tmp_path: Path, names: list[str], expected: str | None) -> None:
+    files = found(write(tmp_path, dict.fromkeys(names, "")))
+    assert files is not None
+    assert files.requirements == (None if expected is None else tmp_path / expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "expected"),
+    [
+        ("inference.py", "def model_fn(d): pass", True),
+        ("inference.py", "async def model_fn(d): pass", True),
+        ("inference.py", "from helper import load as model_fn", True),
+        ("inference.py", "try:\n    from a import model_fn\nexcept ImportError:\n    pass", True),
+        ("inference.py", "model_fn = load", True),
+        ("inference.py", "def predict_fn(d, m):\n    def model_fn(): pass", False),
+        ("inference.py", "def model_fn(:", False),
+        ("handler.py", "class EndpointHandler:\n    def __init__(self, path=''): pass", True),
+        ("handler.py", "class EndpointHandler: pass", True),
+        ("handler.py", "class EndpointHandler:\n    def __init__(self, path='', model=None): pass", False),
+        ("handler.py", "class EndpointHandler:\n    def __init__(self, path='', *, model): pass", False),
+        ("model.py", HANDLER + "\ndef model_fn(d): pass", False),
+    ],
+)
+def test_who_loads_the_model_is_read_from_the_text(tmp_path: Path, name: str, code: str, expected: bool) -> None:
+    files = found(write(tmp_path, {name: code}))
+    assert files is not None
+    assert files.owns_model is expected
