@@ -28,14 +28,13 @@ def code_fields(model: ModelReference, code: UserCode | None, prefix: str) -> di
     """Return the fields of a specification for code that lies in S3 at `prefix`. Raises `SpecError`."""
     if code is None:
         return {}
-    elsewhere = model.kind in (ModelKind.HUB, ModelKind.BUNDLED) and bool(model.location)
-    variables(code, from_hub=elsewhere)
-    if elsewhere:
+    variables(code, in_image=model.kind is ModelKind.BUNDLED and bool(model.location))
+    if model.kind in (ModelKind.HUB, ModelKind.BUNDLED) and model.location:
         return {"trust_custom_code": True, "code_s3": prefix}
     if model.kind is not ModelKind.BUNDLED:
         return {"trust_custom_code": True}
     if not code.owns_model:
-        raise SpecError(f"{code.directory / code.main} defines no model_fn, so it needs a model; give --model")
+        raise SpecError(f"{code.directory / code.main} loads no model of its own; give --model")
     return {"trust_custom_code": True, "model_s3": prefix}
 
 

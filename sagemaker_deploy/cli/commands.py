@@ -181,8 +181,8 @@ def _code_variables(code: UserCode, directory: Path | None, model: str) -> dict[
     if directory is not None:
         code.refuse_hidden(directory)
     if directory is None and not model and not code.owns_model:
-        raise SpecError(f"{code.directory / code.main} defines no model_fn, so it needs a model; give --model")
-    return variables(code, from_hub=directory is None and bool(model))
+        raise SpecError(f"{code.directory / code.main} loads no model of its own; give --model")
+    return variables(code, in_image=directory is None and model.startswith("/"))
 
 
 def _local_model(text: str, code: UserCode | None) -> tuple[Path | None, dict[str, str]]:

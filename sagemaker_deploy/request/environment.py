@@ -52,7 +52,8 @@ def _derived(spec: DeploySpec, region: str) -> dict[str, str]:
         "HF_MODEL_QUANTIZE": spec.quantize,
         "HF_MODEL_TRUST_REMOTE_CODE": "true" if spec.trust_remote_code else None,
         "TRUST_CUSTOM_CODE": "true" if spec.trust_custom_code else None,
-        **(pointer() if spec.code_s3 else {}),
+        # The container looks into the mount by itself unless the model's directory is in the image.
+        **(pointer() if spec.code_s3 and spec.model_id.startswith("/") else {}),
         "SM_NUM_GPUS": spec.num_gpus,
         "MAX_INPUT_TOKENS": spec.max_input_tokens,
         "MAX_TOTAL_TOKENS": spec.max_total_tokens,

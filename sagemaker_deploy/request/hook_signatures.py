@@ -27,6 +27,7 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
     "output_fn": ("prediction", "accept"),
     "transform_fn": ("model", "body", "content_type", "accept"),
 }
+_AROUND = ("pre_model_fn", "model_warmup_fn")
 _ANSWERING = ("input_fn", "predict_fn", "predict_fn_batch", "output_fn", "transform_fn")
 _STANDARDS = ("custom_sagemaker_ping_handler", "custom_sagemaker_invocation_handler")
 _PACKAGE = "model_hosting_container_standards"
@@ -38,10 +39,14 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Signatures:
-    """`names` are the top-level names of the file that the container knows; `hints` what may be misspelt."""
+    """`names` are the top-level names of the file that the container knows; `hints` what may be misspelt.
+
+    `owns_model`: the code loads its own model, by model_fn or by a constructor without a parameter `model`.
+    """
 
     names: frozenset[str]
     hints: tuple[str, ...] = ()
+    owns_model: bool = False
 
 
 def read_signatures(path: Path) -> Signatures:
@@ -58,17 +63,17 @@ def read_signatures(path: Path) -> Signatures:
 def _inference(path: Path, tree: ast.Module) -> Signatures:
     names, defined = _top_level(tree), _functions(tree)
     known = names & FUNCTIONS.keys()
-    if not known and not _star_imports(tree):
+    if not known - {*_AROUND} and not _star_imports(tree):
         raise SpecError(f"{path} defines none of {', '.join(FUNCTIONS)}", remedy=_nearest(names, FUNCTIONS))
     beside = sorted(known & {*_ANSWERING} - {"transform_fn"})
     if "transform_fn" in known and beside:
         raise SpecError(f"{path} defines transform_fn, which takes the place of {', '.join(beside)}; define either")
     for name in sorted(known & defined.keys()):
-        _check_arguments(path, defined[name], FUNCTIONS[name], optional=1)
+        _check_arguments(path, defined[name], FUNCTIONS[name], "context")
     hints = (
         f"line {defined[name].lineno}: {name} is never called{near}" for name, near in _misspelt(defined, FUNCTIONS)
     )
-    return Signatures(frozenset(known), tuple(hints))
+    return Signatures(frozenset(known), tuple(hints), owns_model="model_fn" in known)
 
 
 def _handler(path: Path, tree: ast.Module) -> Signatures:
@@ -79,10 +84,11 @@ def _handler(path: Path, tree: ast.Module) -> Signatures:
     methods = {node.name: node for node in found.body if isinstance(node, _Function)} if found else {}
     if found and not found.bases and "__call__" not in methods:
         raise SpecError(f"{path} line {found.lineno}: {_CLASS} has no __call__(self, data)")
+    takes_model = "__init__" in methods and "model" in _names(methods["__init__"].args)
     for name, arguments in _METHODS.items():
         if name in methods:
-            _check_arguments(path, methods[name], ("self", *arguments), optional=0)
-    return Signatures(frozenset(names & {_CLASS}))
+            _check_arguments(path, methods[name], ("self", *arguments), "model" if takes_model else "")
+    return Signatures(frozenset(names & {_CLASS}), owns_model=not takes_model)
 
 
 def _model(path: Path, tree: ast.Module) -> Signatures:
@@ -124,18 +130,26 @@ def _star_imports(tree: ast.Module) -> bool:
     return any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in tree.body)
 
 
-def _check_arguments(path: Path, function: _Function, called_with: tuple[str, ...], *, optional: int) -> None:
-    """Raise `SpecError` unless `function` takes as many positional arguments as it is called with."""
+def _names(arguments: ast.arguments) -> list[str]:
+    return [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+
+
+def _check_arguments(path: Path, function: _Function, called_with: tuple[str, ...], optional: str) -> None:
+    """Raise `SpecError` unless `function` takes what it is called with: one argument more if it has just one more.
+
+    As the container and both toolkits count; `optional` is what that argument is, "" if there is none.
+    """
     given = function.args
+    count = len(_names(given)) + (given.vararg is not None) + (given.kwarg is not None)
+    wanted = len(called_with) + (bool(optional) and count == len(called_with) + 1)
     positional = len(given.posonlyargs) + len(given.args)
-    needed = positional - len(given.defaults)
-    keywords = sum(default is None for default in given.kw_defaults)
-    most = positional if given.vararg is None else max(positional, len(called_with))
-    if needed <= len(called_with) + optional and most >= len(called_with) and not keywords:
+    most = wanted if given.vararg else positional
+    keywords = [one.arg for one, default in zip(given.kwonlyargs, given.kw_defaults, strict=True) if default is None]
+    if positional - len(given.defaults) <= wanted <= most and not keywords:
         return
-    context = " or with the context after them" if optional else ""
+    more = f" or with {optional} after them" if optional else ""
     raise SpecError(
-        f"{path} line {function.lineno}: {function.name} is called with ({', '.join(called_with)}){context}, "
+        f"{path} line {function.lineno}: {function.name} is called with ({', '.join(called_with)}){more}, "
         f"and takes ({ast.unparse(given)})"
     )
 

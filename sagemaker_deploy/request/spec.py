@@ -85,9 +85,9 @@ class DeploySpec:
 
     The weights come from the Hub (`model_id`), from an S3 prefix (`model_s3`, uncompressed, ends with "/") or, with
     neither, from the image. With `model_s3`, a `model_id` must be a path below `/opt/ml/model`. `trust_custom_code`
-    lets the container run the user's code. That lies in `model_s3`, or in folder code/ of `code_s3` beside a model that
-    is elsewhere. `weights_gb` (10^9 bytes) determines the timeouts; None leaves them at their minimum. `cuda` is the
-    image's CUDA release ("13.0"); it selects the host image unless `ami_version` is given.
+    lets the container run the user's code. That lies in `model_s3`, or in `code_s3` beside a model that is elsewhere.
+    `weights_gb` (10^9 bytes) determines the timeouts; None leaves them at their minimum. `cuda` is the image's CUDA
+    release ("13.0"); it selects the host image unless `ami_version` is given.
 
     Raises `SpecError` naming the field if a value is out of range or two exclude each other.
     """

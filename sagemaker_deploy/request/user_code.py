@@ -37,8 +37,8 @@ class UserCode:
 
     @property
     def owns_model(self) -> bool:
-        """True if it loads a model of its own, so that it can do without one of the server's."""
-        return self.main != INFERENCE or "model_fn" in self.signatures.names
+        """True if it loads a model of its own: no engine runs beside it."""
+        return self.signatures.owns_model
 
     def files(self) -> dict[str, Path]:
         """Path below /opt/ml/model of each file: inference.py runs from code/, the others from the top."""
@@ -71,19 +71,17 @@ def read_code(directory: Path) -> UserCode:
     return UserCode(directory, main, read_signatures(directory / main))
 
 
-def variables(code: UserCode, *, from_hub: bool) -> dict[str, str]:
-    """Return the variables by which the container runs `code`; beside a model of the Hub they say where it lies.
+def variables(code: UserCode, *, in_image: bool) -> dict[str, str]:
+    """Return the variables by which the container runs `code`: it looks beside the model, else into the mount.
 
-    Raises `SpecError` if it runs only from a model's directory, and the model is elsewhere.
+    `in_image` is for a model whose directory is in the image, where only a variable can lead to the mount. Raises
+    `SpecError` if none can.
     """
     allowed = {"TRUST_CUSTOM_CODE": "true"}
-    if not from_hub:
+    if not in_image:
         return allowed
     if code.main != INFERENCE:
-        raise SpecError(
-            f"{code.main} runs from the model's own directory, and the model comes from the Hub",
-            remedy="hf download the model and give its directory, or write the same as inference.py",
-        )
+        raise SpecError(f"{code.main} runs from the model's own directory, and that is in the image")
     return allowed | pointer()
 
 

@@ -63,8 +63,6 @@ def test_the_recorded_cases_are_the_six_shapes_of_an_endpoint() -> None:
         >= {
             "HF_MODEL_ID": "org/model",
             "TRUST_CUSTOM_CODE": "true",
-            "SAGEMAKER_PROGRAM": "inference.py",
-            "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
         }.items()
     )
     assert own["ModelDataSource"]["S3DataSource"]["S3Uri"] == "s3://weights/llm-code/"

@@ -24,6 +24,8 @@ PREDICT = "def predict_fn(data, model): ...\n"
 OWN = "def model_fn(model_dir): ...\n" + PREDICT
 HANDLER = "class EndpointHandler:\n    def __init__(self, path=''): ...\n    def __call__(self, data): ...\n"
 
+ENGINE_HANDLER = HANDLER.replace("path=''", "path='', model=None")
+
 
 @pytest.fixture
 def shell(clients: Clients) -> Shell:
@@ -43,9 +45,15 @@ def code(tmp_path: Path) -> Path:
         ("README.md", "", "has none of inference.py, handler.py, model.py"),
         ("inference.py", "def predict_fn(:", "inference.py line 1 is not Python"),
         ("inference.py", "x = 1", "defines none of pre_model_fn, model_fn"),
-        ("inference.py", "def predict_fn(data): ...", r"line 1: predict_fn is called with \(data, model\) or with the"),
+        (
+            "inference.py",
+            "def predict_fn(data): ...",
+            r"line 1: predict_fn is called with \(data, model\) or with context",
+        ),
         ("inference.py", "def predict_fn(a, b, c, d): ...", r"and takes \(a, b, c, d\)"),
         ("inference.py", "def predict_fn(a, b, *, c): ...", r"and takes \(a, b, \*, c\)"),
+        ("inference.py", "def predict_fn(a, b, c, d=1): ...", r"and takes \(a, b, c, d=1\)"),
+        ("inference.py", "def pre_model_fn(model_dir): ...", "defines none of"),
         ("inference.py", "def model_fn(): ...", r"model_fn is called with \(model_dir\)"),
         ("inference.py", "async def transform_fn(m, b, c): ...", "transform_fn is called with"),
         ("inference.py", PREDICT + "def transform_fn(m, b, c, a): ...", "takes the place of predict_fn; define either"),
@@ -91,8 +99,9 @@ def test_a_name_that_is_nearly_right_is_guessed(name: str, text: str, says: str,
         ("inference.py", "predict_fn = lambda data, model: data", {"predict_fn"}, False),
         ("handler.py", HANDLER, {"EndpointHandler"}, True),
         ("handler.py", "class EndpointHandler(Base): ...", {"EndpointHandler"}, True),
-        ("model.py", "async def custom_sagemaker_ping_handler(r): ...", {"custom_sagemaker_ping_handler"}, True),
-        ("model.py", "import model_hosting_container_standards.sagemaker as s\n@s.ping\ndef p(): ...", set(), True),
+        ("handler.py", ENGINE_HANDLER, {"EndpointHandler"}, False),
+        ("model.py", "async def custom_sagemaker_ping_handler(r): ...", {"custom_sagemaker_ping_handler"}, False),
+        ("model.py", "import model_hosting_container_standards.sagemaker as s\n@s.ping\ndef p(): ...", set(), False),
     ],
 )
 def test_what_it_could_run_is_taken(name: str, text: str, names: set[str], owns_model: bool, code: Path) -> None:
@@ -133,14 +142,15 @@ def test_a_model_of_the_hub_gets_its_code_from_s3(shell: Shell, clients: Clients
     assert container["ModelDataSource"]["S3DataSource"]["S3Uri"] == "s3://weights/code/"
     assert container["Environment"]["HF_MODEL_ID"] == "org/model"
     assert container["Environment"]["TRUST_CUSTOM_CODE"] == "true"
-    assert container["Environment"]["SAGEMAKER_PROGRAM"] == "inference.py"
+    assert "SAGEMAKER_PROGRAM" not in container["Environment"]
 
 
 @pytest.mark.parametrize(
     ("words", "text", "says"),
     [
-        (["org/model"], {"handler.py": HANDLER}, "handler.py runs from the model's own directory"),
-        (["--name", "own"], {"inference.py": PREDICT}, "inference.py defines no model_fn, so it needs a model"),
+        (["--name", "own", "--model-id", "/in/image"], {"handler.py": HANDLER}, "runs from the model's own directory"),
+        (["--name", "own"], {"inference.py": PREDICT}, "inference.py loads no model of its own"),
+        (["--name", "own"], {"handler.py": ENGINE_HANDLER}, "handler.py loads no model of its own"),
         (["org/model", "--env", "TRUST_CUSTOM_CODE=false"], {"inference.py": OWN}, "trust_custom_code is given twice"),
         (["s3://b/m/", "--upload-to", "s3://b/c/"], {"inference.py": OWN}, "--upload-to does nothing without a local"),
     ],
@@ -215,7 +225,7 @@ def test_local_mounts_the_code_where_sagemaker_puts_it(
 def test_local_refuses_what_would_not_run(shell: Shell, code: Path) -> None:
     (code / "inference.py").write_text(PREDICT)
     assert shell("local", "image:1", "--code", str(code)) == 2
-    assert "defines no model_fn, so it needs a model" in shell.err
+    assert "loads no model of its own" in shell.err
     assert shell("local", "image:1", "--body", "x.json") == 2
     assert "--body does nothing without --code" in shell.err
 
