@@ -24,7 +24,7 @@
     ├── DeadlineExceeded                504   deadline_exceeded        timeout
     ├── GenerationFailed                500   generation_failed        generation
     ├── IncompleteGeneration            500   incomplete_generation    incomplete
-    ├── HookFailed                      400*  hook                     hook                   * the hook may choose
+    ├── HookFailed                      400   hook                     hook                   or its own choice
     └── InternalError                   500   internal                 internal
 
 A client that closes its connection is no error: see `ClientDisconnected` in container/generation/generation.py.
@@ -261,6 +261,7 @@ class IncompleteGeneration(ServiceError):
 class HookFailed(ServiceError):
     """The user's code did not answer the request; the message is its own."""
 
+    status = 400
     code = "hook"
     outcome = "hook"
 

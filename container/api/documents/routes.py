@@ -33,7 +33,7 @@ def openapi() -> Response:
     extensions = current_app.extensions
     if "openapi" not in extensions:
         document = build(current_app, with_key=service().settings.api_key is not None)
-        if not service().ready:
+        if not service().ready or not service().has_engine:
             return json_response(document)
         for dialect in extensions["dialects"].values():
             dialect.write_limits(document["components"]["schemas"], service().settings, service().model)

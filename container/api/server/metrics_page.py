@@ -38,7 +38,7 @@ class _Engines(Collector):
         numbers = {name: sum(each[name] for each in snapshots) for name in snapshots[0]}
         num_ready = sum(board.phase is Phase.READY for board in boards)
         # Not sums: how many engines serve, whether PID 1 drains, the worst verdict of the start-up trial.
-        numbers |= {"engines": len(boards), "engines_ready": num_ready, "ready": int(num_ready > 0)}
+        numbers |= {"engines": len(boards), "engines_ready": num_ready, "ready": int(self._serves(num_ready))}
         numbers |= {name: max(each[name] for each in snapshots) for name in ("draining", "self_test")}
         for name, source, text in _GAUGES:
             yield GaugeMetricFamily(name, text, value=numbers[source])
@@ -47,11 +47,26 @@ class _Engines(Collector):
         used, capacity = numbers["kv_used_tokens"], numbers["kv_capacity_tokens"]
         yield GaugeMetricFamily("heir_kv_use_ratio", "KV memory in use, 0 to 1.", value=used / max(1, capacity))
         yield self._build()
+        yield from self._hook()
+
+    def _serves(self, num_ready_engines: int) -> bool:
+        hook = self._service.hook
+        has_hook = hook is None or hook.board.phase is Phase.READY
+        return has_hook and (num_ready_engines > 0 or not self._service.has_engine)
+
+    def _hook(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        hook = self._service.hook
+        if hook is not None:
+            board = hook.board
+            yield GaugeMetricFamily("heir_hook_ready", "1 if the user's code is loaded.", value=int(board.ready))
+            yield GaugeMetricFamily("heir_hook_running", "Calls of the user's code in flight.", value=board["running"])
+            text = "Processes of the user's code that died and were restarted."
+            yield CounterMetricFamily("heir_hook_restarts", text, value=board["restarts"])
 
     def _build(self) -> GaugeMetricFamily:
         labels = ["version", "model", "dtype", "device", "quantize", "runner"]
         info = GaugeMetricFamily("heir_build_info", "What is served; always 1.", labels=labels)
-        if self._service.ready:
+        if self._service.ready and self._service.has_engine:
             card = self._service.model.card
             info.add_metric([VERSION, card.model_id, card.dtype, card.device, card.quantize, card.runner], 1)
         return info
@@ -62,7 +77,7 @@ _GAUGES = (
     ("tgi_batch_current_size", "running", "Running sequences."),
     ("tgi_batch_current_max_tokens", "kv_used_tokens", "KV memory in use, in tokens."),
     ("tgi_batch_max_total_tokens", "kv_capacity_tokens", "KV memory, in tokens."),
-    ("heir_ready", "ready", "1 if an engine serves."),
+    ("heir_ready", "ready", "1 if requests are answered."),
     ("heir_engines", "engines", "Engines in this container."),
     ("heir_engines_ready", "engines_ready", "Engines that serve."),
     ("heir_draining", "draining", "1 if the server is shutting down."),

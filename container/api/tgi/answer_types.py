@@ -99,6 +99,13 @@ class VertexAnswer(msgspec.Struct, frozen=True):
     predictions: list[str]
 
 
+class CustomCode(msgspec.Struct, frozen=True):
+    """A user's code that runs: its files, and by which toolkit's rules."""
+
+    convention: str
+    files: list[str]
+
+
 class Info(msgspec.Struct, frozen=True, kw_only=True):
     """The model and the limits: TGI 3's names, and those of TGI 2 that clients still read.
 
@@ -106,7 +113,8 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     `engine_threads` is ours: the most threads of a step on CPU, which changes with the container's CPU limit.
     `kv_cache_dtype` is ours: the type of keys and values in KV memory.
     `speculate` is the most tokens of a draft.
-    `custom_code_ignored` is ours: files of the model's directory that hold code and are not run.
+    `custom_code` is ours: the user's code that answers /invocations. `custom_code_ignored` too: files of the model's
+    directory that hold code and are not run.
     """
 
     model_id: str
@@ -131,6 +139,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     engine_threads: int
     kv_cache_dtype: str
     speculate: int
+    custom_code: CustomCode | None
     custom_code_ignored: list[str]
 
 

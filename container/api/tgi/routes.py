@@ -10,7 +10,7 @@ from container.api.answer_headers import add_compute_time, add_stream_headers, a
 from container.api.operation import Form, Operation, describe
 from container.api.request_body import read_body
 from container.api.tgi import document_rules
-from container.api.tgi.answer_types import ErrorAnswer, GenerateAnswer, Info, StreamEvent
+from container.api.tgi.answer_types import CustomCode, ErrorAnswer, GenerateAnswer, Info, StreamEvent
 from container.api.tgi.error_response import GENERATE_ERRORS, SHAPE_ERRORS, error_body
 from container.api.tgi.generating import start, whole_answer
 from container.api.tgi.request.generate_request import (
@@ -124,9 +124,16 @@ def info() -> Response:
             engine_threads=service().engines.leading_board["engine_threads"],
             kv_cache_dtype=card.kv_cache_dtype,
             speculate=card.num_draft_tokens,
+            custom_code=_custom_code(),
             custom_code_ignored=card.custom_code,
         )
     )
+
+
+def _custom_code() -> CustomCode | None:
+    hook = service().hook
+    card = None if hook is None else hook.card
+    return None if card is None else CustomCode(card.convention, card.files)
 
 
 def answer_compat_generate(body: dict[str, Any], record: RequestRecord) -> Response:
