@@ -38,13 +38,10 @@ class Batcher:
         if not on_loop:
             self._take_turn(found, context)
             return found.result()
-        if self._function.is_async:
-            # A task of its own: a client that leaves cancels its own request, not the batch.
-            task = asyncio.create_task(self._take_async_turn(found, context))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        else:
-            await asyncio.to_thread(self._take_turn, found, context)
+        # A task of its own: a client that leaves cancels its own request, not the batch.
+        task = asyncio.create_task(self._take_async_turn(found, context))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return await asyncio.wrap_future(found)
 
     def _take_turn(self, found: Future[Any], context: Any) -> None:

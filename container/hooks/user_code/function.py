@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from container.hooks.user_code.hook import HookLoadError
 
 T = TypeVar("T")
+_END = object()
 
 
 class Function:
@@ -63,9 +64,10 @@ def is_async(function: Callable[..., Any]) -> bool:
 
 
 def serialised(function: Callable[..., Any], lock: threading.Lock) -> Callable[..., Any]:
-    """One call at a time, streams to their end: the toolkits' servers never call a model from two threads.
+    """One call, or one part of a stream, at a time: the toolkits' servers never run a model in two threads at once.
 
-    A function that is async is left as it is: it shares one thread with all others.
+    A stream that waits for its client holds nobody up. A function that is async is left as it is: it shares one thread
+    with all others.
     """
     if is_async(function):
         return function
@@ -74,14 +76,21 @@ def serialised(function: Callable[..., Any], lock: threading.Lock) -> Callable[.
     def call(*args: Any) -> Any:
         with lock:
             result = function(*args)
-        return _held(result, lock) if inspect.isgenerator(result) else result
+        return _stepwise(result, lock) if inspect.isgenerator(result) else result
 
     return call
 
 
-def _held(parts: Iterator[Any], lock: threading.Lock) -> Iterator[Any]:
-    with lock:
-        yield from parts
+def _stepwise(parts: Any, lock: threading.Lock) -> Iterator[Any]:
+    try:
+        while True:
+            with lock:
+                part = next(parts, _END)
+            if part is _END:
+                return
+            yield part
+    finally:
+        parts.close()
 
 
 def _takes_context(function: Callable[..., Any], num_arguments: int, name: str) -> bool:

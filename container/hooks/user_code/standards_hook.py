@@ -33,12 +33,17 @@ class HttpResponse:
 
     def __init__(self, reply: Reply) -> None:
         self.status_code = reply.status
-        self.headers = Headers((name, value) for name, value in reply.headers if name not in _OF_A_CONNECTION)
+        self.headers = Headers((name, value) for name, value in reply.headers if not _is_set_anew(name))
         self.media_type = dict(reply.headers).get("content-type")
         if isinstance(reply.body, bytes):
             self.body = reply.body
         else:
             self.body_iterator = reply.body
+
+
+def _is_set_anew(name: str) -> bool:
+    """Whether the outer answer gets its own: headers of the connection, of the request, of browsers' rules."""
+    return name in _OF_A_CONNECTION or name == "x-request-id" or name.startswith("access-control-")
 
 
 class StandardsHook:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ UTILS = "def reverse(items): return items[::-1]"
 ENGINE = EngineModel("http://127.0.0.1:9")
 
 
-def handler(call: str, init: str = "self, path=''", keyword: str = "def") -> str:
+def endpoint(call: str, init: str = "self, path=''", keyword: str = "def") -> str:
     return f"class EndpointHandler:\n    def __init__({init}): pass\n    {keyword} __call__(self, data): {call}"
 
 
@@ -46,7 +47,7 @@ def test_a_handler_gets_the_directory_and_the_body(tmp_path: Path) -> None:
     ],
 )
 def test_query_parameters_stand_in_for_parameters(tmp_path: Path, body: Any, query: Any, expected: bool) -> None:
-    hook = loaded(tmp_path, {"handler.py": handler("return data")})
+    hook = loaded(tmp_path, {"handler.py": endpoint("return data")})
     found = json.loads(answer(hook, request(body, query=tuple(query))).body)
     parameters = {"top_k": 3, "flag": True, "off": False, "name": "x1"} if expected else {"b": 1}
     assert found == {"inputs": "a", "parameters": parameters}
@@ -65,7 +66,7 @@ def test_query_parameters_stand_in_for_parameters(tmp_path: Path, body: Any, que
 def test_an_error_is_its_message(
     tmp_path: Path, body: Any, content_type: str, accept: str | None, status: int, message: str
 ) -> None:
-    code = "import json\n" + handler("return data if data['inputs'] != 'bad' else self.fail()")
+    code = "import json\n" + endpoint("return data if data['inputs'] != 'bad' else self.fail()")
     code += "\n    def fail(self): raise ValueError('no such colour')"
     with pytest.raises(HookError, match=message) as caught:
         answer(loaded(tmp_path, {"handler.py": code}), request(body, content_type, accept))
@@ -78,8 +79,8 @@ def test_an_error_is_its_message(
         ("class Handler: pass", "has no class EndpointHandler"),
         ("class EndpointHandler:\n    def __init__(self, path): 1 / 0", "EndpointHandler of .* failed: ZeroDivision"),
         ("class EndpointHandler:\n    def __init__(self, path): pass", "has no __call__"),
-        (handler("pass", "self"), "EndpointHandler of .* failed: TypeError"),
-        (handler("pass", "self, path, model"), "takes a model, and no engine runs"),
+        (endpoint("pass", "self"), "EndpointHandler of .* failed: TypeError"),
+        (endpoint("pass", "self, path, model"), "takes a model, and no engine runs"),
     ],
 )
 def test_what_cannot_run_is_said_in_one_line(tmp_path: Path, code: str, message: str) -> None:
@@ -89,13 +90,21 @@ def test_what_cannot_run_is_said_in_one_line(tmp_path: Path, code: str, message:
 
 @pytest.mark.parametrize("init", ["self, path='', model=None", "self, path, *, model"])
 def test_a_handler_that_takes_a_model_gets_ours(tmp_path: Path, init: str) -> None:
-    code = handler("return type(self.model).__name__", init).replace("): pass", "): self.model = model", 1)
+    code = endpoint("return type(self.model).__name__", init).replace("): pass", "): self.model = model", 1)
     hook = loaded(tmp_path, {"handler.py": code}, ENGINE)
     assert answer(hook, request({})).body == b'"EngineModel"'
     assert not hook.owns_model
 
 
 def test_an_async_handler_runs_on_the_loop(tmp_path: Path) -> None:
-    hook = loaded(tmp_path, {"handler.py": handler("return data['inputs'] * 2", keyword="async def")})
+    hook = loaded(tmp_path, {"handler.py": endpoint("return data['inputs'] * 2", keyword="async def")})
     assert hook.is_async
     assert answer(hook, request({"inputs": "ab"})).body == b'"abab"'
+
+
+def test_a_file_named_handler_leaves_our_package_alone(tmp_path: Path) -> None:
+    import handler.seam as ours
+
+    loaded(tmp_path, {"handler.py": endpoint("pass")})
+    assert sys.modules["handler.seam"] is ours
+    assert hasattr(sys.modules["handler"], "__path__")

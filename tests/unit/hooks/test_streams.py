@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from container.hooks.model.engine_model import EngineModel
 from container.hooks.user_code.hook import HookAnswer, HookError
 from tests.support.hooks import JSON, answer, loaded, request
 
@@ -135,39 +136,67 @@ def test_whatever_is_async_is_awaited(tmp_path: Path, code: str) -> None:
 OVERLAP = """
     import threading
     inside, most = [], []
-    gate = threading.Event()
     {model}
-    def predict_fn(data, model):
-        inside.append(data)
+    def step():
+        inside.append(1)
         most.append(len(inside))
         {wait}
         inside.pop()
-        {last}
+    def predict_fn(data, model):
+        {body}
 """
+BODIES = ["step(); return 1", "step(); yield 'a'; step(); yield 'b'"]
 
 
-def overlap(hook: Any, module: dict[str, Any]) -> int:
-    """The most calls of `predict_fn` that ran at once, of four in four threads."""
+def overlap(hook: Any) -> int:
+    """The most steps of `predict_fn` that ran at once, of four calls in four threads."""
+    function = hook._functions["predict_fn"]._function
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda i: answer(hook, request(i)), range(4)))
-    return int(max(module["most"]))
+    return int(max(getattr(function, "__wrapped__", function).__globals__["most"]))
 
 
-@pytest.mark.parametrize("streams", [False, True])
-def test_calls_of_ones_own_model_do_not_overlap(tmp_path: Path, streams: bool) -> None:
-    wait = "yield ''" if streams else "gate.wait(0.01)"
-    code = OVERLAP.format(model="def model_fn(d): pass", wait=wait, last="return 1" if not streams else "yield 'b'")
-    hook: Any = loaded(tmp_path, {CODE: code})
-    module = hook._functions["predict_fn"]._function.__wrapped__.__globals__
-    assert overlap(hook, module) == 1
+@pytest.mark.parametrize("keyword", ["def", "async def"])
+@pytest.mark.parametrize("body", BODIES)
+def test_calls_of_ones_own_model_do_not_overlap(tmp_path: Path, body: str, keyword: str) -> None:
+    code = OVERLAP.format(model="def model_fn(d): pass", wait="threading.Event().wait(0.005)", body=body)
+    code += f"    {keyword} input_fn(body, content_type): return 1\n"
+    assert overlap(loaded(tmp_path, {CODE: code})) == 1
 
 
-def test_calls_of_our_model_overlap(tmp_path: Path) -> None:
-    from tests.unit.hooks.test_endpoint_handler import ENGINE
+@pytest.mark.parametrize("body", BODIES)
+def test_calls_of_our_model_overlap(tmp_path: Path, body: str) -> None:
+    code = OVERLAP.format(model="four = threading.Barrier(4)", wait="four.wait(60)", body=body)
+    assert overlap(loaded(tmp_path, {CODE: code}, EngineModel("http://127.0.0.1:9"))) == 4
 
-    code = OVERLAP.format(model="gate4 = threading.Barrier(4)", wait="gate4.wait(60)", last="return 1")
-    hook: Any = loaded(tmp_path, {CODE: code}, ENGINE)
-    assert overlap(hook, hook._functions["predict_fn"]._function.__globals__) == 4
+
+def test_a_stream_that_waits_for_its_client_holds_nobody_up(tmp_path: Path) -> None:
+    hook = loaded(tmp_path, {CODE: MODEL + "def predict_fn(d, m):\n    yield 'a'\n    yield 'b'\n"})
+    waits: Any = hook.call(request({}))
+    assert next(waits.body) == b"a"
+    assert answer(hook, request({})).body == b"ab"
+    assert list(waits.body) == [b"b"]
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_a_small_pool_of_threads_blocks_no_stream(tmp_path: Path, num_threads: int) -> None:
+    """The event loop's executor may have fewer threads than there are calls."""
+    code = MODEL + "async def input_fn(b, t): return 1\ndef predict_fn(d, m):\n    yield 'a'\n    yield 'b'\n"
+    hook = loaded(tmp_path, {CODE: code})
+
+    async def whole() -> bytes:
+        called: Any = hook.call(request({}))
+        parts = (await called).body
+        found = b""
+        while (part := await asyncio.to_thread(next, parts, b"")) != b"":
+            found += part
+        return found
+
+    async def many() -> list[bytes]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(num_threads))
+        return list(await asyncio.gather(*(whole() for _ in range(8))))
+
+    assert asyncio.run(many()) == [b"ab"] * 8
 
 
 # ---- predict_fn_batch
@@ -279,6 +308,7 @@ def test_a_client_that_leaves_harms_no_other_of_its_batch(tmp_path: Path) -> Non
             await asyncio.sleep(0)
         others[0].cancel()
         leaver.cancel()
+        await asyncio.wait((others[0], leaver))
         module["gate"].set()
         return [(await others[1]).body]
 
