@@ -147,7 +147,7 @@ def needs_of(spec: DeploySpec) -> Needs:
     topics = [asynchronous.success_topic, asynchronous.error_topic] if asynchronous else []
     return Needs(
         image=spec.image,
-        reads=(spec.model_s3,) if spec.model_s3 else (),
+        reads=(spec.mounted,) if spec.mounted else (),
         writes=tuple(writes),
         topics=tuple(filter(None, topics)),
         vpc=spec.vpc is not None,
@@ -235,3 +235,5 @@ def _spec_warnings(spec: DeploySpec, region: str, requests: Requests, missing: S
         yield "no model was given: the container serves the small default model in its image"
     if spec.trust_remote_code:
         yield "trust_remote_code runs Python from the model's repository with the endpoint's role"
+    if spec.trust_custom_code:
+        yield "trust_custom_code runs inference.py, handler.py or model.py with the endpoint's role"

@@ -75,6 +75,9 @@ def _weigh(spec: DeploySpec, clients: Clients, progress: Progress) -> dict[str, 
         progress.warn(f"{source} was not weighed, so the timeouts are short unless you give weights_gb: {exc}")
         return {}
     except DeployError as exc:
+        if spec.trust_custom_code:
+            progress.warn(f"{source} was not weighed; the code in it must load its own model: {exc}")
+            return {}
         raise PreflightError(f"{source} cannot be served: {exc}", remedy=exc.remedy) from exc
     problem = files.problem() or stored_form_problem(files.shape, spec.quantize)
     if problem:

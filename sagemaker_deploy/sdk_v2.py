@@ -131,10 +131,8 @@ def _corrected(sagemaker_client: Any, requests: Requests) -> Iterator[None]:
 
 
 def _correct_model(params: dict[str, Any], requests: Requests) -> None:
-    """Remove the empty variables that the SDK adds; whether they reach a container is not documented."""
-    environment = params["PrimaryContainer"]["Environment"]
-    for key in [key for key in environment if key not in requests.model["PrimaryContainer"]["Environment"]]:
-        del environment[key]
+    """Undo the empty variables that the SDK adds, in place of those of the code too; whether they arrive is unknown."""
+    params["PrimaryContainer"]["Environment"] = dict(requests.model["PrimaryContainer"]["Environment"])
 
 
 def _correct_config(params: dict[str, Any], requests: Requests) -> None:

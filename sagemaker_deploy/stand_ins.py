@@ -22,7 +22,7 @@ WHY_NEEDED = {
     "--image": "URI in ECR; `sagemaker-deploy image URI` prints how to build it",
     "--role": "ARN; `sagemaker-deploy role NAME --image URI` creates one",
     "--instance-type": "no type can be recommended: INSTANCE says why",
-    "--upload-to": "s3://bucket/prefix/ for the weights of a local model",
+    "--upload-to": "s3://bucket/prefix/ for the files of a local model, or of --code",
 }
 # The end of a derived name: a hash of the content, unknown while a part of the content is.
 _HASH = re.compile(r"-[0-9a-f]{8}$")

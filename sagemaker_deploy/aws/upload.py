@@ -1,4 +1,4 @@
-"""Copies weights and handler code to S3, file by file: SageMaker mounts the prefix, so no archive is needed."""
+"""Copies weights and the user's code to S3, file by file: SageMaker mounts the prefix, so no archive is needed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from botocore.exceptions import ClientError
 
 from sagemaker_deploy.errors import SpecError
 from sagemaker_deploy.progress import Progress
+from sagemaker_deploy.request.user_code import UserCode, walk
 
-_SKIPPED_DIRECTORIES = {".git", ".cache", "__pycache__", ".ipynb_checkpoints"}
-_SKIPPED_SUFFIXES = {".pyc", ".lock", ".tmp"}
-# The container names these and never runs them: handler/model/checks/custom_code.py has the same list.
+# The container names these, and runs them only if it may: handler/model/checks/custom_code.py has the same list.
 _CUSTOM_CODE = ("inference.py", "handler.py", "model.py", "requirements.txt")
 _OTHER_FORMATS = {".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ot"}
 
@@ -29,20 +28,35 @@ class Uploaded:
     weights_gb: float
 
 
-def upload_model(directory: Path, prefix: str, s3: Any, progress: Progress, *, code: Path | None = None) -> Uploaded:
-    """Copy a model directory to `prefix`, and `code` (handler functions, requirements.txt) to `prefix` + code/.
+def upload_model(
+    directory: Path, prefix: str, s3: Any, progress: Progress, *, code: UserCode | None = None
+) -> Uploaded:
+    """Copy a model directory to `prefix`, and `code` to where the container runs it.
 
     Files already in S3 with the same SHA-256 are not sent again. If the directory has safetensors, other weight formats
-    are left out. Warns of code: the container never runs it. Raises `SpecError` for an unusable directory or prefix.
+    are left out. Warns of code in the directory itself if there is no `code`. Raises `SpecError` for an unusable
+    directory or prefix.
     """
+    opaque = code is not None and code.owns_model
+    files = dict(model_files(directory, opaque=opaque))
+    if code is None:
+        for warning in code_warnings(files):
+            progress.warn(warning)
+        return _upload(files, prefix, s3, progress)
+    code.refuse_hidden(directory)
+    for key in sorted(files.keys() & code.files().keys()):
+        if not files[key].samefile(code.files()[key]):
+            progress.warn(f"{files[key]} is replaced by the file of the same name in {code.directory}")
+    return _upload(files | code.files(), prefix, s3, progress)
+
+
+def upload_code(code: UserCode, prefix: str, s3: Any, progress: Progress) -> Uploaded:
+    """Copy `code` alone to `prefix`, for a model that lies elsewhere. Raises `SpecError` for an unusable prefix."""
+    return _upload(code.files(), prefix, s3, progress)
+
+
+def _upload(files: dict[str, Path], prefix: str, s3: Any, progress: Progress) -> Uploaded:
     bucket, base = _bucket_and_base(prefix)
-    files = dict(model_files(directory))
-    if code is not None:
-        if not (code / "inference.py").is_file():
-            raise SpecError(f"{code} has no inference.py")
-        files |= {f"code/{path.relative_to(code).as_posix()}": path for path in _walk(code)}
-    for warning in code_warnings(files):
-        progress.warn(warning)
     sent = 0
     for i, (key, path) in enumerate(sorted(files.items()), 1):
         progress.status(f"{i}/{len(files)} {key}, {path.stat().st_size / 1e9:.2f} GB")
@@ -53,32 +67,27 @@ def upload_model(directory: Path, prefix: str, s3: Any, progress: Progress, *, c
 
 
 def code_warnings(keys: Iterable[str]) -> Iterator[str]:
-    """Yield a sentence if files of the model hold code: the container ignores it, or refuses to start."""
+    """Yield a sentence if files of the model hold code: the container runs it only if it may."""
     found = sorted(key for key in keys if key in _CUSTOM_CODE or key.startswith("code/"))
     if found:
         yield (
-            f"{', '.join(found)}: the container never runs handler code and installs no packages; it logs these names "
-            "at start, or refuses to start with REFUSE_CUSTOM_CODE=true"
+            f"{', '.join(found)}: the container runs code and installs packages only with --trust-custom-code; else it "
+            "logs these names at start, or refuses to start with REFUSE_CUSTOM_CODE=true"
         )
 
 
-def model_files(directory: Path) -> Iterator[tuple[str, Path]]:
-    """Yield key and path of each file to upload. Raises `SpecError` if `directory` is not a model directory."""
-    if not (directory / "config.json").is_file() and not list(directory.glob("*.gguf")):
+def model_files(directory: Path, *, opaque: bool = False) -> Iterator[tuple[str, Path]]:
+    """Yield key and path of each file to upload. Raises `SpecError` if `directory` is not a model directory.
+
+    An `opaque` one is read by the user's code alone, and may hold anything.
+    """
+    if not opaque and not (directory / "config.json").is_file() and not list(directory.glob("*.gguf")):
         raise SpecError(f"{directory} has neither a config.json nor a .gguf file")
-    safetensors = any(directory.glob("*.safetensors"))
-    for path in _walk(directory):
+    safetensors = not opaque and any(directory.glob("*.safetensors"))
+    for path in walk(directory):
         if safetensors and path.suffix in _OTHER_FORMATS:
             continue
         yield path.relative_to(directory).as_posix(), path
-
-
-def _walk(directory: Path) -> Iterator[Path]:
-    """Files below `directory`. Follows links, because the Hub's cache consists of them."""
-    for path in sorted(directory.rglob("*")):
-        parts = path.relative_to(directory).parts
-        if path.is_file() and not _SKIPPED_DIRECTORIES.intersection(parts) and path.suffix not in _SKIPPED_SUFFIXES:
-            yield path
 
 
 def _send(path: Path, bucket: str, key: str, s3: Any) -> bool:

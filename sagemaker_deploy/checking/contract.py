@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from sagemaker_deploy.checking.http_probe import Probe, Reply, Unreachable
+from sagemaker_deploy.request.user_code import UserCode
 
 PING_LIMIT_S = 2.0
 INVOCATION_LIMIT_S = 60.0
 MAX_MESSAGE_BYTES = 2048
 LARGE_BODY_BYTES = 7 * 2**20  # more than SageMaker's former limit of 6 MB and the 1 to 5 MB of common proxies
+_SOME_BODY = {"inputs": "Say hello."}
 _CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8}
 
 
@@ -38,6 +40,25 @@ def check_contract(url: str) -> list[Finding]:
     """Check every rule against the container at `url`; return the findings in order."""
     probe = Probe(url)
     return [_finding(rule, probe) for rule in RULES]
+
+
+def check_code(url: str, code: UserCode, body: bytes | None) -> list[Finding]:
+    """Check the rules that hold for any `code` at /invocations; return the findings in order.
+
+    `body` is JSON that the code answers with 200; None: some JSON that it may refuse.
+    """
+
+    def call(probe: Probe) -> None:
+        """POST /invocations is answered by the code, without a traceback."""
+        reply = probe.post("/invocations", body or _SOME_BODY, INVOCATION_LIMIT_S)
+        if "Traceback" in reply.text():
+            raise Broken("a traceback in the answer")
+        if reply.status >= 500 or (body and reply.status != 200):
+            raise Broken(f"status {reply.status}: {reply.text()[:200]}")
+
+    probe = Probe(url)
+    rules = (_ping, call, *(() if code.owns_model else (_openai,)), _metrics, _ping_under_load)
+    return [_finding(rule, probe) for rule in rules]
 
 
 def _finding(rule: Callable[[Probe], None], probe: Probe) -> Finding:

@@ -13,11 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sagemaker_deploy.checking.contract import Finding, check_contract
+from sagemaker_deploy.checking.contract import Finding, check_code, check_contract
 from sagemaker_deploy.checking.http_probe import Probe, Unreachable
 from sagemaker_deploy.errors import EndpointFailed, PreflightError
 from sagemaker_deploy.failures import explain
 from sagemaker_deploy.progress import Clock, Progress
+from sagemaker_deploy.request.model_reference import MOUNT
+from sagemaker_deploy.request.user_code import INFERENCE, UserCode
 
 STOP_LIMIT_S = 30
 _POLL_S = 1.0
@@ -25,10 +27,16 @@ _POLL_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class LocalOptions:
-    """`model` is mounted at `/opt/ml/model`; `gpus` is the value of Docker's --gpus, "" for none."""
+    """`model` is mounted at `/opt/ml/model`, and `code` where SageMaker would put it.
+
+    `body` is a request for the code, JSON; None: one that it may refuse. `gpus` is the value of Docker's --gpus, "" for
+    none.
+    """
 
     image: str
     model: Path | None = None
+    code: UserCode | None = None
+    body: bytes | None = None
     environment: dict[str, str] = field(default_factory=dict)
     gpus: str = ""
     start_limit_s: float = 480.0
@@ -39,13 +47,28 @@ def docker_arguments(options: LocalOptions, name: str) -> list[str]:
     """Return the `docker run` command line; its last argument, `serve`, is SageMaker's."""
     arguments = [options.docker, "run", "--detach", "--name", name, "--publish", "127.0.0.1::8080"]
     arguments += ["--shm-size", "2g", "--platform", "linux/amd64"]
-    if options.model:
-        arguments += ["--volume", f"{options.model.resolve()}:/opt/ml/model:ro"]
+    for path, place in _mounts(options.model, options.code):
+        arguments += ["--volume", f"{path.resolve()}:{place}:ro"]
     if options.gpus:
         arguments += ["--gpus", options.gpus]
     for key, value in options.environment.items():
         arguments += ["--env", f"{key}={value}"]
     return [*arguments, options.image, "serve"]
+
+
+def _mounts(model: Path | None, code: UserCode | None) -> Iterator[tuple[Path, str]]:
+    """What to mount where. With code entry by entry, as Docker mounts nothing into a directory mounted read-only."""
+    if code is None:
+        yield from [(model, MOUNT)] if model else []
+        return
+    if code.main == INFERENCE:
+        entries = {"code": code.directory}
+    else:
+        entries = {key.partition("/")[0]: code.directory / key.partition("/")[0] for key in code.files()}
+    if model:
+        entries = {path.name: path for path in sorted(model.iterdir())} | entries
+    for name, path in entries.items():
+        yield path, f"{MOUNT}/{name}"
 
 
 def check_locally(options: LocalOptions, progress: Progress, clock: Clock | None = None) -> list[Finding]:
@@ -60,7 +83,7 @@ def check_locally(options: LocalOptions, progress: Progress, clock: Clock | None
         )
     with _container(options) as (name, url):
         _await_ping(options, name, url, progress, clock or Clock())
-        findings = check_contract(url)
+        findings = check_contract(url) if options.code is None else check_code(url, options.code, options.body)
         return [*findings, _stop_finding(options, name)]
 
 

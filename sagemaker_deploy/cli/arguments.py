@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 from typing import Any
 
 from sagemaker_deploy.errors import SpecError
@@ -39,10 +40,16 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--model", default="", help="Hub id, local directory, .gguf file, or s3://bucket/prefix/")
     group.add_argument("--model-id", default="", help="old name of --model: Hub id, or a path in the container")
     group.add_argument("--model-s3", default="", help="old name of --model: S3 prefix with the model's files")
-    group.add_argument("--upload-to", default="", metavar="S3_PREFIX", help="where a local model goes first")
+    group.add_argument(
+        "--upload-to", default="", metavar="S3_PREFIX", help="where a local model, or --code, goes first"
+    )
     group.add_argument("--revision", default="", help="commit or branch of the Hub repository")
     group.add_argument("--quantize", default="auto", choices=QUANTIZATIONS)
     group.add_argument("--trust-remote-code", action="store_true", help="run Python from the model's repository")
+    group.add_argument(
+        "--code", type=Path, help="directory with inference.py, handler.py or model.py: copied to S3, and run"
+    )
+    group.add_argument("--trust-custom-code", action="store_true", help="run the code that lies beside the model")
     group.add_argument("--num-gpus", type=int, help="GPUs that the container uses; default: all")
 
 
@@ -151,6 +158,7 @@ _SAME_NAME = (
     "revision",
     "quantize",
     "trust_remote_code",
+    "trust_custom_code",
     "num_gpus",
     "max_input_tokens",
     "max_total_tokens",

@@ -22,9 +22,12 @@ from sagemaker_deploy.calling.endpoint_client import EndpointClient
 from sagemaker_deploy.checking.contract import Finding, check_contract
 from sagemaker_deploy.checking.local_run import LocalOptions, check_locally
 from sagemaker_deploy.cli.arguments import pairs, refuse_beside, refuse_idle
+from sagemaker_deploy.cli.code_argument import code_of, say_unchecked
 from sagemaker_deploy.cli.console import Output
+from sagemaker_deploy.cli.model_argument import own_directory
 from sagemaker_deploy.errors import SpecError
 from sagemaker_deploy.request.model_reference import ModelKind, parse_model
+from sagemaker_deploy.request.user_code import UserCode, variables
 
 MakeClients = Callable[[], Clients]
 BROKEN_CONTRACT = 3
@@ -72,8 +75,15 @@ def upload(args: argparse.Namespace, clients: MakeClients, output: Output) -> in
             f"{args.directory} is no directory here",
             remedy=f"fetch a model of the Hub first: hf download {args.directory} --local-dir ./model",
         )
+    code = code_of(args)
     with output.progress() as progress:
-        done = upload_model(args.directory, args.prefix, clients()["s3"], progress, code=args.code)
+        if code is not None and code.requirements:
+            say_unchecked(code.requirements, progress)
+        for warning in code.warnings() if code else ():
+            progress.warn(warning)
+        done = upload_model(args.directory, args.prefix, clients()["s3"], progress, code=code)
+        if code is not None:
+            progress.step(f"{code.main} runs if it is deployed with --trust-custom-code")
     output.json({"model_s3": done.prefix, "weights_gb": round(done.weights_gb, 2)})
     return 0
 
@@ -141,27 +151,45 @@ def check(args: argparse.Namespace, clients: MakeClients, output: Output) -> int
 
 
 def local(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
-    directory, named = _local_model(args.model)
+    code = code_of(args)
+    if code is None:
+        refuse_idle(args, ("--body",), "--code")
+    directory, named = _local_model(args.model, code)
     environment = pairs("--env", args.env)
     if named and "HF_MODEL_ID" in environment:
         raise SpecError("--model and --env HF_MODEL_ID name the model twice; give --model")
+    if code is not None:
+        named |= _code_variables(code, directory, (environment | named).get("HF_MODEL_ID", ""))
     options = LocalOptions(
         image=args.image,
         model=directory,
+        code=code,
+        body=json.dumps(_object(args.body)).encode() if args.body else None,
         environment=environment | named,
         gpus=args.gpus,
         start_limit_s=args.start_s,
     )
     with output.progress() as progress:
+        for warning in code.warnings() if code else ():
+            progress.warn(warning)
         findings = check_locally(options, progress)
     return _report(findings, output)
 
 
-def _local_model(text: str) -> tuple[Path | None, dict[str, str]]:
+def _code_variables(code: UserCode, directory: Path | None, model: str) -> dict[str, str]:
+    """The variables by which the container runs `code` beside the mounted `directory`, or the `model` of the Hub."""
+    if directory is not None:
+        code.refuse_hidden(directory)
+    if directory is None and not model and not code.owns_model:
+        raise SpecError(f"{code.directory / code.main} loads no model of its own; give --model")
+    return variables(code, in_image=directory is None and model.startswith("/"))
+
+
+def _local_model(text: str, code: UserCode | None) -> tuple[Path | None, dict[str, str]]:
     """(directory to mount, variable that names the model in the container)."""
     if not text:
         return None, {}
-    model = parse_model(text)
+    model = own_directory(text, code) or parse_model(text)
     if model.kind is ModelKind.S3:
         raise SpecError(f"model {text!r} is in S3, which Docker cannot mount; download it first")
     directory = Path(model.location) if model.kind is ModelKind.LOCAL else None
@@ -182,10 +210,14 @@ def _body(args: argparse.Namespace) -> dict[str, Any]:
             "max_tokens": 256 if args.max_tokens is None else args.max_tokens,
         }
     refuse_idle(args, ("--max-tokens",), "--prompt; write it into the body")
+    return _object(args.body)
+
+
+def _object(path: Path) -> dict[str, Any]:
     try:
-        body = json.loads(args.body.read_text())
+        body = json.loads(path.read_text())
     except (OSError, ValueError) as exc:
-        raise SpecError(f"{args.body} is not a JSON file: {exc}") from exc
+        raise SpecError(f"{path} is not a JSON file: {exc}") from exc
     if not isinstance(body, dict):
-        raise SpecError(f"{args.body} does not contain a JSON object")
+        raise SpecError(f"{path} does not contain a JSON object")
     return body

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.cli.arguments import component_of, pairs, spec_from
+from sagemaker_deploy.cli.code_argument import code_fields, needs_upload
 from sagemaker_deploy.cli.model_argument import model_fields, name_of, upload_prefix
 from sagemaker_deploy.errors import SpecError
 from sagemaker_deploy.request.model_reference import ModelKind, ModelReference
 from sagemaker_deploy.request.spec import DeploySpec
+from sagemaker_deploy.request.user_code import UserCode
 from sagemaker_deploy.sizing.fit import Load, default_load
 from sagemaker_deploy.sizing.hub import Hub
 from sagemaker_deploy.sizing.model_source import ModelFiles, read_model
@@ -33,13 +35,13 @@ class Draft:
     missing: tuple[str, ...]
 
 
-def draft_of(args: argparse.Namespace, model: ModelReference, sizes: Sizes) -> Draft:
+def draft_of(args: argparse.Namespace, model: ModelReference, sizes: Sizes, code: UserCode | None = None) -> Draft:
     """Return the draft; without --instance-type it is on the recommended type. Raises `SpecError`."""
     load = load_of(args, sizes)
     instance_type = args.instance_type or _recommended_type(args, sizes, load)
     prefix = upload_prefix(args)
     given = {"--image": args.image, "--role": args.role, "--instance-type": instance_type}
-    if model.kind is ModelKind.LOCAL:
+    if needs_upload(model, code):
         given["--upload-to"] = prefix
     missing = [option for option, value in given.items() if not value]
     whole = {option: value or STAND_INS[option] for option, value in given.items()}
@@ -51,7 +53,7 @@ def draft_of(args: argparse.Namespace, model: ModelReference, sizes: Sizes) -> D
         role=whole["--role"],
         instance_type=whole["--instance-type"],
         weights_gb=args.weights_gb if args.weights_gb is not None else weights_gb,
-        **model_fields(model, whole.get("--upload-to", "")),
+        **(model_fields(model, whole.get("--upload-to", "")) | code_fields(model, code, whole.get("--upload-to", ""))),
     )
     return Draft(model, sizes, load, spec, tuple(missing))
 
@@ -66,6 +68,8 @@ def sizes_of(args: argparse.Namespace, model: ModelReference, clients: Clients |
     if copy:  # it may hold config.json alone
         return dataclasses.replace(read_or_assume(lambda: read_model(copy), model.title), problem="")
     if model.kind is ModelKind.LOCAL:
+        if not model.file and not (Path(model.location) / "config.json").is_file():
+            return Sizes(not_read="the code loads its own model")
         return read_or_assume(lambda: read_model(model.source), model.title)
     if model.kind is ModelKind.BUNDLED:
         return Sizes(not_read="it is inside the image")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shlex
 from collections.abc import Callable
-from pathlib import Path
 
 from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.aws.rollback import UpdateOptions
-from sagemaker_deploy.aws.upload import upload_model
 from sagemaker_deploy.cli.arguments import given, refuse_beside
+from sagemaker_deploy.cli.code_argument import code_of, needs_upload, say_unchecked, upload_parts
 from sagemaker_deploy.cli.console import Output
 from sagemaker_deploy.cli.draft import Draft, draft_of, sizes_of
 from sagemaker_deploy.cli.model_argument import model_of
@@ -20,6 +20,7 @@ from sagemaker_deploy.deployment import deploy as bring_up
 from sagemaker_deploy.errors import PreflightError, SpecError
 from sagemaker_deploy.plan import make_plan
 from sagemaker_deploy.request.model_reference import ModelKind, ModelReference
+from sagemaker_deploy.request.user_code import UserCode
 from sagemaker_deploy.sizing.sizes import Sizes
 from sagemaker_deploy.stand_ins import STAND_INS, WHY_NEEDED
 
@@ -32,12 +33,13 @@ _PLAN_ONLY = (
 
 
 def plan(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
-    model = model_of(args)
+    code = code_of(args)
+    model = model_of(args, code)
     if args.no_fit:
         refuse_beside(args, ("--model-dir", "--context", "--concurrency"), "--no-fit")
     made = None if args.offline else _if_region(clients)
     region = made.region if made else args.region
-    draft = draft_of(args, model, sizes_of(args, model, made, offline=args.offline))
+    draft = draft_of(args, model, sizes_of(args, model, made, offline=args.offline), code)
     missing = draft.missing if region else ("--region", *draft.missing)
     result = make_plan(
         draft.spec,
@@ -47,23 +49,25 @@ def plan(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
         sizes=draft.sizes,
         missing=missing,
     )
+    result = dataclasses.replace(result, warnings=(*result.warnings, *(code.warnings() if code else ())))
     if args.json:
         output.warnings(result.warnings)
         output.json(result.as_dict())
         return 0
-    for line in page(result, model, _following(args, draft, missing)):
+    for line in page(result, model, _following(args, draft, missing), code):
         output.line(line)
     return 0
 
 
 def deploy(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
     options = _deploy_options(args)
-    model = model_of(args)
-    _check_complete(args, model)
+    code = code_of(args)
+    model = model_of(args, code)
+    _check_complete(args, model, code)
     made = clients()
     unknown = args.instance_type and model.kind is not ModelKind.LOCAL
     sizes = Sizes() if unknown else sizes_of(args, model, made, offline=False)
-    draft = draft_of(args, model, sizes)
+    draft = draft_of(args, model, sizes, code)
     if sizes.problem:
         raise PreflightError(f"{model.text}: {sizes.problem}")
     if not args.instance_type:
@@ -71,8 +75,9 @@ def deploy(args: argparse.Namespace, clients: MakeClients, output: Output) -> in
     with output.progress() as progress:
         if not args.instance_type:
             progress.step(f"{draft.spec.instance_type}: the recommended type, as none was given")
-        if model.kind is ModelKind.LOCAL:
-            upload_model(Path(model.location), draft.spec.model_s3, made["s3"], progress)
+        if code is not None and code.requirements and options.preflight:
+            say_unchecked(code.requirements, progress)
+        upload_parts(model, code, draft.spec.mounted, made["s3"], progress)
         done = bring_up(draft.spec, made, options, progress=progress)
     output.json({"endpoint": done.spec.name, "image": done.spec.image, "model": done.requests.model_name})
     return 0
@@ -86,9 +91,9 @@ def _if_region(clients: MakeClients) -> Clients | None:
         return None
 
 
-def _check_complete(args: argparse.Namespace, model: ModelReference) -> None:
+def _check_complete(args: argparse.Namespace, model: ModelReference, code: UserCode | None) -> None:
     """Raise `SpecError` for what a deployment needs whatever the model's sizes are."""
-    needed = ("--image", "--role", "--upload-to") if model.kind is ModelKind.LOCAL else ("--image", "--role")
+    needed = ("--image", "--role", "--upload-to") if needs_upload(model, code) else ("--image", "--role")
     missing = [option for option in needed if not given(args, option)]
     if missing:
         reasons = "; ".join(f"{option}: {WHY_NEEDED[option]}" for option in missing)

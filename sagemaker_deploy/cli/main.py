@@ -107,7 +107,9 @@ def _add_making_commands(subparsers: argparse._SubParsersAction[argparse.Argumen
     upload = _add(subparsers, "upload", commands.upload, "copy a model directory to S3, uncompressed")
     upload.add_argument("directory", type=Path)
     upload.add_argument("prefix", help="s3://bucket/prefix/")
-    upload.add_argument("--code", type=Path, help="directory with inference.py, copied to code/, never run")
+    upload.add_argument(
+        "--code", type=Path, help="directory with inference.py, handler.py or model.py, and requirements.txt"
+    )
 
 
 def _add_running_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -177,6 +179,8 @@ def _add_using_commands(subparsers: argparse._SubParsersAction[argparse.Argument
     local = _add(subparsers, "local", commands.local, "run the image with Docker as SageMaker does, then `check` it")
     local.add_argument("image")
     local.add_argument("--model", default="", help="directory or .gguf file, mounted at /opt/ml/model; or a Hub id")
+    local.add_argument("--code", type=Path, help="directory with inference.py, handler.py or model.py: run as deployed")
+    local.add_argument("--body", type=Path, help="JSON file that the code must answer with status 200")
     local.add_argument("--gpus", default="", help="Docker's --gpus, for example all")
     local.add_argument("--env", action="append", default=[], metavar="KEY=VALUE")
     local.add_argument("--start-s", type=float, default=480)

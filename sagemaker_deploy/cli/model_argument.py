@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from sagemaker_deploy.cli.arguments import refuse_idle
+from sagemaker_deploy.cli.code_argument import needs_upload
 from sagemaker_deploy.errors import SpecError
 from sagemaker_deploy.request.model_reference import MOUNT, ModelKind, ModelReference, parse_model
+from sagemaker_deploy.request.user_code import UserCode
 
 _OLD_NAMES = ("model_id", "model_s3")
 
 
-def model_of(args: argparse.Namespace) -> ModelReference:
-    """Return the model: of --model, of its old names, or of the positional argument. Raises `SpecError`."""
+def model_of(args: argparse.Namespace, code: UserCode | None = None) -> ModelReference:
+    """Return the model: of --model, of its old names, or of the positional argument. Raises `SpecError`.
+
+    With `code` that loads its own model, a directory may hold anything.
+    """
     old = [f"--{name.replace('_', '-')}" for name in _OLD_NAMES if getattr(args, name)]
     if args.model and old:
         raise SpecError(f"--model and {old[0]} name the model twice; give --model")
     if old:
         model = _by_old_names(args.model_id, args.model_s3)
     elif args.model or args.target:
-        model = _parsed(args)
+        model = own_directory(args.model or args.target, code) or _parsed(args)
     else:
         model = ModelReference(ModelKind.BUNDLED)
-    _check(args, model)
+    _check(args, model, code)
     return model
 
 
@@ -54,6 +60,14 @@ def _parsed(args: argparse.Namespace) -> ModelReference:
         raise SpecError(str(exc), remedy=hint) from exc
 
 
+def own_directory(text: str, code: UserCode | None) -> ModelReference | None:
+    """Return the directory `text` if only `code`, which loads its own model, can read what is in it."""
+    path = Path(text).expanduser()
+    if code is None or not code.owns_model or not path.is_dir() or (path / "config.json").is_file():
+        return None
+    return None if any(path.glob("*.gguf")) else ModelReference(ModelKind.LOCAL, str(path))
+
+
 def _by_old_names(model_id: str, model_s3: str) -> ModelReference:
     """--model-id alone may be a path in the image; beside --model-s3 it is one in the mount."""
     if not model_s3:
@@ -70,11 +84,11 @@ def _by_old_names(model_id: str, model_s3: str) -> ModelReference:
     return dataclasses.replace(model, file=model_id.removeprefix(MOUNT).strip("/"))
 
 
-def _check(args: argparse.Namespace, model: ModelReference) -> None:
+def _check(args: argparse.Namespace, model: ModelReference, code: UserCode | None) -> None:
     if model.kind is not ModelKind.HUB:
         refuse_idle(args, ("--revision",), "a model from the Hub")
-    if model.kind is not ModelKind.LOCAL:
-        refuse_idle(args, ("--upload-to",), "a local model")
+    if not needs_upload(model, code):
+        refuse_idle(args, ("--upload-to",), "a local model or --code")
 
 
 def upload_prefix(args: argparse.Namespace) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from sagemaker_deploy.plan import Plan
 from sagemaker_deploy.request.environment import redacted
 from sagemaker_deploy.request.model_reference import ModelKind, ModelReference
+from sagemaker_deploy.request.user_code import UserCode
 from sagemaker_deploy.sizing.fit import OVERHEAD_MIB, Fit, refusal
 from sagemaker_deploy.sizing.model_shape import ModelShape
 from sagemaker_deploy.sizing.recommendation import form_of
@@ -20,15 +21,15 @@ WIDTH = 80
 _LABEL, _TYPE = 12, 20  # columns of a label, and of an instance type in a list
 
 
-def page(plan: Plan, model: ModelReference, following: Sequence[str]) -> Iterator[str]:
+def page(plan: Plan, model: ModelReference, following: Sequence[str], code: UserCode | None = None) -> Iterator[str]:
     """Yield the lines of the page; `following` is the command to run next, word by word."""
     yield from _wrapped(f"PLAN  endpoint {plan.spec.name}: nothing was created")
     for title, rows in (
-        ("MODEL", _model(plan, model)),
+        ("MODEL", (*_model(plan, model), *_code(code))),
         ("MEMORY", _memory(plan)),
         ("INSTANCE", _instance(plan)),
         ("CONTAINER ENVIRONMENT", _environment(plan)),
-        ("CALLS that `deploy` makes, in this order", _calls(plan, model)),
+        ("CALLS that `deploy` makes, in this order", _calls(plan, model, code)),
         ("MISSING for `deploy`", ((option, WHY_NEEDED[option]) for option in plan.missing)),
         ("WARNINGS", (("!", text) for text in plan.warnings)),
     ):
@@ -51,6 +52,15 @@ def _model(plan: Plan, model: ModelReference) -> Iterator[tuple[str, str]]:
         yield "Not read", sizes.not_read
     if sizes.assumed:
         yield "Assumed", sizes.assumed
+
+
+def _code(code: UserCode | None) -> Iterator[tuple[str, str]]:
+    if code is not None:
+        yield (
+            "Code",
+            f"{code.directory / code.main}: {', '.join(sorted(code.signatures.names)) or 'decorated functions'}",
+        )
+        yield "Packages", str(code.requirements or "none beside the container's")
 
 
 def _billions(shape: ModelShape) -> str:
@@ -125,12 +135,12 @@ def _environment(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "", f"{key}={value}"
 
 
-def _calls(plan: Plan, model: ModelReference) -> Iterator[tuple[str, str]]:
+def _calls(plan: Plan, model: ModelReference, code: UserCode | None) -> Iterator[tuple[str, str]]:
     bodies = with_gaps(plan.requests.by_operation(), plan.missing)
     config = bodies["CreateEndpointConfig"]
     variant = config["ProductionVariants"][0]
-    if model.kind is ModelKind.LOCAL:
-        yield "", f"S3 PutObject for each file, below {with_gaps(plan.spec.model_s3, plan.missing)}"
+    if model.kind is ModelKind.LOCAL or code is not None:
+        yield "", f"S3 PutObject for each file, below {with_gaps(plan.spec.mounted, plan.missing)}"
     yield "", f"CreateModel {bodies['CreateModel']['ModelName']}"
     kind = "asynchronous, " if plan.spec.asynchronous else ""
     health = variant.get("ContainerStartupHealthCheckTimeoutInSeconds")

@@ -20,6 +20,7 @@ from sagemaker_deploy.request.container_settings import (
 )
 from sagemaker_deploy.request.instances import find_instance, has_gpu
 from sagemaker_deploy.request.spec import DeploySpec, refused_quantization
+from sagemaker_deploy.request.user_code import pointer
 
 MAX_ENTRIES = 100
 MAX_LENGTH = 1024
@@ -50,6 +51,9 @@ def _derived(spec: DeploySpec, region: str) -> dict[str, str]:
         "HF_MODEL_REVISION": spec.revision,
         "HF_MODEL_QUANTIZE": spec.quantize,
         "HF_MODEL_TRUST_REMOTE_CODE": "true" if spec.trust_remote_code else None,
+        "TRUST_CUSTOM_CODE": "true" if spec.trust_custom_code else None,
+        # The container looks into the mount by itself unless the model's directory is in the image.
+        **(pointer() if spec.code_s3 and spec.model_id.startswith("/") else {}),
         "SM_NUM_GPUS": spec.num_gpus,
         "MAX_INPUT_TOKENS": spec.max_input_tokens,
         "MAX_TOTAL_TOKENS": spec.max_total_tokens,
@@ -76,6 +80,7 @@ _FIELDS = {
     "HF_MODEL_REVISION": "revision",
     "HF_MODEL_QUANTIZE": "quantize",
     "HF_MODEL_TRUST_REMOTE_CODE": "trust_remote_code",
+    "TRUST_CUSTOM_CODE": "trust_custom_code",
     "SM_NUM_GPUS": "num_gpus",
 }
 

@@ -83,8 +83,8 @@ def component_name(endpoint_name: str) -> str:
 
 def _model(spec: DeploySpec, region: str) -> Request:
     container: Request = {"Image": spec.image, "Environment": container_environment(spec, region)}
-    if spec.model_s3:
-        container["ModelDataSource"] = model_data_source(spec.model_s3)
+    if spec.mounted:
+        container["ModelDataSource"] = model_data_source(spec.mounted)
     model: Request = {"ExecutionRoleArn": spec.role, "PrimaryContainer": container}
     if spec.network_isolation:
         model["EnableNetworkIsolation"] = True
@@ -142,7 +142,7 @@ def startup_parameters(spec: DeploySpec) -> dict[str, int]:
     """Timeouts in seconds for the first 200 on /ping and, with weights in S3, for their download."""
     health_s = spec.health_check_s or health_check_timeout_s(spec.weights_gb)
     parameters = {"ContainerStartupHealthCheckTimeoutInSeconds": health_s}
-    if spec.model_s3:
+    if spec.mounted:
         parameters["ModelDataDownloadTimeoutInSeconds"] = spec.download_s or download_timeout_s(spec.weights_gb)
     return parameters
 

@@ -84,9 +84,10 @@ class DeploySpec:
     """One endpoint with one model.
 
     The weights come from the Hub (`model_id`), from an S3 prefix (`model_s3`, uncompressed, ends with "/") or, with
-    neither, from the image. With `model_s3`, a `model_id` must be a path below `/opt/ml/model`. `weights_gb` (10^9
-    bytes) determines the timeouts; None leaves them at their minimum. `cuda` is the image's CUDA release ("13.0"); it
-    selects the host image unless `ami_version` is given.
+    neither, from the image. With `model_s3`, a `model_id` must be a path below `/opt/ml/model`. `trust_custom_code`
+    lets the container run the user's code. That lies in `model_s3`, or in `code_s3` beside a model that is elsewhere.
+    `weights_gb` (10^9 bytes) determines the timeouts; None leaves them at their minimum. `cuda` is the image's CUDA
+    release ("13.0"); it selects the host image unless `ami_version` is given.
 
     Raises `SpecError` naming the field if a value is out of range or two exclude each other.
     """
@@ -101,6 +102,8 @@ class DeploySpec:
     model_s3: str = ""
     quantize: str = "auto"
     trust_remote_code: bool = False
+    trust_custom_code: bool = False
+    code_s3: str = ""
     num_gpus: int | None = None
     max_input_tokens: int | None = None
     max_total_tokens: int | None = None
@@ -156,6 +159,7 @@ class DeploySpec:
                 raise SpecError(f"model_s3 {self.model_s3!r} is a prefix and must end with '/'")
             if self.model_id and not self.model_id.startswith("/opt/ml/model"):
                 raise SpecError("model_id and model_s3 exclude each other; S3 files appear in /opt/ml/model")
+        self._check_code()
         if self.model_id and not self.model_id.startswith("/") and not re.fullmatch(r"[^./][^/]*/[^/]+", self.model_id):
             raise SpecError(
                 f"model_id {self.model_id!r} must be a Hub id (organisation/name) or a path in the container"
@@ -169,6 +173,17 @@ class DeploySpec:
             raise SpecError(f"quantize {self.quantize!r} must be one of {', '.join(QUANTIZATIONS)}")
         if refused := refused_quantization(self.quantize, self.instance_type):
             raise SpecError(refused, remedy="use bitsandbytes or bitsandbytes-nf4 there")
+
+    def _check_code(self) -> None:
+        if not self.code_s3:
+            return
+        _require_s3("code_s3", self.code_s3)
+        if not self.code_s3.endswith("/"):
+            raise SpecError(f"code_s3 {self.code_s3!r} is a prefix and must end with '/'")
+        if self.model_s3 or not self.model_id:
+            raise SpecError("code_s3 is for a model that is not in S3; give model_s3 alone, with the code in it")
+        if not self.trust_custom_code:
+            raise SpecError("code_s3 does nothing without trust_custom_code")
 
     def _check_gpus(self) -> None:
         """Neither the container nor SageMaker starts with more GPUs than the instance has."""
@@ -200,7 +215,7 @@ class DeploySpec:
         idle = {
             "revision": bool(self.revision) and not hub and "a model from the Hub",
             "hf_token": bool(self.hf_token) and not hub and "a model from the Hub",
-            "download_s": self.download_s is not None and not self.model_s3 and "model_s3",
+            "download_s": self.download_s is not None and not self.mounted and "model_s3",
             "cuda": bool(self.cuda) and not has_gpu(self.instance_type) and "a GPU instance",
         }
         for name, needed in idle.items():
@@ -211,6 +226,11 @@ class DeploySpec:
         instance = find_instance(self.instance_type)
         if self.volume_gb is not None and instance is not None and instance.nvme_gb:
             raise SpecError(f"volume_gb is for instance types without local disk, and {instance.name} has one")
+
+    @property
+    def mounted(self) -> str:
+        """The S3 prefix whose files SageMaker puts into /opt/ml/model, "" if there is none."""
+        return self.model_s3 or self.code_s3
 
     def _uses_hub(self) -> bool:
         """True if the container may download from the Hub; an entry of the environment may name the model too."""

@@ -1,4 +1,4 @@
-"""The five shapes of endpoint whose requests are recorded."""
+"""The six shapes of endpoint whose requests are recorded."""
 
 from __future__ import annotations
 
@@ -42,4 +42,5 @@ CASES: dict[str, DeploySpec] = {
         component=ComponentOptions(memory_mib=32768, copies=1, min_instances=0, max_instances=2),
         weights_gb=16.4,
     ),
+    "own-code": make_spec(trust_custom_code=True, code_s3="s3://weights/llm-code/", weights_gb=16.4),
 }

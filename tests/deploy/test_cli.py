@@ -146,12 +146,13 @@ def test_weights_and_code_go_up_once(shell: Shell, served: Clients, tmp_path: Pa
     (model / "config.json").write_text("{}")
     (model / "model.safetensors").write_bytes(b"w" * 1000)
     (model / "pytorch_model.bin").write_bytes(b"w" * 1000)
-    (code / "inference.py").write_text("")
+    (code / "inference.py").write_text("def predict_fn(data, model): ...\ndef output_func(a, b): ...\n")
     served["s3"].create_bucket(Bucket="weights")
     command = ["upload", str(model), "s3://weights/llm", "--code", str(code)]
     assert shell(*command) == 0
     assert shell.json["model_s3"] == "s3://weights/llm/"
-    assert "code/inference.py: the container never runs handler code" in shell.err
+    assert f"{code}/inference.py line 2: output_func is never called; is output_fn meant?" in shell.err
+    assert "inference.py runs if it is deployed with --trust-custom-code" in shell.err
     keys = [item["Key"] for item in served["s3"].list_objects_v2(Bucket="weights")["Contents"]]
     assert keys == ["llm/code/inference.py", "llm/config.json", "llm/model.safetensors"]
     assert shell(*command) == 0

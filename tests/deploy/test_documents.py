@@ -17,6 +17,7 @@ import boto3
 import pytest
 
 from sagemaker_deploy import deployment
+from sagemaker_deploy.cli.code_argument import code_of
 from sagemaker_deploy.cli.endpoint_commands import deploy, plan
 from sagemaker_deploy.cli.main import build_parser
 from sagemaker_deploy.cli.model_argument import model_of
@@ -141,12 +142,13 @@ def shell_lines() -> list[str]:
 
 
 @pytest.mark.parametrize("line", shell_lines())
-def test_the_commands_are_commands(line: str) -> None:
-    """`…` stands for the options that an endpoint always needs; a model is one that can be meant."""
+def test_the_commands_are_commands(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`…` stands for the options that an endpoint always needs; a model and code are such as can be meant."""
+    monkeypatch.chdir(ROOT)
     needed = f"--image {IMAGE} --role {ROLE} --instance-type ml.g6.2xlarge"
     args = build_parser().parse_args(shlex.split(line.replace("…", needed), comments=True)[1:])
     if args.command in (plan, deploy):
-        assert model_of(args).location
+        assert model_of(args, code_of(args)).location
 
 
 @pytest.mark.usefixtures("everything_offline", "no_registry")

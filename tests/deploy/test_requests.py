@@ -47,7 +47,7 @@ def test_recorded_requests_are_valid_by_the_services_own_model(case: str) -> Non
         assert violations("sagemaker", operation, body) == []
 
 
-def test_the_recorded_cases_are_the_five_shapes_of_an_endpoint() -> None:
+def test_the_recorded_cases_are_the_six_shapes_of_an_endpoint() -> None:
     bodies = {case: json.loads((RECORDED / f"{case}.json").read_text()) for case in CASES}
     variants = {case: body["CreateEndpointConfig"]["ProductionVariants"][0] for case, body in bodies.items()}
     assert {path.stem for path in RECORDED.iterdir()} == CASES.keys()
@@ -57,6 +57,15 @@ def test_the_recorded_cases_are_the_five_shapes_of_an_endpoint() -> None:
     isolated = bodies["s3-isolated"]["CreateModel"]
     assert isolated["EnableNetworkIsolation"] is True
     assert isolated["PrimaryContainer"]["ModelDataSource"]["S3DataSource"]["S3DataType"] == "S3Prefix"
+    own = bodies["own-code"]["CreateModel"]["PrimaryContainer"]
+    assert (
+        own["Environment"].items()
+        >= {
+            "HF_MODEL_ID": "org/model",
+            "TRUST_CUSTOM_CODE": "true",
+        }.items()
+    )
+    assert own["ModelDataSource"]["S3DataSource"]["S3Uri"] == "s3://weights/llm-code/"
     assert bodies["async"]["CreateEndpointConfig"]["AsyncInferenceConfig"]["OutputConfig"]["S3OutputPath"]
     assert variants["component-to-zero"]["ManagedInstanceScaling"]["MinInstanceCount"] == 0
 
@@ -118,6 +127,8 @@ def test_every_field_of_the_wish_reaches_aws(field: str) -> None:
         "model_s3": "s3://b/other/",
         "quantize": "none",
         "trust_remote_code": True,
+        "trust_custom_code": True,
+        "code_s3": "s3://b/other/",
         "environment": {"A": "1"},
         "tags": {"A": "1"},
         "network_isolation": True,
@@ -136,6 +147,8 @@ def test_every_field_of_the_wish_reaches_aws(field: str) -> None:
     base: dict[str, Any] = {"model_id": "", "model_s3": "s3://b/p/"}
     if field in ("model_id", "revision", "hf_token"):
         base = {}
+    if field == "code_s3":
+        base = {"trust_custom_code": True}
     if field == "volume_gb":
         base |= {"instance_type": "ml.c7i.2xlarge"}
     before = build_requests(make_spec(**base), REGION)

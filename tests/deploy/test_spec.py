@@ -46,6 +46,13 @@ from tests.deploy.conftest import REGION, make_spec
         ({"model_s3": "http://b/p/", "model_id": ""}, "s3:// URI"),
         ({"model_s3": "s3://b/p/"}, "exclude each other"),
         ({"network_isolation": True}, "network isolation cuts off"),
+        ({"code_s3": "s3://b/c/"}, "code_s3 does nothing without trust_custom_code"),
+        ({"code_s3": "s3://b/c", "trust_custom_code": True}, "code_s3 's3://b/c' is a prefix and must end"),
+        ({"code_s3": "b/c/", "trust_custom_code": True}, "code_s3 'b/c/' must be an s3:// URI"),
+        (
+            {"code_s3": "s3://b/c/", "trust_custom_code": True, "model_id": ""},
+            "code_s3 is for a model that is not in S3",
+        ),
         ({"model_id": "gpt2"}, "must be a Hub id"),
         ({"model_id": "a/b/c"}, "must be a Hub id"),
         ({"model_id": "", "revision": "x"}, "revision does nothing without a model from the Hub"),

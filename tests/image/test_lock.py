@@ -87,4 +87,6 @@ def test_what_is_left_out_is_not_locked_and_nothing_imports_what_needs_it() -> N
     for path in [*(root / "container").rglob("*.py"), *(root / "handler").rglob("*.py")]:
         found = re.findall(r"^\s*(?:from|import) (?:scipy|sagemaker_inference)\b.*", path.read_text(), re.MULTILINE)
         allowed = r"from sagemaker_inference import (content_types|parameters|environment|errors|encoder)"
+        if path == root / "container/hooks/user_code/content/arrays.py":
+            allowed += r"|import scipy\.sparse"  # a body that names the package if a hook has not brought it
         assert all(re.fullmatch(allowed, line.strip()) for line in found), path

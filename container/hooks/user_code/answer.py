@@ -10,7 +10,7 @@ from typing import Any
 from container.hooks.user_code.content.accept import EVENT_STREAM, Accept
 from container.hooks.user_code.content.encoding import to_json
 from container.hooks.user_code.context import Context
-from container.hooks.user_code.failures import hook_error
+from container.hooks.user_code.failures import hook_errors
 from container.hooks.user_code.hook import HookAnswer
 
 JSON_LINES = "application/jsonlines"
@@ -113,12 +113,11 @@ def framing(accept: Accept) -> Callable[[Any], bytes]:
 def sync_parts(parts: Iterator[Any], opened: tuple[Any, ...], frame: Callable[[Any], bytes]) -> Iterator[bytes]:
     """Bytes of `opened` and `parts`; a failure is a HookError. Closed with whoever iterates."""
     try:
-        for part in opened:
-            yield frame(part)
-        for part in parts:
-            yield frame(part)
-    except Exception as exc:
-        raise hook_error(exc) from exc
+        with hook_errors():
+            for part in opened:
+                yield frame(part)
+            for part in parts:
+                yield frame(part)
     finally:
         close = getattr(parts, "close", None)
         if close is not None:
@@ -130,12 +129,11 @@ async def async_parts(
 ) -> AsyncIterator[bytes]:
     """`sync_parts` of an async iterator."""
     try:
-        for part in opened:
-            yield frame(part)
-        async for part in parts:
-            yield frame(part)
-    except Exception as exc:
-        raise hook_error(exc) from exc
+        with hook_errors():
+            for part in opened:
+                yield frame(part)
+            async for part in parts:
+                yield frame(part)
     finally:
         close = getattr(parts, "aclose", None)
         if close is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 
-from sagemaker_inference.errors import BaseInferenceToolkitError
+from sagemaker_inference import errors
 
 from container.hooks.model.errors import ModelError
 from container.hooks.user_code.hook import HookError
@@ -34,7 +34,7 @@ def hook_error(exc: Exception) -> HookError:
     """
     if isinstance(exc, HookError):
         return exc
-    if isinstance(exc, ModelError | BaseInferenceToolkitError):
+    if isinstance(exc, ModelError | errors.BaseInferenceToolkitError):
         return HookError(_status(exc.status if isinstance(exc, ModelError) else exc.status_code), str(exc.message))
     for status, message in (("error_code", "message"), ("status_code", "detail")):
         if isinstance(getattr(exc, status, None), int) and hasattr(exc, message):

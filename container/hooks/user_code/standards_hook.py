@@ -171,10 +171,12 @@ def _decorated() -> dict[str, Callable[..., Any]]:
 
     Raises HookLoadError for a middleware, which only a FastAPI application can run.
     """
-    registry = sys.modules.get(f"{_PACKAGE}.common.handler.registry")
-    if registry is None:
-        return {}
-    found = {kind: registry.handler_registry.get_decorator_handler(kind) for kind in ("invoke", "ping")}
+    found: dict[str, Callable[..., Any] | None] = {}
+    # Each is loaded only by code that imports its decorators.
+    module = sys.modules.get(f"{_PACKAGE}.common.handler.registry")
+    if module is not None:
+        registry = module.handler_registry
+        found |= {kind: registry.get_decorator_handler(kind) for kind in ("invoke", "ping")}
     module = sys.modules.get(f"{_PACKAGE}.common.fastapi.middleware.source.decorator_loader")
     if module is not None:
         loader = module.decorator_loader

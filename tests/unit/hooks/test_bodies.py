@@ -80,11 +80,20 @@ def test_other_types_are_415(convention: Convention, content_type: str) -> None:
     assert caught.value.status == 415
 
 
-@pytest.mark.parametrize("convention", [TOOLKIT, ENDPOINTS])
-def test_an_image_needs_a_package_of_the_hook(convention: Convention, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(HookError, match=r"pillow in requirements\.txt") as caught:
-        decode(b"", "image/png", convention)
+@pytest.mark.parametrize(
+    ("convention", "content_type", "module", "package"),
+    [
+        (TOOLKIT, "image/png", "PIL", "pillow"),
+        (ENDPOINTS, "image/png", "PIL", "pillow"),
+        (SAGEMAKER, "application/x-npz", "scipy.sparse", "scipy"),
+    ],
+)
+def test_some_types_need_a_package_of_the_hook(
+    convention: Convention, content_type: str, module: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(HookError, match=rf"need the package {package} in requirements\.txt") as caught:
+        decode(b"", content_type, convention)
     assert caught.value.status == 415
 
 

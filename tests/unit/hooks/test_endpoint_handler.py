@@ -1,4 +1,4 @@
-"""handler.py by the rules of Inference Endpoints' toolkit (huggingface-inference-toolkit, webservice_starlette.py)."""
+"""handler.py by the rules of Inference Endpoints' toolkit (huggingface-inference-toolkit)."""
 
 from __future__ import annotations
 

@@ -191,16 +191,19 @@ def test_without_a_handler_an_engine_is_needed(tmp_path: Path) -> None:
 # ---- the package's decorators, if the code brings the package
 
 
+PACKAGE = "model_hosting_container_standards.common"
+FORMATTERS = ("pre_fn", "post_fn", "throttle_middleware", "pre_post_middleware")
+
+
 def registered(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> None:
-    """What the package's two registries hold, as the code's own import of it leaves them."""
-    name = "model_hosting_container_standards"
-    registry = SimpleNamespace(get_decorator_handler=lambda kind: functions.get(kind))
-    slots = ("pre_fn", "post_fn", "throttle_middleware", "pre_post_middleware")
-    loader = SimpleNamespace(**{slot: functions.get(slot) for slot in slots})
-    module: Any = SimpleNamespace(handler_registry=registry)
-    monkeypatch.setitem(sys.modules, f"{name}.common.handler.registry", module)
-    module = SimpleNamespace(decorator_loader=loader)
-    monkeypatch.setitem(sys.modules, f"{name}.common.fastapi.middleware.source.decorator_loader", module)
+    """What the package's registries hold, as the code's own import of either half of it leaves them."""
+    module: Any
+    if functions.keys() - set(FORMATTERS):
+        module = SimpleNamespace(handler_registry=SimpleNamespace(get_decorator_handler=functions.get))
+        monkeypatch.setitem(sys.modules, f"{PACKAGE}.handler.registry", module)
+    if functions.keys() & set(FORMATTERS):
+        module = SimpleNamespace(decorator_loader=SimpleNamespace(**dict.fromkeys(FORMATTERS) | functions))
+        monkeypatch.setitem(sys.modules, f"{PACKAGE}.fastapi.middleware.source.decorator_loader", module)
 
 
 def test_decorators_win_over_names_and_lose_to_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What the Hugging Face toolkit 2.6.0 answers to a code/inference.py, and what we do.
+"""What the Hugging Face toolkit 2.6.0 answers to an inference.py, and what we do.
 
 The toolkit cannot be imported beside transformers 5, so its answers are recorded: HuggingFaceHandlerService of
 sagemaker-huggingface-inference-toolkit 2.6.0, multi-model-server 1.1.11, transformers 4.53.3, asked once, by hand.

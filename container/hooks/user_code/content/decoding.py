@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sagemaker_inference import content_types
@@ -58,11 +59,24 @@ def _rows(body: str | bytes) -> dict[str, Any]:
 
 def _image(body: str | bytes) -> dict[str, Any]:
     """An RGB image of Pillow, which this server does not have, but a hook's requirements.txt may."""
-    try:
+    with _brought("images", "pillow"):
         from PIL import Image
-    except ImportError as exc:
-        raise HookError(UNSUPPORTED_BODY, "images need the package pillow in requirements.txt") from exc
     return {"inputs": Image.open(io.BytesIO(_bytes(body))).convert("RGB")}
+
+
+def _matrix(body: str | bytes) -> Any:
+    """A sparse matrix; scipy is in no image of ours (docs/decisions/0060-no-scipy-in-the-image.md)."""
+    with _brought(content_types.NPZ, "scipy"):
+        return arrays.matrix_from_npz(_bytes(body))
+
+
+@contextmanager
+def _brought(what: str, package: str) -> Iterator[None]:
+    """Raise HookError 415 if a package is missing that a hook's requirements.txt may bring."""
+    try:
+        yield
+    except ImportError as exc:
+        raise HookError(UNSUPPORTED_BODY, f"{what} need the package {package} in requirements.txt") from exc
 
 
 def _audio(body: str | bytes) -> dict[str, Any]:
@@ -73,7 +87,7 @@ _SAGEMAKER: dict[str, Callable[[str | bytes], Any]] = {
     content_types.JSON: arrays.array_from_json,
     content_types.CSV: lambda body: arrays.array_from_csv(_text(body)),
     content_types.NPY: lambda body: arrays.array_from_npy(_bytes(body)),
-    content_types.NPZ: lambda body: arrays.matrix_from_npz(_bytes(body)),
+    content_types.NPZ: _matrix,
 }
 _TOOLKIT: dict[str, Callable[[str | bytes], Any]] = {
     content_types.JSON: json.loads,
