@@ -205,7 +205,7 @@ class Settings:
     refuse_custom_code: bool = _setting(
         False,
         _flag,
-        "Refuse to start beside code that is never run: inference.py, handler.py, model.py, requirements.txt, code/.",
+        "Refuse to start beside code that is not run: inference.py, handler.py, model.py, requirements.txt, code/.",
         "REFUSE_CUSTOM_CODE",
     )
     trust_custom_code: bool = _setting(

@@ -219,7 +219,7 @@ def test_code_beside_the_model_is_named(make_server: MakeServer, tiny_llama: Pat
     assert server.request("GET", "/info").json["custom_code_ignored"] == [str(model / "handler.py")]
     assert server.log.read_text().count("handler.py") == 1
     refused = make_server(HF_MODEL_ID=str(model), REFUSE_CUSTOM_CODE="true")
-    fails(refused, 3, "REFUSE_CUSTOM_CODE is set, and this server never runs")
+    fails(refused, 3, "REFUSE_CUSTOM_CODE is set, and this server does not run")
 
 
 def test_empty_sagemaker_values_are_unset(sagemaker_server: Server) -> None:

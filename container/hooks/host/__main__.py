@@ -77,6 +77,8 @@ def _serve(settings: Settings, run_dir: RunDir, epoch: int, board: StatusBoard) 
     limit_memory(settings.hook_max_memory_mb)
     hook = _load(files, settings, run_dir, board)
     num_threads = settings.hook_threads
+    if files.unused:
+        logger.warning("code that is not run beside it: %s", ", ".join(map(str, files.unused)))
     host = Host(
         hook,
         str(run_dir.hook.socket(epoch)),

@@ -1,4 +1,4 @@
-"""Finds files with a user's own code in a model's directory. This server never runs them, so it has to say so.
+"""Finds files with a user's own code in a model's directory. Those that do not run are named in the log.
 
 Sources of the names: sagemaker-huggingface-inference-toolkit (`inference.py`, also in `code/`), custom handlers of
 Inference Endpoints (`handler.py`), model-hosting-container-standards (`model.py`).
@@ -40,8 +40,8 @@ def report_custom_code(files: list[str], *, refuse: bool) -> None:
         return
     names = ", ".join(files)
     if refuse:
-        raise BadModel(f"REFUSE_CUSTOM_CODE is set, and this server never runs {names}")
-    logger.warning("ignored, as this server runs no handler code and installs no packages: %s", names)
+        raise BadModel(f"REFUSE_CUSTOM_CODE is set, and this server does not run {names}")
+    logger.warning("code that is not run (TRUST_CUSTOM_CODE=true runs one file of it): %s", names)
 
 
 def _modules(config: dict[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Code beside the model is never run, so it is named: in the log, on the card, or in the refusal."""
+"""Code beside the model that is not run is named: in the log, on the card, or in the refusal."""
 
 from __future__ import annotations
 
