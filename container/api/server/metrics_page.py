@@ -38,7 +38,8 @@ class _Engines(Collector):
         numbers = {name: sum(each[name] for each in snapshots) for name in snapshots[0]}
         num_ready = sum(board.phase is Phase.READY for board in boards)
         # Not sums: how many engines serve, whether PID 1 drains, the worst verdict of the start-up trial.
-        numbers |= {"engines": len(boards), "engines_ready": num_ready, "ready": int(self._serves(num_ready))}
+        num_engines = len(boards) if self._service.has_engine else 0
+        numbers |= {"engines": num_engines, "engines_ready": num_ready, "ready": int(self._serves(num_ready))}
         numbers |= {name: max(each[name] for each in snapshots) for name in ("draining", "self_test")}
         for name, source, text in _GAUGES:
             yield GaugeMetricFamily(name, text, value=numbers[source])
@@ -55,13 +56,13 @@ class _Engines(Collector):
         return has_hook and (num_ready_engines > 0 or not self._service.has_engine)
 
     def _hook(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
-        hook = self._service.hook
-        if hook is not None:
-            board = hook.board
-            yield GaugeMetricFamily("heir_hook_ready", "1 if the user's code is loaded.", value=int(board.ready))
-            yield GaugeMetricFamily("heir_hook_running", "Calls of the user's code in flight.", value=board["running"])
-            text = "Processes of the user's code that died and were restarted."
-            yield CounterMetricFamily("heir_hook_restarts", text, value=board["restarts"])
+        """Zeros without a user's code."""
+        board = None if self._service.hook is None else self._service.hook.board
+        found = (0, 0, 0) if board is None else (int(board.ready), board["running"], board["restarts"])
+        yield GaugeMetricFamily("heir_hook_ready", "1 if the user's code is loaded.", value=found[0])
+        yield GaugeMetricFamily("heir_hook_running", "Calls of the user's code in flight.", value=found[1])
+        text = "Processes of the user's code that died and were restarted."
+        yield CounterMetricFamily("heir_hook_restarts", text, value=found[2])
 
     def _build(self) -> GaugeMetricFamily:
         labels = ["version", "model", "dtype", "device", "quantize", "runner"]

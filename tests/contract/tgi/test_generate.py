@@ -297,7 +297,7 @@ def test_info(server: Server) -> None:
     assert (info["max_input_tokens"], info["max_total_tokens"]) == (511, 512)
     limits = ("max_concurrent_requests", "max_best_of", "max_stop_sequences", "max_client_batch_size")
     assert [info[name] for name in limits] == [128, 2, 4, 128]
-    ours = {"server_version", "engine_threads", "kv_cache_dtype", "speculate", "custom_code_ignored"}
+    ours = {"server_version", "engine_threads", "kv_cache_dtype", "speculate", "custom_code", "custom_code_ignored"}
     assert set(info) == INFO | OLDER_INFO | ours
     assert info["engine_threads"] >= 1
     assert info["speculate"] == 0
