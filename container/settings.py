@@ -222,7 +222,7 @@ class Settings:
     )
     hook_max_memory_mb: int = _setting(
         0,
-        _count(64),
+        _count(256),
         "Most memory of the hook process, in MB of data. Default: no limit.",
         "HOOK_MAX_MEMORY_MB",
     )

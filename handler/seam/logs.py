@@ -21,7 +21,7 @@ _MAX_MESSAGE = 2000
 def configure_logging(process: str, *, level: int, as_json: bool | None = None) -> None:
     """Send the log of this process to stderr, and uncaught exceptions to the log.
 
-    `process` is `main`, `web`, `engine` or `traces`. `as_json` None means JSON unless stderr is a terminal. Call it
+    `process` is `main`, `web`, `engine`, `hook` or `traces`. `as_json` None means JSON unless stderr is a terminal. Call it
     again to change level or form.
     """
     wanted = not sys.stderr.isatty() if as_json is None else as_json

@@ -107,7 +107,7 @@ SETTINGS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("REFUSE_CUSTOM_CODE",), _FLAG),
     (("TRUST_CUSTOM_CODE",), _FLAG),
     (("HOOK_THREADS",), _whole(1, 1024)),
-    (("HOOK_MAX_MEMORY_MB",), _whole(64)),
+    (("HOOK_MAX_MEMORY_MB",), _whole(256)),
     (("STANDARD_AUTO_INSTALL_REQ",), _FLAG),
     (("STANDARD_PIP_ARGS",), _text),
     (("MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH"), _whole(1)),

@@ -58,6 +58,11 @@ FORBIDDEN = [
     ("handler.runners.dynamic_cache", "handler.runners.paged"),
     *(("container.supervisor", name) for name in ("flask", "gevent", "container.web", "container.api")),
     *(("container.generation", name) for name in ("flask", "container.web", "container.api")),
+    *(("container.hooks", name) for name in ("flask", "container.web", "container.serving", "container.api")),
+    # gevent patches no socket and no thread of the hook process.
+    *((f"container.hooks.{room}", "gevent") for room in ("host", "model", "packages", "user_code")),
+    *((f"container.hooks.{room}", "container.hooks.host") for room in ("model", "packages", "user_code")),
+    ("container.supervisor", "container.hooks.host"),
     *(("container.text", name) for name in ("flask", "zmq", "container.web", "container.serving")),
     # Only `container.text.offload` decides what runs in gevent's pool.
     *((f"container.text.{name}", "gevent") for name in ("tokenizer", "chat_template", "detokenizer", "stop_strings")),
@@ -81,6 +86,7 @@ ORDERS = [
     (
         "container.text",
         "container.generation",
+        "container.hooks",
         "container.monitoring",
         "container.web",
         "container.serving",
@@ -225,6 +231,11 @@ def test_the_engine_reports_a_missing_model_before_it_loads_torch() -> None:
     found = imported_by(["handler.__main__", "handler.prepare"])
     assert "handler.model.location" in found
     assert not found & {"torch", "transformers", "numpy"}
+
+
+def test_the_hook_process_loads_no_web_server_and_no_torch() -> None:
+    found = imported_by(["container.hooks.host.__main__"])
+    assert not found & {"flask", "gevent", "torch", "transformers", "numpy"}
 
 
 def test_the_supervisor_loads_neither_flask_nor_gevent() -> None:

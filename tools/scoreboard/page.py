@@ -16,6 +16,7 @@ SUBJECTS = (
     (21, 31, "answers that do not depend on neighbours; tenants; control tokens"),
     (32, 34, "memory over time, and out of memory"),
     (35, 40, "failures to start, model files, message frames, surroundings, API key, cost of a connection"),
+    (41, 41, "a user's code"),
 )
 
 _HEAD = """\
@@ -54,13 +55,17 @@ def _summary(results: list[Result]) -> str:
         "| rows | subject | passed |",
         "|---|---|---|",
         *(
-            f"| {first} to {last} | {subject} | {len(passed & set(range(first, last + 1)))} of {last - first + 1} |"
+            f"| {_range(first, last)} | {subject} | {len(passed & set(range(first, last + 1)))} of {last - first + 1} |"
             for first, last, subject in SUBJECTS
         ),
         f"| **all** | {len(results)} scenarios, {dates[0]} to {dates[-1]}, machine of {cores} cores without a GPU; "
         f"load above the cores in {busy} | **{len(passed)} of {len(ROWS)}** |",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _range(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first} to {last}"
 
 
 def _lines(row: Row, results: list[Result]) -> list[str]:

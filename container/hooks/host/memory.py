@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import threading
 from pathlib import Path
 
 _BYTES_PER_MB = 1_000_000
 _FIRST_TO_GO = "1000"
+# The address space of a thread's stack counts as data; the system's default of 8 MB would use the limit up.
+_STACK_BYTES = 1_048_576
 
 
 def limit_memory(max_mb: int) -> None:
@@ -19,5 +22,6 @@ def limit_memory(max_mb: int) -> None:
     with contextlib.suppress(OSError):  # a kernel without the file, or one that forbids it
         Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO)
     if max_mb:
+        threading.stack_size(_STACK_BYTES)
         # Private writable memory. Not the address space: reserved addresses, as CUDA's, cost nothing.
         resource.setrlimit(resource.RLIMIT_DATA, (max_mb * _BYTES_PER_MB, max_mb * _BYTES_PER_MB))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 
 from container.hooks.call import PART_BYTES, WINDOW, Call, Failed, FromHost, Head, Part, Reason
@@ -91,38 +92,41 @@ class RunningCall:
         self._send(Part(self.call.call_id, b"", last=True))
 
     def fail(self, error: BaseException) -> None:
-        """Log why the hook failed, with its traceback, and send the message alone."""
-        if self.aborted_s is not None:
-            logger.info("a call that nobody waits for ended with %s", type(error).__name__)
-            return
-        self._send(failure(self.call.call_id, error))
+        """Send the message of what the hook raised, then log why, with the traceback."""
+        if _memory_error(error) is not None:
+            # The frames hold what the hook has allocated, and the log needs memory too.
+            traceback.clear_frames(error.__traceback__)
+            traceback.clear_frames(None if error.__cause__ is None else error.__cause__.__traceback__)
+        if self.aborted_s is None:
+            self._send(failure(self.call.call_id, error))
+        _log(error)
 
 
 def failure(call_id: str, error: BaseException) -> Failed:
-    """The terminal message for what a hook raised, and its line in the log.
+    """The terminal message for what a hook raised.
 
     sys.exit() in a hook fails its request alone, as any exception does.
     """
+    if _memory_error(error) is not None:
+        return Failed(call_id, Reason.OUT_OF_MEMORY, "the hook ran out of memory")
+    if isinstance(error, HookError):
+        return Failed(call_id, Reason.HOOK, error.message, error.status)
+    if isinstance(error, SystemExit):
+        return Failed(call_id, Reason.HOOK, "the hook called sys.exit()")
+    return Failed(call_id, Reason.INTERNAL, "the hook failed")
+
+
+def _memory_error(error: BaseException) -> MemoryError | None:
+    return next((each for each in (error, error.__cause__) if isinstance(each, MemoryError)), None)
+
+
+def _log(error: BaseException) -> None:
     if isinstance(error, HookError):
         cause = error.__cause__
-        if isinstance(cause, MemoryError):
-            return failure(call_id, cause)
-        logger.log(
-            logging.INFO if cause is None else logging.ERROR,
-            "the hook answered %d: %s",
-            error.status,
-            error.message,
-            exc_info=cause,
-        )
-        return Failed(call_id, Reason.HOOK, error.message, error.status)
-    if isinstance(error, MemoryError):
-        logger.error("the hook ran out of memory", exc_info=error)
-        return Failed(call_id, Reason.OUT_OF_MEMORY, "the hook ran out of memory")
-    if isinstance(error, SystemExit):
-        logger.error("the hook called sys.exit(%s)", error.code, exc_info=error)
-        return Failed(call_id, Reason.HOOK, "the hook called sys.exit()")
-    logger.error("the hook failed", exc_info=error)
-    return Failed(call_id, Reason.INTERNAL, "the hook failed")
+        level = logging.INFO if cause is None else logging.ERROR
+        logger.log(level, "the hook answered %d: %s", error.status, error.message, exc_info=cause)
+    else:
+        logger.error("the hook failed: %s", type(error).__name__, exc_info=error)
 
 
 def checked_head(answer: HookAnswer) -> tuple[tuple[str, str], ...]:
