@@ -1,4 +1,4 @@
-"""Finds files with a user's own code in a model's directory. Those that do not run are named in the log.
+"""Finds files with a user's own code in a model's directory that are not run, so that the server says so.
 
 Sources of the names: sagemaker-huggingface-inference-toolkit (`inference.py`, also in `code/`), custom handlers of
 Inference Endpoints (`handler.py`), model-hosting-container-standards (`model.py`).
@@ -41,7 +41,7 @@ def report_custom_code(files: list[str], *, refuse: bool) -> None:
     names = ", ".join(files)
     if refuse:
         raise BadModel(f"REFUSE_CUSTOM_CODE is set, and this server does not run {names}")
-    logger.warning("code that is not run (TRUST_CUSTOM_CODE=true runs one file of it): %s", names)
+    logger.warning("not run, as TRUST_CUSTOM_CODE is not set or another file runs: %s", names)
 
 
 def _modules(config: dict[str, Any]) -> Iterator[str]:
