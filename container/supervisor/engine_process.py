@@ -224,6 +224,7 @@ class EngineProcess:
             card_path=str(self._engine_dir.card),
             hazards_path=str(self._engine_dir.hazards),
             suspects_path=str(self._run_dir.suspects),
+            adapters_path=str(self._run_dir.adapters),
             log_level=s.log_level,
             log_json=s.json_output,
         )

@@ -120,6 +120,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     card_path: str = ""
     hazards_path: str = ""
     suspects_path: str = ""
+    adapters_path: str = ""
     log_level: int = 20
     log_json: bool | None = None
     index: int = 0
