@@ -12,12 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from handler.kernels.low_rank import expand, shrink
-from handler.kernels.low_rank.rows import ENTRY, ROW_BYTES, ShrunkRows, Term, UpTable
 from handler.kernels.low_rank.added import WIDE
+from handler.kernels.low_rank.rows import ENTRY, ROW_BYTES, ShrunkRows, Term, UpTable
 from handler.kernels.low_rank.tile import TURNS
 from handler.kernels.program import Step, nothing
 from handler.kernels.team import NUM_COMMON, Call, scratch, team_functions
@@ -107,7 +106,7 @@ class LowRankInput:
         x = F.pad(x, (0, self._missing)) if self._missing else x.contiguous()
         out = torch.empty(len(slots), self.width)
         self._call.set(0, *team_functions(), len(slots), 0, 0, 0, x.data_ptr(), slots.data_ptr(), out.data_ptr())
-        self._call.arguments[shrink.DOWNS:] = self._constants(out.shape[1])
+        self._call.arguments[shrink.DOWNS :] = self._constants(out.shape[1])
         self._call.run()
         return ShrunkRows(slots, out)
 
