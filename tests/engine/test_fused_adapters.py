@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,8 @@ ROWS = ((41, 0), (20, 1), (33, BASE), (7, 0), (5, 9))
 
 
 def runner_of(bits: int, dtype: torch.dtype) -> tuple[SlotRunner, ModelShape]:
-    model = tiny_models.build("llama", **SIZES).to(dtype)
+    model: Any = tiny_models.build("llama", **SIZES)
+    model = model.to(dtype)
     if bits:
         assert pack_linears(model, bits)
     shape = ModelShape.of(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -103,7 +104,7 @@ def test_products_of_packed_weights(bits: int) -> None:
     added, product = reference(x, SLOTS, sizes, dtype), x.double() @ layer.weight.double().T
     assert layer.bias is not None
     y = product + layer.bias.double() + added
-    calls = {
+    calls: dict[str, tuple[Callable[[Tensor, Tensor, Term | None], Tensor], Tensor]] = {
         "forward": (lambda rows, beside, term: layer.product(rows, term), y),
         "silu": (lambda rows, beside, term: layer.product.silu(rows, term), torch.nn.functional.silu(y)),
         "times": (lambda rows, beside, term: layer.product.times(rows, beside, term), y * other.double()),

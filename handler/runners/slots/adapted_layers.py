@@ -11,7 +11,6 @@ from handler.linears.linear import Linear
 
 if TYPE_CHECKING:  # loaded where it is used: it takes 0.3 s
     from handler.kernels.low_rank.low_rank import Factors
-    from handler.runners.slots.fused_layers import LayerParts
 
 # Modules of a layer by the input that they multiply, in the order in which their outputs stand side by side.
 INPUTS: tuple[tuple[str, ...], ...] = (
@@ -23,9 +22,9 @@ INPUTS: tuple[tuple[str, ...], ...] = (
 
 
 class LayerAdapters:
-    """The resident adapters of one fused layer."""
+    """The resident adapters of one fused layer, whose `LayerParts` (`fused_layers`) are `parts` here."""
 
-    def __init__(self, parts: LayerParts, num_slots: int) -> None:
+    def __init__(self, parts: Any, num_slots: int) -> None:
         from handler.linears.low_rank_linear import LowRankLinear
 
         head = parts.head_dim
@@ -61,7 +60,7 @@ class LayerAdapters:
         self.version += 1
 
 
-def _adapted(parts: LayerParts, linear: Linear, sizes: Sequence[Sequence[int]], num_slots: int) -> Any:
+def _adapted(parts: Any, linear: Linear, sizes: Sequence[Sequence[int]], num_slots: int) -> Any:
     """The layer with its adapters, and what they have for its input: `sizes` as `LowRankInput` takes them."""
     from handler.kernels.low_rank.low_rank import LowRankInput
     from handler.linears.low_rank_linear import LowRankLinear, parts_of
@@ -88,7 +87,7 @@ def _by_sections(factors: list[Factors | None], counts: list[int]) -> list[list[
     return [[next(rest) for _ in range(count)] for count in counts]
 
 
-def adapted_forward(parts: LayerParts, adapters: LayerAdapters, slots: Tensor, hidden: Tensor, angles: Any) -> Tensor:
+def adapted_forward(parts: Any, adapters: LayerAdapters, slots: Tensor, hidden: Tensor, angles: Any) -> Tensor:
     """As `LayerParts.forward`, with the adapters of `slots` int64 `[T]`; `angles` are cosines and sines."""
     num_rows = hidden.shape[1]
     normed = parts.input_norm(hidden)
@@ -98,4 +97,5 @@ def adapted_forward(parts: LayerParts, adapters: LayerAdapters, slots: Tensor, h
     normed = parts.mlp_norm(hidden)
     rows = adapters.mlp_input.shrunk(normed, slots)
     gated = adapters.up.times(normed, adapters.gate.silu(normed, rows), rows)
-    return adapters.down.plus(gated, hidden, adapters.down_input.shrunk(gated, slots))
+    out: Tensor = adapters.down.plus(gated, hidden, adapters.down_input.shrunk(gated, slots))
+    return out
