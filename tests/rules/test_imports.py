@@ -82,6 +82,8 @@ ORDERS = [
     ("handler.seam", "handler.scheduling", "handler.speculation", "handler.engine", "handler.startup"),
     ("handler.seam", "handler.kernels", "handler.linears", "handler.formats", "handler.model", "handler.runners"),
     ("handler.model", "handler.runners", "handler.engine"),
+    ("handler.seam", "handler.linears", "handler.adapters", "handler.runners", "handler.engine"),
+    ("handler.model", "handler.adapters"),
     ("handler.scheduling", "handler.model"),
     (
         "container.text",

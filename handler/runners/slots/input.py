@@ -8,6 +8,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from handler.adapters.rows import BASE
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 
 # Key lengths are rounded up to this. The CPU kernel's result does not depend on the number of masked keys that follow,
@@ -100,7 +101,7 @@ class ModelInput:
     `input_ids`, `position_ids` int64 `[1, T]`; `flat_index` int64 `[T]`, where each token's key goes in the cache;
     `logits_index` int64 `[S + P]`, the rows whose logits are wanted: first the S that choose a token, in the order of
     `samples` and of their drafts, then all rows of the chunks in `scored`, whose requests want prompt
-    log-probabilities.
+    log-probabilities. `adapter_slots` int64 `[T]` are the rows' where any has one, -1 for none.
     """
 
     input_ids: Tensor
@@ -111,6 +112,7 @@ class ModelInput:
     scored: list[ScheduledSequence]
     decodes: list[DecodeGroup]
     chunks: list[PrefillChunk]
+    adapter_slots: Tensor | None = None
 
 
 def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device) -> ModelInput:
@@ -129,6 +131,7 @@ def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device)
     scored: list[ScheduledSequence] = []
     scored_rows: list[int] = []
     chunks: list[PrefillChunk] = []
+    slots: list[int] = []
     decodes = _group(singles, device)
     for item in (*singles, *drafts, *longer):
         end = item.start + item.num_tokens
@@ -142,10 +145,12 @@ def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device)
             scored_rows += range(len(ids), len(ids) + item.num_tokens)
         ids += item.token_ids
         positions += range(item.start, end)
+        slots += [item.seq.adapter_slot] * item.num_tokens
         flat += range(item.seq.slot * max_len + item.start, item.seq.slot * max_len + end)
         if item.samples:
             sample_rows += range(len(ids) - 1 - len(item.draft), len(ids))
             samples.append(item)
+    some = any(slot != BASE for slot in slots)
     return ModelInput(
         input_ids=torch.tensor([ids], device=device),
         position_ids=torch.tensor([positions], device=device),
@@ -155,6 +160,7 @@ def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device)
         scored=scored,
         decodes=decodes,
         chunks=chunks,
+        adapter_slots=torch.tensor(slots, device=device) if some else None,
     )
 
 

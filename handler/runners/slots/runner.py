@@ -10,15 +10,20 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from handler.adapters.adapter import Adapter
+from handler.adapters.plain import PlainAdapters
+from handler.adapters.rows import AdapterRows, adapter_rows
 from handler.linears.choice import can_prepack
 from handler.model.loader import LoadedModel
 from handler.runners.attention import ATTENTION_NAME, STEP, layer_windows
 from handler.runners.limits import Limits
 from handler.runners.runner import StepLogits
 from handler.runners.slots.acceleration import Acceleration
+from handler.runners.slots.adapters import SlotAdapters
 from handler.runners.slots.attention import SlotStep
 from handler.runners.slots.cache import SlotCache
 from handler.runners.slots.fused_layers import llama_shaped
+from handler.runners.slots.fused_stack import fused_parts
 from handler.runners.slots.input import ModelInput, bucket, build_model_input
 from handler.runners.trial import MODEL_ERRORS, TOLERANCE, Trial, precision
 from handler.scheduling.kv_manager import KVManager
@@ -40,6 +45,7 @@ class SlotRunner:
 
     name = "slots"
     drafts_obstacle: str | None = None
+    adapters_obstacle: str | None = None
 
     def __init__(
         self, loaded: LoadedModel, num_slots: int, max_len: int, num_stored_pages: int = 0, page_size: int = 32
@@ -54,6 +60,8 @@ class SlotRunner:
         self.same_by_any_threads = False
         self._trial: Trial | None = None
         self._acceleration: Acceleration | None = None
+        self._adapters = SlotAdapters({})
+        self._plain_adapters = PlainAdapters(loaded.model, loaded.dtype)
 
     @property
     def vocab_size(self) -> int:
@@ -96,15 +104,38 @@ class SlotRunner:
         first = item.start + item.num_tokens - len(item.draft) + num_accepted
         self.cache.erase(item.seq.slot, item.start + item.num_tokens, first)
 
+    def load_adapter(self, slot: int, adapter: Adapter) -> None:
+        """Give what fused layers have to them, and the rest to hooks of the modules it is for."""
+        try:
+            self._adapters.load(slot, adapter)
+            others = [path for path in adapter.paths if not self._adapters.holds(path)]
+            self._plain_adapters.load(slot, adapter, others)
+        except BaseException:
+            self.unload_adapter(slot)
+            raise
+
+    def unload_adapter(self, slot: int) -> None:
+        """Let rows of the slot add nothing, and free what they added."""
+        self._adapters.unload(slot)
+        self._plain_adapters.unload(slot)
+
     def forget(self, slot: int, num_tokens: int) -> None:
         """Zero what the sequence wrote: the next one in the slot may read it, masked."""
         self.cache.erase(slot, num_tokens)
 
     def _run(self, model_input: ModelInput) -> Tensor:
-        with self._step(model_input) as step:
+        with self._step(model_input) as step, adapter_rows(self._rows(model_input)):
             logits = self._forward(model_input)
         self.num_attention_calls = step.calls
         return logits
+
+    def _rows(self, model_input: ModelInput) -> AdapterRows | None:
+        """The rows' adapters for hooks; fused layers look at `adapter_slots`."""
+        if model_input.adapter_slots is None or not self._plain_adapters.in_use:
+            return None
+        slots: list[int] = model_input.adapter_slots.tolist()
+        output = [slots[row] for row in model_input.logits_index.tolist()] if self._keeps_logits else None
+        return AdapterRows.of(slots, output, self.loaded.device)
 
     @contextmanager
     def _step(self, model_input: ModelInput) -> Iterator[SlotStep]:
@@ -159,6 +190,7 @@ class SlotRunner:
             trial.prove(self)
             return
         acceleration.keep()
+        self._adapters = SlotAdapters(fused_parts(self.loaded.model))
         # torch's attention divides a long row's keys among threads; ours does not.
         self.same_by_any_threads = acceleration.num_stacked == int(self.loaded.text_config.num_hidden_layers)
         logger.info(
