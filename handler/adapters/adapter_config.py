@@ -86,6 +86,7 @@ class AdapterConfig:
     alpha_pattern: dict[str, float]
     target_modules: list[str] | str | None
     exclude_modules: list[str] | str | None
+    target_parameters: list[str]
     layers_to_transform: list[int] | None
     layers_pattern: list[str]
     modules_to_save: list[str]
@@ -105,7 +106,7 @@ class AdapterConfig:
         """Whether peft puts an addition on the module of this name (peft's check_target_module_exists)."""
         if self.exclude_modules and _names(path, self.exclude_modules, "exclude_modules"):
             return False
-        if self.target_modules == "all-linear":
+        if self.target_modules == "all-linear" or _names(f"{path}.weight", self.target_parameters, "target_parameters"):
             return True
         if self.target_modules is None or not _names(path, self.target_modules, "target_modules"):
             return False
@@ -155,6 +156,7 @@ def parse_config(text: bytes) -> AdapterConfig:
         },
         target_modules=_targets(fields, "target_modules"),
         exclude_modules=_targets(fields, "exclude_modules"),
+        target_parameters=_strings(fields, "target_parameters"),
         layers_to_transform=_layers(fields.get("layers_to_transform")),
         layers_pattern=_strings(fields, "layers_pattern"),
         modules_to_save=_strings(fields, "modules_to_save"),

@@ -48,14 +48,21 @@ class Landings:
     def __init__(self, shape: ModelShape) -> None:
         self._shape = shape
         self._by_body: dict[str, str] = {}
-        for path in (*shape.experts, *shape.linears, *shape.biases, *filter(None, [shape.input_embedding])):
+        for path in (
+            *shape.experts,
+            *shape.linears,
+            *shape.routers,
+            *shape.biases,
+            *filter(None, [shape.input_embedding]),
+        ):
             self._by_body[_body(path)] = path
         for path in shape.experts:
             self._by_body.setdefault(_body(path.rpartition(".")[0]), path.rpartition(".")[0])
+        self._products = shape.linears | shape.routers
         # A conversion's memory of what matched must not outlive one file, so each is used for names alone.
         self._renamings = [each for each in shape.conversions if isinstance(each, WeightRenaming)]
         self._converters = [each for each in shape.conversions if isinstance(each, WeightConverter)]
-        self._weights = {f"{path}.weight": True for path in shape.linears} | dict.fromkeys(shape.experts, True)
+        self._weights = {f"{path}.weight": True for path in self._products} | dict.fromkeys(shape.experts, True)
 
     def module(self, path: str) -> str | None:
         """The module of the model that `path` names, as it is or with another head; None without."""
@@ -64,7 +71,7 @@ class Landings:
     def products(self, path: str) -> list[Landing]:
         """Where the addition to the product `path` lands; [] if nowhere."""
         found = self._by_body.get(_body(path))
-        if found is not None and found in self._shape.linears:
+        if found is not None and found in self._products:
             return [Landing(found)]
         return self._in_fused(path) or self._over_parts(path) or self._converted(path)
 
@@ -108,7 +115,7 @@ class Landings:
         renamed, pattern = self._renamed(path)
         found = self._by_body.get(_body(renamed))
         if pattern is None:
-            return [Landing(found)] if found is not None and found in self._shape.linears else []
+            return [Landing(found)] if found is not None and found in self._products else []
         converter = next(each for each in self._converters if pattern in each.source_patterns)
         steps = [step for step in converter.operations if not isinstance(step, Transpose)]
         if [type(step) for step in steps] == [Chunk]:

@@ -29,8 +29,8 @@ class Size:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelShape:
-    """Modules by path: `linears` multiply, `experts` are matrices of experts (`….experts.gate_up_proj`), `biases` are
-    float32 `[N]` of any module.
+    """Modules by path: `linears` multiply, `experts` are matrices of experts (`….experts.gate_up_proj`), `routers`
+    multiply too, and choose experts by the result; `biases` are float32 `[N]` of any module.
 
     `input_embedding` and `output_layer` are paths, `dense` their ordinary weights, `tied` whether they share one.
     `attention_rows` are the outputs of query, key and value. `conversions` are transformers' own, of names in
@@ -41,6 +41,7 @@ class ModelShape:
     modules: frozenset[str]
     linears: dict[str, Size]
     experts: dict[str, Size]
+    routers: dict[str, Size]
     biases: dict[str, Tensor]
     input_embedding: str | None
     output_layer: str | None
@@ -63,6 +64,7 @@ class ModelShape:
             modules=frozenset(modules),
             linears={path: size for path, size in linears.items() if not _SINGLE_EXPERT.search(f"{path}.")},
             experts={path: size for at, module in modules.items() for path, size in _matrices(at, module).items()},
+            routers={path: size for at, module in modules.items() for path, size in _routers(at, module).items()},
             biases={path: bias for path, module in modules.items() if (bias := _bias(module)) is not None},
             input_embedding=paths.get(id(embedding)),
             output_layer=paths.get(id(output)),
@@ -80,7 +82,7 @@ class ModelShape:
 
     def size(self, path: str) -> Size | None:
         """Of a product or of experts' matrices."""
-        return self.linears.get(path) or self.experts.get(path)
+        return self.linears.get(path) or self.experts.get(path) or self.routers.get(path)
 
 
 def _size(module: Any) -> Size | None:
@@ -106,6 +108,19 @@ def _matrices(path: str, module: Any) -> dict[str, Size]:
             count, first, second = matrices.shape
             sizes = (second, first) if module.is_transposed else (first, second)
             found[f"{path}.{name}"] = Size(*sizes, count)
+    return found
+
+
+def _routers(path: str, module: nn.Module) -> dict[str, Size]:
+    """The children of a mixture that multiply by a weight of their own and are no layer."""
+    children = dict(module.named_children())
+    if not any(is_experts(child) for child in children.values()):
+        return {}
+    found = {}
+    for name, child in children.items():
+        weight = _weight(child)
+        if weight is not None and _size(child) is None and not is_experts(child):
+            found[f"{path}.{name}"] = Size(*weight.shape)
     return found
 
 

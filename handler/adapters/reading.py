@@ -65,19 +65,23 @@ class _Reading:
     def adapter(self) -> Adapter:
         """What was taken."""
         products: dict[str, LowRank] = {}
+        routers: dict[str, LowRank] = {}
         experts = dict(self._experts)
         for path, parts in self._parts.items():
             if path in self._model.experts:
                 experts[path] = whole_experts(self._model.experts[path], parts)
+            elif path in self._model.routers:
+                routers[path] = whole_product(self._model.routers[path], parts)
             else:
                 products[path] = whole_product(self._model.linears[path], parts)
-        pairs: list[LowRank | ExpertLowRank] = [*products.values(), *experts.values()]
+        pairs: list[LowRank | ExpertLowRank] = [*products.values(), *experts.values(), *routers.values()]
         held = [tensor for pair in pairs for tensor in (pair.down, pair.up)]
         held += [tensor for each in self._embeddings.values() for tensor in (each.rows, each.up)]
         held += [*self._weights.values(), *self._bias_changes.values(), *(r.values for r in self._token_rows.values())]
         return Adapter(
             products=products,
             experts=experts,
+            routers=routers,
             bias_changes=self._bias_changes,
             embeddings=self._embeddings,
             weights=self._weights,
@@ -99,7 +103,7 @@ class _Reading:
             self._take_experts(path, matrices, pair.down, pair.up)
             return
         landings = self._landings.products(path)
-        names = (path, *(landing.path for landing in landings))
+        names = (path, *(landing.path for landing in landings), f"{path}.weight")
         if not landings or not any(self._config.targets(name) for name in names):
             self.unused += pair.names
             return
