@@ -106,7 +106,7 @@ class LowRankInput:
         x = F.pad(x, (0, self._missing)) if self._missing else x.contiguous()
         out = torch.empty(len(slots), self.width)
         self._call.set(0, *team_functions(), len(slots), 0, 0, 0, x.data_ptr(), slots.data_ptr(), out.data_ptr())
-        self._call.arguments[shrink.DOWNS:] = self._constants(out.shape[1])
+        self._call.arguments[shrink.DOWNS :] = self._constants(out.shape[1])
         self._call.run()
         return ShrunkRows(slots, out)
 
