@@ -54,6 +54,11 @@ class RunDir(EngineDir):
         return self.path / "suspects"
 
     @property
+    def adapters(self) -> Path:
+        """Directory of the list of adapters and of the engines' copies (handler.seam.adapter_list)."""
+        return self.path / "adapters"
+
+    @property
     def refusal(self) -> Path:
         """One sentence, written by a web worker that cannot use the model's text files; PID 1 logs it and exits."""
         return self.path / "refusal"

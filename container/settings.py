@@ -16,13 +16,14 @@ from typing import Any
 from sagemaker_inference import parameters
 
 from container.directories import default_cache_dir
-from handler.seam.config import ActivationDtype, KVCacheDtype, KVLayout, Quantize
+from handler.seam.config import ActivationDtype, AdapterSource, KVCacheDtype, KVLayout, Quantize
 
 _MAX_LOG_LEVEL = 1000
 # Empty: by the endpoint.
 _OTLP_PROTOCOLS = ("", "grpc", "http/protobuf")
 # Tokens that a draft model guesses at most, as vLLM's examples have it.
 _DRAFTED = 5
+_ADAPTERS = "entries id[=path][@revision], comma-separated, each id once and of printable ASCII characters"
 
 
 class SettingsError(Exception):
@@ -105,6 +106,20 @@ def _origins(value: str) -> str:
     if not origins or not all(re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[!-.0-~]+", origin) for origin in origins):
         raise ValueError("* or origins such as https://a.example:8443, comma-separated, without a path")
     return ",".join(origins)
+
+
+def _adapters(value: str) -> tuple[AdapterSource, ...]:
+    """TGI's list: `id[=path][@revision]`, comma-separated. Without a path the id is one of the hub, or a directory."""
+    found: dict[str, AdapterSource] = {}
+    for item in _items(value):
+        matched = re.fullmatch(r"([!-<>?A-~]+)(?:=([^=@\x00-\x1f]*[^=@\s]))?(?:\s*@([^=@\x00-\x1f]*[^=@\s]))?", item)
+        if matched is None or matched[1] in found:
+            raise ValueError(_ADAPTERS)
+        name, path, revision = matched.groups()
+        found[name] = AdapterSource(name, (path or name).strip(), revision and revision.strip())
+    if not found:
+        raise ValueError(_ADAPTERS)
+    return tuple(found.values())
 
 
 def _header(value: str) -> str:
@@ -251,6 +266,33 @@ class Settings:
         _text,
         "Small model of the same vocabulary that guesses too: a directory, a hub id or a .gguf file.",
         "SPECULATIVE_MODEL",
+    )
+    adapters: tuple[AdapterSource, ...] = _setting(
+        (), _adapters, "Adapters to load at the start, comma-separated: id[=path][@revision].", "LORA_ADAPTERS"
+    )
+    max_adapters: int = _setting(
+        8,
+        _count(0, 1024),
+        "Adapters on the device at once, so in one batch; 0: none is ever loaded.",
+        *("MAX_ADAPTERS", "OPTION_MAX_LORAS", "SM_VLLM_MAX_LORAS"),
+    )
+    max_adapter_rank: int = _setting(
+        64,
+        _count(1, 4096),
+        "Largest rank of an adapter.",
+        *("MAX_ADAPTER_RANK", "OPTION_MAX_LORA_RANK", "SM_VLLM_MAX_LORA_RANK"),
+    )
+    max_cpu_adapters: int = _setting(
+        0,
+        _count(1, 1_000_000),
+        "Adapters registered at once. Default: as many as host memory holds.",
+        *("MAX_CPU_ADAPTERS", "OPTION_MAX_CPU_LORAS", "SM_VLLM_MAX_CPU_LORAS"),
+    )
+    adapter_updates: bool = _setting(
+        False,
+        _flag,
+        "Serve vLLM's routes /v1/load_lora_adapter and /v1/unload_lora_adapter.",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
     )
     max_batch_size: int = _setting(
         0,
@@ -420,11 +462,23 @@ class Settings:
             return _DRAFTED if self.speculative_model else 0
         return self.speculate
 
+    @property
+    def max_registered_adapters(self) -> float:
+        """The most adapters that these settings allow at once; memory may allow fewer."""
+        if not self.max_adapters:
+            return 0
+        return max(self.max_cpu_adapters, self.max_adapters) if self.max_cpu_adapters else math.inf
+
     def _check(self) -> None:
         if self.max_input_tokens and self.max_total_tokens and self.max_input_tokens >= self.max_total_tokens:
             raise SettingsError(
                 f"MAX_INPUT_TOKENS must be less than MAX_TOTAL_TOKENS ({self.max_total_tokens}). "
                 f"Given: {self.max_input_tokens}"
+            )
+        if len(self.adapters) > self.max_registered_adapters:
+            raise SettingsError(
+                f"LORA_ADAPTERS must have at most as many entries as MAX_ADAPTERS and MAX_CPU_ADAPTERS allow "
+                f"({self.max_registered_adapters:.0f}). Given: {len(self.adapters)}"
             )
         if self.traced and self.otlp_protocol not in _OTLP_PROTOCOLS:
             raise SettingsError(

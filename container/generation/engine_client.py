@@ -20,11 +20,13 @@ from container.generation.joined_outputs import can_join, joined
 from container.run_dir import EngineDir
 from handler.seam.protocol import (
     Abort,
+    AdapterDone,
+    AdapterRefused,
+    EngineMessage,
     ErrorCode,
     Failed,
     FromEngine,
     GenerateRequest,
-    Rejected,
     StepOutput,
     decode_from_engine,
     encode,
@@ -147,7 +149,7 @@ class EngineClient:
         if self._socket is None:
             return False
         try:
-            self._socket.send(encode(messages), zmq.NOBLOCK)  # type: ignore[arg-type]
+            self._socket.send(encode(messages), zmq.NOBLOCK)
         except zmq.Again:
             return False
         # ZeroMQ's descriptor is edge-triggered: sending may have consumed the edge of a frame that has arrived.
@@ -202,7 +204,10 @@ class EngineClient:
             for message in messages:
                 self._deliver(message)
 
-    def _deliver(self, message: StepOutput | Rejected | Failed) -> None:
+    def _deliver(self, message: EngineMessage) -> None:
+        if isinstance(message, AdapterDone | AdapterRefused):
+            self._on_stray()
+            return
         reply = self._replies.get(message.request_id)
         # No reply: the request was aborted while these tokens were in transit.
         if reply is None or not reply.take(message):

@@ -209,6 +209,10 @@ class EngineProcess:
             deterministic=s.deterministic,
             num_draft_tokens=s.num_draft_tokens,
             draft_model=s.speculative_model,
+            adapters=s.adapters,
+            max_adapters=s.max_adapters,
+            max_adapter_rank=s.max_adapter_rank,
+            max_cpu_adapters=s.max_cpu_adapters,
             num_threads=s.engine_threads,
             index=self.replica.index,
             num_engines=self.replica.num_engines,
@@ -220,6 +224,7 @@ class EngineProcess:
             card_path=str(self._engine_dir.card),
             hazards_path=str(self._engine_dir.hazards),
             suspects_path=str(self._run_dir.suspects),
+            adapters_path=str(self._run_dir.adapters),
             log_level=s.log_level,
             log_json=s.json_output,
         )

@@ -43,7 +43,6 @@ _FIRST_NAMES = {
 }
 
 _REFUSED = {
-    "LORA_ADAPTERS": "adapters are not supported; merge the adapter into the model",
     "ROPE_SCALING": "set rope_scaling in the model's config.json instead",
     "ROPE_FACTOR": "set rope_scaling in the model's config.json instead",
     "TOKENIZER_CONFIG_PATH": "put the file into the model's directory as tokenizer_config.json instead",

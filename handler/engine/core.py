@@ -25,10 +25,12 @@ from handler.scheduling.sequence import Sequence, SequenceStatus
 from handler.seam.errors import BadModel
 from handler.seam.protocol import (
     Abort,
+    AdapterErrorCode,
+    AdapterRefused,
+    EngineMessage,
     ErrorCode,
     Failed,
     FinishReason,
-    FromEngine,
     GenerateRequest,
     Rejected,
     StepOutput,
@@ -69,7 +71,7 @@ class EngineCore:
         self._threads = threads
         self._sequences: dict[str, Sequence] = {}
         self._inherited = [board[name] for name in _TOTALS]
-        self._outbox: defaultdict[bytes, list[FromEngine]] = defaultdict(list)
+        self._outbox: defaultdict[bytes, list[EngineMessage]] = defaultdict(list)
         self._ping_due_s = 0.0
         self.stopping = False
 
@@ -145,8 +147,11 @@ class EngineCore:
     def _handle(self, worker: bytes, message: ToEngine) -> None:
         if isinstance(message, Abort):
             self._abort(message.request_id, worker)
-        else:
+        elif isinstance(message, GenerateRequest):
             self._add_request(worker, message)
+        else:
+            reason = self.runner.adapters_obstacle or "This engine takes no adapters"
+            self._outbox[worker].append(AdapterRefused(message.request_id, AdapterErrorCode.BAD, reason))
 
     def _add_request(self, worker: bytes, request: GenerateRequest) -> None:
         refusal = self._refusal(request)
@@ -177,6 +182,10 @@ class EngineCore:
         """Why the engine rejects the request; None if it accepts it."""
         if request.request_id in self._sequences:
             return Rejected(request.request_id, ErrorCode.INVALID, "request id is in use")
+        if request.adapter is not None:
+            return Rejected(
+                request.request_id, ErrorCode.UNKNOWN_ADAPTER, f"Adapter {request.adapter} is not registered"
+            )
         # Sequences whose grammar is being compiled count too: they join the queue without another check.
         if not self.scheduler.has_room(len(request.prompt_token_ids), self.intake.waiting()):
             return Rejected(request.request_id, ErrorCode.OVERLOADED, "Model is overloaded")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import msgspec
 import zmq
 
-from handler.seam.protocol import FromEngine, ToEngine, decode_to_engine, encode
+from handler.seam.protocol import EngineMessage, ToEngine, decode_to_engine, encode
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class EngineSocket:
                 continue
             yield worker, messages
 
-    def send(self, worker: bytes, messages: list[FromEngine]) -> bool:
+    def send(self, worker: bytes, messages: list[EngineMessage]) -> bool:
         """Send one frame; False if the worker is gone or does not read."""
         try:
             self._socket.send_multipart([worker, encode(messages)], zmq.NOBLOCK)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from handler.adapters.adapter import Adapter
 from handler.model.loader import LoadedModel
 from handler.runners.limits import Limits
 from handler.scheduling.kv_manager import KVManager
@@ -40,6 +41,9 @@ class Runner(Protocol):
     # Why drafts cannot be verified, in words for the log; None where they can.
     drafts_obstacle: str | None
 
+    # Why adapters cannot be loaded, one sentence for a client; None where they can.
+    adapters_obstacle: str | None
+
     @property
     def name(self) -> str:
         """Its name in logs and in the model card."""
@@ -68,3 +72,27 @@ class Runner(Protocol):
 
     def forget(self, slot: int, num_tokens: int) -> None:
         """Forget the sequence in `slot`, of at most `num_tokens` tokens. None of its data may reach another."""
+
+    def load_adapter(self, slot: int, adapter: Adapter) -> None:
+        """Let rows of sequences with this `adapter_slot` have `adapter` from the next pass on. `slot` is empty.
+
+        Takes milliseconds, in the thread of the loop. Raises BadAdapter for what this runner cannot do, and what torch
+        raises if memory runs out; the slot is then empty.
+        """
+
+    def unload_adapter(self, slot: int) -> None:
+        """Empty `slot` and give back its memory, as far as it is not fixed. No running sequence uses it."""
+
+
+class WithoutAdapters:
+    """The part of `Runner` about adapters, of a runner that takes none."""
+
+    adapters_obstacle: str | None = "This model is served by a runner that takes no adapters"
+
+    def load_adapter(self, slot: int, adapter: Adapter) -> None:
+        """Not called: there is an obstacle."""
+        raise NotImplementedError
+
+    def unload_adapter(self, slot: int) -> None:
+        """Not called: no slot is filled."""
+        raise NotImplementedError

@@ -64,7 +64,7 @@ class BlockManager:
         """Cached pages for the start of `seq`, excluding its last token, whose logits are needed."""
         if not seq.request.reuse_prefix or seq.scores_prompt:
             return []
-        return self.pool.index.match(seq.token_ids[:-1], seq.request.cache_salt)
+        return self.pool.index.match(seq.token_ids[:-1], seq.prefix_salt)
 
     def reserve(self, seq: Sequence, num_tokens: int) -> bool:
         """Allocate pages for the first `num_tokens` tokens, evicting idle ones if none is free."""
@@ -92,7 +92,7 @@ class BlockManager:
                 return  # its prefix was discarded
             own = seq.block_table[seq.num_hashed_pages]
             tokens = seq.token_ids[first : first + self.page_size]
-            page = self.pool.index.insert(own, tokens, parent, seq.request.cache_salt)
+            page = self.pool.index.insert(own, tokens, parent, seq.prefix_salt)
             if page is None:
                 return  # another page has the same digest
             if page != own:

@@ -44,6 +44,8 @@ class Sequence:
     tokens taken from the prefix cache. A `suspect` was running when an engine died, and runs alone up to position
     `alone_until` (handler.seam.suspects). `fingerprint` is equal for all retries of the same request.
     `lookup` is the drafter's knowledge of the text.
+    `adapter_slot` is where the runner has the request's adapter while the sequence runs; -1 for the base model.
+    `registration` is the adapter's (handler.seam.adapter_list), "" for the base.
     The sampler keeps three things here: `forbidden`, the tokens outside `allowed_token_ids`, made once;
     `token_amounts` for penalties, and `table_rows`, their place on a GPU.
     """
@@ -71,6 +73,8 @@ class Sequence:
     fingerprint: int = 0
     suspect: bool = False
     alone_until: int = 0
+    adapter_slot: int = -1
+    registration: str = ""
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.request.prompt_token_ids)
@@ -99,6 +103,19 @@ class Sequence:
     def request_id(self) -> str:
         """The id that the server gave the request."""
         return self.request.request_id
+
+    @property
+    def adapter(self) -> str | None:
+        """The name of the adapter; None for the base model."""
+        return self.request.adapter
+
+    @property
+    def prefix_salt(self) -> str:
+        """What pages of this text must have in common, beside tokens, to be shared: adapter and tenant.
+
+        A name registered again is another registration. No registration holds a line feed.
+        """
+        return f"{self.registration}\n{self.request.cache_salt}"
 
     @property
     def sampling(self) -> SamplingParams:

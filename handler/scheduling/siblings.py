@@ -30,7 +30,7 @@ def worth_waiting(seq: Sequence, running: Iterable[Sequence], page_size: int) ->
 
 
 def _may_share(seq: Sequence, other: Sequence) -> bool:
-    return other.request.reuse_prefix and other.request.cache_salt == seq.request.cache_salt
+    return other.request.reuse_prefix and other.prefix_salt == seq.prefix_salt
 
 
 def _common_tokens(one: list[int], other: list[int], page_size: int) -> int:

@@ -42,7 +42,7 @@ class SlotPrefixes:
         """
         chain: list[int] = []
         if seq.request.reuse_prefix and not seq.scores_prompt:
-            chain = self._pool.index.match(seq.token_ids[:-1], seq.request.cache_salt)
+            chain = self._pool.index.match(seq.token_ids[:-1], seq.prefix_salt)
         try:
             if chain:
                 self._mover.restore_pages(chain, seq.slot)
@@ -67,7 +67,7 @@ class SlotPrefixes:
                 return
             first = len(chain) * self.page_size
             tokens = seq.token_ids[first : first + self.page_size]
-            page = self._pool.index.insert(own, tokens, chain[-1] if chain else None, seq.request.cache_salt)
+            page = self._pool.index.insert(own, tokens, chain[-1] if chain else None, seq.prefix_salt)
             if page == own:
                 self._fill(page, seq.slot, first)
             else:

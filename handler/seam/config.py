@@ -63,6 +63,14 @@ class ActivationDtype(enum.StrEnum):
     INT8 = "int8"
 
 
+class AdapterSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An entry of LORA_ADAPTERS. `path` is a directory or a hub id; `name` is what requests call the adapter."""
+
+    name: str
+    path: str
+    revision: str | None = None
+
+
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the engine. Zero or None means: derive it from the model and the device.
 
@@ -75,6 +83,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     for all engines, `devices_per_engine` for each. `has_given_engines`: ENGINE_REPLICAS is set.
     `num_draft_tokens` is the longest draft of a sequence in a step. `draft_model` guesses them too: as `model`,
     empty for none.
+
+    `adapters` are registered before the engine is ready. `max_adapters` are on the device at once, of rank
+    `max_adapter_rank` at most; zero of them: none is ever taken. `max_cpu_adapters` are registered at once.
     """
 
     model: str = ""
@@ -99,12 +110,17 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     deterministic: bool = False
     num_draft_tokens: int = 0
     draft_model: str = ""
+    adapters: tuple[AdapterSource, ...] = ()
+    max_adapters: int = 8
+    max_adapter_rank: int = 64
+    max_cpu_adapters: int = 0
     num_threads: int = 0
     socket_path: str = ""
     board_path: str = ""
     card_path: str = ""
     hazards_path: str = ""
     suspects_path: str = ""
+    adapters_path: str = ""
     log_level: int = 20
     log_json: bool | None = None
     index: int = 0

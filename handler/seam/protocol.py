@@ -3,12 +3,13 @@
 One msgpack frame carries one list of messages. The types are tagged msgspec structs that forbid unknown fields, so a
 frame can neither name a class nor run code. The receiver drops a frame that does not decode. A request ends in exactly
 one terminal message: a `StepOutput` with `finish_reason`, a `Rejected` (never started) or a `Failed` (started, could
-not be finished).
+not be finished). A message about an adapter is answered by one `AdapterDone` or `AdapterRefused`.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 import msgspec
 
@@ -34,6 +35,7 @@ class ErrorCode(enum.StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     INTERNAL = "internal"
     ENGINE_DEAD = "engine_dead"
+    UNKNOWN_ADAPTER = "unknown_adapter"
 
 
 # White space that JSON grammars allow: enough for every usual layout. If it is unbounded, small models never stop.
@@ -132,7 +134,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, tag="generate", array_like=Tr
     `request_id` is made by the server (128 random bits), unique for the engine's life. `prompt_token_ids` holds 1 to
     max_input_tokens ids in [0, vocabulary). `timeout_s` is the wall-clock budget from the moment the engine receives
     the message. `cache_salt` separates tenants in the prefix cache; without `reuse_prefix` the request neither reads
-    nor fills that cache.
+    nor fills that cache. `adapter` is the name of a registered adapter, None the base model.
     """
 
     request_id: str
@@ -141,12 +143,46 @@ class GenerateRequest(msgspec.Struct, frozen=True, tag="generate", array_like=Tr
     timeout_s: float
     cache_salt: str = ""
     reuse_prefix: bool = True
+    adapter: str | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort", array_like=True, forbid_unknown_fields=True):
     """Stop a request and free its memory; unknown ids are ignored. There is no reply."""
 
     request_id: str
+
+
+class RegisterAdapter(msgspec.Struct, frozen=True, tag="register", array_like=True, forbid_unknown_fields=True):
+    """Read an adapter and serve it under `name`; the reply comes when requests may name it.
+
+    `registration` is an id that is new for each registration (`new_registration`), equal in all engines: the engine's
+    copy of the files and the prefix cache go by it. An engine that knows it already answers `AdapterDone`.
+    `path` is a directory with adapter_config.json and adapter_model.safetensors; it may vanish after the reply.
+    A `pin`ned adapter stays on the device. With `replace`, an adapter of this name is unregistered once the new one is
+    there; without, the name must be free.
+    """
+
+    request_id: str
+    name: str
+    path: str
+    registration: str
+    pin: bool = False
+    replace: bool = False
+
+
+class UnregisterAdapter(msgspec.Struct, frozen=True, tag="unregister", array_like=True, forbid_unknown_fields=True):
+    """Forget an adapter. From the reply on its name is unknown; requests that the engine has taken still finish."""
+
+    request_id: str
+    name: str
+
+
+class UpdateAdapter(msgspec.Struct, frozen=True, tag="update", array_like=True, forbid_unknown_fields=True):
+    """Pin a registered adapter to the device, or no longer."""
+
+    request_id: str
+    name: str
+    pin: bool
 
 
 class StepOutput(msgspec.Struct, frozen=True, tag="output", array_like=True, forbid_unknown_fields=True):
@@ -185,8 +221,38 @@ class Failed(msgspec.Struct, frozen=True, tag="failed", array_like=True, forbid_
     message: str
 
 
-ToEngine = GenerateRequest | Abort
+class AdapterErrorCode(enum.StrEnum):
+    """Why an engine refuses to change its adapters.
+
+    `INVALID`: the message contradicts what is registered. `BAD`: the files, or this model, do not allow it.
+    `FULL`: no memory, or no place, is left. `UNKNOWN`: no adapter has this name.
+    """
+
+    INVALID = "invalid"
+    BAD = "bad"
+    FULL = "full"
+    UNKNOWN = "unknown"
+
+
+class AdapterDone(msgspec.Struct, frozen=True, tag="adapter_done", array_like=True, forbid_unknown_fields=True):
+    """The engine has done what a message about an adapter asked for."""
+
+    request_id: str
+
+
+class AdapterRefused(msgspec.Struct, frozen=True, tag="adapter_refused", array_like=True, forbid_unknown_fields=True):
+    """The engine has changed nothing. Clients may see the message."""
+
+    request_id: str
+    code: AdapterErrorCode
+    message: str
+
+
+AdapterMessage = RegisterAdapter | UnregisterAdapter | UpdateAdapter
+AdapterReply = AdapterDone | AdapterRefused
+ToEngine = GenerateRequest | Abort | RegisterAdapter | UnregisterAdapter | UpdateAdapter
 FromEngine = StepOutput | Rejected | Failed
+EngineMessage = StepOutput | Rejected | Failed | AdapterDone | AdapterRefused
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,10 +287,10 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
 
 _to_engine_encoder = msgspec.msgpack.Encoder()
 _to_engine_decoder = msgspec.msgpack.Decoder(list[ToEngine])
-_from_engine_decoder = msgspec.msgpack.Decoder(list[FromEngine])
+_from_engine_decoder = msgspec.msgpack.Decoder(list[EngineMessage])
 
 
-def encode(messages: list[ToEngine] | list[FromEngine]) -> bytes:
+def encode(messages: Sequence[ToEngine] | Sequence[EngineMessage]) -> bytes:
     """One frame for a list of messages."""
     return _to_engine_encoder.encode(messages)
 
@@ -234,6 +300,6 @@ def decode_to_engine(frame: bytes) -> list[ToEngine]:
     return _to_engine_decoder.decode(frame)
 
 
-def decode_from_engine(frame: bytes) -> list[FromEngine]:
+def decode_from_engine(frame: bytes) -> list[EngineMessage]:
     """Messages the engine sent. Raises msgspec.ValidationError or DecodeError on anything else."""
     return _from_engine_decoder.decode(frame)

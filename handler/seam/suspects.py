@@ -32,7 +32,7 @@ _encoder = msgspec.msgpack.Encoder()
 def fingerprint(request: GenerateRequest) -> int:
     """A nonzero hash that is equal for all retries of a request. Id and seed differ between retries and are ignored."""
     sampling = msgspec.structs.replace(request.sampling, seed=0)
-    raw = _encoder.encode((request.prompt_token_ids, sampling, request.cache_salt))
+    raw = _encoder.encode((request.prompt_token_ids, sampling, request.cache_salt, request.adapter))
     (found,) = _WORD.unpack(blake2b(raw, digest_size=8).digest())
     return int(found) or 1
 

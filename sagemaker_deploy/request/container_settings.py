@@ -61,6 +61,17 @@ def _list(item: str, words: str) -> Check:
     return check
 
 
+def _adapters(value: str) -> str:
+    """As the container reads LORA_ADAPTERS."""
+    items = [part.strip() for part in value.split(",") if part.strip()]
+    fits = all(
+        re.fullmatch(r"[!-<>?A-~]+(=[^=@\x00-\x1f]*[^=@\s])?(\s*@[^=@\x00-\x1f]*[^=@\s])?", item) for item in items
+    )
+    names = {re.split("[=@]", item)[0] for item in items}
+    words = "entries id[=path][@revision], comma-separated, each id once and of printable ASCII"
+    return "" if items and fits and len(names) == len(items) else words
+
+
 def _log_level(value: str) -> str:
     names = ("trace", "debug", "info", "warn", "warning", "error", "critical", "off")
     number = value.isdecimal() and int(value) <= _MAX_LOG_LEVEL
@@ -114,6 +125,11 @@ SETTINGS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("DETERMINISTIC",), _FLAG),
     (("SPECULATE",), _whole(0, 64)),
     (("SPECULATIVE_MODEL",), _text),
+    (("LORA_ADAPTERS",), _adapters),
+    (("MAX_ADAPTERS", "OPTION_MAX_LORAS", "SM_VLLM_MAX_LORAS"), _whole(0, 1024)),
+    (("MAX_ADAPTER_RANK", "OPTION_MAX_LORA_RANK", "SM_VLLM_MAX_LORA_RANK"), _whole(1, 4096)),
+    (("MAX_CPU_ADAPTERS", "OPTION_MAX_CPU_LORAS", "SM_VLLM_MAX_CPU_LORAS"), _whole(1, 1_000_000)),
+    (("VLLM_ALLOW_RUNTIME_LORA_UPDATING",), _FLAG),
     (("MAX_BATCH_SIZE",), _whole(1, 4096)),
     (("MAX_CONCURRENT_REQUESTS",), _whole(1, 1_000_000)),
     (("MAX_QUEUED_TOKENS",), _whole(1)),
@@ -159,7 +175,7 @@ SETTINGS: tuple[tuple[tuple[str, ...], Check], ...] = (
 TOKEN_NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN")
 _GROUPS = {name: names for names in (*(names for names, _ in SETTINGS), TOKEN_NAMES) for name in names}
 KNOWN = frozenset(_GROUPS)
-REFUSED = ("LORA_ADAPTERS", "ROPE_SCALING", "ROPE_FACTOR", "TOKENIZER_CONFIG_PATH")
+REFUSED = ("ROPE_SCALING", "ROPE_FACTOR", "TOKENIZER_CONFIG_PATH")
 IGNORED = (
     *("VALIDATION_WORKERS", "SHARDED", "WAITING_SERVED_RATIO", "MAX_WAITING_TOKENS"),
     *("CUDA_GRAPHS", "PROMETHEUS_PORT", "SHARD_UDS_PATH", "MASTER_ADDR", "MASTER_PORT", "WEIGHTS_CACHE_OVERRIDE"),

@@ -17,6 +17,7 @@ VALUES = [
     *("true", "TRUE", "yes", "off", "maybe", "auto", "cpu", "cuda", "cuda:1", "cuda:", "CUDA", "float16", "float8"),
     *("none", "int8", "int4", "exl2", "gptq", "int3", "paged", "slots", "info", "INFO,x=debug", "loud", "7", "warn"),
     *("*", "https://a", "https://a/", "HTTPS://A:1", "https://a/b", "null", "NULL", ",", "a,b", "a b", "kéy", "key\n1"),
+    *("a=/x", "a=/x@v1,b", "a@v1", "a@v1@v2", "a=b=c", "=x", "a=", "a,a=/x", "a=é", "a@v=b", "a= /x @ v1", "a= @v"),
     *("/x", "/x<y>", "x", "/a/b?c", "org/m", "\u00a0", "\t", "0.0.0.0"),
 ]
 
@@ -86,7 +87,8 @@ def test_a_protocol_is_refused_exactly_if_the_container_refuses_it(
         ({"MAX_INPUT_LENGTH": "9", "MAX_TOTAL_TOKENS": "8"}, "must be below"),
         ({"HF_MODEL_QUANTIZE": "none", "QUANTIZE": "eetq"}, "QUANTIZE does nothing beside HF_MODEL_QUANTIZE"),
         ({"HF_TOKEN": "a", "HF_API_TOKEN": "b"}, "HF_API_TOKEN does nothing beside HF_TOKEN"),
-        ({"LORA_ADAPTERS": "x"}, "the container refuses LORA_ADAPTERS"),
+        ({"ROPE_SCALING": "x"}, "the container refuses ROPE_SCALING"),
+        ({"LORA_ADAPTERS": "a=/x=y"}, "id[=path][@revision]"),
         ({"API_KEY": "kéy"}, "printable ASCII"),
     ],
 )
@@ -104,7 +106,7 @@ def test_what_would_be_refused_or_never_read_is_named(environment: dict[str, str
         {"HF_MODEL_QUANTIZE": "none", "QUANTIZE": "none"},
         {"HF_MODEL_QUANTIZE": "", "QUANTIZE": "none"},
         {"MAX_INPUT_TOKENS": "8", "MAX_TOTAL_TOKENS": "9"},
-        {"LORA_ADAPTERS": ""},
+        {"ROPE_SCALING": ""},
     ],
 )
 def test_the_rest_is_no_problem(environment: dict[str, str]) -> None:

@@ -120,7 +120,6 @@ def test_the_number_of_gpus(environ: dict[str, str], number: int) -> None:
 @pytest.mark.parametrize(
     ("environ", "sentence"),
     [
-        ({"LORA_ADAPTERS": "a/b"}, "LORA_ADAPTERS cannot be honoured: adapters are not supported"),
         ({"ROPE_FACTOR": "2"}, "ROPE_FACTOR cannot be honoured: set rope_scaling"),
         ({"TOKENIZER_CONFIG_PATH": "/x"}, "TOKENIZER_CONFIG_PATH cannot be honoured"),
         ({"MAX_INPUT_TOKENS": "1", "MAX_INPUT_LENGTH": "2"}, "MAX_INPUT_TOKENS (1) and MAX_INPUT_LENGTH (2)"),
@@ -137,7 +136,7 @@ def test_what_tunes_speed_is_ignored_with_one_line_each() -> None:
     lines = launcher.check(environ)
     assert len(lines) == 3
     assert all(" is ignored: " in line for line in lines)
-    assert launcher.check({"LORA_ADAPTERS": " ", "ATTENTION": ""}) == []
+    assert launcher.check({"ROPE_SCALING": " ", "ATTENTION": ""}) == []
 
 
 def test_an_empty_key_is_said() -> None:

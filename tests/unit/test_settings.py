@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from container.settings import Settings, SettingsError
+from handler.seam.config import AdapterSource
 
 
 def test_nothing_set_gives_the_defaults() -> None:
@@ -54,6 +55,8 @@ def test_any_value_is_meant_or_an_error_that_names_the_variable(item: Any, value
     elif isinstance(found, int | float):
         assert found == (100 if value == "off" else float(value))
         assert 0 <= found <= 2**31
+    elif isinstance(found, tuple):
+        assert found == (AdapterSource(value, value),)
     else:
         assert found in {value, value.lower()}
 
@@ -86,6 +89,35 @@ def test_a_guard_that_could_never_match_is_an_error(name: str, value: str) -> No
 )
 def test_origins_are_written_as_browsers_send_them(value: str, origins: str) -> None:
     assert Settings.from_environ({"CORS_ALLOW_ORIGIN": value}).cors_allow_origin == origins
+
+
+@pytest.mark.parametrize(
+    ("value", "adapters"),
+    [
+        ("org/a", [("org/a", "org/a", None)]),
+        (" a=/x y/z , org/b@v1,", [("a", "/x y/z", None), ("org/b", "org/b", "v1")]),
+        ("a = org/x @ main", None),
+        ("a=org/x@main", [("a", "org/x", "main")]),
+        *(
+            (value, None)
+            for value in ("a=b=c", "a@b@c", "a@b=c", "=a", "a=", "@v", "a,a=b", "a b", "é", "a=b\nc", "a= @v", ",")
+        ),
+    ],
+)
+def test_adapters_are_entries_of_tgis_list(value: str, adapters: list[tuple[str, str, str | None]] | None) -> None:
+    if adapters is None:
+        with pytest.raises(SettingsError, match=r"^LORA_ADAPTERS must be entries id\[=path\]\[@revision\]"):
+            Settings.from_environ({"LORA_ADAPTERS": value})
+    else:
+        found = Settings.from_environ({"LORA_ADAPTERS": value}).adapters
+        assert [(each.name, each.path, each.revision) for each in found] == adapters
+
+
+@pytest.mark.parametrize("limits", [{"MAX_ADAPTERS": "0"}, {"MAX_ADAPTERS": "1", "MAX_CPU_ADAPTERS": "1"}])
+def test_more_adapters_than_are_allowed_end_the_start(limits: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match=r"MAX_CPU_ADAPTERS allow \([01]\)\. Given: 2$"):
+        Settings.from_environ({"LORA_ADAPTERS": "a,b"} | limits)
+    assert len(Settings.from_environ({"LORA_ADAPTERS": "a,b", "MAX_ADAPTERS": "1"}).adapters) == 2
 
 
 def test_keys_without_the_gaps() -> None:

@@ -15,6 +15,8 @@ from handler.runners.runner import Runner
 from handler.sampling.grammar import GrammarCompiler
 from handler.seam.config import EngineConfig
 from handler.seam.protocol import (
+    AdapterDone,
+    AdapterRefused,
     FromEngine,
     GenerateRequest,
     SamplingParams,
@@ -64,7 +66,8 @@ class Wire:
         while self._socket.poll(wait_ms):
             now = time.perf_counter()
             for message in decode_from_engine(self._socket.recv()):
-                self._take(message, now)
+                if not isinstance(message, AdapterDone | AdapterRefused):
+                    self._take(message, now)
             wait_ms = 0
 
     def _take(self, message: FromEngine, now: float) -> None:

@@ -16,7 +16,7 @@ from handler.runners.dynamic_cache import rows as cache_rows
 from handler.runners.dynamic_cache.batches import CacheBatches
 from handler.runners.dynamic_cache.forward import CachedForward
 from handler.runners.limits import Limits
-from handler.runners.runner import StepLogits
+from handler.runners.runner import StepLogits, WithoutAdapters
 from handler.runners.trial import Trial
 from handler.scheduling.kv_manager import KVManager
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
@@ -40,7 +40,7 @@ class _StepParts:
     prompt: list[tuple[ScheduledSequence, Tensor]] = field(default_factory=list)
 
 
-class DynamicCacheRunner:
+class DynamicCacheRunner(WithoutAdapters):
     """Keeps one cache row for each slot. `prove` finds out what the family allows:
 
     `continues`: a prompt may run in chunks. If not, only its last chunk runs, and runs the whole prompt.

@@ -23,7 +23,7 @@ from handler.runners.paged.step_buffers import Shape, StepBuffers, decode_shapes
 from handler.runners.paged.varlen import missing_kernel
 from handler.runners.paged.windows import parts_agree
 from handler.runners.rotary import changing_ropes
-from handler.runners.runner import StepLogits
+from handler.runners.runner import StepLogits, WithoutAdapters
 from handler.runners.trial import Trial, Verdict
 from handler.scheduling.block_manager import BlockManager
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 _GRAPH_BYTES = 8 << 20
 
 
-class PagedRunner:
+class PagedRunner(WithoutAdapters):
     """`Runner` over `PagedCache`; the block tables are those of `BlockManager`."""
 
     name = "paged"

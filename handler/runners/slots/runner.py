@@ -14,7 +14,7 @@ from handler.linears.choice import can_prepack
 from handler.model.loader import LoadedModel
 from handler.runners.attention import ATTENTION_NAME, STEP, layer_windows
 from handler.runners.limits import Limits
-from handler.runners.runner import StepLogits
+from handler.runners.runner import StepLogits, WithoutAdapters
 from handler.runners.slots.acceleration import Acceleration
 from handler.runners.slots.attention import SlotStep
 from handler.runners.slots.cache import SlotCache
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _LAYER_TOKENS = 11
 
 
-class SlotRunner:
+class SlotRunner(WithoutAdapters):
     """Runs flattened batches through a transformers model and `SlotCache`."""
 
     name = "slots"
