@@ -128,7 +128,11 @@ def _upload(host: Tensor, into: Tensor) -> None:
 
 def _groups(model: nn.Module) -> Iterator[list[tuple[str, nn.Module]]]:
     """Linear layers by path; those of one input together, in the order in which they are joined."""
-    linears = {path: module for path, module in model.named_modules() if _IN_LAYER.search(f"{path}.") and _is_linear(module)}
+    linears: dict[str, nn.Module] = {}
+    for path, module in model.named_modules():
+        # A layer over quantised weights may hold another, which is not the model's.
+        if path.rpartition(".")[0] not in linears and _IN_LAYER.search(f"{path}.") and _is_linear(module):
+            linears[path] = module
     taken: set[str] = set()
     for path in linears:
         if path in taken:

@@ -11,9 +11,7 @@ from handler.kernels.cuda.adapter_kernels import AdapterKernels, LowRankStack
 _GATHERED = 64 << 20
 
 
-def add_products(
-    kernels: AdapterKernels | None, out: Tensor, x: Tensor, stack: LowRankStack, slots: Tensor
-) -> None:
+def add_products(kernels: AdapterKernels | None, out: Tensor, x: Tensor, stack: LowRankStack, slots: Tensor) -> None:
     """Add to `out` `[..., N]`, in place, what the adapter of each row of `x` `[..., K]` adds.
 
     `slots` int32 `[T]`: a slot of `stack` for each row, -1 for none, whose row keeps its bits. Computed in float32
