@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 # Of a graph of some 1,300 kernels; an estimate.
 _GRAPH_BYTES = 8 << 20
-NO_ROOM = "Memory for adapters is set aside at the start on a GPU: set MAX_ADAPTERS and MAX_ADAPTER_RANK"
+_NO_ROOM = "This server set no GPU memory aside for adapters at its start: set ENABLE_ADAPTERS=true or LORA_ADAPTERS"
 
 
 class PagedRunner:
@@ -53,7 +53,7 @@ class PagedRunner:
         self.loaded = loaded
         self.limits = limits
         self.adapters = adapters
-        self.adapters_obstacle = None if adapters is not None else NO_ROOM
+        self.adapters_obstacle = None if adapters is not None else _NO_ROOM
         self.adapter_graphs = DecodeGraphs()
         self._no_graphs = DecodeGraphs()
         self._own_kernels = fuses
@@ -148,7 +148,7 @@ class PagedRunner:
         return replace(found, samples=[*samples, *found.samples[len(decodes) :]])
 
     def _run(self, decodes: list[ScheduledSequence], chunks: list[ScheduledSequence]) -> StepLogits:
-        used = used_slots([*decodes, *chunks])
+        used = set() if self.adapters is None else used_slots([*decodes, *chunks])
         shape = self._shape(decodes, chunks, self._graphs_for(used))
         if shape is not None:
             try:
