@@ -1,4 +1,4 @@
-"""What /adapters answers: DJL Serving's types (serving/docs/adapters_api.md), with `pin`."""
+"""What /adapters answers, in DJL Serving's types (its page on the adapters API)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from container.api.ignored_fields import note_ignored
-from container.api.lmi.checks import NAME, check_name, check_source
+from container.api.adapter_checks import NAME, check_name, check_source
 from container.api.validation import check, convert
 
 T = TypeVar("T", bound=msgspec.Struct)

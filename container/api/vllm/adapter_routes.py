@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from flask import Blueprint, Response, request
 
-from container.api.lmi.checks import check_name, check_source
+from container.api.adapter_checks import check_name, check_source
 from container.api.openai.answer_types import ErrorBody
 from container.api.operation import Form, Operation, describe
 from container.api.validation import convert
