@@ -9,8 +9,8 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from container.api.ignored_fields import note_ignored
 from container.api.adapter_checks import NAME, check_name, check_source
+from container.api.ignored_fields import note_ignored
 from container.api.validation import check, convert
 
 T = TypeVar("T", bound=msgspec.Struct)
