@@ -29,22 +29,23 @@ class OrderedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., K]` -> `[..., N]`."""
-        out: Tensor = self.layer.forward(self._selected(x))
+        out: Tensor = self.layer.forward(self.selected(x))
         return out
 
     def silu(self, x: Tensor) -> Tensor:
         """`silu(y)`."""
-        return self.layer.silu(self._selected(x))
+        return self.layer.silu(self.selected(x))
 
     def times(self, x: Tensor, other: Tensor) -> Tensor:
         """`y * other`, `other` `[..., N]`."""
-        return self.layer.times(self._selected(x), other)
+        return self.layer.times(self.selected(x), other)
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """`y + other`, `other` `[..., N]`."""
-        return self.layer.plus(self._selected(x), other)
+        return self.layer.plus(self.selected(x), other)
 
-    def _selected(self, x: Tensor) -> Tensor:
+    def selected(self, x: Tensor) -> Tensor:
+        """`x` `[..., K]` with its numbers in the order in which `layer` takes them."""
         return x.index_select(-1, self.order)
 
     def extra_repr(self) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from handler.kernels.compiler import multiplies_bytes
+from handler.kernels.low_rank.rows import ROW_BYTES, Term, TermRows
 from handler.kernels.product.block_dots import compile_dots, dots_scratch, dots_scratch_of_two
 from handler.kernels.product.block_form import BLOCK
 from handler.kernels.product.block_form import CODES as BY_CODES
@@ -27,12 +28,16 @@ from handler.kernels.product.product_outputs import (
     NUM_ARGUMENTS,
     NUM_BLOCKS,
     NUM_GROUPS,
+    NUM_SECTIONS,
     OTHER,
     OUT,
     OUT_WIDTH,
     PLUS,
     SCALES,
+    SHRUNK,
+    SHRUNK_WIDTH,
     SILU,
+    SLOTS,
     TABLE,
     TIMES,
     X,
@@ -95,23 +100,27 @@ class _Product:
     def _used(self) -> tuple[_Kernel, Call]:
         return self._bound[-1 if ACTIVATIONS.is_int8 else 0]
 
-    def __call__(self, x: Tensor) -> Tensor:
+    # `term` is what adapters add to `y`, before it is rounded and before the operation that follows.
+
+    def __call__(self, x: Tensor, term: Term | None = None) -> Tensor:
         """`x` bfloat16 `[..., K]` -> `y` `[..., N]`."""
-        return self._run(x, NONE)
+        return self._run(x, NONE, term=term)
 
-    def silu(self, x: Tensor) -> Tensor:
+    def silu(self, x: Tensor, term: Term | None = None) -> Tensor:
         """`silu(y)`."""
-        return self._run(x, SILU)
+        return self._run(x, SILU, term=term)
 
-    def times(self, x: Tensor, other: Tensor) -> Tensor:
+    def times(self, x: Tensor, other: Tensor, term: Term | None = None) -> Tensor:
         """`y * other`, `other` bfloat16 `[..., N]`."""
-        return self._run(x, TIMES, other)
+        return self._run(x, TIMES, other, term)
 
-    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+    def plus(self, x: Tensor, other: Tensor, term: Term | None = None) -> Tensor:
         """`y + other`, `other` bfloat16 `[..., N]`."""
-        return self._run(x, PLUS, other)
+        return self._run(x, PLUS, other, term)
 
-    def step(self, x: int, out: int, operation: int = NONE, other: int = 0, width: int = 0) -> Step:
+    def step(
+        self, x: int, out: int, operation: int = NONE, other: int = 0, width: int = 0, term: TermRows | None = None
+    ) -> Step:
         """The product as a step of a program; `x`, `out` and `other` are addresses of rows.
 
         Rows of `out` and `other` have `width` numbers, or as many as there are outputs.
@@ -123,9 +132,13 @@ class _Product:
         scratch_of = _of_rows(kernel.scratch_of, self._blocks)
         into, onto = self.in_features * _BFLOAT_BYTES, width * _BFLOAT_BYTES
         row_bytes = {X: into, OTHER: onto, OUT: onto}
+        if term is not None:
+            arguments[SHRUNK : SLOTS + 1] = (term.shrunk, term.slots)
+            arguments[SHRUNK_WIDTH : NUM_SECTIONS + 1] = (term.width, *term.up.arguments)
+            row_bytes |= {SHRUNK: term.width * 4, SLOTS: ROW_BYTES}
         return Step(kernel.address, arguments, scratch_of, kernel.shapes_of, row_bytes, kernel.min_rows)
 
-    def _run(self, x: Tensor, operation: int, other: Tensor | None = None) -> Tensor:
+    def _run(self, x: Tensor, operation: int, other: Tensor | None = None, term: Term | None = None) -> Tensor:
         x = x.contiguous()
         num_rows = x.numel() // self.in_features
         out = x.new_empty(*x.shape[:-1], self.out_features)
@@ -137,7 +150,10 @@ class _Product:
         buffer = scratch(kernel.scratch_of(num_rows, self._blocks))
         where = (buffer.data_ptr(), buffer.stride(0) * 4, kernel.shapes_of(num_rows))
         beside = 0 if other is None else other.data_ptr()
-        call.set(0, *team_functions(), num_rows, *where, x.data_ptr(), beside, operation, out.data_ptr())
+        added = (0, 0) if term is None else (term.rows.numbers.data_ptr(), term.rows.slots.data_ptr())
+        call.set(0, *team_functions(), num_rows, *where, x.data_ptr(), beside, operation, out.data_ptr(), *added)
+        if term is not None:
+            call.arguments[SHRUNK_WIDTH : NUM_SECTIONS + 1] = (term.rows.width, *term.up.arguments)
         call.run()
         return out
 

@@ -26,9 +26,12 @@ NONE, SILU, TIMES, PLUS = range(4)
 # After the common arguments: those that change from call to call, then those that do not. `X`, `OTHER`, `OUT` and
 # `BIAS` are addresses of bfloat16, the last 0 without a bias.
 X, OTHER, OPERATION, OUT = range(NUM_COMMON, NUM_COMMON + 4)
+# What adapters add, as `low_rank.added` takes it; `SHRUNK` is 0 for nothing.
+SHRUNK, SLOTS = range(NUM_COMMON + 4, NUM_COMMON + 6)
 # `OUT_WIDTH` counts the numbers from a row of `OUT` and of `OTHER` to the next. `FACTOR` is float32 in the lower half.
-NUM_GROUPS, NUM_BLOCKS, CODES, SCALES, BIAS, OUT_WIDTH, TABLE, FACTOR = range(NUM_COMMON + 4, NUM_COMMON + 12)
-NUM_ARGUMENTS = NUM_COMMON + 12
+NUM_GROUPS, NUM_BLOCKS, CODES, SCALES, BIAS, OUT_WIDTH, TABLE, FACTOR = range(NUM_COMMON + 6, NUM_COMMON + 14)
+SHRUNK_WIDTH, UPS, ENDS, NUM_SECTIONS = range(NUM_COMMON + 14, NUM_COMMON + 18)
+NUM_ARGUMENTS = NUM_COMMON + 18
 
 # Groups of 16 outputs that a thread takes at a time.
 GROUPS = 4

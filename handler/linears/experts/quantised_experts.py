@@ -16,6 +16,9 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from handler.linears.experts.matrices import BatchedMatrices, ExpertMatrices
 
+# Multiplies `rows` `[T, K]` by one expert's matrix of a name: `[T, N]`.
+Product = Callable[[str, int, Tensor], Tensor]
+
 NAME = "heir_quantised"
 # Tokens of a step that does not wait for the host on CUDA, unless more sequences decode at once. A larger one holds a
 # prompt and no graph: every expert on all its tokens would cost more than waiting.
@@ -76,12 +79,23 @@ def quantised_experts(
         out = _chosen(experts, hidden, top_k_index)
     else:
         out = _every(experts, hidden, top_k_index)
-    # In the order of the choice, as transformers sums, in float32.
+    return _summed(out, top_k_weights).to(hidden.dtype)
+
+
+def experts_by(product: Product, experts: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """The experts' output `[T, H]` as above, by another product than that of their matrices; on any device."""
+    count = int(getattr(experts, "num_experts", None) or int(top_k_index.max()) + 1)
+    out = _grouped(experts, hidden, top_k_index, product, count)
+    return _summed(out, top_k_weights).to(hidden.dtype)
+
+
+def _summed(out: Tensor, top_k_weights: Tensor) -> Tensor:
+    """`[T, k, H]` weighted, in the order of the choice, as transformers sums, in float32."""
     weighted = out * top_k_weights[..., None]
     summed = weighted[:, 0].float()
-    for i in range(1, chosen):
+    for i in range(1, out.shape[1]):
         summed = summed + weighted[:, i]
-    return summed.to(hidden.dtype)
+    return summed
 
 
 def ways(device: torch.device) -> tuple[Callable[[Any, Tensor, Tensor], Tensor], ...]:
@@ -94,19 +108,26 @@ def _matrices(experts: Any) -> tuple[Any, Any]:
     return getattr(experts, first), getattr(experts, second)
 
 
-def _grouped(experts: Any, hidden: Tensor, top_k_index: Tensor) -> Tensor:
+def _grouped(
+    experts: Any, hidden: Tensor, top_k_index: Tensor, product: Product | None = None, num_experts: int | None = None
+) -> Tensor:
     """`[T, k, H]`: each expert on the tokens that chose it. On CUDA the host waits for how many those are."""
+    product = product or partial(_own_product, experts)
     flat = top_k_index.flatten()
     order = flat.argsort(stable=True)
-    counts = flat.bincount(minlength=_matrices(experts)[0].num_experts).tolist()
+    counts = flat.bincount(minlength=num_experts or _matrices(experts)[0].num_experts).tolist()
     ids = flat.index_select(0, order)
     rows = hidden.index_select(0, order // top_k_index.shape[1])
     for name, finish in zip(matrix_names(experts), (_gated, _normed), strict=True):
-        matrices = getattr(experts, name)
         parts = enumerate(rows.split(counts))
-        rows = torch.cat([matrices.expert(i).forward(part) for i, part in parts if len(part)])
+        rows = torch.cat([product(name, i, part) for i, part in parts if len(part)])
         rows = finish(experts, _biased(experts, name, rows, ids))
     return torch.empty_like(rows).index_copy_(0, order, rows).view(*top_k_index.shape, -1)
+
+
+def _own_product(experts: Any, name: str, expert: int, rows: Tensor) -> Tensor:
+    out: Tensor = getattr(experts, name).expert(expert).forward(rows)
+    return out
 
 
 def _chosen(experts: Any, hidden: Tensor, top_k_index: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from handler.linears.join import together
 from handler.linears.linear import is_plain
 from handler.runners.attention import LayerTraits
 from handler.runners.layer_kinds import LLAMA, decoder_layers, layer_kind, layer_linears, relative_gap, sliding_window
+from handler.runners.slots.adapted_layers import LayerAdapters, adapted_forward
 from handler.runners.slots.attention import current_step
 
 if TYPE_CHECKING:  # loaded where it is used: it takes 0.3 s
@@ -98,15 +99,24 @@ class LayerParts:
         self.key_norm = rms_norm(attention.k_norm) if hasattr(attention, "k_norm") else None
         self.dtype = layer.input_layernorm.weight.dtype
         self.kernel = _row_attention(self.num_heads, self.num_kv_heads, self.head_dim, self.dtype, kv_codes)
+        # Set once an adapter is resident.
+        self.adapters: LayerAdapters | None = None
 
     def forward(self, hidden: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-        num_rows = hidden.shape[1]
-        num_rotated = self.num_heads + self.num_kv_heads
-        qkv = self.qkv_proj.forward(self.input_norm(hidden)).view(num_rows, -1, self.head_dim)
-        attended = self._attend(self._normed(qkv[:, :num_rotated]), qkv[:, num_rotated:], cosines, sines)
-        hidden = self.o_proj.plus(attended.reshape(1, num_rows, -1), hidden)
+        if self.adapters is not None:
+            slots = current_step().model_input.adapter_slots
+            if slots is not None:
+                return adapted_forward(self, self.adapters, slots, hidden, (cosines, sines))
+        attended = self.attended(self.qkv_proj.forward(self.input_norm(hidden)), cosines, sines)
+        hidden = self.o_proj.plus(attended.reshape(1, hidden.shape[1], -1), hidden)
         normed = self.mlp_norm(hidden)
         return self.down_proj.plus(self.up_proj.times(normed, self.gate_proj.silu(normed)), hidden)
+
+    def attended(self, qkv: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+        """Attention's output `[T, heads, head_dim]`, or the same as rows, of what the projections made."""
+        num_rotated = self.num_heads + self.num_kv_heads
+        heads = qkv.view(qkv.shape[1], -1, self.head_dim)
+        return self._attend(self._normed(heads[:, :num_rotated]), heads[:, num_rotated:], cosines, sines)
 
     def _attend(self, heads: Tensor, values: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         step = current_step()

@@ -12,17 +12,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from handler.kernels.product.rounded.activations import ACTIVATIONS
 from handler.linears.join import SideBySide
 from handler.linears.kernel_linear import KernelLinear
 from handler.runners.layer_kinds import decoder_layers
+from handler.runners.slots.adapted_layers import LayerAdapters
 from handler.runners.slots.attention import SlotStep, current_step
 from handler.runners.slots.fused_layers import FusedDecoderLayer, LayerParts
 
 if TYPE_CHECKING:  # loaded where it is used: it takes 0.3 s
     from handler.kernels.attention.row_attention import RowAttention
+    from handler.kernels.low_rank.low_rank import LowRankInput
+    from handler.kernels.low_rank.rows import TermRows, UpTable
     from handler.kernels.norm.row_norm import RowNorm
     from handler.kernels.product.product import BlockProduct, DenseProduct
     from handler.kernels.program import Program, Step
@@ -31,8 +35,6 @@ if TYPE_CHECKING:  # loaded where it is used: it takes 0.3 s
 
 # Rows of the buffers at first; doubled as needed.
 _FIRST_ROWS = 64
-# Steps of a layer from attention on.
-_FROM_ATTENTION = 6
 
 
 class FusedStack(nn.Module):
@@ -41,7 +43,7 @@ class FusedStack(nn.Module):
     def __init__(self, layers: Sequence[FusedDecoderLayer]) -> None:
         """`layers` each pass `can_stack`; either all normalise heads or none does."""
         super().__init__()
-        self._layers = [layer.parts for layer in layers]
+        self.parts = [layer.parts for layer in layers]
         self._room: _Room | None = None
 
     def forward(self, hidden: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any) -> Tensor:
@@ -52,26 +54,56 @@ class FusedStack(nn.Module):
         from handler.kernels.attention.row_attention import set_rows
 
         step = current_step()
-        step.calls += len(self._layers)
-        num_rows = hidden.shape[1]
+        step.calls += len(self.parts)
+        num_rows, found = hidden.shape[1], step.model_input
         room = self._room
         if room is None or not room.serves(step, num_rows):
-            room = self._room = _Room(self._layers, max(_FIRST_ROWS, 1 << (num_rows - 1).bit_length()), step)
+            room = self._room = _Room(self.parts, max(_FIRST_ROWS, 1 << (num_rows - 1).bit_length()), step)
         out = room.hidden[:num_rows]
         out.copy_(hidden[0])
         cosines, sines = (one.contiguous() for one in position_embeddings)
-        found = step.model_input
-        set_rows(room.program.table, room.attention, cosines, sines, found.flat_index, found.position_ids)
-        room.program.run(num_rows)
+        slots = found.adapter_slots
+        chosen = room.base if slots is None or self.parts[0].adapters is None else room.adapted(step, slots)
+        set_rows(chosen.program.table, chosen.attention, cosines, sines, found.flat_index, found.position_ids)
+        chosen.program.run(num_rows)
         return out[None]
+
+
+class _Steps(NamedTuple):
+    """A program over all layers, and which of its steps are attention."""
+
+    program: Program
+    attention: NDArray[np.int64]
+
+
+class _Shrunk:
+    """Memory for what adapters add: slots of rows, and rows shrunk for one input at a time."""
+
+    def __init__(self, layers: Sequence[LayerParts], num_rows: int) -> None:
+        self.slots = torch.empty(num_rows, dtype=torch.int64)
+        self._width = max(_adapters(layer).width for layer in layers)
+        self._rows = torch.empty(num_rows, self._width)
+
+    def step(self, found: LowRankInput, x: int) -> Step:
+        """Shrink the rows at the address `x` for the products of an input."""
+        return found.shrink_step(x, self.slots.data_ptr(), self._rows.data_ptr(), self._width)
+
+    def term(self, up: UpTable) -> TermRows:
+        """What a product adds."""
+        from handler.kernels.low_rank.rows import TermRows
+
+        return TermRows(self._rows.data_ptr(), self.slots.data_ptr(), self._width, up)
+
+
+def _adapters(layer: LayerParts) -> LayerAdapters:
+    assert layer.adapters is not None
+    return layer.adapters
 
 
 class _Room:
     """Buffers between kernels for a number of rows, and the program over them."""
 
     def __init__(self, layers: Sequence[LayerParts], num_rows: int, step: SlotStep) -> None:
-        from handler.kernels.program import Program
-
         first = layers[0]
         self.cache = step.cache
         # The choice of kernels is part of the program.
@@ -81,44 +113,83 @@ class _Room:
         self.qkv = self.hidden.new_empty(num_rows, first.qkv_proj.out_features)
         self.attended = self.hidden.new_empty(num_rows, first.o_proj.in_features)
         self.gated = self.hidden.new_empty(num_rows, first.gate_proj.out_features)
-        steps = [self._steps(layer, step) for layer in layers]
-        self.program: Program = Program([one for of_layer in steps for one in of_layer])
-        # Which steps are attention.
-        self.attention = np.cumsum([len(of_layer) for of_layer in steps]) - _FROM_ATTENTION
+        self._layers = layers
+        self.base = self._program(step, None)
+        self._adapted: tuple[_Steps, _Shrunk, int] | None = None
 
     def serves(self, step: SlotStep, num_rows: int) -> bool:
         """True if the program can run the step."""
         same = self.cache is step.cache and self._is_int8 == ACTIVATIONS.is_int8
         return same and num_rows <= len(self.hidden)
 
-    def _steps(self, layer: LayerParts, step: SlotStep) -> list[Step]:
+    def adapted(self, step: SlotStep, slots: Tensor) -> _Steps:
+        """The program in which rows of `slots` int64 `[T]` use their adapters; made anew where tables have moved."""
+        version = sum(_adapters(layer).version for layer in self._layers)
+        if self._adapted is None or self._adapted[2] != version:
+            shrunk = _Shrunk(self._layers, len(self.hidden))
+            self._adapted = (self._program(step, shrunk), shrunk, version)
+        steps, shrunk, _ = self._adapted
+        shrunk.slots[: len(slots)].copy_(slots)
+        return steps
+
+    def _program(self, step: SlotStep, shrunk: _Shrunk | None) -> _Steps:
+        from handler.kernels.program import Program
+
+        steps: list[Step] = []
+        attention: list[int] = []
+        for layer in self._layers:
+            steps += self._until_attention(layer, shrunk)
+            attention.append(len(steps))
+            steps += self._from_attention(layer, step, shrunk)
+        return _Steps(Program(steps), np.array(attention))
+
+    def _addresses(self) -> tuple[int, ...]:
+        return tuple(one.data_ptr() for one in (self.hidden, self.normed, self.qkv, self.attended, self.gated))
+
+    def _until_attention(self, layer: LayerParts, shrunk: _Shrunk | None) -> list[Step]:
+        kernels = _kernels(layer)
+        assert kernels is not None
+        hidden, normed, qkv, *_ = self._addresses()
+        terms: list[TermRows | None] = [None] * len(kernels.qkv)
+        steps = [kernels.input_norm.step(hidden, normed)]
+        if shrunk is not None:
+            found = _adapters(layer).qkv_input
+            terms = [shrunk.term(up) for up in found.ups]
+            steps.append(shrunk.step(found, normed))
+        return [
+            *steps,
+            *self._projections(kernels, normed, qkv, terms),
+            *self._head_norms(layer, kernels, qkv),
+        ]
+
+    def _from_attention(self, layer: LayerParts, step: SlotStep, shrunk: _Shrunk | None) -> list[Step]:
         """As `LayerParts.forward`; sums and products overwrite one of their operands."""
         from handler.kernels.product.product_outputs import PLUS, SILU, TIMES
 
         kernels = _kernels(layer)
         assert kernels is not None
-        buffers = (self.hidden, self.normed, self.qkv, self.attended, self.gated)
-        hidden, normed, qkv, attended, gated = (one.data_ptr() for one in buffers)
+        hidden, normed, qkv, attended, gated = self._addresses()
         like = self.hidden.new_empty(1, layer.num_kv_heads, layer.head_dim)
         cache = step.cache.layer(layer.layer_idx, like, like)
         window = step.windows.get(layer.layer_idx, layer.sliding_window)
+        shrink, terms = _shrinking(layer, shrunk, attended, normed, gated)
         return [
-            kernels.input_norm.step(hidden, normed),
-            *self._projections(kernels, normed, qkv),
-            *self._head_norms(layer, kernels, qkv),
             kernels.attention.step(qkv, attended, cache, layer.scaling, window),
-            kernels.output.step(attended, hidden, PLUS, hidden),
+            *shrink[0],
+            kernels.output.step(attended, hidden, PLUS, hidden, term=terms[0]),
             kernels.mlp_norm.step(hidden, normed),
-            kernels.gate.step(normed, gated, SILU),
-            kernels.up.step(normed, gated, TIMES, gated),
-            kernels.down.step(gated, hidden, PLUS, hidden),
+            *shrink[1],
+            kernels.gate.step(normed, gated, SILU, term=terms[1]),
+            kernels.up.step(normed, gated, TIMES, gated, term=terms[2]),
+            *shrink[2],
+            kernels.down.step(gated, hidden, PLUS, hidden, term=terms[3]),
         ]
 
-    def _projections(self, kernels: _Kernels, normed: int, qkv: int) -> list[Step]:
+    def _projections(self, kernels: _Kernels, normed: int, qkv: int, terms: list[TermRows | None]) -> list[Step]:
         """One product, or several that write side by side."""
         width, steps = self.qkv.shape[1], []
-        for product in kernels.qkv:
-            steps.append(product.step(normed, qkv, width=width))
+        for product, term in zip(kernels.qkv, terms, strict=True):
+            steps.append(product.step(normed, qkv, width=width, term=term))
             qkv += product.out_features * self.qkv.element_size()
         return steps
 
@@ -132,6 +203,18 @@ class _Room:
             kernels.query_norm.step_of_parts(qkv, layer.num_heads, width),
             kernels.key_norm.step_of_parts(keys, layer.num_kv_heads, width),
         ]
+
+
+def _shrinking(
+    layer: LayerParts, shrunk: _Shrunk | None, attended: int, normed: int, gated: int
+) -> tuple[list[list[Step]], list[TermRows | None]]:
+    """Steps that shrink the inputs of the output, gate and up, and down products; what each of the four adds."""
+    if shrunk is None:
+        return [[], [], []], [None] * 4
+    adapters = _adapters(layer)
+    inputs = (adapters.o_input, adapters.mlp_input, adapters.down_input)
+    steps = [[shrunk.step(found, x)] for found, x in zip(inputs, (attended, normed, gated), strict=True)]
+    return steps, [shrunk.term(up) for found in inputs for up in found.ups]
 
 
 class _Kernels(NamedTuple):
@@ -207,6 +290,17 @@ def all_fused(model: Any) -> bool:
     """True if every decoder layer of `model` is a fused one."""
     layers = decoder_layers(model)
     return layers is not None and all(isinstance(layer, FusedDecoderLayer | FusedStack) for layer in layers)
+
+
+def fused_parts(model: Any) -> dict[int, LayerParts]:
+    """The parts of fused layers of `model`, stacked or not, by their number."""
+    parts: list[LayerParts] = []
+    for layer in decoder_layers(model) or ():
+        if isinstance(layer, FusedStack):
+            parts += layer.parts
+        elif isinstance(layer, FusedDecoderLayer):
+            parts.append(layer.parts)
+    return {one.layer_idx: one for one in parts}
 
 
 class _OneByOne(nn.Module):

@@ -8,6 +8,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from handler.adapters.rows import BASE, AdapterRows
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 
 # Key lengths are rounded up to this. The CPU kernel's result does not depend on the number of masked keys that follow,
@@ -100,7 +101,7 @@ class ModelInput:
     `input_ids`, `position_ids` int64 `[1, T]`; `flat_index` int64 `[T]`, where each token's key goes in the cache;
     `logits_index` int64 `[S + P]`, the rows whose logits are wanted: first the S that choose a token, in the order of
     `samples` and of their drafts, then all rows of the chunks in `scored`, whose requests want prompt
-    log-probabilities.
+    log-probabilities. `adapters` are the rows' where any has one, `adapter_slots` int64 `[T]` their slots, -1 for none.
     """
 
     input_ids: Tensor
@@ -111,6 +112,8 @@ class ModelInput:
     scored: list[ScheduledSequence]
     decodes: list[DecodeGroup]
     chunks: list[PrefillChunk]
+    adapters: AdapterRows | None = None
+    adapter_slots: Tensor | None = None
 
 
 def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device) -> ModelInput:
@@ -129,6 +132,7 @@ def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device)
     scored: list[ScheduledSequence] = []
     scored_rows: list[int] = []
     chunks: list[PrefillChunk] = []
+    slots: list[int] = []
     decodes = _group(singles, device)
     for item in (*singles, *drafts, *longer):
         end = item.start + item.num_tokens
@@ -142,19 +146,26 @@ def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device)
             scored_rows += range(len(ids), len(ids) + item.num_tokens)
         ids += item.token_ids
         positions += range(item.start, end)
+        slots += [item.seq.adapter_slot] * item.num_tokens
         flat += range(item.seq.slot * max_len + item.start, item.seq.slot * max_len + end)
         if item.samples:
             sample_rows += range(len(ids) - 1 - len(item.draft), len(ids))
             samples.append(item)
+    wanted = sample_rows + scored_rows
+    adapters = None
+    if any(slot != BASE for slot in slots):
+        adapters = AdapterRows.of(slots, [slots[row] for row in wanted], device)
     return ModelInput(
         input_ids=torch.tensor([ids], device=device),
         position_ids=torch.tensor([positions], device=device),
         flat_index=torch.tensor(flat, device=device),
-        logits_index=torch.tensor(sample_rows + scored_rows, dtype=torch.long, device=device),
+        logits_index=torch.tensor(wanted, dtype=torch.long, device=device),
         samples=samples,
         scored=scored,
         decodes=decodes,
         chunks=chunks,
+        adapters=adapters,
+        adapter_slots=None if adapters is None else adapters.slots.long(),
     )
 
 

@@ -10,15 +10,19 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from handler.adapters.adapter import Adapter
+from handler.adapters.rows import adapter_rows
 from handler.linears.choice import can_prepack
 from handler.model.loader import LoadedModel
 from handler.runners.attention import ATTENTION_NAME, STEP, layer_windows
 from handler.runners.limits import Limits
 from handler.runners.runner import StepLogits, WithoutAdapters
 from handler.runners.slots.acceleration import Acceleration
+from handler.runners.slots.adapters import SlotAdapters
 from handler.runners.slots.attention import SlotStep
 from handler.runners.slots.cache import SlotCache
 from handler.runners.slots.fused_layers import llama_shaped
+from handler.runners.slots.fused_stack import fused_parts
 from handler.runners.slots.input import ModelInput, bucket, build_model_input
 from handler.runners.trial import MODEL_ERRORS, TOLERANCE, Trial, precision
 from handler.scheduling.kv_manager import KVManager
@@ -54,6 +58,7 @@ class SlotRunner(WithoutAdapters):
         self.same_by_any_threads = False
         self._trial: Trial | None = None
         self._acceleration: Acceleration | None = None
+        self._adapters = SlotAdapters({})
 
     @property
     def vocab_size(self) -> int:
@@ -96,12 +101,20 @@ class SlotRunner(WithoutAdapters):
         first = item.start + item.num_tokens - len(item.draft) + num_accepted
         self.cache.erase(item.seq.slot, item.start + item.num_tokens, first)
 
+    def load_adapter(self, slot: int, adapter: Adapter) -> None:
+        """Let rows of adapter slot `slot` add what `adapter` holds; called between passes."""
+        self._adapters.load(slot, adapter)
+
+    def unload_adapter(self, slot: int) -> None:
+        """Let rows of the slot add nothing, and free what they added."""
+        self._adapters.unload(slot)
+
     def forget(self, slot: int, num_tokens: int) -> None:
         """Zero what the sequence wrote: the next one in the slot may read it, masked."""
         self.cache.erase(slot, num_tokens)
 
     def _run(self, model_input: ModelInput) -> Tensor:
-        with self._step(model_input) as step:
+        with self._step(model_input) as step, adapter_rows(model_input.adapters):
             logits = self._forward(model_input)
         self.num_attention_calls = step.calls
         return logits
@@ -159,6 +172,7 @@ class SlotRunner(WithoutAdapters):
             trial.prove(self)
             return
         acceleration.keep()
+        self._adapters = SlotAdapters(fused_parts(self.loaded.model))
         # torch's attention divides a long row's keys among threads; ours does not.
         self.same_by_any_threads = acceleration.num_stacked == int(self.loaded.text_config.num_hidden_layers)
         logger.info(

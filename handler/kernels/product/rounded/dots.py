@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from handler.kernels.compiler import compile_kernel
+from handler.kernels.low_rank.added import add_low_rank
 from handler.kernels.primitives import (
     BITS_FLOAT32,
     bytes_at,
@@ -22,6 +23,7 @@ from handler.kernels.product.product_outputs import (
     NUM_BLOCKS,
     NUM_GROUPS,
     SCALES,
+    SHRUNK,
     X,
     write_outputs,
 )
@@ -70,6 +72,8 @@ def compile_rounded(form: int) -> int:
                     codes = bytes_at(arguments[CODES] + group * blocks * code_bytes)
                     scales = bytes_at(arguments[SCALES] + group * spans * scale_bytes)
                     groups = rounded_tile(rows, form, codes, scales, given, blocks, factor, found)
+                    if arguments[SHRUNK] != 0:
+                        add_low_rank(arguments, address, rows, groups, row, group)
                     write_outputs(arguments, found, rows, groups, row, group)
                     group += groups
                 row += rows

@@ -1,0 +1,251 @@
+"""`AdapterConfig`: adapter_config.json of peft (read at 0.21), checked.
+
+What would change the answer and is not done here is refused by its name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from handler.adapters.adapter import BadAdapter
+from handler.adapters.name_match import NamePattern
+
+CONFIG = "adapter_config.json"
+_LORA = "LORA"
+_BIAS = ("none", "all", "lora_only")
+# Values of `init_lora_weights` that leave the base's weights as they were.
+_KEEPS_BASE = ("gaussian", "eva", "orthogonal")
+# No effect on what a trained adapter computes: how it was trained, begun or written, and memory layouts of the base.
+_HARMLESS = frozenset(
+    (
+        "auto_mapping",
+        "base_model_name_or_path",
+        "corda_config",
+        "ensure_weight_tying",
+        "eva_config",
+        "fan_in_fan_out",
+        "inference_mode",
+        "loftq_config",
+        "lora_dropout",
+        "lora_ga_config",
+        "megatron_core",
+        "peft_version",
+        "qalora_group_size",
+        "revision",
+        "runtime_config",
+        "task_type",
+        "velora_config",
+    )
+)
+_READ = frozenset(
+    (
+        "alpha_pattern",
+        "bias",
+        "exclude_modules",
+        "init_lora_weights",
+        "layers_pattern",
+        "layers_to_transform",
+        "lora_alpha",
+        "lora_bias",
+        "modules_to_save",
+        "peft_type",
+        "r",
+        "rank_pattern",
+        "target_modules",
+        "target_parameters",
+        "trainable_token_indices",
+        "use_rslora",
+    )
+)
+# Known variants, and what they would need.
+_VARIANTS = {
+    "alora_invocation_tokens": "an activated LoRA (aLoRA) applies after its invocation tokens only",
+    "arrow_config": "Arrow routes each token between adapters",
+    "kasa_config": "KaSA changes the base's weights",
+    "layer_replication": "it repeats layers of the base",
+    "megatron_config": "it is of Megatron's layers",
+    "monteclora_config": "MonteCLoRA draws its weights at random",
+    "use_bdlora": "BD-LoRA has block-diagonal weights",
+    "use_dora": "DoRA scales the base's weights",
+    "use_qalora": "QALoRA pools its inputs",
+}
+_NEUTRAL: tuple[Any, ...] = (None, False, "", [], {})
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterConfig:
+    """The fields that decide what an adapter adds."""
+
+    r: int
+    lora_alpha: float
+    use_rslora: bool
+    rank_pattern: dict[str, float]
+    alpha_pattern: dict[str, float]
+    target_modules: list[str] | str | None
+    exclude_modules: list[str] | str | None
+    target_parameters: list[str]
+    layers_to_transform: list[int] | None
+    layers_pattern: list[str]
+    modules_to_save: list[str]
+    trainable_token_indices: list[int] | dict[str, list[int]] | None
+    lora_bias: bool
+
+    def rank(self, *paths: str) -> int:
+        """The rank of the module that has these names, the first that a pattern knows (peft's get_pattern_key)."""
+        return int(_by_pattern("rank_pattern", self.rank_pattern, self.r, paths))
+
+    def scaling(self, rank: int, *paths: str) -> float:
+        """What multiplies the module's addition of this rank."""
+        alpha = _by_pattern("alpha_pattern", self.alpha_pattern, self.lora_alpha, paths)
+        return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
+
+    def targets(self, path: str) -> bool:
+        """Whether peft puts an addition on the module of this name (peft's check_target_module_exists)."""
+        if self.exclude_modules and _names(path, self.exclude_modules, "exclude_modules"):
+            return False
+        if self.target_modules == "all-linear" or _names(f"{path}.weight", self.target_parameters, "target_parameters"):
+            return True
+        if self.target_modules is None or not _names(path, self.target_modules, "target_modules"):
+            return False
+        if isinstance(self.target_modules, str) or self.layers_to_transform is None or path in self.target_modules:
+            return True
+        return self._layer(path) in self.layers_to_transform
+
+    def _layer(self, path: str) -> int | None:
+        """The first number in the path, after one of `layers_pattern` if there are any."""
+        for name in self.layers_pattern or [r"[^.]*"]:
+            found = NamePattern("layers_pattern", rf"(?:^|.*?\.){name}\.(?P<layer>\d+)\..*").match(path)
+            if found is not None:
+                return int(found["layer"])
+        return None
+
+
+def _by_pattern(field: str, patterns: dict[str, float], default: float, paths: tuple[str, ...]) -> float:
+    for path in paths:
+        for pattern, value in patterns.items():
+            if NamePattern(field, rf"(.*\.)?({pattern})").match(path) is not None:
+                return value
+    return default
+
+
+def _names(path: str, names: list[str] | str, field: str) -> bool:
+    if isinstance(names, str):
+        return NamePattern(field, names).match(path) is not None
+    return any(path == name or path.endswith(f".{name}") for name in names)
+
+
+def parse_config(text: bytes) -> AdapterConfig:
+    """The configuration. Raises BadAdapter with a sentence that names the field."""
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise BadAdapter(f"{CONFIG} is not valid JSON") from exc
+    if not isinstance(fields, dict):
+        raise BadAdapter(f"{CONFIG} must hold a JSON object")
+    _refuse(fields)
+    return AdapterConfig(
+        r=_rank(fields.get("r", 8), "r"),
+        lora_alpha=_number(fields.get("lora_alpha", 8), "lora_alpha"),
+        use_rslora=_flag(fields, "use_rslora"),
+        rank_pattern={name: _rank(value, "rank_pattern") for name, value in _object(fields, "rank_pattern").items()},
+        alpha_pattern={
+            name: _number(value, "alpha_pattern") for name, value in _object(fields, "alpha_pattern").items()
+        },
+        target_modules=_targets(fields, "target_modules"),
+        exclude_modules=_targets(fields, "exclude_modules"),
+        target_parameters=_strings(fields, "target_parameters"),
+        layers_to_transform=_layers(fields.get("layers_to_transform")),
+        layers_pattern=_strings(fields, "layers_pattern"),
+        modules_to_save=_strings(fields, "modules_to_save"),
+        trainable_token_indices=_token_indices(fields.get("trainable_token_indices")),
+        lora_bias=_flag(fields, "lora_bias"),
+    )
+
+
+def _refuse(fields: dict[str, Any]) -> None:
+    """Raise BadAdapter if a field asks for what is not done here."""
+    if fields.get("peft_type") != _LORA:
+        raise BadAdapter(f"{CONFIG}: peft_type is {_show(fields.get('peft_type'))}; only LORA adapters are served")
+    for name, reason in _VARIANTS.items():
+        if fields.get(name) not in _NEUTRAL:
+            raise BadAdapter(f"{CONFIG}: {name} is set; {reason}, which is not served")
+    for name, value in fields.items():
+        if name not in _HARMLESS | _READ | _VARIANTS.keys() and value not in _NEUTRAL:
+            raise BadAdapter(f"{CONFIG}: the field {_show(name)} is not known, and may change what is computed")
+    init = fields.get("init_lora_weights", True)
+    if not isinstance(init, bool) and init is not None and str(init).lower() not in _KEEPS_BASE:
+        raise BadAdapter(
+            f"{CONFIG}: init_lora_weights is {_show(init)}, which changes the base's weights; save the adapter with"
+            " path_initial_model_for_weight_conversion, which makes it an ordinary one"
+        )
+    if fields.get("bias", "none") not in _BIAS:
+        raise BadAdapter(f"{CONFIG}: bias is {_show(fields['bias'])}; it must be one of {', '.join(_BIAS)}")
+
+
+def _show(value: Any) -> str:
+    return repr(value)[:100]
+
+
+def _rank(value: Any, field: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise BadAdapter(f"{CONFIG}: {field} must be a positive integer, not {_show(value)}")
+    return value
+
+
+def _number(value: Any, field: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise BadAdapter(f"{CONFIG}: {field} must be a finite number, not {_show(value)}")
+    return float(value)
+
+
+def _flag(fields: dict[str, Any], field: str) -> bool:
+    value = fields.get(field)
+    if not isinstance(value, bool | None):
+        raise BadAdapter(f"{CONFIG}: {field} must be true or false, not {_show(value)}")
+    return bool(value)
+
+
+def _object(fields: dict[str, Any], field: str) -> dict[str, Any]:
+    value = fields.get(field) or {}
+    if not isinstance(value, dict):
+        raise BadAdapter(f"{CONFIG}: {field} must be an object, not {_show(value)}")
+    return value
+
+
+def _strings(fields: dict[str, Any], field: str) -> list[str]:
+    value = fields.get(field) or []
+    value = [value] if isinstance(value, str) else value
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise BadAdapter(f"{CONFIG}: {field} must be a list of names, not {_show(value)}")
+    return value
+
+
+def _targets(fields: dict[str, Any], field: str) -> list[str] | str | None:
+    value = fields.get(field)
+    if isinstance(value, str) and value:
+        return "all-linear" if value.lower() == "all-linear" else value
+    return _strings(fields, field) if value else None
+
+
+def _layers(value: Any) -> list[int] | None:
+    if value is None or value == []:
+        return None
+    layers = [value] if isinstance(value, int) else value
+    if not isinstance(layers, list) or not all(isinstance(each, int) for each in layers):
+        raise BadAdapter(f"{CONFIG}: layers_to_transform must be a list of numbers, not {_show(value)}")
+    return layers
+
+
+def _token_indices(value: Any) -> list[int] | dict[str, list[int]] | None:
+    lists = value.values() if isinstance(value, dict) else [value]
+    if value is not None and not all(_are_ids(each) for each in lists):
+        raise BadAdapter(f"{CONFIG}: trainable_token_indices must hold lists of token ids, not {_show(value)}")
+    found: list[int] | dict[str, list[int]] | None = value
+    return found
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(type(each) is int and each >= 0 for each in value)

@@ -1,0 +1,131 @@
+"""`PlainAdapters`: adapters added to modules of a loaded model by hooks, in plain torch, on any device.
+
+A module gets its hook with the first adapter that changes it and loses it with the last, so a model without adapters
+runs as it did. A pass without a row of an adapter costs one look at the current rows for each hook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from handler.adapters.adapter import Adapter
+from handler.adapters.additions import (
+    Addition,
+    EmbeddingAddition,
+    ExpertsAddition,
+    LinearAddition,
+    OutputAddition,
+    RouterAddition,
+)
+from handler.adapters.rows import AdapterRows, current_rows
+
+
+@dataclass(slots=True, eq=False)
+class _Hooked:
+    """A module with its additions by slot."""
+
+    module: nn.Module
+    is_output: bool
+    additions: dict[int, Addition | RouterAddition] = field(default_factory=dict)
+    handle: Any = None
+
+    def index(self, rows: AdapterRows, slot: int) -> Tensor:
+        """The rows of this module that use the adapter in `slot`."""
+        return (rows.output_index if self.is_output else rows.index)[slot]
+
+    def num_rows(self, rows: AdapterRows) -> int:
+        """Rows that the module sees in this pass."""
+        return len(rows.output_slots if self.is_output else rows.slots)
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """The forward hook: the output with what adapters add to their rows; None leaves it as it is."""
+        rows = current_rows()
+        used = [] if rows is None else [slot for slot in rows.used if slot in self.additions]
+        if rows is None or not used:
+            return None
+        inputs = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+        count, are_ids = self.num_rows(rows), isinstance(module, nn.Embedding)
+        flat = [_by_rows(each, count, are_ids=are_ids) for each in inputs]
+        return self._added(module, rows, used, flat, output)
+
+    def _added(self, module: nn.Module, rows: AdapterRows, used: list[int], inputs: list[Tensor], output: Any) -> Any:
+        outputs = output if isinstance(output, tuple) else (output,)
+        flat = [_by_rows(each, self.num_rows(rows)) for each in outputs]
+        for slot in used:
+            index, addition = self.index(rows, slot), self.additions[slot]
+            own = [each.index_select(0, index) for each in inputs]
+            if isinstance(addition, RouterAddition):
+                made = addition.module.forward(*own)
+                news = made if isinstance(made, tuple) else (made,)
+            else:
+                news = (addition(module, tuple(own), flat[0].index_select(0, index)),)
+            flat = [each.index_copy(0, index, new) for each, new in zip(flat, news, strict=True)]
+        shaped = tuple(each.view(like.shape) for each, like in zip(flat, outputs, strict=True))
+        return shaped if isinstance(output, tuple) else shaped[0]
+
+
+def _by_rows(tensor: Tensor, count: int, *, are_ids: bool = False) -> Tensor:
+    """`[..., N]`, or token ids `[...]`, as `count` rows. Raises RuntimeError if it has not so many."""
+    flat = tensor.reshape(-1) if are_ids or tensor.dim() == 1 else tensor.reshape(-1, tensor.shape[-1])
+    if len(flat) != count:
+        raise RuntimeError(f"a module that adapters change sees {tuple(tensor.shape)} in a pass of {count} rows")
+    return flat
+
+
+class PlainAdapters:
+    """The additions of resident adapters to the modules of `model` that the runner leaves to them."""
+
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+        """`dtype` is that of activations."""
+        self._model, self._dtype = model, dtype
+        self._hooked: dict[str, _Hooked] = {}
+
+    def load(self, slot: int, adapter: Adapter, paths: Collection[str] | None = None) -> None:
+        """Add `adapter` to the rows of `slot`; `paths` are those of `adapter.paths` to add to, None for all."""
+        self.unload(slot)
+        wanted = adapter.paths if paths is None else adapter.paths & frozenset(paths)
+        matrices = {path for path in wanted if path in adapter.experts}
+        for path in sorted({path.rpartition(".")[0] for path in matrices} | (wanted - matrices)):
+            hooked = self._hooked.get(path) or self._hook(path)
+            hooked.additions[slot] = self._addition(adapter, path, hooked)
+
+    def unload(self, slot: int) -> None:
+        """Forget the adapter in `slot`, if there is one."""
+        for path, hooked in list(self._hooked.items()):
+            hooked.additions.pop(slot, None)
+            if not hooked.additions:
+                hooked.handle.remove()
+                del self._hooked[path]
+
+    def _hook(self, path: str) -> _Hooked:
+        module = self._model.get_submodule(path)
+        hooked = _Hooked(module, module is self._model.get_output_embeddings())
+        hooked.handle = module.register_forward_hook(hooked, with_kwargs=True)
+        self._hooked[path] = hooked
+        return hooked
+
+    def _addition(self, adapter: Adapter, path: str, hooked: _Hooked) -> Addition | RouterAddition:
+        module, device = hooked.module, _device(hooked.module, self._model)
+        if path in adapter.routers:
+            return RouterAddition(adapter.routers[path], module)
+        experts = {at.rpartition(".")[2]: pair for at, pair in adapter.experts.items() if at.rpartition(".")[0] == path}
+        if experts:
+            return ExpertsAddition(experts, device)
+        if module is self._model.get_input_embeddings():
+            return EmbeddingAddition(adapter, path, device, self._dtype)
+        if hooked.is_output:
+            return OutputAddition(adapter, path, device, self._dtype)
+        return LinearAddition(adapter, path, device)
+
+
+def _device(module: nn.Module, model: Any) -> torch.device:
+    """Where the module computes; layers over packed weights may have no parameter."""
+    tensors = (each for each in (*module.parameters(), *module.buffers()) if not each.is_meta)
+    first = next(tensors, None)
+    device: torch.device = model.device if first is None else first.device
+    return device

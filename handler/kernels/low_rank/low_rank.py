@@ -1,0 +1,173 @@
+"""`LowRankInput`: what resident adapters add to the products of one input.
+
+Products that read the same activations share the shrunk rows: A of all of them, one below the other.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from handler.kernels.low_rank import expand, shrink
+from handler.kernels.low_rank.rows import ENTRY, ROW_BYTES, ShrunkRows, Term, UpTable
+from handler.kernels.low_rank.tile import INPUTS
+from handler.kernels.program import Step, nothing
+from handler.kernels.team import NUM_COMMON, Call, scratch, team_functions
+from handler.kernels.vectors import LANES
+
+_FLOAT_BYTES = 4
+
+
+class Factors(NamedTuple):
+    """What an adapter adds to a range of outputs: `scaling * (x A^T) B^T`, and a vector.
+
+    `down` `[r, K]`, `up` `[N, r]`, `bias` `[N]` float32 or None.
+    """
+
+    down: Tensor
+    up: Tensor
+    scaling: float
+    bias: Tensor | None = None
+
+
+class LowRankInput:
+    """A of all adapters for one input, and an `UpTable` for each product of it."""
+
+    def __init__(self, in_features: int, sizes: Sequence[Sequence[int]], num_slots: int, dtype: torch.dtype) -> None:
+        """`sizes`: for each product the outputs of its sections. `dtype`, that of activations, is what factors have."""
+        self.in_features, self._dtype = in_features, dtype
+        self._missing = -in_features % INPUTS
+        self.ups = [UpTable(of_product, num_slots) for of_product in sizes]
+        # Address of A as `[groups, K, 16]` or 0, groups, address of multipliers and summands.
+        self._downs = np.zeros((num_slots, ENTRY), np.int64)
+        self._most_groups = np.zeros(1, np.int64)
+        self._held: dict[int, list[Tensor]] = {}
+        self._kernel = shrink.compile_shrink(dtype)
+        self._call = Call(self._kernel, shrink.NUM_ARGUMENTS)
+
+    @property
+    def width(self) -> int:
+        """Numbers of a shrunk row."""
+        return int(self._most_groups[0]) * LANES
+
+    def grow(self, num_slots: int) -> None:
+        """Make room for more slots. Programs over these tables are void."""
+        downs = np.zeros((num_slots, ENTRY), np.int64)
+        downs[: len(self._downs)] = self._downs
+        self._downs = downs
+        for up in self.ups:
+            up.grow(num_slots)
+
+    def clear(self, slot: int) -> None:
+        """Let rows of the slot add nothing."""
+        self._downs[slot] = 0
+        for up in self.ups:
+            up.entries[slot] = 0
+        self._held.pop(slot, None)
+        self._most_groups[0] = self._downs[:, 1].max()
+
+    def put(self, slot: int, factors: Sequence[Sequence[Factors | None]]) -> None:
+        """Let rows of the slot add `factors`, by product and section."""
+        self.clear(slot)
+        downs, numbers, held = [], [], []
+        place = 0
+        for up, of_product in zip(self.ups, factors, strict=True):
+            for section, one in enumerate(of_product):
+                if one is None:
+                    continue
+                down, scales, whole_up = _whole(one, self._dtype)
+                tiles = tiled(whole_up)
+                up.entries[slot, section] = (tiles.data_ptr(), whole_up.shape[1], place)
+                downs.append(down)
+                numbers.append(scales)
+                held.append(tiles)
+                place += len(down)
+        if not downs:
+            return
+        down = tiled(F.pad(torch.cat(downs), (0, self._missing)))
+        scales = torch.cat(numbers, 1).contiguous()
+        self._held[slot] = [down, scales, *held]
+        self._downs[slot] = (down.data_ptr(), place // LANES, scales.data_ptr())
+        self._most_groups[0] = self._downs[:, 1].max()
+
+    def num_bytes(self, slot: int) -> int:
+        """Memory that the slot's factors take here."""
+        return sum(one.numel() * one.element_size() for one in self._held.get(slot, ()))
+
+    def shrunk(self, x: Tensor, slots: Tensor) -> ShrunkRows:
+        """`x` `[..., K]` of `dtype`, `slots` int64 `[T]`, T rows in all."""
+        x = F.pad(x, (0, self._missing)) if self._missing else x.contiguous()
+        out = torch.empty(len(slots), self.width)
+        self._call.set(0, *team_functions(), len(slots), 0, 0, 0, x.data_ptr(), slots.data_ptr(), out.data_ptr())
+        self._call.arguments[shrink.DOWNS :] = self._constants(out.shape[1])
+        self._call.run()
+        return ShrunkRows(slots, out)
+
+    def shrink_step(self, x: int, slots: int, out: int, width: int) -> Step:
+        """The same as a step of a program; addresses of rows. Those of `out` have `width` numbers."""
+        arguments = np.zeros(shrink.NUM_ARGUMENTS, np.int64)
+        arguments[NUM_COMMON:] = (x, slots, out, *self._constants(width))
+        row_bytes = {
+            shrink.X: self.in_features * self._dtype.itemsize,
+            shrink.SLOTS: ROW_BYTES,
+            shrink.SHRUNK: width * _FLOAT_BYTES,
+        }
+        return Step(self._kernel, arguments, nothing, nothing, row_bytes)
+
+    def _constants(self, width: int) -> tuple[int, int, int, int]:
+        return self._downs.ctypes.data, self.in_features + self._missing, width, self._most_groups.ctypes.data
+
+
+def _whole(factors: Factors, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """A `[16 * n, K]`, float32 multipliers and summands `[2, 16 * n]`, B `[N, 4 * m]`, with zeros beyond the rank.
+
+    A bias is one more output of A, which is always 1.
+    """
+    rank, biased = len(factors.down), factors.bias is not None
+    inputs = rank + biased
+    padded = -(-inputs // LANES) * LANES
+    down = factors.down.new_zeros((padded, factors.down.shape[1]), dtype=dtype)
+    down[:rank] = factors.down
+    scales = torch.zeros(2, padded)
+    scales[0, :rank], scales[1, rank:inputs] = factors.scaling, 1
+    up = factors.up.new_zeros((len(factors.up), -(-inputs // INPUTS) * INPUTS), dtype=dtype)
+    up[:, :rank] = factors.up
+    if factors.bias is not None:
+        up[:, rank] = factors.bias
+    return down, scales, up
+
+
+def tiled(matrix: Tensor) -> Tensor:
+    """`[N, K]` -> `[ceil(N / 16), K, 16]`, with zeros beyond N."""
+    missing = -len(matrix) % LANES
+    if missing:
+        matrix = torch.cat([matrix, matrix.new_zeros(missing, matrix.shape[1])])
+    return matrix.view(-1, LANES, matrix.shape[1]).transpose(1, 2).contiguous()
+
+
+def expand_into(out: Tensor, term: Term, operation: int = expand.ADD, other: Tensor | None = None) -> None:
+    """Add `term` to `out` `[..., N]`, contiguous, in place; `operation` from `expand`, `other` as `out`."""
+    rows = term.rows
+    call = _expand_call(out.dtype)
+    buffer, width = scratch(expand.EXPAND_SCRATCH), rows.width
+    if other is not None:
+        other = other.contiguous()
+    beside = 0 if other is None else other.data_ptr()
+    call.set(
+        *(0, *team_functions(), len(rows.slots), buffer.data_ptr(), buffer.stride(0) * _FLOAT_BYTES, 0),
+        *(rows.numbers.data_ptr(), rows.slots.data_ptr(), out.data_ptr(), beside, operation, width, out.shape[-1]),
+        *term.up.arguments,
+    )
+    call.run()
+
+
+@functools.cache
+def _expand_call(dtype: torch.dtype) -> Call:
+    return Call(expand.compile_expand(dtype), expand.NUM_ARGUMENTS)
