@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 _MAX_NAME = 256
 # What a header can carry.
 NAME = rf"^[!-~](?:[ -~]{{0,{_MAX_NAME - 2}}}[!-~])?$"
+_UPDATE = "/update"
 # LMI runs it for the adapter's requests; here nothing of an adapter is run.
 _CODE = "model.py"
 
@@ -23,6 +24,7 @@ def check_name(field: str, name: str) -> None:
     """Raise InvalidRequest unless a header can carry `name`, AdapterInvalid if it is one of the model's own."""
     allowed = f"a name of 1 to {_MAX_NAME} printable ASCII characters, without a blank at either end"
     check(field, allowed, name, re.search(NAME, name) is not None and "\n" not in name)
+    check(field, f"a name that does not end in {_UPDATE}, which is a route's end", name, not name.endswith(_UPDATE))
     if name in {service().model.card.model_id, "tgi"}:
         raise AdapterInvalid(f"`{field}` must not be a name of the model itself. Given: {show(name)}", param=field)
 

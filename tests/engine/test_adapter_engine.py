@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,15 +15,11 @@ import torch
 from handler.adapters.adapter import Adapter
 from handler.adapters.model_shape import ModelShape
 from handler.adapters.reading import read_adapter
-from handler.engine.adapters import at_start
 from handler.runners.dynamic_cache.runner import DynamicCacheRunner
 from handler.runners.paged.runner import PagedRunner
 from handler.runners.runner import Runner
 from handler.runners.slots.runner import SlotRunner
-from handler.seam.adapter_list import AdapterEntry, AdapterList
-from handler.seam.config import AdapterSource
-from handler.seam.errors import BadConfiguration
-from handler.seam.protocol import AdapterDone, AdapterErrorCode, AdapterRefused, ErrorCode
+from handler.seam.protocol import AdapterDone, ErrorCode
 from tests.support import adapters, tiny_models
 from tests.support.local_engine import LocalEngine, Outcome, limits, loaded
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 from msgspec import UNSET
+from werkzeug.routing import BaseConverter
 
 from container.api.lmi.answer_types import AdapterAnswer, AdapterError, AdapterPage, AdapterStatus
 from container.api.lmi.requests import (
@@ -25,11 +26,19 @@ from container.web.responses import json_response
 from handler.seam.adapter_list import AdapterEntry
 
 blueprint = Blueprint("lmi", __name__)
+blueprint.record_once(lambda state: state.app.url_map.converters.update(adapter=_AdapterName))
 logger = logging.getLogger(__name__)
 
 # The name that people know an adapter by; SageMaker's own is long.
 ALIAS = "X-Amzn-SageMaker-Adapter-Alias"
 _BODY_ERRORS = (400, 413, 415, 503)
+
+
+class _AdapterName(BaseConverter):
+    """A name in a path: it may have slashes, but what ends in /update is the route of that name."""
+
+    part_isolating = False
+    regex = "[^/].*?(?<!/update)"
 
 
 @blueprint.post("/adapters")
@@ -75,14 +84,14 @@ def adapters() -> Response:
     return json_response(AdapterPage(shown, following))
 
 
-@blueprint.get("/adapters/<path:name>")
+@blueprint.get("/adapters/<adapter:name>")
 @describe(Operation(tag="Adapters", summary="An adapter", answer=AdapterAnswer, error=AdapterError, errors=(404,)))
 def adapter(name: str) -> Response:
     """One adapter by its name."""
     return json_response(_answer(_entry(name)))
 
 
-@blueprint.post("/adapters/<path:name>/update")
+@blueprint.post("/adapters/<adapter:name>/update")
 @describe(
     Operation(
         tag="Adapters",
@@ -106,7 +115,7 @@ def update(name: str) -> Response:
     return json_response(AdapterStatus(f"Adapter {_shown(name)} updated"))
 
 
-@blueprint.delete("/adapters/<path:name>")
+@blueprint.delete("/adapters/<adapter:name>")
 @describe(
     Operation(
         tag="Adapters",

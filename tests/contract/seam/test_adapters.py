@@ -315,6 +315,7 @@ def test_update_pins(adapted: Adapted, in_query: bool) -> None:
         ("/adapters", {"name": "c", "src": "/x", "pin": "maybe"}, 400, "`pin` must be true or false"),
         ("/adapters", {"name": "a", "src": "/x"}, 400, "registered already"),
         ("/adapters", {"name": BASE, "src": "/x"}, 400, "must not be a name of the model itself"),
+        ("/adapters", {"name": "c/update", "src": "/x"}, 400, "does not end in /update"),
         ("/adapters", {"name": "tgi", "src": "/x"}, 400, "must not be a name of the model itself"),
         ("/adapters/c/update", {"pin": True}, 404, "was not found"),
         ("/adapters/a/update", {"src": "/other"}, 400, "`src` cannot change"),
