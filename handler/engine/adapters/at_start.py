@@ -93,7 +93,8 @@ def _register(registry: AdapterRegistry, entry: AdapterEntry) -> None:
         message = msgspec.structs.replace(message, path=str(directory))
     refusal = registry.register_now(message, any_link=is_hub)
     if refusal is not None:
-        raise BadConfiguration(f"LORA_ADAPTERS: adapter {entry.name}: {refusal}")
+        setting = "LORA_ADAPTERS: " if entry.at_start else ""
+        raise BadConfiguration(f"{setting}adapter {entry.name}: {refusal}")
 
 
 def _entry(source: AdapterSource) -> AdapterEntry:

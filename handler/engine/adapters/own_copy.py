@@ -10,7 +10,7 @@ from pathlib import Path
 
 from handler.adapters.location import FILES
 
-_CHUNK = 1 << 20
+_END = 1 << 20
 
 
 def files_of(directory: Path, *, any_link: bool = False) -> list[Path]:
@@ -48,10 +48,16 @@ def copy_files(source: Path, target: Path, *, any_link: bool = False) -> Path:
 
 
 def content_fingerprint(directory: Path) -> int:
-    """A nonzero hash of the files' contents, by which `Suspects` know an adapter. Raises OSError."""
+    """A nonzero hash of the files' sizes, beginnings and ends, by which `Suspects` know an adapter. Raises OSError.
+
+    Training changes every number, so the ends tell two adapters apart; all of a file would take longer than to read it.
+    """
     digest = blake2b(digest_size=8)
     for path in files_of(directory):
+        size = path.stat().st_size
+        digest.update(size.to_bytes(8, "little"))
         with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
+            digest.update(file.read(_END))
+            file.seek(max(0, size - _END))
+            digest.update(file.read(_END))
     return int.from_bytes(digest.digest(), "little", signed=True) or 1
