@@ -86,6 +86,11 @@ class PlainAdapters:
         self._modules = dict(model.named_modules(remove_duplicate=False))
         self._hooked: dict[str, _Hooked] = {}
 
+    @property
+    def in_use(self) -> bool:
+        """True if a module has a hook."""
+        return bool(self._hooked)
+
     def load(self, slot: int, adapter: Adapter, paths: Collection[str] | None = None) -> None:
         """Add `adapter` to the rows of `slot`; `paths` are those of `adapter.paths` to add to, None for all."""
         self.unload(slot)

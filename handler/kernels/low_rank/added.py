@@ -1,4 +1,4 @@
-"""Adds to the float32 products of a kernel what the adapter of each row adds."""
+"""Adds to the float32 products of a kernel what the adapter of each row adds. docs/decisions/0140."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from handler.kernels.low_rank import expand, shrink
-from handler.kernels.low_rank.rows import ENTRY, ROW_BYTES, ShrunkRows, Term, UpTable
 from handler.kernels.low_rank.added import WIDE
+from handler.kernels.low_rank.rows import ENTRY, ROW_BYTES, ShrunkRows, Term, UpTable
 from handler.kernels.low_rank.tile import TURNS
 from handler.kernels.program import Step, nothing
 from handler.kernels.team import NUM_COMMON, Call, scratch, team_functions

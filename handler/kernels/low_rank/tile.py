@@ -1,8 +1,8 @@
 """Up to 4 rows times 16 or 64 outputs of a low-rank matrix, in LLVM instructions.
 
 A, `[r, K]`, is stored as `[r / 16, K, 16]`: the weights of 16 outputs for one input are one vector, and four sums take
-turns over the inputs and are added in one order. B, `[N, r]`, is stored as `[N / 64, r, 64]`; each of its sums runs over
-the inputs in their order. So a row's bits depend on its own numbers alone, whatever rows it shares the weights with.
+turns over the inputs and are added in one order. B, `[N, r]`, is stored as `[N / 64, r, 64]`; each of its sums runs
+over the inputs in their order. So a row's bits depend on its own numbers alone, whatever rows it shares weights with.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from handler.kernels.vectors import (
     FLOATS,
     IN_ORDER,
     LANES,
-    fetch,
     folded,
     index,
     load_rounded,
@@ -32,10 +31,7 @@ MOST_ROWS = 4
 TURNS = 4
 # Vectors of outputs that B has side by side.
 SIDE = 4
-# Bytes by which A is prefetched.
-_AHEAD = 1024
 _FLOAT, _BYTE, _INT = ir.FloatType(), ir.IntType(8), ir.IntType(32)
-_LINE = 64
 
 
 class _Emitter:
@@ -78,9 +74,6 @@ class _Emitter:
     def _weight(self, k, group: int):
         b, size = self.b, LANES * self.bits // 8
         place = b.gep(self._place(self.weights, k, self.side * size), [index(group * size)])
-        if False and group * size % _LINE == 0:
-            ahead = index(_AHEAD) if self.side == 1 else b.mul(self.count, index(self.side * size))
-            fetch(b, b.gep(place, [ahead]))
         if self.bits == BITS_BFLOAT16:
             return load_rounded(b, place)
         return vector_at(b, b.bitcast(place, _FLOAT.as_pointer()), index(0), FLOATS, 4)
@@ -136,8 +129,7 @@ def expand_tile(_context, rows, bits, groups, adds, x, x_stride, weights, count,
     """Write, or add if `adds`, the products of `rows` rows, 1 to 4, with `groups` times 16 outputs of B at `out`.
 
     `bits` of a weight, `groups`, 1 to 4, and `adds` are literal. `x` float32; `weights` lies in one of
-    `[N / 64, r, 64]`, at its first output; `count` is r. Otherwise as `shrink_tile`. The same place of the next 64
-    outputs is prefetched.
+    `[N / 64, r, 64]`, at its first output; `count` is r. Otherwise as `shrink_tile`.
     """
     of_weight, many, adding = bits.literal_value, groups.literal_value, bool(adds.literal_value)
 

@@ -8,7 +8,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from handler.adapters.rows import BASE, AdapterRows
+from handler.adapters.rows import BASE
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 
 # Key lengths are rounded up to this. The CPU kernel's result does not depend on the number of masked keys that follow,
@@ -101,7 +101,7 @@ class ModelInput:
     `input_ids`, `position_ids` int64 `[1, T]`; `flat_index` int64 `[T]`, where each token's key goes in the cache;
     `logits_index` int64 `[S + P]`, the rows whose logits are wanted: first the S that choose a token, in the order of
     `samples` and of their drafts, then all rows of the chunks in `scored`, whose requests want prompt
-    log-probabilities. `adapters` are the rows' where any has one, `adapter_slots` int64 `[T]` their slots, -1 for none.
+    log-probabilities. `adapter_slots` int64 `[T]` are the rows' where any has one, -1 for none.
     """
 
     input_ids: Tensor
@@ -112,7 +112,6 @@ class ModelInput:
     scored: list[ScheduledSequence]
     decodes: list[DecodeGroup]
     chunks: list[PrefillChunk]
-    adapters: AdapterRows | None = None
     adapter_slots: Tensor | None = None
 
 
@@ -151,21 +150,17 @@ def build_model_input(batch: ScheduledBatch, max_len: int, device: torch.device)
         if item.samples:
             sample_rows += range(len(ids) - 1 - len(item.draft), len(ids))
             samples.append(item)
-    wanted = sample_rows + scored_rows
-    adapters = None
-    if any(slot != BASE for slot in slots):
-        adapters = AdapterRows.of(slots, [slots[row] for row in wanted], device)
+    some = any(slot != BASE for slot in slots)
     return ModelInput(
         input_ids=torch.tensor([ids], device=device),
         position_ids=torch.tensor([positions], device=device),
         flat_index=torch.tensor(flat, device=device),
-        logits_index=torch.tensor(wanted, dtype=torch.long, device=device),
+        logits_index=torch.tensor(sample_rows + scored_rows, dtype=torch.long, device=device),
         samples=samples,
         scored=scored,
         decodes=decodes,
         chunks=chunks,
-        adapters=adapters,
-        adapter_slots=None if adapters is None else adapters.slots.long(),
+        adapter_slots=torch.tensor(slots, device=device) if some else None,
     )
 
 

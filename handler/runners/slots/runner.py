@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from handler.adapters.adapter import Adapter
-from handler.adapters.rows import adapter_rows
+from handler.adapters.plain import PlainAdapters
+from handler.adapters.rows import AdapterRows, adapter_rows
 from handler.linears.choice import can_prepack
 from handler.model.loader import LoadedModel
 from handler.runners.attention import ATTENTION_NAME, STEP, layer_windows
 from handler.runners.limits import Limits
-from handler.runners.runner import StepLogits, WithoutAdapters
+from handler.runners.runner import StepLogits
 from handler.runners.slots.acceleration import Acceleration
 from handler.runners.slots.adapters import SlotAdapters
 from handler.runners.slots.attention import SlotStep
@@ -39,11 +40,12 @@ logger = logging.getLogger(__name__)
 _LAYER_TOKENS = 11
 
 
-class SlotRunner(WithoutAdapters):
+class SlotRunner:
     """Runs flattened batches through a transformers model and `SlotCache`."""
 
     name = "slots"
     drafts_obstacle: str | None = None
+    adapters_obstacle: str | None = None
 
     def __init__(
         self, loaded: LoadedModel, num_slots: int, max_len: int, num_stored_pages: int = 0, page_size: int = 32
@@ -59,6 +61,7 @@ class SlotRunner(WithoutAdapters):
         self._trial: Trial | None = None
         self._acceleration: Acceleration | None = None
         self._adapters = SlotAdapters({})
+        self._plain_adapters = PlainAdapters(loaded.model, loaded.dtype)
 
     @property
     def vocab_size(self) -> int:
@@ -102,22 +105,37 @@ class SlotRunner(WithoutAdapters):
         self.cache.erase(item.seq.slot, item.start + item.num_tokens, first)
 
     def load_adapter(self, slot: int, adapter: Adapter) -> None:
-        """Let rows of adapter slot `slot` add what `adapter` holds; called between passes."""
-        self._adapters.load(slot, adapter)
+        """Give what fused layers have to them, and the rest to hooks of the modules it is for."""
+        try:
+            self._adapters.load(slot, adapter)
+            others = [path for path in adapter.paths if not self._adapters.holds(path)]
+            self._plain_adapters.load(slot, adapter, others)
+        except BaseException:
+            self.unload_adapter(slot)
+            raise
 
     def unload_adapter(self, slot: int) -> None:
         """Let rows of the slot add nothing, and free what they added."""
         self._adapters.unload(slot)
+        self._plain_adapters.unload(slot)
 
     def forget(self, slot: int, num_tokens: int) -> None:
         """Zero what the sequence wrote: the next one in the slot may read it, masked."""
         self.cache.erase(slot, num_tokens)
 
     def _run(self, model_input: ModelInput) -> Tensor:
-        with self._step(model_input) as step, adapter_rows(model_input.adapters):
+        with self._step(model_input) as step, adapter_rows(self._rows(model_input)):
             logits = self._forward(model_input)
         self.num_attention_calls = step.calls
         return logits
+
+    def _rows(self, model_input: ModelInput) -> AdapterRows | None:
+        """The rows' adapters for hooks; fused layers look at `adapter_slots`."""
+        if model_input.adapter_slots is None or not self._plain_adapters.in_use:
+            return None
+        slots: list[int] = model_input.adapter_slots.tolist()
+        output = [slots[row] for row in model_input.logits_index.tolist()] if self._keeps_logits else None
+        return AdapterRows.of(slots, output, self.loaded.device)
 
     @contextmanager
     def _step(self, model_input: ModelInput) -> Iterator[SlotStep]:
