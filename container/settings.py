@@ -288,6 +288,12 @@ class Settings:
         "Adapters registered at once. Default: as many as host memory holds.",
         *("MAX_CPU_ADAPTERS", "OPTION_MAX_CPU_LORAS", "SM_VLLM_MAX_CPU_LORAS"),
     )
+    enable_adapters: bool = _setting(
+        False,
+        _flag,
+        "Set memory for adapters aside on a GPU at the start. LORA_ADAPTERS does so too.",
+        *("ENABLE_ADAPTERS", "OPTION_ENABLE_LORA", "SM_VLLM_ENABLE_LORA"),
+    )
     adapter_updates: bool = _setting(
         False,
         _flag,
@@ -461,6 +467,11 @@ class Settings:
         if self.speculate is None:
             return _DRAFTED if self.speculative_model else 0
         return self.speculate
+
+    @property
+    def reserves_adapters(self) -> bool:
+        """Whether a GPU's memory for adapters is set aside at the start."""
+        return self.enable_adapters or self.adapter_updates or bool(self.adapters)
 
     @property
     def max_registered_adapters(self) -> float:

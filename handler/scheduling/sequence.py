@@ -59,7 +59,6 @@ class Sequence:
     num_computed: int = 0
     num_cached: int = 0
     slot: int = -1
-    adapter_slot: int = -1
     block_table: list[int] = field(default_factory=list)
     num_hashed_pages: int = 0
     finish_reason: FinishReason | None = None

@@ -178,6 +178,14 @@ __device__ inline int rank_of(const int* ranks, int slot, int part, int part_str
   return slot < 0 ? 0 : ranks[(offset)slot * part_stride + part];
 }
 
+// The slot whose `down` has the dot `dot` of row `row`, or -1.
+__device__ inline int slot_of_dot(const int* slots, const int* ranks, int row, int num_rows, int dot, int num_parts,
+                                  int max_rank, int part_stride) {
+  if (row >= num_rows || dot >= num_parts * max_rank) return -1;
+  const int slot = slots[row];
+  return dot % max_rank < rank_of(ranks, slot, dot / max_rank, part_stride) ? slot : -1;
+}
+
 // `dots` [rows, parts * max_rank]: of each row of `in` with the rows of its adapter's `down` [parts * max_rank, width],
 // those below the rank. Blocks: ADAPTER_ROWS rows by ADAPTER_DOTS dots. `width` is even.
 extern "C" __global__ void adapter_down(
@@ -186,28 +194,33 @@ extern "C" __global__ void adapter_down(
   __shared__ float partial[ADAPTER_ROWS * ADAPTER_DOTS][MAX_THREADS];
   const int pairs = width / 2, row = blockIdx.x * ADAPTER_ROWS, dot = blockIdx.y * ADAPTER_DOTS;
   const int all_dots = num_parts * max_rank;
+  // Indexed by constants only, once loops are unrolled: else these are no registers.
   const pair* weights[ADAPTER_ROWS][ADAPTER_DOTS];
-  bool any = false;
-  for (int i = 0; i < ADAPTER_ROWS; i++) {
-    const int slot = row + i < num_rows ? slots[row + i] : -1;
-    for (int d = 0; d < ADAPTER_DOTS; d++) {
-      const int own = dot + d;
-      const bool is_live = own < all_dots && own % max_rank < rank_of(ranks, slot, own / max_rank, part_stride);
-      weights[i][d] = is_live ? (const pair*)(down + slot * slot_stride + (offset)own * width) : 0;
-      any = any || is_live;
-    }
-  }
-  if (!any) return;  // the same for all threads
   float sums[ADAPTER_ROWS][ADAPTER_DOTS] = {};
-  for (int k = threadIdx.x; k < pairs; k += blockDim.x)
-    for (int i = 0; i < ADAPTER_ROWS && row + i < num_rows; i++) {
+  bool any = false;
+#pragma unroll
+  for (int i = 0; i < ADAPTER_ROWS; i++)
+#pragma unroll
+    for (int d = 0; d < ADAPTER_DOTS; d++) {
+      const int slot = slot_of_dot(slots, ranks, row + i, num_rows, dot + d, num_parts, max_rank, part_stride);
+      weights[i][d] = slot < 0 ? 0 : (const pair*)(down + slot * slot_stride + (offset)(dot + d) * width);
+      any = any || slot >= 0;
+    }
+  if (!any) return;  // the same for all threads
+  for (int k = threadIdx.x; k < pairs; k += blockDim.x) {
+#pragma unroll
+    for (int i = 0; i < ADAPTER_ROWS; i++) {
+      if (row + i >= num_rows) continue;
       const pair x = ((const pair*)in)[(offset)(row + i) * pairs + k];
+#pragma unroll
       for (int d = 0; d < ADAPTER_DOTS; d++) {
         if (!weights[i][d]) continue;
         const pair w = weights[i][d][k];
         sums[i][d] += first(x) * first(w) + second(x) * second(w);
       }
     }
+  }
+#pragma unroll
   for (int e = 0; e < ADAPTER_ROWS * ADAPTER_DOTS; e++)
     partial[e][threadIdx.x] = sums[e / ADAPTER_DOTS][e % ADAPTER_DOTS];
   for (int half = blockDim.x / 2; half > 0; half /= 2) {
@@ -216,9 +229,11 @@ extern "C" __global__ void adapter_down(
       for (int e = 0; e < ADAPTER_ROWS * ADAPTER_DOTS; e++) partial[e][threadIdx.x] += partial[e][threadIdx.x + half];
   }
   __syncthreads();
-  for (int e = threadIdx.x; e < ADAPTER_ROWS * ADAPTER_DOTS; e += blockDim.x)
-    if (weights[e / ADAPTER_DOTS][e % ADAPTER_DOTS])
-      dots[(offset)(row + e / ADAPTER_DOTS) * all_dots + dot + e % ADAPTER_DOTS] = partial[e][0];
+  for (int e = threadIdx.x; e < ADAPTER_ROWS * ADAPTER_DOTS; e += blockDim.x) {
+    const int own = row + e / ADAPTER_DOTS, at = dot + e % ADAPTER_DOTS;
+    if (slot_of_dot(slots, ranks, own, num_rows, at, num_parts, max_rank, part_stride) >= 0)
+      dots[(offset)own * all_dots + at] = partial[e][0];
+  }
 }
 
 // Adds `scaling * dots up` to `out`, in place; rounds once. `up` [max_rank, width] of each slot, its rows

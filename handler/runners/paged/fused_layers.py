@@ -60,10 +60,10 @@ class FusedLayer(nn.Module):
         before, after = self._mlp_norms
         return kernels.norm_add(self._mlp(kernels.norm(hidden, before)), hidden, after)
 
-    def let_adapters_add(self, addition_to: Callable[[nn.Module], _Addition]) -> None:
-        """Tell joined projections what adapters add. `addition_to` the first of them is to all; others add by hooks."""
+    def let_adapters_add(self, addition_to: Callable[[list[Any]], _Addition]) -> None:
+        """Tell joined projections what adapters add to them. The others are called as modules, whose hooks do it."""
         for joined in (self._attention.qkv, self._mlp.gate_up):
-            joined.addition = addition_to(joined.parts[0])
+            joined.addition = addition_to(joined.parts)
 
     def difference(self, hidden: Tensor, options: dict[str, Any], tolerance: float) -> str | None:
         """The first piece that says something else than the module it replaces, or None; and by how much.

@@ -58,9 +58,9 @@ class ProbeStep:
 
     def _fill(self, shape: Shape, decodes: list[ScheduledSequence], chunks: list[ScheduledSequence]) -> None:
         self._buffers.fill(shape, decodes, chunks)
-        # By position: rows that write the same key must agree on it.
-        slots = [[BASE if position % 2 else 0 for position in positions_of(items)] for items in (decodes, chunks)]
-        self._buffers.fill_adapters(shape, *slots)
+        idle = [BASE] * (shape.num_decodes - len(decodes))
+        slots = [*_slots(decodes), *idle, *_slots(chunks)]
+        self._buffers.fill_adapters(shape, [*slots, *[BASE] * (shape.num_tokens - len(slots))])
 
     def _chunks(self, shape: Shape) -> list[ScheduledSequence]:
         """A few chunks of one length, with room for some padding."""
@@ -78,6 +78,11 @@ class ProbeStep:
         """As `StaticStep.differs`; rows of padding do not count."""
         rows = shape.num_decodes + len(self._chunks(shape))
         return compare(expected[:rows].float(), found[:rows].float(), self._runner.loaded)
+
+
+def _slots(items: list[ScheduledSequence]) -> list[int]:
+    """By position: rows that write the same key must agree on it."""
+    return [BASE if position % 2 else 0 for position in positions_of(items)]
 
 
 @contextmanager

@@ -10,18 +10,19 @@ import torch
 from torch import Tensor
 
 from handler.adapters.adapter import Adapter
-from handler.adapters.rows import BASE
+from handler.adapters.rows import AdapterRows, adapter_rows
 from handler.model.loader import LoadedModel
 from handler.runners.attention import STEP, UnsupportedAttention, layer_windows
 from handler.runners.experts import most_static_tokens
 from handler.runners.limits import Limits
 from handler.runners.paged.adapters.adapters import PagedAdapters
+from handler.runners.paged.adapters.slots import packed_slots, static_slots, used_slots
 from handler.runners.paged.adapters.trial_adapter import trial_products
 from handler.runners.paged.attention import PagedStep
 from handler.runners.paged.cache import PagedCache
 from handler.runners.paged.decode_graphs import DecodeGraphs
 from handler.runners.paged.fusion import Fusion
-from handler.runners.paged.input import PagedInput, adapters_of, build_paged_input, upload
+from handler.runners.paged.input import PagedInput, build_paged_input, upload
 from handler.runners.paged.probe import probe
 from handler.runners.paged.step_buffers import Shape, StepBuffers, decode_shapes, mixed_shapes, smallest
 from handler.runners.paged.varlen import missing_kernel
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 # Of a graph of some 1,300 kernels; an estimate.
 _GRAPH_BYTES = 8 << 20
-NO_ROOM = "Memory for adapters is set aside at the start on a GPU: set MAX_ADAPTERS and MAX_ADAPTER_RANK"
+_NO_ROOM = "This server set no GPU memory aside for adapters at its start: set ENABLE_ADAPTERS=true or LORA_ADAPTERS"
 
 
 class PagedRunner:
@@ -52,8 +53,9 @@ class PagedRunner:
         self.loaded = loaded
         self.limits = limits
         self.adapters = adapters
-        self.adapters_obstacle = None if adapters is not None else NO_ROOM
+        self.adapters_obstacle = None if adapters is not None else _NO_ROOM
         self.adapter_graphs = DecodeGraphs()
+        self._no_graphs = DecodeGraphs()
         self._own_kernels = fuses
         num_pages = -(-limits.capacity_tokens // limits.page_size)
         self.cache = PagedCache(num_pages, limits.page_size, loaded.kv_dtype, loaded.device)
@@ -146,16 +148,22 @@ class PagedRunner:
         return replace(found, samples=[*samples, *found.samples[len(decodes) :]])
 
     def _run(self, decodes: list[ScheduledSequence], chunks: list[ScheduledSequence]) -> StepLogits:
-        adapters = any(item.seq.adapter_slot != BASE for item in (*decodes, *chunks))
-        shape = self._shape(decodes, chunks, self.adapter_graphs if adapters else self.graphs)
+        used = set() if self.adapters is None else used_slots([*decodes, *chunks])
+        shape = self._shape(decodes, chunks, self._graphs_for(used))
         if shape is not None:
             try:
-                return self._static(shape, decodes, chunks, adapters)
+                return self._static(shape, decodes, chunks, used)
             except UnsupportedAttention:
                 # The first pass may be one of decodes; only it shows that a layer needs its pages gathered.
                 if not self._gathers:
                     raise
-        return self._packed([*decodes, *chunks], adapters)
+        return self._packed([*decodes, *chunks], used)
+
+    def _graphs_for(self, used: set[int]) -> DecodeGraphs:
+        """Those of steps in which the adapters of these slots are used."""
+        if self.adapters is None or not used:
+            return self.graphs
+        return self.adapter_graphs if self.adapters.are_products(used) else self._no_graphs
 
     def _shape(
         self, decodes: list[ScheduledSequence], chunks: list[ScheduledSequence], graphs: DecodeGraphs
@@ -166,14 +174,16 @@ class PagedRunner:
         return smallest(graphs.shapes or self._decode_shapes, len(decodes), chunks)
 
     def _static(
-        self, shape: Shape, decodes: list[ScheduledSequence], chunks: list[ScheduledSequence], adapters: bool
+        self, shape: Shape, decodes: list[ScheduledSequence], chunks: list[ScheduledSequence], used: set[int]
     ) -> StepLogits:
         """A replay if graphs are captured, else a pass over the same buffers."""
         self._buffers.fill(shape, decodes, chunks)
-        if adapters:
-            self._buffers.fill_adapters(shape, adapters_of(decodes), adapters_of(chunks))
-        graphs = self.adapter_graphs if adapters else self.graphs
-        logits = graphs.replay(shape) if graphs else self.static_forward(shape, adapters)
+        rows, graphs = None, self._graphs_for(used)
+        if used:
+            slots, output_slots = static_slots(shape, decodes, chunks)
+            self._buffers.fill_adapters(shape, slots)
+            rows = self._plain_rows(used, slots, output_slots)
+        logits = graphs.replay(shape) if graphs else self.static_forward(shape, bool(used), rows)
         ends = zip(chunks, logits[shape.num_decodes :].split(1), strict=False)
         chosen = [(item, row) for item, row in ends if item.samples]
         found = logits[: len(decodes)]
@@ -181,11 +191,14 @@ class PagedRunner:
             found = torch.cat([found, *(row for _, row in chosen)])
         return StepLogits(found, [*decodes, *(item for item, _ in chosen)])
 
-    def _packed(self, items: list[ScheduledSequence], adapters: bool) -> StepLogits:
-        slots = None
-        if adapters:
-            slots = upload(torch.tensor(adapters_of(items), dtype=torch.int32), self.loaded.device)
-        logits = self._forward(build_paged_input(items, self.cache.page_size, self.loaded.device), slots)
+    def _packed(self, items: list[ScheduledSequence], used: set[int]) -> StepLogits:
+        slots = rows = None
+        if used:
+            own, output_slots = packed_slots(items)
+            slots = upload(torch.tensor(own, dtype=torch.int32), self.loaded.device)
+            rows = self._plain_rows(used, own, output_slots)
+        paged_input = build_paged_input(items, self.cache.page_size, self.loaded.device)
+        logits = self._forward(paged_input, slots, rows)
         samples = [item for item in items if item.samples]
         prompt: list[tuple[ScheduledSequence, Tensor]] = []
         first = len(samples)
@@ -195,20 +208,27 @@ class PagedRunner:
                 first += item.num_tokens
         return StepLogits(logits[: len(samples)], samples, prompt)
 
-    def static_forward(self, shape: Shape, adapters: bool = False) -> Tensor:
+    def _plain_rows(self, used: set[int], slots: list[int], output_slots: list[int]) -> AdapterRows | None:
+        """What `PlainAdapters` need to know, if one of the adapters is theirs too. Waits for the device."""
+        if self.adapters is None or self.adapters.are_products(used):
+            return None
+        return AdapterRows.of(slots, output_slots if self._keeps_logits else None, self.loaded.device)
+
+    def static_forward(self, shape: Shape, adapters: bool = False, rows: AdapterRows | None = None) -> Tensor:
         """The pass that graphs capture: logits `[num_seqs, vocab]` of the static buffers' rows.
 
-        `adapters`: what the buffers say of them counts.
+        `adapters`: what the buffers say of them counts. `rows` are set if some add more than products.
         """
         slots = self._buffers.adapter_slots(shape) if adapters else None
-        return self._forward(self._buffers.view(shape), slots)
+        return self._forward(self._buffers.view(shape), slots, rows)
 
-    def _forward(self, paged_input: PagedInput, adapter_slots: Tensor | None) -> Tensor:
+    def _forward(self, paged_input: PagedInput, adapter_slots: Tensor | None, rows: AdapterRows | None) -> Tensor:
         kernel = self._missing_kernel is None
         step = PagedStep(self.cache, paged_input, self._windows, kernel, self._packs_windows, adapter_slots)
         token = STEP.set(step)
         try:
-            return self._call_model(paged_input)
+            with adapter_rows(rows):
+                return self._call_model(paged_input)
         finally:
             STEP.reset(token)
             self.num_attention_calls = step.calls

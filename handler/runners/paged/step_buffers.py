@@ -135,10 +135,9 @@ class StepBuffers:
         """The adapter of each row of `shape`, int32 `[T]`, as last written."""
         return self._adapters[: shape.num_tokens]
 
-    def fill_adapters(self, shape: Shape, decodes: Sequence[int], chunks: Sequence[int]) -> None:
-        """Write the adapters of decodes, and of all tokens of chunks, in the order of `fill`; padding has none."""
-        idle, spare = [BASE] * (shape.num_decodes - len(decodes)), [BASE] * (shape.num_chunk_tokens - len(chunks))
-        _copy(torch.tensor([*decodes, *idle, *chunks, *spare], dtype=torch.int32), self.adapter_slots(shape))
+    def fill_adapters(self, shape: Shape, slots: Sequence[int]) -> None:
+        """Write the adapter of each row of `shape`."""
+        _copy(torch.tensor(slots, dtype=torch.int32), self.adapter_slots(shape))
 
     def _write_tables(self, items: Sequence[ScheduledSequence | None]) -> None:
         """Upload the rows from the first to the last that changed; most steps change none."""

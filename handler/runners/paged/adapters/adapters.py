@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Iterable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from handler.adapters.adapter import Adapter, BadAdapter
+from handler.adapters.adapter import Adapter
+from handler.adapters.plain import PlainAdapters
+from handler.adapters.rows import current_rows
 from handler.kernels.cuda.adapter_kernels import AdapterKernels, LowRankStack
 from handler.kernels.cuda.driver import DriverError
 from handler.kernels.cuda.layer_kernels import DEFINES
@@ -29,14 +29,19 @@ logger = logging.getLogger(__name__)
 
 
 class PagedAdapters:
-    """Memory of `room` adapters, allocated at once; nothing is added before `attach`."""
+    """Memory of `room` adapters, allocated at once; nothing is added before `attach`.
+
+    What an adapter changes beside products of layers is left to `PlainAdapters`: embeddings, output layer, biases,
+    experts. Steps with such an adapter run without graphs.
+    """
 
     def __init__(self, loaded: LoadedModel, room: AdapterRoom) -> None:
         """Raises torch.OutOfMemoryError."""
         self._loaded = loaded
         self.memory = AdapterMemory(loaded.model, room, loaded.dtype)
         self._kernels: AdapterKernels | None = None
-        self._handles: list[RemovableHandle] = []
+        self._plain = PlainAdapters(loaded.model, loaded.dtype)
+        self._plain_slots: set[int] = set()
         logger.info(
             "adapters: %.2f GB set aside for %d of rank %d", self.memory.num_bytes / 1e9, room.num_slots, room.max_rank
         )
@@ -46,19 +51,25 @@ class PagedAdapters:
         if own_kernels and self._loaded.device.type == "cuda" and not self._loaded.other_devices:
             self._kernels = _kernels(self._loaded.dtype)
         for held in self.memory.modules.values():
-            self._handles.append(held.module.register_forward_hook(partial(self._after, held.stack)))
-        by_module = {held.module: held.joined for held in self.memory.modules.values()}
+            held.module.register_forward_hook(partial(self._after, held.stack))
+        paths = {held.module: path for path, held in self.memory.modules.items()}
         for layer in self._loaded.model.modules():
             if isinstance(layer, FusedLayer):
-                layer.let_adapters_add(self._joined_addition(by_module))
-
-    def _joined_addition(self, by_module: dict[nn.Module, LowRankStack]) -> Callable[[Any], Any]:
-        return lambda module: partial(self.add, by_module[module])
+                layer.let_adapters_add(lambda parts: partial(self._add_joined, [paths[part] for part in parts]))
 
     def _after(self, stack: LowRankStack, _: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
-        self.add(stack, given[0], out)
+        self._add(stack, given[0], out)
 
-    def add(self, stack: LowRankStack, x: Tensor, out: Tensor) -> None:
+    def _add_joined(self, paths: list[str], x: Tensor, out: Tensor) -> None:
+        """What adapters add to neighbours that were multiplied as one: `out` `[..., N]`, in place."""
+        stack = self.memory.modules[paths[0]].joined
+        self._add(stack, x, out)
+        if current_rows() is not None:
+            for path, start, end in zip(paths, stack.starts, stack.ends, strict=True):
+                part = out[..., start:end]
+                part.copy_(self._plain.added(path, x, part))
+
+    def _add(self, stack: LowRankStack, x: Tensor, out: Tensor) -> None:
         """What the running step's adapters add to a product `out` of `x`, in place; nothing in a step without."""
         step = STEP.get(None)
         if not isinstance(step, PagedStep) or step.adapter_slots is None:
@@ -67,21 +78,27 @@ class PagedAdapters:
         add_products(self._kernels, out, x, stack, slots if slots.device == out.device else slots.to(out.device))
 
     def load(self, slot: int, adapter: Adapter) -> None:
-        """Put `adapter` into an empty slot. Raises BadAdapter if it does not fit."""
-        other = sorted(adapter.paths - self.memory.modules.keys() | _not_products(adapter))
-        if other:
-            raise BadAdapter(f"On CUDA adapters change linear layers only, and this one changes {other[0]} as well")
-        self.memory.check(adapter)
-        self.memory.load(slot, adapter.products)
+        """Put `adapter` into an empty slot. Raises BadAdapter if it does not fit, and torch.OutOfMemoryError."""
+        products = self.memory.fitting(adapter)
+        others = adapter.paths - products.keys()
+        try:
+            if others:
+                self._plain.load(slot, adapter, others)
+                self._plain_slots.add(slot)
+            self.memory.load(slot, products)
+        except BaseException:
+            self.unload(slot)
+            raise
 
     def unload(self, slot: int) -> None:
         """Empty a slot."""
         self.memory.clear(slot)
+        self._plain.unload(slot)
+        self._plain_slots.discard(slot)
 
-
-def _not_products(adapter: Adapter) -> frozenset[str]:
-    """What it changes otherwise than by a product."""
-    return adapter.paths - adapter.products.keys()
+    def are_products(self, slots: Iterable[int]) -> bool:
+        """Whether the adapters in `slots` are in `memory` alone, so that graphs hold them."""
+        return self._plain_slots.isdisjoint(slots)
 
 
 def _kernels(dtype: torch.dtype) -> AdapterKernels | None:

@@ -17,8 +17,8 @@ from handler.kernels.cuda.adapter_kernels import LowRankStack
 _IN_LAYER = re.compile(r"\.\d+\.(?!.*\bexperts\b)")
 # Modules of one input whose outputs a fused layer computes at once.
 _JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-# Modules that hold several of peft's: an adapter of rank r for each is one of their sum.
-_PARTS = {"qkv_proj": 3, "query_key_value": 3, "c_attn": 3, "Wqkv": 3, "gate_up_proj": 2}
+# Modules that hold several of peft's: an adapter of rank r for each is one of the sum of their ranks.
+_NUM_FUSED = {"qkv_proj": 3, "gate_up_proj": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +81,21 @@ class AdapterMemory:
         stacks = {id(one.joined): one.joined for one in self.modules.values()}.values()
         return sum(stack.down.nbytes + stack.up.nbytes for stack in stacks)
 
-    def check(self, adapter: Adapter) -> None:
-        """Raises BadAdapter if a product does not fit a slot."""
-        for path, product in adapter.products.items():
-            held = self.modules.get(path)
-            if held is not None and product.rank > held.stack.max_rank:
-                raise BadAdapter(
-                    f"{path} has rank {product.rank}, and memory holds {held.stack.max_rank} (MAX_ADAPTER_RANK)"
-                )
+    def fitting(self, adapter: Adapter) -> dict[str, LowRank]:
+        """The products of `adapter` that a slot holds, of modules that it changes no other way.
+
+        Raises BadAdapter if its rank is larger than that of a slot.
+        """
+        if adapter.max_rank > self.room.max_rank:
+            raise BadAdapter(
+                f"The adapter has rank {adapter.max_rank}; the largest here is {self.room.max_rank} (MAX_ADAPTER_RANK)"
+            )
+        others = adapter.paths - adapter.products.keys() | adapter.bias_changes.keys()
+        return {
+            path: product
+            for path, product in adapter.products.items()
+            if path in self.modules and path not in others and product.rank <= self.modules[path].stack.max_rank
+        }
 
     @torch.inference_mode()
     def load(self, slot: int, products: dict[str, LowRank]) -> None:
@@ -166,4 +173,4 @@ def _device_of(module: Any) -> torch.device:
 
 
 def _num_fused(path: str) -> int:
-    return _PARTS.get(path.rpartition(".")[2], 1)
+    return _NUM_FUSED.get(path.rpartition(".")[2], 1)
