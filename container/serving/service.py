@@ -11,6 +11,7 @@ from dataclasses import replace
 import gevent
 from flask import Request, Response, after_this_request, current_app
 
+from container.generation.adapter_changes import AdapterChanges
 from container.generation.engine_pool import EnginePool
 from container.generation.generation import Generation, Prompt
 from container.monitoring import metrics
@@ -18,11 +19,13 @@ from container.monitoring.request_record import RequestRecord
 from container.run_dir import RunDir
 from container.serving.admission import Admission
 from container.serving.model_watch import ModelWatch
+from container.serving.served_adapters import ServedAdapters
 from container.serving.served_model import ServedModel
 from container.settings import Settings
 from container.web.api_key import credentials
 from container.web.disconnect import connection_check
 from container.web.responses import when_made
+from handler.seam.adapter_list import AdapterList
 
 # Seconds between looks for an engine that has started: before the first model is loaded, and later.
 _POLL_S, _CALM_POLL_S = 0.05, 0.25
@@ -38,6 +41,11 @@ class Service:
         self.settings = settings
         self.engines = EnginePool(run_dir, metrics.count_stray)
         self.sessions_dir = run_dir.sessions
+        listed = AdapterList(run_dir.adapters)
+        self.adapters = ServedAdapters(listed, begins_with_some=bool(settings.adapters))
+        self.adapter_changes = AdapterChanges(
+            self.engines, listed, settings.max_registered_adapters, settings.request_timeout_s
+        )
         self._admission = Admission(self.engines, run_dir.concurrency, self._max_per_engine)
         self._models = ModelWatch(self.engines, run_dir, settings, describe)
         # Frozen objects would outlive the modules that their finalizers need.
@@ -88,13 +96,20 @@ class Service:
         after_this_request(_releasing(release))
 
     def generate(self, prompt: Prompt, request: Request, record: RequestRecord) -> Generation:
-        """A generation of `request`. It is submitted when its deltas are first asked for."""
+        """A generation of `request`. It is submitted when its deltas are first asked for.
+
+        The request's adapter is that of each prompt that does not have its own, "" for the base model.
+        """
         model = self.model
         record.model_id = model.card.model_id
         generation = Generation(
             self.engines,
             model.tokenizer,
-            replace(prompt, cache_salt=_tenant(request, prompt.cache_salt)),
+            replace(
+                prompt,
+                cache_salt=_tenant(request, prompt.cache_salt),
+                adapter=record.adapter if prompt.adapter is None else prompt.adapter or None,
+            ),
             connection_check(request),
             record,
             record.next_generation_id(),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from handler.adapters.adapter import Adapter, ExpertLowRank, LowRank, TokenLowRank, TokenRows
-from handler.adapters.invariant import FixedProduct, product
+from handler.adapters.invariant import product
 from handler.linears.experts.matrices import ExpertMatrices
 from handler.linears.experts.quantised_experts import experts_by
 
@@ -26,12 +26,12 @@ class LowRankProduct:
 
     def __init__(self, pair: LowRank, device: torch.device) -> None:
         self.scaling = pair.scaling
-        self._down = FixedProduct(pair.down.to(device, torch.float32))
-        self._up = FixedProduct(pair.up.to(device, torch.float32))
+        self._down = pair.down.to(device, torch.float32)
+        self._up = pair.up.to(device, torch.float32)
 
     def __call__(self, x: Tensor) -> Tensor:
         """`[T, N]` float32 of `x` `[T, K]`."""
-        return self._up(self._down(x)) * self.scaling
+        return product(product(x.float(), self._down), self._up) * self.scaling
 
 
 class LinearAddition:
@@ -58,18 +58,18 @@ class OutputAddition(LinearAddition):
     def __init__(self, adapter: Adapter, path: str, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(adapter, path, device)
         weight, rows = adapter.weights.get(path), adapter.token_rows.get(path)
-        self._weight = None if weight is None else FixedProduct(weight.to(device, dtype))
-        self._rows = None if rows is None else FixedProduct(rows.values.to(device, dtype))
+        self._weight = None if weight is None else weight.to(device, dtype)
+        self._rows = None if rows is None else rows.values.to(device, dtype)
         self._token_ids = None if rows is None else rows.token_ids.to(device)
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """See `Addition`."""
         bias = getattr(module, "bias", None)
         if self._weight is not None:
-            output = self._weight(inputs[0]).to(output.dtype)
+            output = product(inputs[0].to(self._weight.dtype), self._weight).to(output.dtype)
             output = output if bias is None else output + bias
         if self._rows is not None and self._token_ids is not None:
-            own = self._rows(inputs[0]).to(output.dtype)
+            own = product(inputs[0].to(self._rows.dtype), self._rows).to(output.dtype)
             own = own if bias is None else own + bias[self._token_ids]
             output = output.index_copy(-1, self._token_ids, own)
         return super().__call__(module, inputs, output)
@@ -85,7 +85,7 @@ class EmbeddingAddition:
         self._pair: TokenLowRank | None = adapter.embeddings.get(path)
         if self._pair is not None:
             self._table = self._pair.rows.to(device, torch.float32)
-            self._up = FixedProduct(self._pair.up.to(device, torch.float32))
+            self._up = self._pair.up.to(device, torch.float32)
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """See `Addition`; `inputs[0]` are token ids `[T]`."""
@@ -99,7 +99,7 @@ class EmbeddingAddition:
             output = torch.where(is_own.any(-1)[:, None], own, output)
         if self._pair is None:
             return output
-        added = self._up(self._table[ids]) * self._pair.scaling * scale
+        added = product(self._table[ids], self._up) * self._pair.scaling * scale
         return (output.float() + added).to(output.dtype)
 
 

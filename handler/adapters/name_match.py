@@ -26,7 +26,8 @@ class NamePattern:
         if len(self.expression) > _MAX_CHARS:
             raise BadAdapter(f"{self.field} has a pattern of more than {_MAX_CHARS} characters")
         try:
-            return regex.fullmatch(self.expression, name, timeout=_LIMIT_S)
+            # Concurrent: the engine's loop goes on meanwhile.
+            return regex.fullmatch(self.expression, name, timeout=_LIMIT_S, concurrent=True)
         except regex.error as exc:
             raise BadAdapter(f"{self.field} has a pattern that is not a regular expression: {exc}") from exc
         except TimeoutError as exc:

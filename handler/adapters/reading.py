@@ -25,12 +25,11 @@ def read_adapter(directory: Path, model: ModelShape) -> Adapter:
     config, tensors = read_files(directory)
     reading = _Reading(config, model)
     reading.take(NamedTensors.of(tensors))
-    if len(reading.unused) == len(tensors):
-        first = f"; the first is {reading.unused[0][:200]}" if tensors else ""
-        raise BadAdapter(
-            f"none of the adapter's {len(tensors)} tensors belongs to this {model.model_type} model{first}"
-        )
-    return reading.adapter()
+    adapter = reading.adapter()
+    if not adapter.paths:
+        first = f"; the first is {reading.unused[0][:200]}" if reading.unused else ""
+        raise BadAdapter(f"none of the adapter's {len(tensors)} tensors belongs to this {model.model_type}{first}")
+    return adapter
 
 
 class _Reading:

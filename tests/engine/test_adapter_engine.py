@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -12,19 +13,31 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec import structs
 
 from handler.adapters.adapter import Adapter
 from handler.adapters.model_shape import ModelShape
 from handler.adapters.reading import read_adapter
 from handler.engine.adapters import at_start
+from handler.engine.adapters.own_copy import content_fingerprint
 from handler.runners.dynamic_cache.runner import DynamicCacheRunner
+from handler.runners.paged.adapters.adapters import PagedAdapters
+from handler.runners.paged.adapters.memory import AdapterRoom
 from handler.runners.paged.runner import PagedRunner
 from handler.runners.runner import Runner
 from handler.runners.slots.runner import SlotRunner
-from handler.seam.adapter_list import AdapterEntry, AdapterList
+from handler.seam.adapter_list import AdapterEntry, AdapterList, new_registration
 from handler.seam.config import AdapterSource
 from handler.seam.errors import BadConfiguration
-from handler.seam.protocol import AdapterDone, AdapterErrorCode, AdapterRefused, ErrorCode
+from handler.seam.protocol import (
+    AdapterDone,
+    AdapterErrorCode,
+    AdapterRefused,
+    AdapterReply,
+    ErrorCode,
+    RegisterAdapter,
+)
+from handler.seam.suspects import Hazards, Suspects
 from tests.support import adapters, tiny_models
 from tests.support.local_engine import LocalEngine, Outcome, limits, loaded
 
@@ -67,31 +80,40 @@ def _greedy(model: Any, num_tokens: int = 8) -> list[int]:
 @pytest.fixture
 def start(model: Any, tmp_path: Path) -> Iterator[Start]:
     engines: list[LocalEngine] = []
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
 
     def begin(
-        kind: str = "slots", wrap: Callable[[Callable[..., Adapter]], Any] = lambda read: read, **given: Any
+        kind: str = "pages",
+        wrap: Callable[[Callable[..., Adapter]], Any] = lambda read: read,
+        draft: Any = None,
+        **given: Any,
     ) -> LocalEngine:
-        """`wrap` makes something of the function that reads an adapter."""
+        """`wrap` makes something of the function that reads an adapter; `draft` is a model that guesses."""
         directory = tmp_path / f"engine{len(engines)}"
         directory.mkdir()
         own = copy.deepcopy(model)
         read = wrap(partial(read_adapter, model=ModelShape.of(own)))
         bounds = limits(num_stored_pages=24, page_size=8)
         settings = {"max_adapters": 2, "adapters_path": str(tmp_path / "adapters")} | given
-        engines.append(LocalEngine(_runner(kind, own), bounds, directory, read_adapter=read, **settings))
+        beside = None if draft is None else (_runner(kind, copy.deepcopy(draft), 1), bounds)
+        runner = _runner(kind, own, settings["max_adapters"])
+        engines.append(LocalEngine(runner, bounds, directory, draft=beside, read_adapter=read, **settings))
         return engines[-1]
 
     yield begin
+    torch.set_num_threads(num_threads)
     for engine in engines:
         engine.core.scheduler.check_integrity()
         engine.close()
 
 
-def _runner(kind: str, model: Any) -> Runner:
+def _runner(kind: str, model: Any, num_slots: int) -> Runner:
     bounds = limits(num_stored_pages=24, page_size=8)
     found: Runner
     if kind == "pages":
-        found = PagedRunner(loaded(model), bounds)
+        held = loaded(model)
+        found = PagedRunner(held, bounds, True, PagedAdapters(held, AdapterRoom(num_slots, 64)))
     elif kind == "cache":
         found = DynamicCacheRunner(loaded(model), bounds.max_model_len)
     else:
@@ -205,10 +227,11 @@ def test_many_adapters_leave_nothing_behind(
     for name in names:
         engine.unregister(name)
     engine.step()
-    assert engine.core.adapters is not None
-    engine.core.adapters.wait_for_reader()
     assert [engine.board[name] for name in ("adapters_registered", "adapters_resident", "adapter_bytes")] == [0, 0, 0]
-    assert [path for path in (tmp_path / "adapters").iterdir() if path.is_dir()] == []
+    deadline = time.monotonic() + 60
+    while copies := [path for path in (tmp_path / "adapters").iterdir() if path.is_dir()]:
+        assert time.monotonic() < deadline, f"copies are left: {copies}"
+        time.sleep(0.01)
     assert answers(engine, None) == [said[None]]
 
 
@@ -220,7 +243,7 @@ def test_streams_go_on_while_an_adapter_is_read(start: Start, files: dict[str, P
 
     engine = start(wrap=slow)
     stream = engine.submit(PROMPT, max_tokens=30)
-    request_id = engine.tell(registering("a", files["a"]))
+    request_id = engine.tell(RegisterAdapter("the-request", "a", str(files["a"]), "registration-of-a"))
     for _ in range(12):
         engine.step()
     assert len(stream.token_ids) >= 10
@@ -229,8 +252,232 @@ def test_streams_go_on_while_an_adapter_is_read(start: Start, files: dict[str, P
     assert isinstance(engine.answer(request_id), AdapterDone)
 
 
-def registering(name: str, path: Path, **options: Any) -> Any:
-    from handler.seam.protocol import RegisterAdapter
+def refusal(reply: AdapterReply) -> tuple[AdapterErrorCode, str]:
+    assert isinstance(reply, AdapterRefused), "it was not refused"
+    return reply.code, reply.message
 
-    values = {"registration": f"{name}-registration"} | options
-    return RegisterAdapter(f"register-{name}", name, str(path), **values)
+
+def test_what_cannot_be_registered_is_refused_with_a_sentence(
+    start: Start, files: dict[str, Path], said: dict[str | None, list[int]], tmp_path: Path
+) -> None:
+    engine = start(max_adapters=2, max_adapter_rank=16, max_cpu_adapters=3)
+    engine.register("a", files["a"], pin=True)
+    engine.register("b", files["b"])
+    invalid, bad, full, unknown = (AdapterErrorCode(each) for each in ("invalid", "bad", "full", "unknown"))
+    cases = [
+        (engine.register("a", files["b"]), invalid, "Adapter a is already registered"),
+        (engine.register("none", tmp_path / "nowhere"), bad, "nowhere is not a directory"),
+        (engine.register("large", files["large"]), bad, "rank is 48, and MAX_ADAPTER_RANK is 16"),
+        (engine.register("c", files["c"], pin=True), full, "2 of the 2 places on the device would be pinned"),
+        (engine.unregister("none"), unknown, "Adapter none is not registered"),
+        (engine.pin("none", True), unknown, "Adapter none is not registered"),
+    ]
+    assert isinstance(engine.register("c", files["c"]), AdapterDone)
+    cases.append((engine.pin("b", True), full, "2 of the 2 places on the device would be pinned"))
+    cases.append((engine.register("d", files["c"]), full, "3 adapters are registered; MAX_CPU_ADAPTERS allows no more"))
+    for reply, code, sentence in cases:
+        found, message = refusal(reply)
+        assert (found, sentence in message) == (code, True), message
+    assert isinstance(engine.pin("a", False), AdapterDone)
+    assert isinstance(engine.pin("b", True), AdapterDone)
+    assert answers(engine, "a", "b", "c", None) == [said[name] for name in ("a", "b", "c", None)]
+    folders = [path.name for path in (tmp_path / "adapters").iterdir() if path.is_dir()]
+    assert len(folders) == 3, "what is refused leaves no copy"
+
+
+def test_an_adapter_that_memory_does_not_hold_is_refused(
+    start: Start, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handler.engine.adapters.reader._SPARED", 1 << 60)
+    assert refusal(start().register("a", files["a"]))[0] is AdapterErrorCode.FULL
+    none = refusal(start(max_adapters=0).register("a", files["a"]))
+    assert none == (AdapterErrorCode.FULL, "This server loads no adapters: MAX_ADAPTERS is 0")
+
+
+def test_one_that_is_replaced_serves_its_own_requests_to_their_ends(
+    start: Start, files: dict[str, Path], said: dict[str | None, list[int]]
+) -> None:
+    engine = start()
+    engine.register("a", files["a"])
+    old = ask(engine, "a")[0]
+    engine.step()
+    assert isinstance(engine.register("a", files["large"], replace=True), AdapterDone)
+    assert isinstance(engine.register("a", files["b"], replace=True), AdapterDone)
+    new = ask(engine, "a")[0]
+    engine.run()
+    assert (old.token_ids, new.token_ids) == (said["a"], said["b"])
+    assert refusal(engine.register("a", files["a"].parent, replace=True))[0] is AdapterErrorCode.BAD
+    assert answers(engine, "a") == [said["b"]], "what cannot be read replaces nothing"
+
+
+def test_what_is_unregistered_while_it_is_read_is_never_served(start: Start, files: dict[str, Path]) -> None:
+    may_read = Event()
+
+    def slow(read: Callable[..., Adapter]) -> Any:
+        return lambda path: read(path) if may_read.wait(60) else None
+
+    engine = start(wrap=slow)
+    first = engine.tell(RegisterAdapter("one", "a", str(files["a"]), "registration"))
+    again = engine.tell(RegisterAdapter("two", "a", str(files["a"]), "registration"))
+    other = engine.tell(RegisterAdapter("three", "a", str(files["a"]), "other"))
+    assert refusal(engine.answer(other))[0] is AdapterErrorCode.INVALID
+    assert isinstance(engine.unregister("a"), AdapterDone)
+    may_read.set()
+    assert [refusal(engine.answer(each))[0] for each in (first, again)] == [AdapterErrorCode.UNKNOWN] * 2
+    (late,) = ask(engine, "a")
+    engine.run()
+    assert late.error is not None
+
+
+def test_guesses_change_no_answer(model: Any, start: Start, files: dict[str, Path]) -> None:
+    """A draft model guesses as the base would; what it gets wrong costs time alone."""
+    plain, guessing = start(), start(draft=model)
+    found = []
+    for engine in (plain, guessing):
+        for name in "ab":
+            engine.register(name, files[name])
+        found.append(answers(engine, "a", None, "b", max_tokens=24))
+    assert found[0] == found[1]
+    assert guessing.core.scheduler.drafter is not None
+
+
+def test_a_restarted_engine_has_what_was_listed_though_the_files_are_gone(
+    model: Any, start: Start, files: dict[str, Path], said: dict[str | None, list[int]], tmp_path: Path
+) -> None:
+    src = {name: shutil.copytree(files[name], tmp_path / "src" / name) for name in "abc"}
+    listed = AdapterList(tmp_path / "adapters")
+    first, second = start(), start()
+    configured = (AdapterSource("c", str(src["c"])),)
+    for engine in (first, second):
+        at_start.register_listed(structs.replace(engine.config, adapters=configured), engine.adapters, progress)
+    for name in "ab":
+        registration = new_registration()
+        listed.add(AdapterEntry(name=name, src=str(src[name]), registration=registration, pin=name == "b"))
+        for engine in (first, second):
+            assert isinstance(engine.register(name, src[name], registration=registration), AdapterDone)
+        listed.mark_ready(registration)
+    shutil.rmtree(tmp_path / "src")
+    assert [answers(engine, "a", "b", "c") for engine in (first, second)] == [[said[name] for name in "abc"]] * 2
+    third = start(adapters=configured)
+    at_start.register_listed(third.config, third.adapters, progress)
+    assert answers(third, "c", "b", "a", None) == [said[name] for name in ("c", "b", "a", None)]
+    assert [(each.name, each.pin, each.ready) for each in listed.read()] == [
+        ("c", False, True),
+        ("a", False, True),
+        ("b", True, True),
+    ]
+
+
+def progress(_permille: int, _text: str) -> None:
+    """Nobody watches."""
+
+
+def test_an_adapter_of_the_start_that_cannot_be_loaded_ends_it(start: Start, tmp_path: Path) -> None:
+    engine = start(adapters=(AdapterSource("x", str(tmp_path)),))
+    with pytest.raises(BadConfiguration, match=r"LORA_ADAPTERS: adapter x: .*adapter_config.json"):
+        at_start.register_listed(engine.config, engine.adapters, progress)
+
+
+def test_what_was_served_and_cannot_be_read_any_more_is_served_nowhere(
+    start: Start, files: dict[str, Path], tmp_path: Path
+) -> None:
+    listed = AdapterList(tmp_path / "adapters")
+    for name, src in (("gone", tmp_path / "gone"), ("a", files["a"])):
+        listed.add(AdapterEntry(name=name, src=str(src), registration=new_registration(), ready=True))
+    engine = start()
+    at_start.register_listed(engine.config, engine.adapters, progress)
+    assert [entry.name for entry in listed.read()] == ["a"]
+    assert engine.adapters.num_registered == 1
+
+
+def test_an_adapter_listed_while_the_engine_started_is_registered_then(
+    start: Start, files: dict[str, Path], said: dict[str | None, list[int]], tmp_path: Path
+) -> None:
+    engine = start()
+    at_start.register_listed(engine.config, engine.adapters, progress)
+    registration = new_registration()
+    AdapterList(tmp_path / "adapters").add(AdapterEntry(name="a", src=str(files["a"]), registration=registration))
+    at_start.register_missed(engine.config, engine.adapters)
+    assert isinstance(engine.register("a", files["a"], registration=registration), AdapterDone)
+    assert answers(engine, "a") == [said["a"]]
+
+
+def test_copies_of_what_is_not_listed_are_deleted_at_the_start(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "adapters" / "left-behind").mkdir(parents=True)
+    engine = start()
+    at_start.register_listed(engine.config, engine.adapters, progress)
+    assert not (tmp_path / "adapters" / "left-behind").exists()
+
+
+def test_an_adapter_that_ends_two_engines_is_not_loaded_a_third_time(
+    start: Start, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One dies while it is read and one while it enters a slot; another name or place helps nobody."""
+    hazards, suspects = Hazards(tmp_path / "h", create=True), Suspects(tmp_path / "s", create=True)
+    marks = {"hazards_path": str(tmp_path / "h"), "suspects_path": str(tmp_path / "s")}
+
+    def die(*_: Any) -> Any:
+        suspects.record_deaths(hazards.take())  # as PID 1 does
+        raise KeyboardInterrupt
+
+    reading = start(wrap=lambda _read: die, **marks)
+    with pytest.raises(KeyboardInterrupt):
+        reading.register("a", files["a"])
+    filling = start(**marks)
+    monkeypatch.setattr(filling.core.runner, "load_adapter", die)
+    with pytest.raises(KeyboardInterrupt):
+        filling.register("a", files["a"])
+    moved = shutil.copytree(files["a"], tmp_path / "moved")
+    code, message = refusal(start(**marks).register("other", moved))
+    assert code is AdapterErrorCode.BAD
+    assert "died 2 times while it loaded this adapter" in message
+    assert isinstance(start(**marks).register("b", files["b"]), AdapterDone)
+
+
+def test_an_adapter_that_was_loaded_after_a_death_is_no_suspect(
+    start: Start, files: dict[str, Path], tmp_path: Path
+) -> None:
+    hazards, suspects = Hazards(tmp_path / "h", create=True), Suspects(tmp_path / "s", create=True)
+    engine = start(hazards_path=str(tmp_path / "h"), suspects_path=str(tmp_path / "s"))
+    own = content_fingerprint(files["a"])
+    suspects.record_deaths({own: 0})
+    engine.register("a", files["a"])
+    assert suspects.find(own) == (0, 0)
+    assert hazards.take() == {}, "nothing is being loaded any more"
+
+
+def test_a_fault_at_loading_fails_only_who_asked_for_that_adapter(
+    start: Start, files: dict[str, Path], said: dict[str | None, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that was there at registration may be gone when the adapter comes back to a slot."""
+    engine = start(max_adapters=1)
+    engine.register("a", files["a"])
+    engine.register("b", files["b"])
+    load = engine.core.runner.load_adapter
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(engine.core.runner, "load_adapter", full)
+    failed, base = ask(engine, "a", None)
+    engine.run()
+    assert failed.error is not None
+    assert failed.error.code is ErrorCode.OUT_OF_MEMORY
+    assert base.token_ids == said[None]
+    monkeypatch.setattr(engine.core.runner, "load_adapter", load)
+    assert answers(engine, "a", "b") == [said["a"], said["b"]]
+
+
+def test_a_server_that_stops_answers_who_waits(start: Start, files: dict[str, Path]) -> None:
+    may_read = Event()
+
+    def slow(read: Callable[..., Adapter]) -> Any:
+        return lambda path: read(path) if may_read.wait(60) else None
+
+    engine = start(wrap=slow)
+    request_id = engine.tell(RegisterAdapter("one", "a", str(files["a"]), "registration"))
+    engine.step()
+    assert request_id not in engine.replies
+    (reply,) = [reply for _, reply in engine.adapters.stop()]
+    may_read.set()
+    assert refusal(reply)[0] is AdapterErrorCode.DRAINING

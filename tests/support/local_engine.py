@@ -13,6 +13,7 @@ import torch
 import zmq
 
 from handler.adapters.adapter import Adapter
+from handler.engine.adapters.registry import AdapterRegistry
 from handler.engine.core import EngineCore
 from handler.model.loader import LoadedModel, Quantize
 from handler.runners.limits import Limits
@@ -139,6 +140,12 @@ class LocalEngine:
         self.expect(request)
         self._socket.send(encode([request]))
         return outcome
+
+    @property
+    def adapters(self) -> AdapterRegistry:
+        """The engine's adapters."""
+        assert self.core.adapters is not None
+        return self.core.adapters
 
     def tell(self, message: AdapterMessage) -> str:
         """Send a message about an adapter. Its reply will be `replies[request_id]`."""

@@ -46,6 +46,8 @@ class _Engines(Collector):
             yield CounterMetricFamily(name, text, value=numbers[source])
         used, capacity = numbers["kv_used_tokens"], numbers["kv_capacity_tokens"]
         yield GaugeMetricFamily("heir_kv_use_ratio", "KV memory in use, 0 to 1.", value=used / max(1, capacity))
+        adapters = self._service.adapters.entries
+        yield GaugeMetricFamily("heir_adapters", "Adapters that are loaded.", value=len(adapters))
         yield self._build()
 
     def _build(self) -> GaugeMetricFamily:

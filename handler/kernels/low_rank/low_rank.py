@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from handler.kernels.low_rank import expand, shrink
 from handler.kernels.low_rank.rows import ENTRY, ROW_BYTES, ShrunkRows, Term, UpTable
-from handler.kernels.low_rank.tile import INPUTS
+from handler.kernels.low_rank.added import WIDE
+from handler.kernels.low_rank.tile import TURNS
 from handler.kernels.program import Step, nothing
 from handler.kernels.team import NUM_COMMON, Call, scratch, team_functions
 from handler.kernels.vectors import LANES
@@ -43,7 +43,7 @@ class LowRankInput:
     def __init__(self, in_features: int, sizes: Sequence[Sequence[int]], num_slots: int, dtype: torch.dtype) -> None:
         """`sizes`: for each product the outputs of its sections. `dtype`, that of activations, is what factors have."""
         self.in_features, self._dtype = in_features, dtype
-        self._missing = -in_features % INPUTS
+        self._missing = -in_features % TURNS
         self.ups = [UpTable(of_product, num_slots) for of_product in sizes]
         # Address of A as `[groups, K, 16]` or 0, groups, address of multipliers and summands.
         self._downs = np.zeros((num_slots, ENTRY), np.int64)
@@ -83,7 +83,7 @@ class LowRankInput:
                 if one is None:
                     continue
                 down, scales, whole_up = _whole(one, self._dtype)
-                tiles = tiled(whole_up)
+                tiles = tiled(whole_up, WIDE)
                 up.entries[slot, section] = (tiles.data_ptr(), whole_up.shape[1], place)
                 downs.append(down)
                 numbers.append(scales)
@@ -91,7 +91,7 @@ class LowRankInput:
                 place += len(down)
         if not downs:
             return
-        down = tiled(F.pad(torch.cat(downs), (0, self._missing)))
+        down = tiled(F.pad(torch.cat(downs), (0, self._missing)), LANES)
         scales = torch.cat(numbers, 1).contiguous()
         self._held[slot] = [down, scales, *held]
         self._downs[slot] = (down.data_ptr(), place // LANES, scales.data_ptr())
@@ -126,7 +126,7 @@ class LowRankInput:
 
 
 def _whole(factors: Factors, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """A `[16 * n, K]`, float32 multipliers and summands `[2, 16 * n]`, B `[N, 4 * m]`, with zeros beyond the rank.
+    """A `[16 * n, K]`, float32 multipliers and summands `[2, 16 * n]`, B `[N, m]`, with zeros beyond the rank.
 
     A bias is one more output of A, which is always 1.
     """
@@ -137,19 +137,17 @@ def _whole(factors: Factors, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor
     down[:rank] = factors.down
     scales = torch.zeros(2, padded)
     scales[0, :rank], scales[1, rank:inputs] = factors.scaling, 1
-    up = factors.up.new_zeros((len(factors.up), -(-inputs // INPUTS) * INPUTS), dtype=dtype)
+    up = factors.up.new_zeros((len(factors.up), inputs), dtype=dtype)
     up[:, :rank] = factors.up
     if factors.bias is not None:
         up[:, rank] = factors.bias
     return down, scales, up
 
 
-def tiled(matrix: Tensor) -> Tensor:
-    """`[N, K]` -> `[ceil(N / 16), K, 16]`, with zeros beyond N."""
-    missing = -len(matrix) % LANES
-    if missing:
-        matrix = torch.cat([matrix, matrix.new_zeros(missing, matrix.shape[1])])
-    return matrix.view(-1, LANES, matrix.shape[1]).transpose(1, 2).contiguous()
+def tiled(matrix: Tensor, outputs: int) -> Tensor:
+    """`[N, K]` -> `[ceil(N / outputs), K, outputs]`, with zeros beyond N."""
+    matrix = F.pad(matrix, (0, 0, 0, -len(matrix) % outputs))
+    return matrix.view(-1, outputs, matrix.shape[1]).transpose(1, 2).contiguous()
 
 
 def expand_into(out: Tensor, term: Term, operation: int = expand.ADD, other: Tensor | None = None) -> None:

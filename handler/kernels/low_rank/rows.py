@@ -36,7 +36,7 @@ class UpTable:
     def __init__(self, sizes: Sequence[int], num_slots: int) -> None:
         """`sizes`: outputs of each section."""
         self.ends: NDArray[np.int64] = np.cumsum(np.array(sizes, np.int64))
-        # Address of B as `[N / 16, r, 16]`, r, where its inputs begin in a shrunk row.
+        # Address of B as `[N / 64, r, 64]`, r, where its inputs begin in a shrunk row.
         self.entries = np.zeros((num_slots, len(sizes), ENTRY), np.int64)
 
     def has_term(self, slots: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from handler.kernels.compiler import compile_kernel
 from handler.kernels.low_rank.added import run_of
 from handler.kernels.low_rank.rows import ENTRY
-from handler.kernels.low_rank.tile import low_rank_tile, tile_kind
+from handler.kernels.low_rank.tile import shrink_tile
 from handler.kernels.primitives import BITS, BITS_FLOAT32, elements, integers, load, share_of, store
 from handler.kernels.team import NUM_COMMON, NUM_ROWS
 from handler.kernels.vectors import LANES
@@ -29,7 +29,7 @@ def compile_shrink(dtype: torch.dtype) -> int:
     `MOST_GROUPS` is the address of the largest number of groups.
     """
     bits = BITS[dtype]
-    size, kind = bits // 8, tile_kind(bits, bits, False)
+    size = bits // 8
 
     def kernel(arguments):  # pragma: no cover
         num_rows, count, width = arguments[NUM_ROWS], arguments[NUM_INPUTS], arguments[WIDTH]
@@ -44,7 +44,8 @@ def compile_shrink(dtype: torch.dtype) -> int:
             rows = run_of(slots, row, min(num_rows, row + end - item))
             out = arguments[SHRUNK] + (row * width + group * LANES) * 4
             x = arguments[X] + row * count * size
-            low_rank_tile(rows, kind, x, count, downs[entry] + group * count * LANES * size, count, out, width)
+            weights = downs[entry] + group * count * LANES * size
+            shrink_tile(rows, bits, x, count, weights, count, out, width)
             factors, groups = elements(downs[entry + 2], BITS_FLOAT32), downs[entry + 1]
             numbers = elements(out, BITS_FLOAT32)
             for r in range(rows):

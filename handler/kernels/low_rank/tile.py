@@ -1,17 +1,18 @@
-"""Up to 4 rows times 16 outputs of a low-rank matrix, in LLVM instructions.
+"""Up to 4 rows times 16 or 64 outputs of a low-rank matrix, in LLVM instructions.
 
-A matrix `[N, K]` is stored as `[N / 16, K, 16]`: the weights of 16 outputs for one input are one vector. Both factors
-of an adapter have this form. Four sums take turns over the inputs and are added in one order, so that a row's bits
-depend on its own numbers alone, whatever rows it shares the weights with.
+A, `[r, K]`, is stored as `[r / 16, K, 16]`: the weights of 16 outputs for one input are one vector, and four sums take
+turns over the inputs and are added in one order. B, `[N, r]`, is stored as `[N / 64, r, 64]`; each of its sums runs over
+the inputs in their order. So a row's bits depend on its own numbers alone, whatever rows it shares the weights with.
 """
 
 from __future__ import annotations
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-from handler.kernels.primitives import BITS_BFLOAT16
+from handler.kernels.primitives import BITS_BFLOAT16, BITS_FLOAT32
 from handler.kernels.vectors import (
     FLOATS,
     IN_ORDER,
@@ -27,49 +28,59 @@ from handler.kernels.vectors import (
 
 # Rows that share one reading of the weights.
 MOST_ROWS = 4
-# Inputs are taken by so many; the number of inputs is a multiple.
-INPUTS = 4
-# Bytes by which weights are prefetched.
+# Inputs that `shrink_tile` takes at a time; their number is a multiple.
+TURNS = 4
+# Vectors of outputs that B has side by side.
+SIDE = 4
+# Bytes by which A is prefetched.
 _AHEAD = 1024
 _FLOAT, _BYTE, _INT = ir.FloatType(), ir.IntType(8), ir.IntType(32)
+_LINE = 64
 
 
 class _Emitter:
-    """Emits the products of `rows` rows."""
+    """Emits the products of some rows with `groups` vectors of outputs, of which the weights have `side`."""
 
-    def __init__(self, builder, x_bits: int, bits: int, arguments) -> None:
-        self.b, self.x_bits, self.bits = builder, x_bits, bits
+    def __init__(self, builder, bits: tuple[int, int], shape: tuple[int, int, int], arguments) -> None:
+        """`bits` of inputs and of weights; `shape`: `groups`, `side` and the inputs taken in turn."""
+        self.b = builder
+        (self.x_bits, self.bits), (self.groups, self.side, self.turns) = bits, shape
         self.x, self.x_stride, self.weights, self.count = arguments
 
     def products(self, rows: int):
-        """A vector of 16 outputs for each row."""
-        b = self.b
+        """Vectors of 16 outputs, by row and group."""
+        b, groups, turns = self.b, self.groups, self.turns
 
         def step(i, sums):
             following = list(sums)
-            for turn in range(INPUTS):
-                k = b.add(b.mul(i, index(INPUTS)), index(turn))
-                weight = self._weight(k)
+            for turn in range(turns):
+                k = b.add(b.mul(i, index(turns)), index(turn)) if turns > 1 else i
+                weights = [self._weight(k, g) for g in range(groups)]
                 for r in range(rows):
-                    at = r * INPUTS + turn
-                    following[at] = multiply_add(b, self._input(r, k), weight, sums[at])
+                    x = self._input(r, k)
+                    for g, weight in enumerate(weights):
+                        at = (r * groups + g) * turns + turn
+                        following[at] = multiply_add(b, x, weight, sums[at])
             return following
 
-        start = [ir.Constant(FLOATS, [0.0] * LANES)] * (rows * INPUTS)
-        sums = folded(b, b.udiv(self.count, index(INPUTS)), start, step)
-        return [self._total(sums[r * INPUTS : (r + 1) * INPUTS]) for r in range(rows)]
+        start = [ir.Constant(FLOATS, [0.0] * LANES)] * (rows * groups * turns)
+        sums = folded(b, b.udiv(self.count, index(turns)) if turns > 1 else self.count, start, step)
+        return [self._total(sums[i : i + turns]) for i in range(0, len(sums), turns)]
 
     def _total(self, sums):
-        one, other = (self.b.fadd(sums[i], sums[i + 1], IN_ORDER) for i in (0, 2))
-        return self.b.fadd(one, other, IN_ORDER)
+        while len(sums) > 1:
+            sums = [self.b.fadd(sums[i], sums[i + 1], IN_ORDER) for i in range(0, len(sums), 2)]
+        return sums[0]
 
     def _place(self, address, number, size: int):
         return self.b.inttoptr(self.b.add(address, self.b.mul(number, index(size))), _BYTE.as_pointer())
 
-    def _weight(self, k):
+    def _weight(self, k, group: int):
         b, size = self.b, LANES * self.bits // 8
-        place = self._place(self.weights, k, size)
-        fetch(b, b.gep(place, [index(_AHEAD)]))
+        place = b.gep(self._place(self.weights, k, self.side * size), [index(group * size)])
+        if False and group * size % _LINE == 0:
+            ahead = index(_AHEAD) if self.side == 1 else b.mul(self.count, index(self.side * size))
+            fetch(b, b.gep(place, [ahead]))
         if self.bits == BITS_BFLOAT16:
             return load_rounded(b, place)
         return vector_at(b, b.bitcast(place, _FLOAT.as_pointer()), index(0), FLOATS, 4)
@@ -83,38 +94,86 @@ class _Emitter:
         return splat(b, b.load(b.bitcast(place, _FLOAT.as_pointer())), FLOATS)
 
 
-@intrinsic(prefer_literal=True)
-def low_rank_tile(_context, rows, kind, x, x_stride, weights, count, out, out_stride):  # pragma: no cover
-    """Write or add the products of `rows` rows, 1 to 4, with one group of 16 outputs to float32 rows at `out`.
+def _by_rows(builder, rows, groups: int, out, out_stride, adds: bool, products) -> None:
+    """Write or add what `products(number)` emits for each number of rows, 1 to 4, to float32 rows at `out`."""
+    done = builder.append_basic_block()
+    blocks = [builder.append_basic_block() for _ in range(MOST_ROWS)]
+    switch = builder.switch(rows, blocks[0])
+    for number, block in enumerate(blocks, 1):
+        if number > 1:
+            switch.add_case(index(number), block)
+        builder.position_at_end(block)
+        for i, vector in enumerate(products(number)):
+            row = builder.add(out, builder.mul(out_stride, index(4 * (i // groups))))
+            place = builder.inttoptr(builder.add(row, index(i % groups * LANES * 4)), FLOATS.as_pointer())
+            if adds:
+                vector = builder.fadd(builder.load(place, align=4), vector, IN_ORDER)
+            builder.store(vector, place, align=4)
+        builder.branch(done)
+    builder.position_at_end(done)
 
-    `kind`, literal, is from `tile_kind`. `x`, `weights` and `out` are addresses, the strides elements from a row to the
-    next; `weights` is one group of `[N / 16, K, 16]`; `count` is K, a multiple of 4.
+
+@intrinsic(prefer_literal=True)
+def shrink_tile(_context, rows, bits, x, x_stride, weights, count, out, out_stride):  # pragma: no cover
+    """Write the products of `rows` rows, 1 to 4, with 16 outputs of A to float32 rows at `out`.
+
+    `bits` of an input and of a weight, literal. `x`, `weights` and `out` are addresses, the strides elements from a row
+    to the next. `weights` is one of `[r / 16, K, 16]`; `count` is K, a multiple of 4.
     """
-    x_bits, bits, adds = kind.literal_value // 1000, kind.literal_value // 10 % 100, kind.literal_value % 10
+    each = bits.literal_value
 
     def generate(context, builder, _signature, arguments):
         rows, _, x, x_stride, weights, count, out, out_stride = arguments
-        emitter, done = _Emitter(builder, x_bits, bits, (x, x_stride, weights, count)), builder.append_basic_block()
-        blocks = [builder.append_basic_block() for _ in range(MOST_ROWS)]
-        switch = builder.switch(rows, blocks[0])
-        for number, block in enumerate(blocks, 1):
-            if number > 1:
-                switch.add_case(index(number), block)
-            builder.position_at_end(block)
-            for r, vector in enumerate(emitter.products(number)):
-                at = builder.add(out, builder.mul(out_stride, index(4 * r)))
-                place = builder.inttoptr(at, FLOATS.as_pointer())
-                if adds:
-                    vector = builder.fadd(builder.load(place, align=4), vector, IN_ORDER)
-                builder.store(vector, place, align=4)
-            builder.branch(done)
-        builder.position_at_end(done)
+        emitter = _Emitter(builder, (each, each), (1, 1, TURNS), (x, x_stride, weights, count))
+        _by_rows(builder, rows, 1, out, out_stride, False, emitter.products)
         return context.get_dummy_value()
 
-    kinds = (types.int64, kind, *[types.int64] * 6)
-    return types.void(*kinds), generate
+    return types.void(types.int64, bits, *[types.int64] * 6), generate
 
 
-def tile_kind(x_bits: int, bits: int, adds: bool) -> int:
-    """Which `low_rank_tile`: bits of an input and of a weight, and whether it adds to what is there."""
-    return x_bits * 1000 + bits * 10 + adds
+@intrinsic(prefer_literal=True)
+def expand_tile(_context, rows, bits, groups, adds, x, x_stride, weights, count, out, out_stride):  # pragma: no cover
+    """Write, or add if `adds`, the products of `rows` rows, 1 to 4, with `groups` times 16 outputs of B at `out`.
+
+    `bits` of a weight, `groups`, 1 to 4, and `adds` are literal. `x` float32; `weights` lies in one of
+    `[N / 64, r, 64]`, at its first output; `count` is r. Otherwise as `shrink_tile`. The same place of the next 64
+    outputs is prefetched.
+    """
+    of_weight, many, adding = bits.literal_value, groups.literal_value, bool(adds.literal_value)
+
+    def generate(context, builder, _signature, arguments):
+        rows, _, _, _, x, x_stride, weights, count, out, out_stride = arguments
+        emitter = _Emitter(builder, (BITS_FLOAT32, of_weight), (many, SIDE, 1), (x, x_stride, weights, count))
+        _by_rows(builder, rows, many, out, out_stride, adding, emitter.products)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, bits, groups, adds, *[types.int64] * 6), generate
+
+
+@intrinsic
+def add_nothing(_context, out):  # pragma: no cover
+    """Write 64 numbers at the address `out` that change no bit of what they are added to: negative zeros."""
+
+    def generate(context, builder, _signature, arguments):
+        for g in range(SIDE):
+            place = builder.inttoptr(builder.add(arguments[0], index(g * LANES * 4)), FLOATS.as_pointer())
+            builder.store(ir.Constant(FLOATS, [-0.0] * LANES), place, align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@intrinsic
+def add_vectors(_context, terms, found, count):  # pragma: no cover
+    """Add `count` vectors of 16 float32 numbers at the address `terms` to those at `found`."""
+
+    def generate(context, builder, _signature, arguments):
+        terms, found, count = arguments
+        with cgutils.for_range(builder, count, intp=count.type) as loop:
+            passed = builder.mul(loop.index, index(LANES * 4))
+            places = [builder.inttoptr(builder.add(one, passed), FLOATS.as_pointer()) for one in (found, terms)]
+            total = builder.fadd(*(builder.load(place, align=4) for place in places), flags=IN_ORDER)
+            builder.store(total, places[0], align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from handler.kernels.compiler import compile_kernel
-from handler.kernels.low_rank.added import add_low_rank
+from handler.kernels.low_rank.added import add_terms, low_rank_terms
 from handler.kernels.primitives import (
     BITS_FLOAT32,
     bytes_at,
@@ -39,12 +39,12 @@ from handler.kernels.vectors import LANES
 
 def dots_scratch(num_rows: int, blocks: int) -> int:
     """Float32 elements of scratch that a thread needs, for blocks with one scale. Rounded activations need less."""
-    return PRODUCTS + num_rows * blocks * (1 + BLOCK // 2)
+    return 2 * PRODUCTS + num_rows * blocks * (1 + BLOCK // 2)
 
 
 def dots_scratch_of_two(num_rows: int, blocks: int) -> int:
     """The same for blocks with two scales."""
-    return PRODUCTS + num_rows * blocks * (2 + BLOCK // 2)
+    return 2 * PRODUCTS + num_rows * blocks * (2 + BLOCK // 2)
 
 
 @called
@@ -74,7 +74,8 @@ def compile_dots(form: int) -> int:
         blocks = arguments[NUM_BLOCKS]
         factor = float_argument(arguments, FACTOR)
         address = arguments[SCRATCH] + thread_number(arguments) * arguments[SCRATCH_STRIDE]
-        found, sums_at = elements(address, BITS_FLOAT32), address + PRODUCTS * 4
+        found, terms = elements(address, BITS_FLOAT32), address + PRODUCTS * 4
+        sums_at = terms + PRODUCTS * 4
         pairs_at = sums_at + num_rows * blocks * parts * 4
         _interleave(arguments[X], num_rows, blocks, bytes_at(pairs_at))
         spans = blocks // span
@@ -96,12 +97,14 @@ def compile_dots(form: int) -> int:
                 sums = elements(sums_at + row * spans * parts * 4, BITS_FLOAT32)
                 group = item * GROUPS
                 last = group + GROUPS
+                if arguments[SHRUNK] != 0:
+                    low_rank_terms(arguments, terms, rows, row, group)
                 while group < last:
                     codes = bytes_at(arguments[CODES] + group * blocks * code_bytes)
                     scales = bytes_at(arguments[SCALES] + group * spans * scale_bytes)
                     groups = block_tile(rows, form, codes, scales, x, sums, table, blocks, factor, found)
                     if arguments[SHRUNK] != 0:
-                        add_low_rank(arguments, address, rows, groups, row, group)
+                        add_terms(terms, address, rows, groups, group - item * GROUPS)
                     write_outputs(arguments, found, rows, groups, row, group)
                     group += groups
                 row += rows

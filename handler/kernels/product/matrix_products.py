@@ -10,7 +10,7 @@ import functools
 from torch import Tensor
 
 from handler.kernels.compiler import compile_kernel
-from handler.kernels.low_rank.added import add_low_rank
+from handler.kernels.low_rank.added import add_pair
 from handler.kernels.primitives import BITS_FLOAT32, called, elements, fetch_to_write, integers, share_of, thread_number
 from handler.kernels.product.product_outputs import CODES, NUM_BLOCKS, NUM_GROUPS, OUT, SCALES, SHRUNK, X, write_outputs
 from handler.kernels.product.product_tile import (
@@ -143,7 +143,7 @@ def compile_matrix_products(bits: int) -> int:
                 if num_rows > 1:
                     _turn_products(plan[TO_TILES], rows, found_at)
                 if arguments[SHRUNK] != 0:
-                    add_low_rank(arguments, found_at, rows, PAIR, first + row, pair * PAIR)
+                    add_pair(arguments, found_at, rows, first + row, pair * PAIR)
                 write_outputs(arguments, found, rows, PAIR, first + row, pair * PAIR)
         release_tiles()
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache
 
+from handler.adapters.rows import BASE, AdapterRows, adapter_rows
 from handler.model.loader import LoadedModel
 from handler.runners.dynamic_cache.rows import attends
 from handler.seam.errors import UnsupportedModel
@@ -33,23 +34,35 @@ class CachedForward:
         """An empty cache with the layers that the model's configuration asks for."""
         return DynamicCache(config=self._model.config)
 
-    def extend(self, cache: Cache, token_ids: list[int], start: int, keep: int) -> Tensor:
+    def extend(self, cache: Cache, token_ids: list[int], start: int, keep: int, adapter_slot: int = BASE) -> Tensor:
         """Run `token_ids` at positions `start` on in a cache of one row.
 
         Returns the logits `[keep, vocab]` of the last `keep` tokens.
         """
         positions = list(range(start, start + len(token_ids)))
-        logits = self._call(cache, [token_ids], [positions], None, keep)
+        with adapter_rows(self._rows([adapter_slot], len(token_ids), keep)):
+            logits = self._call(cache, [token_ids], [positions], None, keep)
         return logits[0]
 
-    def decode(self, cache: Cache, token_ids: list[int], lengths: list[int]) -> Tensor:
+    def decode(
+        self, cache: Cache, token_ids: list[int], lengths: list[int], adapter_slots: list[int] | None = None
+    ) -> Tensor:
         """Run one token for each row of a merged cache whose rows hold `lengths` tokens.
 
         Returns logits `[rows, vocab]`.
         """
         mask = self._padding_mask(lengths) if len(set(lengths)) > 1 and attends(cache) else None
-        logits = self._call(cache, [[i] for i in token_ids], [[n] for n in lengths], mask, 1)
+        with adapter_rows(self._rows(adapter_slots or [], 1, 1)):
+            logits = self._call(cache, [[i] for i in token_ids], [[n] for n in lengths], mask, 1)
         return logits[:, 0]
+
+    def _rows(self, adapter_slots: list[int], num_tokens: int, keep: int) -> AdapterRows | None:
+        """Rows of a pass of `num_tokens` for each slot, of which the last `keep` reach the output layer."""
+        if all(slot == BASE for slot in adapter_slots):
+            return None
+        kept = min(keep, num_tokens) if "logits_to_keep" in self._takes else num_tokens
+        slots, outputs = ([slot for slot in adapter_slots for _ in range(count)] for count in (num_tokens, kept))
+        return AdapterRows.of(slots, outputs, self._device)
 
     def _padding_mask(self, lengths: list[int]) -> Tensor:
         """Int64 `[rows, longest + 1]`: 0 in the padding, 1 over a row's tokens and its new one."""

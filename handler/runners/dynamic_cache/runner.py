@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from handler.adapters.adapter import Adapter
+from handler.adapters.plain import PlainAdapters
 from handler.model.loader import LoadedModel
 from handler.runners.dynamic_cache import rows as cache_rows
 from handler.runners.dynamic_cache.batches import CacheBatches
 from handler.runners.dynamic_cache.forward import CachedForward
 from handler.runners.limits import Limits
-from handler.runners.runner import StepLogits, WithoutAdapters
+from handler.runners.runner import StepLogits
 from handler.runners.trial import Trial
 from handler.scheduling.kv_manager import KVManager
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
@@ -40,7 +42,7 @@ class _StepParts:
     prompt: list[tuple[ScheduledSequence, Tensor]] = field(default_factory=list)
 
 
-class DynamicCacheRunner(WithoutAdapters):
+class DynamicCacheRunner:
     """Keeps one cache row for each slot. `prove` finds out what the family allows:
 
     `continues`: a prompt may run in chunks. If not, only its last chunk runs, and runs the whole prompt.
@@ -50,6 +52,7 @@ class DynamicCacheRunner(WithoutAdapters):
 
     name = "dynamic_cache"
     drafts_obstacle: str | None = "a cache of transformers cannot take back what a rejected draft leaves in it"
+    adapters_obstacle: str | None = None
     num_attention_calls = 0
     same_by_any_threads = False
 
@@ -60,6 +63,7 @@ class DynamicCacheRunner(WithoutAdapters):
         self.state_bytes = 0
         self._forward = CachedForward(loaded)
         self._batches = CacheBatches()
+        self._adapters = PlainAdapters(loaded.model, loaded.dtype)
 
     @property
     def vocab_size(self) -> int:
@@ -99,6 +103,14 @@ class DynamicCacheRunner(WithoutAdapters):
     def forget(self, slot: int, num_tokens: int) -> None:
         """Drop the row; no other row holds any of its data."""
         self._batches.forget(slot)
+
+    def load_adapter(self, slot: int, adapter: Adapter) -> None:
+        """Add it to its rows by hooks."""
+        self._adapters.load(slot, adapter)
+
+    def unload_adapter(self, slot: int) -> None:
+        """Forget it; a module that no adapter changes has no hook."""
+        self._adapters.unload(slot)
 
     def prove(self) -> None:
         """Find the best way that passes the trial. Raises UnsupportedModel if none does."""
@@ -153,7 +165,8 @@ class DynamicCacheRunner(WithoutAdapters):
         for batch in self._batches.gather(self._groups(items)):
             members = [by_slot[slot] for slot in batch.slots]
             token_ids = [item.seq.token_ids[item.start] for item in members]
-            logits = self._forward.decode(batch.cache, token_ids, batch.lengths)
+            slots = [item.seq.adapter_slot for item in members]
+            logits = self._forward.decode(batch.cache, token_ids, batch.lengths, slots)
             batch.grow()
             for row, item in zip(logits.split(1), members, strict=True):
                 _collect(item, row, parts)
@@ -179,7 +192,8 @@ class DynamicCacheRunner(WithoutAdapters):
         slot, end = item.seq.slot, item.start + item.num_tokens
         cache = self._batches.take(slot) if item.start else self._forward.new_cache()
         keep = item.num_tokens if item.scores_prompt else 1
-        logits = self._forward.extend(cache, item.seq.token_ids[item.start : end], item.start, keep)
+        token_ids = item.seq.token_ids[item.start : end]
+        logits = self._forward.extend(cache, token_ids, item.start, keep, item.seq.adapter_slot)
         self._batches.put(slot, cache, end)
         _collect(item, logits, parts)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from handler.linears.linear import Linear
 
 if TYPE_CHECKING:  # loaded where it is used: it takes 0.3 s
-    from handler.kernels.low_rank.low_rank import Factors, LowRankInput
+    from handler.kernels.low_rank.low_rank import Factors
     from handler.runners.slots.fused_layers import LayerParts
 
 # Modules of a layer by the input that they multiply, in the order in which their outputs stand side by side.

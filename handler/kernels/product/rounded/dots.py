@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from handler.kernels.compiler import compile_kernel
-from handler.kernels.low_rank.added import add_low_rank
+from handler.kernels.low_rank.added import add_terms, low_rank_terms
 from handler.kernels.primitives import (
     BITS_FLOAT32,
     bytes_at,
@@ -47,7 +47,8 @@ def compile_rounded(form: int) -> int:
         spans = blocks // span
         factor = float_argument(arguments, FACTOR)
         address = arguments[SCRATCH] + thread_number(arguments) * arguments[SCRATCH_STRIDE]
-        found, quads_at = elements(address, BITS_FLOAT32), address + PRODUCTS * 4
+        found, terms = elements(address, BITS_FLOAT32), address + PRODUCTS * 4
+        quads_at = terms + PRODUCTS * 4
         steps_at = quads_at + num_rows * blocks * QUADS * 4
         sums_at = steps_at + num_rows * spans * 4
         for row in range(num_rows):
@@ -68,12 +69,14 @@ def compile_rounded(form: int) -> int:
                 given = (quads, steps, sums)
                 group = item * GROUPS
                 last = group + GROUPS
+                if arguments[SHRUNK] != 0:
+                    low_rank_terms(arguments, terms, rows, row, group)
                 while group < last:
                     codes = bytes_at(arguments[CODES] + group * blocks * code_bytes)
                     scales = bytes_at(arguments[SCALES] + group * spans * scale_bytes)
                     groups = rounded_tile(rows, form, codes, scales, given, blocks, factor, found)
                     if arguments[SHRUNK] != 0:
-                        add_low_rank(arguments, address, rows, groups, row, group)
+                        add_terms(terms, address, rows, groups, group - item * GROUPS)
                     write_outputs(arguments, found, rows, groups, row, group)
                     group += groups
                 row += rows

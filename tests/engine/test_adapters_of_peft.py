@@ -1,0 +1,41 @@
+"""Adapters made by peft: greedy tokens equal peft's own, alone and in a batch where each row has another."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+
+from handler.adapters.model_shape import ModelShape
+from handler.adapters.rows import BASE
+from handler.runners.dynamic_cache.runner import DynamicCacheRunner
+from tests.support import adapters, stock, tiny_models
+from tests.support.adapters import FAMILIES, KINDS
+from tests.support.local_engine import limits, loaded
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+PROMPTS = [[i, *[7, 40, 3, 11, 200, 7, 99][: 3 + i % 5]] for i in range(len(KINDS))]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_are_those_of_peft(family: str, tmp_path: Path) -> None:
+    names = FAMILIES[family]
+    model = tiny_models.build(family, **names.changes)
+    runner = DynamicCacheRunner(loaded(copy.deepcopy(model)), 64)
+    shape, bounds = ModelShape.of(model), limits(max_num_seqs=16, max_model_len=64)
+    expected = stock.greedy(model, PROMPTS[0], 4)
+    alone, differs = [], 0
+    for slot, kind in enumerate(KINDS):
+        directory = adapters.write(model, tmp_path / str(slot), seed=slot, **adapters.options(kind, names))
+        found = adapters.load(runner, shape, directory, slot)
+        assert found.unused == (), kind
+        (answer,), _ = adapters.generate(runner, bounds, [(PROMPTS[slot], slot)], 4)
+        assert adapters.choices(adapters.peft_model(model, directory), PROMPTS[slot], answer) == answer, kind
+        differs += adapters.choices(model, PROMPTS[slot], answer) != answer
+        alone.append(answer)
+    assert differs > len(KINDS) // 2, "adapters must change answers for this test to mean anything"
+    rows = [(PROMPTS[0], BASE), *((prompt, slot) for slot, prompt in enumerate(PROMPTS))]
+    together, _ = adapters.generate(runner, bounds, rows, 4)
+    assert together == [expected, *alone]
