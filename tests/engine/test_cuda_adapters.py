@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import dispatch_model
 from torch import Tensor
 
 from handler.adapters.adapter import Adapter, BadAdapter, LowRank, TokenRows
@@ -367,3 +369,24 @@ def test_without_a_capture_steps_with_adapters_are_eager(
     assert not gpus.replays
     steps(runner, [-1])
     assert gpus.replays == 2
+
+
+def test_layers_over_two_gpus() -> None:
+    """By torch's operations: own kernels are loaded on one GPU."""
+    added = adapter(build("llama", num_hidden_layers=2), 1)
+    with pretend_cuda(gpus_of("A10G", 2)):
+        model = build("llama", num_hidden_layers=2).to(torch.bfloat16)
+        places = {"model.embed_tokens": "cuda:0", "model.rotary_emb": "cuda:0", "model.norm": "cuda:1"}
+        places |= {"model.layers.0": "cuda:0", "model.layers.1": "cuda:1", "lm_head": "cuda:1"}
+        found = loaded(dispatch_model(model, places, force_hooks=True))
+        found = dataclasses.replace(found, other_devices=(torch.device("cuda", 1),))
+        bounds = limits(max_model_len=64, capacity_tokens=4096, page_size=CUDA_PAGE_SIZE, max_num_seqs=2)
+        runner = PagedRunner(found, bounds, True, PagedAdapters(found, ROOM))
+        runner.prove()
+        before = steps(runner, [-1, -1])
+        runner.load_adapter(0, added)
+        logits = steps(runner, [0, -1])
+        assert torch.equal(logits[:, 1], before[:, 1])
+    with torch.inference_mode():
+        expected = merged(build("llama", num_hidden_layers=2), added)(torch.tensor([[*PROMPT, 3]])).logits[0, -2:]
+    assert float((logits[:, 0] - expected).norm() / expected.norm()) < 0.05
