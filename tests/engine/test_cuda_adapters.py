@@ -26,6 +26,7 @@ from handler.runners.paged.adapters.trial_adapter import kernels_differ
 from handler.runners.paged.runner import PagedRunner
 from handler.runners.paged.step_buffers import Shape
 from handler.runners.paged.sync_guard import host_sync
+from handler.runners.trial import Verdict
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 from handler.scheduling.sequence import Sequence
 from handler.seam.config import EngineConfig
@@ -362,6 +363,7 @@ def test_without_a_capture_steps_with_adapters_are_eager(
     monkeypatch.setattr(PretendDriver, "cuLaunchKernel", refuse)
     runner = proved(build("llama", num_hidden_layers=1).to("cuda", torch.bfloat16))
     assert "steps with adapters run without CUDA graphs: capture failed" in caplog.text
+    assert runner.verdict is Verdict.FELL_BACK
     assert runner.graphs
     runner.load_adapter(0, adapter(build("llama", num_hidden_layers=1), 1))
     gpus.reset()
