@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import dispatch_model
 from torch import Tensor
 
 from handler.adapters.adapter import Adapter, BadAdapter, LowRank, TokenRows
+from handler.kernels.cuda.adapter_kernels import AdapterKernels
+from handler.linears.cuda.fp8_linear import Fp8Linear
+from handler.linears.cuda.int4_linear import Int4Linear
+from handler.linears.ordered_linear import OrderedLinear
 from handler.runners.choice import start_paged
 from handler.runners.limits import CUDA_PAGE_SIZE, bytes_per_token
 from handler.runners.paged.adapters.adapters import PagedAdapters
 from handler.runners.paged.adapters.memory import AdapterMemory, AdapterRoom
+from handler.runners.paged.adapters.trial_adapter import kernels_differ
 from handler.runners.paged.runner import PagedRunner
 from handler.runners.paged.step_buffers import Shape
 from handler.runners.paged.sync_guard import host_sync
+from handler.runners.trial import Verdict
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 from handler.scheduling.sequence import Sequence
 from handler.seam.config import EngineConfig
@@ -194,21 +203,59 @@ def test_memory_is_counted_before_the_download_as_it_is_taken(family: str) -> No
 
 
 def test_keys_take_what_adapters_leave(gpus: Gpus, tmp_path: Path) -> None:
-    """Whatever is set aside; and a room that no GPU has ends the start with a sentence."""
-    capacities, board = [], StatusBoard(tmp_path / "board", create=True)
-    for changes in ({}, {"reserves_adapters": True, "max_adapters": 4, "max_adapter_rank": 4096}):
-        gpus.all[0].total = gpus.all[0].allocated + (1 << 29)
-        config = EngineConfig(max_model_len=64, max_num_seqs=2, **changes)
-        found = start_paged(config, loaded(build("llama", num_hidden_layers=1).to("cuda", torch.bfloat16)), board)
-        assert found is not None
-        runner, bounds = found
-        capacities.append(bounds.capacity_tokens * bytes_per_token(runner.loaded))
-        assert (runner.adapters_obstacle is None) == bool(changes)
-        del runner, found
-    assert capacities[0] - capacities[1] > 4 * 4096 * 2 * 1000
+    """And a room that no GPU has ends the start with a sentence."""
+    board = StatusBoard(tmp_path / "board", create=True)
+    given = loaded(build("llama", num_hidden_layers=1).to("cuda", torch.bfloat16))
+    gpus.all[0].total = gpus.all[0].allocated + (1 << 28)
     huge = EngineConfig(reserves_adapters=True, max_adapters=1024, max_adapter_rank=4096)
     with pytest.raises(BadConfiguration, match="MAX_ADAPTERS=1024 of MAX_ADAPTER_RANK=4096"):
-        start_paged(huge, loaded(build("llama", num_hidden_layers=1).to("cuda", torch.bfloat16)), board)
+        start_paged(huge, given, board)
+    config = EngineConfig(
+        max_model_len=64, max_num_seqs=1, reserves_adapters=True, max_adapters=8, max_adapter_rank=4096
+    )
+    found = start_paged(config, given, board)
+    assert found is not None
+    runner, bounds = found
+    assert isinstance(runner, PagedRunner)
+    assert runner.adapters is not None
+    held = runner.adapters.memory.num_bytes
+    assert held > 50 << 20
+    assert 50 << 20 < bounds.capacity_tokens * bytes_per_token(runner.loaded) < (1 << 28) - held
+
+
+def fp8(linear: torch.nn.Linear) -> torch.nn.Module:
+    return Fp8Linear((linear.weight.float() * 64).to(torch.float8_e4m3fn), torch.full((1,), 1 / 64).cuda(), None)
+
+
+def ordered(linear: torch.nn.Linear) -> torch.nn.Module:
+    """Stored with act-order; the layer inside is none of the model's."""
+    order = torch.arange(linear.in_features).flip(0)
+    return OrderedLinear(Int4Linear.of_weight(linear.weight.flip(1), 4, None), order.cuda())
+
+
+@pytest.mark.parametrize("quantised", [fp8, ordered])
+def test_adapters_over_quantised_weights(quantised: Callable[[torch.nn.Linear], torch.nn.Module]) -> None:
+    """The base's product stays as it is; the addition has the unrounded input."""
+    added = adapter(build("llama", num_hidden_layers=1), 1)
+    expected = build("llama", num_hidden_layers=1)
+    with pretend_cuda(gpus_of("H100")):
+        model = build("llama", num_hidden_layers=1).to("cuda", torch.bfloat16)
+        for path in added.products:
+            parent, _, name = path.rpartition(".")
+            layer = quantised(model.get_submodule(path))
+            setattr(model.get_submodule(parent), name, layer)
+            expected.get_submodule(path).weight.data = layer.weight.float().cpu()
+        runner = proved(model)
+        assert runner.fusion.num_fused == 1
+        before = steps(runner, [-1])
+        runner.load_adapter(0, added)
+        found = steps(runner, [0, -1])
+        assert torch.equal(found[:, 1], before[:, 0])
+        assert set(runner.adapter_graphs.shapes) == set(runner.graphs.shapes)
+    for row, each in ((0, merged(copy.deepcopy(expected), added)), (1, expected)):
+        with torch.inference_mode():
+            logits = each(torch.tensor([[*PROMPT, 3]])).logits[0, -2:]
+        assert float((found[:, row] - logits).norm() / logits.norm()) < 0.1, "what is added is more than the base"
 
 
 def everything(model: Any, seed: int) -> Adapter:
@@ -262,32 +309,45 @@ def test_what_is_no_product_is_added_without_graphs(device: str, request: pytest
 def test_without_room_adapters_are_refused_by_name(gpus: Gpus) -> None:
     runner = proved(build("llama", num_hidden_layers=1).to("cuda", torch.bfloat16), None)
     assert "ENABLE_ADAPTERS" in str(runner.adapters_obstacle)
-    model = build("llama", num_hidden_layers=1)
-    runner = proved(model.to("cuda", torch.bfloat16))
-    assert runner.adapters_obstacle is None
+    held = PagedAdapters(runner.loaded, ROOM)
     with pytest.raises(BadAdapter, match=r"rank 9; the largest here is 8 \(MAX_ADAPTER_RANK\)"):
-        runner.load_adapter(0, adapter(build("llama", num_hidden_layers=1), 1, 9))
+        held.load(0, adapter(build("llama", num_hidden_layers=1), 1, 9))
 
 
-@pytest.mark.parametrize("name", ["adapter_down", "adapter_up"])
-def test_kernels_that_differ_are_not_used(
-    name: str, gpus: Gpus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def lying(name: str) -> Callable[..., None]:
+    """A kernel whose first number is too large by 9."""
     honest = references.REFERENCES[name]
 
     def lie(memory: references.Memory, grid: Any, threads: int, out: int, *rest: Any) -> None:
         honest(memory, grid, threads, out, *rest)
         memory.at(out, 1, dtype=torch.float32 if name == "adapter_down" else torch.bfloat16).add_(9.0)
 
-    monkeypatch.setitem(references.REFERENCES, name, lie)
+    return lie
+
+
+def test_a_kernel_that_differs_is_found(gpus: Gpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = AdapterKernels(torch.bfloat16)
+    assert not kernels_differ(kernels, torch.bfloat16)
+    for name in ("adapter_down", "adapter_up"):
+        with monkeypatch.context() as patch:
+            patch.setitem(references.REFERENCES, name, lying(name))
+            assert kernels_differ(kernels, torch.bfloat16)
+
+
+def test_torch_takes_the_place_of_kernels_that_differ(
+    gpus: Gpus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In graphs too."""
+    monkeypatch.setitem(references.REFERENCES, "adapter_up", lying("adapter_up"))
     runner = proved(build("llama", num_hidden_layers=1).to("cuda", torch.bfloat16))
     assert "say something else than torch" in caplog.text
     assert runner.adapter_graphs
-    runner.load_adapter(0, adapter(build("llama", num_hidden_layers=1), 1))
-    monkeypatch.setitem(references.REFERENCES, name, honest)
-    again = proved(build("llama", num_hidden_layers=1).to("cuda", torch.bfloat16))
-    again.load_adapter(0, adapter(build("llama", num_hidden_layers=1), 1))
-    torch.testing.assert_close(steps(runner, [0, -1]), steps(again, [0, -1]), rtol=0.02, atol=0.05)
+    added = adapter(build("llama", num_hidden_layers=1), 1)
+    runner.load_adapter(0, added)
+    found = steps(runner, [-1, 0])[:, 1]
+    with torch.inference_mode():
+        logits = merged(build("llama", num_hidden_layers=1), added)(torch.tensor([[*PROMPT, 3]])).logits[0, -2:]
+    assert float((found - logits).norm() / logits.norm()) < 0.05
 
 
 def test_without_a_capture_steps_with_adapters_are_eager(
@@ -303,6 +363,7 @@ def test_without_a_capture_steps_with_adapters_are_eager(
     monkeypatch.setattr(PretendDriver, "cuLaunchKernel", refuse)
     runner = proved(build("llama", num_hidden_layers=1).to("cuda", torch.bfloat16))
     assert "steps with adapters run without CUDA graphs: capture failed" in caplog.text
+    assert runner.verdict is Verdict.FELL_BACK
     assert runner.graphs
     runner.load_adapter(0, adapter(build("llama", num_hidden_layers=1), 1))
     gpus.reset()
@@ -310,3 +371,24 @@ def test_without_a_capture_steps_with_adapters_are_eager(
     assert not gpus.replays
     steps(runner, [-1])
     assert gpus.replays == 2
+
+
+def test_layers_over_two_gpus() -> None:
+    """By torch's operations: own kernels are loaded on one GPU."""
+    added = adapter(build("llama", num_hidden_layers=2), 1)
+    with pretend_cuda(gpus_of("A10G", 2)):
+        model = build("llama", num_hidden_layers=2).to(torch.bfloat16)
+        places = {"model.embed_tokens": "cuda:0", "model.rotary_emb": "cuda:0", "model.norm": "cuda:1"}
+        places |= {"model.layers.0": "cuda:0", "model.layers.1": "cuda:1", "lm_head": "cuda:1"}
+        found = loaded(dispatch_model(model, places, force_hooks=True))
+        found = dataclasses.replace(found, other_devices=(torch.device("cuda", 1),))
+        bounds = limits(max_model_len=64, capacity_tokens=4096, page_size=CUDA_PAGE_SIZE, max_num_seqs=2)
+        runner = PagedRunner(found, bounds, True, PagedAdapters(found, ROOM))
+        runner.prove()
+        before = steps(runner, [-1, -1])
+        runner.load_adapter(0, added)
+        logits = steps(runner, [0, -1])
+        assert torch.equal(logits[:, 1], before[:, 1])
+    with torch.inference_mode():
+        expected = merged(build("llama", num_hidden_layers=2), added)(torch.tensor([[*PROMPT, 3]])).logits[0, -2:]
+    assert float((logits[:, 0] - expected).norm() / expected.norm()) < 0.05

@@ -300,6 +300,7 @@ class PagedRunner:
             self.adapter_graphs.capture(step, decodes, mixed, set(), self.loaded.device)
         adapters.memory.clear(0)
         if not self.adapter_graphs:
+            self.verdict = Verdict.FELL_BACK
             logger.warning("trial: steps with adapters run without CUDA graphs: %s", self.adapter_graphs.reason)
 
     def _captured(self, shapes: list[Shape]) -> list[Shape]:

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import ValidationError
 
 from container.errors import AdapterFailed
 from container.generation.adapter_changes import AdapterChanges
@@ -450,3 +453,17 @@ def test_an_exchange_that_fails_keeps_the_old_one(adapted: Adapted) -> None:
         assert isinstance(last, RegisterAdapter)
         assert (last.path, last.registration) == ("/a", registration)
     assert adapted.web.request("GET", "/adapters/a").json["src"] == "/a"
+
+
+def test_clients_choose_as_they_always_did(shared: Adapted) -> None:
+    hub = InferenceClient(shared.web.url)
+    assert hub.text_generation("hi", adapter_id="a", max_new_tokens=2)
+    with pytest.raises(ValidationError, match="the name of an adapter that is loaded"):
+        hub.text_generation("hi", adapter_id="c", max_new_tokens=2)
+    client = openai.OpenAI(base_url=f"{shared.web.url}/v1", api_key="-", max_retries=0)
+    assert [each.id for each in client.models.list()] == [BASE, "a", "b"]
+    messages: Any = CHAT["messages"]
+    assert client.chat.completions.create(model="b", messages=messages).model == "b"
+    with pytest.raises(openai.NotFoundError, match="the name of an adapter that is loaded"):
+        client.chat.completions.create(model="c", messages=messages)
+    assert shared.used() == ["a", "b"]
