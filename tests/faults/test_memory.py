@@ -137,7 +137,7 @@ def test_grammars_without_end(
     scoreboard(33, "10,000 distinct JSON schemas", "", text, grown < 64 and not made and statuses == {200})
 
 
-@pytest.mark.row(33, bug="handler/engine/adapters/registry.py: copies of adapters that went are kept: 192 files")
+@pytest.mark.row(33, bug="handler/engine/adapters/reader.py: copies of adapters that went are kept: 512 files")
 def test_adapters_that_come_and_go(
     scoreboard: Scoreboard, make_server: MakeServer, tiny_llama: Path, tmp_path: Path
 ) -> None:
