@@ -49,6 +49,7 @@ _ERRORS: dict[AdapterErrorCode, type[ServiceError]] = {
     AdapterErrorCode.BAD: AdapterFailed,
     AdapterErrorCode.FULL: AdaptersFull,
     AdapterErrorCode.UNKNOWN: AdapterUnknown,
+    AdapterErrorCode.DRAINING: NotReady,
 }
 
 

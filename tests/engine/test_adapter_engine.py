@@ -310,6 +310,26 @@ def test_one_that_is_replaced_serves_its_own_requests_to_their_ends(
     assert answers(engine, "a") == [said["b"]], "what cannot be read replaces nothing"
 
 
+def test_a_change_that_is_undone_names_the_old_adapter_again(
+    start: Start, files: dict[str, Path], said: dict[str | None, list[int]]
+) -> None:
+    """Another engine may refuse the new one. The old one, in use or gone, comes back by its registration."""
+    engine = start()
+    engine.register("a", files["a"], registration="old")
+    stream = ask(engine, "a")[0]
+    engine.step()
+    for registration, path in (("new", "b"), ("old", "a")):
+        reply = engine.register("a", files[path], registration=registration, replace=True)
+        assert isinstance(reply, AdapterDone)
+    assert answers(engine, "a") == [said["a"]]
+    assert stream.token_ids == said["a"]
+    for registration, path in (("new", "b"), ("old", "a")):  # nobody uses the old one now
+        engine.register("a", files[path], registration=registration, replace=True)
+        engine.step()
+    assert answers(engine, "a") == [said["a"]]
+    assert engine.board["adapters_registered"] == 1
+
+
 def test_what_is_unregistered_while_it_is_read_is_never_served(start: Start, files: dict[str, Path]) -> None:
     may_read = Event()
 
@@ -322,7 +342,13 @@ def test_what_is_unregistered_while_it_is_read_is_never_served(start: Start, fil
     other = engine.tell(RegisterAdapter("three", "a", str(files["a"]), "other"))
     assert refusal(engine.answer(other))[0] is AdapterErrorCode.INVALID
     assert isinstance(engine.unregister("a"), AdapterDone)
+    third = engine.tell(RegisterAdapter("four", "a", str(files["a"]), "third"))
+    fourth = engine.tell(RegisterAdapter("five", "a", str(files["b"]), "fourth", replace=True))
+    engine.step()
     may_read.set()
+    assert refusal(engine.answer(third))[0] is AdapterErrorCode.UNKNOWN
+    assert isinstance(engine.answer(fourth), AdapterDone)
+    engine.unregister("a")
     assert [refusal(engine.answer(each))[0] for each in (first, again)] == [AdapterErrorCode.UNKNOWN] * 2
     (late,) = ask(engine, "a")
     engine.run()

@@ -67,6 +67,8 @@ _GAUGES = (
     ("heir_ready", "ready", "1 if an engine serves."),
     ("heir_engines", "engines", "Engines in this container."),
     ("heir_engines_ready", "engines_ready", "Engines that serve."),
+    ("heir_adapters_resident", "adapters_resident", "Adapters in a place on a device, over all engines."),
+    ("heir_adapter_bytes", "adapter_bytes", "Host memory of the adapters of all engines, in bytes."),
     ("heir_draining", "draining", "1 if the server is shutting down."),
     ("heir_self_test", "self_test", "Verdict of the start-up trial: 0 not run, 1 passed, 2 fell back."),
 )
@@ -80,6 +82,8 @@ _COUNTERS = (
     ("heir_engine_restarts", "restarts", "Engines that died and were restarted."),
     ("heir_prefix_query_tokens", "prefix_query_tokens", "Prompt tokens looked up in the prefix cache."),
     ("heir_prefix_hit_tokens", "prefix_hit_tokens", "Prompt tokens found in the prefix cache."),
+    ("heir_adapter_loads", "adapter_loads", "Times an adapter took a place on a device."),
+    ("heir_adapter_evictions", "adapter_evictions", "Times an adapter gave its place to another."),
 )
 
 

@@ -213,16 +213,32 @@ class AdapterRegistry:
         return None
 
     def _register(self, worker: bytes, message: RegisterAdapter) -> AdapterReply | None:
-        if message.registration in self._known:
+        known = self._known.get(message.registration)
+        if known is not None:
+            self._name_again(known, message)
             return AdapterDone(message.request_id)
         self._read(message).waiting.append((worker, message.request_id))
         return None
+
+    def _name_again(self, known: _Registered, message: RegisterAdapter) -> None:
+        """Let a name mean a registration that is here, though it may be leaving. Raises Refusal."""
+        current = self._by_name.get(message.name)
+        if known is current:
+            return
+        if current is not None and not message.replace:
+            raise _taken(message.name)
+        self._check_pins(message.name, message.pin)
+        self._unpin(current)
+        known.name, known.pin = message.name, message.pin
+        self.slots.pin(known.registration, known.pin)
+        self._by_name[known.name] = known
 
     def _read(self, message: RegisterAdapter) -> _Reading:
         """Begin to read an adapter, unless that has begun. Raises Refusal."""
         reading = self._reading.get(message.registration)
         if reading is None:
             self._check_place(message)
+            self._want_no_more(message.name)
             future = self._reader.submit(Path(message.path), message.registration)
             reading = self._reading[message.registration] = _Reading(message, future)
         return reading
@@ -234,8 +250,8 @@ class AdapterRegistry:
         if not self.slots.contents:
             raise Refusal(AdapterErrorCode.FULL, "This server loads no adapters: MAX_ADAPTERS is 0")
         names = {*self._by_name, *(each.message.name for each in self._reading.values() if not each.unwanted)}
-        if message.name in names and not (message.replace and message.name in self._by_name):
-            raise Refusal(AdapterErrorCode.INVALID, f"Adapter {message.name} is already registered")
+        if message.name in names and not message.replace:
+            raise _taken(message.name)
         most = self._limits.max_registered
         if most and len(names | {message.name}) > most:
             raise Refusal(AdapterErrorCode.FULL, f"{most} adapters are registered; MAX_CPU_ADAPTERS allows no more")
@@ -297,13 +313,18 @@ class AdapterRegistry:
 
     def _unregister(self, name: str) -> None:
         """From now on the name is unknown. `let_go` frees the adapter when nobody uses it."""
-        being_read = [each for each in self._reading.values() if each.message.name == name]
-        for reading in being_read:
-            reading.unwanted = True
+        being_read = self._want_no_more(name)
         found = self._by_name.pop(name, None)
         if found is None and not being_read:
             raise Refusal(AdapterErrorCode.UNKNOWN, f"Adapter {name} is not registered")
         self._unpin(found)
+
+    def _want_no_more(self, name: str) -> bool:
+        """Serve none of those that are being read for `name`. True if there are any."""
+        being_read = [each for each in self._reading.values() if each.message.name == name]
+        for reading in being_read:
+            reading.unwanted = True
+        return bool(being_read)
 
     def _unpin(self, leaving: _Registered | None) -> None:
         if leaving is not None:
@@ -323,6 +344,10 @@ class AdapterRegistry:
         self.slots.forget(registration)
         del self._known[registration]
         self._reader.forget(registration)
+
+
+def _taken(name: str) -> Refusal:
+    return Refusal(AdapterErrorCode.INVALID, f"Adapter {name} is already registered")
 
 
 def _why(exc: Exception, name: str) -> Refusal:
