@@ -491,6 +491,9 @@ class Settings:
                 f"LORA_ADAPTERS must have at most as many entries as MAX_ADAPTERS and MAX_CPU_ADAPTERS allow "
                 f"({self.max_registered_adapters:.0f}). Given: {len(self.adapters)}"
             )
+        taken = {"tgi", self.served_model_name or self.model} & {each.name for each in self.adapters}
+        if taken:
+            raise SettingsError(f"LORA_ADAPTERS must not have a name of the model itself. Given: {taken.pop()!r}")
         if self.traced and self.otlp_protocol not in _OTLP_PROTOCOLS:
             raise SettingsError(
                 f"OTEL_EXPORTER_OTLP_PROTOCOL must be grpc or http/protobuf. Given: {self.otlp_protocol!r}"

@@ -15,8 +15,11 @@ from sagemaker_deploy.errors import SpecError
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # What of a directory goes into the archive: the container reads nothing else.
 _FILES = (CONFIG, WEIGHTS)
-# Settings of peft that are refused at registration (docs/adapters.md).
-_REFUSED = {"use_dora": "DoRA", "use_qalora": "QALoRA"}
+# Fields of peft that the container refuses at registration, by name (docs/adapter-files.md).
+REFUSED = (
+    *("alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "megatron_config"),
+    *("monteclora_config", "use_bdlora", "use_dora", "use_qalora"),
+)
 
 
 def adapter_archive(source: Path) -> bytes:
@@ -81,6 +84,6 @@ def _check_config(content: bytes, source: Path) -> None:
     kind = config.get("peft_type") if isinstance(config, Mapping) else None
     if kind != "LORA":
         raise SpecError(f"{source}: {CONFIG} must be of peft_type LORA, got {kind!r}")
-    for name, what in _REFUSED.items():
+    for name in REFUSED:
         if config.get(name):
-            raise SpecError(f"{source} uses {what} ({name}), which the container does not load")
+            raise SpecError(f"{source}: {name} is set, and the container loads no such adapter")

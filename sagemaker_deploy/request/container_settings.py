@@ -207,6 +207,10 @@ def problems(environment: Mapping[str, str]) -> Iterator[str]:
     limits = effective(environment, same_setting("MAX_INPUT_TOKENS")), effective(environment, ("MAX_TOTAL_TOKENS",))
     if all(re.fullmatch(r"\d+", limit) for limit in limits) and int(limits[0]) >= int(limits[1]):
         yield f"MAX_INPUT_TOKENS {limits[0]} must be below MAX_TOTAL_TOKENS {limits[1]}"
+    model = effective(environment, ("SERVED_MODEL_NAME",)) or effective(environment, MODEL_NAMES)
+    adapters = effective(environment, ("LORA_ADAPTERS",)).split(",")
+    if {"tgi", model} & {re.split("[=@]", item.strip())[0] for item in adapters if item.strip()}:
+        yield "LORA_ADAPTERS must not have a name of the model itself"
     protocol = effective(environment, PROTOCOL_NAMES)
     if _is_traced(environment) and protocol not in _PROTOCOLS:
         yield f"OTEL_EXPORTER_OTLP_PROTOCOL must be grpc or http/protobuf, got {protocol!r}"

@@ -17,7 +17,7 @@ from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.aws.removal import delete
 from sagemaker_deploy.calling.endpoint_client import EndpointClient
 from sagemaker_deploy.errors import ContainerError, EndpointFailed, PreflightError, SpecError
-from sagemaker_deploy.request.adapter_archive import adapter_archive
+from sagemaker_deploy.request.adapter_archive import REFUSED, adapter_archive
 from sagemaker_deploy.request.requests import adapter_request
 from sagemaker_deploy.request.service_model import violations
 from tests.contract.seam.web import WebServer
@@ -74,7 +74,7 @@ def test_the_archive_has_the_files_at_its_root_and_is_the_same_each_time(directo
         ({"adapter_model.safetensors": None}, "has no adapter_model.safetensors"),
         ({"adapter_config.json": b"{"}, "is not JSON"),
         ({"adapter_config.json": b'{"peft_type": "IA3"}'}, "must be of peft_type LORA, got 'IA3'"),
-        ({"adapter_config.json": b'{"peft_type": "LORA", "use_dora": true}'}, "uses DoRA"),
+        ({"adapter_config.json": b'{"peft_type": "LORA", "use_dora": true}'}, "use_dora is set"),
     ],
 )
 def test_a_directory_that_would_be_refused_is_refused_before(
@@ -105,6 +105,13 @@ def test_an_archive_of_another_form_is_refused_before(tmp_path: Path, content: b
         adapter_archive(packed)
     with pytest.raises(SpecError, match="neither a directory nor"):
         adapter_archive(tmp_path / "nothing")
+
+
+@pytest.mark.needs("torch")
+def test_the_refused_fields_are_the_containers() -> None:
+    from handler.adapters.adapter_config import VARIANTS
+
+    assert set(REFUSED) == set(VARIANTS)
 
 
 def sql(status: str, **more: Any) -> dict[str, Any]:

@@ -134,6 +134,19 @@ def test_more_adapters_than_are_allowed_end_the_start(limits: dict[str, str]) ->
     assert len(Settings.from_environ({"LORA_ADAPTERS": "a,b", "MAX_ADAPTERS": "1"}).adapters) == 2
 
 
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"LORA_ADAPTERS": "tgi=/x"},
+        {"LORA_ADAPTERS": "a,org/m", "MODEL_ID": "org/m"},
+        {"LORA_ADAPTERS": "mine=/x", "MODEL_ID": "org/m", "SERVED_MODEL_NAME": "mine"},
+    ],
+)
+def test_an_adapter_with_the_models_name_ends_the_start(environ: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match=r"^LORA_ADAPTERS must not have a name of the model itself"):
+        Settings.from_environ(environ)
+
+
 def test_keys_without_the_gaps() -> None:
     assert Settings.from_environ({"API_KEY": " a ,, b,"}).api_key == "a,b"
 
