@@ -9,6 +9,8 @@
     │   ├── SessionRefused              400   session_refused          validation
     │   │   └── SessionUnknown          400   session_not_found        validation
     │   ├── AdapterUnknown              404   adapter_not_found        validation
+    │   │   └── ModelUnknown            404   model_not_found          validation
+    │   ├── AdapterInvalid              400   adapter_invalid          validation
     │   └── EmptyInstances              400   invalid_value            validation             api/tgi/error_response.py
     ├── Unauthorized                    401   invalid_api_key          unauthorized
     ├── NotFound                        404   not_found                not_found
@@ -18,6 +20,8 @@
     ├── PayloadTooLarge                 413   payload_too_large        payload_too_large
     ├── UnsupportedMediaType            415   unsupported_media_type   unsupported_media_type
     ├── SessionFailed                   424   session_failed           session
+    ├── AdapterFailed                   424   adapter_failed           adapter
+    ├── AdaptersFull                    507   adapters_full            adapter
     ├── Overloaded                      429   overloaded               overloaded             + Retry-After
     ├── NotReady                        503   not_ready                unhealthy              + Retry-After
     ├── OutOfMemory                     503   out_of_memory            overloaded             + Retry-After
@@ -131,14 +135,22 @@ class SessionUnknown(SessionRefused):
 
 
 class AdapterUnknown(InvalidRequest):
-    """The request names an adapter that is not loaded."""
+    """The request names an adapter that is not registered."""
 
     status = 404
     code = "adapter_not_found"
 
-    def __init__(self, place: str, name: str, *, param: str | None) -> None:
-        """`place` is the header or the field that holds `name`."""
-        super().__init__(f"`{place}` must be absent, this server has no adapters. Given: {name}", param=param)
+
+class ModelUnknown(AdapterUnknown):
+    """`model` names neither the model nor a registered adapter."""
+
+    code = "model_not_found"
+
+
+class AdapterInvalid(InvalidRequest):
+    """A change of adapters that contradicts those that are registered."""
+
+    code = "adapter_invalid"
 
 
 class Unauthorized(ServiceError):
@@ -207,6 +219,22 @@ class SessionFailed(ServiceError):
     status = 424
     code = "session_failed"
     outcome = "session"
+
+
+class AdapterFailed(ServiceError):
+    """An adapter cannot be loaded: its files, or the model, do not allow it."""
+
+    status = 424
+    code = "adapter_failed"
+    outcome = "adapter"
+
+
+class AdaptersFull(ServiceError):
+    """There is no room for one more adapter."""
+
+    status = 507
+    code = "adapters_full"
+    outcome = "adapter"
 
 
 class Overloaded(ServiceError):
@@ -286,6 +314,7 @@ _FROM_ENGINE: dict[ErrorCode, type[ServiceError]] = {
     ErrorCode.DEADLINE: DeadlineExceeded,
     ErrorCode.ENGINE_DEAD: NotReady,
     ErrorCode.OUT_OF_MEMORY: OutOfMemory,
+    ErrorCode.UNKNOWN_ADAPTER: AdapterUnknown,
 }
 
 

@@ -312,6 +312,12 @@ class Settings:
         "Adapters registered at once. Default: as many as host memory holds.",
         *("MAX_CPU_ADAPTERS", "OPTION_MAX_CPU_LORAS", "SM_VLLM_MAX_CPU_LORAS"),
     )
+    enable_adapters: bool = _setting(
+        False,
+        _flag,
+        "Set memory for adapters aside on a GPU at the start. LORA_ADAPTERS does so too.",
+        *("ENABLE_ADAPTERS", "OPTION_ENABLE_LORA", "SM_VLLM_ENABLE_LORA"),
+    )
     adapter_updates: bool = _setting(
         False,
         _flag,
@@ -487,6 +493,11 @@ class Settings:
         return self.speculate
 
     @property
+    def reserves_adapters(self) -> bool:
+        """Whether a GPU's memory for adapters is set aside at the start."""
+        return self.enable_adapters or self.adapter_updates or bool(self.adapters)
+
+    @property
     def max_registered_adapters(self) -> float:
         """The most adapters that these settings allow at once; memory may allow fewer."""
         if not self.max_adapters:
@@ -504,6 +515,9 @@ class Settings:
                 f"LORA_ADAPTERS must have at most as many entries as MAX_ADAPTERS and MAX_CPU_ADAPTERS allow "
                 f"({self.max_registered_adapters:.0f}). Given: {len(self.adapters)}"
             )
+        taken = {"tgi", self.served_model_name or self.model} & {each.name for each in self.adapters}
+        if taken:
+            raise SettingsError(f"LORA_ADAPTERS must not have a name of the model itself. Given: {taken.pop()!r}")
         if self.traced and self.otlp_protocol not in _OTLP_PROTOCOLS:
             raise SettingsError(
                 f"OTEL_EXPORTER_OTLP_PROTOCOL must be grpc or http/protobuf. Given: {self.otlp_protocol!r}"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from handler.adapters.location import fetch_adapters
 from handler.model.draft.settings import locate_draft
 from handler.model.location import locate
 from handler.seam.atomic_file import atomic_write
@@ -67,10 +68,19 @@ def _serve(config: EngineConfig, board: StatusBoard) -> int:
     _freeze_objects()
     board.beat()
     board.enter(Phase.READY, f"serving {model_id}")
+    _catch_up(config, core)
     logger.info("ready in %.1f s", time.monotonic() - started)
     core.run()
     core.shut_down()
     return 0
+
+
+def _catch_up(config: EngineConfig, core: EngineCore) -> None:
+    """Register adapters that were listed while this engine started: workers ask only engines that are ready."""
+    from handler.engine.adapters.at_start import register_missed
+
+    if core.adapters is not None:
+        register_missed(config, core.adapters)
 
 
 def _start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, str]:
@@ -86,6 +96,7 @@ def _start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, str]:
     os.environ.setdefault("TQDM_DISABLE", "1")
     # Before torch is imported, which takes seconds: a missing model is reported at once.
     # What is missing is downloaded now: `locate` leaves no library that contacts the hub.
+    fetch_adapters(config, board.advance)
     draft_dir = locate_draft(config, board.advance)
     located = locate(config, board.advance)
     board.enter(Phase.PREPARING, "importing torch and transformers")

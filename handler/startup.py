@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from handler.adapters.adapter import Adapter
+from handler.adapters.model_shape import ModelShape
+from handler.adapters.reading import read_adapter
 from handler.draft_startup import DraftStart
+from handler.engine.adapters.at_start import build_registry, register_listed
 from handler.engine.core import EngineCore
 from handler.engine.draft_model import DraftRunner
 from handler.engine.in_flight import InFlight
@@ -32,6 +37,7 @@ from handler.runners.choice import choose_runner
 from handler.runners.limits import Limits
 from handler.runners.runner import Runner
 from handler.sampling.grammar import GrammarCompiler
+from handler.scheduling.adapter_slots import AdapterSlots
 from handler.scheduling.scheduler import Scheduler, SchedulerLimits
 from handler.seam.config import ActivationDtype, EngineConfig
 from handler.seam.processors import usable_threads
@@ -74,6 +80,8 @@ def start(
         draft.load(board.advance, devices)
     loaded = load(config, directory, board.advance, devices, tokens_dir)
     loaded = loaded if draft is None else draft.beside(loaded)
+    # A runner may change the model.
+    shape = ModelShape.of(loaded.model) if config.max_adapters else None
     if ACTIVATIONS.wants_int8:
         check_rounded(loaded.model, loaded.device.type)
     board.advance(700, "comparing the engine's attention with the model's own")
@@ -85,10 +93,13 @@ def start(
     threads = StepThreads(
         partial(_num_threads, config), chooses=runner.same_by_any_threads and not config.deterministic
     )
-    core = build_core(config, runner, limits, board, grammars, threads, beside)
+    read = None if shape is None else partial(read_adapter, model=shape)
+    core = build_core(config, runner, limits, board, grammars, threads, beside, read)
     core.generate_for_warm_up(warm_up_sequence(runner.vocab_size, limits.max_model_len))
     if loaded.device.type == "cuda":
         core.generate_for_warm_up(*sequences_of_each_kind(runner.vocab_size, limits.max_model_len, grammars))
+    if core.adapters is not None:
+        register_listed(config, core.adapters, board.advance)
     board["kv_capacity_tokens"] = limits.capacity_tokens
     card = _card(config, runner, limits, model_id, tokens_dir, custom_code(config, directory))
     _log_start(card, limits)
@@ -131,9 +142,11 @@ def build_core(
     grammars: GrammarCompiler | None = None,
     threads: StepThreads | None = None,
     draft: tuple[Runner, Limits] | None = None,
+    read_adapter: Callable[[Path], Adapter] | None = None,
 ) -> EngineCore:
     """An engine over `runner`, bound to the configured socket. `draft` runs the draft model.
 
+    `read_adapter` reads a directory for this model, or raises BadAdapter; without it no adapter is taken.
     Raises zmq.ZMQError if the socket cannot be bound.
     """
     in_flight = InFlight(
@@ -141,6 +154,7 @@ def build_core(
         Hazards(Path(config.hazards_path)) if config.hazards_path else None,
         Suspects(Path(config.suspects_path)) if config.suspects_path else None,
     )
+    slots = None if read_adapter is None else AdapterSlots(config.max_adapters)
     scheduler = Scheduler(
         SchedulerLimits(
             max_num_seqs=limits.max_num_seqs,
@@ -153,8 +167,13 @@ def build_core(
         ),
         runner.kv_manager(limits),
         _drafter(config, runner, DraftRunner(*draft, runner.vocab_size, in_flight.beside()) if draft else None),
+        slots,
     )
-    return EngineCore(runner, scheduler, EngineSocket(config.socket_path), board, grammars, in_flight, threads)
+    adapters = None
+    if read_adapter is not None and slots is not None:
+        adapters = build_registry(config, runner, slots, read_adapter, in_flight, lambda: scheduler.running)
+    socket = EngineSocket(config.socket_path)
+    return EngineCore(runner, scheduler, socket, board, grammars, in_flight, threads, adapters)
 
 
 def _drafter(config: EngineConfig, runner: Runner, model: DraftRunner | None = None) -> NgramDrafter | None:

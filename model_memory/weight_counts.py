@@ -130,7 +130,7 @@ def count_weights(config: Mapping[str, Any]) -> WeightCounts:
     text = text_values(config)
     hidden, layers = hidden_size(text), num_layers(text)
     attention = layers * _attention(text)
-    sparse = _num_sparse_layers(text)
+    sparse = num_sparse_layers(text)
     linears = attention + (layers - sparse) * _dense_mlp(text) + sparse * _shared_expert(text)
     experts = sparse * _num_experts(text) * 3 * hidden * _expert_width(text)
     other = layers * 2 * hidden + sparse * hidden * _num_experts(text)
@@ -189,9 +189,18 @@ def _attention(text: Mapping[str, Any]) -> int:
 
 
 def _dense_mlp(text: Mapping[str, Any]) -> int:
-    hidden = hidden_size(text)
+    return (2 if is_ungated(text) else 3) * hidden_size(text) * dense_width(text)
+
+
+def is_ungated(text: Mapping[str, Any]) -> bool:
+    """True if the MLP has two matrices, without a gate."""
+    return text.get("model_type") in _UNGATED
+
+
+def dense_width(text: Mapping[str, Any]) -> int:
+    """Inner width of the MLP in a layer without experts."""
     width = _first(text, "intermediate_size_mlp", "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
-    return (2 if text.get("model_type") in _UNGATED else 3) * hidden * (width or 4 * hidden)
+    return width or 4 * hidden_size(text)
 
 
 def _num_experts(text: Mapping[str, Any]) -> int:
@@ -204,13 +213,17 @@ def _expert_width(text: Mapping[str, Any]) -> int:
 
 def _shared_expert(text: Mapping[str, Any]) -> int:
     """Weights of the experts that every token takes, in one layer."""
+    return 3 * hidden_size(text) * shared_width(text)
+
+
+def shared_width(text: Mapping[str, Any]) -> int:
+    """Inner width of the expert that every token takes; 0 without."""
     if text.get("model_type") in ("llama4", "llama4_text"):
-        return 3 * hidden_size(text) * _expert_width(text)
-    width = _first(text, *_SHARED_WIDTH) or _first(text, *_SHARED) * _expert_width(text)
-    return 3 * hidden_size(text) * width
+        return _expert_width(text)
+    return _first(text, *_SHARED_WIDTH) or _first(text, *_SHARED) * _expert_width(text)
 
 
-def _num_sparse_layers(text: Mapping[str, Any]) -> int:
+def num_sparse_layers(text: Mapping[str, Any]) -> int:
     """Layers that hold experts."""
     layers = num_layers(text)
     if _num_experts(text) <= 1 or text.get("enable_moe_block") is False:

@@ -10,6 +10,7 @@ Read in this order: `request.spec` (the specification), `request.requests` (the 
 (create), `aws.removal` (delete). `calling.endpoint_client` calls the endpoint. `cli` offers the same as commands.
 """
 
+from sagemaker_deploy.aws.adapters import AdapterOptions, create_adapter, delete_adapter, list_adapters
 from sagemaker_deploy.aws.autoscaling import ScalingOptions, autoscale
 from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.aws.removal import delete
@@ -20,6 +21,7 @@ from sagemaker_deploy.plan import Plan, make_plan
 from sagemaker_deploy.request.spec import AsyncOptions, ComponentOptions, DeploySpec, VpcOptions
 
 __all__ = [
+    "AdapterOptions",
     "AsyncCall",
     "AsyncOptions",
     "Clients",
@@ -33,7 +35,10 @@ __all__ = [
     "UpdateOptions",
     "VpcOptions",
     "autoscale",
+    "create_adapter",
     "delete",
+    "delete_adapter",
     "deploy",
+    "list_adapters",
     "make_plan",
 ]

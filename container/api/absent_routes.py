@@ -5,7 +5,6 @@ The status is 404, as for any path that is no route: OpenAI's client shows the s
 
 from __future__ import annotations
 
-_ADAPTERS = "this server does not serve adapters yet; merge the adapter into the model"
 _EMBEDDINGS = "this server generates text; Text Embeddings Inference (TEI) and vLLM serve models of embeddings"
 _SCORES = (
     "this server generates text; Text Embeddings Inference (TEI) and vLLM serve models that rerank, score or classify"
@@ -18,7 +17,6 @@ _OLLAMA = "Ollama's API is not spoken here; its clients' settings for OpenAI's t
 
 # A route stands for all below it too.
 _WHY: dict[str, str] = {
-    **dict.fromkeys(("/adapters", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"), _ADAPTERS),
     **dict.fromkeys(("/v1/embeddings", "/embeddings", "/v2/embed", "/similarity"), _EMBEDDINGS),
     **dict.fromkeys(("/embed", "/embed_all", "/embed_sparse", "/pooling"), _EMBEDDINGS),
     **dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank", "/v1/ranking"), _SCORES),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -23,17 +23,20 @@ class Form:
 class Operation:
     """One route, for people and programs. Types are the msgspec types that read and write the bodies.
 
-    `bodies` are the forms a body may have, `parts` further types that their schemas reference. `answer` is a whole
-    answer of status 200, None for an empty one. `event` is one event of a streamed answer; `last_event`, if set, is the
-    text that ends the stream. `error` is the body of the statuses in `errors`; those in `text_errors` may also come as
-    text/plain. `answer`, `event` and `error` may be tuples of types. `keyed` routes require the API key. The files of a
-    page are not `listed` in the document.
+    `bodies` are the forms a body may have, `parts` further types that their schemas reference; unless it `needs_body`
+    there may be none. `query` has the JSON schema of each parameter of the query, none of them required. `answer` is a
+    whole answer of status 200, None for an empty one. `event` is one event of a streamed answer; `last_event`, if set,
+    is the text that ends the stream. `error` is the body of the statuses in `errors`; those in `text_errors` may also
+    come as text/plain. `answer`, `event` and `error` may be tuples of types. `keyed` routes require the API key. The
+    files of a page are not `listed` in the document.
     """
 
     tag: str
     summary: str
     bodies: tuple[Form, ...] = ()
     parts: tuple[Any, ...] = ()
+    needs_body: bool = True
+    query: Mapping[str, Any] = field(default_factory=dict)
     answer: Any = None
     answer_media_type: str = "application/json"
     event: Any = None

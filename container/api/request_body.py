@@ -6,11 +6,11 @@ from typing import Any
 
 from flask import request
 
-from container.api.adapters import without_adapters
+from container.api.adapters import with_adapter
 from container.serving.service import service
 from container.web.body import read_json
 
 
 def read_body() -> dict[str, Any]:
     """The JSON object of the current request. Raises ServiceError."""
-    return without_adapters(read_json(request, service().settings.payload_limit))
+    return with_adapter(read_json(request, service().settings.payload_limit))

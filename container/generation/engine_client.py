@@ -9,25 +9,27 @@ new one. The same greenlet wakes waiting requests, so that they check their clie
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gevent
 import zmq
+from gevent.event import AsyncResult
 from gevent.queue import SimpleQueue
 
 from container.generation.joined_outputs import can_join, joined
 from container.run_dir import EngineDir
 from handler.seam.protocol import (
     Abort,
-    AdapterDone,
-    AdapterRefused,
+    AdapterMessage,
+    AdapterReply,
     EngineMessage,
     ErrorCode,
     Failed,
     FromEngine,
     GenerateRequest,
     StepOutput,
+    ToEngine,
     decode_from_engine,
     encode,
 )
@@ -128,6 +130,7 @@ class EngineClient:
         self._readable: Any = None
         self._epoch = 0
         self._replies: dict[str, Reply] = {}
+        self._asked: dict[str, AsyncResult[AdapterReply | None]] = {}
         self._on_stray = on_stray
         self._watcher = gevent.spawn(self._watch)
 
@@ -145,7 +148,17 @@ class EngineClient:
             reply.take(Failed(request.request_id, ErrorCode.ENGINE_DEAD, "the engine is not running"))
         return reply
 
-    def _send(self, messages: list[GenerateRequest] | list[Abort]) -> bool:
+    def ask(self, message: AdapterMessage) -> AsyncResult[AdapterReply | None]:
+        """Send a message about an adapter. The result is the reply, or None if the engine stops before it."""
+        self._follow_epoch()
+        answer: AsyncResult[AdapterReply | None] = AsyncResult()
+        self._asked[message.request_id] = answer
+        if not self._send([message]):
+            self._asked.pop(message.request_id, None)
+            answer.set(None)
+        return answer
+
+    def _send(self, messages: Sequence[ToEngine]) -> bool:
         if self._socket is None:
             return False
         try:
@@ -183,6 +196,9 @@ class EngineClient:
         for reply in self._replies.values():
             reply.take(Failed(reply.request_id, ErrorCode.ENGINE_DEAD, "the engine stopped"))
         self._replies.clear()
+        for answer in self._asked.values():
+            answer.set(None)
+        self._asked.clear()
 
     def _disconnect(self) -> None:
         if self._socket is not None:
@@ -205,8 +221,12 @@ class EngineClient:
                 self._deliver(message)
 
     def _deliver(self, message: EngineMessage) -> None:
-        if isinstance(message, AdapterDone | AdapterRefused):
-            self._on_stray()
+        if isinstance(message, AdapterReply):
+            asked = self._asked.pop(message.request_id, None)
+            if asked is None:
+                self._on_stray()
+            else:
+                asked.set(message)
             return
         reply = self._replies.get(message.request_id)
         # No reply: the request was aborted while these tokens were in transit.

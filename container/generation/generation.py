@@ -93,7 +93,8 @@ class Prompt:
     `keep_stop` keeps the stop string that ends the text (TGI). `show_tokens` produces the text of each token.
     `marks` gives the text that stands for a control token, by its id. `show_special` keeps control tokens in the text
     for the readers, `special_is_text` for the client, and `keep_end` also the token that ends the text. `join_special`
-    is as in `IncrementalDetokenizer`, negated. `cache_salt` and `reuse_prefix` are as in `GenerateRequest`.
+    is as in `IncrementalDetokenizer`, negated. `cache_salt`, `reuse_prefix` and `adapter` are as in
+    `GenerateRequest`.
     """
 
     token_ids: list[int]
@@ -109,6 +110,7 @@ class Prompt:
     timeout_s: float = 55.0
     cache_salt: str = ""
     reuse_prefix: bool = True
+    adapter: str | None = None
 
     def with_sampling(self, sampling: SamplingParams) -> Prompt:
         """The same prompt with other sampling parameters."""
@@ -196,6 +198,7 @@ class Generation:
             self.prompt.timeout_s,
             self.prompt.cache_salt,
             self.prompt.reuse_prefix,
+            self.prompt.adapter,
         )
         self.timings.submitted_s = time.monotonic()
         reply = self._engines.submit(request)

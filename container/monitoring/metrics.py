@@ -99,6 +99,10 @@ _between_tokens = HeldHistogram(
 _hook_duration = _seconds("heir_hook_duration_seconds", "From arrival to the end of an answer of the user's code.")
 _input_length = _tokens("tgi_request_input_length", "Tokens of the prompt.")
 _generated = _tokens("tgi_request_generated_tokens", "Tokens generated.")
+_adapters = Counter("heir_adapter_sequences", "Finished sequences of each adapter.", ["adapter"], registry=_registry)
+# Names are those of adapters that are loaded, but in time there may be any number of them, and each keeps its place.
+_MAX_ADAPTERS = 256
+_counted_adapters: set[str] = set()
 _max_new = _tokens("tgi_request_max_new_tokens", "Limit on generated tokens, as requested.")
 
 
@@ -136,6 +140,15 @@ def observe_generation(generation: Generation, arrived_s: float) -> None:
     _input_length.observe(generation.num_prompt_tokens)
     _generated.observe(num_tokens)
     _max_new.observe(generation.prompt.sampling.max_tokens)
+    if generation.prompt.adapter is not None:
+        _adapters.labels(_label(generation.prompt.adapter)).inc()
+
+
+def _label(adapter: str) -> str:
+    """`adapter`, or "other" once this process has counted too many of them."""
+    if len(_counted_adapters) < _MAX_ADAPTERS:
+        _counted_adapters.add(adapter)
+    return adapter if adapter in _counted_adapters else "other"
 
 
 def observe_gap(seconds: float) -> None:

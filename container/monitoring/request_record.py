@@ -36,7 +36,9 @@ class RequestRecord:
     """One request, from arrival to end. Routes hand it on to all that need its time, its dialect or its id.
 
     `id` is 128 random bits of ours; the engine's request ids start with it. `arrived_s` is when the request's head had
-    been read, on `time.monotonic`. `dialect` is the name of the dialect that errors are written in.
+    been read, on `time.monotonic`. `dialect` is the name of the dialect that errors are written in. `adapter` is what
+    the request names, None for the base model; `prompt_adapters` has one name for each of several prompts, "" for the
+    base model, if they differ.
     """
 
     def __init__(self, request: Request, *, dialect: str, generates: bool, spans: SpanSender | None = None) -> None:
@@ -46,6 +48,8 @@ class RequestRecord:
         self.dialect = dialect
         self.client_id = client_id(request.headers.get(REQUEST_ID))
         self.model_id: str | None = None
+        self.adapter: str | None = None
+        self.prompt_adapters: tuple[str, ...] = ()
         self.response_id: str | None = None
         self._method = request.method
         self._route = None if request.url_rule is None else request.url_rule.rule
@@ -197,10 +201,16 @@ class RequestRecord:
             "stream": response.mimetype == "text/event-stream" if self._generates else None,
             "hook": self._runs_hook or None,
             "model": self.model_id,
+            "adapter": self._adapters(),
             **(self._generation_fields() if self._generations else {}),
             **self._seconds(total_s),
         }
         return {name: value for name, value in found.items() if value is not None}
+
+    def _adapters(self) -> str | None:
+        """The adapters that answer, None if the base model alone does."""
+        names = {each.prompt.adapter: None for each in self._generations}
+        return ",".join(filter(None, names)) or None
 
     def _trace_fields(self) -> dict[str, str]:
         """The caller's trace. With tracing also our span; the first of a trace gives it the request's id."""

@@ -12,6 +12,7 @@ import gevent
 from flask import Request, Response, after_this_request, current_app, has_request_context, request
 
 from container.errors import NoEngine, NotReady
+from container.generation.adapter_changes import AdapterChanges
 from container.generation.engine_pool import EnginePool
 from container.generation.generation import Generation, Prompt
 from container.hooks.client import HookClient
@@ -21,11 +22,13 @@ from container.monitoring.request_record import RequestRecord
 from container.run_dir import RunDir
 from container.serving.admission import Admission
 from container.serving.model_watch import ModelWatch
+from container.serving.served_adapters import ServedAdapters
 from container.serving.served_model import ServedModel
 from container.settings import Settings
 from container.web.api_key import credentials
 from container.web.disconnect import connection_check
 from container.web.responses import when_made
+from handler.seam.adapter_list import AdapterList
 from handler.seam.status import StatusBoard
 
 # Seconds between looks for an engine that has started: before the first model is loaded, and later.
@@ -45,6 +48,11 @@ class Service:
         self.hook = HookClient(run_dir.hook) if run_dir.hook.board.exists() else None
         self._nested_token = nested_token(run_dir.path)
         self.sessions_dir = run_dir.sessions
+        listed = AdapterList(run_dir.adapters)
+        self.adapters = ServedAdapters(listed, begins_with_some=bool(settings.adapters))
+        self.adapter_changes = AdapterChanges(
+            self.engines, listed, settings.max_registered_adapters, settings.request_timeout_s
+        )
         self._admission = Admission(self.engines, run_dir.concurrency, self._max_per_engine)
         self._models = ModelWatch(self.engines, run_dir, settings, describe)
         # Frozen objects would outlive the modules that their finalizers need.
@@ -125,13 +133,20 @@ class Service:
         after_this_request(_releasing(release))
 
     def generate(self, prompt: Prompt, request: Request, record: RequestRecord) -> Generation:
-        """A generation of `request`. It is submitted when its deltas are first asked for."""
+        """A generation of `request`. It is submitted when its deltas are first asked for.
+
+        The request's adapter is that of each prompt that does not have its own, "" for the base model.
+        """
         model = self.model
         record.model_id = model.card.model_id
         generation = Generation(
             self.engines,
             model.tokenizer,
-            replace(prompt, cache_salt=_tenant(request, prompt.cache_salt)),
+            replace(
+                prompt,
+                cache_salt=_tenant(request, prompt.cache_salt),
+                adapter=record.adapter if prompt.adapter is None else prompt.adapter or None,
+            ),
             connection_check(request),
             record,
             record.next_generation_id(),

@@ -214,6 +214,7 @@ class EngineProcess:
             draft_model=s.speculative_model,
             adapters=s.adapters,
             max_adapters=s.max_adapters,
+            reserves_adapters=s.reserves_adapters,
             max_adapter_rank=s.max_adapter_rank,
             max_cpu_adapters=s.max_cpu_adapters,
             num_threads=s.engine_threads,

@@ -17,9 +17,11 @@ CONFIG = "adapter_config.json"
 _LORA = "LORA"
 _BIAS = ("none", "all", "lora_only")
 # Values of `init_lora_weights` that leave the base's weights as they were.
-_KEEPS_BASE = ("gaussian", "eva", "orthogonal")
+KEEPS_BASE = ("gaussian", "eva", "orthogonal")
+# Those that peft makes an ordinary adapter of when it saves.
+_CONVERTED = ("pissa", "olora", "corda", "lora_ga")
 # No effect on what a trained adapter computes: how it was trained, begun or written, and memory layouts of the base.
-_HARMLESS = frozenset(
+HARMLESS = frozenset(
     (
         "auto_mapping",
         "base_model_name_or_path",
@@ -40,7 +42,7 @@ _HARMLESS = frozenset(
         "velora_config",
     )
 )
-_READ = frozenset(
+READ = frozenset(
     (
         "alpha_pattern",
         "bias",
@@ -61,7 +63,7 @@ _READ = frozenset(
     )
 )
 # Known variants, and what they would need.
-_VARIANTS = {
+VARIANTS = {
     "alora_invocation_tokens": "an activated LoRA (aLoRA) applies after its invocation tokens only",
     "arrow_config": "Arrow routes each token between adapters",
     "kasa_config": "KaSA changes the base's weights",
@@ -169,18 +171,20 @@ def _refuse(fields: dict[str, Any]) -> None:
     """Raise BadAdapter if a field asks for what is not done here."""
     if fields.get("peft_type") != _LORA:
         raise BadAdapter(f"{CONFIG}: peft_type is {_show(fields.get('peft_type'))}; only LORA adapters are served")
-    for name, reason in _VARIANTS.items():
+    for name, reason in VARIANTS.items():
         if fields.get(name) not in _NEUTRAL:
             raise BadAdapter(f"{CONFIG}: {name} is set; {reason}, which is not served")
     for name, value in fields.items():
-        if name not in _HARMLESS | _READ | _VARIANTS.keys() and value not in _NEUTRAL:
+        if name not in HARMLESS | READ | VARIANTS.keys() and value not in _NEUTRAL:
             raise BadAdapter(f"{CONFIG}: the field {_show(name)} is not known, and may change what is computed")
     init = fields.get("init_lora_weights", True)
-    if not isinstance(init, bool) and init is not None and str(init).lower() not in _KEEPS_BASE:
-        raise BadAdapter(
-            f"{CONFIG}: init_lora_weights is {_show(init)}, which changes the base's weights; save the adapter with"
-            " path_initial_model_for_weight_conversion, which makes it an ordinary one"
+    if not isinstance(init, bool) and init is not None and str(init).lower() not in KEEPS_BASE:
+        advice = (
+            "; save the adapter with path_initial_model_for_weight_conversion, which makes it an ordinary one"
+            if str(init).lower().startswith(_CONVERTED)
+            else ""
         )
+        raise BadAdapter(f"{CONFIG}: init_lora_weights is {_show(init)}, which changes the base's weights{advice}")
     if fields.get("bias", "none") not in _BIAS:
         raise BadAdapter(f"{CONFIG}: bias is {_show(fields['bias'])}; it must be one of {', '.join(_BIAS)}")
 

@@ -81,8 +81,9 @@ class PlainAdapters:
     """The additions of resident adapters to the modules of `model` that the runner leaves to them."""
 
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
-        """`dtype` is that of activations."""
+        """`dtype` is that of activations. Later changes of the model may hide its modules, not replace them."""
         self._model, self._dtype = model, dtype
+        self._modules = dict(model.named_modules(remove_duplicate=False))
         self._hooked: dict[str, _Hooked] = {}
 
     @property
@@ -107,8 +108,14 @@ class PlainAdapters:
                 hooked.handle.remove()
                 del self._hooked[path]
 
+    def added(self, path: str, x: Tensor, output: Tensor) -> Tensor:
+        """What the hook of the module at `path` makes of `output`, which other code than the module computed of `x`."""
+        hooked = self._hooked.get(path)
+        found = None if hooked is None else hooked(hooked.module, (x,), {}, output)
+        return output if found is None else found
+
     def _hook(self, path: str) -> _Hooked:
-        module = self._model.get_submodule(path)
+        module = self._modules[path]
         hooked = _Hooked(module, module is self._model.get_output_embeddings())
         hooked.handle = module.register_forward_hook(hooked, with_kwargs=True)
         self._hooked[path] = hooked

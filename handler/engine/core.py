@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from typing import TypeVar
 
+from handler.engine.adapters.registry import AdapterRegistry
 from handler.engine.in_flight import InFlight
 from handler.engine.intake import Intake
 from handler.engine.ipc import EngineSocket
@@ -27,6 +28,7 @@ from handler.seam.protocol import (
     Abort,
     AdapterErrorCode,
     AdapterRefused,
+    AdapterReply,
     EngineMessage,
     ErrorCode,
     Failed,
@@ -42,10 +44,11 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _IDLE_WAIT_S = 0.1
-_GRAMMAR_WAIT_S = 0.002
+# While a grammar is being compiled or an adapter read.
+_HELPER_WAIT_S = 0.002
 _PING_S = 0.5
 # Board fields that the scheduler counts from 0; the core adds what earlier engines counted.
-_TOTALS = ("preemptions", "prefix_query_tokens", "prefix_hit_tokens")
+_TOTALS = ("preemptions", "prefix_query_tokens", "prefix_hit_tokens", "adapter_loads", "adapter_evictions")
 
 
 class EngineCore:
@@ -60,6 +63,7 @@ class EngineCore:
         grammars: GrammarCompiler | None = None,
         in_flight: InFlight | None = None,
         threads: StepThreads | None = None,
+        adapters: AdapterRegistry | None = None,
     ) -> None:
         self.runner = runner
         self.scheduler = scheduler
@@ -67,6 +71,7 @@ class EngineCore:
         self.board = board
         self.intake = Intake(scheduler.limits, runner.vocab_size, grammars)
         self.in_flight = in_flight or InFlight(board)
+        self.adapters = adapters
         # None: torch's number of threads stays as it is.
         self._threads = threads
         self._sequences: dict[str, Sequence] = {}
@@ -87,6 +92,8 @@ class EngineCore:
 
     def shut_down(self) -> None:
         """Fail all open requests and close the socket."""
+        if self.adapters is not None:
+            self._reply(self.adapters.stop())
         for seq in list(self._sequences.values()):
             self._fail(seq, ErrorCode.DRAINING, "the server is shutting down")
         self._publish()
@@ -95,10 +102,12 @@ class EngineCore:
     def step(self, idle_wait_s: float = 0.0) -> None:
         """Do at most one forward pass and send its tokens. An idle engine waits `idle_wait_s` for a request."""
         self._receive(self._wait_s(idle_wait_s))
+        if self.adapters is not None:
+            self._reply(self.adapters.finished())
         self._queue_compiled()
         self._expire()
         started_s = time.perf_counter()
-        batch = self.scheduler.schedule()
+        batch = self._with_adapters(self.scheduler.schedule())
         only_decodes = batch.only_decodes
         if batch.items:
             with measured_step(batch):
@@ -107,6 +116,8 @@ class EngineCore:
         self._publish()
         if only_decodes and self.scheduler.drafter is not None:
             self.scheduler.drafter.observe(batch.num_tokens, time.perf_counter() - started_s)
+        if self.adapters is not None:
+            self.adapters.let_go(lambda: {seq.registration for seq in self._sequences.values()})
         self._report()
         self.scheduler.audit()
 
@@ -134,10 +145,11 @@ class EngineCore:
         self.scheduler.append_token(seq, outcome.token_id)
 
     def _wait_s(self, idle_wait_s: float) -> float:
-        """How long a step may wait for a frame: not while there is work, briefly while a grammar is being compiled."""
+        """How long a step may wait for a frame: not while there is work, briefly while another thread works for it."""
         if not self.scheduler.idle:
             return 0.0
-        return min(idle_wait_s, _GRAMMAR_WAIT_S) if self.intake.pending else idle_wait_s
+        reading = self.adapters is not None and self.adapters.pending
+        return min(idle_wait_s, _HELPER_WAIT_S) if self.intake.pending or reading else idle_wait_s
 
     def _receive(self, wait_s: float) -> None:
         for worker, messages in self.socket.receive(wait_s):
@@ -149,9 +161,29 @@ class EngineCore:
             self._abort(message.request_id, worker)
         elif isinstance(message, GenerateRequest):
             self._add_request(worker, message)
+        elif self.adapters is not None:
+            reply = self.adapters.handle(worker, message)
+            self._reply([] if reply is None else [(worker, reply)])
         else:
             reason = self.runner.adapters_obstacle or "This engine takes no adapters"
-            self._outbox[worker].append(AdapterRefused(message.request_id, AdapterErrorCode.BAD, reason))
+            self._reply([(worker, AdapterRefused(message.request_id, AdapterErrorCode.BAD, reason))])
+
+    def _reply(self, replies: Iterable[tuple[bytes, AdapterReply]]) -> None:
+        for worker, reply in replies:
+            self._outbox[worker].append(reply)
+
+    def _with_adapters(self, batch: ScheduledBatch) -> ScheduledBatch:
+        """`batch` once its adapters are in their slots; sequences whose adapter could not be loaded fail."""
+        faults = self.adapters.fill_slots() if self.adapters is not None else {}
+        if self.adapters is None or not faults:
+            return batch
+        for seq in list(self.scheduler.running):
+            fault = faults.get(seq.registration)
+            if fault is not None:
+                full = fault.code is AdapterErrorCode.FULL
+                self._fail(seq, ErrorCode.OUT_OF_MEMORY if full else ErrorCode.INTERNAL, str(fault))
+        self.adapters.give_up(faults)
+        return ScheduledBatch([item for item in batch.items if item.seq.status is SequenceStatus.RUNNING])
 
     def _add_request(self, worker: bytes, request: GenerateRequest) -> None:
         refusal = self._refusal(request)
@@ -160,6 +192,8 @@ class EngineCore:
             return
         now = time.monotonic()
         seq = Sequence(request, worker, now, now + request.timeout_s)
+        if request.adapter is not None:
+            seq.registration = self._registration(request.adapter) or ""
         self._sequences[seq.request_id] = seq
         self._guard(seq, self._enqueue, seq)
 
@@ -182,7 +216,7 @@ class EngineCore:
         """Why the engine rejects the request; None if it accepts it."""
         if request.request_id in self._sequences:
             return Rejected(request.request_id, ErrorCode.INVALID, "request id is in use")
-        if request.adapter is not None:
+        if request.adapter is not None and self._registration(request.adapter) is None:
             return Rejected(
                 request.request_id, ErrorCode.UNKNOWN_ADAPTER, f"Adapter {request.adapter} is not registered"
             )
@@ -190,6 +224,9 @@ class EngineCore:
         if not self.scheduler.has_room(len(request.prompt_token_ids), self.intake.waiting()):
             return Rejected(request.request_id, ErrorCode.OVERLOADED, "Model is overloaded")
         return self.intake.refusal(request) or self.in_flight.refusal(request)
+
+    def _registration(self, adapter: str) -> str | None:
+        return self.adapters.registration(adapter) if self.adapters is not None else None
 
     def _abort(self, request_id: str, worker: bytes) -> None:
         seq = self._sequences.get(request_id)
@@ -322,13 +359,19 @@ class EngineCore:
         self.board["waiting"] = len(self.scheduler.waiting)
         self.board["waiting_tokens"] = self.scheduler.waiting_tokens
         self.board["kv_used_tokens"] = self.scheduler.kv.used_tokens
+        if self.adapters is not None:
+            self.board["adapters_registered"] = self.adapters.num_registered
+            self.board["adapters_resident"] = self.adapters.slots.num_resident
+            self.board["adapter_bytes"] = self.adapters.num_bytes
         for name, before, count in self._totals():
             self.board[name] = before + count
 
     def _totals(self) -> Iterator[tuple[str, int, int]]:
         """Field, total of earlier engines and own count: a restarted engine continues its predecessor's totals."""
         kv = self.scheduler.kv
-        counts = (self.scheduler.num_preemptions, kv.prefix_query_tokens, kv.prefix_hit_tokens)
+        adapters = self.adapters
+        changes = (0, 0) if adapters is None else (adapters.num_loads, adapters.slots.num_evictions)
+        counts = (self.scheduler.num_preemptions, kv.prefix_query_tokens, kv.prefix_hit_tokens, *changes)
         yield from zip(_TOTALS, self._inherited, counts, strict=True)
 
 

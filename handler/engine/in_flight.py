@@ -57,6 +57,39 @@ class InFlight:
         if self._hazards is not None:
             self._hazards.set_compiling(seq.fingerprint if begins else 0)
 
+    def adapter_refusal(self, fingerprint: int) -> str | None:
+        """Why an adapter with this fingerprint is not loaded: it has crashed `MAX_DEATHS` engines. None for others."""
+        if self._suspects is None or self._suspects.find(fingerprint)[0] < MAX_DEATHS:
+            return None
+        return f"the engine died {MAX_DEATHS} times while it loaded this adapter; it is not tried again"
+
+    def adapter_loaded(self, fingerprint: int) -> None:
+        """Clear the suspicion of an adapter that has entered a slot."""
+        if self._suspects is not None:
+            self._suspects.clear(fingerprint)
+
+    @contextmanager
+    def reading(self, fingerprint: int) -> Iterator[None]:
+        """Publish that an adapter's files are being read. Runs in the reader's thread."""
+        if self._hazards is not None:
+            self._hazards.set_reading(fingerprint)
+        try:
+            yield
+        finally:
+            if self._hazards is not None:
+                self._hazards.set_reading(0)
+
+    @contextmanager
+    def filling(self, fingerprint: int) -> Iterator[None]:
+        """Publish that an adapter is being put into a slot."""
+        if self._hazards is not None:
+            self._hazards.set_filling(fingerprint)
+        try:
+            yield
+        finally:
+            if self._hazards is not None:
+                self._hazards.set_filling(0)
+
     @staticmethod
     def parts(batch: ScheduledBatch) -> list[ScheduledBatch]:
         """The passes to run `batch` in: one for each suspect that is not yet past its crash, one for all others."""

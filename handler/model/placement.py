@@ -28,6 +28,7 @@ from handler.model.loading.weight_source import StoredForm
 from handler.seam.config import EngineConfig, Quantize
 from handler.seam.errors import BadConfiguration
 from model_memory import sharing
+from model_memory.adapter_bytes import adapter_bytes
 from model_memory.forms import AUTO_FORMS, Form, auto_forms, quantized
 from model_memory.gguf_bytes import gguf_bytes
 from model_memory.key_bytes import key_bytes_per_token, max_positions
@@ -52,7 +53,8 @@ class Devices:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """The weights in the forms that HF_MODEL_QUANTIZE allows, the least lossy first; bytes of one sequence's keys."""
+    """The weights in the forms that HF_MODEL_QUANTIZE allows, the least lossy first; `key_bytes` of one sequence's
+    keys and of adapters."""
 
     forms: tuple[Weights, ...]
     key_bytes: int = 0
@@ -157,6 +159,8 @@ def needs_of(directory: Path, config: EngineConfig, dtype: torch.dtype, capabili
     try:
         length = config.max_model_len or min(max_positions(values) or USUAL_TOKENS, USUAL_TOKENS)
         key_bytes = length * key_bytes_per_token(values, _kv_itemsize(config, dtype))
+        if config.reserves_adapters:
+            key_bytes += adapter_bytes(values, config.max_adapters, config.max_adapter_rank, dtype.itemsize)
     except (KeyError, TypeError, ValueError, ArithmeticError):
         key_bytes = 0
     return Needs(tuple(_weights(form, counts, dtype) for form in wanted), key_bytes)

@@ -14,6 +14,8 @@ from handler.runners.attention import ATTENTION_NAME
 from handler.runners.dynamic_cache.runner import DynamicCacheRunner
 from handler.runners.experts import use_static_experts
 from handler.runners.limits import Limits, bytes_per_token, derive_limits
+from handler.runners.paged.adapters.adapters import PagedAdapters
+from handler.runners.paged.adapters.memory import AdapterRoom
 from handler.runners.paged.runner import PagedRunner
 from handler.runners.peak import Probe, measured_limits
 from handler.runners.rotary import settle_rotary
@@ -21,7 +23,7 @@ from handler.runners.runner import Runner
 from handler.runners.slots.runner import SlotRunner
 from handler.runners.trial import Verdict
 from handler.seam.config import EngineConfig, KVLayout
-from handler.seam.errors import BadModel, UnsupportedModel
+from handler.seam.errors import BadConfiguration, BadModel, UnsupportedModel
 from handler.seam.status import StatusBoard
 
 logger = logging.getLogger(__name__)
@@ -66,9 +68,11 @@ def start_paged(config: EngineConfig, loaded: LoadedModel, board: StatusBoard) -
     board["self_test"] = Verdict.NOT_RUN
     if not _wants_pages(config, loaded):
         return None
-    limits = measured_limits(config, loaded, partial(paged_probe, loaded), paged=True)
+    # Before keys: they take what is left.
+    adapters = _adapters(config, loaded)
+    limits = measured_limits(config, loaded, partial(paged_probe, loaded, adapters=adapters), paged=True)
     try:
-        runner = _proved_paged(loaded, limits, board)
+        runner = _proved_paged(loaded, limits, board, adapters)
     except UnsupportedModel as exc:
         board["self_test"] = Verdict.FELL_BACK
         if config.kv_layout is KVLayout.PAGED:
@@ -78,6 +82,7 @@ def start_paged(config: EngineConfig, loaded: LoadedModel, board: StatusBoard) -
         board["self_test"] = runner.verdict
         logger.info("trial: pages of %d tokens, %s", limits.page_size, runner.decoding)
         return runner, limits
+    del adapters
     give_back()
     return None
 
@@ -86,9 +91,23 @@ def _wants_pages(config: EngineConfig, loaded: LoadedModel) -> bool:
     return config.kv_layout is KVLayout.PAGED or (config.kv_layout is KVLayout.AUTO and loaded.device.type == "cuda")
 
 
-def paged_probe(loaded: LoadedModel, limits: Limits) -> Probe:
+def _adapters(config: EngineConfig, loaded: LoadedModel) -> PagedAdapters | None:
+    """Memory for adapters, if it is to be set aside. Raises BadConfiguration if there is too little."""
+    if not config.reserves_adapters or not config.max_adapters:
+        return None
+    try:
+        return PagedAdapters(loaded, AdapterRoom(config.max_adapters, config.max_adapter_rank))
+    except torch.OutOfMemoryError as exc:
+        raise BadConfiguration(
+            f"MAX_ADAPTERS={config.max_adapters} of MAX_ADAPTER_RANK={config.max_adapter_rank} do not fit into GPU "
+            "memory beside the weights"
+        ) from exc
+
+
+def paged_probe(loaded: LoadedModel, limits: Limits, adapters: PagedAdapters | None = None) -> Probe:
     """A paged runner with one page, for the measured steps."""
-    runner = PagedRunner(loaded, dataclasses.replace(limits, capacity_tokens=limits.page_size), fuses=False)
+    one_page = dataclasses.replace(limits, capacity_tokens=limits.page_size)
+    runner = PagedRunner(loaded, one_page, fuses=False, adapters=adapters)
     graphs = (lambda: runner.graph_bytes, runner.graph_tokens)
     return Probe(runner, ATTENTION_NAME, True, limits.max_num_seqs, *graphs)
 
@@ -98,7 +117,9 @@ def _slot_probe(loaded: LoadedModel, limits: Limits) -> Probe:
     return Probe(SlotRunner(loaded, 1, longest), ATTENTION_NAME)
 
 
-def _proved_paged(loaded: LoadedModel, limits: Limits, board: StatusBoard) -> PagedRunner:
+def _proved_paged(
+    loaded: LoadedModel, limits: Limits, board: StatusBoard, adapters: PagedAdapters | None
+) -> PagedRunner:
     """In a function of its own: no local variable may hold a failed runner's pages while slots are allocated.
 
     A kernel that reads foreign memory makes every later CUDA call fail, so the process ends. The board then still says
@@ -107,7 +128,7 @@ def _proved_paged(loaded: LoadedModel, limits: Limits, board: StatusBoard) -> Pa
     died = bool(board["fusing"])
     if died:
         logger.warning("layers are not fused: an engine died while it tried to")
-    runner = PagedRunner(loaded, limits, fuses=not died)
+    runner = PagedRunner(loaded, limits, fuses=not died, adapters=adapters)
     board["fusing"] = 1
     try:
         runner.prove()

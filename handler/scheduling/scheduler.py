@@ -3,7 +3,8 @@
 Sequences move waiting -> running -> finished, or back to waiting when memory runs out (preemption). A step schedules
 one token for every decoding sequence, then fills the rest of the token budget with prompt chunks, oldest first. A long
 prompt therefore never stalls running streams. A step without prompt chunks may hold draft tokens: guesses of what
-follows the newest token of a sequence, which the same pass verifies.
+follows the newest token of a sequence, which the same pass verifies. A sequence whose adapter has no slot waits without
+holding up others (handler/scheduling/adapter_slots.py).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from handler.scheduling.adapter_slots import AdapterSlots
 from handler.scheduling.kv_manager import KVManager
 from handler.scheduling.sequence import Sequence, SequenceStatus
 from handler.scheduling.siblings import worth_waiting
@@ -117,10 +119,18 @@ class Drafter(Protocol):
 class Scheduler:
     """Owns the waiting and running queues and every sequence in them."""
 
-    def __init__(self, limits: SchedulerLimits, kv: KVManager, drafter: Drafter | None = None) -> None:
+    def __init__(
+        self,
+        limits: SchedulerLimits,
+        kv: KVManager,
+        drafter: Drafter | None = None,
+        adapters: AdapterSlots | None = None,
+    ) -> None:
+        """`adapters` is None if no sequence names one."""
         self.limits = limits
         self.kv = kv
         self.drafter = drafter
+        self.adapters = adapters
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -218,13 +228,23 @@ class Scheduler:
         return items
 
     def _start_waiting(self, budget: int) -> list[ScheduledSequence]:
-        """Move waiting sequences to running, in order, while budget, `max_num_seqs` and memory last."""
+        """Move waiting sequences to running, in order, while budget, `max_num_seqs` and memory last.
+
+        Those whose adapter has no slot are passed over.
+        """
         items: list[ScheduledSequence] = []
-        while self.waiting and budget > 0 and len(self.running) < self.limits.max_num_seqs:
-            seq = self.waiting[0]
+        admission = self.adapters.admission(self.running) if self.adapters is not None else None
+        place = 0
+        while place < len(self.waiting) and budget > 0 and len(self.running) < self.limits.max_num_seqs:
+            seq = self.waiting[place]
+            if admission is not None and not admission.admits(seq):
+                place += 1
+                continue
             if worth_waiting(seq, self.running, self.kv.prefix_page_size) or not self.kv.allocate(seq):
                 break
-            self.waiting.popleft()
+            del self.waiting[place]
+            if admission is not None:
+                admission.start(seq)
             seq.status = SequenceStatus.RUNNING
             self.running.append(seq)
             num_tokens = min(seq.num_uncomputed, budget)
@@ -249,13 +269,12 @@ class Scheduler:
 
     def preempt(self, seq: Sequence) -> None:
         """Free the memory of `seq` and put it first in the queue. It keeps its tokens and recomputes them later."""
-        self.kv.release(seq)
+        self._release(seq)
         self.running.remove(seq)
         seq.status = SequenceStatus.WAITING
         seq.num_computed = 0
         seq.num_preemptions += 1
         self.num_preemptions += 1
-        self._forget_drafts(seq)
         self.waiting.appendleft(seq)
 
     def advance(self, item: ScheduledSequence, num_accepted: int = 0) -> None:
@@ -280,14 +299,17 @@ class Scheduler:
             return
         if seq.status is SequenceStatus.RUNNING:
             self.running.remove(seq)
-            self.kv.release(seq)
-            self._forget_drafts(seq)
+            self._release(seq)
         elif seq in self.waiting:
             self.waiting.remove(seq)
         seq.status = SequenceStatus.FINISHED
         seq.finish_reason = reason
 
-    def _forget_drafts(self, seq: Sequence) -> None:
+    def _release(self, seq: Sequence) -> None:
+        """Free what a running sequence holds."""
+        self.kv.release(seq)
+        if self.adapters is not None:
+            self.adapters.leave(seq)
         seq.lookup = None  # it may be large
         if self.drafter is not None:
             self.drafter.forget(seq)
@@ -312,5 +334,7 @@ class Scheduler:
         if any(seq.status is not SequenceStatus.WAITING or seq.slot >= 0 or seq.block_table for seq in self.waiting):
             raise RuntimeError("a sequence in `waiting` holds memory or is not WAITING")
         self.kv.check_integrity(self.running)
+        if self.adapters is not None:
+            self.adapters.check_integrity(self.running)
         if self.drafter is not None:
             self.drafter.check_integrity(self.running)

@@ -23,7 +23,7 @@ class AdapterEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     `src` is where its files were found when it was registered: a directory or, for one that the container starts with,
     a hub id, of `revision`. `registration` is new for each registration. Requests may name the adapter once it is
-    `ready`: each engine has it.
+    `ready`: each engine has it. One of LORA_ADAPTERS is there `at_start`.
     """
 
     name: str
@@ -32,6 +32,7 @@ class AdapterEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     revision: str | None = None
     pin: bool = False
     ready: bool = False
+    at_start: bool = False
 
 
 class NameTaken(Exception):
@@ -51,6 +52,11 @@ class AdapterList:
         self.directory = directory
         self._path = directory / "list.json"
 
+    @property
+    def exists(self) -> bool:
+        """Whether an engine has begun the list."""
+        return self._path.exists()
+
     def read(self) -> list[AdapterEntry]:
         """All entries in the order of registration; none if there is no list yet. Raises OSError."""
         try:
@@ -69,7 +75,7 @@ class AdapterList:
     def begin(self, entries: Iterable[AdapterEntry]) -> list[AdapterEntry]:
         """Make the list of the adapters the container starts with, unless it exists. Returns what it holds now."""
         with self._locked():
-            if not self._path.exists():
+            if not self.exists:
                 self._write(list(entries))
             return self.read()
 

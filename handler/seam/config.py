@@ -85,7 +85,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     empty for none. `hook_files` are files of a user's code that runs, in a process beside the engine.
 
     `adapters` are registered before the engine is ready. `max_adapters` are on the device at once, of rank
-    `max_adapter_rank` at most; zero of them: none is ever taken. `max_cpu_adapters` are registered at once.
+    `max_adapter_rank` at most; zero of them: none is ever taken. `max_cpu_adapters` are registered at once. On a GPU
+    their memory is set aside at the start if the engine `reserves_adapters`, and none is taken if it does not.
     """
 
     model: str = ""
@@ -115,6 +116,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_adapters: int = 8
     max_adapter_rank: int = 64
     max_cpu_adapters: int = 0
+    reserves_adapters: bool = False
     num_threads: int = 0
     socket_path: str = ""
     board_path: str = ""

@@ -225,13 +225,15 @@ class AdapterErrorCode(enum.StrEnum):
     """Why an engine refuses to change its adapters.
 
     `INVALID`: the message contradicts what is registered. `BAD`: the files, or this model, do not allow it.
-    `FULL`: no memory, or no place, is left. `UNKNOWN`: no adapter has this name.
+    `FULL`: no memory, or no place, is left. `UNKNOWN`: no adapter has this name. `DRAINING`: the server
+    is shutting down.
     """
 
     INVALID = "invalid"
     BAD = "bad"
     FULL = "full"
     UNKNOWN = "unknown"
+    DRAINING = "draining"
 
 
 class AdapterDone(msgspec.Struct, frozen=True, tag="adapter_done", array_like=True, forbid_unknown_fields=True):

@@ -41,6 +41,11 @@ _NUMBERS = (
     "num_engines",  # engines of the container; PID 1 writes it on the first engine's board
     "engines_wanted",  # engines that fit the devices, as the first engine found; 0 while unknown
     "devices_per_engine",
+    "adapters_registered",
+    "adapters_resident",  # of them, those in a slot of the runner
+    "adapter_bytes",  # of all registered ones, on the host
+    "adapter_loads",  # times an adapter was put into a slot
+    "adapter_evictions",  # times one gave its slot to another
     "fusing",  # 1 while own kernels are first run; an engine that finds it died of them, and leaves them out
 )
 _INDEX = {name: i for i, name in enumerate(_NUMBERS)}

@@ -1,4 +1,4 @@
-"""Requests that may crash the engine. One that was running at two crashes is refused.
+"""Requests and adapters that may crash the engine. One that was running, or loading, at two crashes is refused.
 
 Two memory-mapped files in the run directory:
 
@@ -24,6 +24,7 @@ from handler.seam.protocol import GenerateRequest
 MAX_DEATHS = 2
 _WORD = struct.Struct("q")
 _NUM_HAZARDS = 4096
+_FIRST_PAIR = 4
 _NUM_SUSPECTS = 1024
 
 _encoder = msgspec.msgpack.Encoder()
@@ -58,20 +59,21 @@ class _Words:
 
 
 class Hazards:
-    """The requests one engine is computing.
+    """The requests one engine is computing, and what else could end it.
 
-    Word 0 is the number of pairs (fingerprint, position) that follow from word 2 on; word 1 is the fingerprint of the
-    request whose grammar is being compiled, or 0.
+    Word 0 is the number of pairs (fingerprint, position) that follow from word 4 on. The words between are fingerprints
+    or 0: of the request whose grammar is being compiled, of the adapter that is being read, and of the adapter that
+    is being put into a slot.
     """
 
     def __init__(self, path: Path, *, create: bool = False) -> None:
         """Map `path`; with `create`, make it first. Raises OSError if it is missing."""
-        self._words = _Words(path, 2 + 2 * _NUM_HAZARDS, create=create)
+        self._words = _Words(path, _FIRST_PAIR + 2 * _NUM_HAZARDS, create=create)
 
     def enter(self, running: list[tuple[int, int]]) -> None:
         """Write the fingerprints of a step, each with the position up to which it is computed."""
         known = running[:_NUM_HAZARDS]
-        self._words.write(2, *(word for pair in known for word in pair))
+        self._words.write(_FIRST_PAIR, *(word for pair in known for word in pair))
         self._words.write(0, len(known))
 
     def leave(self) -> None:
@@ -82,14 +84,23 @@ class Hazards:
         """Write the request whose grammar is being compiled; 0 once it is done."""
         self._words.write(1, fingerprint)
 
+    def set_reading(self, fingerprint: int) -> None:
+        """Write the adapter whose files are being read; 0 once they are."""
+        self._words.write(2, fingerprint)
+
+    def set_filling(self, fingerprint: int) -> None:
+        """Write the adapter that is being put into a slot; 0 once it is there."""
+        self._words.write(3, fingerprint)
+
     def take(self) -> dict[int, int]:
         """Position by fingerprint of everything that was in progress when the engine died. Clears the file."""
-        num, grammar = self._words.read(0, 2)
-        words = self._words.read(2, 2 * min(num, _NUM_HAZARDS))
+        num, *beside = self._words.read(0, _FIRST_PAIR)
+        words = self._words.read(_FIRST_PAIR, 2 * min(num, _NUM_HAZARDS))
         found = dict(zip(words[::2], words[1::2], strict=True))
-        found.setdefault(grammar, 0)
+        for each in beside:
+            found.setdefault(each, 0)
         found.pop(0, None)
-        self._words.write(0, 0, 0)
+        self._words.write(0, *[0] * _FIRST_PAIR)
         return found
 
     def close(self) -> None:

@@ -10,7 +10,14 @@ from botocore.exceptions import ClientError
 from sagemaker_deploy.aws.autoscaling import remove_scaling
 from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.aws.rollback import alarm_name
-from sagemaker_deploy.aws.waiting import Waiter, describe_endpoint, hosts_components, is_missing
+from sagemaker_deploy.aws.waiting import (
+    Waiter,
+    describe_component,
+    describe_endpoint,
+    hosts_components,
+    is_adapter,
+    is_missing,
+)
 from sagemaker_deploy.progress import Clock, Progress, Silent
 from sagemaker_deploy.request.spec import ENDPOINT_TAG
 
@@ -94,18 +101,25 @@ class _Removal:
             self._done("alarm", alarms[0])
 
     def components(self, ours_only: bool) -> None:
-        """Remove components, because an endpoint with components cannot be deleted."""
+        """Remove components, because an endpoint with components cannot be deleted; adapters before their base."""
         sagemaker = self._clients.sagemaker
         if not hosts_components(self._clients, describe_endpoint(self._clients, self._name)):
             return
-        reply = sagemaker.list_inference_components(EndpointNameEquals=self._name)
-        for item in reply["InferenceComponents"]:
+        pages = sagemaker.get_paginator("list_inference_components").paginate(EndpointNameEquals=self._name)
+        for item in self._adapters_first([item for page in pages for item in page["InferenceComponents"]]):
             component = item["InferenceComponentName"]
             if ours_only and not is_ours(self._clients, item["InferenceComponentArn"], self._name):
                 self._progress.warn(f"inference component {component} is not ours and stays")
                 continue
             self._call(sagemaker.delete_inference_component, "inference component", InferenceComponentName=component)
             self._waiter.component(component, self._name)
+
+    def _adapters_first(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """SageMaker does not delete a component that others are based on."""
+        if len(items) < 2:
+            return items
+        found = [(describe_component(self._clients, item["InferenceComponentName"]), item) for item in items]
+        return [item for _, item in sorted(found, key=lambda each: not is_adapter(each[0]))]
 
     def endpoint(self, ours_only: bool) -> None:
         """Wait until the endpoint is stable, because SageMaker does not delete a changing one; then delete it."""

@@ -29,6 +29,11 @@ def describe_component(clients: Clients, name: str) -> Description | None:
     return _describe(lambda: clients.sagemaker.describe_inference_component(InferenceComponentName=name))
 
 
+def is_adapter(component: Description | None) -> bool:
+    """True if the inference component is based on another one."""
+    return bool((component or {}).get("Specification", {}).get("BaseInferenceComponentName"))
+
+
 def hosts_components(clients: Clients, endpoint: Description | None) -> bool:
     """True if the endpoint can host inference components: one of its variants has no model of its own."""
     if endpoint is None or "EndpointConfigName" not in endpoint:

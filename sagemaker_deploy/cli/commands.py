@@ -116,17 +116,20 @@ def logs(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
 
 
 def invoke(args: argparse.Namespace, clients: MakeClients, output: Output) -> int:
+    if args.adapter and args.component:
+        raise SpecError("--adapter and --component both name an inference component; give one of them")
+    component = args.adapter or args.component
     if args.openai:
         refuse_beside(args, ("--prompt", "--body", "--max-tokens", "--stream"), "--openai")
     else:
         refuse_idle(args, ("--lifetime-s",), "--openai")
     made = clients()
     if args.openai:
-        output.line(f"OPENAI_BASE_URL={openai_base_url(made.region, args.name, args.component)}")
+        output.line(f"OPENAI_BASE_URL={openai_base_url(made.region, args.name, component)}")
         lifetime_s = 3600 if args.lifetime_s is None else args.lifetime_s
         output.line(f"OPENAI_API_KEY={bearer_token(made.session, made.region, lifetime_s)}")
         return 0
-    client = EndpointClient(args.name, made, component=args.component)
+    client = EndpointClient(args.name, made, component=component)
     if not args.stream:
         output.json(client.predict(_body(args)))
         return 0

@@ -17,6 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.aws.image import TORCH_TARGETS
 from sagemaker_deploy.cli import commands, endpoint_commands
+from sagemaker_deploy.cli.adapter_commands import add_adapter_commands
 from sagemaker_deploy.cli.arguments import add_spec_options
 from sagemaker_deploy.cli.console import Output
 from sagemaker_deploy.errors import DeployError, PreflightError, SpecError
@@ -153,6 +154,7 @@ def _add_deploy(subparsers: argparse._SubParsersAction[argparse.ArgumentParser])
 
 
 def _add_using_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    add_adapter_commands(subparsers)
     _add(subparsers, "status", commands.status, "show the endpoint's state").add_argument("name")
     logs = _add(subparsers, "logs", commands.logs, "show the container's last log lines")
     logs.add_argument("name")
@@ -168,6 +170,7 @@ def _add_using_commands(subparsers: argparse._SubParsersAction[argparse.Argument
         call.add_argument("--max-tokens", type=int, help="of the answer to --prompt; default: 256")
         if name == "invoke":
             call.add_argument("--component", default="", help="inference component; `<name>-model` if deployed as one")
+            call.add_argument("--adapter", default="", help="inference component of an adapter")
             call.add_argument("--stream", action="store_true")
             call.add_argument("--openai", action="store_true", help="print base URL and bearer token instead")
             call.add_argument("--lifetime-s", type=int, help="lifetime of the bearer token; default: 3600")

@@ -134,6 +134,7 @@ SETTINGS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("MAX_ADAPTERS", "OPTION_MAX_LORAS", "SM_VLLM_MAX_LORAS"), _whole(0, 1024)),
     (("MAX_ADAPTER_RANK", "OPTION_MAX_LORA_RANK", "SM_VLLM_MAX_LORA_RANK"), _whole(1, 4096)),
     (("MAX_CPU_ADAPTERS", "OPTION_MAX_CPU_LORAS", "SM_VLLM_MAX_CPU_LORAS"), _whole(1, 1_000_000)),
+    (("ENABLE_ADAPTERS", "OPTION_ENABLE_LORA", "SM_VLLM_ENABLE_LORA"), _FLAG),
     (("VLLM_ALLOW_RUNTIME_LORA_UPDATING",), _FLAG),
     (("MAX_BATCH_SIZE",), _whole(1, 4096)),
     (("MAX_CONCURRENT_REQUESTS",), _whole(1, 1_000_000)),
@@ -211,6 +212,10 @@ def problems(environment: Mapping[str, str]) -> Iterator[str]:
     limits = effective(environment, same_setting("MAX_INPUT_TOKENS")), effective(environment, ("MAX_TOTAL_TOKENS",))
     if all(re.fullmatch(r"\d+", limit) for limit in limits) and int(limits[0]) >= int(limits[1]):
         yield f"MAX_INPUT_TOKENS {limits[0]} must be below MAX_TOTAL_TOKENS {limits[1]}"
+    model = effective(environment, ("SERVED_MODEL_NAME",)) or effective(environment, MODEL_NAMES)
+    adapters = effective(environment, ("LORA_ADAPTERS",)).split(",")
+    if {"tgi", model} & {re.split("[=@]", item.strip())[0] for item in adapters if item.strip()}:
+        yield "LORA_ADAPTERS must not have a name of the model itself"
     protocol = effective(environment, PROTOCOL_NAMES)
     if _is_traced(environment) and protocol not in _PROTOCOLS:
         yield f"OTEL_EXPORTER_OTLP_PROTOCOL must be grpc or http/protobuf, got {protocol!r}"

@@ -81,6 +81,16 @@ def component_name(endpoint_name: str) -> str:
     return f"{endpoint_name}-model"
 
 
+def adapter_request(endpoint_name: str, name: str, base: str, artifact: str) -> Request:
+    """Return the CreateInferenceComponent of an adapter: it has no compute of its own, so no variant and no copies."""
+    return {
+        "InferenceComponentName": name,
+        "EndpointName": endpoint_name,
+        "Specification": {"BaseInferenceComponentName": base, "Container": {"ArtifactUrl": artifact}},
+        "Tags": [{"Key": ENDPOINT_TAG, "Value": endpoint_name}],
+    }
+
+
 def _model(spec: DeploySpec, region: str) -> Request:
     container: Request = {"Image": spec.image, "Environment": container_environment(spec, region)}
     if spec.mounted:

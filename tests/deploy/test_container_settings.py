@@ -89,6 +89,8 @@ def test_a_protocol_is_refused_exactly_if_the_container_refuses_it(
         ({"HF_TOKEN": "a", "HF_API_TOKEN": "b"}, "HF_API_TOKEN does nothing beside HF_TOKEN"),
         ({"ROPE_SCALING": "x"}, "the container refuses ROPE_SCALING"),
         ({"LORA_ADAPTERS": "a=/x=y"}, "id[=path][@revision]"),
+        ({"LORA_ADAPTERS": "b,tgi=/x"}, "must not have a name of the model itself"),
+        ({"LORA_ADAPTERS": "org/a@v1", "MODEL_ID": "org/a"}, "must not have a name of the model itself"),
         ({"API_KEY": "kéy"}, "printable ASCII"),
     ],
 )
@@ -107,6 +109,7 @@ def test_what_would_be_refused_or_never_read_is_named(environment: dict[str, str
         {"HF_MODEL_QUANTIZE": "", "QUANTIZE": "none"},
         {"MAX_INPUT_TOKENS": "8", "MAX_TOTAL_TOKENS": "9"},
         {"ROPE_SCALING": ""},
+        {"LORA_ADAPTERS": "org/a", "MODEL_ID": "org/a", "SERVED_MODEL_NAME": "b"},
     ],
 )
 def test_the_rest_is_no_problem(environment: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from handler.adapters.model_shape import ModelShape
 from handler.adapters.rows import BASE
 from handler.runners.dynamic_cache.runner import DynamicCacheRunner
-from tests.support import adapters, stock, tiny_models
+from tests.support import adapters, adapters_table, stock, tiny_models
 from tests.support.adapters import FAMILIES, KINDS
 from tests.support.local_engine import limits, loaded
 
@@ -39,3 +39,8 @@ def test_tokens_are_those_of_peft(family: str, tmp_path: Path) -> None:
     rows = [(PROMPTS[0], BASE), *((prompt, slot) for slot, prompt in enumerate(PROMPTS))]
     together, _ = adapters.generate(runner, bounds, rows, 4)
     assert together == [expected, *alone]
+
+
+def test_the_page_of_files_is_up_to_date() -> None:
+    """`python -m tests.support.adapters_table` writes it anew."""
+    assert adapters_table.PATH.read_text() == adapters_table.render()

@@ -16,13 +16,12 @@ from handler.model.loader import LoadedModel, load
 from handler.runners.dynamic_cache.runner import DynamicCacheRunner
 from handler.seam.config import EngineConfig, Quantize
 from tests.support import adapters, tiny_models
+from tests.support.adapters import AT_LOAD, STORED
 from tests.support.local_engine import limits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 FORMATS = Path(__file__).resolve().parents[1] / "data" / "formats"
-STORED = ["gptq", "gptq-conv1d", "gptq-experts", "awq-gemm", "bitsandbytes-nf4", "bitsandbytes-int8"]
-AT_LOAD = [Quantize.INT8_BLOCKS, Quantize.INT4_BLOCKS, Quantize.NF4, Quantize.INT8]
 PROMPTS = [[5, 9, 17, 33, 41], [8, 3, 22]]
 NUM_TOKENS = 4
 # Of the range of the logits: bfloat16 in layers of 128, and activations rounded to int8 by bitsandbytes.

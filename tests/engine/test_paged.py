@@ -241,7 +241,7 @@ class RecordedGraphs(DecodeGraphs):
     ) -> None:
         self.drop("")
         shapes = [*decodes, *mixed]
-        self._num_rows = max(shape.num_seqs for shape in shapes)
+        self.memory.num_rows = max(shape.num_seqs for shape in shapes)
         for shape in shapes:
             self._capture(step, shape, device)
 

@@ -24,7 +24,14 @@ class ContainerCall:
     """
 
     def __init__(
-        self, url: str, path: str, body: bytes, headers: Mapping[str, str], limit_s: float, connect_s: float
+        self,
+        url: str,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        limit_s: float,
+        connect_s: float,
+        method: str = "POST",
     ) -> None:
         self._deadline = time.monotonic() + limit_s
         self._response: http.client.HTTPResponse | None = None
@@ -35,7 +42,7 @@ class ContainerCall:
             self._connection.connect()
             self._sock = self._connection.sock
             self._arm()
-            self._connection.request("POST", path, body, dict(headers))
+            self._connection.request(method, path, body, dict(headers))
             self._response = self._connection.getresponse()
         except TimeoutError as exc:
             self.close()

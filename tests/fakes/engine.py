@@ -20,6 +20,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from container.run_dir import RunDir
 from handler.seam.protocol import (
     Abort,
+    AdapterDone,
+    AdapterMessage,
+    AdapterReply,
     FinishReason,
     FromEngine,
     GenerateRequest,
@@ -48,6 +51,15 @@ Act = FromEngine | bytes | threading.Event
 Script = Callable[[GenerateRequest], Iterable[Act]]
 
 
+# The reply to a message about an adapter; None: never.
+AdapterScript = Callable[[AdapterMessage], AdapterReply | None]
+
+
+def done(message: AdapterMessage) -> AdapterReply:
+    """What an engine says that takes everything."""
+    return AdapterDone(message.request_id)
+
+
 class FakeEngine:
     """One engine after the other in one run directory. `script` says how the next requests are answered."""
 
@@ -57,6 +69,8 @@ class FakeEngine:
         self.tokenizer = write_model(directory / "model", self.run_dir.card)
         self.requests: list[GenerateRequest] = []
         self.aborts: list[str] = []
+        self.adapter_messages: list[AdapterMessage] = []
+        self.adapter_script: AdapterScript = done
         self.script: Script = self.says("hello")
         self.heeds_aborts = True
         self._lives: list[_Life] = []
@@ -101,6 +115,8 @@ class FakeEngine:
     def reset(self) -> None:
         """Another engine, ready, nothing recorded; whatever a test left open ends with the old one."""
         self.script = self.says("hello")
+        self.adapter_script = done
+        self.adapter_messages.clear()
         self.heeds_aborts = True
         self.board["draining"] = self.board["running"] = self.board["waiting"] = 0
         self.board["waiting_tokens"] = 0
@@ -169,7 +185,12 @@ class _Life:
         except ValueError:
             return
         for message in messages:
-            if isinstance(message, Abort):
+            if isinstance(message, AdapterMessage):
+                engine.adapter_messages.append(message)
+                reply = engine.adapter_script(message)
+                if reply is not None:
+                    self._socket.send_multipart([worker, encode([reply])])
+            elif isinstance(message, Abort):
                 engine.aborts.append(message.request_id)
                 if engine.heeds_aborts:
                     self._plays = [play for play in self._plays if play.request_id != message.request_id]

@@ -12,9 +12,11 @@ unmodified SDK code at `url`.
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import re
+import tarfile
 import threading
 import urllib.parse
 import uuid
@@ -22,6 +24,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from tests.fakes.async_job import AsyncJob
@@ -35,8 +38,8 @@ RETURNED_HEADERS = (
     "X-Amzn-SageMaker-Closed-Session-Id",
 )
 _ROUTE = re.compile(
-    r"/endpoints/[^/]+(?:/inference-components/[^/]+)?"
-    r"/(invocations|invocations-response-stream|async-invocations|openai/v1/chat/completions)"
+    r"/endpoints/[^/]+(?:/inference-components/(?P<component>[^/]+))?"
+    r"/(?P<operation>invocations|invocations-response-stream|async-invocations|openai/v1/chat/completions)"
 )
 
 
@@ -48,7 +51,7 @@ class FakeSageMakerRuntime:
     keeps the container's reads whole. The limits default to the platform's and may be scaled down. Async
     calls need `s3_url`, an S3 service that checks no signatures (moto's server does), and write
     below `s3_output`. `forwarded` collects the headers (lower case) of every request that was sent on to the
-    container, `calls` those that it began to answer.
+    container, `calls` those that it began to answer. `adapters` are the components whose calls name an adapter.
     """
 
     container_url: str
@@ -63,6 +66,7 @@ class FakeSageMakerRuntime:
     s3_output: str = "s3://fake-runtime/output"
     forwarded: list[dict[str, str]] = field(default_factory=list)
     calls: list[ContainerCall] = field(default_factory=list)
+    adapters: set[str] = field(default_factory=set)
 
     def start(self) -> Self:
         """Listen on a free loopback port; `url` is valid from here on."""
@@ -97,6 +101,28 @@ class FakeSageMakerRuntime:
         self.calls.append(call)
         return call
 
+    def load_adapter(self, component: str, archive: bytes, directory: Path) -> tuple[int, str]:
+        """Create an adapter component as the platform does: unpack the archive below `directory`, tell the container.
+
+        Returns the container's status and answer; calls to the component name the adapter from then on, whatever the
+        container said.
+        """
+        place = directory / component
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as files:
+            files.extractall(place, filter="data")
+        query = urllib.parse.urlencode({"name": component, "src": str(place), "preload": "true", "pin": "false"})
+        self.adapters.add(component)
+        return self._manage("POST", f"/adapters?{query}", component)
+
+    def drop_adapter(self, component: str) -> tuple[int, str]:
+        """Delete an adapter component; the container's status and answer."""
+        return self._manage("DELETE", f"/adapters/{component}", component)
+
+    def _manage(self, method: str, path: str, component: str) -> tuple[int, str]:
+        headers = {"X-Amzn-SageMaker-Adapter-Alias": component}
+        call = ContainerCall(self.container_url, path, b"", headers, 60.0, self.connect_timeout_s, method)
+        return call.status, call.read().decode()
+
     def cut(self, data: bytes) -> Iterator[bytes]:
         """Yield `data` in pieces; where they end says nothing about the container's writes."""
         if self.cut_bytes is None:
@@ -115,6 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = 65536
     runtime: ClassVar[FakeSageMakerRuntime]
+    component = ""
 
     def log_message(self, *args: Any) -> None:
         pass
@@ -126,12 +153,13 @@ class _Handler(BaseHTTPRequestHandler):
             return self._service_error(404, "UnknownOperationException", self.path)
         if len(body) > self.runtime.max_payload_bytes:
             return self._service_error(413, "ValidationError", f"Request size {len(body)} exceeds the limit")
+        self.component = route["component"] or self.headers.get("X-Amzn-SageMaker-Inference-Component", "")
         serve = {
             "invocations": self._invoke,
             "invocations-response-stream": self._invoke_stream,
             "async-invocations": self._invoke_async,
             "openai/v1/chat/completions": self._openai,
-        }[route[1]]
+        }[route["operation"]]
         try:
             return serve(body)
         except (BrokenPipeError, ConnectionResetError):
@@ -222,6 +250,9 @@ class _Handler(BaseHTTPRequestHandler):
             for name, value in self.headers.items()
             if name.lower() in ("content-type", "accept") or name.lower().startswith("x-amzn-sagemaker-")
         }
+        kept.pop("x-amzn-sagemaker-adapter-identifier", None)
+        if self.component in self.runtime.adapters:
+            kept["x-amzn-sagemaker-adapter-identifier"] = self.component
         accept = kept.pop("x-amzn-sagemaker-accept", None)
         return kept if accept is None else kept | {"accept": accept}
 

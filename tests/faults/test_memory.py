@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import resource
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.faults import streams
 from tests.faults.conftest import MakeServer, Scoreboard
@@ -133,6 +135,58 @@ def test_grammars_without_end(
     rate = 10_000 / (time.monotonic() - began)
     text = f"memory {grown:+.0f} MB, {made} files, statuses {statuses | warm}, {rate:.0f} a second"
     scoreboard(33, "10,000 distinct JSON schemas", "", text, grown < 64 and not made and statuses == {200})
+
+
+@pytest.mark.row(33, bug="handler/engine/adapters/reader.py: copies of adapters that went are kept: 512 files")
+def test_adapters_that_come_and_go(
+    scoreboard: Scoreboard, make_server: MakeServer, tiny_llama: Path, tmp_path: Path
+) -> None:
+    """64 adapters are registered, used in turn and deleted; four times, of which the first warms everything up."""
+    directories = [write_adapter(tiny_llama, tmp_path / f"adapter{i}", seed=i) for i in range(64)]
+    server = make_server(MAX_ADAPTERS="8", MAX_ADAPTER_RANK="64")
+    engine = psutil.Process(server.engine().pid)
+    statuses: set[int] = set()
+
+    def round_trip() -> set[str]:
+        """All texts that the adapters gave."""
+        for i, directory in enumerate(directories):
+            statuses.add(server.request("POST", "/adapters", {"name": f"a{i}", "src": str(directory)}).status)
+        bodies = [{"prompt": "hello", "max_tokens": 8, "temperature": 0, "model": f"a{i}"} for i in range(64)]
+        with concurrent.futures.ThreadPoolExecutor(16) as threads:
+            answers = list(threads.map(lambda body: server.request("POST", "/v1/completions", body), bodies * 2))
+        statuses.update(answer.status for answer in answers)
+        for i in range(64):
+            statuses.add(server.request("DELETE", f"/adapters/a{i}").status)
+        return {answer.json["choices"][0]["text"] for answer in answers if answer.status == 200}
+
+    texts = round_trip()
+    before = engine.memory_info().rss
+    again = [round_trip() for _ in range(3)]
+    grown = (engine.memory_info().rss - before) / 1e6
+    left = count_files(server.run_dir().adapters) - 3  # the list and two locks
+    text = f"memory {grown:+.1f} MB, {left} files, {len(texts)} texts, statuses {statuses}"
+    ok = grown < 16 and left <= 0 and statuses == {200} and len(texts) > 32 and again == [texts] * 3
+    scoreboard(33, "64 adapters registered, used in turn, deleted; 3 times after a first", "memory < +16 MB", text, ok)
+
+
+def write_adapter(model: Path, directory: Path, seed: int) -> Path:
+    """A LoRA adapter of rank 64 for the queries and values of a Llama, strong enough to change texts."""
+    config = json.loads((model / "config.json").read_text())
+    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
+    heads = hidden // config["num_attention_heads"]
+    sizes = {"q_proj": hidden, "v_proj": heads * config["num_key_value_heads"]}
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for layer in range(layers):
+        for name, size in sizes.items():
+            place = f"base_model.model.model.layers.{layer}.self_attn.{name}"
+            weights[f"{place}.lora_A.weight"] = torch.randn(64, hidden, generator=generator) * 0.2
+            weights[f"{place}.lora_B.weight"] = torch.randn(size, 64, generator=generator) * 0.2
+    directory.mkdir()
+    save_file(weights, directory / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 64, "lora_alpha": 64, "target_modules": [*sizes]}
+    (directory / "adapter_config.json").write_text(json.dumps(settings))
+    return directory
 
 
 def count_files(directory: Path) -> int:

@@ -16,6 +16,7 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
 from handler.kernels.cuda import layer_kernels
+from handler.kernels.cuda.adapter_kernels import AdapterKernels, LowRankStack
 from handler.kernels.cuda.driver import DriverError, Module
 from handler.kernels.cuda.layer_kernels import DEFINES, SIGNATURES, Heads, LayerKernels, NormWeight, layer_source
 from handler.kernels.cuda.nvrtc import CompileError, compile_cubin, open_nvrtc
@@ -157,6 +158,68 @@ def test_rotary_and_cache(shape: tuple[int, int, int, int], kind: Any, dtype: to
             same(tensor, expected, dtype)
 
 
+@contextlib.contextmanager
+def adapters_on_host(directory: Path, dtype: torch.dtype, **options: bool) -> Iterator[AdapterKernels]:
+    with on_host(directory, dtype, **options):
+        yield AdapterKernels(dtype)
+
+
+def stack(dtype: torch.dtype, width: int, ends: tuple[int, ...], ranks: list[list[int]], most: int) -> LowRankStack:
+    """What lies beyond a rank is huge: a kernel that reads it shows."""
+    slots, parts = len(ranks), len(ends)
+    down, up = numbers(slots, parts * most, width, dtype=dtype), numbers(slots, most, ends[-1], dtype=dtype)
+    down /= width**0.5
+    for slot, part in ((s, p) for s in range(slots) for p in range(parts)):
+        first, last = part * most + ranks[slot][part], (part + 1) * most
+        down[slot, first:last] = 1e4
+    scalings = numbers(slots, parts, dtype=torch.float32)
+    return LowRankStack(down.cuda(), up.cuda(), torch.tensor(ranks, dtype=torch.int32).cuda(), scalings.cuda(), ends)
+
+
+def with_adapters(out: Tensor, rows: Tensor, held: LowRankStack, slots: list[int]) -> Tensor:
+    """The formula, row by row, in float64."""
+    found = out.double()
+    starts = held.starts
+    for row, slot in enumerate(slots):
+        for part, (first, last) in enumerate(zip(starts, held.ends, strict=True)):
+            rank, scaling = int(held.ranks[slot, part]), float(held.scalings[slot, part])
+            if slot >= 0:
+                at = part * held.max_rank
+                dots = held.down[slot, at : at + rank].cpu().double() @ rows[row].double()
+                found[row, first:last] += scaling * (held.up[slot, :rank, first:last].cpu().double().T @ dots)
+    return found.to(out.dtype)
+
+
+@pytest.mark.needs("g++")
+@pytest.mark.parametrize("dtype", DEFINES, ids=str)
+@pytest.mark.parametrize(
+    ("width", "ends", "ranks", "most"),
+    [(2, (2,), [[1]], 1), (514, (64, 80, 96), [[8, 3, 0], [1, 8, 8]], 8), (130, (300, 600), [[5, 6], [0, 0]], 6)],
+    ids=str,
+)
+def test_what_adapters_add(
+    width: int, ends: tuple[int, ...], ranks: list[list[int]], most: int, dtype: torch.dtype, built: Path
+) -> None:
+    """Rows of several adapters and of none, joined and each part alone, into columns of a wider tensor; and each row
+    alone, which has the same bits."""
+    slots = [0, -1, len(ranks) - 1, -1, -1, 0, len(ranks) - 1]
+    rows, before = numbers(7, width, dtype=dtype), numbers(7, ends[-1] + 2, dtype=dtype)
+    with adapters_on_host(built, dtype) as kernels:
+        held, on_gpu = stack(dtype, width, ends, ranks, most), torch.tensor(slots, dtype=torch.int32).cuda()
+        whole, apart = before.cuda(), before.cuda()
+        kernels.add(whole[:, : ends[-1]], rows.cuda(), held, on_gpu)
+        for part, (first, last) in enumerate(zip(held.starts, ends, strict=True)):
+            kernels.add(apart[:, first:last], rows.cuda(), held.part(part), on_gpu)
+        same(whole[:, : ends[-1]], with_adapters(before[:, : ends[-1]], rows, held, slots), dtype)
+        assert torch.equal(whole.cpu(), apart.cpu())
+        assert torch.equal(whole.cpu()[:, ends[-1] :], before[:, ends[-1] :])
+        for row, slot in enumerate(slots):
+            alone = before[row : row + 1].cuda()
+            kernels.add(alone[:, : ends[-1]], rows[row : row + 1].cuda(), held, on_gpu[row : row + 1])
+            assert torch.equal(alone.cpu()[0], whole.cpu()[row])
+            assert slot >= 0 or torch.equal(alone.cpu()[0], before[row])
+
+
 @pytest.mark.needs("g++")
 def test_no_barrier_is_missing(built: Path) -> None:
     """Threads in falling order say the same, bit for bit."""
@@ -165,6 +228,13 @@ def test_no_barrier_is_missing(built: Path) -> None:
     for backwards in (False, True):
         with on_host(built, torch.bfloat16, backwards=backwards) as kernels:
             found.append(kernels.add_norm(rows.cuda(), rows.cuda(), NormWeight(weight.cuda(), 1e-5, False))[1].cpu())
+    assert torch.equal(*found)
+    found, slots = [], torch.tensor([0, 1], dtype=torch.int32)
+    for backwards in (False, True):
+        with adapters_on_host(built, torch.bfloat16, backwards=backwards) as kernels:
+            out = rows[0].cuda()
+            kernels.add(out, out.clone(), stack(torch.bfloat16, 700, (700,), [[8], [3]], 8), slots.cuda())
+            found.append(out.cpu())
     assert torch.equal(*found)
 
 
@@ -191,6 +261,26 @@ def test_tensors_that_a_kernel_would_misread_are_refused() -> None:
         ):
             with pytest.raises(ValueError, match="no kernel takes"):
                 kernels.rotate_and_store(heads, *good[:place], wrong, *good[place + 1 :])
+
+
+def test_products_that_no_adapter_kernel_takes_are_refused() -> None:
+    with pretend_cuda(gpus_of("A10G")):
+        kernels = AdapterKernels(torch.bfloat16)
+        held = stack(torch.bfloat16, 8, (6,), [[2]], 2)
+        out, rows, slots = (torch.zeros(4, n, dtype=torch.bfloat16, device="cuda") for n in (6, 8, 1))
+        known = slots[:, 0].int()
+        kernels.add(out, rows, held, known)
+        for wrong in (
+            (out.float(), rows, held, known),
+            (out, rows[:, :7], held, known),
+            (out[:, :5], rows, stack(torch.bfloat16, 8, (5,), [[2]], 2), known),
+            (out, rows, stack(torch.float16, 8, (6,), [[2]], 2), known),
+            (out, rows, held, known[:3]),
+            (out, rows, held, known.long()),
+            (out.cpu(), rows, held, known),
+        ):
+            with pytest.raises(ValueError, match="no kernel takes"):
+                kernels.add(*wrong)
 
 
 def test_machine_code_for_another_gpu_is_refused() -> None:

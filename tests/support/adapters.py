@@ -18,6 +18,7 @@ from handler.runners.limits import Limits
 from handler.runners.runner import Runner
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 from handler.scheduling.sequence import Sequence
+from handler.seam.config import Quantize
 from handler.seam.protocol import GenerateRequest, SamplingParams
 
 with warnings.catch_warnings():
@@ -48,6 +49,9 @@ FAMILIES = {
     "mixtral": Names("q_proj", "o_proj", parameters=_EXPERTS, changes={"num_local_experts": 2, "num_hidden_layers": 3}),
     "qwen3_next": Names("q_proj", "out_proj", parameters=_EXPERTS, changes={"num_experts": 2}),
 }
+# Bases under which two kinds are compared: fixtures of tests/data/formats, and values of HF_MODEL_QUANTIZE.
+STORED = ("gptq", "gptq-conv1d", "gptq-experts", "awq-gemm", "bitsandbytes-nf4", "bitsandbytes-int8")
+AT_LOAD = (Quantize.INT8_BLOCKS, Quantize.INT4_BLOCKS, Quantize.NF4, Quantize.INT8)
 KINDS = (
     "a list of modules",
     "all-linear",

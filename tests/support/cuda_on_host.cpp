@@ -111,6 +111,8 @@ extern "C" int launch(const char* name, int x, int y, int count, void** values, 
   if (wanted == "row_norm") run(row_norm, x, y, count, values, backwards);
   else if (wanted == "gate_times_up") run(gate_times_up, x, y, count, values, backwards);
   else if (wanted == "rotate_and_store") run(rotate_and_store, x, y, count, values, backwards);
+  else if (wanted == "adapter_down") run(adapter_down, x, y, count, values, backwards);
+  else if (wanted == "adapter_up") run(adapter_up, x, y, count, values, backwards);
   else return 1;
   return 0;
 }

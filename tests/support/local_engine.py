@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,33 @@ from typing import Any
 import torch
 import zmq
 
+from handler.adapters.adapter import Adapter
+from handler.engine.adapters.registry import AdapterRegistry
 from handler.engine.core import EngineCore
 from handler.model.loader import LoadedModel, Quantize
 from handler.runners.limits import Limits
 from handler.runners.runner import Runner
 from handler.sampling.grammar import GrammarCompiler
+from handler.seam.adapter_list import new_registration
 from handler.seam.config import EngineConfig
 from handler.seam.protocol import (
     Abort,
+    AdapterDone,
+    AdapterMessage,
+    AdapterRefused,
+    AdapterReply,
+    EngineMessage,
     Failed,
     FinishReason,
-    FromEngine,
     GenerateRequest,
+    RegisterAdapter,
     Rejected,
     SamplingParams,
     StepOutput,
     ToEngine,
     TokenLogprob,
+    UnregisterAdapter,
+    UpdateAdapter,
     decode_from_engine,
     encode,
 )
@@ -73,13 +83,16 @@ class LocalEngine:
         max_waiting: int = 256,
         grammars: GrammarCompiler | None = None,
         draft: tuple[Runner, Limits] | None = None,
+        read_adapter: Callable[[Path], Adapter] | None = None,
+        **settings: Any,
     ) -> None:
-        """`draft` runs a draft model."""
-        config = EngineConfig(
-            socket_path=str(directory / "e.sock"), max_waiting=max_waiting, num_draft_tokens=8 if draft else 0
+        """`draft` runs a draft model; `read_adapter` as in `build_core`; `settings` are fields of `EngineConfig`."""
+        usual = {"max_waiting": max_waiting, "num_draft_tokens": 8 if draft else 0}
+        self.config = EngineConfig(**(usual | settings | {"socket_path": str(directory / "e.sock")}))
+        self.board = StatusBoard(directory / "board", create=True)
+        self.core: EngineCore = build_core(
+            self.config, runner, limits, self.board, grammars, draft=draft, read_adapter=read_adapter
         )
-        board = StatusBoard(directory / "board", create=True)
-        self.core: EngineCore = build_core(config, runner, limits, board, grammars, draft=draft)
         self._receive, self._send = self.core.socket.receive, self.core.socket.send
         socket: Any = self.core.socket
         socket.receive, socket.send = self._receive_all, self._send_counting
@@ -90,6 +103,7 @@ class LocalEngine:
         self._socket.connect(f"ipc://{directory / 'e.sock'}")
         self._ids = itertools.count()
         self.outcomes: dict[str, Outcome] = {}
+        self.replies: dict[str, AdapterReply] = {}
         self._on_their_way: set[tuple[type, str]] = set()
         self._num_to_read = 0
 
@@ -105,7 +119,7 @@ class LocalEngine:
             assert time.monotonic() < deadline, "a frame did not arrive"
             timeout_s = 0.1
 
-    def _send_counting(self, worker: bytes, messages: list[FromEngine]) -> bool:
+    def _send_counting(self, worker: bytes, messages: list[EngineMessage]) -> bool:
         sent = self._send(worker, messages)
         self._num_to_read += sent and worker == _WORKER
         return sent
@@ -116,15 +130,49 @@ class LocalEngine:
         timeout_s: float = 600.0,
         cache_salt: str = "",
         reuse_prefix: bool = True,
+        adapter: str | None = None,
         **sampling: Any,
     ) -> Outcome:
         request_id = f"r{next(self._ids)}"
         params = SamplingParams(**({"max_tokens": 8, "seed": 0, "temperature": 0.0} | sampling))
         outcome = self.outcomes[request_id] = Outcome()
-        request = GenerateRequest(request_id, token_ids, params, timeout_s, cache_salt, reuse_prefix)
+        request = GenerateRequest(request_id, token_ids, params, timeout_s, cache_salt, reuse_prefix, adapter)
         self.expect(request)
         self._socket.send(encode([request]))
         return outcome
+
+    @property
+    def adapters(self) -> AdapterRegistry:
+        """The engine's adapters."""
+        assert self.core.adapters is not None
+        return self.core.adapters
+
+    def tell(self, message: AdapterMessage) -> str:
+        """Send a message about an adapter. Its reply will be `replies[request_id]`."""
+        self.expect(message)
+        self._socket.send(encode([message]))
+        return message.request_id
+
+    def register(self, name: str, path: Path, **options: Any) -> AdapterReply:
+        """Register an adapter, and step until the engine has replied."""
+        values = {"registration": new_registration()} | options
+        return self.answer(self.tell(RegisterAdapter(f"r{next(self._ids)}", name, str(path), **values)))
+
+    def unregister(self, name: str) -> AdapterReply:
+        """The same for its end."""
+        return self.answer(self.tell(UnregisterAdapter(f"r{next(self._ids)}", name)))
+
+    def pin(self, name: str, pin: bool) -> AdapterReply:
+        """The same for its pin."""
+        return self.answer(self.tell(UpdateAdapter(f"r{next(self._ids)}", name, pin)))
+
+    def answer(self, request_id: str) -> AdapterReply:
+        """The reply to a message, once it is there."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while request_id not in self.replies:
+            assert time.monotonic() < deadline, "no reply"
+            self.step()
+        return self.replies[request_id]
 
     def abort(self, outcome: Outcome) -> None:
         request_id = next(key for key, value in self.outcomes.items() if value is outcome)
@@ -143,7 +191,11 @@ class LocalEngine:
             assert self._socket.poll(_PATIENCE_S * 1000), "a frame did not arrive"
             self._num_to_read -= 1
             for message in decode_from_engine(self._socket.recv()):
-                self._take(message)
+                if isinstance(message, AdapterDone | AdapterRefused):
+                    assert message.request_id not in self.replies, "a second reply"
+                    self.replies[message.request_id] = message
+                else:
+                    self._take(message)
 
     def _take(self, message: StepOutput | Rejected | Failed) -> None:
         outcome = self.outcomes[message.request_id]
@@ -166,6 +218,8 @@ class LocalEngine:
 
     def close(self) -> None:
         self._socket.close()
+        if self.core.adapters is not None:
+            list(self.core.adapters.stop())
         self.core.socket.close()
         self._context.term()
 

@@ -113,11 +113,38 @@ def test_adapters_are_entries_of_tgis_list(value: str, adapters: list[tuple[str,
         assert [(each.name, each.path, each.revision) for each in found] == adapters
 
 
+@pytest.mark.parametrize(
+    ("given", "reserves"),
+    [
+        ({}, False),
+        ({"MAX_ADAPTERS": "4"}, False),
+        ({"LORA_ADAPTERS": "a"}, True),
+        ({"OPTION_ENABLE_LORA": "true"}, True),
+        ({"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}, True),
+    ],
+)
+def test_adapters_take_gpu_memory_where_they_are_asked_for(given: dict[str, str], reserves: bool) -> None:
+    assert Settings.from_environ(given).reserves_adapters is reserves
+
+
 @pytest.mark.parametrize("limits", [{"MAX_ADAPTERS": "0"}, {"MAX_ADAPTERS": "1", "MAX_CPU_ADAPTERS": "1"}])
 def test_more_adapters_than_are_allowed_end_the_start(limits: dict[str, str]) -> None:
     with pytest.raises(SettingsError, match=r"MAX_CPU_ADAPTERS allow \([01]\)\. Given: 2$"):
         Settings.from_environ({"LORA_ADAPTERS": "a,b"} | limits)
     assert len(Settings.from_environ({"LORA_ADAPTERS": "a,b", "MAX_ADAPTERS": "1"}).adapters) == 2
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"LORA_ADAPTERS": "tgi=/x"},
+        {"LORA_ADAPTERS": "a,org/m", "MODEL_ID": "org/m"},
+        {"LORA_ADAPTERS": "mine=/x", "MODEL_ID": "org/m", "SERVED_MODEL_NAME": "mine"},
+    ],
+)
+def test_an_adapter_with_the_models_name_ends_the_start(environ: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match=r"^LORA_ADAPTERS must not have a name of the model itself"):
+        Settings.from_environ(environ)
 
 
 def test_keys_without_the_gaps() -> None:

@@ -20,11 +20,12 @@ _REASONS = {
     413: "The body is too long",
     415: "The body is not declared as JSON",
     422: "A value is not allowed",
-    424: "The engine gave up on this request",
+    424: "The engine gave up on this request, or cannot load the adapter",
     429: "The queue is full; Retry-After says when to come back",
     500: "A fault of the server",
     503: "The model is not ready; Retry-After says when to come back",
     504: "The request took too long",
+    507: "There is no room for one more adapter",
     529: "The queue is full; Retry-After says when to come back",
 }
 _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
@@ -103,20 +104,26 @@ def _describe(path: str, method: str, operation: Operation, schemas: _Schemas, w
         "summary": operation.summary,
         "responses": _responses(operation, schemas, with_key),
     }
-    names = re.findall(r"\{(\w+)\}", path)
-    if names:
-        described["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-            for name in names
-        ]
+    parameters = [*_in_path(path), *_in_query(operation)]
+    if parameters:
+        described["parameters"] = parameters
     if operation.bodies:
         content: dict[str, Any] = {"schema": schemas.body(operation.bodies)}
         if operation.example is not None:
             content["example"] = operation.example
-        described["requestBody"] = {"required": True, "content": {"application/json": content}}
+        described["requestBody"] = {"required": operation.needs_body, "content": {"application/json": content}}
     if with_key and operation.keyed:
         described["security"] = [{"key": []}]
     return described
+
+
+def _in_path(path: str) -> list[dict[str, Any]]:
+    schema = {"type": "string", "minLength": 1}
+    return [{"name": name, "in": "path", "required": True, "schema": schema} for name in re.findall(r"\{(\w+)\}", path)]
+
+
+def _in_query(operation: Operation) -> list[dict[str, Any]]:
+    return [{"name": name, "in": "query", "schema": schema} for name, schema in operation.query.items()]
 
 
 def _responses(operation: Operation, schemas: _Schemas, with_key: bool) -> dict[str, Any]:

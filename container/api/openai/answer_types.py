@@ -200,17 +200,22 @@ class TextCompletion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The model that is served; `max_model_len` is prompt and completion together, in tokens."""
+    """The model that is served, or an adapter of it; `max_model_len` is prompt and completion together, in tokens.
+
+    As in vLLM `root` is where an adapter was loaded from and `parent` its model.
+    """
 
     id: str
     object: Literal["model"] = "model"
     created: int = 0
     owned_by: str
     max_model_len: int
+    root: str
+    parent: str | None = None
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):
-    """All models, of which there is one."""
+    """The model and its adapters."""
 
     object: Literal["list"] = "list"
     data: list[ModelAnswer]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from flask import Response, request
@@ -59,8 +60,9 @@ def answer_completion(body: dict[str, Any], record: RequestRecord) -> Response:
 def _prompts(completion: Completion, served: ServedModel, record: RequestRecord) -> Iterator[Prompt]:
     prompts = tokenized(completion, served)
     bad_words = banned_sequences(completion.request.bad_words, served.tokenizer)
-    for token_ids in prompts:
-        yield _prompt(completion, served, record, token_ids, bad_words)
+    adapters = record.prompt_adapters or (None,) * len(prompts)
+    for token_ids, adapter in zip(prompts, adapters, strict=True):
+        yield replace(_prompt(completion, served, record, token_ids, bad_words), adapter=adapter)
 
 
 def _prompt(

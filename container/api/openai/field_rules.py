@@ -69,7 +69,7 @@ _NO_BEAMS = "there is no beam search; for several answers send `n`"
 _FORMAT = "send `response_format`"
 _VERBOSITY = ("no model follows it reliably; say it in the prompt", "verbosity")
 _PREDICTION = ("it speeds up other servers and changes no answer", "prediction")
-_ADAPTERS = "this server has no adapters"
+_ADAPTERS = "send the adapter's name as `model`"
 
 # /v1/chat/completions and /v1/completions.
 _REQUEST: Rules = {

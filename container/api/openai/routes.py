@@ -25,6 +25,7 @@ from container.serving.served_model import ServedModel
 from container.serving.service import service
 from container.web import sse
 from container.web.responses import json_response
+from handler.seam.adapter_list import AdapterEntry
 
 blueprint = Blueprint("openai", __name__)
 
@@ -73,22 +74,39 @@ def completions() -> Response:
 
 
 @blueprint.get("/v1/models")
-@describe(Operation(tag="OpenAI", summary="The model", answer=ModelList, error=ErrorBody, errors=(503,)))
+@describe(
+    Operation(tag="OpenAI", summary="The model and its adapters", answer=ModelList, error=ErrorBody, errors=(503,))
+)
 def models() -> Response:
-    """The one model that is served."""
-    return json_response(ModelList(data=[_describe(service().model)]))
+    """The model that is served, then its adapters."""
+    served = service().model
+    adapters = [_describe_adapter(served, entry) for entry in service().adapters.entries.values()]
+    return json_response(ModelList(data=[_describe(served), *adapters]))
 
 
 @blueprint.get("/v1/models/<path:model_id>")
-@describe(Operation(tag="OpenAI", summary="The model by id", answer=ModelAnswer, error=ErrorBody, errors=(404, 503)))
+@describe(
+    Operation(
+        tag="OpenAI", summary="The model or an adapter by id", answer=ModelAnswer, error=ErrorBody, errors=(404, 503)
+    )
+)
 def model(model_id: str) -> Response:
-    """The model by its id."""
-    served = service().model
-    if model_id != served.card.model_id:
+    """The model by its id, or an adapter by its name."""
+    served, adapters = service().model, service().adapters.entries
+    if model_id == served.card.model_id:
+        return json_response(_describe(served))
+    if model_id not in adapters:
         raise NotFound(f"the model {model_id[:200]!r} does not exist; this server serves {served.card.model_id!r}")
-    return json_response(_describe(served))
+    return json_response(_describe_adapter(served, adapters[model_id]))
 
 
 def _describe(served: ServedModel) -> ModelAnswer:
     card = served.card
-    return ModelAnswer(id=card.model_id, owned_by=card.model_id, max_model_len=card.max_model_len)
+    return ModelAnswer(id=card.model_id, owned_by=card.model_id, max_model_len=card.max_model_len, root=card.model_id)
+
+
+def _describe_adapter(served: ServedModel, entry: AdapterEntry) -> ModelAnswer:
+    base = served.card.model_id
+    return ModelAnswer(
+        id=entry.name, owned_by=base, max_model_len=served.card.max_model_len, root=entry.src, parent=base
+    )

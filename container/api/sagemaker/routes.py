@@ -10,10 +10,10 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from container.api import anthropic, decisions, openai, responses, systemone, tgi, vllm
-from container.api.adapters import without_adapters
+from container.api.adapters import with_adapter
+from container.api.custom_attributes import ATTRIBUTES, route_of, traceparent_of
 from container.api.dialect import Dialect
 from container.api.operation import Form, Operation, describe
-from container.api.sagemaker.custom_attributes import ATTRIBUTES, route_of, traceparent_of
 from container.api.sagemaker.session_headers import in_session
 from container.api.sagemaker.session_table import SessionTable
 from container.errors import InvalidRequest, WrongShape
@@ -106,7 +106,7 @@ def invocations() -> Response:
     def answer(body: dict[str, Any]) -> Response:
         target = named or _target_by_shape(body)
         record.dialect = target.dialect.name
-        return target.answer(without_adapters(body), record)
+        return target.answer(with_adapter(body), record)
 
     return in_session(body, sessions, answer, settings.standard_sessions)
 

@@ -47,6 +47,8 @@ class _Engines(Collector):
             yield CounterMetricFamily(name, text, value=numbers[source])
         used, capacity = numbers["kv_used_tokens"], numbers["kv_capacity_tokens"]
         yield GaugeMetricFamily("heir_kv_use_ratio", "KV memory in use, 0 to 1.", value=used / max(1, capacity))
+        adapters = self._service.adapters.entries
+        yield GaugeMetricFamily("heir_adapters", "Adapters that are loaded.", value=len(adapters))
         yield self._build()
         yield from self._hook()
 
@@ -81,6 +83,8 @@ _GAUGES = (
     ("heir_ready", "ready", "1 if requests are answered."),
     ("heir_engines", "engines", "Engines in this container."),
     ("heir_engines_ready", "engines_ready", "Engines that serve."),
+    ("heir_adapters_resident", "adapters_resident", "Adapters in a place on a device, over all engines."),
+    ("heir_adapter_bytes", "adapter_bytes", "Host memory of the adapters of all engines, in bytes."),
     ("heir_draining", "draining", "1 if the server is shutting down."),
     ("heir_self_test", "self_test", "Verdict of the start-up trial: 0 not run, 1 passed, 2 fell back."),
 )
@@ -94,6 +98,8 @@ _COUNTERS = (
     ("heir_engine_restarts", "restarts", "Engines that died and were restarted."),
     ("heir_prefix_query_tokens", "prefix_query_tokens", "Prompt tokens looked up in the prefix cache."),
     ("heir_prefix_hit_tokens", "prefix_hit_tokens", "Prompt tokens found in the prefix cache."),
+    ("heir_adapter_loads", "adapter_loads", "Times an adapter took a place on a device."),
+    ("heir_adapter_evictions", "adapter_evictions", "Times an adapter gave its place to another."),
 )
 
 

@@ -111,7 +111,8 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
 
     `version` is TGI's, with ours as its local part; `server_version` is ours.
     `engine_threads` is ours: the most threads of a step on CPU, which changes with the container's CPU limit.
-    `kv_cache_dtype` is ours: the type of keys and values in KV memory.
+    `kv_cache_dtype` is ours: the type of keys and values in KV memory. So are `adapters`, the names of those that are
+    loaded, and `max_adapters`, how many are on the device at once.
     `speculate` is the most tokens of a draft.
     `custom_code` is ours: the user's code that answers /invocations. `custom_code_ignored` too: files of the model's
     directory that hold code and are not run.
@@ -138,6 +139,8 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     quantize: str
     engine_threads: int
     kv_cache_dtype: str
+    adapters: list[str]
+    max_adapters: int
     speculate: int
     custom_code: CustomCode | None
     custom_code_ignored: list[str]

@@ -89,8 +89,12 @@ def start(
     *,
     streaming: bool,
     prefix: str,
+    adapter: str | None = None,
 ) -> Generating:
-    """Check and tokenize `inputs` in TGI's order. Nothing runs until an answer is asked for. Raises ServiceError."""
+    """Check and tokenize `inputs` in TGI's order. Nothing runs until an answer is asked for. Raises ServiceError.
+
+    `adapter` is as in `start_tokens`.
+    """
     settings = service().settings
     check_parameters(parameters, settings)
     check_inputs(inputs, parameters, served)
@@ -100,7 +104,9 @@ def start(
         token_ids = token_ids[-parameters.truncate :]
     max_tokens = check_lengths(len(token_ids), parameters, served)
     check_grammar_support(parameters, settings)
-    return start_tokens(token_ids, parameters, served, record, max_tokens, streaming=streaming, prefix=prefix)
+    return start_tokens(
+        token_ids, parameters, served, record, max_tokens, streaming=streaming, prefix=prefix, adapter=adapter
+    )
 
 
 def start_tokens(
@@ -112,8 +118,12 @@ def start_tokens(
     *,
     streaming: bool,
     prefix: str,
+    adapter: str | None = None,
 ) -> Generating:
-    """The answers to a tokenized prompt, each with its own seed."""
+    """The answers to a tokenized prompt, each with its own seed.
+
+    `adapter` is that of the prompt, "" the base model; None is the request's.
+    """
     folds = []
     for _ in range(parameters.num_sequences):
         prompt = Prompt(
@@ -123,6 +133,7 @@ def start_tokens(
             keep_stop=True,
             show_tokens=True,
             timeout_s=service().timeout_s(record, streaming=streaming),
+            adapter=adapter,
         )
         folds.append(AnswerFold(service().generate(prompt, request, record), served.tokenizer, prefix))
     return Generating(parameters, folds)

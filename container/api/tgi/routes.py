@@ -123,6 +123,8 @@ def info() -> Response:
             quantize=card.quantize,
             engine_threads=service().engines.leading_board["engine_threads"],
             kv_cache_dtype=card.kv_cache_dtype,
+            adapters=list(service().adapters.entries),
+            max_adapters=settings.max_adapters,
             speculate=card.num_draft_tokens,
             custom_code=_custom_code(),
             custom_code_ignored=card.custom_code,

@@ -8,6 +8,7 @@ import msgspec
 from flask import Blueprint, Response
 from msgspec import Meta
 
+from container.api.adapters import adapter_of_instance
 from container.api.answer_headers import add_time_limit
 from container.api.operation import Form, Operation, describe
 from container.api.request_body import read_body
@@ -36,7 +37,7 @@ class VertexParameters(msgspec.Struct, frozen=True, kw_only=True):
 
     max_new_tokens: Annotated[U32 | None, Meta(extra_json_schema={"minimum": 1})] = None
     seed: Annotated[USize | None, Meta(extra_json_schema={"maximum": 2**64 - 1})] = None
-    adapter_id: Annotated[str | None, Meta(extra_json_schema={"maxLength": 0})] = None
+    adapter_id: str | None = None
 
 
 class VertexInputs(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,12 +74,17 @@ def vertex() -> Response:
     """One text for each instance, in order."""
     body = shaped(read_body(), VertexBody)
     instances = [_instance(instance, i) for i, instance in enumerate(body.instances)]
+    adapters = [adapter_of_instance(instance) for instance in body.instances]
     if not instances:
         raise EmptyInstances
     served = service().model
     service().admit(len(instances))
     record = current_record()
-    folds = [fold for instance in instances for fold in _start(instance, served, record).folds]
+    folds = [
+        fold
+        for instance, adapter in zip(instances, adapters, strict=True)
+        for fold in _start(instance, adapter, served, record).folds
+    ]
     collect(folds)
     response = json_response(VertexAnswer([fold.text for fold in folds]))
     add_time_limit(response, [fold.generation for fold in folds])
@@ -97,20 +103,20 @@ def _instance(instance: dict[str, Any], number: int) -> VertexInputs | ChatBody:
     return inputs
 
 
-def _start(instance: VertexInputs | ChatBody, served: ServedModel, record: RequestRecord) -> Generating:
+def _start(instance: VertexInputs | ChatBody, adapter: str, served: ServedModel, record: RequestRecord) -> Generating:
     if isinstance(instance, VertexInputs):
         wanted = instance.parameters
-        parameters = _parameters(wanted.max_new_tokens, wanted.seed, wanted.adapter_id)
-        return start(instance.inputs, parameters, served, record, streaming=False, prefix="")
+        parameters = _parameters(wanted.max_new_tokens, wanted.seed)
+        return start(instance.inputs, parameters, served, record, streaming=False, prefix="", adapter=adapter)
     parameters = _parameters(instance.max_tokens, instance.seed)
     check_parameters(parameters, service().settings)
     rendered = render(instance, served)
     with timed("tokenise"):
         token_ids = encode_prompt(served.tokenizer, rendered)
     max_tokens = check_lengths(len(token_ids), parameters, served)
-    return start_tokens(token_ids, parameters, served, record, max_tokens, streaming=False, prefix="")
+    return start_tokens(token_ids, parameters, served, record, max_tokens, streaming=False, prefix="", adapter=adapter)
 
 
-def _parameters(max_new_tokens: int | None, seed: int | None, adapter_id: str | None = None) -> GenerateParameters:
+def _parameters(max_new_tokens: int | None, seed: int | None) -> GenerateParameters:
     """TGI always samples on this route."""
-    return GenerateParameters(do_sample=True, max_new_tokens=max_new_tokens, seed=seed, adapter_id=adapter_id)
+    return GenerateParameters(do_sample=True, max_new_tokens=max_new_tokens, seed=seed)

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from container.api import tgi
-from container.api.adapters import without_adapters
+from container.api.adapters import with_adapter
 from container.api.openai import chat_request
 from container.api.openai.answer_types import ErrorBody
 from container.api.openai.chat_prompt import chat_prompt
@@ -94,9 +94,9 @@ def info() -> Response:
 def answer_tokenize(body: dict[str, Any], record: RequestRecord) -> Response:
     """TGI's answer or vLLM's, by the shape of the body; errors likewise. Raises ServiceError."""
     if not is_vllms(body):
-        return tgi.answer_tokenize(without_adapters(body))
+        return tgi.answer_tokenize(with_adapter(body))
     record.dialect = NAME
-    body = without_adapters(body)
+    body = with_adapter(body)
     served, settings = service().model, service().settings
     if body.get("prompt") is not None:
         asked = parse_prompt(body, settings)

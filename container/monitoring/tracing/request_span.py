@@ -30,6 +30,7 @@ _GENERATION = {
     "gen_ai.request.id": "request_id",
     "gen_ai.request.model": "model",
     "gen_ai.response.model": "model",
+    "heir.adapter": "adapter",
     "gen_ai.request.stream": "stream",
     "gen_ai.request.n": "num_sequences",
     "gen_ai.usage.input_tokens": "prompt_tokens",

@@ -1,4 +1,4 @@
-// The kernels of a decoder layer that are not matrix products or attention. NVRTC compiles them at start.
+// The kernels of a decoder layer that are not its matrix products or attention. NVRTC compiles them at start.
 //
 // Elements have 16 bits: bfloat16 with -DBFLOAT16, else IEEE half. Numbers are computed in float32 and rounded where
 // transformers' operations round, so results differ from its own by the order of sums only. No header is included:
@@ -163,5 +163,105 @@ extern "C" __global__ void rotate_and_store(
     }
     out[i] = bits_of(rounded(low * number(cosine[i])) + rounded(-high * number(sine[i])));
     out[j] = bits_of(rounded(high * number(cosine[j])) + rounded(low * number(sine[j])));
+  }
+}
+
+// What adapters add to a product, in two kernels. Row t has the adapter in `slots[t]`, below 0 none: then nothing is
+// read or written for it. A product may have parts beside each other, each with a rank of its own: `ranks` and
+// `scalings` hold `part_stride` numbers for each slot. The order of each sum depends on the row's own rank and the
+// number of threads alone.
+
+#define ADAPTER_ROWS 4
+#define ADAPTER_DOTS 4
+
+__device__ inline int rank_of(const int* ranks, int slot, int part, int part_stride) {
+  return slot < 0 ? 0 : ranks[(offset)slot * part_stride + part];
+}
+
+// The slot whose `down` has the dot `dot` of row `row`, or -1.
+__device__ inline int slot_of_dot(const int* slots, const int* ranks, int row, int num_rows, int dot, int num_parts,
+                                  int max_rank, int part_stride) {
+  if (row >= num_rows || dot >= num_parts * max_rank) return -1;
+  const int slot = slots[row];
+  return dot % max_rank < rank_of(ranks, slot, dot / max_rank, part_stride) ? slot : -1;
+}
+
+// `dots` [rows, parts * max_rank]: of each row of `in` with the rows of its adapter's `down` [parts * max_rank, width],
+// those below the rank. Blocks: ADAPTER_ROWS rows by ADAPTER_DOTS dots. `width` is even.
+extern "C" __global__ void adapter_down(
+    float* dots, const element* in, const element* down, const int* slots, const int* ranks, int num_rows, int width,
+    int num_parts, int max_rank, int part_stride, offset slot_stride) {
+  __shared__ float partial[ADAPTER_ROWS * ADAPTER_DOTS][MAX_THREADS];
+  const int pairs = width / 2, row = blockIdx.x * ADAPTER_ROWS, dot = blockIdx.y * ADAPTER_DOTS;
+  const int all_dots = num_parts * max_rank;
+  // Indexed by constants only, once loops are unrolled: else these are no registers.
+  const pair* weights[ADAPTER_ROWS][ADAPTER_DOTS];
+  float sums[ADAPTER_ROWS][ADAPTER_DOTS] = {};
+  bool any = false;
+#pragma unroll
+  for (int i = 0; i < ADAPTER_ROWS; i++)
+#pragma unroll
+    for (int d = 0; d < ADAPTER_DOTS; d++) {
+      const int slot = slot_of_dot(slots, ranks, row + i, num_rows, dot + d, num_parts, max_rank, part_stride);
+      weights[i][d] = slot < 0 ? 0 : (const pair*)(down + slot * slot_stride + (offset)(dot + d) * width);
+      any = any || slot >= 0;
+    }
+  if (!any) return;  // the same for all threads
+  for (int k = threadIdx.x; k < pairs; k += blockDim.x) {
+#pragma unroll
+    for (int i = 0; i < ADAPTER_ROWS; i++) {
+      if (row + i >= num_rows) continue;
+      const pair x = ((const pair*)in)[(offset)(row + i) * pairs + k];
+#pragma unroll
+      for (int d = 0; d < ADAPTER_DOTS; d++) {
+        if (!weights[i][d]) continue;
+        const pair w = weights[i][d][k];
+        sums[i][d] += first(x) * first(w) + second(x) * second(w);
+      }
+    }
+  }
+#pragma unroll
+  for (int e = 0; e < ADAPTER_ROWS * ADAPTER_DOTS; e++)
+    partial[e][threadIdx.x] = sums[e / ADAPTER_DOTS][e % ADAPTER_DOTS];
+  for (int half = blockDim.x / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.x < half)
+      for (int e = 0; e < ADAPTER_ROWS * ADAPTER_DOTS; e++) partial[e][threadIdx.x] += partial[e][threadIdx.x + half];
+  }
+  __syncthreads();
+  for (int e = threadIdx.x; e < ADAPTER_ROWS * ADAPTER_DOTS; e += blockDim.x) {
+    const int own = row + e / ADAPTER_DOTS, at = dot + e % ADAPTER_DOTS;
+    if (slot_of_dot(slots, ranks, own, num_rows, at, num_parts, max_rank, part_stride) >= 0)
+      dots[(offset)own * all_dots + at] = partial[e][0];
+  }
+}
+
+// Adds `scaling * dots up` to `out`, in place; rounds once. `up` [max_rank, width] of each slot, its rows
+// `rank_stride` apart. Columns below `first_end` are of the first part, below `second_end` of the second.
+// Blocks: columns of `2 * blockDim.x` by ADAPTER_ROWS rows. Widths, ends and strides are even.
+extern "C" __global__ void adapter_up(
+    element* out, const float* dots, const element* up, const int* slots, const int* ranks, const float* scalings,
+    int num_rows, int width, int num_parts, int max_rank, int first_end, int second_end, int part_stride,
+    offset out_stride, offset slot_stride, offset rank_stride) {
+  const int column = 2 * (blockIdx.x * blockDim.x + threadIdx.x);
+  if (column >= width) return;
+  const int part = (column >= first_end) + (column >= second_end);
+  for (int i = 0; i < ADAPTER_ROWS; i++) {
+    const offset row = (offset)blockIdx.y * ADAPTER_ROWS + i;
+    if (row >= num_rows) return;
+    const int slot = slots[row], rank = rank_of(ranks, slot, part, part_stride);
+    if (!rank) continue;
+    const float* own = dots + (row * num_parts + part) * max_rank;
+    const element* weights = up + slot * slot_stride + column;
+    float one = 0.0f, two = 0.0f;
+    for (int j = 0; j < rank; j++) {
+      const pair w = *(const pair*)(weights + j * rank_stride);
+      one += own[j] * first(w);
+      two += own[j] * second(w);
+    }
+    const float scaling = scalings[(offset)slot * part_stride + part];
+    pair* place = (pair*)(out + row * out_stride + column);
+    const pair before = *place;
+    *place = pair_of(first(before) + scaling * one, second(before) + scaling * two);
   }
 }

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from itertools import starmap
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from handler.kernels.cuda.driver import Module, open_driver
+from handler.kernels.cuda.driver import Kernel, Module, open_driver
 from handler.kernels.cuda.nvrtc import compile_cubin, open_nvrtc
 
 _P, _I, _L, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong, ctypes.c_float
@@ -23,6 +22,8 @@ SIGNATURES = {
     "row_norm": (*[_P] * 6, _I, _F, _I),
     "gate_times_up": (*[_P] * 3, _I, *[_L] * 2, _I),
     "rotate_and_store": (*[_P] * 6, *[_L] * 3, *[_P] * 5, *[_I] * 4, _F, _I),
+    "adapter_down": (*[_P] * 5, *[_I] * 5, _L),
+    "adapter_up": (*[_P] * 6, *[_I] * 7, *[_L] * 3),
 }
 # What tells `layer.cu` its elements.
 DEFINES: dict[torch.dtype, tuple[str, ...]] = {torch.bfloat16: ("BFLOAT16",), torch.float16: ()}
@@ -55,19 +56,28 @@ def layer_source() -> str:
     return Path(__file__).with_name("layer.cu").read_text()
 
 
+def load(dtype: torch.dtype) -> dict[str, Kernel]:
+    """The kernels for one dtype, by name, loaded on the current device.
+
+    Raises CompileError, DriverError, and KeyError for a dtype other than bfloat16 and float16.
+    """
+    capability = torch.cuda.get_device_capability()
+    library = open_nvrtc(torch.version.cuda)
+    module = Module(open_driver(), compile_cubin(library, layer_source(), capability, DEFINES[dtype]))
+    return {name: module.kernel(name, types) for name, types in SIGNATURES.items()}
+
+
 class LayerKernels:
-    """The kernels for one dtype, loaded on the current device. Each call is one kernel on torch's current stream.
+    """The kernels that stand for a layer's modules. Each call is one kernel on torch's current stream.
 
     Each raises ValueError for tensors that it does not take, and DriverError.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
-        """Raises CompileError, DriverError, and KeyError for a dtype other than bfloat16 and float16."""
-        capability = torch.cuda.get_device_capability()
-        library = open_nvrtc(torch.version.cuda)
-        module = Module(open_driver(), compile_cubin(library, layer_source(), capability, DEFINES[dtype]))
-        self._dtype = dtype
-        self._row_norm, self._gate_times_up, self._rotate_and_store = starmap(module.kernel, SIGNATURES.items())
+        """As `load`."""
+        self._dtype, kernels = dtype, load(dtype)
+        self._row_norm, self._gate_times_up = kernels["row_norm"], kernels["gate_times_up"]
+        self._rotate_and_store = kernels["rotate_and_store"]
 
     def norm(self, rows: Tensor, norm: NormWeight) -> Tensor:
         """The norm of `rows` `[..., width]`."""

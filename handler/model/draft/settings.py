@@ -34,6 +34,9 @@ def draft_config(config: EngineConfig) -> EngineConfig:
         draft_model="",
         revision=None,
         served_model_id="",
+        adapters=(),
+        max_adapters=0,
+        reserves_adapters=False,
         quantize=config.quantize if config.quantize in _AT_LOAD else Quantize.AUTO,
     )
 

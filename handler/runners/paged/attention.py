@@ -22,13 +22,15 @@ from handler.runners.paged.windows import WindowParts, packing_pays, window_atte
 @dataclass(slots=True, eq=False)
 class PagedStep:
     """`AttentionStep` over pages. `kernel` says whether this device and dtype have one, `packs_windows` whether it
-    computes windows in parts; `gathered` whether a layer went without it."""
+    computes windows in parts; `gathered` whether a layer went without it. `adapter_slots` int32 `[T]`: the adapter of
+    each row, -1 for none; None in a step of the base alone."""
 
     cache: PagedCache
     paged_input: PagedInput
     windows: dict[int, int]
     kernel: bool = True
     packs_windows: bool = False
+    adapter_slots: Tensor | None = None
     calls: int = 0
     gathered: bool = False
     _inputs: dict[torch.device, PagedInput] = field(default_factory=dict)

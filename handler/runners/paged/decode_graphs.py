@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -39,20 +40,27 @@ class StaticStep(Protocol):
         """How `found` logits of the probe are wrong, or None."""
 
 
-class DecodeGraphs:
-    """Captured forward passes. If there are none, `reason` says why, and decoding is eager.
+@dataclass(slots=True)
+class GraphMemory:
+    """What graphs share, since only one is replayed at a time: a memory pool and a tensor of logits.
 
-    All share one memory pool and one tensor of logits: kept apart, the logits of 256 sequences and of every smaller
-    batch would take gigabytes.
+    Kept apart, the logits of 256 sequences and of every smaller batch would take gigabytes.
     """
+
+    logits: Tensor | None = None
+    num_rows: int = 0
+    pool: Any = None
+    stream: torch.cuda.Stream | None = None
+
+
+class DecodeGraphs:
+    """Captured forward passes. If there are none, `reason` says why, and decoding is eager."""
 
     def __init__(self) -> None:
         self.reason = "not captured"
+        self.memory = GraphMemory()
         self._graphs: dict[Shape, Graph] = {}
-        self._logits: Tensor | None = None
-        self._num_rows = 0
-        self._pool: Any = None
-        self._stream: torch.cuda.Stream | None = None
+        self._owns_memory = True
 
     def __bool__(self) -> bool:
         return bool(self._graphs)
@@ -62,11 +70,16 @@ class DecodeGraphs:
         """The shapes that have a graph."""
         return self._graphs.keys()
 
+    def share_memory(self, other: DecodeGraphs) -> None:
+        """Before a capture: take the memory of `other`, which lives as long as these graphs are used."""
+        self.memory, self._owns_memory = other.memory, False
+
     def drop(self, reason: str) -> None:
         """Decode without graphs from now on."""
         self.reason = reason
         self._graphs.clear()
-        self._logits = self._pool = self._stream = None
+        if self._owns_memory:
+            self.memory = GraphMemory()
 
     def capture(
         self, step: StaticStep, decodes: Sequence[Shape], mixed: Sequence[Shape], ropes: set[str], device: torch.device
@@ -79,7 +92,8 @@ class DecodeGraphs:
         self.drop(obstacle(ropes, device) or "")
         if self.reason:
             return
-        self._num_rows = max(shape.num_seqs for shape in (*decodes, *mixed))
+        most = max(shape.num_seqs for shape in (*decodes, *mixed))
+        self.memory.num_rows = max(most, self.memory.num_rows)
         failed = self._capture_all(step, decodes, device)
         if failed or not self._graphs:
             self.drop(failed or self.reason)
@@ -126,9 +140,10 @@ class DecodeGraphs:
             self._graphs[shape] = graph
 
     def _captured(self, step: StaticStep, shape: Shape, out: Tensor, device: torch.device) -> Graph:
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        memory = self.memory
+        memory.pool = memory.pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with self._side_stream(device), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        with self._side_stream(device), torch.cuda.graph(graph, pool=memory.pool, stream=memory.stream):
             out.copy_(step.forward(shape))
         return graph
 
@@ -139,23 +154,23 @@ class DecodeGraphs:
         torch leaves a capture's stream current if the end of the capture raises; leaving this block ends that too.
         """
         before = torch.cuda.current_stream(device)
-        self._stream = self._stream or torch.cuda.Stream(device)
-        self._stream.wait_stream(before)
-        with torch.cuda.stream(self._stream):
+        stream = self.memory.stream = self.memory.stream or torch.cuda.Stream(device)
+        stream.wait_stream(before)
+        with torch.cuda.stream(stream):
             yield
-        before.wait_stream(self._stream)
+        before.wait_stream(stream)
 
     def _output(self, logits: Tensor) -> Tensor:
         """Where a graph writes its logits: the first rows of one tensor, as large as the largest step's."""
-        if self._logits is None:
-            self._logits = logits.new_empty(self._num_rows, logits.shape[1])
-        return self._logits[: len(logits)]
+        if self.memory.logits is None:
+            self.memory.logits = logits.new_empty(self.memory.num_rows, logits.shape[1])
+        return self.memory.logits[: len(logits)]
 
     def replay(self, shape: Shape) -> Tensor:
         """Logits `[num_seqs, vocab]` for what the buffers hold; the next replay overwrites them."""
         self._graphs[shape].replay()
-        assert self._logits is not None
-        return self._logits[: shape.num_seqs]
+        assert self.memory.logits is not None
+        return self.memory.logits[: shape.num_seqs]
 
 
 def obstacle(ropes: set[str], device: torch.device) -> str | None:

@@ -19,6 +19,8 @@ from handler.runners.layer_kinds import LayerKind, sliding_window
 from handler.runners.paged.attention import PagedStep
 
 _Piece = Callable[[], Tensor]
+# Adds to a product, the second, of the first, in place, what the running step's adapters add.
+_Addition = Callable[[Tensor, Tensor], None]
 
 
 class FusedLayer(nn.Module):
@@ -57,6 +59,11 @@ class FusedLayer(nn.Module):
         hidden = kernels.norm_add(attended, hidden_states, self._attention_norm)
         before, after = self._mlp_norms
         return kernels.norm_add(self._mlp(kernels.norm(hidden, before)), hidden, after)
+
+    def let_adapters_add(self, addition_to: Callable[[list[Any]], _Addition]) -> None:
+        """Tell joined projections what adapters add to them. The others are called as modules, whose hooks do it."""
+        for joined in (self._attention.qkv, self._mlp.gate_up):
+            joined.addition = addition_to(joined.parts)
 
     def difference(self, hidden: Tensor, options: dict[str, Any], tolerance: float) -> str | None:
         """The first piece that says something else than the module it replaces, or None; and by how much.
@@ -99,7 +106,7 @@ class _Attention:
 
     def __init__(self, attention: Any, kind: LayerKind, kernels: LayerKernels) -> None:
         self._kernels = kernels
-        self._qkv = _Joined([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.qkv = _Joined([attention.q_proj, attention.k_proj, attention.v_proj])
         self._output = attention.o_proj
         self._layer_idx = int(attention.layer_idx)
         head_dim = int(attention.head_dim)
@@ -113,7 +120,7 @@ class _Attention:
     def __call__(self, rows: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
         step = STEP.get()
         assert isinstance(step, PagedStep)
-        query, key, value = self._qkv(rows)
+        query, key, value = self.qkv(rows)
         heads, slots = self._heads, step.paged_input.slot_mapping
         keys, values = step.cache.made(self._layer_idx, heads.num_kv_heads, heads.head_dim, rows.device)
         rotated = self._kernels.rotate_and_store(heads, (query, key, value), angles, (keys, values), slots)
@@ -127,10 +134,10 @@ class _Mlp:
 
     def __init__(self, mlp: Any, kind: LayerKind, kernels: LayerKernels) -> None:
         self._kernels, self._gelu = kernels, kind.one_plus
-        self._gate_up, self._down = _Joined([mlp.gate_proj, mlp.up_proj]), mlp.down_proj
+        self.gate_up, self._down = _Joined([mlp.gate_proj, mlp.up_proj]), mlp.down_proj
 
     def __call__(self, rows: Tensor) -> Tensor:
-        gate, up = self._gate_up(rows)
+        gate, up = self.gate_up(rows)
         out: Tensor = self._down(self._kernels.gate_times_up(gate, up, self._gelu))
         return out
 
@@ -139,7 +146,8 @@ class _Joined:
     """Projections of one input: one product if they can be joined, else one each."""
 
     def __init__(self, parts: list[Any]) -> None:
-        self._parts = parts
+        self.parts = parts
+        self.addition: _Addition | None = None
         self._whole: Any = None
         try:
             self._whole = join(parts)
@@ -149,8 +157,11 @@ class _Joined:
 
     def __call__(self, rows: Tensor) -> tuple[Tensor, ...]:
         if self._whole is None:
-            return tuple(part(rows) for part in self._parts)
-        return tuple(self._whole(rows).split(self._sizes, -1))
+            return tuple(part(rows) for part in self.parts)
+        found: Tensor = self._whole(rows)
+        if self.addition is not None:
+            self.addition(rows, found)
+        return tuple(found.split(self._sizes, -1))
 
 
 def norm_weight(norm: Any, kind: LayerKind) -> NormWeight:

@@ -133,6 +133,11 @@ def slots_of(items: Sequence[ScheduledSequence], page_size: int) -> list[int]:
     ]
 
 
+def adapters_of(items: Sequence[ScheduledSequence]) -> list[int]:
+    """The slot of the adapter of each token of all items; BASE for none."""
+    return [item.seq.adapter_slot for item in items for _ in range(item.num_tokens)]
+
+
 def flat(longs: Sequence[Sequence[int]], ints: Sequence[Sequence[int]]) -> Tensor:
     """Rows of int64, then rows of int32, in one int64 tensor on the host, so that one copy takes all to a device."""
     wide = [number for row in longs for number in row]

@@ -9,21 +9,26 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from handler.adapters.adapter import Adapter
+from handler.adapters.rows import AdapterRows, adapter_rows
 from handler.model.loader import LoadedModel
 from handler.runners.attention import STEP, UnsupportedAttention, layer_windows
 from handler.runners.experts import most_static_tokens
 from handler.runners.limits import Limits
+from handler.runners.paged.adapters.adapters import PagedAdapters
+from handler.runners.paged.adapters.slots import packed_slots, static_slots, used_slots
+from handler.runners.paged.adapters.trial_adapter import trial_products
 from handler.runners.paged.attention import PagedStep
 from handler.runners.paged.cache import PagedCache
 from handler.runners.paged.decode_graphs import DecodeGraphs
 from handler.runners.paged.fusion import Fusion
-from handler.runners.paged.input import PagedInput, build_paged_input
+from handler.runners.paged.input import PagedInput, build_paged_input, upload
 from handler.runners.paged.probe import probe
 from handler.runners.paged.step_buffers import Shape, StepBuffers, decode_shapes, mixed_shapes, smallest
 from handler.runners.paged.varlen import missing_kernel
 from handler.runners.paged.windows import parts_agree
 from handler.runners.rotary import changing_ropes
-from handler.runners.runner import StepLogits, WithoutAdapters
+from handler.runners.runner import StepLogits
 from handler.runners.trial import Trial, Verdict
 from handler.scheduling.block_manager import BlockManager
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
@@ -32,18 +37,26 @@ logger = logging.getLogger(__name__)
 
 # Of a graph of some 1,300 kernels; an estimate.
 _GRAPH_BYTES = 8 << 20
+_NO_ROOM = "This server set no GPU memory aside for adapters at its start: set ENABLE_ADAPTERS=true or LORA_ADAPTERS"
 
 
-class PagedRunner(WithoutAdapters):
+class PagedRunner:
     """`Runner` over `PagedCache`; the block tables are those of `BlockManager`."""
 
     name = "paged"
     drafts_obstacle: str | None = None
 
-    def __init__(self, loaded: LoadedModel, limits: Limits, fuses: bool = True) -> None:
-        """`fuses`: decoder layers may be fused, where that is right."""
+    def __init__(
+        self, loaded: LoadedModel, limits: Limits, fuses: bool = True, adapters: PagedAdapters | None = None
+    ) -> None:
+        """`fuses`: decoder layers may be fused, and own kernels used, where that is right. `adapters`: their memory."""
         self.loaded = loaded
         self.limits = limits
+        self.adapters = adapters
+        self.adapters_obstacle = None if adapters is not None else _NO_ROOM
+        self.adapter_graphs = DecodeGraphs()
+        self._no_graphs = DecodeGraphs()
+        self._own_kernels = fuses
         num_pages = -(-limits.capacity_tokens // limits.page_size)
         self.cache = PagedCache(num_pages, limits.page_size, loaded.kv_dtype, loaded.device)
         self.graphs = DecodeGraphs()
@@ -93,12 +106,22 @@ class PagedRunner(WithoutAdapters):
             return 0
         shapes = [*self._decode_shapes, *self._mixed_shapes]
         logits = max(shape.num_seqs for shape in shapes) * self.vocab_size * self.loaded.dtype.itemsize
-        return logits + len(shapes) * _GRAPH_BYTES
+        return logits + len(shapes) * _GRAPH_BYTES * (1 if self.adapters is None else 2)
 
     @property
     def graph_tokens(self) -> int:
         """Tokens of the largest step that is captured."""
         return max(shape.num_tokens for shape in (*self._decode_shapes, *self._mixed_shapes))
+
+    def load_adapter(self, slot: int, adapter: Adapter) -> None:
+        """As `Runner.load_adapter`."""
+        assert self.adapters is not None
+        self.adapters.load(slot, adapter)
+
+    def unload_adapter(self, slot: int) -> None:
+        """As `Runner.unload_adapter`; the memory of slots is fixed."""
+        assert self.adapters is not None
+        self.adapters.unload(slot)
 
     def kv_manager(self, limits: Limits) -> BlockManager:
         """Accounting of the cache's pages. `limits` are those the runner was made with."""
@@ -125,26 +148,42 @@ class PagedRunner(WithoutAdapters):
         return replace(found, samples=[*samples, *found.samples[len(decodes) :]])
 
     def _run(self, decodes: list[ScheduledSequence], chunks: list[ScheduledSequence]) -> StepLogits:
-        shape = self._shape(decodes, chunks)
+        used = set() if self.adapters is None else used_slots([*decodes, *chunks])
+        shape = self._shape(decodes, chunks, self._graphs_for(used))
         if shape is not None:
             try:
-                return self._static(shape, decodes, chunks)
+                return self._static(shape, decodes, chunks, used)
             except UnsupportedAttention:
                 # The first pass may be one of decodes; only it shows that a layer needs its pages gathered.
                 if not self._gathers:
                     raise
-        return self._packed([*decodes, *chunks])
+        return self._packed([*decodes, *chunks], used)
 
-    def _shape(self, decodes: list[ScheduledSequence], chunks: list[ScheduledSequence]) -> Shape | None:
+    def _graphs_for(self, used: set[int]) -> DecodeGraphs:
+        """Those of steps in which the adapters of these slots are used."""
+        if self.adapters is None or not used:
+            return self.graphs
+        return self.adapter_graphs if self.adapters.are_products(used) else self._no_graphs
+
+    def _shape(
+        self, decodes: list[ScheduledSequence], chunks: list[ScheduledSequence], graphs: DecodeGraphs
+    ) -> Shape | None:
         """The static step that holds the batch; None if there is none, or all logits of a chunk are wanted."""
         if self._gathers or any(item.scores_prompt for item in chunks):
             return None
-        return smallest(self.graphs.shapes or self._decode_shapes, len(decodes), chunks)
+        return smallest(graphs.shapes or self._decode_shapes, len(decodes), chunks)
 
-    def _static(self, shape: Shape, decodes: list[ScheduledSequence], chunks: list[ScheduledSequence]) -> StepLogits:
+    def _static(
+        self, shape: Shape, decodes: list[ScheduledSequence], chunks: list[ScheduledSequence], used: set[int]
+    ) -> StepLogits:
         """A replay if graphs are captured, else a pass over the same buffers."""
         self._buffers.fill(shape, decodes, chunks)
-        logits = self.graphs.replay(shape) if self.graphs else self.static_forward(shape)
+        rows, graphs = None, self._graphs_for(used)
+        if used:
+            slots, output_slots = static_slots(shape, decodes, chunks)
+            self._buffers.fill_adapters(shape, slots)
+            rows = self._plain_rows(used, slots, output_slots)
+        logits = graphs.replay(shape) if graphs else self.static_forward(shape, bool(used), rows)
         ends = zip(chunks, logits[shape.num_decodes :].split(1), strict=False)
         chosen = [(item, row) for item, row in ends if item.samples]
         found = logits[: len(decodes)]
@@ -152,8 +191,14 @@ class PagedRunner(WithoutAdapters):
             found = torch.cat([found, *(row for _, row in chosen)])
         return StepLogits(found, [*decodes, *(item for item, _ in chosen)])
 
-    def _packed(self, items: list[ScheduledSequence]) -> StepLogits:
-        logits = self._forward(build_paged_input(items, self.cache.page_size, self.loaded.device))
+    def _packed(self, items: list[ScheduledSequence], used: set[int]) -> StepLogits:
+        slots = rows = None
+        if used:
+            own, output_slots = packed_slots(items)
+            slots = upload(torch.tensor(own, dtype=torch.int32), self.loaded.device)
+            rows = self._plain_rows(used, own, output_slots)
+        paged_input = build_paged_input(items, self.cache.page_size, self.loaded.device)
+        logits = self._forward(paged_input, slots, rows)
         samples = [item for item in items if item.samples]
         prompt: list[tuple[ScheduledSequence, Tensor]] = []
         first = len(samples)
@@ -163,15 +208,27 @@ class PagedRunner(WithoutAdapters):
                 first += item.num_tokens
         return StepLogits(logits[: len(samples)], samples, prompt)
 
-    def static_forward(self, shape: Shape) -> Tensor:
-        """The pass that graphs capture: logits `[num_seqs, vocab]` of the static buffers' rows."""
-        return self._forward(self._buffers.view(shape))
+    def _plain_rows(self, used: set[int], slots: list[int], output_slots: list[int]) -> AdapterRows | None:
+        """What `PlainAdapters` need to know, if one of the adapters is theirs too. Waits for the device."""
+        if self.adapters is None or self.adapters.are_products(used):
+            return None
+        return AdapterRows.of(slots, output_slots if self._keeps_logits else None, self.loaded.device)
 
-    def _forward(self, paged_input: PagedInput) -> Tensor:
-        step = PagedStep(self.cache, paged_input, self._windows, self._missing_kernel is None, self._packs_windows)
+    def static_forward(self, shape: Shape, adapters: bool = False, rows: AdapterRows | None = None) -> Tensor:
+        """The pass that graphs capture: logits `[num_seqs, vocab]` of the static buffers' rows.
+
+        `adapters`: what the buffers say of them counts. `rows` are set if some add more than products.
+        """
+        slots = self._buffers.adapter_slots(shape) if adapters else None
+        return self._forward(self._buffers.view(shape), slots, rows)
+
+    def _forward(self, paged_input: PagedInput, adapter_slots: Tensor | None, rows: AdapterRows | None) -> Tensor:
+        kernel = self._missing_kernel is None
+        step = PagedStep(self.cache, paged_input, self._windows, kernel, self._packs_windows, adapter_slots)
         token = STEP.set(step)
         try:
-            return self._call_model(paged_input)
+            with adapter_rows(rows):
+                return self._call_model(paged_input)
         finally:
             STEP.reset(token)
             self.num_attention_calls = step.calls
@@ -205,6 +262,8 @@ class PagedRunner(WithoutAdapters):
         self._prove_graphs(trial)
         if self.fusion.num_fused and not self.graphs:
             self._prove_fusion(trial)
+        if self.adapters is not None:
+            self._prove_adapters(self.adapters, trial.text)
 
     def _prove_fusion(self, trial: Trial) -> None:
         """Without graphs: undo fused layers if the trial fails with them, or if graphs do."""
@@ -224,6 +283,28 @@ class PagedRunner(WithoutAdapters):
         self.verdict = Verdict.FELL_BACK if slower else Verdict.PASSED
         if slower:
             logger.warning("trial: %s", self.decoding)
+
+    @torch.inference_mode()
+    def _prove_adapters(self, adapters: PagedAdapters, text: list[int]) -> None:
+        """Let adapters add to the layers as they are now, and capture the steps that have some."""
+        adapters.attach(self._own_kernels)
+        if not self.graphs:
+            self.adapter_graphs.drop(self.graphs.reason)
+            return
+        adapters.memory.load(0, trial_products(adapters.memory))
+        self.adapter_graphs.share_memory(self.graphs)
+        decodes, mixed = (
+            [one for one in shapes if one in self.graphs.shapes] for shapes in (self._decode_shapes, self._mixed_shapes)
+        )
+        with probe(self, self._buffers, text, adapters=True) as step:
+            self.adapter_graphs.capture(step, decodes, mixed, set(), self.loaded.device)
+        adapters.memory.clear(0)
+        if not self.adapter_graphs:
+            self.verdict = Verdict.FELL_BACK
+            logger.warning("trial: steps with adapters run without CUDA graphs: %s", self.adapter_graphs.reason)
+
+    def _captured(self, shapes: list[Shape]) -> list[Shape]:
+        return [shape for shape in shapes if shape in self.graphs.shapes]
 
     @torch.inference_mode()
     def capture(self, text: list[int]) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from handler.adapters.rows import BASE
 from handler.runners.paged.input import PagedInput, flat, ids_of, positions_of, slots_of, views
 from handler.scheduling.block_manager import TRASH_PAGE
 from handler.scheduling.scheduler import ScheduledSequence
@@ -85,6 +86,7 @@ class StepBuffers:
         self._page_size = page_size
         self._max_k = -(-max_len // page_size) * page_size
         self._flat = torch.zeros(max(map(_num_longs, shapes)), dtype=torch.int64, device=device)
+        self._adapters = torch.full([max(shape.num_tokens for shape in shapes)], BASE, dtype=torch.int32, device=device)
         size = (max(shape.num_seqs for shape in shapes), self._max_k // page_size)
         self._table = torch.full(size, TRASH_PAGE, dtype=torch.int32, device=device)
         # The table as the host last wrote it, so that only rows that changed are written again.
@@ -128,6 +130,14 @@ class StepBuffers:
         rows.append([end - 1 for end in bounds[1:]])
         _copy(flat(rows, [bounds, [0, *accumulate(lengths)], lengths]), self._flat[: _num_longs(shape)])
         self._write_tables([*decodes, *[None] * len(idle), *chunks, *[None] * unused])
+
+    def adapter_slots(self, shape: Shape) -> Tensor:
+        """The adapter of each row of `shape`, int32 `[T]`, as last written."""
+        return self._adapters[: shape.num_tokens]
+
+    def fill_adapters(self, shape: Shape, slots: Sequence[int]) -> None:
+        """Write the adapter of each row of `shape`."""
+        _copy(torch.tensor(slots, dtype=torch.int32), self.adapter_slots(shape))
 
     def _write_tables(self, items: Sequence[ScheduledSequence | None]) -> None:
         """Upload the rows from the first to the last that changed; most steps change none."""

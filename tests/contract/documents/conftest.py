@@ -14,7 +14,15 @@ import pytest
 
 from container.run_dir import LISTEN_FD_VARIABLE, RUN_DIR_VARIABLE, WORKERS_VARIABLE, RunDir
 from handler.engine.ipc import EngineSocket
-from handler.seam.protocol import FinishReason, FromEngine, GenerateRequest, StepOutput, TokenLogprob
+from handler.seam.protocol import (
+    AdapterDone,
+    AdapterMessage,
+    EngineMessage,
+    FinishReason,
+    GenerateRequest,
+    StepOutput,
+    TokenLogprob,
+)
 from handler.seam.status import Phase, StatusBoard
 from tests.support.server import ROOT, Server
 from tests.support.tiny_models import EOS_ID, write_tokenizer
@@ -41,7 +49,8 @@ def answer(request: GenerateRequest) -> StepOutput:
 def serve(socket: EngineSocket, stop: threading.Event) -> None:
     while not stop.is_set():
         for worker, messages in socket.receive(0.1):
-            replies: list[FromEngine] = [answer(each) for each in messages if isinstance(each, GenerateRequest)]
+            replies: list[EngineMessage] = [answer(each) for each in messages if isinstance(each, GenerateRequest)]
+            replies += [AdapterDone(each.request_id) for each in messages if isinstance(each, AdapterMessage)]
             if replies:
                 socket.send(worker, replies)
 

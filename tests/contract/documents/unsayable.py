@@ -6,6 +6,7 @@ is.
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -17,6 +18,7 @@ VOCABULARY = 260
 ROOM = CONTEXT // 2
 
 # They read hardly anything of a request.
+NUMBERS = itertools.count()
 UNRULED = {"/chat_tokenize", "/vertex"}
 
 
@@ -30,12 +32,26 @@ def filter_case(_context: object, case: Any) -> bool:
 
 @schemathesis.hook
 def map_case(_context: object, case: Any) -> Any:
-    """Token ids as keys have no upper end in JSON Schema; a valid example gets known ones."""
+    """Token ids as keys have no upper end in JSON Schema; a valid example gets known ones. Adapters are those that are
+    loaded, which is none of a valid example's; one that is to be loaded gets a name of its own."""
+    if case.meta is None or case.meta.generation.mode.is_positive:
+        case.body = without_adapters(case.body)
+        if case.operation.path == "/adapters" and isinstance(case.body, dict) and "name" in case.body:
+            case.body["name"] = f"adapter-{next(NUMBERS)}"
     bias = case.body.get("logit_bias") if isinstance(case.body, dict) else None
     positive = case.meta is None or case.meta.generation.mode.is_positive
     if positive and isinstance(bias, dict) and case.operation.path not in UNRULED:
         case.body["logit_bias"] = {str(int(key) % VOCABULARY): value for key, value in bias.items()}
     return case
+
+
+def without_adapters(value: Any) -> Any:
+    """`value` without what may name an adapter, at any depth."""
+    if isinstance(value, list):
+        return [without_adapters(each) for each in value]
+    if isinstance(value, dict):
+        return {key: without_adapters(each) for key, each in value.items() if key not in {"adapter_id", "model"}}
+    return value
 
 
 def answers_fit_the_context(body: dict[str, Any]) -> bool:

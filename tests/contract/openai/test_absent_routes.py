@@ -25,7 +25,6 @@ TRIED = {
     "/v1/responses/input_tokens": "/tokenize counts",
     "/v1/responses/compact": "send a shorter one",
     "/api/chat": "OpenAI's",
-    "/adapters": "merge the adapter",
 }
 
 

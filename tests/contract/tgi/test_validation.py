@@ -107,7 +107,7 @@ def test_the_whole_order(server: Server, rung: int) -> None:
         ({"truncate": 0}, "`truncate` must be strictly positive and less than 511. Given: 0"),
         ({"max_new_tokens": 2000}, "`inputs` tokens + `max_new_tokens` must be <= 512. Given: 1 `inputs` tokens and"
                                    " 1024 `max_new_tokens`"),
-        ({"adapter_id": "mine"}, '`adapter_id` must be absent, this server has no adapters. Given: "mine"'),
+        ({"adapter_id": "mine"}, '`adapter_id` must be the name of an adapter that is loaded. Given: "mine"'),
         ({"stop": [""]}, "`stop` must be made of non-empty strings"),
         ({"seed": 2**64}, "`seed` must be < 2^64. Given: 18446744073709551616"),
     ],

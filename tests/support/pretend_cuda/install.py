@@ -123,7 +123,13 @@ def _patch_tensors(patch: pytest.MonkeyPatch, dispatcher: Dispatcher) -> None:
     def to(self: Tensor, *args: Any, **options: Any) -> Tensor:
         return _to(gpus, self, args, options)
 
+    def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
+        if isinstance(data, Tensor):
+            return _to(gpus, data, (), {"dtype": dtype, "device": device})
+        return tensor(data, dtype=dtype, device=device)
+
     patch.setattr(torch, "tensor", tensor)
+    patch.setattr(torch, "as_tensor", as_tensor)
     patch.setattr(Tensor, "to", to)
     patch.setattr(Tensor, "cpu", lambda self, **_: to(self, "cpu"))
     patch.setattr(Tensor, "cuda", lambda self, device=None, **_: to(self, gpus.device(device)))

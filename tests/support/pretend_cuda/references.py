@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+_FLOAT = torch.float32
 
 
 class IllegalAddress(Exception):
@@ -88,8 +90,50 @@ def _rotated(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     return heads * cosines + torch.cat((-high, low), -1) * sines
 
 
+def adapter_down(
+    memory: Memory, grid: tuple[int, int], _threads: int, dots: int, rows: int, down: int, slots: int, ranks: int,
+    num_rows: int, width: int, num_parts: int, max_rank: int, part_stride: int, slot_stride: int,
+) -> None:  # fmt: skip
+    assert grid == (-(-num_rows // 4), -(-num_parts * max_rank // 4))
+    x, out = memory.at(rows, num_rows, width).float(), memory.at(dots, num_rows, num_parts * max_rank, dtype=_FLOAT)
+    for row, slot, part, rank in _live(memory, slots, ranks, num_rows, num_parts, part_stride):
+        start = slot * slot_stride + part * max_rank * width
+        weight = memory.at(down + start * memory.dtype.itemsize, rank, width).float()
+        out[row, part * max_rank : part * max_rank + rank] = weight @ x[row]
+
+
+def adapter_up(
+    memory: Memory, grid: tuple[int, int], threads: int, out: int, dots: int, up: int, slots: int, ranks: int,
+    scalings: int, num_rows: int, width: int, num_parts: int, max_rank: int, first_end: int, second_end: int,
+    part_stride: int, out_stride: int, slot_stride: int, rank_stride: int,
+) -> None:  # fmt: skip
+    assert grid == (-(-width // (2 * threads)), -(-num_rows // 4))
+    own = memory.at(dots, num_rows, num_parts * max_rank, dtype=_FLOAT)
+    found, ends = memory.at(out, num_rows, width, stride=out_stride), (0, first_end, second_end, width)
+    for row, slot, part, rank in _live(memory, slots, ranks, num_rows, num_parts, part_stride):
+        columns = slice(ends[part], width if part == num_parts - 1 else ends[part + 1])
+        start = slot * slot_stride + columns.start
+        size = (rank, columns.stop - columns.start)
+        weight = memory.at(up + start * memory.dtype.itemsize, *size, stride=rank_stride).float()
+        scaling = memory.at(scalings + (slot * part_stride + part) * 4, 1, dtype=_FLOAT)
+        added = scaling * (own[row, part * max_rank : part * max_rank + rank] @ weight)
+        found[row, columns] = (found[row, columns].float() + added).to(memory.dtype)
+
+
+def _live(
+    memory: Memory, slots: int, ranks: int, num_rows: int, num_parts: int, part_stride: int
+) -> Iterator[tuple[int, int, int, int]]:
+    """Row, slot, part and rank wherever an adapter adds something."""
+    for row, slot in enumerate(memory.at(slots, num_rows, dtype=torch.int32).tolist()):
+        if slot >= 0:
+            found = memory.at(ranks + slot * part_stride * 4, num_parts, dtype=torch.int32).tolist()
+            yield from ((row, slot, part, rank) for part, rank in enumerate(found) if rank)
+
+
 REFERENCES: dict[str, Callable[..., Any]] = {
     "row_norm": row_norm,
     "gate_times_up": gate_times_up,
     "rotate_and_store": rotate_and_store,
+    "adapter_down": adapter_down,
+    "adapter_up": adapter_up,
 }

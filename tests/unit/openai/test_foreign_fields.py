@@ -158,7 +158,7 @@ def test_what_clients_add_to_tools_is_taken(tool: dict[str, Any]) -> None:
         ({"reasoning": {"effort": "low", "summary": "detailed"}}, "reasoning.summary", "not supported"),
         ({"options": {"num_ctx": 5}}, "options", "in the body itself"),
         ({"max_new_tokens": 5}, "max_new_tokens", "send `max_tokens`"),
-        ({"lora_path": "x"}, "lora_path", "no adapters"),
+        ({"lora_path": "x"}, "lora_path", "send the adapter's name as `model`"),
     ],
 )
 def test_what_would_change_the_answer_is_refused_by_name(fields: dict[str, Any], param: str, words: str) -> None:

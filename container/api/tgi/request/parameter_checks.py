@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from container.api.tgi.request.grammar_parameter import check_grammar
 from container.api.tgi.request.parameters import GenerateParameters
-from container.api.validation import show
-from container.errors import AdapterUnknown, ContextLengthExceeded, InvalidRequest
+from container.errors import ContextLengthExceeded, InvalidRequest
 from container.serving.served_model import ServedModel
 from container.settings import Settings
 
@@ -34,10 +33,7 @@ def check_before_admission(parameters: GenerateParameters, settings: Settings, *
 
 
 def check_parameters(parameters: GenerateParameters, settings: Settings) -> None:
-    """TGI's checks of sampling, stop strings and seed; unsupported parameters are refused by name.
-
-    Raises InvalidRequest.
-    """
+    """TGI's checks of sampling, stop strings and seed. Raises InvalidRequest."""
     p = parameters
     if p.num_sequences > 1 and not p.wants_sampling:
         raise InvalidRequest("you must use sampling when `best_of` is > 1", param="best_of")
@@ -53,8 +49,6 @@ def check_parameters(parameters: GenerateParameters, settings: Settings) -> None
             f"`top_n_tokens` must be >= 0 and <= {settings.max_top_n_tokens}. Given: {p.top_n_tokens}",
             param="top_n_tokens",
         )
-    if p.adapter_id:
-        raise AdapterUnknown("adapter_id", show(p.adapter_id), param="adapter_id")
 
 
 def _check_distribution(p: GenerateParameters) -> None:

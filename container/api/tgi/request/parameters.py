@@ -75,7 +75,7 @@ class GenerateParameters(msgspec.Struct, frozen=True, kw_only=True):
     seed: Annotated[USize | None, _shown(maximum=2**64 - 1)] = None
     top_n_tokens: Annotated[U32 | None, _shown(maximum=5)] = None
     grammar: GrammarParameter | None = None
-    adapter_id: Annotated[str | None, _shown(maxLength=0)] = None
+    adapter_id: str | None = None
 
     @property
     def samples(self) -> bool:

@@ -1,0 +1,43 @@
+"""What holds of an adapter that is to be loaded, whichever route asks for it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+from container.api.validation import check, show
+from container.errors import AdapterFailed, AdapterInvalid
+from container.serving.service import service
+
+logger = logging.getLogger(__name__)
+
+_MAX_NAME = 256
+# What a header can carry.
+NAME = rf"^[!-~](?:[ -~]{{0,{_MAX_NAME - 2}}}[!-~])?$"
+_UPDATE = "/update"
+# LMI runs it for the adapter's requests; here nothing of an adapter is run.
+_CODE = "model.py"
+
+
+def check_name(field: str, name: str) -> None:
+    """Raise InvalidRequest unless a header can carry `name`, AdapterInvalid if it is one of the model's own."""
+    allowed = f"a name of 1 to {_MAX_NAME} printable ASCII characters, without a blank at either end"
+    check(field, allowed, name, re.search(NAME, name) is not None and "\n" not in name)
+    check(field, f"a name that does not end in {_UPDATE}, which is a route's end", name, not name.endswith(_UPDATE))
+    if name in {service().model.card.model_id, "tgi"}:
+        raise AdapterInvalid(f"`{field}` must not be a name of the model itself. Given: {show(name)}", param=field)
+
+
+def check_source(field: str, src: str) -> None:
+    """Raise InvalidRequest unless `src` may be a directory's path, AdapterFailed if its code is missed too much.
+
+    Where code that is not run ends a start, it also keeps an adapter away.
+    """
+    fits = src.startswith("/") and "\0" not in src
+    check(field, "the absolute path of a directory in the container", src, fits)
+    if not (Path(src) / _CODE).is_file():
+        return
+    if service().settings.refuse_custom_code:
+        raise AdapterFailed(f"the adapter has a {_CODE}, which is not run here (REFUSE_CUSTOM_CODE)")
+    logger.warning("an adapter's %s is not run", _CODE)

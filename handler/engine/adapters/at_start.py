@@ -1,0 +1,118 @@
+"""The adapters of a starting engine: all that the container's list names, before the engine reports ready."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from handler.adapters.adapter import Adapter
+from handler.adapters.location import adapter_directory
+from handler.engine.adapters.reader import AdapterReader
+from handler.engine.adapters.registry import AdapterLimits, AdapterRegistry
+from handler.engine.in_flight import InFlight
+from handler.runners.runner import Runner
+from handler.scheduling.adapter_slots import AdapterSlots
+from handler.scheduling.sequence import Sequence
+from handler.seam.adapter_list import AdapterEntry, AdapterList, new_registration
+from handler.seam.config import AdapterSource, EngineConfig
+from handler.seam.errors import BadConfiguration
+from handler.seam.protocol import RegisterAdapter
+
+logger = logging.getLogger(__name__)
+
+
+def build_registry(
+    config: EngineConfig,
+    runner: Runner,
+    slots: AdapterSlots,
+    read: Callable[[Path], Adapter],
+    in_flight: InFlight,
+    running: Callable[[], list[Sequence]],
+) -> AdapterRegistry:
+    """An empty registry with the configured limits; at least as many adapters may be registered as have a slot."""
+    most = max(config.max_cpu_adapters, config.max_adapters) if config.max_cpu_adapters else 0
+    copies = Path(config.adapters_path) if config.adapters_path else None
+    limits = AdapterLimits(most, config.max_adapter_rank)
+    return AdapterRegistry(runner, slots, AdapterReader(read, in_flight, copies), limits, in_flight, running)
+
+
+def register_listed(config: EngineConfig, registry: AdapterRegistry, progress: Callable[[int, str], None]) -> None:
+    """Register what the list names; the container's first engine makes it of LORA_ADAPTERS.
+
+    Raises BadConfiguration for one of these that cannot be loaded. One that was registered later, or served before, is
+    dropped from the list: no engine shall serve what another cannot.
+    """
+    configured = [
+        AdapterEntry(
+            name=each.name, src=each.path, registration=new_registration(), revision=each.revision, at_start=True
+        )
+        for each in config.adapters
+    ]
+    if not config.adapters_path:
+        for entry in configured:
+            _register(registry, entry)
+        return
+    listed = AdapterList(Path(config.adapters_path))
+    listed.begin(configured)
+    _sweep(listed)
+    while missing := [each for each in listed.read() if not registry.knows(each.registration)]:
+        for entry in missing:
+            progress(950, f"loading the adapter {entry.name}")
+            _register_or_drop(listed, registry, entry)
+
+
+def register_missed(config: EngineConfig, registry: AdapterRegistry) -> None:
+    """Begin to register what was listed after `register_listed` looked and before the workers saw a ready engine."""
+    for entry in AdapterList(Path(config.adapters_path)).read() if config.adapters_path else ():
+        if not registry.knows(entry.registration):
+            registry.register_soon(_message(entry))
+
+
+def _register_or_drop(listed: AdapterList, registry: AdapterRegistry, entry: AdapterEntry) -> None:
+    try:
+        _register(registry, entry)
+    except BadConfiguration as exc:
+        if entry.at_start and not entry.ready:
+            raise
+        logger.error("an adapter is no longer served: %s", exc)
+        listed.remove(entry.registration)
+    else:
+        if entry.at_start:
+            listed.mark_ready(entry.registration)
+
+
+def _register(registry: AdapterRegistry, entry: AdapterEntry) -> None:
+    """Raises BadConfiguration. An adapter that has a copy needs no directory any more."""
+    message, is_hub = _message(entry), False
+    if entry.at_start and not entry.ready:
+        directory, is_hub = adapter_directory(entry.src, entry.revision)
+        message = msgspec.structs.replace(message, path=str(directory))
+    refusal = registry.register_now(message, any_link=is_hub)
+    if refusal is not None:
+        setting = "LORA_ADAPTERS: " if entry.at_start else ""
+        raise BadConfiguration(f"{setting}adapter {entry.name}: {refusal}")
+
+
+def _entry(source: AdapterSource) -> AdapterEntry:
+    registration = new_registration()
+    return AdapterEntry(
+        name=source.name, src=source.path, registration=registration, revision=source.revision, at_start=True
+    )
+
+
+def _message(entry: AdapterEntry) -> RegisterAdapter:
+    return RegisterAdapter("", entry.name, entry.src, entry.registration, entry.pin)
+
+
+def _sweep(listed: AdapterList) -> None:
+    """Delete copies of what is no longer listed. An adapter is listed before it is copied, so looking in this order
+    spares those that are being copied."""
+    copies = [path for path in listed.directory.iterdir() if path.is_dir() and not path.name.startswith("new-")]
+    known = {entry.registration for entry in listed.read()}
+    for path in copies:
+        if path.name not in known:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,63 @@
+"""The engine's own copy of an adapter's files: they may vanish, or be written again, once the adapter is registered."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from hashlib import blake2b
+from pathlib import Path
+
+from handler.adapters.location import FILES
+
+_END = 1 << 20
+
+
+def files_of(directory: Path, *, any_link: bool = False) -> list[Path]:
+    """The files of an adapter that are there; what is missing is for its reader to say.
+
+    A link that leads out of `directory` counts as missing, unless `any_link`: the hub's cache consists of links.
+    """
+    found = (directory / name for name in FILES)
+    root = directory.resolve()
+    return [path for path in found if path.is_file() and (any_link or path.resolve().is_relative_to(root))]
+
+
+def copy_files(source: Path, target: Path, *, any_link: bool = False) -> Path:
+    """Copy an adapter's files into the new directory `target`, whole or not at all. Returns the directory to read.
+
+    That is `target` if another engine has made it already, and `source` if a file is missing there. Raises OSError.
+    """
+    if target.is_dir():
+        return target
+    files = files_of(source, any_link=any_link)
+    if len(files) < len(FILES):
+        return source
+    target.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix="new-", dir=target.parent))
+    try:
+        for path in files:
+            shutil.copyfile(path, scratch / path.name)
+        os.rename(scratch, target)
+    except OSError:
+        if not target.is_dir():  # another engine has made it meanwhile
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def content_fingerprint(directory: Path) -> int:
+    """A nonzero hash of the files' sizes, beginnings and ends, by which `Suspects` know an adapter. Raises OSError.
+
+    Training changes every number, so the ends tell two adapters apart; all of a file would take longer than to read it.
+    """
+    digest = blake2b(digest_size=8)
+    for path in files_of(directory):
+        size = path.stat().st_size
+        digest.update(size.to_bytes(8, "little"))
+        with path.open("rb") as file:
+            digest.update(file.read(_END))
+            file.seek(max(0, size - _END))
+            digest.update(file.read(_END))
+    return int.from_bytes(digest.digest(), "little", signed=True) or 1

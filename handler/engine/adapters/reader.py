@@ -1,0 +1,106 @@
+"""`AdapterReader`: copies, checks and reads adapters in a thread of its own, so that no stream waits for a file."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from handler.adapters.adapter import Adapter, BadAdapter
+from handler.engine.adapters.own_copy import content_fingerprint, copy_files, files_of
+from handler.engine.in_flight import InFlight
+from handler.model.machine_memory import available_memory_bytes, trim_heap
+
+logger = logging.getLogger(__name__)
+
+# Bytes of memory left to the rest of the container when an adapter is read.
+_SPARED = 256 << 20
+# While it is read, an adapter takes so many times its file: the copy, the file's bytes and the tensors.
+_TIMES = 3
+
+
+class NoMemory(Exception):
+    """No memory is left for an adapter; one sentence for a client."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadAdapter:
+    """An adapter and the fingerprint of its files."""
+
+    adapter: Adapter
+    fingerprint: int
+
+
+class AdapterReader:
+    """Reads one adapter at a time. `copies` holds the engines' own copies; without it files are read where they are."""
+
+    def __init__(
+        self,
+        read: Callable[[Path], Adapter],
+        in_flight: InFlight,
+        copies: Path | None = None,
+        free_bytes: Callable[[], int] = available_memory_bytes,
+    ) -> None:
+        """`read` makes an `Adapter` of a directory for the served model, or raises BadAdapter."""
+        self._read = read
+        self._in_flight = in_flight
+        self._copies = copies
+        self._free_bytes = free_bytes
+        self._thread = ThreadPoolExecutor(1, "adapter", _alone)
+
+    def submit(self, path: Path, registration: str, *, any_link: bool = False) -> Future[ReadAdapter]:
+        """Read the adapter in `path`, or the copy that a registration has already. `any_link`: see `files_of`.
+
+        The future raises BadAdapter, NoMemory, or what the files make torch and Python raise.
+        """
+        return self._thread.submit(self._load, path, registration, any_link)
+
+    def forget(self, registration: str) -> None:
+        """Delete the copy, if there is one, and give the system the memory of what was dropped."""
+        self._thread.submit(self._drop, registration)
+
+    def stop(self) -> None:
+        """Read nothing more. What is being read goes on."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _load(self, path: Path, registration: str, any_link: bool) -> ReadAdapter:
+        copy = None if self._copies is None else self._copies / registration
+        known = copy is not None and copy.is_dir()
+        source = copy if copy is not None and known else path
+        self._check_memory(files_of(source, any_link=any_link))
+        try:
+            found = source if copy is None else copy_files(source, copy, any_link=any_link)
+            fingerprint = content_fingerprint(found)
+            refusal = self._in_flight.adapter_refusal(fingerprint)
+            if refusal is not None:
+                raise BadAdapter(refusal)
+            with self._in_flight.reading(fingerprint):
+                return ReadAdapter(self._read(found), fingerprint)
+        except BaseException:
+            if copy is not None and not known:  # else another engine made it and may need it
+                shutil.rmtree(copy, ignore_errors=True)
+            raise
+
+    def _check_memory(self, files: list[Path]) -> None:
+        needed = _TIMES * sum(path.stat().st_size for path in files)
+        free = self._free_bytes() - _SPARED
+        if needed > free:
+            raise NoMemory(
+                f"no memory is left for the adapter: reading it takes {needed >> 20} MiB, and {max(0, free) >> 20} MiB "
+                "are free"
+            )
+
+    def _drop(self, registration: str) -> None:
+        if self._copies is not None:
+            shutil.rmtree(self._copies / registration, ignore_errors=True)
+        trim_heap()
+
+
+def _alone() -> None:
+    """One thread of torch's: a step beside it needs the others."""
+    torch.set_num_threads(1)
