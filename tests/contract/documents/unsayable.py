@@ -38,6 +38,8 @@ def map_case(_context: object, case: Any) -> Any:
         case.body = without_adapters(case.body)
         if case.operation.path == "/adapters" and isinstance(case.body, dict) and "name" in case.body:
             case.body["name"] = f"adapter-{next(NUMBERS)}"
+        if case.operation.path.endswith("/update") and isinstance(case.body, dict):
+            case.body.pop("src", None)  # it cannot change
     bias = case.body.get("logit_bias") if isinstance(case.body, dict) else None
     positive = case.meta is None or case.meta.generation.mode.is_positive
     if positive and isinstance(bias, dict) and case.operation.path not in UNRULED:
