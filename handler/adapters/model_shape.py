@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,8 @@ from handler.linears.experts.quantised_experts import is_experts, matrix_names
 
 # Experts that are modules of their own see some of the rows only.
 _SINGLE_EXPERT = re.compile(r"\.experts\.\d+\.")
+# Families' own kinds of nn.Linear that multiply and nothing else.
+_LIKE_LINEAR = frozenset({"FalconLinear"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class ModelShape:
                 for module in (embedding, output)
                 if module is not None and (weight := _weight(module)) is not None
             },
-            attention_rows=_attention_rows(model.config.get_text_config(decoder=True)),
+            attention_rows=_attention_rows(model.config.get_text_config(decoder=True), linears),
             prefix=model.base_model_prefix,
             conversions=list(get_model_conversion_mapping(model) or ()),
         )
@@ -89,10 +92,18 @@ def _size(module: Any) -> Size | None:
     """Sizes of a module that multiplies by a weight, whatever holds it."""
     if isinstance(module, Conv1D):
         return Size(module.weight.shape[1], module.weight.shape[0])
+    if _computes_otherwise(module):
+        return None
     sizes = (getattr(module, "out_features", None), getattr(module, "in_features", None))
     if all(isinstance(size, int) for size in sizes) and callable(getattr(module, "forward", None)):
         return Size(*sizes)  # type: ignore[arg-type]
     return None
+
+
+def _computes_otherwise(module: nn.Module) -> bool:
+    """Whether it is a family's own kind of nn.Linear: a router, or one of blocks. What peft adds is no sum with it."""
+    own = type(module).__module__.startswith("transformers.models.") and isinstance(module, nn.Linear)
+    return own and type(module).__name__ not in _LIKE_LINEAR
 
 
 def _matrices(path: str, module: Any) -> dict[str, Size]:
@@ -136,7 +147,10 @@ def _weight(module: Any) -> Tensor | None:
     return weight if weight is not None and weight.is_floating_point() and weight.dim() == 2 else None
 
 
-def _attention_rows(config: Any) -> tuple[int, int, int]:
+def _attention_rows(config: Any, linears: Iterable[str]) -> tuple[int, int, int]:
+    """Looked up only where they share a module; other families may have another head size in each layer."""
+    if not any(path.endswith(".qkv_proj") for path in linears):
+        return 0, 0, 0
     heads = getattr(config, "num_attention_heads", None) or 0
     size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
     keys = (getattr(config, "num_key_value_heads", None) or heads) * size

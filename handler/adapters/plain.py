@@ -34,47 +34,56 @@ class _Hooked:
     additions: dict[int, Addition | RouterAddition] = field(default_factory=dict)
     handle: Any = None
 
-    def index(self, rows: AdapterRows, slot: int) -> Tensor:
-        """The rows of this module that use the adapter in `slot`."""
-        return (rows.output_index if self.is_output else rows.index)[slot]
-
-    def num_rows(self, rows: AdapterRows) -> int:
-        """Rows that the module sees in this pass."""
-        return len(rows.output_slots if self.is_output else rows.slots)
-
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """The forward hook: the output with what adapters add to their rows; None leaves it as it is."""
         rows = current_rows()
         used = [] if rows is None else [slot for slot in rows.used if slot in self.additions]
         if rows is None or not used:
             return None
-        inputs = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
-        count, are_ids = self.num_rows(rows), isinstance(module, nn.Embedding)
-        flat = [_by_rows(each, count, are_ids=are_ids) for each in inputs]
-        return self._added(module, rows, used, flat, output)
-
-    def _added(self, module: nn.Module, rows: AdapterRows, used: list[int], inputs: list[Tensor], output: Any) -> Any:
         outputs = output if isinstance(output, tuple) else (output,)
-        flat = [_by_rows(each, self.num_rows(rows)) for each in outputs]
+        are_ids = isinstance(module, nn.Embedding)
+        inputs = [_flat(each, are_ids=are_ids) for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+        flat = [_flat(each) for each in outputs]
+        index = self._index(rows, used, outputs[0], len(flat[0]))
         for slot in used:
-            index, addition = self.index(rows, slot), self.additions[slot]
-            own = [each.index_select(0, index) for each in inputs]
-            if isinstance(addition, RouterAddition):
-                made = addition.module.forward(*own)
-                news = made if isinstance(made, tuple) else (made,)
-            else:
-                news = (addition(module, tuple(own), flat[0].index_select(0, index)),)
-            flat = [each.index_copy(0, index, new) for each, new in zip(flat, news, strict=True)]
+            flat = self._added(module, slot, index[slot], inputs, flat)
         shaped = tuple(each.view(like.shape) for each, like in zip(flat, outputs, strict=True))
         return shaped if isinstance(output, tuple) else shaped[0]
 
+    def _index(self, rows: AdapterRows, used: list[int], output: Tensor, count: int) -> dict[int, Tensor]:
+        """The rows of `output`, of which there are `count`, that use each adapter.
 
-def _by_rows(tensor: Tensor, count: int, *, are_ids: bool = False) -> Tensor:
-    """`[..., N]`, or token ids `[...]`, as `count` rows. Raises RuntimeError if it has not so many."""
-    flat = tensor.reshape(-1) if are_ids or tensor.dim() == 1 else tensor.reshape(-1, tensor.shape[-1])
-    if len(flat) != count:
-        raise RuntimeError(f"a module that adapters change sees {tuple(tensor.shape)} in a pass of {count} rows")
-    return flat
+        A module may see all tokens of each sequence so far, as where DeepSeek's attention keeps latent keys. Raises
+        RuntimeError if it sees other rows than those.
+        """
+        slots, index = (rows.output_slots, rows.output_index) if self.is_output else (rows.slots, rows.index)
+        if count == len(slots):
+            return index
+        batch = output.shape[0]
+        by_sequence = slots.view(batch, -1) if len(slots) % batch == 0 and count % batch == 0 else None
+        if by_sequence is None or not bool((by_sequence == by_sequence[:, :1]).all()):
+            raise RuntimeError(
+                f"a module that adapters change sees {tuple(output.shape)} in a pass of {len(slots)} rows"
+            )
+        spread = by_sequence[:, 0].repeat_interleave(count // batch)
+        return {slot: (spread == slot).nonzero()[:, 0] for slot in used}
+
+    def _added(
+        self, module: nn.Module, slot: int, index: Tensor, inputs: list[Tensor], outputs: list[Tensor]
+    ) -> list[Tensor]:
+        addition = self.additions[slot]
+        own = [each.index_select(0, index) for each in inputs]
+        if isinstance(addition, RouterAddition):
+            made = addition.module.forward(*own)
+            news = made if isinstance(made, tuple) else (made,)
+        else:
+            news = (addition(module, tuple(own), outputs[0].index_select(0, index)),)
+        return [each.index_copy(0, index, new) for each, new in zip(outputs, news, strict=True)]
+
+
+def _flat(tensor: Tensor, *, are_ids: bool = False) -> Tensor:
+    """`[..., N]`, or token ids `[...]`, as rows."""
+    return tensor.reshape(-1) if are_ids or tensor.dim() == 1 else tensor.reshape(-1, tensor.shape[-1])
 
 
 class PlainAdapters:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -15,12 +16,17 @@ from handler.adapters.model_shape import ModelShape, Size
 from handler.adapters.stacking import Part, whole_experts, whole_product
 from handler.adapters.tensor_names import Named, NamedTensors, Pair, without_base_layer
 
+logger = logging.getLogger(__name__)
+
+# Names of unused tensors in a line of the log.
+_MAX_NAMED = 10
+
 
 def read_adapter(directory: Path, model: ModelShape) -> Adapter:
     """The adapter in `directory`: adapter_config.json and adapter_model.safetensors of peft.
 
     Raises BadAdapter with one sentence: for files that are missing, unsafe or malformed, for what is not served, for
-    sizes that are not the model's, and if no tensor lands on the model.
+    sizes that are not the model's, and if no tensor lands on the model. Tensors that land nowhere are logged.
     """
     config, tensors = read_files(directory)
     reading = _Reading(config, model)
@@ -29,6 +35,10 @@ def read_adapter(directory: Path, model: ModelShape) -> Adapter:
     if not adapter.paths:
         first = f"; the first is {reading.unused[0][:200]}" if reading.unused else ""
         raise BadAdapter(f"none of the adapter's {len(tensors)} tensors belongs to this {model.model_type}{first}")
+    if adapter.unused:
+        names = ", ".join(name[:200] for name in adapter.unused[:_MAX_NAMED])
+        more = f" and {len(adapter.unused) - _MAX_NAMED} more" if len(adapter.unused) > _MAX_NAMED else ""
+        logger.warning("adapter %s: these tensors are not used: %s%s", directory, names, more)
     return adapter
 
 

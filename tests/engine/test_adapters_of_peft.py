@@ -41,6 +41,26 @@ def test_tokens_are_those_of_peft(family: str, tmp_path: Path) -> None:
     assert together == [expected, *alone]
 
 
+@pytest.mark.parametrize("family", ["deepseek_v3", "gemma4_text", "gpt_oss", "bloom", "jamba"])
+def test_all_linear_layers_of_other_families(family: str, tmp_path: Path) -> None:
+    """Latent keys that are multiplied anew in each step, heads of two sizes, experts with biases, states."""
+    model = tiny_models.build(family, **tiny_models.every_expert(family))
+    runner = DynamicCacheRunner(loaded(copy.deepcopy(model)), 64)
+    runner.prove()
+    bounds, shape = limits(max_model_len=64), ModelShape.of(model)
+    alone = []
+    for slot, prompt in enumerate(PROMPTS[:2]):
+        made = adapters.write(model, tmp_path / str(slot), seed=slot, target_modules="all-linear")
+        assert adapters.load(runner, shape, made, slot).unused == ()
+        (answer,), _ = adapters.generate(runner, bounds, [(prompt, slot)], 4)
+        assert adapters.choices(adapters.peft_model(model, made), prompt, answer) == answer
+        alone.append(answer)
+    base = stock.greedy(model, PROMPTS[2], 4)
+    rows = [(PROMPTS[2], BASE), *((prompt, slot) for slot, prompt in enumerate(PROMPTS[:2]))]
+    together, _ = adapters.generate(runner, bounds, rows, 4)
+    assert together == [base, *alone]
+
+
 def test_the_page_of_files_is_up_to_date() -> None:
     """`python -m tests.support.adapters_table` writes it anew."""
     assert adapters_table.PATH.read_text() == adapters_table.render()

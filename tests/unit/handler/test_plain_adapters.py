@@ -101,7 +101,7 @@ def test_a_module_that_sees_other_rows_raises(model: Any) -> None:
     """A wrong answer would be worse."""
     adapters = PlainAdapters(model, torch.float32)
     adapters.load(0, adapter(0, 4))
-    with adapter_rows(AdapterRows.of([0] * 5)), pytest.raises(RuntimeError, match="in a pass of 5 rows"):
+    with adapter_rows(AdapterRows.of([0, 0, BASE, 0, 0])), pytest.raises(RuntimeError, match="in a pass of 5 rows"):
         model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=False)
 
 
