@@ -93,9 +93,12 @@ def over_vectors(builder, numbers, count, start, step):
     return folded(builder, count, [start], one)[0]
 
 
-def fetch(builder, address, to_write: bool = False) -> None:
-    """Prefetch the cache line at an address; any address is allowed, also past the end of the memory."""
-    numbers = [ir.Constant(ir.IntType(32), number) for number in (int(to_write), 3, 1)]
+def fetch(builder, address, to_write: bool = False, level: int = 1) -> None:
+    """Prefetch the cache line at an address, into the cache of a level and those behind it.
+
+    Any address is allowed, also past the end of the memory.
+    """
+    numbers = [ir.Constant(ir.IntType(32), number) for number in (int(to_write), 4 - level, 1)]
     call(builder, "llvm.prefetch.p0", ir.VoidType(), [address, *numbers])
 
 

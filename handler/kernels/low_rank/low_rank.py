@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from handler.kernels.low_rank import expand, shrink
 from handler.kernels.low_rank.added import WIDE
+from handler.kernels.low_rank.ahead import LINE_BYTES
 from handler.kernels.low_rank.rows import ENTRY, ROW_BYTES, ShrunkRows, Term, UpTable
 from handler.kernels.low_rank.tile import TURNS
 from handler.kernels.program import Step, nothing
@@ -35,6 +37,33 @@ class Factors(NamedTuple):
     up: Tensor
     scaling: float
     bias: Tensor | None = None
+
+
+class PackedFactors(NamedTuple):
+    """What an adapter adds to the products of one input, as kernels read it.
+
+    `tensors`: A, what its outputs are multiplied by and what is added to them, and B of each section that has one;
+    `places` of these: product, section, r, where its inputs begin in a shrunk row.
+    """
+
+    tensors: list[Tensor]
+    places: list[tuple[int, int, int, int]]
+
+
+def side_by_side(packed: Sequence[PackedFactors]) -> tuple[list[PackedFactors], Tensor]:
+    """Copies of all `packed` in one piece of memory, in their order, and that memory, uint8, in whole cache lines."""
+    ends = list(accumulate(-(-each.nbytes // LINE_BYTES) * LINE_BYTES for one in packed for each in one.tensors))
+    memory = torch.empty(ends[-1] if ends else 0, dtype=torch.uint8)
+    starts = iter([0, *ends])
+    moved = []
+    for one in packed:
+        copies = []
+        for tensor in one.tensors:
+            start = next(starts)
+            copy = memory[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            copies.append(copy.copy_(tensor))
+        moved.append(PackedFactors(copies, one.places))
+    return moved, memory
 
 
 class LowRankInput:
@@ -75,26 +104,37 @@ class LowRankInput:
 
     def put(self, slot: int, factors: Sequence[Sequence[Factors | None]]) -> None:
         """Let rows of the slot add `factors`, by product and section."""
-        self.clear(slot)
-        downs, numbers, held = [], [], []
+        self.hold(slot, self.packed(factors))
+
+    def packed(self, factors: Sequence[Sequence[Factors | None]]) -> PackedFactors:
+        """`factors` as kernels read them. Any thread may do this."""
+        downs, numbers, tiles, places = [], [], [], []
         place = 0
-        for up, of_product in zip(self.ups, factors, strict=True):
+        for product, of_product in enumerate(factors):
             for section, one in enumerate(of_product):
                 if one is None:
                     continue
-                down, scales, whole_up = _whole(one, self._dtype)
-                tiles = tiled(whole_up, WIDE)
-                up.entries[slot, section] = (tiles.data_ptr(), whole_up.shape[1], place)
+                down, scales, up = _whole(one, self._dtype)
+                places.append((product, section, up.shape[1], place))
                 downs.append(down)
                 numbers.append(scales)
-                held.append(tiles)
+                tiles.append(tiled(up, WIDE))
                 place += len(down)
         if not downs:
-            return
+            return PackedFactors([], [])
         down = tiled(F.pad(torch.cat(downs), (0, self._missing)), LANES)
-        scales = torch.cat(numbers, 1).contiguous()
-        self._held[slot] = [down, scales, *held]
-        self._downs[slot] = (down.data_ptr(), place // LANES, scales.data_ptr())
+        return PackedFactors([down, torch.cat(numbers, 1).contiguous(), *tiles], places)
+
+    def hold(self, slot: int, packed: PackedFactors) -> None:
+        """Let rows of the slot add what is packed."""
+        self.clear(slot)
+        if not packed.tensors:
+            return
+        down, scales, *tiles = packed.tensors
+        for tile, (product, section, rank, place) in zip(tiles, packed.places, strict=True):
+            self.ups[product].entries[slot, section] = (tile.data_ptr(), rank, place)
+        self._held[slot] = packed.tensors
+        self._downs[slot] = (down.data_ptr(), len(down), scales.data_ptr())
         self._most_groups[0] = self._downs[:, 1].max()
 
     def num_bytes(self, slot: int) -> int:

@@ -64,9 +64,13 @@ class Term(NamedTuple):
 
 
 class TermRows(NamedTuple):
-    """The same in a program: addresses of shrunk rows, of `width` numbers, and of their slots."""
+    """The same in a program: addresses of shrunk rows, of `width` numbers, and of their slots.
+
+    `ahead`: what the product fetches meanwhile, as `low_rank.ahead` takes it.
+    """
 
     shrunk: int
     slots: int
     width: int
     up: UpTable
+    ahead: tuple[int, int, int, int] = (0, 0, 0, 1)

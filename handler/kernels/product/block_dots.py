@@ -6,12 +6,14 @@ import functools
 
 from handler.kernels.compiler import compile_kernel
 from handler.kernels.low_rank.added import add_terms, low_rank_terms
+from handler.kernels.low_rank.ahead import AHEAD_SCRATCH, NOW, next_ahead, start_ahead
 from handler.kernels.primitives import (
     BITS_FLOAT32,
     bytes_at,
     called,
     elements,
     float_argument,
+    integers,
     share_of,
     shifted,
     thread_number,
@@ -32,19 +34,19 @@ from handler.kernels.product.product_outputs import (
     X,
     write_outputs,
 )
-from handler.kernels.product.row_tiles import MOST_ROWS, PRODUCTS
+from handler.kernels.product.row_tiles import MOST_ROWS, PRODUCTS, tiles_of
 from handler.kernels.team import NUM_ROWS, SCRATCH, SCRATCH_STRIDE
 from handler.kernels.vectors import LANES
 
 
 def dots_scratch(num_rows: int, blocks: int) -> int:
     """Float32 elements of scratch that a thread needs, for blocks with one scale. Rounded activations need less."""
-    return 2 * PRODUCTS + num_rows * blocks * (1 + BLOCK // 2)
+    return 2 * PRODUCTS + AHEAD_SCRATCH + num_rows * blocks * (1 + BLOCK // 2)
 
 
 def dots_scratch_of_two(num_rows: int, blocks: int) -> int:
     """The same for blocks with two scales."""
-    return 2 * PRODUCTS + num_rows * blocks * (2 + BLOCK // 2)
+    return 2 * PRODUCTS + AHEAD_SCRATCH + num_rows * blocks * (2 + BLOCK // 2)
 
 
 @called
@@ -75,7 +77,8 @@ def compile_dots(form: int) -> int:
         factor = float_argument(arguments, FACTOR)
         address = arguments[SCRATCH] + thread_number(arguments) * arguments[SCRATCH_STRIDE]
         found, terms = elements(address, BITS_FLOAT32), address + PRODUCTS * 4
-        sums_at = terms + PRODUCTS * 4
+        ahead_at = terms + PRODUCTS * 4
+        ahead, sums_at = integers(ahead_at), ahead_at + AHEAD_SCRATCH * 4
         pairs_at = sums_at + num_rows * blocks * parts * 4
         _interleave(arguments[X], num_rows, blocks, bytes_at(pairs_at))
         spans = blocks // span
@@ -89,6 +92,7 @@ def compile_dots(form: int) -> int:
                     sum_row(inputs, source, spans, shifted(sums, r), num_rows - row)
         table = bytes_at(arguments[TABLE])
         first, end = share_of(arguments, num_groups // GROUPS)
+        start_ahead(arguments, ahead, (end - first) * tiles_of(num_rows) * blocks)
         for item in range(first, end):
             row = 0
             while row < num_rows:
@@ -102,7 +106,10 @@ def compile_dots(form: int) -> int:
                 while group < last:
                     codes = bytes_at(arguments[CODES] + group * blocks * code_bytes)
                     scales = bytes_at(arguments[SCALES] + group * spans * scale_bytes)
-                    groups = block_tile(rows, form, codes, scales, x, sums, table, blocks, factor, found)
+                    lines = next_ahead(arguments, ahead, blocks)
+                    groups = block_tile(
+                        rows, form, codes, scales, x, sums, table, blocks, factor, found, ahead[NOW], lines
+                    )
                     if arguments[SHRUNK] != 0:
                         add_terms(terms, address, rows, groups, group - item * GROUPS)
                     write_outputs(arguments, found, rows, groups, row, group)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from handler.kernels.product.block_form import BLOCK, CODES, MINIMUM, BlockForm
@@ -16,12 +17,16 @@ from handler.kernels.vectors import (
     INTS,
     LANES,
     call,
+    fetch,
     folded,
     index,
     multiply_add,
     splat,
     vector_at,
 )
+
+# Of a line of cache.
+LINE_BYTES = 64
 
 
 class BlockEmitter:
@@ -32,7 +37,7 @@ class BlockEmitter:
         self.form = form
         self.rows = rows
         self.groups = groups
-        codes, self.scales, self.x, self.sums, table, self.blocks = pointers
+        codes, self.scales, self.x, self.sums, table, self.blocks, self.ahead = pointers
         self.weights = BlockWeights(builder, form, groups, codes, self.blocks, table)
 
         self.zeros = [ir.Constant(FLOATS, [0.0] * LANES)] * (rows * groups)
@@ -47,7 +52,9 @@ class BlockEmitter:
 
     def add_block(self, block, totals):
         """The totals, by row and group, plus one block's products."""
-        b, pairs = self.b, enumerate(self.weights.pairs(block))
+        b = self.b
+        self._fetch_ahead(block)
+        pairs = enumerate(self.weights.pairs(block))
         for part in range(self.form.parts):
             number = b.add(b.mul(block, index(self.form.parts)), index(part))
             found = self.products(block, pairs, self._by_row(self.zeros))
@@ -60,11 +67,20 @@ class BlockEmitter:
 
         def add(i, sums):
             block = b.add(first, i)
+            self._fetch_ahead(block)
             found = self.products(block, enumerate(self.weights.pairs(block)), self._by_row(sums))
             return [vector for row in found for vector in row]
 
         found = folded(b, index(self.form.span), self.zeros, add)
         return self.scaled(span, self._by_row(found), totals)
+
+    def _fetch_ahead(self, block) -> None:
+        """Prefetch the block's lines of other memory into the second cache: the first is for the tile."""
+        b, (address, lines) = self.b, self.ahead
+        first = b.add(address, b.mul(b.mul(block, lines), index(LINE_BYTES)))
+        with cgutils.for_range(b, lines, intp=lines.type) as loop:
+            place = b.add(first, b.mul(loop.index, index(LINE_BYTES)))
+            fetch(b, b.inttoptr(place, ir.IntType(8).as_pointer()), level=2)
 
     def scaled(self, number, found, totals):
         """The totals plus `found`, products by row and group that share scale `number`."""
@@ -117,24 +133,26 @@ class BlockEmitter:
 
 
 @intrinsic(prefer_literal=True)
-def block_tile(_context, rows, form, codes, scales, x, sums, table, blocks, factor, out):  # pragma: no cover
+def block_tile(
+    _context, rows, form, codes, scales, x, sums, table, blocks, factor, out, ahead, lines
+):  # pragma: no cover
     """Write `rows` rows, at most 8, of some groups of 16 float32 products, times `factor`, to `out`, row by row.
 
     Returns the number of groups, 1 to 4. `form`, a `BlockForm.number`, is literal. `codes`, `scales` and `table` as
     from `block_layout`, from a group on. `x` pairs of bfloat16 `[blocks, 16, rows]` and `sums` float32
     `[scales, rows]`, the sum over the inputs of each scale: rows are innermost, so that one register addresses all
-    rows.
+    rows. For each block, `lines` cache lines are prefetched, from the address `ahead` on.
     """
     of_form = BlockForm.of_number(form.literal_value)
 
     def generate(_context, builder, _signature, arguments):
-        rows, _, codes, scales, x, sums, table, blocks, factor, out = arguments
-        pointers = (codes, builder.bitcast(scales, ir.HalfType().as_pointer()), x, sums, table, blocks)
+        rows, _, codes, scales, x, sums, table, blocks, factor, out, *ahead = arguments
+        pointers = (codes, builder.bitcast(scales, ir.HalfType().as_pointer()), x, sums, table, blocks, ahead)
 
         def emit(num_rows, num_groups):
             return BlockEmitter(builder, num_rows, num_groups, of_form, pointers).tile()
 
         return write_tile(builder, rows, factor, out, emit)
 
-    kinds = (types.int64, form, codes, scales, x, sums, table, blocks, factor, out)
+    kinds = (types.int64, form, codes, scales, x, sums, table, blocks, factor, out, types.int64, types.int64)
     return types.int64(*kinds), generate

@@ -21,6 +21,8 @@ from handler.kernels.product.block_form import CODES as BY_CODES
 from handler.kernels.product.block_layout import PackedBlocks
 from handler.kernels.product.matrix_products import compile_matrix_products, matrix_scratch, matrix_shapes
 from handler.kernels.product.product_outputs import (
+    AHEAD,
+    AHEAD_WHOLE,
     BIAS,
     CODES,
     FACTOR,
@@ -135,6 +137,7 @@ class _Product:
         if term is not None:
             arguments[SHRUNK : SLOTS + 1] = (term.shrunk, term.slots)
             arguments[SHRUNK_WIDTH : NUM_SECTIONS + 1] = (term.width, *term.up.arguments)
+            arguments[AHEAD : AHEAD_WHOLE + 1] = term.ahead
             row_bytes |= {SHRUNK: term.width * 4, SLOTS: ROW_BYTES}
         return Step(kernel.address, arguments, scratch_of, kernel.shapes_of, row_bytes, kernel.min_rows)
 

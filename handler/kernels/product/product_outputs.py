@@ -31,7 +31,9 @@ SHRUNK, SLOTS = range(NUM_COMMON + 4, NUM_COMMON + 6)
 # `OUT_WIDTH` counts the numbers from a row of `OUT` and of `OTHER` to the next. `FACTOR` is float32 in the lower half.
 NUM_GROUPS, NUM_BLOCKS, CODES, SCALES, BIAS, OUT_WIDTH, TABLE, FACTOR = range(NUM_COMMON + 6, NUM_COMMON + 14)
 SHRUNK_WIDTH, UPS, ENDS, NUM_SECTIONS = range(NUM_COMMON + 14, NUM_COMMON + 18)
-NUM_ARGUMENTS = NUM_COMMON + 18
+# What is fetched meanwhile, as `low_rank.ahead` takes it.
+AHEAD, AHEAD_BEGIN, AHEAD_END, AHEAD_WHOLE = range(NUM_COMMON + 18, NUM_COMMON + 22)
+NUM_ARGUMENTS = NUM_COMMON + 22
 
 # Groups of 16 outputs that a thread takes at a time.
 GROUPS = 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 
+from handler.kernels.primitives import called
 from handler.kernels.product.product_outputs import GROUPS
 from handler.kernels.vectors import FLOATS, LANES, index, splat
 
@@ -12,6 +13,18 @@ MOST_ROWS = 8
 # Room for the products of a tile, float32 numbers.
 PRODUCTS = MOST_ROWS * GROUPS * LANES
 _LONG = ir.IntType(64)
+
+
+def _groups_of(num_rows: int) -> int:
+    """Groups of a tile: fewer rows take more, so that as many sums are independent."""
+    return 1 if num_rows > 4 else 2 if num_rows > 2 else GROUPS
+
+
+@called
+def tiles_of(num_rows):  # pragma: no cover
+    """Tiles of so many rows by `GROUPS` groups."""
+    rest = num_rows % MOST_ROWS
+    return num_rows // MOST_ROWS * GROUPS + (0 if rest == 0 else 1 if rest <= 2 else 2 if rest <= 4 else GROUPS)
 
 
 def write_tile(builder, rows, factor, out, emit):
@@ -27,8 +40,7 @@ def write_tile(builder, rows, factor, out, emit):
         if number > 1:
             switch.add_case(index(number), block)
         builder.position_at_end(block)
-        # Fewer rows take more groups, so that as many sums are independent.
-        groups = 1 if number > 4 else 2 if number > 2 else GROUPS
+        groups = _groups_of(number)
         vectors, factors = emit(number, groups), splat(builder, factor, FLOATS)
         for i, vector in enumerate(vectors):
             place = builder.bitcast(builder.gep(out, [index(i * LANES)]), FLOATS.as_pointer())

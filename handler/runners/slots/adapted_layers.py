@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from handler.linears.linear import Linear
 
 if TYPE_CHECKING:  # loaded where it is used: it takes 0.3 s
-    from handler.kernels.low_rank.low_rank import Factors
+    from handler.kernels.low_rank.low_rank import Factors, PackedFactors
 
 # Modules of a layer by the input that they multiply, in the order in which their outputs stand side by side.
 INPUTS: tuple[tuple[str, ...], ...] = (
@@ -19,6 +20,13 @@ INPUTS: tuple[tuple[str, ...], ...] = (
     ("mlp.gate_proj", "mlp.up_proj"),
     ("mlp.down_proj",),
 )
+
+
+class PackedLayer(NamedTuple):
+    """What an adapter adds to a layer, as kernels read it: by input, all in `memory`, in the order of its use."""
+
+    inputs: list[PackedFactors]
+    memory: Tensor
 
 
 class LayerAdapters:
@@ -38,12 +46,26 @@ class LayerAdapters:
         # Numbers of the widest shrunk row so far; and a number that grows with what makes programs void.
         self.width = self.version = 0
         self.inputs = (self.qkv_input, self.o_input, self.mlp_input, self.down_input)
+        # Address and cache lines of all that a slot has here, which the layer before fetches.
+        self.memory = np.zeros((num_slots, 2), np.int64)
 
-    def put(self, slot: int, factors: Mapping[str, Factors]) -> None:
-        """`factors` by the names of `INPUTS`; others are not looked at."""
-        for one, names in zip(self.inputs, INPUTS, strict=True):
-            one.put(slot, _by_sections([factors.get(name) for name in names], [len(up.ends) for up in one.ups]))
+    def packed(self, factors: Mapping[str, Factors]) -> PackedLayer:
+        """`factors`, by the names of `INPUTS`, as kernels read them; others are not looked at. Any thread may do it."""
+        from handler.kernels.low_rank.low_rank import side_by_side
 
+        found = [
+            one.packed(_by_sections([factors.get(name) for name in names], [len(up.ends) for up in one.ups]))
+            for one, names in zip(self.inputs, INPUTS, strict=True)
+        ]
+        return PackedLayer(*side_by_side(found))
+
+    def put(self, slot: int, packed: PackedLayer) -> None:
+        """Let rows of the slot add what is packed."""
+        from handler.kernels.low_rank.ahead import LINE_BYTES
+
+        for one, given in zip(self.inputs, packed.inputs, strict=True):
+            one.hold(slot, given)
+        self.memory[slot] = (packed.memory.data_ptr(), packed.memory.nbytes // LINE_BYTES)
         width = max(one.width for one in self.inputs)
         if width > self.width:
             self.width, self.version = width, self.version + 1
@@ -52,11 +74,15 @@ class LayerAdapters:
         """Let rows of the slot add nothing."""
         for one in self.inputs:
             one.clear(slot)
+        self.memory[slot] = 0
 
     def grow(self, num_slots: int) -> None:
         """Make room for more slots."""
         for one in self.inputs:
             one.grow(num_slots)
+        memory = np.zeros((num_slots, 2), np.int64)
+        memory[: len(self.memory)] = self.memory
+        self.memory = memory
         self.version += 1
 
 

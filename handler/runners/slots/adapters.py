@@ -34,7 +34,8 @@ class SlotAdapters:
         self._make_room(slot)
         for number, parts in self._layers.items():
             assert parts.adapters is not None
-            parts.adapters.put(slot, _factors(parts, f"model.layers.{number}.", adapter))
+            packed = parts.adapters.packed(_factors(parts, f"model.layers.{number}.", adapter))
+            parts.adapters.put(slot, packed)
 
     def unload(self, slot: int) -> None:
         """Let rows of the slot add nothing, and free what they added."""

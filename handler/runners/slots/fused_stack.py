@@ -7,7 +7,7 @@ memory, so only the number of rows changes from step to step.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby, zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ from handler.runners.slots.fused_layers import FusedDecoderLayer, LayerParts
 if TYPE_CHECKING:  # loaded where it is used: it takes 0.3 s
     from handler.kernels.attention.row_attention import RowAttention
     from handler.kernels.low_rank.low_rank import LowRankInput
-    from handler.kernels.low_rank.rows import TermRows, UpTable
+    from handler.kernels.low_rank.rows import TermRows
     from handler.kernels.norm.row_norm import RowNorm
     from handler.kernels.product.product import BlockProduct, DenseProduct
     from handler.kernels.program import Program, Step
@@ -88,11 +88,19 @@ class _Shrunk:
         """Shrink the rows at the address `x` for the products of an input."""
         return found.shrink_step(x, self.slots.data_ptr(), self._rows.data_ptr(), self._width)
 
-    def term(self, up: UpTable) -> TermRows:
-        """What a product adds."""
+    def terms(self, layer: LayerParts, kernels: _Kernels, following: LayerParts | None) -> list[TermRows | None]:
+        """What each product of a layer adds, in their order; `following` is the layer of which they fetch adapters."""
         from handler.kernels.low_rank.rows import TermRows
 
-        return TermRows(self._rows.data_ptr(), self.slots.data_ptr(), self._width, up)
+        products = (*kernels.qkv, kernels.output, kernels.gate, kernels.up, kernels.down)
+        ends = list(accumulate(one.in_features * one.out_features for one in products))
+        table = 0 if following is None else _adapters(following).memory.ctypes.data
+        ups = [up for found in _adapters(layer).inputs for up in found.ups]
+        shrunk = (self._rows.data_ptr(), self.slots.data_ptr(), self._width)
+        return [
+            TermRows(*shrunk, up, (table, begin, end, ends[-1]))
+            for up, begin, end in zip(ups, [0, *ends], ends, strict=False)
+        ]
 
 
 def _adapters(layer: LayerParts) -> LayerAdapters:
@@ -137,32 +145,37 @@ class _Room:
 
         steps: list[Step] = []
         attention: list[int] = []
-        for layer in self._layers:
-            steps += self._until_attention(layer, shrunk)
+        for layer, following in zip_longest(self._layers, self._layers[1:]):
+            kernels = _kernels(layer)
+            assert kernels is not None
+            num_qkv = len(kernels.qkv)
+            terms: list[TermRows | None] = [None] * (num_qkv + 4)
+            if shrunk is not None:
+                terms = shrunk.terms(layer, kernels, following)
+            steps += self._until_attention(layer, shrunk, terms[:num_qkv])
             attention.append(len(steps))
-            steps += self._from_attention(layer, step, shrunk)
+            steps += self._from_attention(layer, step, shrunk, terms[num_qkv:])
         return _Steps(Program(steps), np.array(attention))
 
     def _addresses(self) -> tuple[int, ...]:
         return tuple(one.data_ptr() for one in (self.hidden, self.normed, self.qkv, self.attended, self.gated))
 
-    def _until_attention(self, layer: LayerParts, shrunk: _Shrunk | None) -> list[Step]:
+    def _until_attention(self, layer: LayerParts, shrunk: _Shrunk | None, terms: list[TermRows | None]) -> list[Step]:
         kernels = _kernels(layer)
         assert kernels is not None
         hidden, normed, qkv, *_ = self._addresses()
-        terms: list[TermRows | None] = [None] * len(kernels.qkv)
         steps = [kernels.input_norm.step(hidden, normed)]
         if shrunk is not None:
-            found = _adapters(layer).qkv_input
-            terms = [shrunk.term(up) for up in found.ups]
-            steps.append(shrunk.step(found, normed))
+            steps.append(shrunk.step(_adapters(layer).qkv_input, normed))
         return [
             *steps,
             *self._projections(kernels, normed, qkv, terms),
             *self._head_norms(layer, kernels, qkv),
         ]
 
-    def _from_attention(self, layer: LayerParts, step: SlotStep, shrunk: _Shrunk | None) -> list[Step]:
+    def _from_attention(
+        self, layer: LayerParts, step: SlotStep, shrunk: _Shrunk | None, terms: list[TermRows | None]
+    ) -> list[Step]:
         """As `LayerParts.forward`; sums and products overwrite one of their operands."""
         from handler.kernels.product.product_outputs import PLUS, SILU, TIMES
 
@@ -172,7 +185,7 @@ class _Room:
         like = self.hidden.new_empty(1, layer.num_kv_heads, layer.head_dim)
         cache = step.cache.layer(layer.layer_idx, like, like)
         window = step.windows.get(layer.layer_idx, layer.sliding_window)
-        shrink, terms = _shrinking(layer, shrunk, attended, normed, gated)
+        shrink = _shrinking(layer, shrunk, attended, normed, gated)
         return [
             kernels.attention.step(qkv, attended, cache, layer.scaling, window),
             *shrink[0],
@@ -205,16 +218,13 @@ class _Room:
         ]
 
 
-def _shrinking(
-    layer: LayerParts, shrunk: _Shrunk | None, attended: int, normed: int, gated: int
-) -> tuple[list[list[Step]], list[TermRows | None]]:
-    """Steps that shrink the inputs of the output, gate and up, and down products; what each of the four adds."""
+def _shrinking(layer: LayerParts, shrunk: _Shrunk | None, attended: int, normed: int, gated: int) -> list[list[Step]]:
+    """Steps that shrink the inputs of the output, gate and up, and down products."""
     if shrunk is None:
-        return [[], [], []], [None] * 4
+        return [[], [], []]
     adapters = _adapters(layer)
     inputs = (adapters.o_input, adapters.mlp_input, adapters.down_input)
-    steps = [[shrunk.step(found, x)] for found, x in zip(inputs, (attended, normed, gated), strict=True)]
-    return steps, [shrunk.term(up) for found in inputs for up in found.ups]
+    return [[shrunk.step(found, x)] for found, x in zip(inputs, (attended, normed, gated), strict=True)]
 
 
 class _Kernels(NamedTuple):
