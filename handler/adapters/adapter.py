@@ -68,7 +68,8 @@ class Adapter:
 
     `bias_changes` `[N]` float32 are added to the output of the module: the adapter's bias less the base's, and what
     `lora_bias` adds. The module may be a norm. `weights` `[N, K]` take the place of the base's in embeddings and
-    output layer. `max_rank` is the largest rank of a product, of the parts before they are stacked.
+    output layer. `packed` is what a runner made of some of these in advance (`Runner.prepare_adapter`); those are no
+    longer here then. `max_rank` is the largest rank of a product, of the parts before they are stacked.
     """
 
     products: dict[str, LowRank] = field(default_factory=dict)
@@ -78,6 +79,7 @@ class Adapter:
     embeddings: dict[str, TokenLowRank] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
     token_rows: dict[str, TokenRows] = field(default_factory=dict)
+    packed: object = None
     max_rank: int = 0
     num_bytes: int = 0
     unused: tuple[str, ...] = ()  # names of tensors that landed nowhere; logged

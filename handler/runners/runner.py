@@ -73,11 +73,17 @@ class Runner(Protocol):
     def forget(self, slot: int, num_tokens: int) -> None:
         """Forget the sequence in `slot`, of at most `num_tokens` tokens. None of its data may reach another."""
 
+    def prepare_adapter(self, adapter: Adapter) -> Adapter:
+        """The adapter in a form that `load_adapter` takes in a moment, in place of `adapter`.
+
+        Called in another thread than the loop's, which runs passes meanwhile. Raises as `load_adapter`.
+        """
+
     def load_adapter(self, slot: int, adapter: Adapter) -> None:
         """Let rows of sequences with this `adapter_slot` have `adapter` from the next pass on. `slot` is empty.
 
-        Takes milliseconds, in the thread of the loop. Raises BadAdapter for what this runner cannot do, and what torch
-        raises if memory runs out; the slot is then empty.
+        Takes milliseconds if `adapter` was prepared, in the thread of the loop. Raises BadAdapter for what this runner
+        cannot do, and what torch raises if memory runs out; the slot is then empty.
         """
 
     def unload_adapter(self, slot: int) -> None:
@@ -88,6 +94,10 @@ class WithoutAdapters:
     """The part of `Runner` about adapters, of a runner that takes none."""
 
     adapters_obstacle: str | None = "This model is served by a runner that takes no adapters"
+
+    def prepare_adapter(self, adapter: Adapter) -> Adapter:
+        """Not called: there is an obstacle."""
+        raise NotImplementedError
 
     def load_adapter(self, slot: int, adapter: Adapter) -> None:
         """Not called: there is an obstacle."""

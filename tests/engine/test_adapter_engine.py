@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from threading import Event
+from threading import Event, get_ident
 from typing import Any
 
 import pytest
@@ -507,3 +507,31 @@ def test_a_server_that_stops_answers_who_waits(start: Start, files: dict[str, Pa
     (reply,) = [reply for _, reply in engine.adapters.stop()]
     may_read.set()
     assert refusal(reply)[0] is AdapterErrorCode.DRAINING
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_are_prepared_beside_the_loop(
+    start: Start, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """What takes long is done when an adapter is read; a slot gets the result, again after an eviction too."""
+    engine = start(kind, max_adapters=1)
+    runner, made, loop = engine.core.runner, [], get_ident()
+    prepare, load, loaded_ones = runner.prepare_adapter, runner.load_adapter, []
+
+    def watched(adapter: Adapter) -> Adapter:
+        assert get_ident() != loop
+        made.append(prepare(adapter))
+        return made[-1]
+
+    def watched_load(slot: int, adapter: Adapter) -> None:
+        loaded_ones.append(adapter)
+        load(slot, adapter)
+
+    monkeypatch.setattr(runner, "prepare_adapter", watched)
+    monkeypatch.setattr(runner, "load_adapter", watched_load)
+    engine.register("a", files["a"])
+    engine.register("b", files["b"])
+    answers(engine, "b", "a")
+    assert len(made) == 2
+    assert len(loaded_ones) > 2
+    assert all(any(each is one for one in made) for each in loaded_ones)

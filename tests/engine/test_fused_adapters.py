@@ -109,6 +109,23 @@ def test_rows_keep_their_bits(bits: int, dtype: torch.dtype, monkeypatch: pytest
     assert all(map(torch.equal, last_logits(runner, rows), of_base))
 
 
+def test_a_prepared_adapter_is_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its slot then holds the same memory, and what was packed is nowhere else."""
+    runner, shape = runner_of(0, torch.float32)
+    rows = [(prompts()[1], 0)]
+    plain = adapter(shape, 17, 1)
+    runner.load_adapter(0, plain)
+    expected = last_logits(runner, rows)[0]
+    runner.unload_adapter(0)
+    prepared = runner.prepare_adapter(plain)
+    assert not any(map(runner._adapters.holds, prepared.paths))
+    monkeypatch.setattr("handler.kernels.low_rank.low_rank.LowRankInput.packed", None)
+    for _ in range(2):
+        runner.load_adapter(0, prepared)
+        assert torch.equal(last_logits(runner, rows)[0], expected)
+        runner.unload_adapter(0)
+
+
 @pytest.mark.parametrize("kind", adapters.KINDS[:12])
 def test_tokens_are_those_of_peft(kind: str, tmp_path: Path) -> None:
     """In float32; what lies outside fused layers is added by hooks."""

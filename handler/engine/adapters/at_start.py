@@ -37,7 +37,8 @@ def build_registry(
     most = max(config.max_cpu_adapters, config.max_adapters) if config.max_cpu_adapters else 0
     copies = Path(config.adapters_path) if config.adapters_path else None
     limits = AdapterLimits(most, config.max_adapter_rank)
-    return AdapterRegistry(runner, slots, AdapterReader(read, in_flight, copies), limits, in_flight, running)
+    reader = AdapterReader(lambda path: runner.prepare_adapter(read(path)), in_flight, copies)
+    return AdapterRegistry(runner, slots, reader, limits, in_flight, running)
 
 
 def register_listed(config: EngineConfig, registry: AdapterRegistry, progress: Callable[[int, str], None]) -> None:

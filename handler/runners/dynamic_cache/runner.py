@@ -104,6 +104,10 @@ class DynamicCacheRunner:
         """Drop the row; no other row holds any of its data."""
         self._batches.forget(slot)
 
+    def prepare_adapter(self, adapter: Adapter) -> Adapter:
+        """The same: what is loaded is a copy of its tensors."""
+        return adapter
+
     def load_adapter(self, slot: int, adapter: Adapter) -> None:
         """Add it to its rows by hooks."""
         self._adapters.load(slot, adapter)

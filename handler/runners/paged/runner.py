@@ -113,6 +113,10 @@ class PagedRunner:
         """Tokens of the largest step that is captured."""
         return max(shape.num_tokens for shape in (*self._decode_shapes, *self._mixed_shapes))
 
+    def prepare_adapter(self, adapter: Adapter) -> Adapter:
+        """The same: what is loaded is a copy of its tensors."""
+        return adapter
+
     def load_adapter(self, slot: int, adapter: Adapter) -> None:
         """As `Runner.load_adapter`."""
         assert self.adapters is not None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from handler.adapters.adapter import Adapter
 from handler.runners.slots.adapted_layers import INPUTS, LayerAdapters
@@ -23,19 +24,38 @@ class SlotAdapters:
         """`layers`: the fused ones, by their number in the model."""
         self._layers = layers
         self._num_slots = 0
+        # Without slots: they know how to pack, beside the loop's.
+        self._packers: dict[int, LayerAdapters] = {}
 
     def holds(self, path: str) -> bool:
         """True if the module at `path` in the stock model is part of a fused layer."""
         found = _split(path)
         return found is not None and found[0] in self._layers and found[1] in _NAMES
 
+    def prepared(self, adapter: Adapter) -> Adapter:
+        """`adapter` with what it has for fused layers packed. One thread may do this, beside that of the passes."""
+        if not self._layers or adapter.packed is not None:
+            return adapter
+        self._packers = self._packers or {number: LayerAdapters(parts, 0) for number, parts in self._layers.items()}
+        packed = {
+            number: packer.packed(_factors(packer, f"model.layers.{number}.", adapter))
+            for number, packer in self._packers.items()
+        }
+        products = {path: each for path, each in adapter.products.items() if not self.holds(path)}
+        changes = {path: each for path, each in adapter.bias_changes.items() if not self.holds(path)}
+        taken = [each for path, each in adapter.products.items() if path not in products]
+        freed = sum(each.down.nbytes + each.up.nbytes for each in taken)
+        freed += sum(each.nbytes for path, each in adapter.bias_changes.items() if path not in changes)
+        num_bytes = adapter.num_bytes - freed + sum(each.memory.nbytes for each in packed.values())
+        return replace(adapter, products=products, bias_changes=changes, packed=packed, num_bytes=num_bytes)
+
     def load(self, slot: int, adapter: Adapter) -> None:
-        """Let rows of the slot add what `adapter` has for fused layers."""
+        """Let rows of the slot add what `adapter`, prepared or not, has for fused layers."""
         self._make_room(slot)
+        packed: Any = self.prepared(adapter).packed
         for number, parts in self._layers.items():
             assert parts.adapters is not None
-            packed = parts.adapters.packed(_factors(parts, f"model.layers.{number}.", adapter))
-            parts.adapters.put(slot, packed)
+            parts.adapters.put(slot, packed[number])
 
     def unload(self, slot: int) -> None:
         """Let rows of the slot add nothing, and free what they added."""
@@ -61,11 +81,10 @@ def _split(path: str) -> tuple[int, str] | None:
     return (int(head), rest) if path.startswith("model.layers.") and head.isdecimal() else None
 
 
-def _factors(parts: LayerParts, prefix: str, adapter: Adapter) -> dict[str, Factors]:
+def _factors(layer: LayerAdapters, prefix: str, adapter: Adapter) -> dict[str, Factors]:
     from handler.kernels.low_rank.low_rank import Factors
 
-    assert parts.adapters is not None
-    inputs = zip(parts.adapters.inputs, INPUTS, strict=True)
+    inputs = zip(layer.inputs, INPUTS, strict=True)
     widths = {name: one.in_features for one, names in inputs for name in names}
     found = {}
     for name, width in widths.items():

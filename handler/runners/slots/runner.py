@@ -104,6 +104,10 @@ class SlotRunner:
         first = item.start + item.num_tokens - len(item.draft) + num_accepted
         self.cache.erase(item.seq.slot, item.start + item.num_tokens, first)
 
+    def prepare_adapter(self, adapter: Adapter) -> Adapter:
+        """With what fused layers add packed for their kernels."""
+        return self._adapters.prepared(adapter)
+
     def load_adapter(self, slot: int, adapter: Adapter) -> None:
         """Give what fused layers have to them, and the rest to hooks of the modules it is for."""
         try:
