@@ -1,4 +1,4 @@
-"""`python -m bench.adapters`: decode steps of the bundled model where each row has an adapter of its own, on CPU.
+"""`python -m bench.adapters`: decode steps of a model where each row has an adapter of its own, on CPU.
 
 Adapters are random, of one rank, on all linear layers. Steps of the base alone, of adapters alone and of both mixed
 take turns in one process; printed is the least time of each, for machines that do other things too.
@@ -32,6 +32,7 @@ _Sizes = Mapping[str, tuple[int, int]]
 def main() -> None:
     """Print a line for each number of rows."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, help="a directory; the bundled model if not given")
     parser.add_argument("--rows", default="1,8,32", help="sequences of a step, comma-separated")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--context", type=int, default=128, help="tokens before the new one")
@@ -45,7 +46,7 @@ def main() -> None:
     compiler.use_cache_dir(cache)
     torch.set_num_threads(arguments.threads)
     counts = [int(rows) for rows in arguments.rows.split(",")]
-    loaded = _bundled(cache, arguments.quantize, arguments.dtype)
+    loaded = _loaded(cache, arguments)
     sizes = _linear_sizes(loaded)
     runner = SlotRunner(loaded, max(counts), arguments.context + max(arguments.chunk, 1))
     runner.accelerate()
@@ -60,9 +61,11 @@ def main() -> None:
         print(f"{num_rows} rows: {parts}", flush=True)
 
 
-def _bundled(cache: Path, quantize: str, dtype: str) -> LoadedModel:
-    config = EngineConfig(quantize=Quantize(quantize), device="cpu", dtype=dtype, cache_dir=str(cache))
-    return load(config, converted(bundled_gguf(), cache, lambda *_: None), lambda *_: None)
+def _loaded(cache: Path, arguments: argparse.Namespace) -> LoadedModel:
+    quantize = Quantize(arguments.quantize)
+    config = EngineConfig(quantize=quantize, device="cpu", dtype=arguments.dtype, cache_dir=str(cache))
+    model = arguments.model or converted(bundled_gguf(), cache, lambda *_: None)
+    return load(config, model, lambda *_: None)
 
 
 def _linear_sizes(loaded: LoadedModel) -> _Sizes:

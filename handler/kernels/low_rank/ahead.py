@@ -1,4 +1,4 @@
-"""Fetches what adapters of the next layer add while a product is multiplied, which waits for arithmetic, not memory.
+"""Fetches what adapters add soon while a product is multiplied, which waits for arithmetic, not for memory.
 
 Each row with an adapter of its own reads its own matrices: more bytes than the weights that all rows share.
 """

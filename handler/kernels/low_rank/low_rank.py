@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from handler.kernels.compiler import multiplies_bfloat16
 from handler.kernels.low_rank import expand, shrink
 from handler.kernels.low_rank.added import WIDE
 from handler.kernels.low_rank.ahead import LINE_BYTES
 from handler.kernels.low_rank.rows import ENTRY, ROW_BYTES, ShrunkRows, Term, UpTable
-from handler.kernels.low_rank.tile import TURNS
+from handler.kernels.low_rank.tile import INPUTS
 from handler.kernels.program import Step, nothing
 from handler.kernels.team import NUM_COMMON, Call, scratch, team_functions
 from handler.kernels.vectors import LANES
@@ -50,6 +51,11 @@ class PackedFactors(NamedTuple):
     places: list[tuple[int, int, int, int]]
 
 
+def padded_bytes(packed: Sequence[PackedFactors]) -> int:
+    """What `packed` take side by side."""
+    return sum(-(-each.nbytes // LINE_BYTES) * LINE_BYTES for one in packed for each in one.tensors)
+
+
 def side_by_side(packed: Sequence[PackedFactors]) -> tuple[list[PackedFactors], Tensor]:
     """Copies of all `packed` in one piece of memory, in their order, and that memory, uint8, in whole cache lines."""
     ends = list(accumulate(-(-each.nbytes // LINE_BYTES) * LINE_BYTES for one in packed for each in one.tensors))
@@ -72,13 +78,14 @@ class LowRankInput:
     def __init__(self, in_features: int, sizes: Sequence[Sequence[int]], num_slots: int, dtype: torch.dtype) -> None:
         """`sizes`: for each product the outputs of its sections. `dtype`, that of activations, is what factors have."""
         self.in_features, self._dtype = in_features, dtype
-        self._missing = -in_features % TURNS
+        self._missing = -in_features % INPUTS
+        self._paired = dtype is torch.bfloat16 and multiplies_bfloat16()
         self.ups = [UpTable(of_product, num_slots) for of_product in sizes]
-        # Address of A as `[groups, K, 16]` or 0, groups, address of multipliers and summands.
+        # Address of A as `shrink_tile` takes it or 0, groups, address of multipliers and summands.
         self._downs = np.zeros((num_slots, ENTRY), np.int64)
         self._most_groups = np.zeros(1, np.int64)
         self._held: dict[int, list[Tensor]] = {}
-        self._kernel = shrink.compile_shrink(dtype)
+        self._kernel = shrink.compile_shrink(dtype, self._paired)
         self._call = Call(self._kernel, shrink.NUM_ARGUMENTS)
 
     @property
@@ -123,6 +130,8 @@ class LowRankInput:
         if not downs:
             return PackedFactors([], [])
         down = tiled(F.pad(torch.cat(downs), (0, self._missing)), LANES)
+        if self._paired:
+            down = down.unflatten(1, (-1, 2)).transpose(2, 3).contiguous()
         return PackedFactors([down, torch.cat(numbers, 1).contiguous(), *tiles], places)
 
     def hold(self, slot: int, packed: PackedFactors) -> None:

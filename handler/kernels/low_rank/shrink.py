@@ -21,14 +21,14 @@ NUM_ARGUMENTS = NUM_COMMON + 7
 
 
 @functools.cache
-def compile_shrink(dtype: torch.dtype) -> int:
-    """The address of the kernel for activations and matrices of `dtype`.
+def compile_shrink(dtype: torch.dtype, paired: bool) -> int:
+    """The address of the kernel for activations and matrices of `dtype`; `paired`: A has pairs of bfloat16 inputs.
 
-    `DOWNS` is the address of a table int64 `[slots, 3]`: address of A as `[groups, K, 16]`, number of groups, address
-    of what each of the outputs is multiplied by, float32 `[groups * 16]`, and then of what is added to it.
+    `DOWNS` is the address of a table int64 `[slots, 3]`: address of A as `shrink_tile` takes it, number of groups,
+    address of what each of the outputs is multiplied by, float32 `[groups * 16]`, and then of what is added to it.
     `MOST_GROUPS` is the address of the largest number of groups.
     """
-    bits = BITS[dtype]
+    bits, pairs = BITS[dtype], int(paired)
     size = bits // 8
 
     def kernel(arguments):  # pragma: no cover
@@ -45,7 +45,7 @@ def compile_shrink(dtype: torch.dtype) -> int:
             out = arguments[SHRUNK] + (row * width + group * LANES) * 4
             x = arguments[X] + row * count * size
             weights = downs[entry] + group * count * LANES * size
-            shrink_tile(rows, bits, x, count, weights, count, out, width)
+            shrink_tile(rows, bits, pairs, x, count, weights, count, out, width)
             factors, groups = elements(downs[entry + 2], BITS_FLOAT32), downs[entry + 1]
             numbers = elements(out, BITS_FLOAT32)
             for r in range(rows):

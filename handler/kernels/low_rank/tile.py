@@ -1,7 +1,8 @@
 """Up to 4 rows times 16 or 64 outputs of a low-rank matrix, in LLVM instructions.
 
-A, `[r, K]`, is stored as `[r / 16, K, 16]`: the weights of 16 outputs for one input are one vector, and four sums take
-turns over the inputs and are added in one order. B, `[N, r]`, is stored as `[N / 64, r, 64]`; each of its sums runs
+A, `[r, K]`, is stored as `[r / 16, K, 16]`, or where the processor multiplies pairs of bfloat16 as
+`[r / 16, K / 2, 16, 2]`: the weights of 16 outputs for one input or pair are one vector, and four sums take turns over
+them and are added in one order. B, `[N, r]`, is stored as `[N / 64, r, 64]`; each of its sums runs
 over the inputs in their order. So a row's bits depend on its own numbers alone, whatever rows it shares weights with.
 """
 
@@ -14,9 +15,12 @@ from numba.extending import intrinsic
 
 from handler.kernels.primitives import BITS_BFLOAT16, BITS_FLOAT32
 from handler.kernels.vectors import (
+    BFLOATS,
     FLOATS,
     IN_ORDER,
+    INTS,
     LANES,
+    call,
     folded,
     index,
     load_rounded,
@@ -27,11 +31,48 @@ from handler.kernels.vectors import (
 
 # Rows that share one reading of the weights.
 MOST_ROWS = 4
-# Inputs that `shrink_tile` takes at a time; their number is a multiple.
+# Inputs, or pairs of them, that `shrink_tile` takes at a time. Their number is a multiple of `INPUTS`.
 TURNS = 4
+INPUTS = 2 * TURNS
 # Vectors of outputs that B has side by side.
 SIDE = 4
 _FLOAT, _BYTE, _INT = ir.FloatType(), ir.IntType(8), ir.IntType(32)
+
+
+class _PairEmitter:
+    """Emits the products of some rows with 16 outputs of A by AVX-512's bfloat16 dot products: two inputs at a time."""
+
+    def __init__(self, builder, arguments) -> None:
+        self.b = builder
+        self.x, self.x_stride, self.weights, self.count = arguments
+
+    def products(self, rows: int):
+        """Vectors of 16 outputs, by row."""
+        b, turns = self.b, TURNS
+
+        def step(i, sums):
+            following = list(sums)
+            for turn in range(turns):
+                pair = b.add(b.mul(i, index(turns)), index(turn))
+                place = b.inttoptr(b.add(self.weights, b.mul(pair, index(LANES * 4))), INTS.as_pointer())
+                weight = b.bitcast(b.load(place, align=4), BFLOATS)
+                for r in range(rows):
+                    at = b.add(b.mul(b.mul(self.x_stride, index(r)), index(2)), b.mul(pair, index(4)))
+                    given = b.load(b.inttoptr(b.add(self.x, at), _INT.as_pointer()), align=2)
+                    x = b.bitcast(splat(b, given, INTS), BFLOATS)
+                    k = r * turns + turn
+                    following[k] = call(b, "llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, [sums[k], weight, x])
+            return following
+
+        start = [ir.Constant(FLOATS, [0.0] * LANES)] * (rows * turns)
+        sums = folded(b, b.udiv(self.count, index(2 * turns)), start, step)
+        return [_total(b, sums[i : i + turns]) for i in range(0, len(sums), turns)]
+
+
+def _total(builder, sums):
+    while len(sums) > 1:
+        sums = [builder.fadd(sums[i], sums[i + 1], IN_ORDER) for i in range(0, len(sums), 2)]
+    return sums[0]
 
 
 class _Emitter:
@@ -61,12 +102,7 @@ class _Emitter:
 
         start = [ir.Constant(FLOATS, [0.0] * LANES)] * (rows * groups * turns)
         sums = folded(b, b.udiv(self.count, index(turns)) if turns > 1 else self.count, start, step)
-        return [self._total(sums[i : i + turns]) for i in range(0, len(sums), turns)]
-
-    def _total(self, sums):
-        while len(sums) > 1:
-            sums = [self.b.fadd(sums[i], sums[i + 1], IN_ORDER) for i in range(0, len(sums), 2)]
-        return sums[0]
+        return [_total(b, sums[i : i + turns]) for i in range(0, len(sums), turns)]
 
     def _place(self, address, number, size: int):
         return self.b.inttoptr(self.b.add(address, self.b.mul(number, index(size))), _BYTE.as_pointer())
@@ -107,21 +143,23 @@ def _by_rows(builder, rows, groups: int, out, out_stride, adds: bool, products) 
 
 
 @intrinsic(prefer_literal=True)
-def shrink_tile(_context, rows, bits, x, x_stride, weights, count, out, out_stride):  # pragma: no cover
+def shrink_tile(_context, rows, bits, paired, x, x_stride, weights, count, out, out_stride):  # pragma: no cover
     """Write the products of `rows` rows, 1 to 4, with 16 outputs of A to float32 rows at `out`.
 
-    `bits` of an input and of a weight, literal. `x`, `weights` and `out` are addresses, the strides elements from a row
-    to the next. `weights` is one of `[r / 16, K, 16]`; `count` is K, a multiple of 4.
+    `bits` of an input and of a weight, and `paired`, whether A has pairs of bfloat16 inputs, are literal. `x`,
+    `weights` and `out` are addresses, the strides elements from a row to the next. `weights` is one of `[r / 16, K,
+    16]`, or of `[r / 16, K / 2, 16, 2]`; `count` is K, a multiple of 8.
     """
-    each = bits.literal_value
+    each, in_pairs = bits.literal_value, bool(paired.literal_value)
 
     def generate(context, builder, _signature, arguments):
-        rows, _, x, x_stride, weights, count, out, out_stride = arguments
-        emitter = _Emitter(builder, (each, each), (1, 1, TURNS), (x, x_stride, weights, count))
+        rows, _, _, x, x_stride, weights, count, out, out_stride = arguments
+        given = (x, x_stride, weights, count)
+        emitter = _PairEmitter(builder, given) if in_pairs else _Emitter(builder, (each, each), (1, 1, TURNS), given)
         _by_rows(builder, rows, 1, out, out_stride, False, emitter.products)
         return context.get_dummy_value()
 
-    return types.void(types.int64, bits, *[types.int64] * 6), generate
+    return types.void(types.int64, bits, paired, *[types.int64] * 6), generate
 
 
 @intrinsic(prefer_literal=True)

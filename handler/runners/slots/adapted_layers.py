@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -13,6 +13,10 @@ from handler.linears.linear import Linear
 if TYPE_CHECKING:  # loaded where it is used: it takes 0.3 s
     from handler.kernels.low_rank.low_rank import Factors, PackedFactors
 
+# How far products fetch ahead of use, as a part of a layer. What a product is about to read is there, and less than a
+# second cache has been fetched since.
+LEAD = 0.4
+
 # Modules of a layer by the input that they multiply, in the order in which their outputs stand side by side.
 INPUTS: tuple[tuple[str, ...], ...] = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -20,13 +24,6 @@ INPUTS: tuple[tuple[str, ...], ...] = (
     ("mlp.gate_proj", "mlp.up_proj"),
     ("mlp.down_proj",),
 )
-
-
-class PackedLayer(NamedTuple):
-    """What an adapter adds to a layer, as kernels read it: by input, all in `memory`, in the order of its use."""
-
-    inputs: list[PackedFactors]
-    memory: Tensor
 
 
 class LayerAdapters:
@@ -46,26 +43,27 @@ class LayerAdapters:
         # Numbers of the widest shrunk row so far; and a number that grows with what makes programs void.
         self.width = self.version = 0
         self.inputs = (self.qkv_input, self.o_input, self.mlp_input, self.down_input)
-        # Address and cache lines of all that a slot has here, which the layer before fetches.
+        # What products of this layer fetch of a slot's adapter: address and cache lines.
         self.memory = np.zeros((num_slots, 2), np.int64)
 
-    def packed(self, factors: Mapping[str, Factors]) -> PackedLayer:
+    def packed(self, factors: Mapping[str, Factors]) -> list[PackedFactors]:
         """`factors`, by the names of `INPUTS`, as kernels read them; others are not looked at. Any thread may do it."""
-        from handler.kernels.low_rank.low_rank import side_by_side
-
-        found = [
+        return [
             one.packed(_by_sections([factors.get(name) for name in names], [len(up.ends) for up in one.ups]))
             for one, names in zip(self.inputs, INPUTS, strict=True)
         ]
-        return PackedLayer(*side_by_side(found))
 
-    def put(self, slot: int, packed: PackedLayer) -> None:
-        """Let rows of the slot add what is packed."""
+    def put(self, slot: int, packed: Sequence[PackedFactors], memory: Tensor) -> None:
+        """Let rows of the slot add what is packed, by input, which lies in `memory`, uint8.
+
+        The next layer's memory follows, or none: an address may be fetched that is not there.
+        """
         from handler.kernels.low_rank.ahead import LINE_BYTES
 
-        for one, given in zip(self.inputs, packed.inputs, strict=True):
+        for one, given in zip(self.inputs, packed, strict=True):
             one.hold(slot, given)
-        self.memory[slot] = (packed.memory.data_ptr(), packed.memory.nbytes // LINE_BYTES)
+        lines = memory.nbytes // LINE_BYTES
+        self.memory[slot] = (memory.data_ptr() + int(lines * LEAD) * LINE_BYTES, lines)
         width = max(one.width for one in self.inputs)
         if width > self.width:
             self.width, self.version = width, self.version + 1

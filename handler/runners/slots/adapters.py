@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from handler.adapters.adapter import Adapter
 from handler.runners.slots.adapted_layers import INPUTS, LayerAdapters
 from handler.runners.slots.fused_layers import LayerParts
 
 if TYPE_CHECKING:  # loaded where it is used: it takes 0.3 s
-    from handler.kernels.low_rank.low_rank import Factors
+    from handler.kernels.low_rank.low_rank import Factors, PackedFactors
 
 # Slots at first; doubled as needed.
 _FIRST_SLOTS = 8
@@ -37,16 +40,13 @@ class SlotAdapters:
         if not self._layers or adapter.packed is not None:
             return adapter
         self._packers = self._packers or {number: LayerAdapters(parts, 0) for number, parts in self._layers.items()}
-        packed = {
-            number: packer.packed(_factors(packer, f"model.layers.{number}.", adapter))
-            for number, packer in self._packers.items()
-        }
+        packed = _packed(self._packers, adapter)
         products = {path: each for path, each in adapter.products.items() if not self.holds(path)}
         changes = {path: each for path, each in adapter.bias_changes.items() if not self.holds(path)}
         taken = [each for path, each in adapter.products.items() if path not in products]
         freed = sum(each.down.nbytes + each.up.nbytes for each in taken)
         freed += sum(each.nbytes for path, each in adapter.bias_changes.items() if path not in changes)
-        num_bytes = adapter.num_bytes - freed + sum(each.memory.nbytes for each in packed.values())
+        num_bytes = adapter.num_bytes - freed + sum(memory.nbytes for _, memory in packed.values())
         return replace(adapter, products=products, bias_changes=changes, packed=packed, num_bytes=num_bytes)
 
     def load(self, slot: int, adapter: Adapter) -> None:
@@ -55,7 +55,7 @@ class SlotAdapters:
         packed: Any = self.prepared(adapter).packed
         for number, parts in self._layers.items():
             assert parts.adapters is not None
-            parts.adapters.put(slot, packed[number])
+            parts.adapters.put(slot, *packed[number])
 
     def unload(self, slot: int) -> None:
         """Let rows of the slot add nothing, and free what they added."""
@@ -73,6 +73,21 @@ class SlotAdapters:
             else:
                 parts.adapters.grow(num_slots)
         self._num_slots = num_slots
+
+
+def _packed(packers: Mapping[int, LayerAdapters], adapter: Adapter) -> dict[int, tuple[list[PackedFactors], Tensor]]:
+    """What the adapter has for each layer, by input, and its memory. Layers lie one after the other in one piece."""
+    from handler.kernels.low_rank.low_rank import padded_bytes, side_by_side
+
+    layers = [packer.packed(_factors(packer, f"model.layers.{number}.", adapter)) for number, packer in packers.items()]
+    moved, memory = side_by_side([one for layer in layers for one in layer])
+    found, begin = {}, 0
+    for i, number in enumerate(packers):
+        layer = moved[i * len(INPUTS) : (i + 1) * len(INPUTS)]
+        end = begin + padded_bytes(layer)
+        found[number] = (layer, memory[begin:end])
+        begin = end
+    return found
 
 
 def _split(path: str) -> tuple[int, str] | None:

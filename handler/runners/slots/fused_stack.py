@@ -7,7 +7,7 @@ memory, so only the number of rows changes from step to step.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate, groupby, zip_longest
+from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -88,13 +88,13 @@ class _Shrunk:
         """Shrink the rows at the address `x` for the products of an input."""
         return found.shrink_step(x, self.slots.data_ptr(), self._rows.data_ptr(), self._width)
 
-    def terms(self, layer: LayerParts, kernels: _Kernels, following: LayerParts | None) -> list[TermRows | None]:
-        """What each product of a layer adds, in their order; `following` is the layer of which they fetch adapters."""
+    def terms(self, layer: LayerParts, kernels: _Kernels) -> list[TermRows | None]:
+        """What each product of a layer adds, in their order. Each fetches a part of adapters as large as its own."""
         from handler.kernels.low_rank.rows import TermRows
 
         products = (*kernels.qkv, kernels.output, kernels.gate, kernels.up, kernels.down)
         ends = list(accumulate(one.in_features * one.out_features for one in products))
-        table = 0 if following is None else _adapters(following).memory.ctypes.data
+        table = _adapters(layer).memory.ctypes.data
         ups = [up for found in _adapters(layer).inputs for up in found.ups]
         shrunk = (self._rows.data_ptr(), self.slots.data_ptr(), self._width)
         return [
@@ -145,13 +145,13 @@ class _Room:
 
         steps: list[Step] = []
         attention: list[int] = []
-        for layer, following in zip_longest(self._layers, self._layers[1:]):
+        for layer in self._layers:
             kernels = _kernels(layer)
             assert kernels is not None
             num_qkv = len(kernels.qkv)
             terms: list[TermRows | None] = [None] * (num_qkv + 4)
             if shrunk is not None:
-                terms = shrunk.terms(layer, kernels, following)
+                terms = shrunk.terms(layer, kernels)
             steps += self._until_attention(layer, shrunk, terms[:num_qkv])
             attention.append(len(steps))
             steps += self._from_attention(layer, step, shrunk, terms[num_qkv:])
