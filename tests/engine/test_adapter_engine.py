@@ -26,7 +26,7 @@ from handler.runners.paged.adapters.memory import AdapterRoom
 from handler.runners.paged.runner import PagedRunner
 from handler.runners.runner import Runner
 from handler.runners.slots.runner import SlotRunner
-from handler.seam.adapter_list import AdapterEntry, AdapterList, new_registration
+from handler.seam.adapter_list import CHANGES, AdapterEntry, AdapterList, new_registration, try_lock
 from handler.seam.config import AdapterSource
 from handler.seam.errors import BadConfiguration
 from handler.seam.protocol import (
@@ -423,16 +423,72 @@ def test_an_adapter_listed_while_the_engine_started_is_registered_then(
     at_start.register_listed(engine.config, engine.adapters, progress)
     registration = new_registration()
     AdapterList(tmp_path / "adapters").add(AdapterEntry(name="a", src=str(files["a"]), registration=registration))
-    at_start.register_missed(engine.config, engine.adapters)
+    at_start.catch_up(engine.config, engine.adapters)
     assert isinstance(engine.register("a", files["a"], registration=registration), AdapterDone)
     assert answers(engine, "a") == [said["a"]]
+
+
+def is_gone(engine: LocalEngine, path: Path) -> bool:
+    """Wait until the engines' thread has deleted a copy."""
+    deadline = time.monotonic() + 60
+    while path.exists() and time.monotonic() < deadline:
+        engine.step()
+        time.sleep(0.01)
+    return not path.exists()
 
 
 def test_copies_of_what_is_not_listed_are_deleted_at_the_start(start: Start, tmp_path: Path) -> None:
     (tmp_path / "adapters" / "left-behind").mkdir(parents=True)
     engine = start()
     at_start.register_listed(engine.config, engine.adapters, progress)
-    assert not (tmp_path / "adapters" / "left-behind").exists()
+    assert is_gone(engine, tmp_path / "adapters" / "left-behind")
+
+
+@pytest.mark.parametrize("is_undone", [True, False])
+def test_the_first_engine_that_drops_an_adapter_leaves_its_copy_to_the_others(
+    start: Start, files: dict[str, Path], said: dict[str | None, list[int]], tmp_path: Path, is_undone: bool
+) -> None:
+    """Another engine may restart, or refuse what comes in its place, before the change is over. The files are gone."""
+    src, listed = shutil.copytree(files["a"], tmp_path / "src"), AdapterList(tmp_path / "adapters")
+    entry = AdapterEntry(name="a", src=str(src), registration="old", ready=True)
+    first, second = start(), start()
+    listed.add(entry)
+    for engine in (first, second):
+        assert isinstance(engine.register("a", src, registration="old"), AdapterDone)
+    shutil.rmtree(src)
+    stream = ask(second, "a")[0]
+    second.step()
+    with (listed.directory / CHANGES).open("w") as file:
+        assert try_lock(file.fileno())
+        assert isinstance(first.register("a", files["b"], registration="new", replace=True), AdapterDone)
+        first.step()
+        if is_undone:
+            third = start()
+            at_start.register_listed(third.config, third.adapters, progress)
+            assert answers(third, "a") == [said["a"]], "it has restarted meanwhile"
+            assert isinstance(first.register("a", src, registration="old", replace=True), AdapterDone)
+        else:
+            assert isinstance(second.register("a", files["b"], registration="new", replace=True), AdapterDone)
+            listed.replace(structs.replace(entry, registration="new"))
+    assert answers(first, "a") == [said["a" if is_undone else "b"]]
+    assert is_gone(first, listed.directory / ("new" if is_undone else "old"))
+    assert (listed.directory / ("old" if is_undone else "new")).is_dir()
+    second.run()
+    assert stream.token_ids == said["a"], "it needs no files"
+
+
+def test_an_adapter_unregistered_while_the_engine_started_leaves_it(
+    start: Start, files: dict[str, Path], tmp_path: Path
+) -> None:
+    listed = AdapterList(tmp_path / "adapters")
+    listed.add(AdapterEntry(name="a", src=str(files["a"]), registration="gone", ready=True))
+    engine = start()
+    at_start.register_listed(engine.config, engine.adapters, progress)
+    listed.remove("gone")
+    at_start.catch_up(engine.config, engine.adapters)
+    engine.step()
+    assert [engine.board[name] for name in ("adapters_registered", "adapter_bytes")] == [0, 0]
+    assert is_gone(engine, listed.directory / "gone")
 
 
 def test_an_adapter_that_ends_two_engines_is_not_loaded_a_third_time(

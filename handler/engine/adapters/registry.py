@@ -150,6 +150,15 @@ class AdapterRegistry:
         except Refusal as exc:
             logger.error("adapter %s is not served: %s", message.name, exc)
 
+    def keep_only(self, registrations: Collection[str]) -> None:
+        """Unregister all others."""
+        for name in [name for name, each in self._by_name.items() if each.registration not in registrations]:
+            self._unregister(name)
+
+    def forget_unlisted(self) -> None:
+        """Delete the copies that earlier engines left."""
+        self._reader.forget_unlisted()
+
     def finished(self) -> Iterator[tuple[bytes, AdapterReply]]:
         """Replies to those who waited for adapters that have been read meanwhile."""
         for registration, reading in list(self._reading.items()):
@@ -172,6 +181,7 @@ class AdapterRegistry:
 
     def let_go(self, in_use: Callable[[], Collection[str]]) -> None:
         """Drop the unregistered adapters that no sequence uses any more: none of the registrations `in_use()`."""
+        self._reader.sweep()
         if len(self._known) == len(self._by_name):
             return
         wanted = {each.registration for each in self._by_name.values()} | set(in_use())
