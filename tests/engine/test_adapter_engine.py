@@ -462,10 +462,11 @@ def test_the_first_engine_that_drops_an_adapter_leaves_its_copy_to_the_others(
         assert try_lock(file.fileno())
         assert isinstance(first.register("a", files["b"], registration="new", replace=True), AdapterDone)
         first.step()
+        third = start()
+        at_start.register_listed(third.config, third.adapters, progress)
+        assert answers(third, "a") == [said["a"]], "it has restarted meanwhile"
+        assert (listed.directory / "new").is_dir()
         if is_undone:
-            third = start()
-            at_start.register_listed(third.config, third.adapters, progress)
-            assert answers(third, "a") == [said["a"]], "it has restarted meanwhile"
             assert isinstance(first.register("a", src, registration="old", replace=True), AdapterDone)
         else:
             assert isinstance(second.register("a", files["b"], registration="new", replace=True), AdapterDone)
