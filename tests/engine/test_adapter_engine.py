@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -549,6 +550,33 @@ def test_a_fault_at_loading_fails_only_who_asked_for_that_adapter(
     assert base.token_ids == said[None]
     monkeypatch.setattr(engine.core.runner, "load_adapter", load)
     assert answers(engine, "a", "b") == [said["a"], said["b"]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_runner_refuses_is_refused_while_every_slot_is_in_use(
+    start: Start, files: dict[str, Path], said: dict[str | None, list[int]], kind: str
+) -> None:
+    """An adapter of a module that the runner does not have, as if the two knew different models."""
+
+    def misread(read: Callable[..., Adapter]) -> Any:
+        def found(path: Path) -> Adapter:
+            adapter = read(path)
+            products = {f"elsewhere.{name}": product for name, product in adapter.products.items()}
+            return dataclasses.replace(adapter, products=products) if path.name == "wrong" else adapter
+
+        return found
+
+    engine = start(kind, wrap=misread, max_adapters=1, adapters_path="")
+    engine.register("a", files["a"])
+    stream = ask(engine, "a")[0]
+    engine.step()
+    wrong = shutil.copytree(files["b"], files["b"].parent / kind / "wrong")
+    assert refusal(engine.register("b", wrong))[0] is AdapterErrorCode.BAD
+    assert isinstance(engine.register("b", files["b"]), AdapterDone)
+    engine.run()
+    assert stream.token_ids == said["a"]
+    assert answers(engine, "b", None) == [said["b"], said[None]]
+    assert engine.board["adapters_registered"] == 2
 
 
 def test_a_server_that_stops_answers_who_waits(start: Start, files: dict[str, Path]) -> None:

@@ -296,12 +296,14 @@ class AdapterRegistry:
         return self._install(registered)
 
     def _install(self, registered: _Registered) -> Refusal | None:
-        """Let requests name an adapter once the runner has taken it into a slot, if it can have one now."""
+        """Let requests name an adapter once the runner has taken it into a slot, or checked it if none is free."""
         registration, running = registered.registration, self._running()
         self._known[registration] = registered
         self.slots.pin(registration, registered.pin)
         self.slots.preload(registration, running)
         refusal = self.fill_slots().get(registration)
+        if self.slots.slot_of(registration) == BASE:
+            refusal = self._checked(registered)
         if refusal is not None:
             self._drop(registration)
             self.fill_slots()
@@ -313,6 +315,15 @@ class AdapterRegistry:
             *(registered.name, registered.adapter.max_rank, registered.adapter.num_bytes / 1e6),
             ", in use at once" if self.slots.slot_of(registration) != BASE else "",
         )
+        return None
+
+    def _checked(self, registered: _Registered) -> Refusal | None:
+        """Why the runner would refuse the adapter whatever slot it gets; None if it would not."""
+        try:
+            with self._in_flight.filling(registered.fingerprint):
+                self._runner.check_adapter(registered.adapter)
+        except Exception as exc:  # noqa: BLE001 - as above
+            return _why(exc, registered.name)
         return None
 
     def _check_rank(self, adapter: Adapter) -> None:
