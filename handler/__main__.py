@@ -77,10 +77,10 @@ def _serve(config: EngineConfig, board: StatusBoard) -> int:
 
 def _catch_up(config: EngineConfig, core: EngineCore) -> None:
     """Register adapters that were listed while this engine started: workers ask only engines that are ready."""
-    from handler.engine.adapters.at_start import register_missed
+    from handler.engine.adapters.at_start import catch_up
 
     if core.adapters is not None:
-        register_missed(config, core.adapters)
+        catch_up(config, core.adapters)
 
 
 def _start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, str]:

@@ -11,6 +11,7 @@ from sagemaker_deploy.aws.clients import Clients
 from sagemaker_deploy.aws.iam import Needs, caller_policy, execution_policy
 from sagemaker_deploy.aws.image import ImageName, region_warning
 from sagemaker_deploy.aws.quota import endpoint_quota, quota_warning
+from sagemaker_deploy.request.adapter_room import adapter_room
 from sagemaker_deploy.request.environment import environment_warnings, redacted
 from sagemaker_deploy.request.instances import find_instance
 from sagemaker_deploy.request.requests import Requests, build_requests
@@ -106,6 +107,7 @@ def make_plan(
     """
     sizes, draft_warning = _with_draft(_with_keys(sizes or Sizes(shape), spec), spec)
     requests = build_requests(spec, region)
+    sizes = _with_adapters(sizes, requests)
     fit, recommendation = None, None
     warnings = list(_spec_warnings(spec, region, requests, missing))
     warnings += [sizes.problem] if sizes.problem else []
@@ -173,6 +175,12 @@ def _with_keys(sizes: Sizes, spec: DeploySpec) -> Sizes:
     """The sizes with keys and values as the container's environment sets them."""
     wanted = spec.environment.get("KV_CACHE_DTYPE", "")
     return sizes if sizes.shape is None else replace(sizes, shape=sizes.shape.with_keys(wanted))
+
+
+def _with_adapters(sizes: Sizes, requests: Requests) -> Sizes:
+    """The sizes with the memory that the container's environment sets aside for adapters on a GPU."""
+    room = adapter_room(requests.model["PrimaryContainer"]["Environment"])
+    return sizes if sizes.shape is None else replace(sizes, shape=sizes.shape.with_adapters(*room))
 
 
 def _with_draft(sizes: Sizes, spec: DeploySpec) -> tuple[Sizes, str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
-from pathlib import Path
 
 from container.api.validation import check, show
 from container.errors import AdapterFailed, AdapterInvalid
@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 _MAX_NAME = 256
 # What a header can carry.
 NAME = rf"^[!-~](?:[ -~]{{0,{_MAX_NAME - 2}}}[!-~])?$"
+# A directory's path: what a system call can carry.
+SOURCE = r"^/[^\x00]+$"
 _UPDATE = "/update"
 # LMI runs it for the adapter's requests; here nothing of an adapter is run.
 _CODE = "model.py"
@@ -34,9 +36,9 @@ def check_source(field: str, src: str) -> None:
 
     Where code that is not run ends a start, it also keeps an adapter away.
     """
-    fits = src.startswith("/") and "\0" not in src
+    fits = re.fullmatch(SOURCE[1:-1], src) is not None
     check(field, "the absolute path of a directory in the container", src, fits)
-    if not (Path(src) / _CODE).is_file():
+    if not os.path.isfile(os.path.join(src, _CODE)):  # unlike Path's, it is False for what no path can be
         return
     if service().settings.refuse_custom_code:
         raise AdapterFailed(f"the adapter has a {_CODE}, which is not run here (REFUSE_CUSTOM_CODE)")

@@ -7,7 +7,6 @@ taken off the list, so that no further request names it.
 
 from __future__ import annotations
 
-import fcntl
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from container.errors import (
 )
 from container.generation.engine_client import EngineClient
 from container.generation.engine_pool import EnginePool
-from handler.seam.adapter_list import AdapterEntry, AdapterList, new_registration
+from handler.seam.adapter_list import CHANGES, AdapterEntry, AdapterList, new_registration, try_lock
 from handler.seam.protocol import (
     AdapterErrorCode,
     AdapterMessage,
@@ -40,8 +39,6 @@ from handler.seam.protocol import (
     UpdateAdapter,
 )
 
-# Its lock is held by the worker that changes something. It is made with the first change.
-CHANGES = "changes"
 # Seconds between attempts to take the lock: waiting in the system would stop the worker's other requests.
 _RETRY_S = 0.01
 _ERRORS: dict[AdapterErrorCode, type[ServiceError]] = {
@@ -138,7 +135,7 @@ class AdapterChanges:
         deadline_s = self._deadline_s()
         self._listed.directory.mkdir(parents=True, mode=0o700, exist_ok=True)
         with (self._listed.directory / CHANGES).open("w") as file:
-            while not _lock(file.fileno()):
+            while not try_lock(file.fileno()):
                 if time.monotonic() >= deadline_s:
                     raise Overloaded("another adapter is still being loaded", retry_after_s=5)
                 gevent.sleep(_RETRY_S)
@@ -177,14 +174,6 @@ class AdapterChanges:
         except ServiceError:
             self._listed.remove(before.registration)
             self._withdraw(before.name)
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _new_id() -> str:

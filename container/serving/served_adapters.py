@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from container.generation.adapter_changes import CHANGES
-from handler.seam.adapter_list import AdapterEntry, AdapterList
+from handler.seam.adapter_list import CHANGES, AdapterEntry, AdapterList
 
 
 class ServedAdapters:

@@ -103,11 +103,14 @@ class PlainAdapters:
     def load(self, slot: int, adapter: Adapter, paths: Collection[str] | None = None) -> None:
         """Add `adapter` to the rows of `slot`; `paths` are those of `adapter.paths` to add to, None for all."""
         self.unload(slot)
-        wanted = adapter.paths if paths is None else adapter.paths & frozenset(paths)
-        matrices = {path for path in wanted if path in adapter.experts}
-        for path in sorted({path.rpartition(".")[0] for path in matrices} | (wanted - matrices)):
+        for path in _modules(adapter, paths):
             hooked = self._hooked.get(path) or self._hook(path)
             hooked.additions[slot] = self._addition(adapter, path, hooked)
+
+    def check(self, adapter: Adapter, paths: Collection[str] | None = None) -> None:
+        """Raise what `load` would raise, and add nothing."""
+        for path in _modules(adapter, paths):
+            self._addition(adapter, path, self._unhooked(path))
 
     def unload(self, slot: int) -> None:
         """Forget the adapter in `slot`, if there is one."""
@@ -124,11 +127,14 @@ class PlainAdapters:
         return output if found is None else found
 
     def _hook(self, path: str) -> _Hooked:
-        module = self._modules[path]
-        hooked = _Hooked(module, module is self._model.get_output_embeddings())
-        hooked.handle = module.register_forward_hook(hooked, with_kwargs=True)
+        hooked = self._unhooked(path)
+        hooked.handle = hooked.module.register_forward_hook(hooked, with_kwargs=True)
         self._hooked[path] = hooked
         return hooked
+
+    def _unhooked(self, path: str) -> _Hooked:
+        module = self._modules[path]
+        return _Hooked(module, module is self._model.get_output_embeddings())
 
     def _addition(self, adapter: Adapter, path: str, hooked: _Hooked) -> Addition | RouterAddition:
         module, device = hooked.module, _device(hooked.module, self._model)
@@ -142,6 +148,13 @@ class PlainAdapters:
         if hooked.is_output:
             return OutputAddition(adapter, path, device, self._dtype)
         return LinearAddition(adapter, path, device)
+
+
+def _modules(adapter: Adapter, paths: Collection[str] | None) -> list[str]:
+    """The modules that `adapter` changes, of `paths` if given: an expert's matrix stands for its module."""
+    wanted = adapter.paths if paths is None else adapter.paths & frozenset(paths)
+    matrices = {path for path in wanted if path in adapter.experts}
+    return sorted({path.rpartition(".")[0] for path in matrices} | (wanted - matrices))
 
 
 def _device(module: nn.Module, model: Any) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,7 +27,8 @@ def read_adapter(directory: Path, model: ModelShape) -> Adapter:
     """The adapter in `directory`: adapter_config.json and adapter_model.safetensors of peft.
 
     Raises BadAdapter with one sentence: for files that are missing, unsafe or malformed, for what is not served, for
-    sizes that are not the model's, and if no tensor lands on the model. Tensors that land nowhere are logged.
+    sizes that are not the model's, and if no tensor lands on the model. Tensors that land nowhere are logged, and
+    modules that are targeted and get none.
     """
     config, tensors = read_files(directory)
     reading = _Reading(config, model)
@@ -36,10 +38,28 @@ def read_adapter(directory: Path, model: ModelShape) -> Adapter:
         first = f"; the first is {reading.unused[0][:200]}" if reading.unused else ""
         raise BadAdapter(f"none of the adapter's {len(tensors)} tensors belongs to this {model.model_type}{first}")
     if adapter.unused:
-        names = ", ".join(name[:200] for name in adapter.unused[:_MAX_NAMED])
-        more = f" and {len(adapter.unused) - _MAX_NAMED} more" if len(adapter.unused) > _MAX_NAMED else ""
-        logger.warning("adapter %s: these tensors are not used: %s%s", directory, names, more)
+        logger.warning("adapter %s: these tensors are not used: %s", directory, _listed(adapter.unused))
+    missing = _targets_without_tensors(config, model, adapter)
+    if missing:
+        logger.warning("adapter %s targets these modules, and has no tensors for them: %s", directory, _listed(missing))
     return adapter
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(name[:200] for name in names[:_MAX_NAMED]) + more
+
+
+def _targets_without_tensors(config: AdapterConfig, model: ModelShape, adapter: Adapter) -> list[str]:
+    """Modules that the configuration targets by the names that they have here, and that the adapter leaves alone.
+
+    peft puts nothing on the output layer for "all-linear", and on what is in `modules_to_save`.
+    """
+    paths = [*model.linears, *filter(None, [model.input_embedding])]
+    if config.target_modules == "all-linear":
+        paths = [path for path in model.linears if path != model.output_layer]
+    kept = {path for path in paths for name in config.modules_to_save if path == name or path.endswith(f".{name}")}
+    return [path for path in paths if path not in adapter.paths and path not in kept and config.targets(path)]
 
 
 class _Reading:

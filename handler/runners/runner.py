@@ -86,6 +86,9 @@ class Runner(Protocol):
         cannot do, and what torch raises if memory runs out; the slot is then empty.
         """
 
+    def check_adapter(self, adapter: Adapter) -> None:
+        """Raise what `load_adapter` would raise, whatever the slots hold. Changes nothing."""
+
     def unload_adapter(self, slot: int) -> None:
         """Empty `slot` and give back its memory, as far as it is not fixed. No running sequence uses it."""
 
@@ -100,6 +103,10 @@ class WithoutAdapters:
         raise NotImplementedError
 
     def load_adapter(self, slot: int, adapter: Adapter) -> None:
+        """Not called: there is an obstacle."""
+        raise NotImplementedError
+
+    def check_adapter(self, adapter: Adapter) -> None:
         """Not called: there is an obstacle."""
         raise NotImplementedError
 

@@ -17,6 +17,9 @@ import msgspec
 
 from handler.seam.atomic_file import atomic_write
 
+# Its lock is held by the worker that changes something. It is made with the first change.
+CHANGES = "changes"
+
 
 class AdapterEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One registered adapter.
@@ -109,6 +112,19 @@ class AdapterList:
                 self._write(kept)
             return len(kept) != len(known)
 
+    @contextmanager
+    def unchanging(self) -> Iterator[bool]:
+        """Keep changes from beginning, unless one is under way. Yields whether none is.
+
+        Then the list names every adapter that an engine may still be told to register.
+        """
+        path = self.directory / CHANGES
+        if not path.exists():
+            yield True
+            return
+        with path.open("r+") as file:
+            yield try_lock(file.fileno())
+
     def _change(self, registration: str, **values: bool) -> bool:
         with self._locked():
             known = self.read()
@@ -128,3 +144,12 @@ class AdapterList:
         with (self.directory / "lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def try_lock(descriptor: int) -> bool:
+    """Take the lock of a file until it is closed, unless another process has it. Returns whether it is taken."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -18,6 +18,7 @@ from sagemaker_deploy.errors import EndpointFailed, PreflightError, SpecError
 from sagemaker_deploy.failures import explain
 from sagemaker_deploy.progress import Clock, Progress, Silent
 from sagemaker_deploy.request.adapter_archive import adapter_archive
+from sagemaker_deploy.request.adapter_room import takes_adapters
 from sagemaker_deploy.request.requests import Request, adapter_request, component_name
 from sagemaker_deploy.request.service_model import violations
 
@@ -59,7 +60,12 @@ def create_adapter(
     problems = violations("sagemaker", "CreateInferenceComponent", request)
     if problems:
         raise SpecError("SageMaker would refuse this: " + "; ".join(problems))
-    _check_base(base, endpoint, clients)
+    found = _check_base(base, endpoint, clients)
+    if refuses_adapters(found, clients):
+        progress.warn(
+            f"inference component {base} has GPUs and sets no memory aside for adapters, so it refuses them: deploy it "
+            "with --enable-adapters"
+        )
     existing = describe_component(clients, options.name)
     if existing is None:
         if content is not None:
@@ -144,7 +150,26 @@ def _upload(content: bytes, uri: str, s3: Any, progress: Progress) -> None:
         progress.step(f"{uri} was already there")
 
 
-def _check_base(base: str, endpoint: str, clients: Clients) -> None:
+def refuses_adapters(base: Description, clients: Clients) -> bool:
+    """Whether a base component has GPUs and an environment by which its container takes no adapter.
+
+    False where that cannot be read.
+    """
+    specification = base.get("Specification", {})
+    if not specification.get("ComputeResourceRequirements", {}).get("NumberOfAcceleratorDevicesRequired"):
+        return False
+    environment = specification.get("Container", {}).get("Environment")
+    if environment is None and specification.get("ModelName"):
+        try:
+            model = clients.sagemaker.describe_model(ModelName=specification["ModelName"])
+        except ClientError:
+            return False
+        environment = model.get("PrimaryContainer", {}).get("Environment", {})
+    return environment is not None and not takes_adapters(environment)
+
+
+def _check_base(base: str, endpoint: str, clients: Clients) -> Description:
+    """The description of the base component. Raises PreflightError."""
     description = describe_component(clients, base)
     if description is None or description["EndpointName"] != endpoint:
         raise PreflightError(
@@ -154,6 +179,7 @@ def _check_base(base: str, endpoint: str, clients: Clients) -> None:
     status = description["InferenceComponentStatus"]
     if status != "InService":
         raise PreflightError(f"inference component {base} is {status}", remedy="wait until it is in service")
+    return description
 
 
 def _create(request: Request, clients: Clients, progress: Progress) -> None:

@@ -50,6 +50,7 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
         "--code", type=Path, help="directory with inference.py, handler.py or model.py: copied to S3, and run"
     )
     group.add_argument("--trust-custom-code", action="store_true", help="run the code that lies beside the model")
+    group.add_argument("--enable-adapters", action="store_true", help="set GPU memory aside for adapters")
     group.add_argument("--num-gpus", type=int, help="GPUs that the container uses; default: all")
 
 
@@ -159,6 +160,7 @@ _SAME_NAME = (
     "quantize",
     "trust_remote_code",
     "trust_custom_code",
+    "enable_adapters",
     "num_gpus",
     "max_input_tokens",
     "max_total_tokens",

@@ -79,7 +79,7 @@ def _log_level(value: str) -> str:
     return "" if fits else f"a level name or a Python level number, at most {_MAX_LOG_LEVEL}"
 
 
-_TRUE = ("1", "true", "yes", "on")
+TRUE = ("1", "true", "yes", "on")
 _FLAG = _match("1|true|yes|on|0|false|no|off", "true or false")
 _ENDPOINT = r"((https?|grpc)://)?[^\s/?#]*[^\s/?#:@](/[^\s?#]*)?"
 _ROUTE = _match(r"/[\w.~:@!$&'()*+,;=%/-]*", "a path that begins with /, without < and >")
@@ -223,7 +223,7 @@ def problems(environment: Mapping[str, str]) -> Iterator[str]:
 
 def _is_traced(environment: Mapping[str, str]) -> bool:
     """As the container's `Settings.traced`."""
-    is_off = effective(environment, ("OTEL_SDK_DISABLED",)).lower() in _TRUE
+    is_off = effective(environment, ("OTEL_SDK_DISABLED",)).lower() in TRUE
     exporters = effective(environment, ("OTEL_TRACES_EXPORTER",)) or "otlp"
     sends = "otlp" in (item.strip() for item in exporters.split(","))
     return bool(effective(environment, COLLECTOR_NAMES)) and not is_off and sends

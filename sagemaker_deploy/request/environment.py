@@ -52,6 +52,7 @@ def _derived(spec: DeploySpec, region: str) -> dict[str, str]:
         "HF_MODEL_QUANTIZE": spec.quantize,
         "HF_MODEL_TRUST_REMOTE_CODE": "true" if spec.trust_remote_code else None,
         "TRUST_CUSTOM_CODE": "true" if spec.trust_custom_code else None,
+        "ENABLE_ADAPTERS": "true" if spec.enable_adapters else None,
         # The container looks into the mount by itself unless the model's directory is in the image.
         **(pointer() if spec.code_s3 and spec.model_id.startswith("/") else {}),
         "SM_NUM_GPUS": spec.num_gpus,
@@ -81,6 +82,7 @@ _FIELDS = {
     "HF_MODEL_QUANTIZE": "quantize",
     "HF_MODEL_TRUST_REMOTE_CODE": "trust_remote_code",
     "TRUST_CUSTOM_CODE": "trust_custom_code",
+    "ENABLE_ADAPTERS": "enable_adapters",
     "SM_NUM_GPUS": "num_gpus",
 }
 

@@ -104,6 +104,7 @@ class DeploySpec:
     trust_remote_code: bool = False
     trust_custom_code: bool = False
     code_s3: str = ""
+    enable_adapters: bool = False
     num_gpus: int | None = None
     max_input_tokens: int | None = None
     max_total_tokens: int | None = None

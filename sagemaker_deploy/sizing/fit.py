@@ -1,6 +1,6 @@
 """Whether a model fits an instance.
 
-    need for each GPU = weights + KV cache + overhead   must stay below 90 % of the GPU's memory
+    need for each GPU = weights + KV cache + adapters + overhead   must stay below 90 % of the GPU's memory
 
 Weights and their share of the GPUs follow the container's own table and rule (`model_memory`): copies of what one GPU
 holds, each serving a share of the requests; layers split over the fewest GPUs that hold larger ones; and what `auto`
@@ -71,6 +71,7 @@ class Fit:
     span: int
     stored: str = ""
     refused: str = ""
+    adapters_mib: int = 0
 
     @property
     def gpus(self) -> int:
@@ -79,7 +80,7 @@ class Fit:
 
     @property
     def needed_mib(self) -> int:
-        return self.weights_mib + self.kv_mib + OVERHEAD_MIB
+        return self.weights_mib + self.kv_mib + self.adapters_mib + OVERHEAD_MIB
 
     @property
     def usable_mib(self) -> int:
@@ -97,10 +98,11 @@ class Fit:
         split = f", split over {self.span}" if self.span > 1 else ""
         copies = f"{self.copies} copies{split}" if self.copies > 1 else f"one copy{split}"
         form = self.stored or self.quantize
+        adapters = f"{self.adapters_mib} MiB adapters + " if self.adapters_mib else ""
         return (
             f"{verdict} {self.instance.name} ({copies}, {self.gpus} of {self.instance.num_gpus} x "
             f"{self.instance.gpu}): a GPU needs {self.weights_mib} MiB weights ({form}) + {self.kv_mib} MiB "
-            f"cache + {OVERHEAD_MIB} MiB overhead = {self.needed_mib} of {self.usable_mib} usable MiB"
+            f"cache + {adapters}{OVERHEAD_MIB} MiB overhead = {self.needed_mib} of {self.usable_mib} usable MiB"
         )
 
 
@@ -127,7 +129,8 @@ def auto_share(shape: ModelShape, load: Load, instance: Instance, max_gpus: int 
     forms = [_weights(shape, form, instance.capability) for form in auto_forms(instance.capability)]
     gpus = _num_gpus(instance, max_gpus)
     memory = instance.gpu_mib * MIB
-    return sharing.weigh(sharing.candidates(forms, tokens * shape.kv_bytes_per_token, memory, gpus, gpus))
+    beside = tokens * shape.kv_bytes_per_token + shape.adapter_bytes
+    return sharing.weigh(sharing.candidates(forms, beside, memory, gpus, gpus))
 
 
 def fit_warnings(shape: ModelShape, load: Load, fit: Fit) -> Iterator[str]:
@@ -217,11 +220,12 @@ def _fit(shape: ModelShape, load: Load, instance: Instance, quantize: str, share
     part = _fullest_part(shape.num_layers, share.span)
     kv_bytes = shape.kv_bytes_per_token * load.context * requests
     weights_mib, kv_mib = _mib(share.weights.num_bytes * part), _mib(kv_bytes * part)
+    adapters_mib = _mib(shape.adapter_bytes * part)
     form = _form(shape, quantize, instance)
     dense = ", dense in memory" if is_dequantised(form) else ""
     is_kept = shape.stored is not None or form.name == _GGUF
     words = f"stored as {form.name}{dense}" if is_kept else ""
-    return Fit(instance, quantize, weights_mib, kv_mib, share.engines, share.span, words, form.refused)
+    return Fit(instance, quantize, weights_mib, kv_mib, share.engines, share.span, words, form.refused, adapters_mib)
 
 
 def _settled(shape: ModelShape, instance: Instance, quantize: str, max_gpus: int | None) -> Share:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from model_memory.adapter_bytes import adapter_bytes
 from model_memory.gguf_bytes import Stored
 from model_memory.key_bytes import key_bytes_per_token, max_positions
 from model_memory.stored_codes import method_of, quantization_of, stored_codes
@@ -30,7 +31,8 @@ class ModelShape:
     `stored` is the `quantization_config` of a checkpoint that is already quantised, else None, and `stored_bytes` the
     size of its files. `num_layers` and `max_context` are 0 if unknown. Of .gguf files, `tensors` are those by name,
     and `file_bytes` is their size. `kv_bytes_in_8_bits` is `kv_bytes_per_token` with an 8-bit KV_CACHE_DTYPE, 0 if
-    unknown. `draft_bytes` are those of a draft model in memory beside it.
+    unknown. `draft_bytes` are those of a draft model in memory beside it, `adapter_bytes` those set aside for adapters,
+    and `rank_bytes` those of one adapter of rank 1.
     """
 
     counts: WeightCounts
@@ -44,6 +46,8 @@ class ModelShape:
     tensors: Mapping[str, Stored] | None = None
     kv_bytes_in_8_bits: int = 0
     draft_bytes: int = 0
+    rank_bytes: int = 0
+    adapter_bytes: int = 0
 
     @property
     def is_packed(self) -> bool:
@@ -64,6 +68,10 @@ class ModelShape:
             kv_bytes_per_token=self.kv_bytes_per_token + draft.kv_bytes_per_token,
             draft_bytes=draft.stored_bytes or (draft.file_bytes if draft.is_packed else dense) or dense,
         )
+
+    def with_adapters(self, num_adapters: int, max_rank: int) -> ModelShape:
+        """Return the shape with memory set aside for adapters."""
+        return replace(self, adapter_bytes=num_adapters * max_rank * self.rank_bytes)
 
     @property
     def num_params(self) -> int:
@@ -86,6 +94,7 @@ def shape_from_config(config: Mapping[str, Any], checkpoint_bytes: int | None = 
     try:
         counts, layers = count_weights(text), num_layers(text)
         kv_bytes, in_8_bits = key_bytes_per_token(text), key_bytes_per_token(text, 1)
+        of_rank = adapter_bytes(text, 1, 1)
     except (KeyError, TypeError, ValueError, ArithmeticError) as exc:
         raise SpecError(f"config.json of type {config.get('model_type')!r} does not define {exc}") from exc
     dtype = str(text.get("dtype") or text.get("torch_dtype") or "bfloat16")
@@ -93,7 +102,8 @@ def shape_from_config(config: Mapping[str, Any], checkpoint_bytes: int | None = 
     if checkpoint_bytes and form is None:
         counts = counts.scaled_to(checkpoint_bytes // _DTYPE_BYTES.get(dtype, 2))
     on_disk = (checkpoint_bytes or _stored_bytes(counts, form)) if form else None
-    return ModelShape(counts, kv_bytes, max_positions(text), dtype, form, on_disk, layers, kv_bytes_in_8_bits=in_8_bits)
+    found = ModelShape(counts, kv_bytes, max_positions(text), dtype, form, on_disk, layers)
+    return replace(found, kv_bytes_in_8_bits=in_8_bits, rank_bytes=of_rank)
 
 
 def _stored_bytes(counts: WeightCounts, form: Mapping[str, Any]) -> int:

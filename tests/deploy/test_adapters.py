@@ -157,6 +157,47 @@ def test_an_adapter_is_created_on_its_base(clients: Clients, clock: FastClock, t
     assert done["InferenceComponentStatus"] == "InService"
 
 
+def on_gpus(num_gpus: int, **specification: Any) -> dict[str, Any]:
+    needs = {"MinMemoryRequiredInMb": 1024} | ({"NumberOfAcceleratorDevicesRequired": num_gpus} if num_gpus else {})
+    return component("InService", Specification={"ComputeResourceRequirements": needs} | specification)
+
+
+@pytest.mark.parametrize(
+    ("base", "environment", "is_warned"),
+    [
+        (on_gpus(1, ModelName="m"), {}, True),
+        (on_gpus(1, ModelName="m"), {"ENABLE_ADAPTERS": "false"}, True),
+        (on_gpus(1, ModelName="m"), {"ENABLE_ADAPTERS": "true", "MAX_ADAPTERS": "0"}, True),
+        (on_gpus(1, ModelName="m"), {"ENABLE_ADAPTERS": "true"}, False),
+        (on_gpus(1, ModelName="m"), {"OPTION_ENABLE_LORA": "True"}, False),
+        (on_gpus(1, ModelName="m"), {"LORA_ADAPTERS": "a=org/a"}, False),
+        (on_gpus(1, ModelName="m"), {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}, False),
+        (on_gpus(1, Container={"Environment": {}}), None, True),
+        (on_gpus(1, Container={"Environment": {"ENABLE_ADAPTERS": "1"}}), None, False),
+        (on_gpus(0, ModelName="m"), None, False),
+        (component("InService"), None, False),
+    ],
+)
+def test_a_base_on_a_gpu_that_refuses_adapters_is_named(
+    clients: Clients,
+    clock: FastClock,
+    transcript: Transcript,
+    base: dict[str, Any],
+    environment: dict[str, str] | None,
+    is_warned: bool,
+) -> None:
+    script = Script("sagemaker").answer("describe_inference_component", base)
+    if environment is not None:
+        model = {"ModelName": "m", "ModelArn": ARN, "CreationTime": NOW}
+        container = {"Image": "i", "Environment": environment}
+        script.answer("describe_model", model | {"PrimaryContainer": container}, {"ModelName": "m"})
+    script.answer("describe_inference_component", sql("InService"))
+    script.answer("describe_inference_component", sql("InService"))
+    create_adapter("llm", OPTIONS, with_script(clients, script), transcript, clock=clock)
+    script.finished()
+    assert any(kind == "warn" and "--enable-adapters" in text for kind, text in transcript.events) == is_warned
+
+
 def test_again_changes_nothing(clients: Clients, clock: FastClock) -> None:
     script = Script("sagemaker").answer("describe_inference_component", component("InService"))
     script.answer("describe_inference_component", sql("InService"))

@@ -55,6 +55,26 @@ def test_keys_in_8_bits_take_half_and_their_scales() -> None:
     assert planned.kv_bytes_per_token == 2 * 36 * 8 * (128 + 4)
 
 
+@pytest.mark.parametrize(
+    ("change", "slots"),
+    [
+        ({}, 0),
+        ({"enable_adapters": True}, 8 * 64),
+        ({"environment": {"OPTION_ENABLE_LORA": "true", "OPTION_MAX_LORAS": "4", "MAX_ADAPTER_RANK": "16"}}, 4 * 16),
+        ({"environment": {"LORA_ADAPTERS": "a=org/a", "MAX_ADAPTERS": "2"}}, 2 * 64),
+        ({"environment": {"ENABLE_ADAPTERS": "true", "MAX_ADAPTERS": "0"}}, 0),
+    ],
+)
+def test_memory_set_aside_for_adapters_is_counted(change: dict[str, Any], slots: int) -> None:
+    """349 MB for one of rank 64 (docs/adapters.md)."""
+    spec = make_spec(instance_type="ml.g6.xlarge", **change)
+    fit = make_plan(spec, "eu-west-1", shape=shape_from_config(QWEN3_8B), load=LOAD).fit
+    assert fit is not None
+    assert fit.adapters_mib == pytest.approx(slots * 349e6 / 64 / 2**20, rel=0.01)
+    assert fit.needed_mib == fit.weights_mib + fit.kv_mib + fit.adapters_mib + 1536
+    assert ("MiB adapters" in fit.sentence()) == bool(slots)
+
+
 def test_a_draft_model_takes_weights_and_keys(tmp_path: Path) -> None:
     """As `plan` reads SPECULATIVE_MODEL from the container's environment: a directory here, else by its name."""
     (tmp_path / "config.json").write_text(json.dumps(QWEN3_8B))

@@ -128,6 +128,7 @@ def test_every_field_of_the_wish_reaches_aws(field: str) -> None:
         "quantize": "none",
         "trust_remote_code": True,
         "trust_custom_code": True,
+        "enable_adapters": True,
         "code_s3": "s3://b/other/",
         "environment": {"A": "1"},
         "tags": {"A": "1"},

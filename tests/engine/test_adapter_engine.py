@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from handler.runners.paged.adapters.memory import AdapterRoom
 from handler.runners.paged.runner import PagedRunner
 from handler.runners.runner import Runner
 from handler.runners.slots.runner import SlotRunner
-from handler.seam.adapter_list import AdapterEntry, AdapterList, new_registration
+from handler.seam.adapter_list import CHANGES, AdapterEntry, AdapterList, new_registration, try_lock
 from handler.seam.config import AdapterSource
 from handler.seam.errors import BadConfiguration
 from handler.seam.protocol import (
@@ -423,16 +424,73 @@ def test_an_adapter_listed_while_the_engine_started_is_registered_then(
     at_start.register_listed(engine.config, engine.adapters, progress)
     registration = new_registration()
     AdapterList(tmp_path / "adapters").add(AdapterEntry(name="a", src=str(files["a"]), registration=registration))
-    at_start.register_missed(engine.config, engine.adapters)
+    at_start.catch_up(engine.config, engine.adapters)
     assert isinstance(engine.register("a", files["a"], registration=registration), AdapterDone)
     assert answers(engine, "a") == [said["a"]]
+
+
+def is_gone(engine: LocalEngine, path: Path) -> bool:
+    """Wait until the engines' thread has deleted a copy."""
+    deadline = time.monotonic() + 60
+    while path.exists() and time.monotonic() < deadline:
+        engine.step()
+        time.sleep(0.01)
+    return not path.exists()
 
 
 def test_copies_of_what_is_not_listed_are_deleted_at_the_start(start: Start, tmp_path: Path) -> None:
     (tmp_path / "adapters" / "left-behind").mkdir(parents=True)
     engine = start()
     at_start.register_listed(engine.config, engine.adapters, progress)
-    assert not (tmp_path / "adapters" / "left-behind").exists()
+    assert is_gone(engine, tmp_path / "adapters" / "left-behind")
+
+
+@pytest.mark.parametrize("is_undone", [True, False])
+def test_the_first_engine_that_drops_an_adapter_leaves_its_copy_to_the_others(
+    start: Start, files: dict[str, Path], said: dict[str | None, list[int]], tmp_path: Path, is_undone: bool
+) -> None:
+    """Another engine may restart, or refuse what comes in its place, before the change is over. The files are gone."""
+    src, listed = shutil.copytree(files["a"], tmp_path / "src"), AdapterList(tmp_path / "adapters")
+    entry = AdapterEntry(name="a", src=str(src), registration="old", ready=True)
+    first, second = start(), start()
+    listed.add(entry)
+    for engine in (first, second):
+        assert isinstance(engine.register("a", src, registration="old"), AdapterDone)
+    shutil.rmtree(src)
+    stream = ask(second, "a")[0]
+    second.step()
+    with (listed.directory / CHANGES).open("w") as file:
+        assert try_lock(file.fileno())
+        assert isinstance(first.register("a", files["b"], registration="new", replace=True), AdapterDone)
+        first.step()
+        third = start()
+        at_start.register_listed(third.config, third.adapters, progress)
+        assert answers(third, "a") == [said["a"]], "it has restarted meanwhile"
+        assert (listed.directory / "new").is_dir()
+        if is_undone:
+            assert isinstance(first.register("a", src, registration="old", replace=True), AdapterDone)
+        else:
+            assert isinstance(second.register("a", files["b"], registration="new", replace=True), AdapterDone)
+            listed.replace(structs.replace(entry, registration="new"))
+    assert answers(first, "a") == [said["a" if is_undone else "b"]]
+    assert is_gone(first, listed.directory / ("new" if is_undone else "old"))
+    assert (listed.directory / ("old" if is_undone else "new")).is_dir()
+    second.run()
+    assert stream.token_ids == said["a"], "it needs no files"
+
+
+def test_an_adapter_unregistered_while_the_engine_started_leaves_it(
+    start: Start, files: dict[str, Path], tmp_path: Path
+) -> None:
+    listed = AdapterList(tmp_path / "adapters")
+    listed.add(AdapterEntry(name="a", src=str(files["a"]), registration="gone", ready=True))
+    engine = start()
+    at_start.register_listed(engine.config, engine.adapters, progress)
+    listed.remove("gone")
+    at_start.catch_up(engine.config, engine.adapters)
+    engine.step()
+    assert [engine.board[name] for name in ("adapters_registered", "adapter_bytes")] == [0, 0]
+    assert is_gone(engine, listed.directory / "gone")
 
 
 def test_an_adapter_that_ends_two_engines_is_not_loaded_a_third_time(
@@ -492,6 +550,33 @@ def test_a_fault_at_loading_fails_only_who_asked_for_that_adapter(
     assert base.token_ids == said[None]
     monkeypatch.setattr(engine.core.runner, "load_adapter", load)
     assert answers(engine, "a", "b") == [said["a"], said["b"]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_runner_refuses_is_refused_while_every_slot_is_in_use(
+    start: Start, files: dict[str, Path], said: dict[str | None, list[int]], kind: str
+) -> None:
+    """An adapter of a module that the runner does not have, as if the two knew different models."""
+
+    def misread(read: Callable[..., Adapter]) -> Any:
+        def found(path: Path) -> Adapter:
+            adapter = read(path)
+            products = {f"elsewhere.{name}": product for name, product in adapter.products.items()}
+            return dataclasses.replace(adapter, products=products) if path.name == "wrong" else adapter
+
+        return found
+
+    engine = start(kind, wrap=misread, max_adapters=1, adapters_path="")
+    engine.register("a", files["a"])
+    stream = ask(engine, "a")[0]
+    engine.step()
+    wrong = shutil.copytree(files["b"], files["b"].parent / kind / "wrong")
+    assert refusal(engine.register("b", wrong))[0] is AdapterErrorCode.BAD
+    assert isinstance(engine.register("b", files["b"]), AdapterDone)
+    engine.run()
+    assert stream.token_ids == said["a"]
+    assert answers(engine, "b", None) == [said["b"], said[None]]
+    assert engine.board["adapters_registered"] == 2
 
 
 def test_a_server_that_stops_answers_who_waits(start: Start, files: dict[str, Path]) -> None:

@@ -76,7 +76,7 @@ checkpoints {stored} of `tests/data/formats`, and `HF_MODEL_QUANTIZE` {at_load};
   (`trainable_token_indices`, which reach a tied output layer). The vocabulary must be the base's.
 - Biases change the output of their module, norms too. A weight of another module in `modules_to_save` is refused.
 - A tensor that the configuration does not target, or whose module the model does not have, is named in the log. If none
-  lands, the adapter is refused.
+  lands, the adapter is refused. Modules that are targeted, and for which there are no tensors, are named too.
 - Sizes must be the model's, and no number may be NaN or infinite.
 
 ## Fields of adapter_config.json

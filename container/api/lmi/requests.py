@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from container.api.adapter_checks import NAME, check_name, check_source
+from container.api.adapter_checks import NAME, SOURCE, check_name, check_source
 from container.api.ignored_fields import note_ignored
 from container.api.validation import check, convert
 
@@ -28,7 +28,7 @@ class RegisterBody(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: Annotated[str, Meta(extra_json_schema={"pattern": NAME})]
-    src: Annotated[str, Meta(extra_json_schema={"pattern": "^/."})]
+    src: Annotated[str, Meta(extra_json_schema={"pattern": SOURCE})]
     preload: bool = True
     pin: bool = False
 

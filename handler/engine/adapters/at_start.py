@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from handler.runners.runner import Runner
 from handler.scheduling.adapter_slots import AdapterSlots
 from handler.scheduling.sequence import Sequence
 from handler.seam.adapter_list import AdapterEntry, AdapterList, new_registration
-from handler.seam.config import AdapterSource, EngineConfig
+from handler.seam.config import EngineConfig
 from handler.seam.errors import BadConfiguration
 from handler.seam.protocol import RegisterAdapter
 
@@ -59,16 +58,23 @@ def register_listed(config: EngineConfig, registry: AdapterRegistry, progress: C
         return
     listed = AdapterList(Path(config.adapters_path))
     listed.begin(configured)
-    _sweep(listed)
+    registry.forget_unlisted()
     while missing := [each for each in listed.read() if not registry.knows(each.registration)]:
         for entry in missing:
             progress(950, f"loading the adapter {entry.name}")
             _register_or_drop(listed, registry, entry)
 
 
-def register_missed(config: EngineConfig, registry: AdapterRegistry) -> None:
-    """Begin to register what was listed after `register_listed` looked and before the workers saw a ready engine."""
-    for entry in AdapterList(Path(config.adapters_path)).read() if config.adapters_path else ():
+def catch_up(config: EngineConfig, registry: AdapterRegistry) -> None:
+    """Follow the list's changes between `register_listed` and the time when the workers saw a ready engine.
+
+    They told this engine of none. The loop does not run yet.
+    """
+    if not config.adapters_path:
+        return
+    entries = AdapterList(Path(config.adapters_path)).read()
+    registry.keep_only({each.registration for each in entries})
+    for entry in entries:
         if not registry.knows(entry.registration):
             registry.register_soon(_message(entry))
 
@@ -98,22 +104,5 @@ def _register(registry: AdapterRegistry, entry: AdapterEntry) -> None:
         raise BadConfiguration(f"{setting}adapter {entry.name}: {refusal}")
 
 
-def _entry(source: AdapterSource) -> AdapterEntry:
-    registration = new_registration()
-    return AdapterEntry(
-        name=source.name, src=source.path, registration=registration, revision=source.revision, at_start=True
-    )
-
-
 def _message(entry: AdapterEntry) -> RegisterAdapter:
     return RegisterAdapter("", entry.name, entry.src, entry.registration, entry.pin)
-
-
-def _sweep(listed: AdapterList) -> None:
-    """Delete copies of what is no longer listed. An adapter is listed before it is copied, so looking in this order
-    spares those that are being copied."""
-    copies = [path for path in listed.directory.iterdir() if path.is_dir() and not path.name.startswith("new-")]
-    known = {entry.registration for entry in listed.read()}
-    for path in copies:
-        if path.name not in known:
-            shutil.rmtree(path, ignore_errors=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from handler.adapters.adapter import Adapter, BadAdapter
+from handler.engine.adapters.copies import SharedCopies
 from handler.engine.adapters.own_copy import content_fingerprint, copy_files, files_of
 from handler.engine.in_flight import InFlight
 from handler.model.machine_memory import available_memory_bytes, trim_heap
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 _SPARED = 256 << 20
 # While it is read, an adapter takes so many times its file: the copy, the file's bytes and the tensors.
 _TIMES = 3
+# Seconds between attempts to delete copies that others may still need.
+_SWEEP_S = 1.0
 
 
 class NoMemory(Exception):
@@ -49,7 +52,8 @@ class AdapterReader:
         """`read` makes an `Adapter` of a directory for the served model, or raises BadAdapter."""
         self._read = read
         self._in_flight = in_flight
-        self._copies = copies
+        self._copies = None if copies is None else SharedCopies(copies)
+        self._sweep_due_s = 0.0
         self._free_bytes = free_bytes
         self._thread = ThreadPoolExecutor(1, "adapter", _alone)
 
@@ -61,30 +65,35 @@ class AdapterReader:
         return self._thread.submit(self._load, path, registration, any_link)
 
     def forget(self, registration: str) -> None:
-        """Delete the copy, if there is one, and give the system the memory of what was dropped."""
+        """Delete the copy, once no engine may need it, and give the system the memory of what was dropped."""
         self._thread.submit(self._drop, registration)
+
+    def forget_unlisted(self) -> None:
+        """Delete the copies that earlier engines left."""
+        if self._copies is not None:
+            self._thread.submit(self._drop_unlisted, self._copies)
+
+    def sweep(self) -> None:
+        """Try again to delete what others needed; at most once a second."""
+        if self._copies is not None and self._copies.num_dropped and time.monotonic() >= self._sweep_due_s:
+            self._sweep_due_s = time.monotonic() + _SWEEP_S
+            self._thread.submit(self._copies.sweep)
 
     def stop(self) -> None:
         """Read nothing more. What is being read goes on."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _load(self, path: Path, registration: str, any_link: bool) -> ReadAdapter:
-        copy = None if self._copies is None else self._copies / registration
-        known = copy is not None and copy.is_dir()
-        source = copy if copy is not None and known else path
+        copy = None if self._copies is None else self._copies.use(registration)
+        source = copy if copy is not None and copy.is_dir() else path
         self._check_memory(files_of(source, any_link=any_link))
-        try:
-            found = source if copy is None else copy_files(source, copy, any_link=any_link)
-            fingerprint = content_fingerprint(found)
-            refusal = self._in_flight.adapter_refusal(fingerprint)
-            if refusal is not None:
-                raise BadAdapter(refusal)
-            with self._in_flight.reading(fingerprint):
-                return ReadAdapter(self._read(found), fingerprint)
-        except BaseException:
-            if copy is not None and not known:  # else another engine made it and may need it
-                shutil.rmtree(copy, ignore_errors=True)
-            raise
+        found = source if copy is None else copy_files(source, copy, any_link=any_link)
+        fingerprint = content_fingerprint(found)
+        refusal = self._in_flight.adapter_refusal(fingerprint)
+        if refusal is not None:
+            raise BadAdapter(refusal)
+        with self._in_flight.reading(fingerprint):
+            return ReadAdapter(self._read(found), fingerprint)
 
     def _check_memory(self, files: list[Path]) -> None:
         needed = _TIMES * sum(path.stat().st_size for path in files)
@@ -97,8 +106,14 @@ class AdapterReader:
 
     def _drop(self, registration: str) -> None:
         if self._copies is not None:
-            shutil.rmtree(self._copies / registration, ignore_errors=True)
+            self._copies.drop(registration)
+            self._copies.sweep()
         trim_heap()
+
+    @staticmethod
+    def _drop_unlisted(copies: SharedCopies) -> None:
+        copies.drop_unlisted()
+        copies.sweep()
 
 
 def _alone() -> None:

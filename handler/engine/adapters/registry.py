@@ -150,6 +150,15 @@ class AdapterRegistry:
         except Refusal as exc:
             logger.error("adapter %s is not served: %s", message.name, exc)
 
+    def keep_only(self, registrations: Collection[str]) -> None:
+        """Unregister all others."""
+        for name in [name for name, each in self._by_name.items() if each.registration not in registrations]:
+            self._unregister(name)
+
+    def forget_unlisted(self) -> None:
+        """Delete the copies that earlier engines left."""
+        self._reader.forget_unlisted()
+
     def finished(self) -> Iterator[tuple[bytes, AdapterReply]]:
         """Replies to those who waited for adapters that have been read meanwhile."""
         for registration, reading in list(self._reading.items()):
@@ -172,6 +181,7 @@ class AdapterRegistry:
 
     def let_go(self, in_use: Callable[[], Collection[str]]) -> None:
         """Drop the unregistered adapters that no sequence uses any more: none of the registrations `in_use()`."""
+        self._reader.sweep()
         if len(self._known) == len(self._by_name):
             return
         wanted = {each.registration for each in self._by_name.values()} | set(in_use())
@@ -286,12 +296,14 @@ class AdapterRegistry:
         return self._install(registered)
 
     def _install(self, registered: _Registered) -> Refusal | None:
-        """Let requests name an adapter once the runner has taken it into a slot, if it can have one now."""
+        """Let requests name an adapter once the runner has taken it into a slot, or checked it if none is free."""
         registration, running = registered.registration, self._running()
         self._known[registration] = registered
         self.slots.pin(registration, registered.pin)
         self.slots.preload(registration, running)
         refusal = self.fill_slots().get(registration)
+        if self.slots.slot_of(registration) == BASE:
+            refusal = self._checked(registered)
         if refusal is not None:
             self._drop(registration)
             self.fill_slots()
@@ -303,6 +315,15 @@ class AdapterRegistry:
             *(registered.name, registered.adapter.max_rank, registered.adapter.num_bytes / 1e6),
             ", in use at once" if self.slots.slot_of(registration) != BASE else "",
         )
+        return None
+
+    def _checked(self, registered: _Registered) -> Refusal | None:
+        """Why the runner would refuse the adapter whatever slot it gets; None if it would not."""
+        try:
+            with self._in_flight.filling(registered.fingerprint):
+                self._runner.check_adapter(registered.adapter)
+        except Exception as exc:  # noqa: BLE001 - as above
+            return _why(exc, registered.name)
         return None
 
     def _check_rank(self, adapter: Adapter) -> None:

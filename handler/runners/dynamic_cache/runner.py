@@ -112,6 +112,10 @@ class DynamicCacheRunner:
         """Add it to its rows by hooks."""
         self._adapters.load(slot, adapter)
 
+    def check_adapter(self, adapter: Adapter) -> None:
+        """As `Runner.check_adapter`."""
+        self._adapters.check(adapter)
+
     def unload_adapter(self, slot: int) -> None:
         """Forget it; a module that no adapter changes has no hook."""
         self._adapters.unload(slot)

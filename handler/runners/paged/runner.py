@@ -122,6 +122,11 @@ class PagedRunner:
         assert self.adapters is not None
         self.adapters.load(slot, adapter)
 
+    def check_adapter(self, adapter: Adapter) -> None:
+        """As `Runner.check_adapter`."""
+        assert self.adapters is not None
+        self.adapters.check(adapter)
+
     def unload_adapter(self, slot: int) -> None:
         """As `Runner.unload_adapter`; the memory of slots is fixed."""
         assert self.adapters is not None

@@ -112,11 +112,17 @@ class SlotRunner:
         """Give what fused layers have to them, and the rest to hooks of the modules it is for."""
         try:
             self._adapters.load(slot, adapter)
-            others = [path for path in adapter.paths if not self._adapters.holds(path)]
-            self._plain_adapters.load(slot, adapter, others)
+            self._plain_adapters.load(slot, adapter, self._unfused(adapter))
         except BaseException:
             self.unload_adapter(slot)
             raise
+
+    def check_adapter(self, adapter: Adapter) -> None:
+        """Fused layers take any product of their modules; what is for others is tried."""
+        self._plain_adapters.check(adapter, self._unfused(adapter))
+
+    def _unfused(self, adapter: Adapter) -> list[str]:
+        return [path for path in adapter.paths if not self._adapters.holds(path)]
 
     def unload_adapter(self, slot: int) -> None:
         """Let rows of the slot add nothing, and free what they added."""

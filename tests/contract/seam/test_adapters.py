@@ -313,6 +313,8 @@ def test_update_pins(adapted: Adapted, in_query: bool) -> None:
         ("/adapters", {"name": "c\n", "src": "/x"}, 400, "`name` must be"),
         ("/adapters", {"name": "c", "src": ""}, 400, "`src` must be the absolute path"),
         ("/adapters", {"name": "c", "src": "s3://bucket/x"}, 400, "`src` must be the absolute path"),
+        ("/adapters", {"name": "c", "src": "/x\0"}, 400, "`src` must be the absolute path"),
+        ("/adapters", {"name": "c", "src": "/"}, 400, "`src` must be the absolute path"),
         ("/adapters", {"name": "c"}, 400, "src"),
         ("/adapters", {"src": "/x"}, 400, "name"),
         ("/adapters", {"name": "c", "src": "/x", "pin": "maybe"}, 400, "`pin` must be true or false"),
@@ -334,6 +336,13 @@ def test_what_cannot_be_is_refused_before_an_engine_hears_of_it(
     assert (answer.status, says in answer.body.decode()) == (status, True), answer.body
     assert shared.messages() == [[], []]
     assert shared.names() == ["a", "b"]
+
+
+def test_a_path_that_no_directory_can_have_is_the_engines_to_refuse(adapted: Adapted) -> None:
+    src = "/" + "a" * 5000
+    adapted.engines[0].adapter_script = refuse(AdapterErrorCode.BAD)
+    assert adapted.register(name="c", src=src).status == 424
+    assert adapted.web.post("/v1/load_lora_adapter", {"lora_name": "c", "lora_path": src}).status == 400
 
 
 def test_no_more_than_are_allowed(adapted: Adapted) -> None:

@@ -328,3 +328,28 @@ def test_a_copy_of_the_bases_weight_changes_nothing(tmp_path: Path) -> None:
         found = read(tmp_path / str(number), names | {name: copy}, target_modules=["embed_tokens"])
         assert found.embeddings.keys() == {"model.embed_tokens"}
         assert bool(found.weights) is replaced
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ({}, [Q.replace("0", "1")]),
+        (
+            {"target_modules": r".*\.(0\.self_attn\.q|1\.self_attn\.[qk])_proj"},
+            ["1.self_attn.q", "1.self_attn.k"],
+        ),
+        ({"layers_to_transform": [0]}, []),
+        ({"exclude_modules": r".*\.1\..*"}, []),
+        ({"target_modules": ["q_proj", "lm_head"], "layers_to_transform": 0, "modules_to_save": ["lm_head"]}, []),
+        ({"target_modules": ["q_proj", "of_another_model"], "layers_to_transform": 0}, []),
+    ],
+)
+def test_modules_that_are_targeted_and_have_no_tensors_are_named(
+    changes: dict[str, Any], missing: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    read(tmp_path / "a", pair(Q), **changes)
+    lines = [record.getMessage() for record in caplog.records if "has no tensors for them" in record.getMessage()]
+    assert len(lines) == bool(missing)
+    for name in missing:
+        assert name in lines[0]
+    assert not any(f"{Q}" in line for line in lines)

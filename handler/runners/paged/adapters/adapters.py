@@ -90,6 +90,10 @@ class PagedAdapters:
             self.unload(slot)
             raise
 
+    def check(self, adapter: Adapter) -> None:
+        """Raise what `load` would raise in any slot."""
+        self._plain.check(adapter, adapter.paths - self.memory.fitting(adapter).keys())
+
     def unload(self, slot: int) -> None:
         """Empty a slot."""
         self.memory.clear(slot)
