@@ -135,6 +135,11 @@ def test_invocations_are_the_hooks_and_the_other_routes_the_engines(hooked: Serv
     assert ask(hooked, "say hello").status == 401
     info = hooked.request("GET", "/info", X_Api_Key="secret").json
     assert info["custom_code_ignored"] == []
+    paths = hooked.request("GET", "/api-doc/openapi.json", X_Api_Key="secret").json["paths"]
+    posts = {path: methods["post"] for path, methods in paths.items() if "post" in methods}
+    assert [path for path, post in posts.items() if "default" in post["responses"]] == ["/invocations"]
+    assert posts["/invocations"]["requestBody"]["content"] == {"*/*": {}}
+    assert posts["/invocations"]["security"]
     assert [path.rsplit("/", 1)[1] for path in info["custom_code"]["files"]] == ["inference.py"]
 
 
@@ -237,6 +242,10 @@ def test_a_handler_of_inference_endpoints_answers_its_three_routes(serve: Serve)
     server.wait_ready()
     for path in ("/", "/predict", "/invocations"):
         assert server.request("POST", path, {"inputs": "x"}).json == {"inputs": "x"}
+    paths = server.request("GET", "/api-doc/openapi.json").json["paths"]
+    described = {path for path, methods in paths.items() if "default" in methods.get("post", {}).get("responses", {})}
+    assert described == {"/", "/predict", "/invocations"}
+    assert "default" not in paths["/"].get("get", {}).get("responses", {})
 
 
 CANNOT_START = [
