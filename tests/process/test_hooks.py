@@ -74,6 +74,29 @@ HANDLER = """
 """
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}], "temperature": 0, "max_tokens": 4}
 TIMEOUT_S = 3
+# Begins, then goes on once a file is there.
+WAITS = """
+    import os, pathlib, time
+
+    def input_fn(body, content_type):
+        return body if isinstance(body, str) else body.decode()
+
+    def predict_fn(what, model):
+        def wait():
+            pathlib.Path(os.environ["HOOK_BEGUN"] + what).touch()
+            while not os.path.exists(os.environ["HOOK_GOES_ON"]):
+                time.sleep(0.01)
+
+        def parts():
+            yield "first"
+            wait()
+            yield "last"
+
+        if what == "stream":
+            return parts()
+        wait()
+        return model.chat([{"role": "user", "content": "hi"}], max_tokens=2) if what == "chat" else {"said": what}
+"""
 
 
 def ask(server: Server, text: str, **headers: str) -> Answer:
@@ -135,6 +158,11 @@ def test_invocations_are_the_hooks_and_the_other_routes_the_engines(hooked: Serv
     assert ask(hooked, "say hello").status == 401
     info = hooked.request("GET", "/info", X_Api_Key="secret").json
     assert info["custom_code_ignored"] == []
+    paths = hooked.request("GET", "/api-doc/openapi.json", X_Api_Key="secret").json["paths"]
+    posts = {path: methods["post"] for path, methods in paths.items() if "post" in methods}
+    assert [path for path, post in posts.items() if "default" in post["responses"]] == ["/invocations"]
+    assert posts["/invocations"]["requestBody"]["content"] == {"*/*": {}}
+    assert posts["/invocations"]["security"]
     assert [path.rsplit("/", 1)[1] for path in info["custom_code"]["files"]] == ["inference.py"]
 
 
@@ -237,6 +265,10 @@ def test_a_handler_of_inference_endpoints_answers_its_three_routes(serve: Serve)
     server.wait_ready()
     for path in ("/", "/predict", "/invocations"):
         assert server.request("POST", path, {"inputs": "x"}).json == {"inputs": "x"}
+    paths = server.request("GET", "/api-doc/openapi.json").json["paths"]
+    described = {path for path, methods in paths.items() if "default" in methods.get("post", {}).get("responses", {})}
+    assert described == {"/", "/predict", "/invocations"}
+    assert "default" not in paths["/"].get("get", {}).get("responses", {})
 
 
 CANNOT_START = [
@@ -281,3 +313,22 @@ def test_a_client_that_leaves_closes_the_hooks_generator(serve: Serve) -> None:
     connection.close()
     closed = Path(server.environ["HF_MODEL_ID"]) / "closed"
     server.wait(closed.exists)
+
+
+def test_a_drain_finishes_hooks_in_flight_and_what_they_ask_of_the_engine(serve: Serve, tmp_path: Path) -> None:
+    goes_on, kinds = tmp_path / "goes-on", ("whole", "stream", "chat")
+    server = serve({"code/inference.py": WAITS}, HOOK_BEGUN=f"{tmp_path}/begun-", HOOK_GOES_ON=str(goes_on))
+    server.wait_ready()
+    with ThreadPoolExecutor(len(kinds)) as threads:
+        answers = [threads.submit(ask, server, kind) for kind in kinds]
+        server.wait(lambda: all((tmp_path / f"begun-{kind}").exists() for kind in kinds))
+        server.process.terminate()
+        server.wait(lambda: "draining: finishing" in server.log.read_text())
+        late = ask(server, "whole")
+        goes_on.touch()
+        whole, stream, chat = (answer.result() for answer in answers)
+    assert late.status == 503
+    assert whole.json == {"said": "whole"}
+    assert stream.body == b"firstlast"
+    assert chat.json["choices"][0]["message"]["role"] == "assistant"
+    assert server.process.wait(120) == 0

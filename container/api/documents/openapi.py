@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import msgspec
@@ -31,15 +31,33 @@ _REASONS = {
 _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 
 
-def build(app: Flask, *, with_key: bool) -> dict[str, Any]:
-    """The document of `app`. `with_key`: routes with `Operation.keyed` require the API key."""
+# What a user's code takes and answers is known to that code alone.
+_ANYTHING: dict[str, Any] = {"content": {"*/*": {}}}
+_HOOKED: dict[str, Any] = {
+    "summary": "A user's code answers: it decides what it takes and gives",
+    "requestBody": {"required": False, **_ANYTHING},
+    "responses": {
+        "200": {"description": "The code's answer", **_ANYTHING},
+        "default": {"description": "The code's answer with another status, or an error of this server", **_ANYTHING},
+    },
+}
+
+
+def build(app: Flask, *, with_key: bool, hooked: Container[str] = ()) -> dict[str, Any]:
+    """The document of `app`.
+
+    `with_key`: routes with `Operation.keyed` require the API key. `hooked`: paths whose POST a user's code answers.
+    """
     found = list(_operations(app))
     types = [kind for _, _, operation in found for kind in _types(operation)]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
     known = _Schemas(types, schemas)
     paths: dict[str, Any] = {}
     for path, method, operation in found:
-        paths.setdefault(path, {})[method] = _describe(path, method, operation, known, with_key)
+        described = _describe(path, method, operation, known, with_key)
+        if method == "post" and path in hooked:
+            described |= _HOOKED
+        paths.setdefault(path, {})[method] = described
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "tgi-heir", "version": VERSION, "summary": "SageMaker, OpenAI and TGI on one port"},

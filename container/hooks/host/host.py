@@ -35,7 +35,7 @@ class Host:
         self.stopping = False
         self._board = board
         self._socket = HostSocket(path)
-        self._tasks = Tasks(hook)
+        self._tasks = Tasks(hook, num_threads)
         self._threads = Threads(hook, num_threads, self._tasks.loop)
         self._is_async = hook.is_async
         self._num_threads = num_threads
@@ -119,9 +119,11 @@ class Host:
             self._socket.send(worker, None)
         left = [running for _, running in every if running.started and not running.call.is_ping]
         held = [each for each in left if each.aborted_s is not None and now - each.aborted_s >= STUCK_S]
-        # A loop that runs frees itself: each of its calls can be cancelled.
-        if (held and blocked_s >= STUCK_S) if self._is_async else len(held) >= self._num_threads:
-            what = "its event loop" if self._is_async else f"each of its {self._num_threads} threads"
+        num_held = self._tasks.executor.num_left(now - STUCK_S) if self._is_async else len(held)
+        # A loop that runs frees itself, if not its threads: each of its calls can be cancelled.
+        is_blocked = self._is_async and held and blocked_s >= STUCK_S
+        if is_blocked or num_held >= self._num_threads:
+            what = "its event loop" if is_blocked else f"each of its {self._num_threads} threads"
             raise HookStuck(f"the hook is stuck: {what} is held by calls that nobody waits for")
 
     def _fail_open(self) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 
 from container.hooks.call import PART_BYTES, WINDOW, Call, Failed, FromHost, Head, Part, Reason
+from container.hooks.model.errors import CallEnded
+from container.hooks.model.open_calls import OpenCalls
 from container.hooks.user_code.hook import HookAnswer, HookError, HookRequest
 
 logger = logging.getLogger(__name__)
@@ -28,12 +29,17 @@ class RunningCall:
 
     def __init__(self, call: Call, send: Callable[[FromHost], None]) -> None:
         self.call = call
-        self.aborted_s: float | None = None
+        self.open_calls = OpenCalls()
         self.started = False
         self.on_change: Callable[[], object] = lambda: None
         self._send = send
         self._credit = WINDOW
         self._changed = threading.Condition()
+
+    @property
+    def aborted_s(self) -> float | None:
+        """When it was aborted, of time.monotonic(); None: somebody waits."""
+        return self.open_calls.ended_s
 
     @property
     def request(self) -> HookRequest:
@@ -63,10 +69,9 @@ class RunningCall:
         self.on_change()
 
     def abort(self) -> None:
-        """Nobody waits any more. What the hook computes is dropped."""
+        """Nobody waits any more. What the hook asks of the model ends, what it computes is dropped."""
         with self._changed:
-            if self.aborted_s is None:
-                self.aborted_s = time.monotonic()
+            self.open_calls.end()
             self._changed.notify_all()
         self.on_change()
 
@@ -99,7 +104,8 @@ class RunningCall:
             traceback.clear_frames(None if error.__cause__ is None else error.__cause__.__traceback__)
         if self.aborted_s is None:
             self._send(failure(self.call.call_id, error))
-        _log(error)
+        if not isinstance(error.__cause__, CallEnded):
+            _log(error)
 
 
 def failure(call_id: str, error: BaseException) -> Failed:

@@ -10,18 +10,22 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import copy_context
 from functools import partial
 
+from container.hooks.host.executor import Executor, is_ping
 from container.hooks.host.output import end_lines, request_id
 from container.hooks.host.running_call import Aborted, RunningCall, pieces
+from container.hooks.model.open_calls import open_calls
 from container.hooks.user_code.hook import Hook, HookAnswer
 
 
 class Tasks:
     """An abort cancels the task of its call."""
 
-    def __init__(self, hook: Hook) -> None:
-        """Start the loop."""
+    def __init__(self, hook: Hook, num_threads: int) -> None:
+        """Start the loop. `num_threads` run what the hook has of sync functions."""
         self._hook = hook
         self.loop = asyncio.new_event_loop()
+        self.executor = Executor(num_threads)
+        self.loop.set_default_executor(self.executor)
         self._tasks: set[asyncio.Task[None]] = set()
         self._asked_s: float | None = None
         threading.Thread(target=self.loop.run_forever, name="hook-loop", daemon=True).start()
@@ -45,6 +49,8 @@ class Tasks:
     def _start(self, running: RunningCall, done: Callable[[RunningCall], None]) -> None:
         context = copy_context()
         context.run(request_id.set, running.call.request_id)
+        context.run(open_calls.set, running.open_calls)
+        context.run(is_ping.set, running.call.is_ping)
         task = self.loop.create_task(self._run(running, done), context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

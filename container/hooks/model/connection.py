@@ -10,11 +10,11 @@ import msgspec
 import urllib3
 
 from container.hooks.model.errors import ModelError
+from container.hooks.model.exchange import Exchange, SharedPool, current_exchange
 
 # Connections kept open; more are opened when needed.
 _KEPT = 256
 _CONNECT_S = 5.0
-_UNREACHABLE = 503
 _DONE = b"[DONE]"
 
 
@@ -27,7 +27,10 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class Connection:
-    """The server at `url`. `timeout_s` bounds the wait for each piece of an answer."""
+    """The server at `url`. `timeout_s` bounds the wait for each piece of an answer.
+
+    Every call raises CallEnded as soon as nobody waits any more for the request whose hook makes it.
+    """
 
     def __init__(self, url: str, api_key: str, timeout_s: float) -> None:
         self._url = url
@@ -35,64 +38,84 @@ class Connection:
         self._pool = urllib3.PoolManager(
             maxsize=_KEPT, retries=False, timeout=urllib3.Timeout(connect=_CONNECT_S, read=timeout_s)
         )
+        self._pool.pool_classes_by_scheme = {"http": SharedPool}
 
     def call(self, path: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Any:
         """The JSON that the server answers. Raises ModelError."""
-        response = self._send(path, msgspec.json.encode(body), {"Content-Type": "application/json", **headers})
-        raw = _read(response)
-        if response.status >= 400:
-            raise _error(response.status, raw)
+        opened = self._send(path, msgspec.json.encode(body), {"Content-Type": "application/json", **headers})
+        raw = _read(opened)
+        if opened.response.status >= 400:
+            raise _error(opened.response.status, raw)
         return msgspec.json.decode(raw)
 
     def events(self, path: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Generator[Any, None, None]:
         """The JSON of each event, as it comes. Raises ModelError, at once and for an event that is an error."""
-        response = self._send(path, msgspec.json.encode(body), {"Content-Type": "application/json", **headers})
-        if response.status >= 400:
-            raise _error(response.status, _read(response))
-        return _events(response)
+        opened = self._send(path, msgspec.json.encode(body), {"Content-Type": "application/json", **headers})
+        if opened.response.status >= 400:
+            raise _error(opened.response.status, _read(opened))
+        return _events(opened)
 
     def forward(self, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         """The answer as it is. Raises ModelError only if there is none."""
-        response = self._send(path, body, headers)
+        opened = self._send(path, body, headers)
+        response = opened.response
         found = tuple((name.lower(), value) for name, value in response.headers.items())
         is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
-        return Reply(response.status, found, _pieces(response) if is_stream else _read(response))
+        return Reply(response.status, found, _pieces(opened) if is_stream else _read(opened))
 
-    def _send(self, path: str, body: bytes, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+    def _send(self, path: str, body: bytes, headers: Mapping[str, str]) -> _Opened:
+        exchange = Exchange()
+        token = current_exchange.set(exchange)
         try:
-            return self._pool.request(
+            response = self._pool.request(
                 "POST", self._url + path, body=body, headers={**self._headers, **headers}, preload_content=False
             )
-        except urllib3.exceptions.HTTPError as exc:
-            raise _lost(exc) from exc
+        except BaseException as exc:
+            exchange.close()
+            if isinstance(exc, urllib3.exceptions.HTTPError):
+                raise exchange.lost(exc) from exc
+            raise
+        finally:
+            current_exchange.reset(token)
+        return _Opened(response, exchange)
 
 
-def _read(response: urllib3.BaseHTTPResponse) -> bytes:
+class _Opened(msgspec.Struct, frozen=True):
+    """An answer whose head has come."""
+
+    response: urllib3.BaseHTTPResponse
+    exchange: Exchange
+
+
+def _read(opened: _Opened) -> bytes:
     """The whole body; the connection is free again."""
     try:
-        return response.read()
+        return opened.response.read()
     except urllib3.exceptions.HTTPError as exc:
-        raise _lost(exc) from exc
+        raise opened.exchange.lost(exc) from exc
     finally:
-        response.release_conn()
+        opened.exchange.close()
+        opened.response.release_conn()
 
 
-def _pieces(response: urllib3.BaseHTTPResponse) -> Generator[bytes, None, None]:
+def _pieces(opened: _Opened) -> Generator[bytes, None, None]:
     """Pieces of a body. Whoever stops reading closes the connection, so that the server stops too."""
+    response = opened.response
     try:
         yield from response.stream()
     except urllib3.exceptions.HTTPError as exc:
-        raise _lost(exc) from exc
+        raise opened.exchange.lost(exc) from exc
     finally:
+        opened.exchange.close()
         if response.closed:
             response.release_conn()
         else:
             response.close()
 
 
-def _events(response: urllib3.BaseHTTPResponse) -> Generator[Any, None, None]:
+def _events(opened: _Opened) -> Generator[Any, None, None]:
     rest = b""
-    with closing(_pieces(response)) as pieces:
+    with closing(_pieces(opened)) as pieces:
         for piece in pieces:
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
@@ -122,7 +145,3 @@ def _status(error: Any) -> int:
     """The status of an error within a stream, whose head said 200."""
     code = error.get("http_status_code") or error.get("code") if isinstance(error, dict) else None
     return code if isinstance(code, int) and 400 <= code <= 599 else 500
-
-
-def _lost(exc: Exception) -> ModelError:
-    return ModelError(_UNREACHABLE, f"the model cannot be reached: {type(exc).__name__}", "not_ready")

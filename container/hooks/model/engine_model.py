@@ -15,6 +15,7 @@ import tokenizers
 
 from container.hooks.model.connection import Connection, Reply
 from container.hooks.model.errors import ModelError
+from container.hooks.model.open_calls import own_calls
 
 T = TypeVar("T")
 
@@ -27,7 +28,8 @@ _END = object()
 class EngineModel:
     """Calls of our own routes. Thread-safe.
 
-    Every call raises ModelError with the status and the message that any client would get. The twins that begin with
+    Every call raises ModelError with the status and the message that any client would get, and CallEnded once nobody
+    waits any more for the request whose hook makes it. The twins that begin with
     `a` are for async hooks.
     """
 
@@ -79,7 +81,9 @@ class EngineModel:
             return self._connection.events(_GENERATE_STREAM, {"inputs": inputs, "parameters": params}, headers)
         if isinstance(inputs, str):
             return self._generate(inputs, params, headers)
-        return list(self._pool.map(lambda prompt: self._generate(prompt, params, headers), inputs))
+        with own_calls():
+            calls = [self._submit(partial(self._generate, prompt, params, headers)) for prompt in inputs]
+            return [call.result() for call in calls]
 
     def stream(self, inputs: str | Sequence[Mapping[str, Any]], **params: Any) -> Generator[str, None, None]:
         """The text of an answer to a prompt or to messages, piece by piece."""
@@ -107,15 +111,16 @@ class EngineModel:
 
     async def achat(self, messages: Sequence[Mapping[str, Any]], *, stream: bool = False, **params: Any) -> Any:
         """`chat`; with `stream` an async iterator."""
-        found = await self._in_thread(partial(self.chat, messages, stream=stream, **params))
-        return self._async(found) if stream else found
+        call = partial(self.chat, messages, stream=stream, **params)
+        return self._async(await self._in_thread(call)) if stream else await self._whole(call)
 
     async def agenerate(self, inputs: str | Sequence[str], *, stream: bool = False, **params: Any) -> Any:
         """`generate`; with `stream` an async iterator."""
         if stream or isinstance(inputs, str):
-            found = await self._in_thread(partial(self.generate, inputs, stream=stream, **params))
-            return self._async(found) if stream else found
-        return list(await asyncio.gather(*(self.agenerate(prompt, **params) for prompt in inputs)))
+            call = partial(self.generate, inputs, stream=stream, **params)
+            return self._async(await self._in_thread(call)) if stream else await self._whole(call)
+        with own_calls():
+            return list(await asyncio.gather(*(self.agenerate(prompt, **params) for prompt in inputs)))
 
     async def astream(self, inputs: str | Sequence[Mapping[str, Any]], **params: Any) -> AsyncGenerator[str, None]:
         """`stream` as an async iterator: `async for text in model.astream(...)`."""
@@ -139,6 +144,11 @@ class EngineModel:
 
     def _generate(self, prompt: str, params: Mapping[str, Any], headers: Mapping[str, str]) -> Any:
         return self._connection.call(_GENERATE, {"inputs": prompt, "parameters": params}, headers)
+
+    async def _whole(self, call: Callable[[], T]) -> T:
+        """As `_in_thread`, for an answer that is whole: a task that is cancelled ends the call."""
+        with own_calls():
+            return await self._in_thread(call)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.wrap_future(self._submit(call))

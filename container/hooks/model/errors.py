@@ -15,3 +15,10 @@ class ModelError(Exception):
         self.status = status
         self.message = message
         self.error_type = error_type
+
+
+class CallEnded(ModelError):
+    """Nobody waits for the request whose hook called: its client has left, or its time is used up."""
+
+    def __init__(self) -> None:
+        super().__init__(503, "nobody waits for this answer any more", "ended")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from container.hooks.model.open_calls import nobodys_calls
 from container.hooks.user_code.function import Function, complete
 from container.hooks.user_code.hook import HookError
 
@@ -63,7 +64,8 @@ class Batcher:
         if not batch:
             return
         try:
-            results = await self._results([item for item, _ in batch], context, on_loop)
+            with nobodys_calls():
+                results = await self._results([item for item, _ in batch], context, on_loop)
         except BaseException as exc:
             for _, found in batch:
                 found.set_exception(exc)

@@ -41,7 +41,7 @@ def report_custom_code(files: list[str], *, refuse: bool) -> None:
     names = ", ".join(files)
     if refuse:
         raise BadModel(f"REFUSE_CUSTOM_CODE is set, and this server does not run {names}")
-    logger.warning("not run, as TRUST_CUSTOM_CODE is not set or another file runs: %s", names)
+    logger.warning("ignored, as TRUST_CUSTOM_CODE is not set, another file runs or none of them is a hook: %s", names)
 
 
 def _modules(config: dict[str, Any]) -> Iterator[str]:

@@ -7,13 +7,15 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from container.hooks.model.engine_model import EngineModel
-from container.hooks.model.errors import ModelError
+from container.hooks.model.errors import CallEnded, ModelError
+from container.hooks.model.open_calls import OpenCalls, open_calls
 from container.hooks.user_code.hook import HookError
 from handler.seam.protocol import GenerateRequest
 from tests.contract.seam.web import WebServer
@@ -135,6 +137,76 @@ def test_a_stream_that_is_closed_aborts_its_request(web: WebServer, model: Engin
     assert next(parts)
     parts.close()
     web.wait(lambda: len(web.engine.aborts) == 1)
+
+
+def first_only(web: WebServer) -> Callable[[GenerateRequest], Iterator[Any]]:
+    """A script that never comes to an end."""
+
+    def script(sent: GenerateRequest) -> Iterator[Any]:
+        first, *_ = web.engine.says("ab", "c")(sent)
+        yield first
+        yield threading.Event()
+
+    return script
+
+
+CALLS: dict[str, tuple[Callable[[EngineModel], Any], int]] = {
+    "chat": (lambda model: model.chat(CHAT), 1),
+    "list": (lambda model: model.generate(["a", "b"]), 2),
+    "forward": (lambda model: model.forward(json.dumps({"inputs": "a"}).encode(), {"Content-Type": JSON}), 1),
+    "stream": (lambda model: list(model.stream("a")), 1),
+    "achat": (lambda model: asyncio.run(model.achat(CHAT)), 1),
+    "async list": (lambda model: asyncio.run(model.agenerate(["a", "b"])), 2),
+    "astream": (lambda model: asyncio.run(gathered(model.astream("a"))), 1),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_ends_with_the_request_whose_hook_made_it(web: WebServer, model: EngineModel, name: str) -> None:
+    call, num_sent = CALLS[name]
+    web.engine.script = first_only(web)
+    calls = OpenCalls()
+
+    def within() -> Any:
+        open_calls.set(calls)
+        return call(model)
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(copy_context().run, within)
+        web.wait(lambda: len(web.engine.requests) == num_sent)
+        calls.end()
+        assert isinstance(waiting.exception(), CallEnded)
+        web.wait(lambda: len(web.engine.aborts) == num_sent)
+        # One more call is not even sent.
+        assert isinstance(pool.submit(copy_context().run, within).exception(), CallEnded)
+    # The connections that are kept serve others.
+    web.engine.script = web.engine.says("hello")
+    assert model.generate(["a", "b"]) == [{"generated_text": "hello"}] * 2
+    assert len(web.engine.requests) == num_sent + 2
+
+
+def test_a_call_whose_task_is_cancelled_ends(web: WebServer, model: EngineModel) -> None:
+    web.engine.script = first_only(web)
+
+    async def run() -> None:
+        tasks = [asyncio.create_task(model.achat(CHAT)), asyncio.create_task(model.agenerate(["a", "b"]))]
+        await asyncio.to_thread(web.wait, lambda: len(web.engine.requests) == 3)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert all(task.cancelled() for task in tasks)
+
+    asyncio.run(run())
+    web.wait(lambda: len(web.engine.aborts) == 3)
+
+
+def test_one_prompt_of_a_list_that_fails_ends_the_others(web: WebServer, model: EngineModel) -> None:
+    web.engine.script = first_only(web)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(model.generate, ["", "a"])
+        with pytest.raises(ModelError, match="empty"):
+            waiting.result()
+    web.wait(lambda: len(web.engine.aborts) == len(web.engine.requests))
 
 
 def test_the_tokenizer_is_the_models(web: WebServer, model: EngineModel) -> None:

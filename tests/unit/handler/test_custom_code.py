@@ -43,6 +43,8 @@ def test_each_name_is_logged_once_and_refused_on_demand(
         for index in (0, 1):
             locate(EngineConfig(model=str(model), index=index), lambda *_: None)
     assert [path in record.getMessage() for record in caplog.records] == [True]
+    # The word of /info's custom_code_ignored.
+    assert caplog.records[0].getMessage().startswith("ignored, as ")
     with pytest.raises(BadModel, match=f"REFUSE_CUSTOM_CODE.*{name}"):
         locate(EngineConfig(model=str(model), refuse_custom_code=True), lambda *_: None)
 

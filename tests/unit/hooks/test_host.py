@@ -33,6 +33,8 @@ from container.hooks.call import (
 from container.hooks.host import host as host_module
 from container.hooks.host.host import HookStuck, Host
 from container.hooks.host.output import LogStream, RequestIds
+from container.hooks.model.errors import CallEnded
+from container.hooks.model.open_calls import open_calls
 from container.hooks.user_code.hook import HookAnswer, HookError, HookRequest
 from handler.seam.status import StatusBoard
 
@@ -111,9 +113,12 @@ class RunningHost:
 
 
 @contextmanager
-def hosting(script: Script, *, is_async: bool = False, **limits: int) -> Iterator[tuple[RunningHost, Worker]]:
+def hosting(
+    script: Script | ScriptedHook, *, is_async: bool = False, **limits: int
+) -> Iterator[tuple[RunningHost, Worker]]:
+    hook = script if isinstance(script, ScriptedHook) else ScriptedHook(script, is_async=is_async)
     with tempfile.TemporaryDirectory(prefix="hook-") as directory:
-        running = RunningHost(ScriptedHook(script, is_async=is_async), Path(directory), **limits)
+        running = RunningHost(hook, Path(directory), **limits)
         context = zmq.Context()
         worker = Worker(context, running.path)
         try:
@@ -326,6 +331,81 @@ def test_an_abort_cancels_an_async_call() -> None:
         assert cancelled.wait(60)
 
 
+class Waits:
+    """A call of the model."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+
+    def end(self) -> None:
+        self.ended.set()
+
+
+def asks_the_model(_request: HookRequest) -> HookAnswer:
+    """Raises as `model` does if nobody waits any more."""
+    calls, waits = open_calls.get(), Waits()
+    assert calls is not None
+    calls.add(waits)
+    assert waits.ended.wait(60)
+    raise HookError(503, "nobody waits") from CallEnded()
+
+
+async def asks_the_model_in_a_thread(request: HookRequest) -> HookAnswer:
+    return await asyncio.to_thread(asks_the_model, request)
+
+
+@pytest.mark.parametrize("script", [asks_the_model, asks_the_model_in_a_thread])
+def test_an_abort_ends_what_the_hook_asks_of_the_model(script: Script, caplog: pytest.LogCaptureFixture) -> None:
+    with hosting(script, is_async=script is not asks_the_model, num_threads=1) as (_, worker):
+        for _ in range(2):  # the one thread is free again
+            worker.ask()
+            worker.ask("ping", is_ping=True)
+            assert worker.next().call_id == "ping"
+            worker.send(Abort("a"))
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_sync_functions_of_an_async_hook_have_as_many_threads_as_sync_hooks() -> None:
+    together = threading.Barrier(9)
+
+    def wait(request: HookRequest) -> HookAnswer:
+        together.wait(60)
+        return whole(request.request_id.encode())
+
+    async def script(request: HookRequest) -> HookAnswer:
+        return await asyncio.to_thread(wait, request)
+
+    with hosting(script, is_async=True, num_threads=8, max_calls=9) as (_, worker):
+        for name in "abcdefgh":
+            worker.ask(name)
+        together.wait(60)
+        assert sorted(worker.next().call_id for _ in range(8)) == list("abcdefgh")
+
+
+def test_a_sync_ping_of_an_async_hook_is_answered_while_every_thread_is_held() -> None:
+    goes_on, begun = threading.Event(), threading.Event()
+
+    def block() -> HookAnswer:
+        begun.set()
+        goes_on.wait(60)
+        return whole()
+
+    class SyncPing(ScriptedHook):
+        def ping(self) -> Awaitable[HookAnswer]:
+            return asyncio.to_thread(whole, b"pong")
+
+    async def script(_request: HookRequest) -> HookAnswer:
+        return await asyncio.to_thread(block)
+
+    with hosting(SyncPing(script, is_async=True), num_threads=1) as (_, worker):
+        worker.ask("a")
+        assert begun.wait(60)
+        worker.ask("ping", is_ping=True)
+        assert worker.next().call_id == "ping"
+        goes_on.set()
+        assert worker.next().call_id == "a"
+
+
 def test_calls_of_a_worker_that_died_are_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_module, "_LOOK_S", 0.0)
     closed = threading.Event()
@@ -339,11 +419,9 @@ def test_calls_of_a_worker_that_died_are_aborted(monkeypatch: pytest.MonkeyPatch
         assert closed.wait(60)
 
 
-@pytest.mark.parametrize("is_async", [False, True])
-def test_a_hook_whose_every_thread_is_held_for_nobody_is_stuck(
-    monkeypatch: pytest.MonkeyPatch, *, is_async: bool
-) -> None:
-    monkeypatch.setattr(host_module, "STUCK_S", 0.0 if not is_async else 0.01)
+@pytest.mark.parametrize("kind", ["threads", "loop", "threads of the loop"])
+def test_a_hook_whose_every_thread_is_held_for_nobody_is_stuck(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(host_module, "STUCK_S", 0.01 if kind == "loop" else 0.0)
     monkeypatch.setattr(host_module, "_LOOK_S", 0.0)
     goes_on, begun = threading.Event(), threading.Semaphore(0)
 
@@ -352,12 +430,16 @@ def test_a_hook_whose_every_thread_is_held_for_nobody_is_stuck(
         goes_on.wait(60)
         return whole()
 
-    script, _ = both_ways(block)[is_async]
+    async def in_thread(request: HookRequest) -> HookAnswer:
+        return await asyncio.to_thread(block, request)
+
+    (sync, _), (in_task, _) = both_ways(block)
+    script = {"threads": sync, "loop": in_task, "threads of the loop": in_thread}[kind]
     try:
-        with hosting(script, is_async=is_async, num_threads=2) as (running, worker):
+        with hosting(script, is_async=kind != "threads", num_threads=2) as (running, worker):
             worker.ask("a")
             worker.ask("b")
-            assert all(begun.acquire(timeout=60) for _ in range(1 if is_async else 2))
+            assert all(begun.acquire(timeout=60) for _ in range(1 if kind == "loop" else 2))
             worker.send(Abort("a"))
             worker.send(Abort("b"))
             running.join()

@@ -1,0 +1,46 @@
+"""Threads for sync functions of async hooks: the default executor of the one event loop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, TypeVar
+
+from container.hooks.model.open_calls import OpenCalls, open_calls
+
+T = TypeVar("T")
+
+# True in the context of a call for /ping.
+is_ping: ContextVar[bool] = ContextVar("hook_is_ping", default=False)
+
+
+class Executor(ThreadPoolExecutor):
+    """Knows for which request each thread runs: a task that is cancelled leaves its thread behind."""
+
+    def __init__(self, num_threads: int) -> None:
+        super().__init__(num_threads, "hook-sync")
+        # A pool that is busy must not fail the health check.
+        self._pings = ThreadPoolExecutor(1, "hook-ping")
+        self._held: dict[int, OpenCalls | None] = {}
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Run it as soon as a thread is free."""
+        function = partial(fn, *args, **kwargs)
+        if is_ping.get():
+            return self._pings.submit(function)
+        return super().submit(self._run, open_calls.get(), function)
+
+    def _run(self, request: OpenCalls | None, function: Callable[[], T]) -> T:
+        self._held[threading.get_ident()] = request
+        try:
+            return function()
+        finally:
+            del self._held[threading.get_ident()]
+
+    def num_left(self, until_s: float) -> int:
+        """Threads that run for requests which ended at `until_s` (of time.monotonic()) or before."""
+        held = [request for request in tuple(self._held.values()) if request is not None]
+        return sum(request.ended_s is not None and request.ended_s <= until_s for request in held)
