@@ -6,6 +6,7 @@ runs as it did. A pass without a row of an adapter costs one look at the current
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,9 +91,11 @@ class PlainAdapters:
     """The additions of resident adapters to the modules of `model` that the runner leaves to them."""
 
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
-        """`dtype` is that of activations. Later changes of the model may hide its modules, not replace them."""
+        """`dtype` is that of activations. Later changes of the model may replace modules or hide them."""
         self._model, self._dtype = model, dtype
-        self._modules = dict(model.named_modules(remove_duplicate=False))
+        # Weak: a module that was replaced must be freed with its weights.
+        modules = model.named_modules(remove_duplicate=False)
+        self._first_modules = {path: weakref.ref(module) for path, module in modules}
         self._hooked: dict[str, _Hooked] = {}
 
     @property
@@ -133,8 +136,17 @@ class PlainAdapters:
         return hooked
 
     def _unhooked(self, path: str) -> _Hooked:
-        module = self._modules[path]
+        module = self._module(path)
         return _Hooked(module, module is self._model.get_output_embeddings())
+
+    def _module(self, path: str) -> nn.Module:
+        """The module that computes at `path` now; one that fused layers hide is still called by its first name."""
+        try:
+            found: nn.Module | None = self._model.get_submodule(path)
+        except AttributeError:
+            found = self._first_modules[path]()
+        assert found is not None, path
+        return found
 
     def _addition(self, adapter: Adapter, path: str, hooked: _Hooked) -> Addition | RouterAddition:
         module, device = hooked.module, _device(hooked.module, self._model)

@@ -69,7 +69,7 @@ def test_a_model_is_proved_exactly_and_served_rounded(
     assert "activations of 15 layers are rounded to int8, those of 0 are not" in caplog.text
     assert "2 layers are fused, 2 of them run in one call" in caplog.text
     layers: Any = core.runner.loaded.model.model.layers
-    for parts in (parts for stack in layers for parts in stack._layers):
+    for parts in (parts for stack in layers for parts in stack.parts):
         projections = (parts.qkv_proj, parts.o_proj, parts.gate_proj, parts.up_proj, parts.down_proj)
         assert all(layer.rounds for layer in projections)
     prompts = [[(i * 7 + 11 * j + 3) % 250 for j in range(3 + 6 * i)] for i in range(5)]

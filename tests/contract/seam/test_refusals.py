@@ -23,6 +23,7 @@ MEANINGS = {
     ErrorCode.OUT_OF_MEMORY: (503, 503, "overloaded"),
     ErrorCode.INTERNAL: (500, 424, "generation"),
     ErrorCode.ENGINE_DEAD: (503, 503, "unhealthy"),
+    ErrorCode.UNKNOWN_ADAPTER: (404, 422, "validation"),
 }
 
 
