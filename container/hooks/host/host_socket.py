@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import zmq
 
-from container.hooks.call import FromHost, ToHost, decode_to_host, encode
+from container.hooks.call import Failed, FromHost, Reason, ToHost, decode_to_host, encode
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class HostSocket:
             except queue.Empty:
                 return
             try:
-                self._socket.send_multipart([worker, b"" if message is None else encode(message)], zmq.NOBLOCK)
+                self._socket.send_multipart([worker, b"" if message is None else encoded(message)], zmq.NOBLOCK)
             except zmq.ZMQError as exc:
                 if exc.errno not in {zmq.EHOSTUNREACH, zmq.EAGAIN}:
                     raise
@@ -84,3 +84,12 @@ class HostSocket:
         self._flush()
         self._socket.close()
         self._context.term()
+
+
+def encoded(message: FromHost) -> bytes:
+    """The frame of `message`. One that holds what no frame can, as a status of numpy's, fails its own call alone."""
+    try:
+        return encode(message)
+    except (TypeError, ValueError, OverflowError):
+        logger.exception("the hook's answer cannot be sent")
+        return encode(Failed(message.call_id, Reason.INTERNAL, "the hook failed"))

@@ -69,8 +69,13 @@ class LogStream(io.TextIOBase):
 
 def capture_output() -> None:
     """Send print() and stderr of this process to the log, whose handlers keep the real stderr."""
-    for handler in logging.getLogger().handlers:
+    handlers = list(logging.getLogger().handlers)
+    for handler in handlers:
         handler.addFilter(RequestIds())
+    # Handlers that the hook adds to the root logger may write to these streams: their lines must not come back.
+    for name in ("hook.stdout", "hook.stderr"):
+        logging.getLogger(name).handlers = list(handlers)
+        logging.getLogger(name).propagate = False
     sys.stdout = LogStream("hook.stdout")
     sys.stderr = LogStream("hook.stderr")
 

@@ -116,7 +116,8 @@ def failure(call_id: str, error: BaseException) -> Failed:
     if _memory_error(error) is not None:
         return Failed(call_id, Reason.OUT_OF_MEMORY, "the hook ran out of memory")
     if isinstance(error, HookError):
-        return Failed(call_id, Reason.HOOK, error.message, error.status)
+        # A lone surrogate, which JSON can bring, is in no frame.
+        return Failed(call_id, Reason.HOOK, error.message.encode(errors="replace").decode(), error.status)
     if isinstance(error, SystemExit):
         return Failed(call_id, Reason.HOOK, "the hook called sys.exit()")
     return Failed(call_id, Reason.INTERNAL, "the hook failed")

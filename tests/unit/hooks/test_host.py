@@ -32,7 +32,9 @@ from container.hooks.call import (
 )
 from container.hooks.host import host as host_module
 from container.hooks.host.host import HookStuck, Host
+from container.hooks.host.host_socket import encoded
 from container.hooks.host.output import LogStream, RequestIds
+from container.hooks.host.running_call import failure
 from container.hooks.model.errors import CallEnded
 from container.hooks.model.open_calls import open_calls
 from container.hooks.user_code.hook import HookAnswer, HookError, HookRequest
@@ -183,6 +185,12 @@ def test_what_a_hook_raises_fails_its_call_alone(error: BaseException, expected:
             for _ in range(3):  # more than there are threads
                 worker.ask()
                 assert worker.next() == expected
+
+
+def test_what_no_frame_can_hold_fails_its_call_alone() -> None:
+    assert decode_from_host(encode(failure("1", HookError(400, "bad: \ud800")))) == Failed("1", Reason.HOOK, "bad: ?")
+    unsayable: Any = Head("2", object(), None, (), b"", last=True)  # type: ignore[arg-type]
+    assert decode_from_host(encoded(unsayable)) == Failed("2", Reason.INTERNAL, "the hook failed")
 
 
 def test_a_cause_that_ran_out_of_memory_is_no_error_of_the_hook(caplog: pytest.LogCaptureFixture) -> None:
