@@ -298,7 +298,7 @@ def test_info(server: Server) -> None:
     limits = ("max_concurrent_requests", "max_best_of", "max_stop_sequences", "max_client_batch_size")
     assert [info[name] for name in limits] == [128, 2, 4, 128]
     ours = {"server_version", "engine_threads", "kv_cache_dtype", "speculate", "custom_code", "custom_code_ignored"}
-    ours |= {"adapters"}
+    ours |= {"adapters", "max_adapters"}
     assert set(info) == INFO | OLDER_INFO | ours
     assert info["engine_threads"] >= 1
     assert info["speculate"] == 0
