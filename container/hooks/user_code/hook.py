@@ -94,7 +94,8 @@ class HookAnswer(msgspec.Struct, frozen=True):
     status: int
     content_type: str | None
     headers: tuple[tuple[str, str], ...]
-    # An iterator: parts to send as they come. Its next() may raise HookError. Close it if nobody reads on.
+    # An iterator: parts to send as they come, an async one only of an async hook. Its next() may raise HookError. Close
+    # it if nobody reads on.
     body: bytes | Iterator[bytes] | AsyncIterator[bytes]
 
 

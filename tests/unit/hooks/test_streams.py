@@ -21,7 +21,15 @@ EVENTS = "text/event-stream"
 MODEL = "def model_fn(d): return 'm'\n"
 
 
-@pytest.mark.parametrize("keyword", ["def", "async def"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        "def predict_fn(data, model):",
+        "async def predict_fn(data, model):",
+        "def predict_fn(data, model): return parts()\nasync def parts():",
+    ],
+    ids=["sync", "async", "async in sync"],
+)
 @pytest.mark.parametrize(
     ("yielded", "accept", "expected"),
     [
@@ -34,10 +42,10 @@ MODEL = "def model_fn(d): return 'm'\n"
     ],
 )
 def test_a_generator_is_a_stream(
-    tmp_path: Path, keyword: str, yielded: list[str], accept: str | None, expected: tuple[str, bytes]
+    tmp_path: Path, start: str, yielded: list[str], accept: str | None, expected: tuple[str, bytes]
 ) -> None:
     lines = "; ".join(f"yield {part}" for part in [*yielded])
-    code = f"{keyword} predict_fn(data, model):\n    {lines or 'return; yield'}\n"
+    code = f"{start}\n    {lines or 'return; yield'}\n"
     found = answer(loaded(tmp_path, {CODE: MODEL + code}), request({}, JSON, accept))
     assert (found.content_type, found.body) == expected
 
@@ -78,9 +86,12 @@ def test_a_failure_before_the_first_part_has_a_status(tmp_path: Path) -> None:
         loaded(tmp_path, {CODE: MODEL + code}).call(request({}))
 
 
-@pytest.mark.parametrize("keyword", ["def", "async def"])
+@pytest.mark.parametrize("keyword", ["def", "async def", "async in sync"])
 def test_a_stream_that_nobody_reads_is_closed(tmp_path: Path, keyword: str) -> None:
-    code = f"closed = []\ndef model_fn(d): return closed\n{keyword} predict_fn(d, m):\n    try:\n"
+    start = f"{keyword} predict_fn(d, m):"
+    if keyword == "async in sync":
+        start = "def predict_fn(d, m): return parts(m)\nasync def parts(m):"
+    code = f"closed = []\ndef model_fn(d): return closed\n{start}\n    try:\n"
     code += "        while True: yield 'a'\n    finally:\n        m.append(1)\n"
     hook = loaded(tmp_path, {CODE: code})
 
@@ -90,7 +101,7 @@ def test_a_stream_that_nobody_reads_is_closed(tmp_path: Path, keyword: str) -> N
         assert await anext(body) == b"a"
         await body.aclose()
 
-    if keyword == "def":
+    if keyword != "async def":
         result: Any = hook.call(request({}))
         assert next(result.body) == b"a"
         result.body.close()
