@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from container.hooks.user_code.hook import Convention, HookLoadError
-from tests.support.hooks import found, write
+from tests.support.hooks import found, loaded, write
 
 SAGEMAKER, TOOLKIT = Convention.SAGEMAKER, Convention.HUGGING_FACE
 ENDPOINTS, STANDARDS = Convention.ENDPOINTS, Convention.STANDARDS
@@ -122,3 +122,12 @@ def test_who_loads_the_model_is_read_from_the_text(tmp_path: Path, name: str, co
     files = found(write(tmp_path, {name: code}))
     assert files is not None
     assert files.owns_model is expected
+
+
+def test_a_neighbour_with_the_name_of_a_package_of_this_server_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = "class EndpointHandler:\n    def __init__(self, path): ...\n    def __call__(self, data): ..."
+    loaded(tmp_path, {"handler.py": code, "container.py": "", "model_memory/__init__.py": "", "other.py": ""})
+    said = {record.getMessage().partition(":")[0] for record in caplog.records}
+    assert said == {str(tmp_path / name) for name in ("container.py", "model_memory/__init__.py")}
