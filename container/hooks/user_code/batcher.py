@@ -45,8 +45,8 @@ class Batcher:
 
     No call waits for a batch to fill. If a call fails, each of its requests is tried alone, so that one request that
     the function cannot take fails alone. Too little memory fails all of them, and nothing is tried again. Requests that
-    nobody waits for are left out. The function returns one result for each item, in order; a result that is an exception
-    is raised for its request. Calls never overlap. Log lines of a batch carry the id of its first request.
+    nobody waits for are left out. The function returns one result for each item, in order; an exception as a result is
+    raised for its request. Calls never overlap. Log lines of a batch carry the id of its first request.
     """
 
     def __init__(self, function: Function, model: Any, max_size: int) -> None:
