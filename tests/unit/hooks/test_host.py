@@ -620,7 +620,7 @@ def test_lines_carry_the_id_of_the_request_that_printed_them(
 ) -> None:
     caplog.set_level(logging.INFO)
     caplog.handler.addFilter(RequestIds())
-    monkeypatch.setattr(sys, "stdout", LogStream("hook.stdout"))
+    monkeypatch.setattr(sys, "stdout", LogStream("hook.stdout", [caplog.handler], None))
     barrier = threading.Barrier(2)
 
     def talk(request: HookRequest) -> HookAnswer:
