@@ -66,7 +66,10 @@ class HookProcess:
         return self.board["running"] == 0
 
     def check(self) -> None:
-        """Start the process if it is due; detect a death or a hang. Sets `exit_code` when it gives up."""
+        """Start the process if it is due; detect a death or a hang. Sets `exit_code` when it gives up.
+
+        A death while draining only means that no hook runs any more: the engines finish what they have.
+        """
         if self._process is None:
             if self._due_s is not None and time.monotonic() >= self._due_s and not self._draining:
                 self._start()
@@ -77,7 +80,12 @@ class HookProcess:
             return
         self._process = None
         self._due_s = self._kill_due_s = None
-        self.exit_code = 0 if self._draining else self._on_death(code)
+        # Nothing of it runs any more; a drain waits for this.
+        self.board["running"] = 0
+        if self._draining:
+            self._on_death_in_drain(code)
+        else:
+            self.exit_code = self._on_death(code)
 
     def drain(self) -> None:
         """Refuse new calls and do not restart after a death."""
@@ -106,7 +114,6 @@ class HookProcess:
         """Schedule a restart after a back-off, or return the exit code to give up with."""
         has_said = self.board.phase is Phase.FAILED
         detail = self.board.detail if has_said else f"{_NAME} ended with code {code}"
-        self.board["running"] = 0
         if code in PERMANENT:
             logger.error("cannot start: %s", detail)
             return code
@@ -117,6 +124,11 @@ class HookProcess:
             return EXIT_CRASHED
         self.board.enter(Phase.RESTARTING, f"{_NAME} died and is restarted")
         return None
+
+    def _on_death_in_drain(self, code: int) -> None:
+        """Have the web workers fail what it left open."""
+        logger.error("%s ended with code %d while draining", _NAME, code)
+        self.board.enter(Phase.FAILED, f"{_NAME} ended while draining")
 
     def _check_stalled(self, process: subprocess.Popen[bytes]) -> None:
         """On a hang: set the board, so web workers fail requests at once; have the stacks dumped; then kill."""

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from handler.formats.gguf.manifest import MANIFEST
 from handler.formats.weight_names import INDEX, WHOLE, weight_names
-from handler.model.checks.custom_code import CUSTOM_CODE
 from handler.model.checks.remote_code import check_code, code_repositories, follows_code
 from handler.model.checks.stored_settings import stored_settings
 from handler.model.gguf.location import gguf_ids
 from handler.model.hub_commit import cached, listed
 from handler.model.json_file import read_json
+from handler.seam.code_names import CUSTOM_CODE
 from handler.seam.config import EngineConfig
 from handler.seam.errors import BadModel
 from model_memory.stored_codes import MODELOPT_FILE, refusal

@@ -1,13 +1,15 @@
 """The functions of a user's file as its text defines them, compared with how the container calls them.
 
 Sources of names and arguments: sagemaker-inference 1.10.1, sagemaker-huggingface-inference-toolkit 2.6.0, custom
-handlers of Inference Endpoints, model-hosting-container-standards 0.1.16.
+handlers of Inference Endpoints, model-hosting-container-standards 0.1.16. The rules are those of
+container/hooks/user_code/, which this package may not import; tests/unit/hooks/test_deploy_check.py compares both.
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +34,14 @@ _ANSWERING = ("input_fn", "predict_fn", "predict_fn_batch", "output_fn", "transf
 _STANDARDS = ("custom_sagemaker_ping_handler", "custom_sagemaker_invocation_handler")
 _PACKAGE = "model_hosting_container_standards"
 _CLASS = "EndpointHandler"
-_METHODS = {"__init__": ("path",), "__call__": ("data",)}
+# Bases without a constructor of their own.
+_PLAIN_BASES = {"object", "ABC"}
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class _Elsewhere(Exception):
+    """The text of this file does not say."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +76,12 @@ def _inference(path: Path, tree: ast.Module) -> Signatures:
     if "transform_fn" in known and beside:
         raise SpecError(f"{path} defines transform_fn, which takes the place of {', '.join(beside)}; define either")
     for name in sorted(known & defined.keys()):
-        _check_arguments(path, defined[name], FUNCTIONS[name], "context")
-    hints = (
+        _check_function(path, defined[name], FUNCTIONS[name])
+    hints = [
         f"line {defined[name].lineno}: {name} is never called{near}" for name, near in _misspelt(defined, FUNCTIONS)
-    )
+    ]
+    if {"predict_fn", "predict_fn_batch"} <= known:
+        hints.append("has predict_fn_batch, so its predict_fn is never called")
     return Signatures(frozenset(known), tuple(hints), owns_model="model_fn" in known)
 
 
@@ -80,15 +89,67 @@ def _handler(path: Path, tree: ast.Module) -> Signatures:
     names = _top_level(tree)
     if _CLASS not in names and not _star_imports(tree):
         raise SpecError(f"{path} defines no class {_CLASS}", remedy=_nearest(names, (_CLASS,)))
-    found = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == _CLASS), None)
-    methods = {node.name: node for node in found.body if isinstance(node, _Function)} if found else {}
-    if found and not found.bases and "__call__" not in methods:
-        raise SpecError(f"{path} line {found.lineno}: {_CLASS} has no __call__(self, data)")
-    takes_model = "__init__" in methods and "model" in _names(methods["__init__"].args)
-    for name, arguments in _METHODS.items():
-        if name in methods:
-            _check_arguments(path, methods[name], ("self", *arguments), "model" if takes_model else "")
+    defined = dict(_definitions(tree.body))
+    found = defined.get(_CLASS)
+    if isinstance(found, ast.ClassDef):
+        if not found.bases and "__call__" not in set(_bound(found.body)):
+            raise SpecError(f"{path} line {found.lineno}: {_CLASS} has no __call__(self, data)")
+        for method in found.body:
+            if isinstance(method, _Function) and method.name == "__call__":
+                _check_call(path, method, ("self", "data"))
+    try:
+        takes_model = _takes_model(path, _constructor(_CLASS, defined))
+    except _Elsewhere:
+        hint = f"has an {_CLASS} whose constructor is not in it: taken as one that loads its own model"
+        return Signatures(frozenset(names & {_CLASS}), (hint,), owns_model=True)
     return Signatures(frozenset(names & {_CLASS}), owns_model=not takes_model)
+
+
+def _takes_model(path: Path, constructor: _Function | None) -> bool:
+    """Whether the handler is made with our model. Raises `SpecError` if it cannot be made as the container does."""
+    if constructor is None:
+        raise SpecError(f"{path}: {_CLASS} has no __init__(self, path)")
+    takes_model = "model" in _signature(constructor.args).parameters
+    start = () if constructor.name == _CLASS else ("self",)
+    _check_call(path, constructor, (*start, "path"), ("model",) if takes_model else ())
+    return takes_model
+
+
+def _constructor(name: str, defined: dict[str, ast.AST]) -> _Function | None:
+    """The function that makes a `name`: itself, or its class's or the first base's `__init__`; None: there is none.
+
+    Raises `_Elsewhere`.
+    """
+    node, others = defined.get(name), {other: found for other, found in defined.items() if other != name}
+    if isinstance(node, ast.Name):
+        return _constructor(node.id, others)
+    if isinstance(node, _Function):
+        return node
+    if not isinstance(node, ast.ClassDef):
+        raise _Elsewhere
+    own = dict(_definitions(node.body))
+    if "__init__" in own:
+        return _constructor("__init__", own)
+    if node.decorator_list or node.keywords or "__new__" in own:
+        raise _Elsewhere
+    for base in node.bases:
+        base_name = base.id if isinstance(base, ast.Name) else ""
+        found = None if base_name in _PLAIN_BASES else _constructor(base_name, others)
+        if found is not None:
+            return found
+    return None
+
+
+def _definitions(body: list[ast.stmt]) -> Iterator[tuple[str, ast.AST]]:
+    """Functions and classes by name, also inside `if` and `try`, and names that are another name for one."""
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name, node
+        elif isinstance(node, ast.Assign):
+            yield from ((one.id, node.value) for one in node.targets if isinstance(one, ast.Name))
+        elif isinstance(node, (ast.If, ast.Try, ast.With)):
+            for field in ("body", "orelse", "finalbody"):
+                yield from _definitions(getattr(node, field, []))
 
 
 def _model(path: Path, tree: ast.Module) -> Signatures:
@@ -130,28 +191,42 @@ def _star_imports(tree: ast.Module) -> bool:
     return any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in tree.body)
 
 
-def _names(arguments: ast.arguments) -> list[str]:
-    return [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+def _signature(given: ast.arguments) -> inspect.Signature:
+    """What `inspect` says of the function once it is imported; defaults are None."""
+    kind, empty = inspect.Parameter, inspect.Parameter.empty
+    positional = [*given.posonlyargs, *given.args]
+    kinds = [kind.POSITIONAL_ONLY] * len(given.posonlyargs) + [kind.POSITIONAL_OR_KEYWORD] * len(given.args)
+    defaults = [empty] * (len(positional) - len(given.defaults)) + [None] * len(given.defaults)
+    found = [kind(one.arg, its, default=default) for one, its, default in zip(positional, kinds, defaults, strict=True)]
+    found += [] if given.vararg is None else [kind(given.vararg.arg, kind.VAR_POSITIONAL)]
+    for one, default in zip(given.kwonlyargs, given.kw_defaults, strict=True):
+        found.append(kind(one.arg, kind.KEYWORD_ONLY, default=empty if default is None else None))
+    found += [] if given.kwarg is None else [kind(given.kwarg.arg, kind.VAR_KEYWORD)]
+    return inspect.Signature(found)
 
 
-def _check_arguments(path: Path, function: _Function, called_with: tuple[str, ...], optional: str) -> None:
-    """Raise `SpecError` unless `function` takes what it is called with: one argument more if it has just one more.
+def _check_function(path: Path, function: _Function, called_with: tuple[str, ...]) -> None:
+    """Raise `SpecError` unless it can be called so, or with the context too if it has just one parameter more.
 
-    As the container and both toolkits count; `optional` is what that argument is, "" if there is none.
+    As the container and both toolkits count.
     """
-    given = function.args
-    count = len(_names(given)) + (given.vararg is not None) + (given.kwarg is not None)
-    wanted = len(called_with) + (bool(optional) and count == len(called_with) + 1)
-    positional = len(given.posonlyargs) + len(given.args)
-    most = wanted if given.vararg else positional
-    keywords = [one.arg for one, default in zip(given.kwonlyargs, given.kw_defaults, strict=True) if default is None]
-    if positional - len(given.defaults) <= wanted <= most and not keywords:
-        return
-    more = f" or with {optional} after them" if optional else ""
-    raise SpecError(
-        f"{path} line {function.lineno}: {function.name} is called with ({', '.join(called_with)}){more}, "
-        f"and takes ({ast.unparse(given)})"
-    )
+    count = len(_signature(function.args).parameters)
+    context = ("context",) if count == len(called_with) + 1 else ()
+    _check_call(path, function, (*called_with, *context), says=f"({', '.join(called_with)}) or with context after them")
+
+
+def _check_call(
+    path: Path, function: _Function, given: tuple[str, ...], keywords: tuple[str, ...] = (), says: str = ""
+) -> None:
+    """Raise `SpecError` unless `function` takes these arguments by position, and these by keyword."""
+    try:
+        _signature(function.args).bind(*given, **dict.fromkeys(keywords))
+    except TypeError as exc:
+        shown = ", ".join((*given, *(f"{name}={name}" for name in keywords)))
+        raise SpecError(
+            f"{path} line {function.lineno}: {function.name} is called with {says or f'({shown})'}, "
+            f"and takes ({ast.unparse(function.args)})"
+        ) from exc
 
 
 def _misspelt(defined: dict[str, _Function], known: dict[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:

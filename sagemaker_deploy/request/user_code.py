@@ -17,6 +17,8 @@ CODE_MOUNT = "/opt/ml/model/code"
 INFERENCE = "inference.py"
 REQUIREMENTS = "requirements.txt"
 _MAIN = (INFERENCE, "handler.py", "model.py")
+# Below /opt/ml/model, in the order in which they win.
+_PLACES = (f"code/{INFERENCE}", *_MAIN)
 _SKIPPED_DIRECTORIES = {".git", ".cache", "__pycache__", ".ipynb_checkpoints"}
 _SKIPPED_SUFFIXES = {".pyc", ".lock", ".tmp"}
 
@@ -40,16 +42,22 @@ class UserCode:
         """True if it loads a model of its own: no engine runs beside it."""
         return self.signatures.owns_model
 
+    @property
+    def _place(self) -> str:
+        return f"code/{INFERENCE}" if self.main == INFERENCE else self.main
+
     def files(self) -> dict[str, Path]:
         """Path below /opt/ml/model of each file: inference.py runs from code/, the others from the top."""
-        folder = "code/" if self.main == INFERENCE else ""
+        folder = self._place.removesuffix(self.main)
         return {folder + path.relative_to(self.directory).as_posix(): path for path in walk(self.directory)}
 
     def refuse_hidden(self, model: Path) -> None:
-        """Raise `SpecError` if a file of the directory `model` would run in place of `main`."""
-        before = ("code/inference.py", *_MAIN)[: _MAIN.index(self.main) + 1]
-        for name in before:
-            if self.main != INFERENCE and (model / name).is_file():
+        """Raise `SpecError` if a file of the directory `model` would run in place of `main`.
+
+        None does in place of inference.py: that comes into code/, which wins.
+        """
+        for name in _PLACES[: _PLACES.index(self._place)]:
+            if (model / name).is_file():
                 raise SpecError(f"{model / name} would run in place of {self.directory / self.main}; remove it")
 
     def warnings(self) -> Iterator[str]:

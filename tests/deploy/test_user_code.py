@@ -98,7 +98,6 @@ def test_a_name_that_is_nearly_right_is_guessed(name: str, text: str, says: str,
         ("inference.py", "try:\n    import x as input_fn\nexcept E:\n    input_fn = None", {"input_fn"}, False),
         ("inference.py", "predict_fn = lambda data, model: data", {"predict_fn"}, False),
         ("handler.py", HANDLER, {"EndpointHandler"}, True),
-        ("handler.py", "class EndpointHandler(Base): ...", {"EndpointHandler"}, True),
         ("handler.py", ENGINE_HANDLER, {"EndpointHandler"}, False),
         ("model.py", "async def custom_sagemaker_ping_handler(r): ...", {"custom_sagemaker_ping_handler"}, False),
         ("model.py", "import model_hosting_container_standards.sagemaker as s\n@s.ping\ndef p(): ...", set(), False),
@@ -110,6 +109,19 @@ def test_what_it_could_run_is_taken(name: str, text: str, names: set[str], owns_
     assert (found.main, found.signatures.names, found.owns_model) == (name, names, owns_model)
     assert not list(found.warnings())
     assert set(found.files()) == {f"code/{name}" if name == "inference.py" else name}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("handler.py", "class EndpointHandler(Base): ...", "has an EndpointHandler whose constructor is not in it"),
+        ("inference.py", PREDICT + "def predict_fn_batch(d, m): ...", "so its predict_fn is never called"),
+    ],
+)
+def test_what_is_probably_not_meant_is_said(name: str, text: str, says: str, code: Path) -> None:
+    (code / name).write_text(text)
+    (warning,) = read_code(code).warnings()
+    assert says in warning
 
 
 def test_what_does_not_run_and_what_is_misspelt_are_warnings(code: Path) -> None:

@@ -42,11 +42,13 @@ ENGINE_HOOK = """
             raise SystemExit(9)
         if what == "eat":
             return {"length": len([b"x" * 10**7 for _ in range(int(rest))])}
-        if what == "stream":
+        if what in ("stream", "head"):
             return what
         return {"said": rest}
 
-    def output_fn(prediction, accept):
+    def output_fn(prediction, accept, context):
+        if prediction == "head":
+            context.set_response_header(0, "no token", "x")
         if prediction == "stream":
             def parts():
                 for i in range(10):
@@ -179,6 +181,7 @@ def test_thirty_two_hooks_that_ask_the_engine_get_what_a_client_gets(hooked: Ser
 REFUSALS = [
     ("raise luck", 400, "no luck"),
     ("leave", 400, "exit"),
+    ("head", 400, "the hook's header 'no token' is no header of HTTP"),
     ("eat 100", 503, "memory"),
     ("say " + "x" * 1000, 413, "length limit exceeded"),
     ("sleep", 504, f"did not answer within {TIMEOUT_S} s"),

@@ -20,7 +20,7 @@ from container.hooks.card import HookCard, write_card
 from container.hooks.found import find_hook
 from container.hooks.host.host import HookStuck, Host
 from container.hooks.host.memory import limit_memory
-from container.hooks.host.output import capture_output, end_lines, request_id
+from container.hooks.host.output import capture_output, end_lines, keep_own_loggers, request_id
 from container.hooks.model.engine_model import EngineModel
 from container.hooks.model.nested import NESTED_HEADER, nested_token
 from container.hooks.requirements import BadRequirements, add_to_path, install
@@ -112,6 +112,7 @@ def _load(files: HookFiles, settings: Settings, run_dir: RunDir, board: StatusBo
         return load(files, _engine_model(settings, run_dir))
     finally:
         end_lines()
+        keep_own_loggers()
 
 
 def _engine_model(settings: Settings, run_dir: RunDir) -> EngineModel:

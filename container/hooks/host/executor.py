@@ -25,22 +25,24 @@ class Executor(ThreadPoolExecutor):
         # A pool that is busy must not fail the health check.
         self._pings = ThreadPoolExecutor(1, "hook-ping")
         self._held: dict[int, OpenCalls | None] = {}
+        self._held_by_pings: dict[int, OpenCalls | None] = {}
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Run it as soon as a thread is free."""
         function = partial(fn, *args, **kwargs)
         if is_ping.get():
-            return self._pings.submit(function)
-        return super().submit(self._run, open_calls.get(), function)
+            return self._pings.submit(_run, self._held_by_pings, open_calls.get(), function)
+        return super().submit(_run, self._held, open_calls.get(), function)
 
-    def _run(self, request: OpenCalls | None, function: Callable[[], T]) -> T:
-        self._held[threading.get_ident()] = request
-        try:
-            return function()
-        finally:
-            del self._held[threading.get_ident()]
+    def num_left(self, until_s: float, *, pings: bool = False) -> int:
+        """Threads that run for requests, or for `pings`, which ended at `until_s` (of time.monotonic()) or before."""
+        every = tuple((self._held_by_pings if pings else self._held).values())
+        return sum(each is not None and each.ended_s is not None and each.ended_s <= until_s for each in every)
 
-    def num_left(self, until_s: float) -> int:
-        """Threads that run for requests which ended at `until_s` (of time.monotonic()) or before."""
-        held = [request for request in tuple(self._held.values()) if request is not None]
-        return sum(request.ended_s is not None and request.ended_s <= until_s for request in held)
+
+def _run(held: dict[int, OpenCalls | None], request: OpenCalls | None, function: Callable[[], T]) -> T:
+    held[threading.get_ident()] = request
+    try:
+        return function()
+    finally:
+        del held[threading.get_ident()]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import zmq
 
-from container.hooks.call import Failed, FromHost, Reason, ToHost, decode_to_host, encode
+from container.hooks.call import FromHost, ToHost, decode_to_host, encode
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class HostSocket:
         self._socket.setsockopt(zmq.LINGER, _LINGER_MS)
         self._socket.setsockopt(zmq.SNDHWM, _SEND_HIGH_WATER_MARK)
         self._socket.bind(f"ipc://{path}")
-        self._outbox: queue.SimpleQueue[tuple[bytes, FromHost | None]] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[tuple[bytes, bytes]] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
@@ -39,8 +39,11 @@ class HostSocket:
         self.lost: set[bytes] = set()
 
     def send(self, worker: bytes, message: FromHost | None) -> None:
-        """Hand a message to the main thread; callable from any thread. None only asks whether the worker is there."""
-        self._outbox.put((worker, message))
+        """Hand a message to the main thread; callable from any thread. None only asks whether the worker is there.
+
+        Encodes here, so that what no frame can hold fails its own call alone: TypeError, ValueError or OverflowError.
+        """
+        self._outbox.put((worker, b"" if message is None else encode(message)))
         self.wake()
 
     def wake(self) -> None:
@@ -69,11 +72,11 @@ class HostSocket:
     def _flush(self) -> None:
         while True:
             try:
-                worker, message = self._outbox.get_nowait()
+                worker, frame = self._outbox.get_nowait()
             except queue.Empty:
                 return
             try:
-                self._socket.send_multipart([worker, b"" if message is None else encoded(message)], zmq.NOBLOCK)
+                self._socket.send_multipart([worker, frame], zmq.NOBLOCK)
             except zmq.ZMQError as exc:
                 if exc.errno not in {zmq.EHOSTUNREACH, zmq.EAGAIN}:
                     raise
@@ -84,12 +87,3 @@ class HostSocket:
         self._flush()
         self._socket.close()
         self._context.term()
-
-
-def encoded(message: FromHost) -> bytes:
-    """The frame of `message`. One that holds what no frame can, as a status of numpy's, fails its own call alone."""
-    try:
-        return encode(message)
-    except (TypeError, ValueError, OverflowError):
-        logger.exception("the hook's answer cannot be sent")
-        return encode(Failed(message.call_id, Reason.INTERNAL, "the hook failed"))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import operator
+import re
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from container.hooks.call import PART_BYTES, WINDOW, Call, Failed, FromHost, Head, Part, Reason
 from container.hooks.model.errors import CallEnded
@@ -14,7 +17,9 @@ from container.hooks.user_code.hook import HookAnswer, HookError, HookRequest
 
 logger = logging.getLogger(__name__)
 
-_LINE_BREAKS = frozenset("\r\n\0")
+# RFC 9110, sections 5.1 and 5.5: a token, and a field value as gunicorn sends it.
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 class Aborted(Exception):
@@ -30,9 +35,9 @@ class RunningCall:
     def __init__(self, call: Call, send: Callable[[FromHost], None]) -> None:
         self.call = call
         self.open_calls = OpenCalls()
-        self.started = False
         self.on_change: Callable[[], object] = lambda: None
         self._send = send
+        self._begun = False
         self._credit = WINDOW
         self._changed = threading.Condition()
 
@@ -68,12 +73,23 @@ class RunningCall:
             self._changed.notify_all()
         self.on_change()
 
-    def abort(self) -> None:
-        """Nobody waits any more. What the hook asks of the model ends, what it computes is dropped."""
+    def begin(self) -> bool:
+        """Called before the hook is. False if the call was aborted before, so that it never runs."""
+        with self._changed:
+            self._begun = self.aborted_s is None
+            return self._begun
+
+    def abort(self) -> bool:
+        """Nobody waits any more. What the hook asks of the model ends, what it computes is dropped.
+
+        Returns whether the call had begun, so that it may go on.
+        """
         with self._changed:
             self.open_calls.end()
             self._changed.notify_all()
+            begun = self._begun
         self.on_change()
+        return begun
 
     def wait(self) -> None:
         """Block this thread until a part may be sent. Raises Aborted."""
@@ -82,9 +98,11 @@ class RunningCall:
                 self._changed.wait()
 
     def send_head(self, answer: HookAnswer, body: bytes, *, last: bool) -> None:
-        """Send status, headers and the first bytes. Raises HookError for a head that HTTP cannot have."""
-        headers = checked_head(answer)
-        self._send(Head(self.call.call_id, answer.status, answer.content_type, headers, body, last))
+        """Send status, headers and the first bytes. Raises Aborted, and HookError for a head that HTTP cannot have."""
+        if self.aborted_s is not None:
+            raise Aborted
+        status, headers = checked_head(answer)
+        self._send(Head(self.call.call_id, status, answer.content_type, headers, body, last))
 
     def send_part(self, body: bytes) -> None:
         """Send a part, at most PART_BYTES long. It uses up one credit."""
@@ -136,15 +154,26 @@ def _log(error: BaseException) -> None:
         logger.error("the hook failed: %s", type(error).__name__, exc_info=error)
 
 
-def checked_head(answer: HookAnswer) -> tuple[tuple[str, str], ...]:
-    """The answer's headers. Raises HookError for a status or a header that HTTP cannot have."""
-    if not 200 <= answer.status <= 599:
-        raise HookError(500, f"the hook's status must be from 200 to 599. Given: {answer.status}")
-    every = answer.headers if answer.content_type is None else (*answer.headers, ("content-type", answer.content_type))
-    for name, value in every:
-        if not name or not name.isascii() or not name.isprintable() or _LINE_BREAKS & set(value) or ":" in name:
-            raise HookError(500, f"the hook's header {name[:80]!r} is no header of HTTP")
-    return answer.headers
+def checked_head(answer: HookAnswer) -> tuple[int, tuple[tuple[str, str], ...]]:
+    """The answer's status and headers. Raises HookError for what HTTP cannot have; the status may be numpy's."""
+    try:
+        status = operator.index(answer.status)
+    except TypeError:
+        status = 0
+    if not 200 <= status <= 599:
+        raise HookError(400, f"the hook's status must be a whole number from 200 to 599. Given: {answer.status!r:.80}")
+    if answer.content_type is not None and not _is_header("content-type", answer.content_type):
+        raise HookError(400, f"the hook's content type must be a media type. Given: {answer.content_type!r:.80}")
+    for name, value in answer.headers:
+        if not _is_header(name, value):
+            raise HookError(400, f"the hook's header {name!r:.80} is no header of HTTP")
+    return status, answer.headers
+
+
+def _is_header(name: Any, value: Any) -> bool:
+    if not isinstance(name, str) or not isinstance(value, str):
+        return False
+    return _TOKEN.fullmatch(name) is not None and _FIELD_VALUE.fullmatch(value) is not None
 
 
 def pieces(body: bytes) -> Iterator[bytes]:

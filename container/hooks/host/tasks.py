@@ -6,10 +6,11 @@ import asyncio
 import inspect
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextvars import copy_context
 from functools import partial
 
+from container.hooks.host.call_queue import CallQueue, Done
 from container.hooks.host.executor import Executor, is_ping
 from container.hooks.host.output import end_lines, request_id
 from container.hooks.host.running_call import Aborted, RunningCall, pieces
@@ -23,6 +24,8 @@ class Tasks:
     def __init__(self, hook: Hook, num_threads: int) -> None:
         """Start the loop. `num_threads` run what the hook has of sync functions."""
         self._hook = hook
+        self._num_threads = num_threads
+        self._queue = CallQueue()
         self.loop = asyncio.new_event_loop()
         self.executor = Executor(num_threads)
         self.loop.set_default_executor(self.executor)
@@ -30,11 +33,29 @@ class Tasks:
         self._asked_s: float | None = None
         threading.Thread(target=self.loop.run_forever, name="hook-loop", daemon=True).start()
 
-    def start(self, running: RunningCall, done: Callable[[RunningCall], None]) -> None:
+    def start(self, running: RunningCall, done: Done) -> None:
         """Run the call; `done` is called at its end, from the loop's thread."""
-        self.loop.call_soon_threadsafe(self._start, running, done)
+        self._queue.put(running, done)
+        self.loop.call_soon_threadsafe(self._start_next)
 
-    def blocked_s(self) -> float:
+    def drop(self, running: RunningCall) -> None:
+        """Nobody waits any more: never run the call if it waits for the loop."""
+        self._queue.drop(running)
+
+    def held(self, left: list[RunningCall], limit_s: float) -> str:
+        """What the calls `left`, which have run too long for nobody, keep from every other call; "": nothing.
+
+        A loop that runs frees itself, if not its threads: each of its calls can be cancelled.
+        """
+        until_s = time.monotonic() - limit_s
+        if self._blocked_s() >= limit_s and left:
+            return "its event loop"
+        if self.executor.num_left(until_s, pings=True):
+            return "its health check"
+        is_full = self.executor.num_left(until_s) >= self._num_threads
+        return f"each of its {self._num_threads} threads" if is_full else ""
+
+    def _blocked_s(self) -> float:
         """Seconds for which the loop has not run what an earlier call of this asked it to run."""
         now, asked_s = time.monotonic(), self._asked_s
         if asked_s is not None:
@@ -46,7 +67,12 @@ class Tasks:
     def _answer_probe(self) -> None:
         self._asked_s = None
 
-    def _start(self, running: RunningCall, done: Callable[[RunningCall], None]) -> None:
+    def _start_next(self) -> None:
+        found = self._queue.take()
+        if found is not None:
+            self._start(*found)
+
+    def _start(self, running: RunningCall, done: Done) -> None:
         context = copy_context()
         context.run(request_id.set, running.call.request_id)
         context.run(open_calls.set, running.open_calls)
@@ -55,7 +81,7 @@ class Tasks:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, running: RunningCall, done: Callable[[RunningCall], None]) -> None:
+    async def _run(self, running: RunningCall, done: Done) -> None:
         changed = asyncio.Event()
         task = asyncio.current_task()
         assert task is not None
@@ -67,8 +93,7 @@ class Tasks:
 
         running.on_change = partial(self.loop.call_soon_threadsafe, wake)
         try:
-            if running.aborted_s is None:
-                running.started = True
+            if running.begin():
                 await self._answer(running, changed)
         except Aborted:
             pass

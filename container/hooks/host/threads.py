@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 
+from container.hooks.host.call_queue import CallQueue, Done
 from container.hooks.host.output import end_lines, request_id
 from container.hooks.host.running_call import Aborted, RunningCall, pieces
 from container.hooks.model.open_calls import open_calls
@@ -16,25 +16,42 @@ from container.hooks.user_code.hook import Hook, HookAnswer
 class Threads:
     """A call has its thread until its last part is made, also when nobody waits any more: no thread can be stopped."""
 
-    def __init__(self, hook: Hook, num_threads: int, loop: asyncio.AbstractEventLoop) -> None:
-        """`loop` runs bodies that are async iterators."""
+    def __init__(self, hook: Hook, num_threads: int) -> None:
         self._hook = hook
-        self._loop = loop
+        self._num_threads = num_threads
         self._pool = ThreadPoolExecutor(num_threads, "hook")
+        self._queue = CallQueue()
         # A pool that is busy must not fail the health check.
         self._pings = ThreadPoolExecutor(1, "hook-ping")
+        self._ping_queue = CallQueue()
 
-    def start(self, running: RunningCall, done: Callable[[RunningCall], None]) -> None:
+    def start(self, running: RunningCall, done: Done) -> None:
         """Run the call as soon as a thread is free; `done` is called at its end, from that thread."""
-        pool = self._pings if running.call.is_ping else self._pool
-        pool.submit(copy_context().run, self._run, running, done)
+        is_ping = running.call.is_ping
+        pool, calls = (self._pings, self._ping_queue) if is_ping else (self._pool, self._queue)
+        calls.put(running, done)
+        pool.submit(copy_context().run, self._run_next, calls)
 
-    def _run(self, running: RunningCall, done: Callable[[RunningCall], None]) -> None:
+    def drop(self, running: RunningCall) -> None:
+        """Nobody waits any more: never run the call if it waits for a thread."""
+        (self._ping_queue if running.call.is_ping else self._queue).drop(running)
+
+    def held(self, left: list[RunningCall], _limit_s: float) -> str:
+        """What the calls `left`, which have run too long for nobody, keep from every other call; "": nothing."""
+        if any(running.call.is_ping for running in left):
+            return "its health check"
+        return f"each of its {self._num_threads} threads" if len(left) >= self._num_threads else ""
+
+    def _run_next(self, calls: CallQueue) -> None:
+        found = calls.take()
+        if found is not None:
+            self._run(*found)
+
+    def _run(self, running: RunningCall, done: Done) -> None:
         request_id.set(running.call.request_id)
         open_calls.set(running.open_calls)
         try:
-            if running.aborted_s is None:
-                running.started = True
+            if running.begin():
                 self._answer(running)
         except Aborted:
             pass
@@ -50,11 +67,11 @@ class Threads:
         if isinstance(found.body, bytes):
             running.send_head(found, found.body, last=True)
             return
-        parts = found.body if isinstance(found.body, Iterator) else _from_async(found.body, self._loop)
+        assert isinstance(found.body, Iterator)
         try:
-            _stream(found, parts, running)
+            _stream(found, found.body, running)
         finally:
-            close = getattr(parts, "close", None)
+            close = getattr(found.body, "close", None)
             if close is not None:
                 close()
 
@@ -74,11 +91,3 @@ def _stream(answer: HookAnswer, parts: Iterator[bytes], running: RunningCall) ->
         except StopIteration:
             break
     running.send_end()
-
-
-def _from_async(parts: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
-    async def following() -> bytes | None:
-        return await anext(parts, None)
-
-    while (part := asyncio.run_coroutine_threadsafe(following(), loop).result()) is not None:
-        yield part

@@ -12,6 +12,7 @@ from container.hooks.user_code.content.encoding import to_json
 from container.hooks.user_code.context import Context
 from container.hooks.user_code.failures import hook_errors
 from container.hooks.user_code.hook import HookAnswer
+from container.hooks.user_code.stepped_parts import SteppedParts
 
 JSON_LINES = "application/jsonlines"
 _TEXT = "text/plain; charset=utf-8"
@@ -75,8 +76,8 @@ async def _stream(
     part is: JSON lines, text or bytes.
     """
     is_async = hasattr(parts, "__anext__")
-    if is_async and not on_loop:  # only an event loop can ask for its first part
-        return async_parts(parts, (), framing(accept)), named or accept.content_type
+    if is_async and not on_loop:
+        parts, is_async = SteppedParts(parts), False
     first = await anext(parts, _END) if is_async else await _next(parts, on_loop)
     opened = () if first is _END else (first,)
     frame = framing(accept)

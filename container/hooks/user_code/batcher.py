@@ -3,29 +3,57 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
-from container.hooks.model.open_calls import nobodys_calls
+from container.hooks.model.errors import CallEnded
+from container.hooks.model.open_calls import OpenCalls, nobodys_calls, open_calls
 from container.hooks.user_code.function import Function, complete
 from container.hooks.user_code.hook import HookError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class _Item:
+    """What one request gives the function, and where its result goes."""
+
+    data: Any
+    found: Future[Any]
+    request: OpenCalls | None
+
+    def is_waited_for(self) -> bool:
+        """False if its request has ended; whoever asks for the result is told so."""
+        if self.request is not None and self.request.ended_s is not None:
+            self.found.set_exception(CallEnded())
+        return not self.found.done()
+
+    def settle(self, result: Any) -> None:
+        """Hand over the result; one that is an exception is raised."""
+        if isinstance(result, Exception):
+            self.found.set_exception(result)
+        else:
+            self.found.set_result(result)
 
 
 class Batcher:
     """Runs `function(items, model)` for the requests that came while the last call ran.
 
     No call waits for a batch to fill. If a call fails, each of its requests is tried alone, so that one request that
-    the function cannot take fails alone. The function returns one result for each item, in order; a result that is an
-    exception is raised for its request. Calls never overlap. Log lines of a batch carry the id of its first request.
+    the function cannot take fails alone. Too little memory fails all of them, and nothing is tried again. Requests that
+    nobody waits for are left out. The function returns one result for each item, in order; an exception as a result is
+    raised for its request. Calls never overlap. Log lines of a batch carry the id of its first request.
     """
 
     def __init__(self, function: Function, model: Any, max_size: int) -> None:
         self._function = function
         self._model = model
         self._max_size = max_size
-        self._waiting: list[tuple[Any, Future[Any]]] = []
+        self._waiting: list[_Item] = []
         self._guard = threading.Lock()
         self._turn = threading.Lock()
         self._async_turn = asyncio.Lock()
@@ -35,7 +63,7 @@ class Batcher:
         """The result of one request."""
         found: Future[Any] = Future()
         with self._guard:
-            self._waiting.append((item, found))
+            self._waiting.append(_Item(item, found, open_calls.get()))
         if not on_loop:
             self._take_turn(found, context)
             return found.result()
@@ -59,36 +87,42 @@ class Batcher:
         """One batch of those that wait."""
         with self._guard:
             batch, self._waiting = self._waiting[: self._max_size], self._waiting[self._max_size :]
-        # Nobody waits any more for those that were cancelled.
-        batch = [(item, found) for item, found in batch if found.set_running_or_notify_cancel()]
+        # A future that was cancelled takes no result.
+        batch = [item for item in batch if item.found.set_running_or_notify_cancel() and item.is_waited_for()]
         if not batch:
             return
         try:
             with nobodys_calls():
-                results = await self._results([item for item, _ in batch], context, on_loop)
+                await self._settle(batch, context, on_loop)
         except BaseException as exc:
-            for _, found in batch:
-                found.set_exception(exc)
+            for item in batch:
+                if not item.found.done():
+                    item.found.set_exception(exc)
             if not isinstance(exc, Exception):
                 raise
-            return
-        for (_, found), result in zip(batch, results, strict=True):
-            if isinstance(result, Exception):
-                found.set_exception(result)
-            else:
-                found.set_result(result)
 
-    async def _results(self, items: list[Any], context: Any, on_loop: bool) -> Sequence[Any]:
+    async def _settle(self, batch: list[_Item], context: Any, on_loop: bool) -> None:
+        """Give each request its result or its exception. Raises what fails all of them."""
         try:
-            return await self._call(items, context, on_loop)
-        except Exception:
-            if len(items) == 1:
+            results = await self._call([item.data for item in batch], context, on_loop)
+        except MemoryError:
+            raise
+        except Exception as exc:
+            if len(batch) == 1:
                 raise
-        return [await self._alone(item, context, on_loop) for item in items]
+            name, number = self._function.name, len(batch)
+            logger.warning("%s failed for %d requests; each is tried alone", name, number, exc_info=exc)
+        else:
+            for item, result in zip(batch, results, strict=True):
+                item.settle(result)
+            return
+        for item in batch:
+            if item.is_waited_for():
+                item.settle(await self._alone(item.data, context, on_loop))
 
-    async def _alone(self, item: Any, context: Any, on_loop: bool) -> Any:
+    async def _alone(self, data: Any, context: Any, on_loop: bool) -> Any:
         try:
-            return (await self._call([item], context, on_loop))[0]
+            return (await self._call([data], context, on_loop))[0]
         except Exception as exc:  # noqa: BLE001 - becomes this request's own error
             return exc
 

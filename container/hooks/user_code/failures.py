@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from numbers import Integral
 
 from sagemaker_inference import errors
 
@@ -37,7 +38,7 @@ def hook_error(exc: Exception) -> HookError:
     if isinstance(exc, ModelError | errors.BaseInferenceToolkitError):
         return HookError(_status(exc.status if isinstance(exc, ModelError) else exc.status_code), str(exc.message))
     for status, message in (("error_code", "message"), ("status_code", "detail")):
-        if isinstance(getattr(exc, status, None), int) and hasattr(exc, message):
+        if isinstance(getattr(exc, status, None), Integral) and hasattr(exc, message):
             return HookError(_status(getattr(exc, status)), str(getattr(exc, message)))
     return HookError(HTTPStatus.BAD_REQUEST, str(exc) or type(exc).__name__)
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 from container.hooks.user_code.hook import Convention, HookFiles, HookLoadError, HookSources
+from handler.seam.code_names import CODE_FOLDER, HANDLER, INFERENCE, REQUIREMENTS
 
-_CODE = "code"
-_REQUIREMENTS = "requirements.txt"
 # In the order in which they win.
 _PLACES = (
-    (Convention.HUGGING_FACE, f"{_CODE}/inference.py"),
-    (Convention.HUGGING_FACE, "inference.py"),
-    (Convention.ENDPOINTS, "handler.py"),
+    (Convention.HUGGING_FACE, f"{CODE_FOLDER}/{INFERENCE}"),
+    (Convention.HUGGING_FACE, INFERENCE),
+    (Convention.ENDPOINTS, HANDLER),
 )
 # A file of this name may hold anything, also a model of another server; these names make it a hook.
 _STANDARDS_MARKS = (b"custom_sagemaker_", b"model_hosting_container_standards")
@@ -46,7 +43,7 @@ def _program(directory: Path | None, sources: HookSources) -> HookFiles:
     name = sources.program if sources.program.endswith(".py") else sources.program.replace(".", "/") + ".py"
     submitted = Path(sources.submit_directory.removeprefix("file://")) if sources.submit_directory else None
     places = [submitted] if submitted is not None else []
-    places += [directory / _CODE, directory] if directory is not None else []
+    places += [directory / CODE_FOLDER, directory] if directory is not None else []
     for place in places:
         path = place / name
         if path.is_file():
@@ -60,7 +57,7 @@ def _program(directory: Path | None, sources: HookSources) -> HookFiles:
 def _files(
     convention: Convention, path: Path, directory: Path, sources: HookSources, unused: tuple[Path, ...]
 ) -> HookFiles:
-    places = (path.parent / _REQUIREMENTS, directory / _CODE / _REQUIREMENTS, directory / _REQUIREMENTS)
+    places = (path.parent / REQUIREMENTS, directory / CODE_FOLDER / REQUIREMENTS, directory / REQUIREMENTS)
     return HookFiles(
         convention=convention,
         path=path if path.is_file() else None,
@@ -69,7 +66,6 @@ def _files(
         sources=sources,
         requirements=next((place for place in places if place.is_file()), None),
         unused=unused,
-        owns_model=path.is_file() and _owns_model(convention, path),
     )
 
 
@@ -84,46 +80,6 @@ def _refuse(sources: HookSources) -> None:
         raise HookLoadError(f"{names}: a middleware of a FastAPI application, and this server is none")
     if sources.program and _names_functions(sources):
         raise HookLoadError("SAGEMAKER_PROGRAM names one hook, and the CUSTOM_ variables name another; unset either")
-
-
-def _owns_model(convention: Convention, path: Path) -> bool:
-    """Whether the text says that the code loads its own model: model_fn, or a constructor without `model`.
-
-    A name that only `from module import *` brings is not seen here; load() sees it.
-    """
-    if convention is Convention.STANDARDS:
-        return False
-    try:
-        body = ast.parse(path.read_bytes()).body
-    except (OSError, SyntaxError, ValueError):  # load() says why
-        return False
-    if convention is not Convention.ENDPOINTS:
-        return "model_fn" in {name for statement in body for name in _bound(statement)}
-    makers = (
-        maker
-        for each in body
-        if isinstance(each, ast.ClassDef) and each.name == "EndpointHandler"
-        for maker in each.body
-        if isinstance(maker, ast.FunctionDef) and maker.name == "__init__"
-    )
-    return "model" not in {name for maker in makers for name in _argument_names(maker.args)}
-
-
-def _argument_names(arguments: ast.arguments) -> Iterator[str]:
-    return (each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs))
-
-
-def _bound(statement: ast.stmt) -> Iterator[str]:
-    """Names that a statement at the top of a module binds."""
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        yield statement.name
-    elif isinstance(statement, ast.Assign):
-        yield from (target.id for target in statement.targets if isinstance(target, ast.Name))
-    elif isinstance(statement, ast.ImportFrom | ast.Import):
-        yield from (alias.asname or alias.name for alias in statement.names)
-    elif isinstance(statement, ast.If | ast.Try):
-        for inner in (*statement.body, *statement.orelse):
-            yield from _bound(inner)
 
 
 def _is_standards(path: Path) -> bool:

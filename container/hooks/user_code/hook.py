@@ -13,6 +13,8 @@ from typing import Protocol
 import msgspec
 from sagemaker_inference import parameters
 
+from handler.seam.code_names import STANDARDS
+
 # Middlewares of model-hosting-container-standards that are classes or functions of an ASGI application.
 _BOUND_TO_FASTAPI = ("CUSTOM_FASTAPI_MIDDLEWARE_THROTTLE", "CUSTOM_FASTAPI_MIDDLEWARE_PRE_POST_PROCESS")
 
@@ -32,7 +34,7 @@ class HookSources(msgspec.Struct, frozen=True):
     program: str = ""
     submit_directory: str = ""
     default_accept: str = "application/json"
-    script: str = "model.py"
+    script: str = STANDARDS
     pre_process: str = ""
     post_process: str = ""
     ping_handler: str = ""
@@ -47,7 +49,7 @@ class HookSources(msgspec.Struct, frozen=True):
             program=environ.get(parameters.USER_PROGRAM_ENV, ""),
             submit_directory=environ.get("SAGEMAKER_SUBMIT_DIRECTORY", ""),
             default_accept=environ.get(parameters.DEFAULT_INVOCATIONS_ACCEPT_ENV) or "application/json",
-            script=environ.get("CUSTOM_SCRIPT_FILENAME") or "model.py",
+            script=environ.get("CUSTOM_SCRIPT_FILENAME") or STANDARDS,
             pre_process=environ.get("CUSTOM_PRE_PROCESS", ""),
             post_process=environ.get("CUSTOM_POST_PROCESS", ""),
             ping_handler=environ.get("CUSTOM_FASTAPI_PING_HANDLER", ""),
@@ -71,8 +73,6 @@ class HookFiles(msgspec.Struct, frozen=True):
     requirements: Path | None = None
     # Other files with a hook's name, which do not run because `path` does.
     unused: tuple[Path, ...] = ()
-    # As the text says, for whoever must know before the code is imported: no engine is needed.
-    owns_model: bool = False
 
 
 class HookRequest(msgspec.Struct, frozen=True):
@@ -94,7 +94,8 @@ class HookAnswer(msgspec.Struct, frozen=True):
     status: int
     content_type: str | None
     headers: tuple[tuple[str, str], ...]
-    # An iterator: parts to send as they come. Its next() may raise HookError. Close it if nobody reads on.
+    # An iterator: parts to send as they come, an async one only of an async hook. Its next() may raise HookError. Close
+    # it if nobody reads on.
     body: bytes | Iterator[bytes] | AsyncIterator[bytes]
 
 

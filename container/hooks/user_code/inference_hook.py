@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Awaitable, Callable
 from types import ModuleType
@@ -20,6 +21,8 @@ from container.hooks.user_code.failures import hook_errors
 from container.hooks.user_code.function import Function, called, complete, serialised
 from container.hooks.user_code.hook import Convention, HookAnswer, HookFiles, HookLoadError, HookRequest
 from container.hooks.user_code.module import load_error
+
+logger = logging.getLogger(__name__)
 
 # What each function takes beside the context.
 _NUM_ARGUMENTS = {
@@ -59,6 +62,8 @@ class InferenceHook:
         self._model_lock = threading.Lock()
         self._model = self._load_model(engine)
         self._batcher = self._make_batcher(module)
+        if self._batcher is not None and "predict_fn" in self._functions:
+            logger.warning("%s: predict_fn is never called, as predict_fn_batch takes its place", files.path)
 
     def call(self, request: HookRequest) -> HookAnswer | Awaitable[HookAnswer]:
         """Answer one request. Raises HookError."""

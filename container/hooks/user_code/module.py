@@ -19,7 +19,7 @@ _OURS = ("container", "handler", "model_memory")
 
 def import_file(path: Path, directory: Path) -> ModuleType:
     """Execute `path` with `directory` first in sys.path. Raises HookLoadError."""
-    _search_first(directory)
+    _search_first(directory, path)
     # The file's own name, so that a neighbour that imports it gets this one; never that of a package of this server.
     name = path.stem if path.stem not in sys.modules else f"user_code_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -57,10 +57,12 @@ def load_error(what: str, exc: BaseException) -> HookLoadError:
     return HookLoadError(f"{what}: {type(exc).__name__}: {text}" if text else f"{what}: {type(exc).__name__}")
 
 
-def _search_first(directory: Path) -> None:
+def _search_first(directory: Path, runs: Path | None = None) -> None:
+    """Put `directory` first; log which of its modules no `import` finds. `runs` is loaded by its path."""
     if sys.path[:1] != [str(directory)]:
         sys.path.insert(0, str(directory))
         importlib.invalidate_caches()
         for name in _OURS:
-            if (directory / name / "__init__.py").is_file():
-                logger.warning("%s: `import %s` gets this server's package of that name", directory / name, name)
+            for path in (directory / name / "__init__.py", directory / f"{name}.py"):
+                if path.is_file() and path != runs:
+                    logger.warning("%s: `import %s` gets this server's package of that name", path, name)

@@ -21,6 +21,7 @@ from container.hooks.user_code.function import called, complete, is_async
 from container.hooks.user_code.hook import HookAnswer, HookError, HookFiles, HookLoadError, HookRequest, HookSources
 from container.hooks.user_code.http_request import Headers, HttpRequest
 from container.hooks.user_code.module import import_file, import_module
+from container.hooks.user_code.stepped_parts import SteppedParts
 
 _PACKAGE = "model_hosting_container_standards"
 _INVOKE, _PING = "custom_sagemaker_invocation_handler", "custom_sagemaker_ping_handler"
@@ -85,12 +86,12 @@ class StandardsHook:
             response = await (self._forward(sent) if self._invoke is None else self._run(self._invoke, sent))
             if self._post_process is not None:
                 response = await self._run(self._post_process, response) or response
-            return _answer_of(response)
+            return _answer_of(response, self.is_async)
 
     async def _answer_ping(self) -> HookAnswer:
         with hook_errors():
             empty = HookRequest(request_id="", body=b"", content_type=None, accept=None, headers=(), query=())
-            return _answer_of(await self._run(self._ping, HttpRequest(empty, "/ping", "GET")))
+            return _answer_of(await self._run(self._ping, HttpRequest(empty, "/ping", "GET")), self.is_async)
 
     async def _forward(self, request: HttpRequest) -> HttpResponse:
         """The engine's own answer to the request as it is now."""
@@ -186,7 +187,7 @@ def _decorated() -> dict[str, Callable[..., Any]]:
     return {kind: function for kind, function in found.items() if function is not None}
 
 
-def _answer_of(response: Any) -> HookAnswer:
+def _answer_of(response: Any, on_loop: bool) -> HookAnswer:
     """A Response of Starlette's form, or anything else, which becomes JSON as in FastAPI."""
     if not hasattr(response, "status_code"):
         return HookAnswer(status=200, content_type="application/json", headers=(), body=to_json(response))
@@ -198,12 +199,13 @@ def _answer_of(response: Any) -> HookAnswer:
         status=response.status_code,
         content_type=headers.get("content-type") or response.media_type,
         headers=tuple((name, value) for name, value in headers.items() if name not in _OF_A_CONNECTION),
-        body=body if isinstance(body, bytes) else _parts(body),
+        body=body if isinstance(body, bytes) else _parts(body, on_loop),
     )
 
 
-def _parts(parts: Any) -> Iterator[bytes] | AsyncIterator[bytes]:
+def _parts(parts: Any, on_loop: bool) -> Iterator[bytes] | AsyncIterator[bytes]:
     frame = framing(Accept(None, "application/json"))
     if hasattr(parts, "__aiter__"):
-        return async_parts(aiter(parts), (), frame)
+        parts = aiter(parts)
+        return async_parts(parts, (), frame) if on_loop else sync_parts(SteppedParts(parts), (), frame)
     return sync_parts(iter(parts), (), frame)

@@ -1,8 +1,4 @@
-"""Finds files with a user's own code in a model's directory that are not run, so that the server says so.
-
-Sources of the names: sagemaker-huggingface-inference-toolkit (`inference.py`, also in `code/`), custom handlers of
-Inference Endpoints (`handler.py`), model-hosting-container-standards (`model.py`).
-"""
+"""Finds files with a user's own code in a model's directory that are not run, so that the server says so."""
 
 from __future__ import annotations
 
@@ -11,13 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from handler.seam.code_names import CODE_FOLDER, CUSTOM_CODE, REQUIREMENTS
 from handler.seam.errors import BadModel
 
 logger = logging.getLogger(__name__)
-
-# Names at the top of the directory. In `code/` every Python file counts.
-CUSTOM_CODE = ("inference.py", "handler.py", "model.py", "requirements.txt")
-_FOLDER = "code"
 
 
 def custom_code_files(directory: Path, config: dict[str, Any], *, trust_remote_code: bool) -> list[str]:
@@ -27,10 +20,10 @@ def custom_code_files(directory: Path, config: dict[str, Any], *, trust_remote_c
     """
     run = set(_modules(config)) if trust_remote_code else set()
     found = {name for name in CUSTOM_CODE if (directory / name).is_file()} - run
-    folder = directory / _FOLDER
-    found |= {f"{_FOLDER}/{path.name}" for path in folder.glob("*.py") if path.is_file()}
-    if (folder / "requirements.txt").is_file():
-        found.add(f"{_FOLDER}/requirements.txt")
+    folder = directory / CODE_FOLDER
+    found |= {f"{CODE_FOLDER}/{path.name}" for path in folder.glob("*.py") if path.is_file()}
+    if (folder / REQUIREMENTS).is_file():
+        found.add(f"{CODE_FOLDER}/{REQUIREMENTS}")
     return sorted(str(directory / name) for name in found)
 
 

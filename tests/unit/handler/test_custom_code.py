@@ -10,8 +10,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from handler.model import location as model_location
-from handler.model.checks.custom_code import CUSTOM_CODE, custom_code_files
+from handler.model.checks.custom_code import custom_code_files
 from handler.model.location import custom_code, locate
+from handler.seam.code_names import CUSTOM_CODE
 from handler.seam.config import EngineConfig
 from handler.seam.errors import BadModel
 from sagemaker_deploy.aws.upload import code_warnings

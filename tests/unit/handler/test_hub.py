@@ -12,10 +12,10 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save
 
-from handler.model.checks.custom_code import CUSTOM_CODE
 from handler.model.gguf.location import fetch_gguf
 from handler.model.hub_commit import answers_later
 from handler.model.location import locate
+from handler.seam.code_names import CUSTOM_CODE
 from handler.seam.config import EngineConfig
 from handler.seam.errors import BadModel
 from tests.fakes.hub import SHA, FakeHub

@@ -1,4 +1,4 @@
-"""Which file of a user's code runs, and whether it loads its own model, before anything of it is imported."""
+"""Which file of a user's code runs, before anything of it is imported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from container.hooks.user_code.hook import Convention, HookLoadError
-from tests.support.hooks import found, write
+from tests.support.hooks import found, loaded, write
 
 SAGEMAKER, TOOLKIT = Convention.SAGEMAKER, Convention.HUGGING_FACE
 ENDPOINTS, STANDARDS = Convention.ENDPOINTS, Convention.STANDARDS
@@ -101,24 +101,10 @@ def test_its_requirements(tmp_path: Path, names: list[str], expected: str | None
     assert files.requirements == (None if expected is None else tmp_path / expected)
 
 
-@pytest.mark.parametrize(
-    ("name", "code", "expected"),
-    [
-        ("inference.py", "def model_fn(d): pass", True),
-        ("inference.py", "async def model_fn(d): pass", True),
-        ("inference.py", "from helper import load as model_fn", True),
-        ("inference.py", "try:\n    from a import model_fn\nexcept ImportError:\n    pass", True),
-        ("inference.py", "model_fn = load", True),
-        ("inference.py", "def predict_fn(d, m):\n    def model_fn(): pass", False),
-        ("inference.py", "def model_fn(:", False),
-        ("handler.py", "class EndpointHandler:\n    def __init__(self, path=''): pass", True),
-        ("handler.py", "class EndpointHandler: pass", True),
-        ("handler.py", "class EndpointHandler:\n    def __init__(self, path='', model=None): pass", False),
-        ("handler.py", "class EndpointHandler:\n    def __init__(self, path='', *, model): pass", False),
-        ("model.py", HANDLER + "\ndef model_fn(d): pass", False),
-    ],
-)
-def test_who_loads_the_model_is_read_from_the_text(tmp_path: Path, name: str, code: str, expected: bool) -> None:
-    files = found(write(tmp_path, {name: code}))
-    assert files is not None
-    assert files.owns_model is expected
+def test_a_neighbour_with_the_name_of_a_package_of_this_server_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = "class EndpointHandler:\n    def __init__(self, path): ...\n    def __call__(self, data): ..."
+    loaded(tmp_path, {"handler.py": code, "container.py": "", "model_memory/__init__.py": "", "other.py": ""})
+    said = {record.getMessage().partition(":")[0] for record in caplog.records}
+    assert said == {str(tmp_path / name) for name in ("container.py", "model_memory/__init__.py")}

@@ -7,6 +7,7 @@ import logging
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,12 +33,13 @@ from container.hooks.call import (
 )
 from container.hooks.host import host as host_module
 from container.hooks.host.host import HookStuck, Host
-from container.hooks.host.host_socket import encoded
 from container.hooks.host.output import LogStream, RequestIds
 from container.hooks.host.running_call import failure
 from container.hooks.model.errors import CallEnded
 from container.hooks.model.open_calls import open_calls
+from container.hooks.user_code.answer import sync_parts
 from container.hooks.user_code.hook import HookAnswer, HookError, HookRequest
+from container.hooks.user_code.stepped_parts import SteppedParts
 from handler.seam.status import StatusBoard
 
 _TIMEOUT_MS = 60_000
@@ -108,6 +110,13 @@ class RunningHost:
             self.host.run()
         except HookStuck as exc:
             self.error = exc
+
+    def wait_running(self, number: int) -> None:
+        """Until this many calls run that somebody waits for, as a drain sees it."""
+        until_s = time.monotonic() + 60
+        while self.board["running"] != number:
+            assert time.monotonic() < until_s, self.board["running"]
+            time.sleep(0.01)
 
     def join(self) -> None:
         self._thread.join(60)
@@ -187,10 +196,16 @@ def test_what_a_hook_raises_fails_its_call_alone(error: BaseException, expected:
                 assert worker.next() == expected
 
 
-def test_what_no_frame_can_hold_fails_its_call_alone() -> None:
+def test_what_no_frame_can_hold_fails_its_call_alone(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.handler.addFilter(RequestIds())
     assert decode_from_host(encode(failure("1", HookError(400, "bad: \ud800")))) == Failed("1", Reason.HOOK, "bad: ?")
-    unsayable: Any = Head("2", object(), None, (), b"", last=True)  # type: ignore[arg-type]
-    assert decode_from_host(encoded(unsayable)) == Failed("2", Reason.INTERNAL, "the hook failed")
+    unsayable: Any = [[object()]]
+    for script, is_async in streams(unsayable):
+        with hosting(script, is_async=is_async) as (_, worker):
+            worker.ask()
+            assert [worker.next(), worker.next()] == [STREAM_HEAD, Failed("a", Reason.INTERNAL, "the hook failed")]
+    (found, *_) = [record for record in caplog.records if record.exc_info]
+    assert found.fields["request_id"] == "request-a"  # type: ignore[attr-defined]
 
 
 def test_a_cause_that_ran_out_of_memory_is_no_error_of_the_hook(caplog: pytest.LogCaptureFixture) -> None:
@@ -202,23 +217,57 @@ def test_a_cause_that_ran_out_of_memory_is_no_error_of_the_hook(caplog: pytest.L
     assert any(record.exc_info for record in caplog.records)
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [whole(status=99), whole(headers=(("x", "a\r\nb: c"),)), whole(headers=(("bad name:", "x"),))],
-    ids=["status", "line break", "name"],
-)
-def test_a_head_that_http_cannot_have_is_refused(answer: HookAnswer) -> None:
-    with hosting(lambda _: answer) as (_, worker):
+BAD_HEADS: dict[str, tuple[dict[str, Any], str]] = {
+    "low": ({"status": 99}, "status must be a whole number from 200 to 599. Given: 99"),
+    "text": ({"status": "200"}, "Given: '200'"),
+    "line break": ({"headers": (("x", "a\r\nb: c"),)}, "header 'x' is no header of HTTP"),
+    "colon": ({"headers": (("bad:", "x"),)}, "header 'bad:'"),
+    "space": ({"headers": (("a b", "x"),)}, "header 'a b'"),
+    "no name": ({"headers": (("", "x"),)}, "header ''"),
+    "control": ({"headers": (("x", "\x01"),)}, "header 'x'"),
+    "no latin": ({"headers": (("x", "€"),)}, "header 'x'"),
+    "number as type": ({"content_type": 5}, "content type must be a media type. Given: 5"),
+    "type": ({"content_type": "a/b\n"}, "content type must be a media type"),
+}
+
+
+@pytest.mark.parametrize("body", [b"whole", [b"one", b"two"]], ids=["whole", "stream"])
+@pytest.mark.parametrize("name", BAD_HEADS)
+def test_a_head_that_http_cannot_have_is_the_hooks_failure(name: str, body: bytes | list[bytes]) -> None:
+    given, says = BAD_HEADS[name]
+
+    def script(_request: HookRequest) -> HookAnswer:
+        fields = {"status": 200, "content_type": None, "headers": ()} | given
+        return HookAnswer(**fields, body=body if isinstance(body, bytes) else iter(body))
+
+    for each, is_async in both_ways(script):
+        with hosting(each, is_async=is_async) as (_, worker):
+            worker.ask()
+            failed = worker.next()
+            assert isinstance(failed, Failed)
+            assert (failed.reason, failed.status, says in failed.message) == (Reason.HOOK, 400, True), failed
+            worker.ask("ping", is_ping=True)  # nothing follows
+            assert worker.next().call_id == "ping"
+
+
+def test_a_status_and_a_header_of_any_kind_that_http_has_are_answered() -> None:
+    import numpy
+
+    found = HookAnswer(numpy.int64(201), None, (("x-~!", "\té\xff"),), b"")  # type: ignore[arg-type]
+    with hosting(lambda _: found) as (_, worker):
         worker.ask()
-        failed = worker.next()
-        assert isinstance(failed, Failed)
-        assert (failed.reason, failed.status) == (Reason.HOOK, 500)
+        assert worker.next() == Head("a", 201, None, (("x-~!", "\té\xff"),), b"", last=True)
+
+
+def stepped(parts: AsyncIterator[bytes]) -> Iterator[bytes]:
+    """As sync user code's async iterators are sent."""
+    return sync_parts(SteppedParts(parts), (), lambda part: part)
 
 
 def streams(parts: list[bytes], error: Exception | None = None, closed: threading.Event | None = None) -> list[Any]:
     """A sync hook that streams, and an async one; `closed` is set when the generator is closed."""
 
-    def sync_parts() -> Iterator[bytes]:
+    def parts_of() -> Iterator[bytes]:
         try:
             yield from parts
             if error is not None:
@@ -228,15 +277,15 @@ def streams(parts: list[bytes], error: Exception | None = None, closed: threadin
                 closed.set()
 
     async def async_parts() -> AsyncIterator[bytes]:
-        for part in sync_parts():
+        for part in parts_of():
             yield part
 
     async def in_task(_request: HookRequest) -> HookAnswer:
         return HookAnswer(200, "text/event-stream", (), async_parts())
 
     return [
-        (lambda _: HookAnswer(200, "text/event-stream", (), sync_parts()), False),
-        (lambda _: HookAnswer(200, "text/event-stream", (), async_parts()), False),
+        (lambda _: HookAnswer(200, "text/event-stream", (), parts_of()), False),
+        (lambda _: HookAnswer(200, "text/event-stream", (), stepped(async_parts())), False),
         (in_task, True),
     ]
 
@@ -280,8 +329,31 @@ def test_a_reader_that_stops_holds_back_the_hook_and_an_abort_closes_it() -> Non
             assert worker.next().call_id == "ping"
             assert not closed.is_set()
             worker.send(Abort("a"))
-            if index != 1:  # an async generator in a sync hook has no close()
-                assert closed.wait(60)
+            assert closed.wait(60)
+
+
+def test_an_abort_cancels_the_part_that_a_sync_hooks_async_generator_makes() -> None:
+    begun, closed = threading.Event(), threading.Event()
+
+    async def parts() -> AsyncIterator[bytes]:
+        try:
+            yield b"one"
+            begun.set()
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0.01)
+            closed.set()
+
+    with hosting(lambda _: HookAnswer(200, None, (), stepped(parts())), num_threads=1) as (_, worker):
+        for _ in range(2):  # the one thread is free again
+            worker.ask()
+            assert isinstance(worker.next(), Head)
+            assert worker.next() == Part("a", b"one")
+            assert begun.wait(60)
+            worker.send(Abort("a"))
+            assert closed.wait(60)
+            begun.clear()
+            closed.clear()
 
 
 def test_calls_beyond_the_limit_are_refused_and_pings_are_not() -> None:
@@ -299,6 +371,82 @@ def test_calls_beyond_the_limit_are_refused_and_pings_are_not() -> None:
         assert worker.next().call_id == "ping"
         goes_on.set()
         assert sorted(worker.next().call_id for _ in range(2)) == ["a", "b"]
+
+
+def test_calls_that_nobody_waits_for_count_neither_for_the_limit_nor_for_a_drain() -> None:
+    goes_on = threading.Event()
+
+    def wait(_request: HookRequest) -> HookAnswer:
+        goes_on.wait(60)
+        return whole()
+
+    with hosting(wait, num_threads=1, max_calls=2) as (running, worker):
+        for name in "ab":  # the first runs, the second waits for the thread
+            worker.ask(name)
+        running.wait_running(2)
+        worker.ask("ping", is_ping=True)
+        assert worker.next().call_id == "ping"
+        worker.send(Abort("a"))
+        worker.send(Abort("b"))
+        running.wait_running(0)
+        for name in "cde":
+            worker.ask(name)
+        assert worker.next() == Failed("e", Reason.OVERLOADED, "the hook is overloaded")
+        goes_on.set()
+        assert [worker.next().call_id for _ in range(2)] == ["c", "d"]
+
+
+class HungPing(ScriptedHook):
+    """Its first health check hangs."""
+
+    def __init__(self, *, is_async: bool) -> None:
+        super().__init__(lambda _: whole(), is_async=is_async)
+        self.begun, self.goes_on, self.num_pings = threading.Event(), threading.Event(), 0
+
+    def ping(self) -> HookAnswer | Awaitable[HookAnswer]:
+        return asyncio.to_thread(self._hang) if self.is_async else self._hang()
+
+    def _hang(self) -> HookAnswer:
+        self.num_pings += 1
+        self.begun.set()
+        self.goes_on.wait(60)
+        return whole(b"pong")
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_health_check_that_hangs_keeps_no_place(is_async: bool) -> None:
+    hook = HungPing(is_async=is_async)
+    with hosting(hook, max_calls=1) as (running, worker):
+        for name in ("ping", "later"):
+            worker.ask(name, is_ping=True)
+        assert hook.begun.wait(60)
+        worker.ask("a")
+        assert worker.next() == Head("a", 200, "text/plain", (), b"body", last=True)
+        running.wait_running(0)
+        worker.send(Abort("ping"))
+        worker.send(Abort("later"))
+        worker.ask("b")  # the aborts have been read by then
+        assert worker.next().call_id == "b"
+        hook.goes_on.set()
+        worker.ask("last", is_ping=True)
+        assert worker.next() == Head("last", 200, "text/plain", (), b"pong", last=True)
+        assert hook.num_pings == 2
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_health_check_that_hangs_for_nobody_is_stuck(monkeypatch: pytest.MonkeyPatch, is_async: bool) -> None:
+    monkeypatch.setattr(host_module, "STUCK_S", 0.0 if not is_async else 0.01)
+    monkeypatch.setattr(host_module, "_LOOK_S", 0.0)
+    hook = HungPing(is_async=is_async)
+    try:
+        with hosting(hook) as (running, worker):
+            worker.ask("ping", is_ping=True)
+            assert hook.begun.wait(60)
+            worker.send(Abort("ping"))
+            running.join()
+            assert "its health check is held" in str(running.error)
+    finally:
+        hook.goes_on.set()
 
 
 def test_an_aborted_call_that_waits_for_a_thread_never_runs() -> None:
@@ -472,7 +620,7 @@ def test_lines_carry_the_id_of_the_request_that_printed_them(
 ) -> None:
     caplog.set_level(logging.INFO)
     caplog.handler.addFilter(RequestIds())
-    monkeypatch.setattr(sys, "stdout", LogStream("hook.stdout"))
+    monkeypatch.setattr(sys, "stdout", LogStream("hook.stdout", [caplog.handler], None))
     barrier = threading.Barrier(2)
 
     def talk(request: HookRequest) -> HookAnswer:

@@ -202,6 +202,7 @@ def test_neighbours_are_found(tmp_path: Path) -> None:
         ("UnsupportedFormatError('a/b')", (400, "Content type a/b is not supported by this framework.")),
         ("Prediction('gone', 410)", (410, "gone")),
         ("Prediction('odd', 200)", (400, "odd")),
+        ("Prediction('gone', __import__('numpy').int64(410))", (410, "gone")),
     ],
 )
 def test_an_error_is_its_message(tmp_path: Path, raised: str, expected: tuple[int, str]) -> None:

@@ -7,12 +7,15 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from container.hooks.model.engine_model import EngineModel
+from container.hooks.model.errors import CallEnded
+from container.hooks.model.open_calls import OpenCalls, open_calls
 from container.hooks.user_code.hook import HookAnswer, HookError
 from tests.support.hooks import JSON, answer, loaded, request
 
@@ -21,7 +24,15 @@ EVENTS = "text/event-stream"
 MODEL = "def model_fn(d): return 'm'\n"
 
 
-@pytest.mark.parametrize("keyword", ["def", "async def"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        "def predict_fn(data, model):",
+        "async def predict_fn(data, model):",
+        "def predict_fn(data, model): return parts()\nasync def parts():",
+    ],
+    ids=["sync", "async", "async in sync"],
+)
 @pytest.mark.parametrize(
     ("yielded", "accept", "expected"),
     [
@@ -34,10 +45,10 @@ MODEL = "def model_fn(d): return 'm'\n"
     ],
 )
 def test_a_generator_is_a_stream(
-    tmp_path: Path, keyword: str, yielded: list[str], accept: str | None, expected: tuple[str, bytes]
+    tmp_path: Path, start: str, yielded: list[str], accept: str | None, expected: tuple[str, bytes]
 ) -> None:
     lines = "; ".join(f"yield {part}" for part in [*yielded])
-    code = f"{keyword} predict_fn(data, model):\n    {lines or 'return; yield'}\n"
+    code = f"{start}\n    {lines or 'return; yield'}\n"
     found = answer(loaded(tmp_path, {CODE: MODEL + code}), request({}, JSON, accept))
     assert (found.content_type, found.body) == expected
 
@@ -78,9 +89,12 @@ def test_a_failure_before_the_first_part_has_a_status(tmp_path: Path) -> None:
         loaded(tmp_path, {CODE: MODEL + code}).call(request({}))
 
 
-@pytest.mark.parametrize("keyword", ["def", "async def"])
+@pytest.mark.parametrize("keyword", ["def", "async def", "async in sync"])
 def test_a_stream_that_nobody_reads_is_closed(tmp_path: Path, keyword: str) -> None:
-    code = f"closed = []\ndef model_fn(d): return closed\n{keyword} predict_fn(d, m):\n    try:\n"
+    start = f"{keyword} predict_fn(d, m):"
+    if keyword == "async in sync":
+        start = "def predict_fn(d, m): return parts(m)\nasync def parts(m):"
+    code = f"closed = []\ndef model_fn(d): return closed\n{start}\n    try:\n"
     code += "        while True: yield 'a'\n    finally:\n        m.append(1)\n"
     hook = loaded(tmp_path, {CODE: code})
 
@@ -90,7 +104,7 @@ def test_a_stream_that_nobody_reads_is_closed(tmp_path: Path, keyword: str) -> N
         assert await anext(body) == b"a"
         await body.aclose()
 
-    if keyword == "def":
+    if keyword != "async def":
         result: Any = hook.call(request({}))
         assert next(result.body) == b"a"
         result.body.close()
@@ -285,9 +299,42 @@ def test_requests_that_wait_are_one_batch(tmp_path: Path, keyword: str) -> None:
         ("return [ValueError('odd one') if i == 3 else 100 // (3 - i) for i in items]", (400, "odd one")),
     ],
 )
-def test_one_request_that_fails_fails_alone(tmp_path: Path, keyword: str, body: str, expected: Any) -> None:
-    answers, _ = asked(batch_hook(tmp_path, keyword, body), [0, 2, 3, 1])
+def test_one_request_that_fails_fails_alone(
+    tmp_path: Path, keyword: str, body: str, expected: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers, sizes = asked(batch_hook(tmp_path, keyword, body), [0, 2, 3, 1])
     assert answers == [33, 100, expected, 50]
+    said = [record.message for record in caplog.records if record.exc_info]
+    tried_alone = ["predict_fn_batch failed for 3 requests; each is tried alone"]
+    assert (said, sizes) in [(tried_alone, [1, 3, 1, 1, 1]), ([], [1, 3])]
+
+
+def test_a_batch_that_runs_out_of_memory_is_not_tried_again(tmp_path: Path) -> None:
+    body = "if len(items) > 1: raise MemoryError\n        return items"
+    answers, sizes = asked(batch_hook(tmp_path, "def", body), [0, 1, 2])
+    assert (answers, sizes) == ([0, (400, "MemoryError"), (400, "MemoryError")], [1, 2])
+
+
+def test_a_sync_request_that_nobody_waits_for_is_left_out_of_the_batch(tmp_path: Path) -> None:
+    hook, calls = batch_hook(tmp_path, "def", "return items"), OpenCalls()
+    module = _globals(hook)
+
+    def leave() -> None:
+        open_calls.set(calls)
+        with pytest.raises(HookError) as caught:
+            hook.call(request(1))
+        assert isinstance(caught.value.__cause__, CallEnded)
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(hook.call, request(0))
+        assert module["entered"].wait(60)
+        others = [pool.submit(copy_context().run, leave), pool.submit(hook.call, request(2))]
+        while len(hook._batcher._waiting) < 2:
+            threading.Event().wait(0.001)
+        calls.end()
+        module["gate"].set()
+        assert [first.result().body, others[1].result().body, others[0].result()] == [b"0", b"2", None]
+    assert module["sizes"] == [1, 1]
 
 
 def test_a_batch_of_another_length_is_said(tmp_path: Path) -> None:
@@ -315,7 +362,8 @@ def test_a_client_that_leaves_harms_no_other_of_its_batch(tmp_path: Path) -> Non
     assert asyncio.run(run()) == [b"2"]
 
 
-def test_predict_fn_batch_wins_over_predict_fn(tmp_path: Path) -> None:
+def test_predict_fn_batch_wins_over_predict_fn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """So that one file also runs where batches are not known."""
     code = MODEL + "def predict_fn(d, m): return 'one'\ndef predict_fn_batch(d, m): return ['batch'] * len(d)"
     assert answer(loaded(tmp_path, {CODE: code}), request({})).body == b'"batch"'
+    assert "inference.py: predict_fn is never called, as predict_fn_batch takes its place" in caplog.text
