@@ -45,7 +45,7 @@ def with_adapter(body: dict[str, Any], *, several: bool = False) -> dict[str, An
     record = current_record()
     is_tgi = record.dialect == _TGI_DIALECT
     named = _in_head() or _in_body(body, is_tgi=is_tgi)
-    rest = {key: value for key, value in body.items() if key not in _read(is_tgi=is_tgi)}
+    rest = without_names(body) if is_tgi else {key: value for key, value in body.items() if key != _LMI}
     if named is None:
         record.adapter = _model_adapter(body.get("model"))
         return rest
@@ -69,9 +69,13 @@ def adapter_of_instance(instance: dict[str, Any]) -> str:
     return _served(named, named.names[0])
 
 
-def _read(*, is_tgi: bool) -> tuple[str, ...]:
-    """The fields of a body that nothing else shall read; other dialects answer with the `model` of their request."""
-    return (_LMI, _TGI, _SGLANG, "model") if is_tgi else (_LMI,)
+def without_names(body: dict[str, Any]) -> dict[str, Any]:
+    """A body of TGI's dialect without the fields that its types do not have and this module reads."""
+    rest = {key: value for key, value in body.items() if key not in {_LMI, _TGI, _SGLANG, "model"}}
+    inner = rest.get("parameters")
+    if isinstance(inner, dict):
+        rest["parameters"] = {key: value for key, value in inner.items() if key not in {_LMI, _SGLANG}}
+    return rest
 
 
 def _in_head() -> _Named | None:

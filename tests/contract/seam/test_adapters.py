@@ -109,7 +109,10 @@ def server() -> Iterator[Adapted]:
         try:
             web.start_engine()
             yield Adapted(web, other, Path(directory))
-            assert "Traceback" not in web.log.read_text()
+            log = web.log.read_text()
+            assert "Traceback" not in log
+            for field in ("adapters", "adapter_id", "lora_path", "model"):
+                assert f"{field}` is ignored: this route" not in log, "it is read"
             assert web.stop() == 0
         finally:
             web.kill()
@@ -150,6 +153,7 @@ def test_the_header_counts_where_the_attributes_name_a_route(shared: Adapted, ro
 
 NAMED = {"inputs": "x", "parameters": {"adapter_id": "a"}}
 INSTANCES = [TEXT, TEXT | {"adapters": ["b"]}, NAMED, CHAT | {"model": "b"}]
+NESTED = {"inputs": "x", "parameters": {"lora_path": "b"}}
 
 
 @pytest.mark.parametrize(
@@ -183,7 +187,7 @@ INSTANCES = [TEXT, TEXT | {"adapters": ["b"]}, NAMED, CHAT | {"model": "b"}]
         ("/vertex", {"instances": INSTANCES}, {ADAPTER: "b"}, ["b"] * 4),
         ("/vertex", {"instances": INSTANCES}, {ADAPTER: BASE}, [None] * 4),
         ("/vertex", {"instances": INSTANCES, "model": "a"}, {}, ["a"] * 4),
-        ("/vertex", {"instances": [TEXT | {"adapter_id": "a"}, TEXT | {"model": "b"}]}, {}, ["a", "b"]),
+        ("/vertex", {"instances": [TEXT | {"adapter_id": "a"}, TEXT | {"model": "b"}, NESTED]}, {}, ["a", "b", "b"]),
     ],
 )
 def test_every_place_that_may_name_it(
