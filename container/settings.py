@@ -16,6 +16,7 @@ from typing import Any
 from sagemaker_inference import parameters
 
 from container.directories import default_cache_dir
+from handler.seam import adapter_name
 from handler.seam.config import ActivationDtype, AdapterSource, KVCacheDtype, KVLayout, Quantize
 
 _MAX_LOG_LEVEL = 1000
@@ -23,7 +24,7 @@ _MAX_LOG_LEVEL = 1000
 _OTLP_PROTOCOLS = ("", "grpc", "http/protobuf")
 # Tokens that a draft model guesses at most, as vLLM's examples have it.
 _DRAFTED = 5
-_ADAPTERS = "entries id[=path][@revision], comma-separated, each id once and of printable ASCII characters"
+_ADAPTERS = f"entries id[=path][@revision], comma-separated, each id once and of {adapter_name.RULE}"
 
 
 class SettingsError(Exception):
@@ -113,13 +114,17 @@ def _adapters(value: str) -> tuple[AdapterSource, ...]:
     found: dict[str, AdapterSource] = {}
     for item in _items(value):
         matched = re.fullmatch(r"([!-<>?A-~]+)(?:=([^=@\x00-\x1f]*[^=@\s]))?(?:\s*@([^=@\x00-\x1f]*[^=@\s]))?", item)
-        if matched is None or matched[1] in found:
+        if matched is None or matched[1] in found or not _is_adapter_name(matched[1]):
             raise ValueError(_ADAPTERS)
         name, path, revision = matched.groups()
         found[name] = AdapterSource(name, (path or name).strip(), revision and revision.strip())
     if not found:
         raise ValueError(_ADAPTERS)
     return tuple(found.values())
+
+
+def _is_adapter_name(name: str) -> bool:
+    return adapter_name.fits(name) and not name.endswith(adapter_name.UPDATE)
 
 
 def _header(value: str) -> str:
@@ -498,6 +503,11 @@ class Settings:
         return self.enable_adapters or self.adapter_updates or bool(self.adapters)
 
     @property
+    def awaits_adapters(self) -> bool:
+        """Whether adapters are asked for, now or later, so that a request may mean one before any is loaded."""
+        return self.reserves_adapters and self.max_adapters > 0
+
+    @property
     def max_registered_adapters(self) -> float:
         """The most adapters that these settings allow at once; memory may allow fewer."""
         if not self.max_adapters:
@@ -515,7 +525,9 @@ class Settings:
                 f"LORA_ADAPTERS must have at most as many entries as MAX_ADAPTERS and MAX_CPU_ADAPTERS allow "
                 f"({self.max_registered_adapters:.0f}). Given: {len(self.adapters)}"
             )
-        taken = {"tgi", self.served_model_name or self.model} & {each.name for each in self.adapters}
+        taken = {*adapter_name.MODEL_ALIASES, self.served_model_name or self.model} & {
+            each.name for each in self.adapters
+        }
         if taken:
             raise SettingsError(f"LORA_ADAPTERS must not have a name of the model itself. Given: {taken.pop()!r}")
         if self.traced and self.otlp_protocol not in _OTLP_PROTOCOLS:

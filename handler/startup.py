@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from handler.adapters.adapter import Adapter
+from handler.adapters.location import check_names
 from handler.adapters.model_shape import ModelShape
 from handler.adapters.reading import read_adapter
 from handler.draft_startup import DraftStart
@@ -70,6 +71,7 @@ def start(
     if located is None:
         draft_dir, located = locate_draft(config, board.advance), locate(config, board.advance)
     directory, model_id = located
+    check_names(config, model_id)
     board.enter(Phase.LOADING, f"loading {model_id}")
     tokens_dir = _tokens_dir(config, directory)
     draft = None if draft_dir is None else DraftStart(config, draft_dir)

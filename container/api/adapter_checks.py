@@ -9,25 +9,21 @@ import re
 from container.api.validation import check, show
 from container.errors import AdapterFailed, AdapterInvalid
 from container.serving.service import service
+from handler.seam.adapter_name import MODEL_ALIASES, RULE, UPDATE, fits
 
 logger = logging.getLogger(__name__)
 
-_MAX_NAME = 256
-# What a header can carry.
-NAME = rf"^[!-~](?:[ -~]{{0,{_MAX_NAME - 2}}}[!-~])?$"
 # A directory's path: what a system call can carry.
 SOURCE = r"^/[^\x00]+$"
-_UPDATE = "/update"
 # LMI runs it for the adapter's requests; here nothing of an adapter is run.
 _CODE = "model.py"
 
 
 def check_name(field: str, name: str) -> None:
-    """Raise InvalidRequest unless a header can carry `name`, AdapterInvalid if it is one of the model's own."""
-    allowed = f"a name of 1 to {_MAX_NAME} printable ASCII characters, without a blank at either end"
-    check(field, allowed, name, re.search(NAME, name) is not None and "\n" not in name)
-    check(field, f"a name that does not end in {_UPDATE}, which is a route's end", name, not name.endswith(_UPDATE))
-    if name in {service().model.card.model_id, "tgi"}:
+    """Raise InvalidRequest unless path and headers can carry `name`, AdapterInvalid if it is one of the model's own."""
+    check(field, f"a name of {RULE}", name, fits(name))
+    check(field, f"a name that does not end in {UPDATE}, which is a route's end", name, not name.endswith(UPDATE))
+    if name in MODEL_ALIASES | {service().model.card.model_id}:
         raise AdapterInvalid(f"`{field}` must not be a name of the model itself. Given: {show(name)}", param=field)
 
 
@@ -36,8 +32,8 @@ def check_source(field: str, src: str) -> None:
 
     Where code that is not run ends a start, it also keeps an adapter away.
     """
-    fits = re.fullmatch(SOURCE[1:-1], src) is not None
-    check(field, "the absolute path of a directory in the container", src, fits)
+    is_path = re.fullmatch(SOURCE[1:-1], src) is not None
+    check(field, "the absolute path of a directory in the container", src, is_path)
     if not os.path.isfile(os.path.join(src, _CODE)):  # unlike Path's, it is False for what no path can be
         return
     if service().settings.refuse_custom_code:

@@ -12,7 +12,7 @@ import re
 ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 
 _ROUTE = re.compile(r"(?:^|[,;\s])route=(/[^\s,;]*)")
-_ADAPTER = re.compile(r"(?:^|[,;\s])adapter=([^\s,;]+)")
+_ADAPTER = re.compile(r"(?:^|[,;\s])adapter\s*=\s*([^\s,;]+)", re.IGNORECASE)
 _TRACEPARENT = re.compile(r"(?:^|[,;\s])traceparent=([^\s,;]+)")
 
 

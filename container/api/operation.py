@@ -24,11 +24,11 @@ class Operation:
     """One route, for people and programs. Types are the msgspec types that read and write the bodies.
 
     `bodies` are the forms a body may have, `parts` further types that their schemas reference; unless it `needs_body`
-    there may be none. `query` has the JSON schema of each parameter of the query, none of them required. `answer` is a
-    whole answer of status 200, None for an empty one. `event` is one event of a streamed answer; `last_event`, if set,
-    is the text that ends the stream. `error` is the body of the statuses in `errors`; those in `text_errors` may also
-    come as text/plain. `answer`, `event` and `error` may be tuples of types. `keyed` routes require the API key. The
-    files of a page are not `listed` in the document.
+    there may be none. `query` and `headers` have the JSON schema of each such parameter, none of them required.
+    `answer` is a whole answer of status 200, None for an empty one. `event` is one event of a streamed answer;
+    `last_event`, if set, is the text that ends the stream. `error` is the body of the statuses in `errors`; those in
+    `text_errors` may also come as text/plain. `answer`, `event` and `error` may be tuples of types. `keyed` routes
+    require the API key. The files of a page are not `listed` in the document.
     """
 
     tag: str
@@ -37,6 +37,7 @@ class Operation:
     parts: tuple[Any, ...] = ()
     needs_body: bool = True
     query: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, Any] = field(default_factory=dict)
     answer: Any = None
     answer_media_type: str = "application/json"
     event: Any = None

@@ -11,6 +11,6 @@ from container.serving.service import service
 from container.web.body import read_json
 
 
-def read_body() -> dict[str, Any]:
-    """The JSON object of the current request. Raises ServiceError."""
-    return with_adapter(read_json(request, service().settings.payload_limit))
+def read_body(*, several_adapters: bool = False) -> dict[str, Any]:
+    """The JSON object of the current request; `several_adapters` is as in `with_adapter`. Raises ServiceError."""
+    return with_adapter(read_json(request, service().settings.payload_limit), several=several_adapters)

@@ -41,6 +41,8 @@ from handler.seam.protocol import (
 
 # Seconds between attempts to take the lock: waiting in the system would stop the worker's other requests.
 _RETRY_S = 0.01
+# A file beside the list, there once an adapter has been loaded while the server ran.
+SERVED = "served"
 _ERRORS: dict[AdapterErrorCode, type[ServiceError]] = {
     AdapterErrorCode.INVALID: AdapterInvalid,
     AdapterErrorCode.BAD: AdapterFailed,
@@ -60,19 +62,20 @@ class AdapterChanges:
         self._max_registered = max_registered
         self._limit_s = limit_s
 
-    def register(self, name: str, src: str, *, pin: bool, replace: bool = False) -> None:
+    def register(self, name: str, src: str, *, pin: bool, replace: bool = False, shown: str | None = None) -> None:
         """Load the adapter in directory `src` as `name`. With `replace` it may take another's place.
 
-        Raises AdapterInvalid for a name that is taken, AdapterFailed for what cannot be loaded, AdaptersFull.
+        Raises AdapterInvalid for a name that is taken, AdapterFailed for what cannot be loaded, AdaptersFull. Their
+        messages call it `shown`.
         """
         if not self._max_registered:
-            raise AdapterInvalid("MAX_ADAPTERS is 0 here: no adapter is ever loaded")
+            raise AdapterFailed("MAX_ADAPTERS is 0 here: no adapter is ever loaded")
         with self._alone() as deadline_s:
             entry = AdapterEntry(name=name, src=src, registration=new_registration(), pin=pin)
             before = self._find(name)
             # One that is not ready was left by a worker that died over it.
             if before is not None and before.ready and not replace:
-                raise AdapterInvalid(f"the adapter {name!r} is registered already", param="name")
+                raise AdapterInvalid(f"the adapter {_short(shown or name)} is registered already", param="name")
             if before is None and len(self._listed.read()) >= self._max_registered:
                 raise AdaptersFull(f"{self._max_registered:.0f} adapters are registered, and no more are allowed")
             if before is not None and before.ready:
@@ -83,36 +86,37 @@ class AdapterChanges:
     def _add(self, entry: AdapterEntry, deadline_s: float) -> None:
         self._listed.replace(entry)
         try:
-            self._tell(partial(_registration, entry), deadline_s)
+            self._change(partial(_registration, entry), deadline_s)
         except BaseException:
             self._listed.remove(entry.registration)
             self._withdraw(entry.name)
             raise
+        (self._listed.directory / SERVED).touch()
         self._listed.mark_ready(entry.registration)
 
     def _exchange(self, before: AdapterEntry, entry: AdapterEntry, deadline_s: float) -> None:
         """Requests find the old one until every engine has the new one."""
         try:
-            self._tell(partial(_registration, entry), deadline_s)
+            self._change(partial(_registration, entry), deadline_s)
         except BaseException:
             self._restore(before)
             raise
         self._listed.replace(structs.replace(entry, ready=True))
 
-    def unregister(self, name: str, *, shown: str) -> None:
+    def unregister(self, name: str, *, shown: str | None = None) -> None:
         """Forget an adapter; requests that an engine has taken still finish. Raises AdapterUnknown, of `shown`."""
         self._known(name, shown)
         with self._alone() as deadline_s:
             self._listed.remove(self._known(name, shown).registration)
             self._tell(lambda: UnregisterAdapter(_new_id(), name), deadline_s, heeded=False)
 
-    def pin(self, name: str, *, pin: bool) -> None:
-        """Keep an adapter on the device, or no longer. Raises AdapterUnknown, AdaptersFull."""
-        self._known(name, name)
+    def pin(self, name: str, *, pin: bool, shown: str | None = None) -> None:
+        """Keep an adapter on the device, or no longer. Raises AdapterUnknown, of `shown`, AdaptersFull."""
+        self._known(name, shown)
         with self._alone() as deadline_s:
-            entry = self._known(name, name)
+            entry = self._known(name, shown)
             try:
-                self._tell(lambda: UpdateAdapter(_new_id(), name, pin), deadline_s)
+                self._change(lambda: UpdateAdapter(_new_id(), name, pin), deadline_s)
             except BaseException:
                 self._tell(lambda: UpdateAdapter(_new_id(), name, entry.pin), self._deadline_s(), heeded=False)
                 raise
@@ -121,17 +125,17 @@ class AdapterChanges:
     def _find(self, name: str) -> AdapterEntry | None:
         return next((each for each in self._listed.read() if each.name == name), None)
 
-    def _known(self, name: str, shown: str) -> AdapterEntry:
+    def _known(self, name: str, shown: str | None) -> AdapterEntry:
         entry = self._find(name)
         if entry is None:
-            raise AdapterUnknown(f"the adapter {shown[:200]!r} was not found")
+            raise AdapterUnknown(f"the adapter {_short(shown or name)} was not found")
         return entry
 
     @contextmanager
     def _alone(self) -> Iterator[float]:
         """Hold the lock of all changes; yields when the change must be over. Raises NotReady, Overloaded."""
         if not self._engines.ready:
-            raise NotReady("no engine is ready", retry_after_s=2)
+            raise _not_ready()
         deadline_s = self._deadline_s()
         self._listed.directory.mkdir(parents=True, mode=0o700, exist_ok=True)
         with (self._listed.directory / CHANGES).open("w") as file:
@@ -144,10 +148,16 @@ class AdapterChanges:
     def _deadline_s(self) -> float:
         return time.monotonic() + self._limit_s
 
-    def _tell(self, message: Callable[[], AdapterMessage], deadline_s: float, *, heeded: bool = True) -> None:
+    def _change(self, message: Callable[[], AdapterMessage], deadline_s: float) -> None:
+        """Send a message that some engine must have taken. Raises as `_tell`, and NotReady if there was none."""
+        if not self._tell(message, deadline_s):
+            raise _not_ready()
+
+    def _tell(self, message: Callable[[], AdapterMessage], deadline_s: float, *, heeded: bool = True) -> bool:
         """Send a message of `message()` to each engine that is ready, also to those that become ready meanwhile.
 
-        Raises ServiceError for the first engine that refuses, dies or is late, unless its answer is not `heeded`.
+        Returns whether there was one. Raises ServiceError for the first engine that refuses, dies or is late, unless
+        its answer is not `heeded`.
         """
         told: dict[EngineClient, int] = {}
         while True:
@@ -158,7 +168,7 @@ class AdapterChanges:
                     told[client] = epoch
                     asked.append(client.ask(message()))
             if not asked:
-                return
+                return bool(told)
             replies = [_reply(each, deadline_s) for each in asked]
             faults = [fault for fault in map(_fault, replies) if fault is not None]
             if faults and heeded:
@@ -174,6 +184,14 @@ class AdapterChanges:
         except ServiceError:
             self._listed.remove(before.registration)
             self._withdraw(before.name)
+
+
+def _short(name: str) -> str:
+    return repr(name[:200])
+
+
+def _not_ready() -> NotReady:
+    return NotReady("no engine is ready", retry_after_s=2)
 
 
 def _new_id() -> str:

@@ -37,8 +37,8 @@ class RequestRecord:
 
     `id` is 128 random bits of ours; the engine's request ids start with it. `arrived_s` is when the request's head had
     been read, on `time.monotonic`. `dialect` is the name of the dialect that errors are written in. `adapter` is what
-    the request names, None for the base model; `prompt_adapters` has one name for each of several prompts, "" for the
-    base model, if they differ.
+    the request names, "" for the base model, None if it names nothing; `prompt_adapters` has one name for each of
+    several prompts, "" for the base model, if they differ.
     """
 
     def __init__(self, request: Request, *, dialect: str, generates: bool, spans: SpanSender | None = None) -> None:

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from handler.seam.adapter_list import CHANGES, AdapterEntry, AdapterList
+from container.generation.adapter_changes import SERVED
+from handler.seam.adapter_list import AdapterEntry, AdapterList
 
 
 class ServedAdapters:
     """A worker's view of the list: read again whenever the file has changed, which one system call tells."""
 
-    def __init__(self, listed: AdapterList, *, begins_with_some: bool) -> None:
-        """`begins_with_some`: LORA_ADAPTERS names adapters."""
+    def __init__(self, listed: AdapterList, *, awaited: bool) -> None:
+        """`awaited`: the settings name adapters or ask for room for them."""
         self._listed = listed
-        self._ever = begins_with_some
+        self._ever = awaited
         self._stamp: tuple[int, int] | None = None
         self._entries: dict[str, AdapterEntry] = {}
+        self._coming: frozenset[str] = frozenset()
 
     @property
     def entries(self) -> dict[str, AdapterEntry]:
         """Those that every engine has, by name, in the order of registration."""
-        stamp = self._listed.stamp()
-        if stamp != self._stamp:
-            self._entries = {each.name: each for each in self._listed.read() if each.ready}
-            self._stamp = stamp
+        self._look()
         return self._entries
 
-    @property
-    def any_ever(self) -> bool:
-        """Whether adapters are or have been loaded, or were to be.
+    def may_be_one(self, model: str) -> bool:
+        """Whether a `model` that is no adapter may be meant for one, so that the base model must not answer to it.
 
-        From then on a name that is unknown may be that of an adapter, so the base model must not answer to it.
+        Any may once adapters are, have been or were to be loaded; before that only one that is being loaded.
         """
-        self._ever = self._ever or bool(self.entries) or (self._listed.directory / CHANGES).exists()
-        return self._ever
+        self._look()
+        self._ever = self._ever or bool(self._entries) or (self._listed.directory / SERVED).exists()
+        return self._ever or model in self._coming
+
+    def _look(self) -> None:
+        stamp = self._listed.stamp()
+        if stamp == self._stamp:
+            return
+        listed = self._listed.read()
+        self._entries = {each.name: each for each in listed if each.ready}
+        self._coming = frozenset(each.name for each in listed if not each.ready)
+        self._stamp = stamp

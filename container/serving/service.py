@@ -49,7 +49,7 @@ class Service:
         self._nested_token = nested_token(run_dir.path)
         self.sessions_dir = run_dir.sessions
         listed = AdapterList(run_dir.adapters)
-        self.adapters = ServedAdapters(listed, begins_with_some=bool(settings.adapters))
+        self.adapters = ServedAdapters(listed, awaited=settings.awaits_adapters)
         self.adapter_changes = AdapterChanges(
             self.engines, listed, settings.max_registered_adapters, settings.request_timeout_s
         )
@@ -145,7 +145,7 @@ class Service:
             replace(
                 prompt,
                 cache_salt=_tenant(request, prompt.cache_salt),
-                adapter=record.adapter if prompt.adapter is None else prompt.adapter or None,
+                adapter=(record.adapter if prompt.adapter is None else prompt.adapter) or None,
             ),
             connection_check(request),
             record,

@@ -26,6 +26,12 @@ def fetch_adapters(config: EngineConfig, progress: Callable[[int, str], None]) -
             _fetch(source)
 
 
+def check_names(config: EngineConfig, model_id: str) -> None:
+    """Raise BadConfiguration if LORA_ADAPTERS has the model's id, which without HF_MODEL_ID only its files tell."""
+    if any(each.name == model_id for each in config.adapters):
+        raise BadConfiguration(f"LORA_ADAPTERS must not have a name of the model itself. Given: {model_id!r}")
+
+
 def adapter_directory(src: str, revision: str | None) -> tuple[Path, bool]:
     """The directory of an adapter, and whether it is the hub's cache, which consists of links.
 

@@ -64,7 +64,7 @@ def create_adapter(
     if refuses_adapters(found, clients):
         progress.warn(
             f"inference component {base} has GPUs and sets no memory aside for adapters, so it refuses them: deploy it "
-            "with --enable-adapters"
+            "with --enable-adapters, or with LORA_ADAPTERS in its environment"
         )
     existing = describe_component(clients, options.name)
     if existing is None:
@@ -191,14 +191,14 @@ def _create(request: Request, clients: Clients, progress: Progress) -> None:
 
 
 def _check_same(existing: Description, request: Request) -> None:
-    specification = existing.get("Specification", {})
-    artifact = specification.get("Container", {}).get("ArtifactUrl")
-    if (
-        existing["EndpointName"] != request["EndpointName"]
-        or artifact != (request["Specification"]["Container"]["ArtifactUrl"])
-    ):
+    """Raise PreflightError if the component of this name is on another endpoint or base, or has another archive."""
+    found, wanted = existing.get("Specification", {}), request["Specification"]
+    base, artifact = found.get("BaseInferenceComponentName"), found.get("Container", {}).get("ArtifactUrl")
+    wanted_parts = (request["EndpointName"], wanted["BaseInferenceComponentName"], wanted["Container"]["ArtifactUrl"])
+    if (existing["EndpointName"], base, artifact) != wanted_parts:
         raise PreflightError(
-            f"inference component {request['InferenceComponentName']} exists with {artifact or 'a model'}",
+            f"inference component {request['InferenceComponentName']} exists with {artifact or 'a model'} on "
+            f"{base or 'no base'} of endpoint {existing['EndpointName']}",
             remedy="choose another name, or delete it first",
         )
 

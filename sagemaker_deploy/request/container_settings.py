@@ -64,12 +64,18 @@ def _list(item: str, words: str) -> Check:
 def _adapters(value: str) -> str:
     """As the container reads LORA_ADAPTERS."""
     items = [part.strip() for part in value.split(",") if part.strip()]
-    fits = all(
-        re.fullmatch(r"[!-<>?A-~]+(=[^=@\x00-\x1f]*[^=@\s])?(\s*@[^=@\x00-\x1f]*[^=@\s])?", item) for item in items
+    entry = r"([!-:<>?A-~]+)(=[^=@\x00-\x1f]*[^=@\s])?(\s*@[^=@\x00-\x1f]*[^=@\s])?"
+    names = [found[1] for found in (re.fullmatch(entry, item) for item in items) if found]
+    fits = len(set(names)) == len(items) and all(map(_is_adapter_name, names))
+    words = (
+        "entries id[=path][@revision], comma-separated, each id once, of 1 to 256 printable ASCII characters, without "
+        'parts between slashes that are empty, "." or ".."'
     )
-    names = {re.split("[=@]", item)[0] for item in items}
-    words = "entries id[=path][@revision], comma-separated, each id once and of printable ASCII"
-    return "" if items and fits and len(names) == len(items) else words
+    return "" if items and fits else words
+
+
+def _is_adapter_name(name: str) -> bool:
+    return len(name) <= 256 and not name.endswith("/update") and not {"", ".", ".."} & set(name.split("/"))
 
 
 def _log_level(value: str) -> str:
@@ -214,7 +220,7 @@ def problems(environment: Mapping[str, str]) -> Iterator[str]:
         yield f"MAX_INPUT_TOKENS {limits[0]} must be below MAX_TOTAL_TOKENS {limits[1]}"
     model = effective(environment, ("SERVED_MODEL_NAME",)) or effective(environment, MODEL_NAMES)
     adapters = effective(environment, ("LORA_ADAPTERS",)).split(",")
-    if {"tgi", model} & {re.split("[=@]", item.strip())[0] for item in adapters if item.strip()}:
+    if {"tgi", "dummy", model} & {re.split("[=@]", item.strip())[0] for item in adapters if item.strip()}:
         yield "LORA_ADAPTERS must not have a name of the model itself"
     protocol = effective(environment, PROTOCOL_NAMES)
     if _is_traced(environment) and protocol not in _PROTOCOLS:

@@ -7,6 +7,7 @@ import json
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,9 @@ def test_one_that_the_container_refuses_goes_again(clients: Clients, clock: Fast
         (AdapterOptions("s_q_l", "s3://bucket/sql.tar.gz"), None, None, "SageMaker would refuse"),
         (OPTIONS, {}, None, "has no inference component llm-model"),
         (OPTIONS, component("Creating"), None, "llm-model is Creating"),
-        (OPTIONS, component("InService"), component("InService"), "exists with a model"),
+        (OPTIONS, component("InService"), component("InService"), "exists with a model on no base of endpoint llm"),
+        (replace(OPTIONS, base="v2"), component("InService"), sql("InService"), "sql.tar.gz on llm-model of endpoint"),
+        (OPTIONS, component("InService"), sql("InService", EndpointName="other"), "of endpoint other"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_created(

@@ -18,6 +18,7 @@ VALUES = [
     *("none", "int8", "int4", "exl2", "gptq", "int3", "paged", "slots", "info", "INFO,x=debug", "loud", "7", "warn"),
     *("*", "https://a", "https://a/", "HTTPS://A:1", "https://a/b", "null", "NULL", ",", "a,b", "a b", "kéy", "key\n1"),
     *("a=/x", "a=/x@v1,b", "a@v1", "a@v1@v2", "a=b=c", "=x", "a=", "a,a=/x", "a=é", "a@v=b", "a= /x @ v1", "a= @v"),
+    *("a/update", "a;b=/x", "a//b", "../a=/x", "org/a.b", "a" * 257),
     *("/x", "/x<y>", "x", "/a/b?c", "org/m", "\u00a0", "\t", "0.0.0.0"),
 ]
 
@@ -89,6 +90,8 @@ def test_a_protocol_is_refused_exactly_if_the_container_refuses_it(
         ({"HF_TOKEN": "a", "HF_API_TOKEN": "b"}, "HF_API_TOKEN does nothing beside HF_TOKEN"),
         ({"ROPE_SCALING": "x"}, "the container refuses ROPE_SCALING"),
         ({"LORA_ADAPTERS": "a=/x=y"}, "id[=path][@revision]"),
+        ({"LORA_ADAPTERS": "/adapters/a"}, "id[=path][@revision]"),
+        ({"LORA_ADAPTERS": "dummy=/x"}, "must not have a name of the model itself"),
         ({"LORA_ADAPTERS": "b,tgi=/x"}, "must not have a name of the model itself"),
         ({"LORA_ADAPTERS": "org/a@v1", "MODEL_ID": "org/a"}, "must not have a name of the model itself"),
         ({"API_KEY": "kéy"}, "printable ASCII"),

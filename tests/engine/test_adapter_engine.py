@@ -292,7 +292,7 @@ def test_an_adapter_that_memory_does_not_hold_is_refused(
     monkeypatch.setattr("handler.engine.adapters.reader._SPARED", 1 << 60)
     assert refusal(start().register("a", files["a"]))[0] is AdapterErrorCode.FULL
     none = refusal(start(max_adapters=0).register("a", files["a"]))
-    assert none == (AdapterErrorCode.FULL, "This server loads no adapters: MAX_ADAPTERS is 0")
+    assert none == (AdapterErrorCode.BAD, "This server loads no adapters: MAX_ADAPTERS is 0")
 
 
 def test_one_that_is_replaced_serves_its_own_requests_to_their_ends(

@@ -100,7 +100,25 @@ def test_origins_are_written_as_browsers_send_them(value: str, origins: str) -> 
         ("a=org/x@main", [("a", "org/x", "main")]),
         *(
             (value, None)
-            for value in ("a=b=c", "a@b@c", "a@b=c", "=a", "a=", "@v", "a,a=b", "a b", "é", "a=b\nc", "a= @v", ",")
+            for value in (
+                "/x",
+                "a;b",
+                "a//b",
+                "../a",
+                "a/update",
+                "a=b=c",
+                "a@b@c",
+                "a@b=c",
+                "=a",
+                "a=",
+                "@v",
+                "a,a=b",
+                "a b",
+                "é",
+                "a=b\nc",
+                "a= @v",
+                ",",
+            )
         ),
     ],
 )
@@ -125,6 +143,9 @@ def test_adapters_are_entries_of_tgis_list(value: str, adapters: list[tuple[str,
 )
 def test_adapters_take_gpu_memory_where_they_are_asked_for(given: dict[str, str], reserves: bool) -> None:
     assert Settings.from_environ(given).reserves_adapters is reserves
+    assert Settings.from_environ(given).awaits_adapters is reserves
+    if "LORA_ADAPTERS" not in given:
+        assert not Settings.from_environ(given | {"MAX_ADAPTERS": "0"}).awaits_adapters
 
 
 @pytest.mark.parametrize("limits", [{"MAX_ADAPTERS": "0"}, {"MAX_ADAPTERS": "1", "MAX_CPU_ADAPTERS": "1"}])
@@ -138,6 +159,7 @@ def test_more_adapters_than_are_allowed_end_the_start(limits: dict[str, str]) ->
     "environ",
     [
         {"LORA_ADAPTERS": "tgi=/x"},
+        {"LORA_ADAPTERS": "dummy=/x"},
         {"LORA_ADAPTERS": "a,org/m", "MODEL_ID": "org/m"},
         {"LORA_ADAPTERS": "mine=/x", "MODEL_ID": "org/m", "SERVED_MODEL_NAME": "mine"},
     ],

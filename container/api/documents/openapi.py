@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -122,7 +122,7 @@ def _describe(path: str, method: str, operation: Operation, schemas: _Schemas, w
         "summary": operation.summary,
         "responses": _responses(operation, schemas, with_key),
     }
-    parameters = [*_in_path(path), *_in_query(operation)]
+    parameters = [*_in_path(path), *_optional("query", operation.query), *_optional("header", operation.headers)]
     if parameters:
         described["parameters"] = parameters
     if operation.bodies:
@@ -140,8 +140,8 @@ def _in_path(path: str) -> list[dict[str, Any]]:
     return [{"name": name, "in": "path", "required": True, "schema": schema} for name in re.findall(r"\{(\w+)\}", path)]
 
 
-def _in_query(operation: Operation) -> list[dict[str, Any]]:
-    return [{"name": name, "in": "query", "schema": schema} for name, schema in operation.query.items()]
+def _optional(place: str, schemas: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"name": name, "in": place, "schema": schema} for name, schema in schemas.items()]
 
 
 def _responses(operation: Operation, schemas: _Schemas, with_key: bool) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from werkzeug.routing import BaseConverter
 from container.api.lmi.answer_types import AdapterAnswer, AdapterError, AdapterPage, AdapterStatus
 from container.api.lmi.requests import (
     MAX_LIMIT,
+    NAME_SCHEMA,
+    SOURCE_SCHEMA,
     RegisterBody,
     UpdateBody,
     parse_page,
@@ -32,6 +34,11 @@ logger = logging.getLogger(__name__)
 # The name that people know an adapter by; SageMaker's own is long.
 ALIAS = "X-Amzn-SageMaker-Adapter-Alias"
 _BODY_ERRORS = (400, 413, 415, 503)
+# A path with two slashes names no adapter: it is not the path with one, to which werkzeug would redirect.
+_AS_IT_IS: dict[str, Any] = {"merge_slashes": False}
+_ALIASED = {ALIAS: {"type": "string"}}
+_FLAG = {"type": "boolean"}
+_PIN: dict[str, Any] = {"preload": _FLAG, "pin": _FLAG}
 
 
 class _AdapterName(BaseConverter):
@@ -41,12 +48,15 @@ class _AdapterName(BaseConverter):
     regex = "[^/].*?(?<!/update)"
 
 
-@blueprint.post("/adapters")
+@blueprint.post("/adapters", **_AS_IT_IS)
 @describe(
     Operation(
         tag="Adapters",
         summary="Load an adapter; the parameters may also be in the query",
         bodies=(Form(RegisterBody),),
+        needs_body=False,
+        query={"name": NAME_SCHEMA, "src": SOURCE_SCHEMA} | _PIN,
+        headers=_ALIASED,
         answer=AdapterStatus,
         error=AdapterError,
         errors=(*_BODY_ERRORS, 424, 429, 507),
@@ -55,13 +65,13 @@ class _AdapterName(BaseConverter):
 )
 def register() -> Response:
     """Answers once every engine has it."""
-    wanted = parse_register(_parameters())
-    service().adapter_changes.register(wanted.name, wanted.src, pin=wanted.pin)
+    wanted = parse_register(request.args, _body())
+    service().adapter_changes.register(wanted.name, wanted.src, pin=wanted.pin, shown=_shown(wanted.name))
     logger.info("adapter %s registered", wanted.name)
     return json_response(AdapterStatus(f"Adapter {_shown(wanted.name)} registered"))
 
 
-@blueprint.get("/adapters")
+@blueprint.get("/adapters", **_AS_IT_IS)
 @describe(
     Operation(
         tag="Adapters",
@@ -84,20 +94,31 @@ def adapters() -> Response:
     return json_response(AdapterPage(shown, following))
 
 
-@blueprint.get("/adapters/<adapter:name>")
-@describe(Operation(tag="Adapters", summary="An adapter", answer=AdapterAnswer, error=AdapterError, errors=(404,)))
+@blueprint.get("/adapters/<adapter:name>", **_AS_IT_IS)
+@describe(
+    Operation(
+        tag="Adapters",
+        summary="An adapter",
+        headers=_ALIASED,
+        answer=AdapterAnswer,
+        error=AdapterError,
+        errors=(404,),
+    )
+)
 def adapter(name: str) -> Response:
     """One adapter by its name."""
     return json_response(_answer(_entry(name)))
 
 
-@blueprint.post("/adapters/<adapter:name>/update")
+@blueprint.post("/adapters/<adapter:name>/update", **_AS_IT_IS)
 @describe(
     Operation(
         tag="Adapters",
         summary="Pin an adapter to the device, or no longer; the parameters may also be in the query",
         bodies=(Form(UpdateBody),),
         needs_body=False,
+        query={"src": {"type": "string"}} | _PIN,
+        headers=_ALIASED,
         answer=AdapterStatus,
         error=AdapterError,
         errors=(*_BODY_ERRORS, 404, 424, 429, 507),
@@ -106,20 +127,21 @@ def adapter(name: str) -> Response:
 )
 def update(name: str) -> Response:
     """Only `pin` can change: other weights are another adapter."""
-    wanted = parse_update(_parameters())
+    wanted = parse_update(request.args, _body())
     entry = _entry(name)
     if wanted.src is not None and wanted.src != entry.src:
         raise AdapterInvalid("`src` cannot change; delete the adapter and register it again", param="src")
     if wanted.pin is not None:
-        service().adapter_changes.pin(name, pin=wanted.pin)
+        service().adapter_changes.pin(name, pin=wanted.pin, shown=_shown(name))
     return json_response(AdapterStatus(f"Adapter {_shown(name)} updated"))
 
 
-@blueprint.delete("/adapters/<adapter:name>")
+@blueprint.delete("/adapters/<adapter:name>", **_AS_IT_IS)
 @describe(
     Operation(
         tag="Adapters",
         summary="Forget an adapter",
+        headers=_ALIASED,
         answer=AdapterStatus,
         error=AdapterError,
         errors=(404, 429, 503),
@@ -132,12 +154,11 @@ def unregister(name: str) -> Response:
     return json_response(AdapterStatus(f"Adapter {_shown(name)} unregistered"))
 
 
-def _parameters() -> dict[str, Any]:
-    """The fields of the query, and of a body before them."""
-    given: dict[str, Any] = request.args.to_dict()
-    if request.content_length or "Transfer-Encoding" in request.headers:
-        given |= read_json(request, service().settings.payload_limit, any_media_type=True)
-    return given
+def _body() -> dict[str, Any]:
+    """The fields of the body; none without one."""
+    if not (request.content_length or "Transfer-Encoding" in request.headers):
+        return {}
+    return read_json(request, service().settings.payload_limit, any_media_type=True)
 
 
 def _entry(name: str) -> AdapterEntry:

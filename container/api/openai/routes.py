@@ -70,7 +70,7 @@ def chat_completions() -> Response:
 )
 def completions() -> Response:
     """OpenAI's text completions."""
-    return answer_completion(read_body(), current_record())
+    return answer_completion(read_body(several_adapters=True), current_record())
 
 
 @blueprint.get("/v1/models")

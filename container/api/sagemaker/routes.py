@@ -106,7 +106,7 @@ def invocations() -> Response:
     def answer(body: dict[str, Any]) -> Response:
         target = named or _target_by_shape(body)
         record.dialect = target.dialect.name
-        return target.answer(with_adapter(body), record)
+        return target.answer(with_adapter(body, several=target is _COMPLETION), record)
 
     return in_session(body, sessions, answer, settings.standard_sessions)
 

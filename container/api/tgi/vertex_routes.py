@@ -8,7 +8,7 @@ import msgspec
 from flask import Blueprint, Response
 from msgspec import Meta
 
-from container.api.adapters import adapter_of_instance
+from container.api.adapters import adapter_of_instance, without_names
 from container.api.answer_headers import add_time_limit
 from container.api.operation import Form, Operation, describe
 from container.api.request_body import read_body
@@ -73,7 +73,7 @@ class VertexBody(msgspec.Struct, frozen=True, kw_only=True):
 def vertex() -> Response:
     """One text for each instance, in order."""
     body = shaped(read_body(), VertexBody)
-    instances = [_instance(instance, i) for i, instance in enumerate(body.instances)]
+    instances = [_instance(without_names(instance), i) for i, instance in enumerate(body.instances)]
     adapters = [adapter_of_instance(instance) for instance in body.instances]
     if not instances:
         raise EmptyInstances

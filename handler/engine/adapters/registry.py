@@ -258,7 +258,7 @@ class AdapterRegistry:
         if self._runner.adapters_obstacle is not None:
             raise Refusal(AdapterErrorCode.BAD, self._runner.adapters_obstacle)
         if not self.slots.contents:
-            raise Refusal(AdapterErrorCode.FULL, "This server loads no adapters: MAX_ADAPTERS is 0")
+            raise Refusal(AdapterErrorCode.BAD, "This server loads no adapters: MAX_ADAPTERS is 0")
         names = {*self._by_name, *(each.message.name for each in self._reading.values() if not each.unwanted)}
         if message.name in names and not message.replace:
             raise _taken(message.name)

@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 import schemathesis
+from schemathesis.core import NotSet
 
 CONTEXT = 100_000
 VOCABULARY = 260
@@ -34,17 +35,40 @@ def filter_case(_context: object, case: Any) -> bool:
 def map_case(_context: object, case: Any) -> Any:
     """Token ids as keys have no upper end in JSON Schema; a valid example gets known ones. Adapters are those that are
     loaded, which is none of a valid example's; one that is to be loaded gets a name of its own."""
-    if case.meta is None or case.meta.generation.mode.is_positive:
+    # One that is not there is not to be set: schemathesis would hold it to be wrong.
+    if (case.meta is None or case.meta.generation.mode.is_positive) and not isinstance(case.body, NotSet):
         case.body = without_adapters(case.body)
-        if case.operation.path == "/adapters" and isinstance(case.body, dict) and "name" in case.body:
-            case.body["name"] = f"adapter-{next(NUMBERS)}"
-        if case.operation.path.endswith("/update") and isinstance(case.body, dict):
-            case.body.pop("src", None)  # it cannot change
+    if case.operation.path.startswith("/adapters") and case.method == "POST":
+        place_parameters(case)
     bias = case.body.get("logit_bias") if isinstance(case.body, dict) else None
     positive = case.meta is None or case.meta.generation.mode.is_positive
     if positive and isinstance(bias, dict) and case.operation.path not in UNRULED:
         case.body["logit_bias"] = {str(int(key) % VOCABULARY): value for key, value in bias.items()}
     return case
+
+
+def place_parameters(case: Any) -> None:
+    """Parameters of an adapter stand in the body or in the query: what lacks in one may be in the other."""
+    in_body = isinstance(case.body, dict)
+    if not is_wrong(case, "query"):
+        for name in ("name", "src") if in_body or case.operation.path != "/adapters" else ():
+            (case.query or {}).pop(name, None)
+    if is_wrong(case, "body") or is_wrong(case, "query"):
+        return
+    if case.operation.path == "/adapters":
+        given = {"name": f"adapter-{next(NUMBERS)}"}
+        if in_body:
+            case.body |= given
+        else:
+            case.query = {**(case.query or {}), **given, "src": "/x"}
+    elif in_body:
+        case.body.pop("src", None)  # it cannot change
+
+
+def is_wrong(case: Any, component: str) -> bool:
+    """Whether schemathesis has made this part of a request break the schema."""
+    modes = {} if case.meta is None else {place.value: info.mode for place, info in case.meta.components.items()}
+    return component in modes and modes[component].is_negative
 
 
 def without_adapters(value: Any) -> Any:

@@ -6,7 +6,9 @@ import json
 import math
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from huggingface_hub.errors import ValidationError
 from container.errors import AdapterFailed
 from container.generation.adapter_changes import AdapterChanges
 from container.generation.engine_pool import EnginePool
-from handler.seam.adapter_list import AdapterEntry, AdapterList
+from container.serving.served_adapters import ServedAdapters
+from handler.seam.adapter_list import CHANGES, AdapterEntry, AdapterList, try_lock
 from handler.seam.protocol import (
     AdapterErrorCode,
     AdapterMessage,
@@ -39,6 +42,7 @@ from tests.contract.sagemaker.bodies import (
     CASES,
     CHAT,
     COUNTING,
+    MESSAGES,
     PROMPT,
     ROUTED,
     TEXT,
@@ -105,7 +109,10 @@ def server() -> Iterator[Adapted]:
         try:
             web.start_engine()
             yield Adapted(web, other, Path(directory))
-            assert "Traceback" not in web.log.read_text()
+            log = web.log.read_text()
+            assert "Traceback" not in log
+            for field in ("adapters", "adapter_id", "lora_path", "model"):
+                assert f"{field}` is ignored: this route" not in log, "it is read"
             assert web.stop() == 0
         finally:
             web.kill()
@@ -146,6 +153,7 @@ def test_the_header_counts_where_the_attributes_name_a_route(shared: Adapted, ro
 
 NAMED = {"inputs": "x", "parameters": {"adapter_id": "a"}}
 INSTANCES = [TEXT, TEXT | {"adapters": ["b"]}, NAMED, CHAT | {"model": "b"}]
+NESTED = {"inputs": "x", "parameters": {"lora_path": "b"}}
 
 
 @pytest.mark.parametrize(
@@ -154,23 +162,32 @@ INSTANCES = [TEXT, TEXT | {"adapters": ["b"]}, NAMED, CHAT | {"model": "b"}]
         ("/generate", {"inputs": "x", "parameters": {"adapter_id": "a"}}, {}, ["a"]),
         ("/generate", {"inputs": "x", "parameters": {"adapter_id": BASE}}, {}, [None]),
         ("/generate", {"inputs": "x", "parameters": {"adapters": "a"}}, {}, ["a"]),
-        ("/generate", TEXT | {"model": "other"}, {}, [None]),
+        *(("/generate", TEXT | {field: "a"}, {}, ["a"]) for field in ("adapter_id", "lora_path", "model")),
+        *(("/generate", TEXT | {"model": model}, {}, [None]) for model in ("tgi", "dummy", BASE, 5)),
+        ("/generate", {"inputs": "x", "parameters": {"lora_path": "a"}}, {}, ["a"]),
+        ("/generate", TEXT | {"adapter_id": "", "lora_path": None}, {}, [None]),
+        ("/invocations", TEXT | {"lora_path": ["a"], "model": "b"}, {}, ["a"]),
         ("/invocations", TEXT | {"adapters": ["a"]}, {}, ["a"]),
         ("/invocations", TEXT | {"adapters": ["a"]}, {ADAPTER: "b"}, ["b"]),
         ("/invocations", TEXT, {ATTRIBUTES: "adapter=a,trace=1"}, ["a"]),
         ("/invocations", TEXT, {ATTRIBUTES: "adapter=a", ADAPTER: "b"}, ["b"]),
+        ("/invocations", TEXT, {ATTRIBUTES: "trace=1; Adapter = a ;x=y"}, ["a"]),
+        ("/invocations", PROMPT | {"prompt": ["x", "y"], "adapters": ["a", "b"]}, {}, ["a", "b"]),
         ("/invocations", CHAT | {"model": "other"}, {ADAPTER: "b"}, ["b"]),
         ("/v1/chat/completions", CHAT | {"model": "a"}, {}, ["a"]),
         ("/v1/chat/completions", CHAT | {"model": "a", "n": 2}, {}, ["a", "a"]),
         ("/v1/chat/completions", CHAT | {"model": "other", "adapters": "a"}, {}, ["a"]),
         ("/v1/messages", CHAT | {"model": "b"}, {}, ["b"]),
         ("/v1/responses", {"input": "hi", "model": "b"}, {}, ["b"]),
-        *(("/v1/completions", PROMPT | {"model": model}, {}, [None]) for model in (BASE, "tgi", "", None)),
+        *(("/v1/completions", PROMPT | {"model": model}, {}, [None]) for model in (BASE, "tgi", "dummy", "", None)),
         ("/v1/completions", PROMPT | {"prompt": ["x", "y"], "adapters": "a"}, {}, ["a", "a"]),
         ("/v1/completions", PROMPT | {"prompt": ["x", "y", "z"], "adapters": ["a", "", "b"]}, {}, ["a", None, "b"]),
         ("/v1/completions", PROMPT | {"prompt": ["x", "y"], "adapters": ["", "b"], "model": "a"}, {}, [None, "b"]),
         ("/vertex", {"instances": INSTANCES}, {}, [None, "b", "a", "b"]),
         ("/vertex", {"instances": INSTANCES}, {ADAPTER: "b"}, ["b"] * 4),
+        ("/vertex", {"instances": INSTANCES}, {ADAPTER: BASE}, [None] * 4),
+        ("/vertex", {"instances": INSTANCES, "model": "a"}, {}, ["a"] * 4),
+        ("/vertex", {"instances": [TEXT | {"adapter_id": "a"}, TEXT | {"model": "b"}, NESTED]}, {}, ["a", "b", "b"]),
     ],
 )
 def test_every_place_that_may_name_it(
@@ -179,6 +196,24 @@ def test_every_place_that_may_name_it(
     answer = shared.web.post(path, body, **headers)
     assert answer.status == 200, answer.body
     assert sorted(map(str, shared.used())) == sorted(map(str, used))
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "model"),
+    [
+        ({"adapters": [""]}, {}, BASE),
+        ({}, {ADAPTER: BASE}, BASE),
+        ({}, {ADAPTER: "tgi"}, "tgi"),
+        ({"prompt": ["x", "y"], "adapters": ["", ""]}, {}, BASE),
+    ],
+)
+def test_who_names_the_base_gets_it_whatever_model_says(
+    shared: Adapted, body: dict[str, Any], headers: dict[str, str], model: str
+) -> None:
+    for named in ("a", "other"):
+        answer = shared.web.post("/v1/completions", PROMPT | body | {"model": named}, **headers)
+        assert (answer.status, answer.json["model"]) == (200, model)
+    assert set(shared.used()) == {None}
 
 
 @pytest.mark.parametrize(("path", "body"), CASES)
@@ -191,11 +226,11 @@ def test_an_unknown_one_is_refused_in_the_dialect(shared: Adapted, path: str, bo
     assert not shared.used()
 
 
-@pytest.mark.parametrize(("path", "body"), [case for case in CASES if is_openai(*case)])
+@pytest.mark.parametrize(("path", "body"), CASES)
 def test_an_unknown_model_is_refused_while_there_are_adapters(shared: Adapted, path: str, body: dict[str, Any]) -> None:
     answer = shared.web.post(path, body | {"model": "c"})
     sentence = f'`model` must be "{BASE}", "tgi" or the name of an adapter that is loaded. Given: "c"'
-    check_refusal(answer, sentence, openai=True, code="model_not_found")
+    check_refusal(answer, sentence, openai=is_openai(path, body), code="model_not_found")
     assert not shared.used()
 
 
@@ -208,9 +243,22 @@ def test_an_unknown_model_is_refused_while_there_are_adapters(shared: Adapted, p
         ("/v1/completions", PROMPT | {"prompt": [1, 2], "adapters": ["a", "b"]}, "Given: 2 names"),
         ("/v1/completions", PROMPT | {"prompt": ["x", "y"], "adapters": ["a", "b", "a"]}, "Given: 3 names"),
         ("/v1/chat/completions", CHAT | {"adapters": ["a", "b"]}, "Given: 2 names"),
-        ("/v1/chat/completions", CHAT | {"adapter_id": "a"}, "send the adapter's name as `model`"),
+        ("/v1/completions", PROMPT | {"adapters": ["a", ""]}, "one for each of several prompts. Given: 2 names"),
+        ("/generate", TEXT | {"prompt": ["x", "y"], "adapters": ["a", "b"]}, "Given: 2 names"),
+        ("/invocations", {"inputs": ["x", "y"], "adapters": ["a", "b"]}, "Given: 2 names"),
+        ("/tokenize", {"prompt": "x", "adapters": ["a", "b"]}, "Given: 2 names"),
+        ("/generate", TEXT | {"adapter_id": "a", "lora_path": "b"}, "name different adapters"),
+        ("/generate", TEXT | {"adapter_id": "a", "adapters": [""]}, "name different adapters"),
+        ("/generate", TEXT | {"adapter_id": 1}, "`adapter_id` must be an adapter's name"),
+        ("/generate", TEXT | {"lora_path": "c"}, "`lora_path` must be the name of an adapter that is loaded"),
+        *(
+            (path, body | {field: "a"}, "send the adapter's name as `model`")
+            for path, body in (("/v1/chat/completions", CHAT), ("/v1/messages", MESSAGES | {"model": "b"}))
+            for field in ("adapter_id", "lora_path")
+        ),
         ("/vertex", {"instances": [TEXT | {"adapters": ["a", "b"]}]}, "must name one adapter for an instance"),
         ("/vertex", {"instances": [CHAT | {"model": "c"}]}, "`model` must be"),
+        ("/vertex", {"instances": [TEXT | {"model": "c"}]}, "`model` must be"),
     ],
 )
 def test_what_has_no_one_meaning_is_refused(shared: Adapted, path: str, body: dict[str, Any], says: str) -> None:
@@ -283,16 +331,28 @@ def test_delete_forgets_it_everywhere(adapted: Adapted) -> None:
     assert adapted.web.post("/v1/completions", PROMPT | {"model": "a"}).status == 404
     answer = adapted.web.request("DELETE", "/adapters/a", **{ALIAS: "mine"})
     assert (answer.status, answer.json["message"]) == (404, "the adapter 'mine' was not found")
+    answer = adapted.web.request("POST", "/adapters", {"name": "b", "src": "/x"}, **{ALIAS: "mine"})
+    assert (answer.status, answer.json["message"]) == (400, "the adapter 'mine' is registered already")
     adapted.web.request("DELETE", "/adapters/b")
     answer = adapted.web.post("/v1/completions", PROMPT | {"model": "b"})
     assert answer.status == 404, "the base model does not answer for the last one that has gone"
 
 
-def test_a_name_may_have_slashes_and_blanks(adapted: Adapted) -> None:
-    assert adapted.register(name="org/my lora", src="/x").status == 200
-    assert adapted.web.request("GET", "/adapters/org/my%20lora").json["src"] == "/x"
-    assert adapted.web.post("/adapters/org/my%20lora/update", {"pin": True}).status == 200
-    assert adapted.web.request("DELETE", "/adapters/org/my%20lora").status == 200
+def test_a_name_may_have_slashes_and_signs(adapted: Adapted) -> None:
+    assert adapted.register(name="org/my%lo?ra=1", src="/x").status == 200
+    assert adapted.web.request("GET", "/adapters/org/my%25lo%3Fra=1").json["src"] == "/x"
+    attributes = {ATTRIBUTES: "adapter=org/my%lo?ra=1"}
+    assert adapted.web.post("/invocations", TEXT, **attributes).status == 200
+    assert adapted.web.post("/adapters/org/my%25lo%3Fra=1/update", {"pin": True}).status == 200
+    assert adapted.web.request("DELETE", "/adapters/org/my%25lo%3Fra=1").status == 200
+
+
+@pytest.mark.parametrize("path", ["/adapters//a", "/adapters/a//update", "/adapters//"])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_no_path_leads_to_another(shared: Adapted, path: str, method: str) -> None:
+    answer = shared.web.request(method, path, {"pin": True} if method == "POST" else None)
+    assert answer.status in {404, 405}, answer.body
+    assert shared.messages() == [[], []]
 
 
 @pytest.mark.parametrize("in_query", [True, False])
@@ -310,7 +370,10 @@ def test_update_pins(adapted: Adapted, in_query: bool) -> None:
     ("path", "body", "status", "says"),
     [
         ("/adapters", {"name": "", "src": "/x"}, 400, "`name` must be"),
-        ("/adapters", {"name": "c\n", "src": "/x"}, 400, "`name` must be"),
+        *(
+            ("/adapters", {"name": name, "src": "/x"}, 400, "`name` must be a name of 1 to 256 printable ASCII")
+            for name in ("c\n", "my lora", "c,d", "c;d", "/c", "c/", "c//d", ".", "..", "c/./d", "../c", "é", "c" * 257)
+        ),
         ("/adapters", {"name": "c", "src": ""}, 400, "`src` must be the absolute path"),
         ("/adapters", {"name": "c", "src": "s3://bucket/x"}, 400, "`src` must be the absolute path"),
         ("/adapters", {"name": "c", "src": "/x\0"}, 400, "`src` must be the absolute path"),
@@ -322,6 +385,7 @@ def test_update_pins(adapted: Adapted, in_query: bool) -> None:
         ("/adapters", {"name": BASE, "src": "/x"}, 400, "must not be a name of the model itself"),
         ("/adapters", {"name": "c/update", "src": "/x"}, 400, "does not end in /update"),
         ("/adapters", {"name": "tgi", "src": "/x"}, 400, "must not be a name of the model itself"),
+        ("/v1/load_lora_adapter", {"lora_name": "dummy", "lora_path": "/x"}, 400, "a name of the model itself"),
         ("/adapters/c/update", {"pin": True}, 404, "was not found"),
         ("/adapters/a/update", {"src": "/other"}, 400, "`src` cannot change"),
         ("/v1/load_lora_adapter", {"lora_name": "a", "lora_path": "/x"}, 400, "registered already"),
@@ -342,7 +406,7 @@ def test_a_path_that_no_directory_can_have_is_the_engines_to_refuse(adapted: Ada
     src = "/" + "a" * 5000
     adapted.engines[0].adapter_script = refuse(AdapterErrorCode.BAD)
     assert adapted.register(name="c", src=src).status == 424
-    assert adapted.web.post("/v1/load_lora_adapter", {"lora_name": "c", "lora_path": src}).status == 400
+    assert adapted.web.post("/v1/load_lora_adapter", {"lora_name": "c", "lora_path": src}).status == 404
 
 
 def test_no_more_than_are_allowed(adapted: Adapted) -> None:
@@ -387,6 +451,21 @@ def test_an_engine_that_dies_over_it_leaves_it_nowhere(adapted: Adapted) -> None
     assert isinstance(adapted.engines[0].adapter_messages[-1], UnregisterAdapter)
 
 
+def test_a_change_that_no_engine_has_heard_of_is_none(adapted: Adapted) -> None:
+    """The engines go while it waits for its turn."""
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(adapted.register(name="c", src="/x")))
+    with (adapted.listed.directory / CHANGES).open("w") as file:
+        assert try_lock(file.fileno())
+        asking.start()
+        time.sleep(0.3)
+        for engine in adapted.engines:
+            engine.board.enter(Phase.RESTARTING, "died")
+    asking.join()
+    assert (answers[0].status, answers[0].json["message"]) == (503, "no engine is ready")
+    assert [each.name for each in adapted.listed.read()] == ["a", "b"]
+
+
 def test_a_late_engine_ends_the_attempt(adapted: Adapted) -> None:
     adapted.engines[0].adapter_script = lambda message: None if isinstance(message, RegisterAdapter) else done(message)
     pool = EnginePool(adapted.engines[0].run_dir, lambda: None)
@@ -394,9 +473,31 @@ def test_a_late_engine_ends_the_attempt(adapted: Adapted) -> None:
         changes = AdapterChanges(pool, adapted.listed, math.inf, limit_s=0.1)
         with pytest.raises(AdapterFailed, match="was not loaded in time"):
             changes.register("c", "/x", pin=False)
+        with pytest.raises(AdapterFailed, match="MAX_ADAPTERS is 0"):  # as an engine that takes none says it
+            AdapterChanges(pool, adapted.listed, 0, limit_s=0.1).register("c", "/x", pin=False)
     finally:
         pool.close()
     assert adapted.names() == ["a", "b"]
+
+
+@pytest.mark.parametrize("loads", [True, False])
+def test_model_gets_strict_with_the_first_that_is_loaded(adapted: Adapted, tmp_path: Path, loads: bool) -> None:
+    adapted.engines[0].adapter_script = done if loads else refuse(AdapterErrorCode.BAD)
+    listed = AdapterList(tmp_path / "adapters")
+    served = ServedAdapters(listed, awaited=False)
+    pool = EnginePool(adapted.engines[0].run_dir, lambda: None)
+    try:
+        with nullcontext() if loads else pytest.raises(AdapterFailed):
+            AdapterChanges(pool, listed, math.inf, limit_s=10).register("c", "/x", pin=False)
+    finally:
+        pool.close()
+    assert served.may_be_one("other") is loads
+    for entry in listed.read():
+        listed.remove(entry.registration)
+    assert ServedAdapters(listed, awaited=False).may_be_one("c") is loads, "another worker knows, too"
+    assert ServedAdapters(listed, awaited=True).may_be_one("c")
+    listed.add(AdapterEntry(name="d", src="/x", registration="1"))
+    assert served.may_be_one("d"), "it is being loaded"
 
 
 def test_one_change_at_a_time_over_all_workers(adapted: Adapted) -> None:
@@ -431,7 +532,7 @@ def test_pages(adapted: Adapted) -> None:
         assert adapted.web.request("GET", f"/adapters?{query}").status == 400
 
 
-def test_vllms_routes(adapted: Adapted) -> None:
+def test_vllms_routes(adapted: Adapted, tmp_path: Path) -> None:
     load = {"lora_name": "c", "lora_path": "/c"}
     answer = adapted.web.post("/v1/load_lora_adapter", load)
     assert (answer.status, answer.body) == (200, b"Success: LoRA adapter 'c' added successfully.")
@@ -442,8 +543,15 @@ def test_vllms_routes(adapted: Adapted) -> None:
     assert adapted.web.request("GET", "/v1/models/c").json["root"] == "/d"
     answer = adapted.web.post("/v1/unload_lora_adapter", {"lora_name": "c", "lora_int_id": 1})
     assert (answer.status, answer.body) == (200, b"Success: LoRA adapter 'c' removed successfully.")
-    adapted.engines[0].adapter_script = refuse(AdapterErrorCode.BAD)
-    assert adapted.web.post("/v1/load_lora_adapter", load).status == 400, "vLLM knows no 424"
+    for path, status in ((str(tmp_path), 400), ("/c", 404)):  # vLLM knows no 424
+        adapted.engines[0].adapter_script = refuse(AdapterErrorCode.BAD)
+        answer = adapted.web.post("/v1/load_lora_adapter", load | {"lora_path": path, "is_3d_lora_weight": False})
+        assert (answer.status, answer.json["error"]["param"]) == (status, "lora_path")
+    for answer in (
+        adapted.web.post("/v1/load_lora_adapter", load | {"lora_name": "a"}),
+        adapted.web.post("/v1/unload_lora_adapter", load),
+    ):
+        assert answer.json["error"]["param"] == "lora_name"
 
 
 def test_an_exchange_that_fails_keeps_the_old_one(adapted: Adapted) -> None:
@@ -456,7 +564,7 @@ def test_an_exchange_that_fails_keeps_the_old_one(adapted: Adapted) -> None:
 
     adapted.engines[1].adapter_script = refuse_new
     body = {"lora_name": "a", "lora_path": "/new", "load_inplace": True}
-    assert adapted.web.post("/v1/load_lora_adapter", body).status == 400
+    assert adapted.web.post("/v1/load_lora_adapter", body).status == 404
     for messages in adapted.messages():
         last = messages[-1]
         assert isinstance(last, RegisterAdapter)
@@ -469,10 +577,11 @@ def test_clients_choose_as_they_always_did(shared: Adapted) -> None:
     assert hub.text_generation("hi", adapter_id="a", max_new_tokens=2)
     with pytest.raises(ValidationError, match="the name of an adapter that is loaded"):
         hub.text_generation("hi", adapter_id="c", max_new_tokens=2)
+    assert InferenceClient(base_url=shared.web.url).chat_completion([{"role": "user", "content": "hi"}], max_tokens=2)
     client = openai.OpenAI(base_url=f"{shared.web.url}/v1", api_key="-", max_retries=0)
     assert [each.id for each in client.models.list()] == [BASE, "a", "b"]
     messages: Any = CHAT["messages"]
     assert client.chat.completions.create(model="b", messages=messages).model == "b"
     with pytest.raises(openai.NotFoundError, match="the name of an adapter that is loaded"):
         client.chat.completions.create(model="c", messages=messages)
-    assert sorted(map(str, shared.used())) == ["a", "b"]
+    assert sorted(map(str, shared.used())) == ["None", "a", "b"]

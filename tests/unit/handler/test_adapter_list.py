@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from handler.adapters.location import adapter_directory, fetch_adapters
 from handler.engine.adapters.own_copy import content_fingerprint, copy_files
 from handler.seam.adapter_list import AdapterEntry, AdapterList, NameTaken, new_registration
 from handler.seam.config import AdapterSource, EngineConfig
-from handler.seam.errors import BadConfiguration
+from handler.seam.errors import BadConfiguration, StartupError
+from handler.seam.status import StatusBoard
+from handler.startup import start
 from tests.fakes.hub import FakeHub
 
 FILES = {"adapter_config.json": json.dumps({"peft_type": "LORA"}).encode(), "adapter_model.safetensors": b"weights"}
@@ -138,3 +141,11 @@ def test_an_adapter_of_the_hub_is_fetched_once_and_only_its_two_files(tmp_path: 
 def test_what_cannot_be_fetched_ends_the_start(tmp_path: Path, hub: FakeHub, path: str, sentence: str) -> None:
     with pytest.raises(BadConfiguration, match=f"^LORA_ADAPTERS: .*{sentence}"):
         fetch_adapters(config(tmp_path, path), lambda *_: None)
+
+
+def test_an_adapter_with_the_id_of_the_model_that_is_found_ends_the_start(tmp_path: Path) -> None:
+    with closing(StatusBoard(tmp_path / "board", create=True)) as board:
+        for model_id in ("/opt/ml/model", "a0"):
+            with pytest.raises(StartupError) as refused:
+                start(config(tmp_path, "org/adapter"), board, (tmp_path, model_id))
+            assert ("LORA_ADAPTERS must not have a name of the model" in str(refused.value)) is (model_id == "a0")
