@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.pytorch_utils import Conv1D
 
@@ -33,7 +34,8 @@ class Size:
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelShape:
     """Modules by path: `linears` multiply, `experts` are matrices of experts (`….experts.gate_up_proj`), `routers`
-    multiply too, and choose experts by the result; `biases` are float32 `[N]` of any module.
+    multiply too, and choose experts by the result; `biases` are float32 `[N]` of any module, `convolutions` those of
+    them whose outputs are no rows.
 
     `input_embedding` and `output_layer` are paths, `dense` their ordinary weights, `tied` whether they share one.
     `attention_rows` are the outputs of query, key and value. `conversions` are transformers' own, of names in
@@ -46,6 +48,7 @@ class ModelShape:
     experts: dict[str, Size]
     routers: dict[str, Size]
     biases: dict[str, Tensor]
+    convolutions: frozenset[str]
     input_embedding: str | None
     output_layer: str | None
     tied: bool
@@ -69,6 +72,7 @@ class ModelShape:
             experts={path: size for at, module in modules.items() for path, size in _matrices(at, module).items()},
             routers={path: size for at, module in modules.items() for path, size in _routers(at, module).items()},
             biases={path: bias for path, module in modules.items() if (bias := _bias(module)) is not None},
+            convolutions=frozenset(path for path, module in modules.items() if isinstance(module, _ConvNd)),
             input_embedding=paths.get(id(embedding)),
             output_layer=paths.get(id(output)),
             tied=_weight(embedding) is not None and _weight(embedding) is _weight(output),

@@ -70,6 +70,9 @@ NOT_SERVED: list[tuple[dict[str, Any], str]] = [
     ({"r": True}, "r must be a positive integer"),
     ({"r": 3}, "has the rank 2, and the configuration says 3"),
     ({"lora_alpha": "16"}, "lora_alpha must be a finite number"),
+    ({"lora_alpha": 10**400}, "lora_alpha must be a finite number"),
+    ({"r": 10**400}, "r must be a positive integer"),
+    ({"rank_pattern": {f"{i}": 2 for i in range(5_001)}}, "rank_pattern has more patterns than the 5000"),
     ({"rank_pattern": {"q_proj": "x"}}, "rank_pattern must be a positive integer"),
     ({"rank_pattern": {"(q_proj": 2}}, "rank_pattern has a pattern that is not a regular expression"),
     ({"alpha_pattern": [1]}, "alpha_pattern must be an object"),
@@ -201,6 +204,14 @@ def test_an_expression_that_never_ends_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "a", pair(Q), target_modules=endless)
 
 
+def test_all_expressions_of_an_adapter_share_one_limit_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each alone is within the limit; compiling them counts."""
+    monkeypatch.setattr("handler.adapters.name_match._LIMIT_S", 0.2)
+    slow = {f"{'(a|b)' * 1_500}{i}": 2 for i in range(200)}
+    with pytest.raises(BadAdapter, match="rank_pattern has patterns that take too long"):
+        read(tmp_path / "a", pair(Q), rank_pattern=slow)
+
+
 HEADS = ["model.", "model.language_model.", "language_model.model.", "language_model.", ""]
 
 
@@ -290,6 +301,9 @@ TARGETS: list[tuple[dict[str, Any], bool]] = [
     ({"layers_to_transform": [0], "layers_pattern": ["h"]}, False),
     ({"exclude_modules": ["q_proj"]}, False),
     ({"exclude_modules": r".*\.1\..*"}, True),
+    ({"exclude_modules": ["q_proj"], "target_modules": "all-linear"}, False),
+    ({"exclude_modules": ["q_proj"], "target_modules": r".*\.(q|down)_proj.*"}, False),
+    ({"exclude_modules": ["q_proj"], "target_parameters": ["q_proj.weight"]}, True),
 ]
 
 
@@ -300,7 +314,9 @@ def test_only_what_the_configuration_targets_lands(changes: dict[str, Any], land
     targets = changes.get("target_modules", ["q_proj"])
     changes = changes | ({"target_modules": [*targets, "mlp.down_proj"]} if isinstance(targets, list) else {})
     tensors = pair(Q) | pair(other, inputs=96)
-    if not lands and (isinstance(targets, str) or changes.get("layers_pattern") == ["h"]):
+    if not lands and (
+        "exclude_modules" not in changes and isinstance(targets, str) or changes.get("layers_pattern") == ["h"]
+    ):
         with pytest.raises(BadAdapter, match="none of the adapter's 4 tensors"):
             read(tmp_path / "a", tensors, **changes)
         return
@@ -317,6 +333,24 @@ def test_rows_of_tokens_reach_a_tied_output_layer(tmp_path: Path) -> None:
     assert tied.token_rows.keys() == {"model.embed_tokens", "lm_head"}
     with pytest.raises(BadAdapter, match="trainable_token_indices has 900, and the model 320 tokens"):
         read_adapter(write(tmp_path / "a", tensors | pair(Q), trainable_token_indices=[3, 900]), shape_of())
+
+
+def test_an_addition_that_peft_ties_reaches_the_output_layer(tmp_path: Path) -> None:
+    """peft 0.21 targets the embedding alone then, and computes the factor of the output layer by its own names."""
+    embedding, head = torch.ones(2, 320), torch.full((64, 2), 0.5)
+    tensors = {
+        f"{HEAD}model.embed_tokens.lora_embedding_A": embedding,
+        f"{HEAD}lm_head.lora_A.weight": head.T.contiguous(),
+    }
+    tensors |= {
+        f"{HEAD}model.embed_tokens.lora_embedding_B": head,
+        f"{HEAD}lm_head.lora_B.weight": embedding.T.contiguous(),
+    }
+    changes = {"target_modules": ["model.embed_tokens"], "rank_pattern": {"embed_tokens": 2}, "r": 8}
+    tied = read(tmp_path / "a", tensors, **changes, ensure_weight_tying=True)
+    assert (tied.unused, tied.products.keys(), tied.embeddings.keys()) == ((), {"lm_head"}, {"model.embed_tokens"})
+    assert (tied.products["lm_head"].scaling, tied.embeddings["model.embed_tokens"].scaling) == (0.5, 2.0)
+    assert not read(tmp_path / "b", tensors, **changes).products
 
 
 def test_a_copy_of_the_bases_weight_changes_nothing(tmp_path: Path) -> None:
