@@ -121,11 +121,12 @@ class AdapterConfig:
         return not self._names(path, self.exclude_modules, "exclude_modules") and any(map(self._targets, names))
 
     def _targets(self, path: str) -> bool:
-        if self.target_modules == "all-linear":
+        names = self.target_modules
+        if names == "all-linear":
             return True
-        if not self._names(path, self.target_modules, "target_modules"):
+        if names is None or not self._names(path, names, "target_modules"):
             return False
-        if isinstance(self.target_modules, str) or self.layers_to_transform is None or path in self.target_modules:
+        if isinstance(names, str) or self.layers_to_transform is None or path in names:
             return True
         return self._layer(path) in self.layers_to_transform
 

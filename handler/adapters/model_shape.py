@@ -18,6 +18,8 @@ from handler.linears.experts.quantised_experts import is_experts, matrix_names
 
 # Experts that are modules of their own see some of the rows only.
 _SINGLE_EXPERT = re.compile(r"\.experts\.\d+\.")
+# Rows whose copies in another type exist at once.
+_ROWS_MARKED = 4096
 # Families' own kinds of nn.Linear that multiply and nothing else.
 _LIKE_LINEAR = frozenset({"FalconLinear"})
 
@@ -37,7 +39,8 @@ class ModelShape:
     multiply too, and choose experts by the result; `biases` are float32 `[N]` of any module, `convolutions` those of
     them whose outputs are no rows.
 
-    `input_embedding` and `output_layer` are paths, `dense` their ordinary weights, `tied` whether they share one.
+    `input_embedding` and `output_layer` are paths, `tied` says whether they share a weight. `marks` are of their
+    weights if these are ordinary ones (see `marks_of`): the weights themselves must be free to go.
     `attention_rows` are the outputs of query, key and value. `conversions` are transformers' own, of names in
     checkpoints; `prefix` is the name of the base model in the whole one.
     """
@@ -53,7 +56,7 @@ class ModelShape:
     output_layer: str | None
     tied: bool
     embedding_size: Size
-    dense: dict[str, Tensor]
+    marks: dict[str, dict[torch.dtype, Tensor]]
     attention_rows: tuple[int, int, int]
     prefix: str
     conversions: list[Any] = field(default_factory=list)
@@ -77,8 +80,8 @@ class ModelShape:
             output_layer=paths.get(id(output)),
             tied=_weight(embedding) is not None and _weight(embedding) is _weight(output),
             embedding_size=Size(embedding.num_embeddings, embedding.embedding_dim),
-            dense={
-                paths[id(module)]: weight
+            marks={
+                paths[id(module)]: marks_of(weight)
                 for module in (embedding, output)
                 if module is not None and (weight := _weight(module)) is not None
             },
@@ -90,6 +93,21 @@ class ModelShape:
     def size(self, path: str) -> Size | None:
         """Of a product or of experts' matrices."""
         return self.linears.get(path) or self.experts.get(path) or self.routers.get(path)
+
+
+def marks_of(weight: Tensor) -> dict[torch.dtype, Tensor]:
+    """By which a copy of a matrix `[N, K]` is known, whatever type it is kept in: int64 `[N]`, sums of rows' bits.
+
+    They tell an untouched copy from another model's weight, and cost one pass over the matrix for each type.
+    """
+    return {dtype: row_marks(weight, dtype) for dtype in (weight.dtype, torch.bfloat16, torch.float16)}
+
+
+def row_marks(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """For each row of `[N, K]` in `dtype`, the sum of its numbers' bits: int64 `[N]` on the CPU."""
+    bits = torch.int16 if dtype.itemsize == 2 else torch.int32
+    parts = weight.detach().split(_ROWS_MARKED)
+    return torch.cat([part.to(dtype).contiguous().view(bits).sum(1, dtype=torch.int64).cpu() for part in parts])
 
 
 def _size(module: Any) -> Size | None:

@@ -1,4 +1,4 @@
-"""`NamePatterns`: regular expressions of an adapter's configuration, which a stranger wrote, with limits for them all."""
+"""`NamePatterns`: the regular expressions of an adapter's configuration, which a stranger wrote, within limits."""
 
 from __future__ import annotations
 

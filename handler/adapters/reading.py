@@ -13,7 +13,7 @@ from handler.adapters.adapter import Adapter, BadAdapter, ExpertLowRank, LowRank
 from handler.adapters.adapter_config import AdapterConfig
 from handler.adapters.adapter_file import read_files
 from handler.adapters.landing import Landing, Landings
-from handler.adapters.model_shape import ModelShape, Size
+from handler.adapters.model_shape import ModelShape, Size, row_marks
 from handler.adapters.name_match import is_named
 from handler.adapters.stacking import Part, whole_experts, whole_product
 from handler.adapters.tensor_names import Named, NamedTensors, Pair, without_base_layer
@@ -255,11 +255,8 @@ class _Reading:
 
     def _is_base(self, path: str, weight: Tensor) -> bool:
         """Whether it is the base's own weight, in either's type; a quantised one cannot be compared."""
-        base = self._model.dense.get(path)
-        if base is None:
-            return True
-        base = base.detach().cpu()
-        return torch.equal(base, weight.to(base.dtype)) or torch.equal(base.to(weight.dtype), weight)
+        marks = self._model.marks.get(path)
+        return marks is None or any(torch.equal(each, row_marks(weight, dtype)) for dtype, each in marks.items())
 
     def _take_tokens(self, path: str, given: Named, *, alone: bool) -> None:
         """Rows of some tokens. peft writes those of the embedding alone where the output layer shares its weight."""

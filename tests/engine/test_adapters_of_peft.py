@@ -86,7 +86,7 @@ def test_biases_of_routers_and_of_convolutions(tmp_path: Path) -> None:
     shape = ModelShape.of(mixed)
     adapters.read_adapter(adapters.write(mixed, tmp_path / "b", 0, 0.0, target_modules=["q_proj"], bias="all"), shape)
     changed = adapters.write(mixed, tmp_path / "c", target_modules=["q_proj"], bias="all")
-    with pytest.raises(BadAdapter, match="conv1d.bias changes the bias of a convolution"):
+    with pytest.raises(BadAdapter, match=r"conv1d\.bias changes the bias of a convolution"):
         adapters.read_adapter(changed, shape)
 
 

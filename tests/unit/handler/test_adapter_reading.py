@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -315,7 +317,7 @@ def test_only_what_the_configuration_targets_lands(changes: dict[str, Any], land
     changes = changes | ({"target_modules": [*targets, "mlp.down_proj"]} if isinstance(targets, list) else {})
     tensors = pair(Q) | pair(other, inputs=96)
     if not lands and (
-        "exclude_modules" not in changes and isinstance(targets, str) or changes.get("layers_pattern") == ["h"]
+        ("exclude_modules" not in changes and isinstance(targets, str)) or changes.get("layers_pattern") == ["h"]
     ):
         with pytest.raises(BadAdapter, match="none of the adapter's 4 tensors"):
             read(tmp_path / "a", tensors, **changes)
@@ -346,7 +348,7 @@ def test_an_addition_that_peft_ties_reaches_the_output_layer(tmp_path: Path) -> 
         f"{HEAD}model.embed_tokens.lora_embedding_B": head,
         f"{HEAD}lm_head.lora_B.weight": embedding.T.contiguous(),
     }
-    changes = {"target_modules": ["model.embed_tokens"], "rank_pattern": {"embed_tokens": 2}, "r": 8}
+    changes: dict[str, Any] = {"target_modules": ["model.embed_tokens"], "rank_pattern": {"embed_tokens": 2}, "r": 8}
     tied = read(tmp_path / "a", tensors, **changes, ensure_weight_tying=True)
     assert (tied.unused, tied.products.keys(), tied.embeddings.keys()) == ((), {"lm_head"}, {"model.embed_tokens"})
     assert (tied.products["lm_head"].scaling, tied.embeddings["model.embed_tokens"].scaling) == (0.5, 2.0)
@@ -354,12 +356,19 @@ def test_an_addition_that_peft_ties_reaches_the_output_layer(tmp_path: Path) -> 
 
 
 def test_a_copy_of_the_bases_weight_changes_nothing(tmp_path: Path) -> None:
-    base = shape_of().dense["model.embed_tokens"].detach()
+    """The base's weight may be gone by then."""
+    model = tiny_models.build("llama", num_hidden_layers=2)
+    shape, weight = ModelShape.of(model), weakref.ref(model.get_input_embeddings().weight)
+    base = model.get_input_embeddings().weight.detach().clone()
+    del model
+    gc.collect()
+    assert weight() is None
     names = {f"{HEAD}model.embed_tokens.lora_embedding_A": torch.ones(2, 320)}
     names |= {f"{HEAD}model.embed_tokens.lora_embedding_B": torch.ones(64, 2)}
     name = f"{HEAD}model.embed_tokens.base_layer.weight"
     for number, (copy, replaced) in enumerate([(base.clone(), False), (base.bfloat16(), False), (base + 1, True)]):
-        found = read(tmp_path / str(number), names | {name: copy}, target_modules=["embed_tokens"])
+        written = write(tmp_path / str(number), names | {name: copy}, target_modules=["embed_tokens"])
+        found = read_adapter(written, shape)
         assert found.embeddings.keys() == {"model.embed_tokens"}
         assert bool(found.weights) is replaced
 
