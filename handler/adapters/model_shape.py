@@ -67,7 +67,7 @@ class ModelShape:
         modules = dict(model.named_modules(remove_duplicate=False))
         paths = {id(module): path for path, module in reversed(list(modules.items()))}
         embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
-        linears = {path: size for path, module in modules.items() if (size := _size(module)) is not None}
+        linears = {path: size for path, module in modules.items() if (size := linear_size(module)) is not None}
         return cls(
             model_type=str(model.config.model_type),
             modules=frozenset(modules),
@@ -110,7 +110,7 @@ def row_marks(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.cat([part.to(dtype).contiguous().view(bits).sum(1, dtype=torch.int64).cpu() for part in parts])
 
 
-def _size(module: Any) -> Size | None:
+def linear_size(module: Any) -> Size | None:
     """Sizes of a module that multiplies by a weight, whatever holds it."""
     if isinstance(module, Conv1D):
         return Size(module.weight.shape[1], module.weight.shape[0])
@@ -152,7 +152,7 @@ def _routers(path: str, module: nn.Module) -> dict[str, Size]:
     found = {}
     for name, child in children.items():
         weight = _weight(child)
-        if weight is not None and _size(child) is None and not is_experts(child):
+        if weight is not None and linear_size(child) is None and not is_experts(child):
             found[f"{path}.{name}"] = Size(*weight.shape)
     return found
 

@@ -18,7 +18,7 @@ from handler.kernels.cuda.adapter_kernels import AdapterKernels
 from handler.linears.cuda.fp8_linear import Fp8Linear
 from handler.linears.cuda.int4_linear import Int4Linear
 from handler.linears.ordered_linear import OrderedLinear
-from handler.runners.choice import start_paged
+from handler.runners.choice import choose_runner, start_paged
 from handler.runners.limits import CUDA_PAGE_SIZE, bytes_per_token
 from handler.runners.paged.adapters.adapters import PagedAdapters
 from handler.runners.paged.adapters.memory import AdapterMemory, AdapterRoom
@@ -29,7 +29,7 @@ from handler.runners.paged.sync_guard import host_sync
 from handler.runners.trial import Verdict
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 from handler.scheduling.sequence import Sequence
-from handler.seam.config import EngineConfig
+from handler.seam.config import EngineConfig, KVLayout
 from handler.seam.errors import BadConfiguration
 from handler.seam.protocol import GenerateRequest, SamplingParams
 from handler.seam.status import StatusBoard
@@ -194,12 +194,12 @@ def test_drafts_are_verified_with_their_adapter(gpus: Gpus) -> None:
         one.token_ids.append(token)
 
 
-@pytest.mark.parametrize("family", ["llama", "phi3", "qwen3", "gpt2", "deepseek_v3"])
+@pytest.mark.parametrize("family", ["llama", "phi3", "glm4", "qwen3", "gpt2", "deepseek_v3"])
 def test_memory_is_counted_before_the_download_as_it_is_taken(family: str) -> None:
     model = build(family)
     held = AdapterMemory(model, ROOM, torch.bfloat16).num_bytes
     counted = adapter_bytes(model.config.to_dict(), ROOM.num_slots, ROOM.max_rank)
-    assert counted == (held if family in {"llama", "qwen3"} else pytest.approx(held, rel=0.5))
+    assert counted == (held if family in {"llama", "phi3", "glm4", "qwen3"} else pytest.approx(held, rel=0.5))
 
 
 def test_keys_take_what_adapters_leave(gpus: Gpus, tmp_path: Path) -> None:
@@ -312,6 +312,35 @@ def test_without_room_adapters_are_refused_by_name(gpus: Gpus) -> None:
     held = PagedAdapters(runner.loaded, ROOM)
     with pytest.raises(BadAdapter, match=r"rank 9; the largest here is 8 \(MAX_ADAPTER_RANK\)"):
         held.load(0, adapter(build("llama", num_hidden_layers=1), 1, 9))
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+@pytest.mark.parametrize("layout", [KVLayout.AUTO, KVLayout.SLOTS])
+def test_whatever_runs_on_a_gpu_takes_adapters_if_there_is_room(
+    gpus: Gpus, tmp_path: Path, family: str, layout: KVLayout
+) -> None:
+    """Keys leave memory for them to every runner."""
+    capacities = []
+    for reserves in (False, True):
+        board = StatusBoard(tmp_path / f"board{reserves}", create=True)
+        given = loaded(build(family, num_hidden_layers=1).to("cuda", torch.bfloat16))
+        gpus.all[0].total = gpus.all[0].allocated + (1 << 28)
+        asked = EngineConfig(
+            max_model_len=64, max_num_seqs=1, kv_layout=layout, reserves_adapters=reserves, max_adapter_rank=4096
+        )
+        runner, bounds = choose_runner(asked, given, board)
+        assert (runner.adapters_obstacle is None) is reserves
+        capacities.append(bounds.capacity_tokens + bounds.num_stored_pages * bounds.page_size)
+        del runner, given
+    assert capacities[1] < capacities[0]
+
+
+def test_pages_on_a_cpu_take_adapters(tmp_path: Path) -> None:
+    """No memory is set aside for anything else there."""
+    board = StatusBoard(tmp_path / "board", create=True)
+    config = EngineConfig(kv_layout=KVLayout.PAGED, max_model_len=64, max_num_seqs=1, kv_capacity_tokens=256)
+    runner, _ = choose_runner(config, loaded(build("llama", num_hidden_layers=1)), board)
+    assert (runner.name, runner.adapters_obstacle) == ("paged", None)
 
 
 def lying(name: str) -> Callable[..., None]:

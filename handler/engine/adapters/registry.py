@@ -263,10 +263,10 @@ class AdapterRegistry:
 
     def _check_place(self, message: RegisterAdapter) -> None:
         """Raise Refusal if an adapter cannot be registered now, whatever its files hold."""
-        if self._runner.adapters_obstacle is not None:
-            raise Refusal(AdapterErrorCode.BAD, self._runner.adapters_obstacle)
         if not self.slots.contents:
             raise Refusal(AdapterErrorCode.FULL, "This server loads no adapters: MAX_ADAPTERS is 0")
+        if self._runner.adapters_obstacle is not None:
+            raise Refusal(AdapterErrorCode.BAD, self._runner.adapters_obstacle)
         names = {*self._by_name, *(each.message.name for each in self._reading.values() if not each.unwanted)}
         if message.name in names and not message.replace:
             raise _taken(message.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -50,11 +50,6 @@ class LowRankStack:
             self.scalings[:, index : index + 1],
             (columns.stop - columns.start,),
         )
-
-    def on_rows(self, slots: slice) -> LowRankStack:
-        """Some of the slots: views."""
-        parts = {name: getattr(self, name)[slots] for name in ("down", "up", "ranks", "scalings")}
-        return replace(self, **parts)
 
 
 class AdapterKernels:
