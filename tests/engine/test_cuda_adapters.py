@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import zmq
 from accelerate import dispatch_model
 from torch import Tensor
 
+from handler import startup
 from handler.adapters.adapter import Adapter, BadAdapter, LowRank, TokenRows
 from handler.kernels.cuda.adapter_kernels import AdapterKernels
 from handler.linears.cuda.fp8_linear import Fp8Linear
@@ -29,16 +33,17 @@ from handler.runners.paged.sync_guard import host_sync
 from handler.runners.trial import Verdict
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 from handler.scheduling.sequence import Sequence
-from handler.seam.config import EngineConfig, KVLayout
+from handler.seam.config import AdapterSource, EngineConfig, KVLayout
 from handler.seam.errors import BadConfiguration
-from handler.seam.protocol import GenerateRequest, SamplingParams
+from handler.seam.protocol import GenerateRequest, SamplingParams, StepOutput, decode_from_engine, encode
 from handler.seam.status import StatusBoard
 from model_memory.adapter_bytes import adapter_bytes
+from tests.support.adapters import gap, peft_model, write
 from tests.support.local_engine import limits, loaded
 from tests.support.pretend_cuda import Gpus, gpus_of, pretend_cuda, references
 from tests.support.pretend_cuda.driver import ILLEGAL_ADDRESS, PretendDriver
 from tests.support.pretend_cuda.graphs import graph
-from tests.support.tiny_models import VOCAB_SIZE, build
+from tests.support.tiny_models import VOCAB_SIZE, build, save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOM = AdapterRoom(3, 8)
@@ -341,6 +346,50 @@ def test_pages_on_a_cpu_take_adapters(tmp_path: Path) -> None:
     config = EngineConfig(kv_layout=KVLayout.PAGED, max_model_len=64, max_num_seqs=1, kv_capacity_tokens=256)
     runner, _ = choose_runner(config, loaded(build("llama", num_hidden_layers=1)), board)
     assert (runner.name, runner.adapters_obstacle) == ("paged", None)
+
+
+def test_a_whole_engine_serves_what_it_starts_with(tmp_path: Path) -> None:
+    """From files to answers over the socket: of the base, and of an adapter that peft wrote."""
+    model = build("llama", num_hidden_layers=2)
+    made = write(model, tmp_path / "made", target_modules="all-linear")
+    save("llama", tmp_path / "model", num_hidden_layers=2)
+    config = EngineConfig(
+        model=str(tmp_path / "model"),
+        cache_dir=str(tmp_path),
+        socket_path=str(tmp_path / "socket"),
+        num_threads=1,
+        reserves_adapters=True,
+        adapters=(AdapterSource("a", str(made)),),
+        max_adapters=2,
+        kv_capacity_tokens=1024,
+        max_model_len=64,
+        max_num_seqs=2,
+    )
+    with pretend_cuda(gpus_of("A10G")), ExitStack() as closing:
+        core, card = startup.start(config, StatusBoard(tmp_path / "board", create=True))
+        closing.callback(core.socket.close)
+        assert (card.device, card.runner) == ("cuda:0", "paged")
+        client = closing.enter_context(zmq.Context()).socket(zmq.DEALER)
+        closing.enter_context(client)
+        client.connect(f"ipc://{config.socket_path}")
+        sampling = SamplingParams(max_tokens=6, seed=0, temperature=0.0, ignore_eos=True)
+        for name in (None, "a"):
+            client.send(encode([GenerateRequest(str(name), PROMPT, sampling, 60.0, adapter=name)]))
+        said: dict[str, list[int]] = {"None": [], "a": []}
+        deadline = time.monotonic() + 60
+        while any(len(each) < 6 for each in said.values()):
+            assert time.monotonic() < deadline
+            core.step(0.01)
+            while client.poll(0):
+                for message in decode_from_engine(client.recv()):
+                    assert isinstance(message, StepOutput)
+                    said[message.request_id] += message.token_ids
+        assert core.adapters is not None
+        assert set(core.runner.adapter_graphs.shapes) == set(core.runner.graphs.shapes)  # type: ignore[attr-defined]
+        list(core.adapters.stop())
+    assert gap(peft_model(model, made), PROMPT, said["a"]) < 0.05
+    assert gap(model, PROMPT, said["None"]) < 0.05
+    assert gap(model, PROMPT, said["a"]) > 0.2, "the adapter changes the answer"
 
 
 def lying(name: str) -> Callable[..., None]:

@@ -72,6 +72,8 @@ checkpoints {stored} of `tests/data/formats`, and `HF_MODEL_QUANTIZE` {at_load};
 - `q_proj` lands on a fused `qkv_proj`, `gate_proj` and `up_proj` on `gate_up_proj`, and the reverse. peft does not do
   this; each part keeps its own factor.
 - Experts: of one module each, as before transformers 5, or of one parameter (`target_parameters`); routers too.
+  With `use_rslora` each expert's `w1` and `w3` keep the factor that they were trained with. peft 0.21 multiplies it by
+  the square root of 2 when it fuses them ([finding](../findings/peft-rslora-factor-grows-with-fused-experts.sh)).
 - Embeddings and output layer: additions, whole weights (`modules_to_save`) and rows of tokens
   (`trainable_token_indices`, which reach a tied output layer). `ensure_weight_tying` counts as in peft: the embedding's
   addition is the tied output layer's too. The vocabulary must be the base's.
