@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes
 import pytest
 import torch
 import zmq
@@ -105,10 +106,21 @@ def merged(model: Any, added: Adapter) -> Any:
     return model
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "phi3", "mixtral", "gemma2"])
-def test_rows_equal_a_model_with_the_adapter_merged(family: str) -> None:
-    """On CPU in float32, by torch's operations: stock layers, fused names, routers of experts, gathered pages."""
-    shape = {"num_hidden_layers": 2}
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("llama", {}),
+        ("qwen3", {}),
+        ("phi3", {}),
+        ("mixtral", {}),
+        ("gemma2", {}),
+        ("mistral", {"sliding_window": 4}),
+    ],
+)
+def test_rows_equal_a_model_with_the_adapter_merged(family: str, changes: dict[str, Any]) -> None:
+    """On CPU in float32, by torch's operations: stock layers, fused names, routers of experts, gathered pages,
+    windows that are shorter than the prompt."""
+    shape = {"num_hidden_layers": 2} | changes
     adapters = [adapter(build(family, **shape), seed, rank) for seed, rank in ((1, 4), (2, 8))]
     expected = [merged(build(family, **shape), each) for each in adapters]
     runner = proved(build(family, **shape), page_size=16)
@@ -261,6 +273,28 @@ def test_adapters_over_quantised_weights(quantised: Callable[[torch.nn.Linear], 
         with torch.inference_mode():
             logits = each(torch.tensor([[*PROMPT, 3]])).logits[0, -2:]
         assert float((found[:, row] - logits).norm() / logits.norm()) < 0.1, "what is added is more than the base"
+
+
+def test_adapters_over_layers_of_bitsandbytes() -> None:
+    """On a GPU these stay bitsandbytes' own; here they are on the CPU, which computes them in float32."""
+    expected, model = (build("llama", num_hidden_layers=1) for _ in range(2))
+    added = adapter(model, 1)
+    for path in added.products:
+        parent, _, name = path.rpartition(".")
+        weight = model.get_submodule(path).weight.data
+        layer = bitsandbytes.nn.Linear4bit(weight.shape[1], weight.shape[0], False, torch.float32, quant_type="nf4")
+        layer.weight = bitsandbytes.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
+        setattr(model.get_submodule(parent), name, layer.to("cpu"))
+        held = layer.weight
+        expected.get_submodule(path).weight.data = bitsandbytes.functional.dequantize_4bit(held, held.quant_state)
+    runner = proved(model, page_size=16)
+    assert set(runner.adapters.memory.modules) == set(added.products)  # type: ignore[union-attr]
+    runner.load_adapter(0, added)
+    found = steps(runner, [0, -1])
+    for row, each in ((0, merged(copy.deepcopy(expected), added)), (1, expected)):
+        with torch.inference_mode():
+            logits = each(torch.tensor([[*PROMPT, 3]])).logits[0, -2:]
+        torch.testing.assert_close(found[:, row], logits, rtol=1e-3, atol=1e-3)
 
 
 def everything(model: Any, seed: int) -> Adapter:
