@@ -27,6 +27,7 @@ from handler.runners.choice import choose_runner, start_paged
 from handler.runners.limits import CUDA_PAGE_SIZE, bytes_per_token
 from handler.runners.paged.adapters.adapters import PagedAdapters
 from handler.runners.paged.adapters.memory import AdapterMemory, AdapterRoom
+from handler.runners.paged.adapters.product import add_products
 from handler.runners.paged.adapters.trial_adapter import kernels_differ
 from handler.runners.paged.runner import PagedRunner
 from handler.runners.paged.step_buffers import Shape
@@ -295,6 +296,27 @@ def test_adapters_over_layers_of_bitsandbytes() -> None:
         with torch.inference_mode():
             logits = each(torch.tensor([[*PROMPT, 3]])).logits[0, -2:]
         torch.testing.assert_close(found[:, row], logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("num_outputs", [1, 7, 6])
+def test_products_of_odd_sizes_go_through_the_kernels(
+    gpus: Gpus, num_outputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the gate of a shared expert, which has one output."""
+    model = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([torch.nn.ModuleDict()])})
+    model["layers"][0]["gate"] = torch.nn.Linear(64, num_outputs, False)  # type: ignore[index]
+    memory = AdapterMemory(model.to("cuda", torch.bfloat16), ROOM, torch.bfloat16)
+    ((path, held),) = memory.modules.items()
+    memory.load(1, {path: LowRank(torch.randn(4, 64), torch.randn(num_outputs, 4), 0.5)})
+    slots = torch.tensor([1, -1, 1], dtype=torch.int32).to("cuda")
+    rows, base = torch.randn(3, 64).to("cuda", torch.bfloat16), torch.randn(3, num_outputs).to("cuda", torch.bfloat16)
+    expected, found = base.clone(), base.clone()
+    add_products(None, expected, rows, held.stack, slots)
+    monkeypatch.setattr("handler.runners.paged.adapters.product._by_torch", None)
+    add_products(AdapterKernels(torch.bfloat16), found, rows, held.stack, slots)
+    torch.testing.assert_close(found.float().cpu(), expected.float().cpu(), rtol=0.02, atol=0.02)
+    assert torch.equal(found[1].cpu(), base[1].cpu())
+    assert not torch.equal(found[0].cpu(), base[0].cpu())
 
 
 def everything(model: Any, seed: int) -> Adapter:

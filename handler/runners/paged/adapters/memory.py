@@ -66,7 +66,7 @@ class AdapterMemory:
         slots, columns = self.room.num_slots, slice(first, first + num_parts)
         stack = LowRankStack(
             torch.zeros(slots, num_parts * rank, in_features, dtype=dtype, device=device),
-            torch.zeros(slots, rank, ends[-1], dtype=dtype, device=device),
+            torch.zeros(slots, rank, ends[-1] + ends[-1] % 2, dtype=dtype, device=device),
             self._ranks[device][:, columns],
             self._scalings[device][:, columns],
             tuple(ends),
@@ -104,7 +104,7 @@ class AdapterMemory:
         for path, product in products.items():
             held, rank = self.modules[path].stack, product.rank
             _fill(held.down[slot], product.down)
-            _fill(held.up[slot], product.up.t())
+            _fill(held.up[slot][:, : held.ends[-1]], product.up.t())
             self._host_ranks[slot, self._columns[path]] = rank
             self._host_scalings[slot, self._columns[path]] = product.scaling
         self._write(slot)
