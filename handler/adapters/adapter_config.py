@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handler.adapters.adapter import BadAdapter
-from handler.adapters.name_match import NamePatterns, is_named
+from handler.adapters.name_match import NamePatterns, is_named, may_end
 
 CONFIG = "adapter_config.json"
 _LORA = "LORA"
@@ -139,7 +139,8 @@ class AdapterConfig:
 
     def _by_pattern(self, field: str, patterns: dict[str, float], default: float, paths: tuple[str, ...]) -> float:
         for path in paths:
-            found = self._patterns.first(field, (rf"(.*\.)?({pattern})" for pattern in patterns), path)
+            expressions = (rf"(.*\.)?({pattern})" if may_end(path, pattern) else None for pattern in patterns)
+            found = self._patterns.first(field, expressions, path)
             if found is not None:
                 return list(patterns.values())[found[0]]
         return default

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from handler.adapters.adapter import Adapter, BadAdapter
+from handler.adapters.adapter_config import AdapterConfig, parse_config
 from handler.adapters.model_shape import ModelShape
 from handler.adapters.reading import read_adapter
 from tests.support import tiny_models
@@ -22,6 +23,10 @@ from tests.support import tiny_models
 CONFIG: dict[str, Any] = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
 HEAD = "base_model.model."
 Q = "model.layers.0.self_attn.q_proj"
+
+
+def read_config(changes: dict[str, Any]) -> AdapterConfig:
+    return parse_config(json.dumps(CONFIG | changes).encode())
 
 
 def pair(path: str, inputs: int = 64, outputs: int = 64, rank: int = 2) -> dict[str, Tensor]:
@@ -74,7 +79,7 @@ NOT_SERVED: list[tuple[dict[str, Any], str]] = [
     ({"lora_alpha": "16"}, "lora_alpha must be a finite number"),
     ({"lora_alpha": 10**400}, "lora_alpha must be a finite number"),
     ({"r": 10**400}, "r must be a positive integer"),
-    ({"rank_pattern": {f"{i}": 2 for i in range(5_001)}}, "rank_pattern has more patterns than the 5000"),
+    ({"rank_pattern": {f"{i}": 2 for i in range(5_001)}}, "rank_pattern has more than 5000 patterns"),
     ({"rank_pattern": {"q_proj": "x"}}, "rank_pattern must be a positive integer"),
     ({"rank_pattern": {"(q_proj": 2}}, "rank_pattern has a pattern that is not a regular expression"),
     ({"alpha_pattern": [1]}, "alpha_pattern must be an object"),
@@ -199,8 +204,9 @@ def test_a_link_inside_the_directory_is_followed(tmp_path: Path) -> None:
         read_adapter(tmp_path / "none", shape_of())
 
 
-def test_an_expression_that_never_ends_is_refused(tmp_path: Path) -> None:
+def test_an_expression_that_never_ends_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a stranger: `re` would take years for it."""
+    monkeypatch.setattr("handler.adapters.name_match._LIMIT_S", 0.5)
     endless = r"([a-z._0-9]|.){1,99}?([a-z._0-9]|.){1,99}?([a-z._0-9]|.){1,99}(?!.).$"
     with pytest.raises(BadAdapter, match="target_modules has a pattern that takes too long"):
         read(tmp_path / "a", pair(Q), target_modules=endless)
@@ -212,6 +218,16 @@ def test_all_expressions_of_an_adapter_share_one_limit_of_time(tmp_path: Path, m
     slow = {f"{'(a|b)' * 1_500}{i}": 2 for i in range(200)}
     with pytest.raises(BadAdapter, match="rank_pattern has patterns that take too long"):
         read(tmp_path / "a", pair(Q), rank_pattern=slow)
+
+
+def test_a_pattern_for_each_module_is_read_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As peft writes them for a model of 126 layers; each is tried for each module."""
+    monkeypatch.setattr("handler.adapters.name_match._LIMIT_S", 2.0)
+    names = [f"layers.{layer}.{part}_proj" for layer in range(1, 127) for part in "qkvogud"]
+    config = read_config({"rank_pattern": dict.fromkeys(names, 3)})
+    assert {config.rank(f"model.{name}") for name in names} == {3}
+    assert config.rank("model.layers.127.q_proj") == 2
+    assert read_config({"rank_pattern": {"q.proj": 3}}).rank("a.q_proj") == 3
 
 
 HEADS = ["model.", "model.language_model.", "language_model.model.", "language_model.", ""]
