@@ -68,19 +68,26 @@ def _serve(config: EngineConfig, board: StatusBoard) -> int:
     _freeze_objects()
     board.beat()
     board.enter(Phase.READY, f"serving {model_id}")
-    _catch_up(config, core)
+    _catch_up(config, core, board)
     logger.info("ready in %.1f s", time.monotonic() - started)
     core.run()
     core.shut_down()
+    if core.adapters is not None and core.adapters.is_reading:
+        # Python would wait for the thread, whose adapter nobody needs; PID 1 does not wait that long.
+        logging.shutdown()
+        os._exit(0)
     return 0
 
 
-def _catch_up(config: EngineConfig, core: EngineCore) -> None:
-    """Register adapters that were listed while this engine started: workers ask only engines that are ready."""
+def _catch_up(config: EngineConfig, core: EngineCore, board: StatusBoard) -> None:
+    """Register adapters that were listed while this engine started: workers tell only engines that are ready.
+
+    Requests wait in the socket meanwhile.
+    """
     from handler.engine.adapters.at_start import catch_up
 
     if core.adapters is not None:
-        catch_up(config, core.adapters)
+        catch_up(config, core.adapters, board.beat)
 
 
 def _start(config: EngineConfig, board: StatusBoard) -> tuple[EngineCore, str]:

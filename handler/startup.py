@@ -101,7 +101,7 @@ def start(
     if loaded.device.type == "cuda":
         core.generate_for_warm_up(*sequences_of_each_kind(runner.vocab_size, limits.max_model_len, grammars))
     if core.adapters is not None:
-        register_listed(config, core.adapters, board.advance)
+        register_listed(config, core.adapters, board.advance, restarted=board["epoch"] > 1)
     board["kv_capacity_tokens"] = limits.capacity_tokens
     card = _card(config, runner, limits, model_id, tokens_dir, custom_code(config, directory))
     _log_start(card, limits)

@@ -64,7 +64,8 @@ class Adapter:
     `model.layers.0.self_attn.q_proj`. Where that module is fused (`qkv_proj`), the key is the fused module's and the
     addition is of the whole: A stacked, B by blocks. `experts` has paths of matrices, as
     `model.layers.0.mlp.experts.gate_up_proj`, with N outputs and K inputs whatever way the family stores them.
-    `routers` are products whose result only their own module sees, which chooses experts by it.
+    `routers` are products whose result only their own module sees, which chooses experts by it; `router_biases` are
+    changes of their biases.
 
     `bias_changes` `[N]` float32 are added to the output of the module: the adapter's bias less the base's, and what
     `lora_bias` adds. The module may be a norm. `weights` `[N, K]` take the place of the base's in embeddings and
@@ -75,6 +76,7 @@ class Adapter:
     products: dict[str, LowRank] = field(default_factory=dict)
     experts: dict[str, ExpertLowRank] = field(default_factory=dict)
     routers: dict[str, LowRank] = field(default_factory=dict)
+    router_biases: dict[str, Tensor] = field(default_factory=dict)
     bias_changes: dict[str, Tensor] = field(default_factory=dict)
     embeddings: dict[str, TokenLowRank] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
@@ -87,5 +89,5 @@ class Adapter:
     @property
     def paths(self) -> frozenset[str]:
         """Every module or matrix that the adapter changes."""
-        products = (*self.products, *self.experts, *self.routers)
+        products = (*self.products, *self.experts, *self.routers, *self.router_biases)
         return frozenset({*products, *self.bias_changes, *self.embeddings, *self.weights, *self.token_rows})

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from handler.adapters.adapter import BadAdapter
-from handler.adapters.name_match import NamePattern
+from handler.adapters.name_match import NamePatterns, is_named, may_end
 
 CONFIG = "adapter_config.json"
 _LORA = "LORA"
@@ -26,7 +26,6 @@ HARMLESS = frozenset(
         "auto_mapping",
         "base_model_name_or_path",
         "corda_config",
-        "ensure_weight_tying",
         "eva_config",
         "fan_in_fan_out",
         "inference_mode",
@@ -46,6 +45,7 @@ READ = frozenset(
     (
         "alpha_pattern",
         "bias",
+        "ensure_weight_tying",
         "exclude_modules",
         "init_lora_weights",
         "layers_pattern",
@@ -74,6 +74,8 @@ VARIANTS = {
     "use_dora": "DoRA scales the base's weights",
     "use_qalora": "QALoRA pools its inputs",
 }
+# No matrix is larger, and a float holds it.
+_MAX_RANK = 1 << 31
 _NEUTRAL: tuple[Any, ...] = (None, False, "", [], {})
 
 
@@ -86,57 +88,67 @@ class AdapterConfig:
     use_rslora: bool
     rank_pattern: dict[str, float]
     alpha_pattern: dict[str, float]
-    target_modules: list[str] | str | None
-    exclude_modules: list[str] | str | None
-    target_parameters: list[str]
+    target_modules: frozenset[str] | str | None
+    exclude_modules: frozenset[str] | str | None
+    target_parameters: frozenset[str]
     layers_to_transform: list[int] | None
     layers_pattern: list[str]
-    modules_to_save: list[str]
+    modules_to_save: frozenset[str]
     trainable_token_indices: list[int] | dict[str, list[int]] | None
     lora_bias: bool
+    ensure_weight_tying: bool
+    _patterns: NamePatterns = field(default_factory=NamePatterns, repr=False, compare=False)
 
     def rank(self, *paths: str) -> int:
         """The rank of the module that has these names, the first that a pattern knows (peft's get_pattern_key)."""
-        return int(_by_pattern("rank_pattern", self.rank_pattern, self.r, paths))
+        return int(self._by_pattern("rank_pattern", self.rank_pattern, self.r, paths))
 
-    def scaling(self, rank: int, *paths: str) -> float:
-        """What multiplies the module's addition of this rank."""
-        alpha = _by_pattern("alpha_pattern", self.alpha_pattern, self.lora_alpha, paths)
+    def scaling(self, *paths: str) -> float:
+        """What multiplies the module's addition, whose rank is `rank(*paths)`."""
+        alpha = self._by_pattern("alpha_pattern", self.alpha_pattern, self.lora_alpha, paths)
+        rank = self.rank(*paths)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
-    def targets(self, path: str) -> bool:
-        """Whether peft puts an addition on the module of this name (peft's check_target_module_exists)."""
-        if self.exclude_modules and _names(path, self.exclude_modules, "exclude_modules"):
-            return False
-        if self.target_modules == "all-linear" or _names(f"{path}.weight", self.target_parameters, "target_parameters"):
+    def targets(self, path: str, *others: str) -> bool:
+        """Whether peft puts an addition on the module that is called `path` where it was trained.
+
+        `others` are its names here. Modules are excluded by the first name, and parameters never are (peft's
+        check_target_module_exists and _inject_parameters).
+        """
+        names = (path, *others)
+        if any(is_named(f"{name}.weight", self.target_parameters) for name in names):
             return True
-        if self.target_modules is None or not _names(path, self.target_modules, "target_modules"):
+        return not self._names(path, self.exclude_modules, "exclude_modules") and any(map(self._targets, names))
+
+    def _targets(self, path: str) -> bool:
+        names = self.target_modules
+        if names == "all-linear":
+            return True
+        if names is None or not self._names(path, names, "target_modules"):
             return False
-        if isinstance(self.target_modules, str) or self.layers_to_transform is None or path in self.target_modules:
+        if isinstance(names, str) or self.layers_to_transform is None or path in names:
             return True
         return self._layer(path) in self.layers_to_transform
 
     def _layer(self, path: str) -> int | None:
         """The first number in the path, after one of `layers_pattern` if there are any."""
-        for name in self.layers_pattern or [r"[^.]*"]:
-            found = NamePattern("layers_pattern", rf"(?:^|.*?\.){name}\.(?P<layer>\d+)\..*").match(path)
+        names = self.layers_pattern or [r"[^.]*"]
+        expressions = (rf"(?:^|.*?\.){name}\.(?P<layer>\d+)\..*" for name in names)
+        found = self._patterns.first("layers_pattern", expressions, path)
+        return None if found is None else int(found[1]["layer"])
+
+    def _by_pattern(self, field: str, patterns: dict[str, float], default: float, paths: tuple[str, ...]) -> float:
+        for path in paths:
+            expressions = (rf"(.*\.)?({pattern})" if may_end(path, pattern) else None for pattern in patterns)
+            found = self._patterns.first(field, expressions, path)
             if found is not None:
-                return int(found["layer"])
-        return None
+                return list(patterns.values())[found[0]]
+        return default
 
-
-def _by_pattern(field: str, patterns: dict[str, float], default: float, paths: tuple[str, ...]) -> float:
-    for path in paths:
-        for pattern, value in patterns.items():
-            if NamePattern(field, rf"(.*\.)?({pattern})").match(path) is not None:
-                return value
-    return default
-
-
-def _names(path: str, names: list[str] | str, field: str) -> bool:
-    if isinstance(names, str):
-        return NamePattern(field, names).match(path) is not None
-    return any(path == name or path.endswith(f".{name}") for name in names)
+    def _names(self, path: str, names: frozenset[str] | str | None, field: str) -> bool:
+        if isinstance(names, str):
+            return self._patterns.first(field, [names], path) is not None
+        return names is not None and is_named(path, names)
 
 
 def parse_config(text: bytes) -> AdapterConfig:
@@ -158,12 +170,13 @@ def parse_config(text: bytes) -> AdapterConfig:
         },
         target_modules=_targets(fields, "target_modules"),
         exclude_modules=_targets(fields, "exclude_modules"),
-        target_parameters=_strings(fields, "target_parameters"),
+        target_parameters=frozenset(_strings(fields, "target_parameters")),
         layers_to_transform=_layers(fields.get("layers_to_transform")),
         layers_pattern=_strings(fields, "layers_pattern"),
-        modules_to_save=_strings(fields, "modules_to_save"),
+        modules_to_save=frozenset(_strings(fields, "modules_to_save")),
         trainable_token_indices=_token_indices(fields.get("trainable_token_indices")),
         lora_bias=_flag(fields, "lora_bias"),
+        ensure_weight_tying=_flag(fields, "ensure_weight_tying"),
     )
 
 
@@ -194,15 +207,20 @@ def _show(value: Any) -> str:
 
 
 def _rank(value: Any, field: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_RANK:
         raise BadAdapter(f"{CONFIG}: {field} must be a positive integer, not {_show(value)}")
     return value
 
 
 def _number(value: Any, field: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise BadAdapter(f"{CONFIG}: {field} must be a finite number, not {_show(value)}")
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            found = float(value)
+        except OverflowError:  # JSON's integers have no end
+            found = math.inf
+        if math.isfinite(found):
+            return found
+    raise BadAdapter(f"{CONFIG}: {field} must be a finite number, not {_show(value)}")
 
 
 def _flag(fields: dict[str, Any], field: str) -> bool:
@@ -227,11 +245,11 @@ def _strings(fields: dict[str, Any], field: str) -> list[str]:
     return value
 
 
-def _targets(fields: dict[str, Any], field: str) -> list[str] | str | None:
+def _targets(fields: dict[str, Any], field: str) -> frozenset[str] | str | None:
     value = fields.get(field)
     if isinstance(value, str) and value:
         return "all-linear" if value.lower() == "all-linear" else value
-    return _strings(fields, field) if value else None
+    return frozenset(_strings(fields, field)) if value else None
 
 
 def _layers(value: Any) -> list[int] | None:

@@ -106,13 +106,18 @@ class EmbeddingAddition:
 class RouterAddition:
     """To a router, which computes with its weight more than a product: it runs again with the sum of both."""
 
-    def __init__(self, pair: LowRank, module: Any) -> None:
-        weight: Tensor = module.weight.detach()
-        change = pair.scaling * (pair.up.float() @ pair.down.float())
+    def __init__(self, pair: LowRank | None, bias_change: Tensor | None, module: Any) -> None:
         self.module = copy.copy(module)
         self.module._parameters = dict(module._parameters)
-        merged = (weight.float() + change.to(weight.device)).to(weight.dtype)
-        self.module._parameters["weight"] = nn.Parameter(merged, requires_grad=False)
+        if pair is not None:
+            self._change("weight", pair.scaling * (pair.up.float() @ pair.down.float()))
+        if bias_change is not None:
+            self._change("bias", bias_change)
+
+    def _change(self, name: str, change: Tensor) -> None:
+        base: Tensor = getattr(self.module, name).detach()
+        merged = (base.float() + change.to(base.device)).to(base.dtype)
+        self.module._parameters[name] = nn.Parameter(merged, requires_grad=False)
 
 
 class ExpertsAddition:

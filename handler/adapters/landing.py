@@ -19,12 +19,11 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 
+from handler.adapters.fused_names import FUSED
 from handler.adapters.model_shape import ModelShape, Size
 
 # Heads of paths that stand for the same model: the text part of a whole one, or the base of a causal one.
 _HEADS = frozenset({"model", "language_model", "text_model", "transformer", "base_model"})
-# Products that some families keep in one module, in this order.
-_FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ class Landings:
     def _in_fused(self, path: str) -> list[Landing]:
         """A part of a module that is fused in the model."""
         before, _, leaf = path.rpartition(".")
-        for whole, parts in _FUSED.items():
+        for whole, parts in FUSED.items():
             found = self._by_body.get(_body(f"{before}.{whole}"))
             if leaf in parts and found in self._shape.linears:
                 return [_part(found, self._shape.linears[found], self._rows(whole), parts.index(leaf))]
@@ -94,7 +93,7 @@ class Landings:
     def _over_parts(self, path: str) -> list[Landing]:
         """A fused module that is split in the model."""
         before, _, leaf = path.rpartition(".")
-        found = [self._by_body.get(_body(f"{before}.{part}")) for part in _FUSED.get(leaf, ())]
+        found = [self._by_body.get(_body(f"{before}.{part}")) for part in FUSED.get(leaf, ())]
         return self._split([each for each in found if each is not None]) if found and None not in found else []
 
     def _split(self, paths: list[str]) -> list[Landing]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.pytorch_utils import Conv1D
 
@@ -17,6 +18,8 @@ from handler.linears.experts.quantised_experts import is_experts, matrix_names
 
 # Experts that are modules of their own see some of the rows only.
 _SINGLE_EXPERT = re.compile(r"\.experts\.\d+\.")
+# Rows whose copies in another type exist at once.
+_ROWS_MARKED = 4096
 # Families' own kinds of nn.Linear that multiply and nothing else.
 _LIKE_LINEAR = frozenset({"FalconLinear"})
 
@@ -33,9 +36,11 @@ class Size:
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelShape:
     """Modules by path: `linears` multiply, `experts` are matrices of experts (`….experts.gate_up_proj`), `routers`
-    multiply too, and choose experts by the result; `biases` are float32 `[N]` of any module.
+    multiply too, and choose experts by the result; `biases` are float32 `[N]` of any module, `convolutions` those of
+    them whose outputs are no rows.
 
-    `input_embedding` and `output_layer` are paths, `dense` their ordinary weights, `tied` whether they share one.
+    `input_embedding` and `output_layer` are paths, `tied` says whether they share a weight. `marks` are of their
+    weights if these are ordinary ones (see `marks_of`): the weights themselves must be free to go.
     `attention_rows` are the outputs of query, key and value. `conversions` are transformers' own, of names in
     checkpoints; `prefix` is the name of the base model in the whole one.
     """
@@ -46,11 +51,12 @@ class ModelShape:
     experts: dict[str, Size]
     routers: dict[str, Size]
     biases: dict[str, Tensor]
+    convolutions: frozenset[str]
     input_embedding: str | None
     output_layer: str | None
     tied: bool
     embedding_size: Size
-    dense: dict[str, Tensor]
+    marks: dict[str, dict[torch.dtype, Tensor]]
     attention_rows: tuple[int, int, int]
     prefix: str
     conversions: list[Any] = field(default_factory=list)
@@ -61,7 +67,7 @@ class ModelShape:
         modules = dict(model.named_modules(remove_duplicate=False))
         paths = {id(module): path for path, module in reversed(list(modules.items()))}
         embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
-        linears = {path: size for path, module in modules.items() if (size := _size(module)) is not None}
+        linears = {path: size for path, module in modules.items() if (size := linear_size(module)) is not None}
         return cls(
             model_type=str(model.config.model_type),
             modules=frozenset(modules),
@@ -69,12 +75,13 @@ class ModelShape:
             experts={path: size for at, module in modules.items() for path, size in _matrices(at, module).items()},
             routers={path: size for at, module in modules.items() for path, size in _routers(at, module).items()},
             biases={path: bias for path, module in modules.items() if (bias := _bias(module)) is not None},
+            convolutions=frozenset(path for path, module in modules.items() if isinstance(module, _ConvNd)),
             input_embedding=paths.get(id(embedding)),
             output_layer=paths.get(id(output)),
             tied=_weight(embedding) is not None and _weight(embedding) is _weight(output),
             embedding_size=Size(embedding.num_embeddings, embedding.embedding_dim),
-            dense={
-                paths[id(module)]: weight
+            marks={
+                paths[id(module)]: marks_of(weight)
                 for module in (embedding, output)
                 if module is not None and (weight := _weight(module)) is not None
             },
@@ -88,7 +95,22 @@ class ModelShape:
         return self.linears.get(path) or self.experts.get(path) or self.routers.get(path)
 
 
-def _size(module: Any) -> Size | None:
+def marks_of(weight: Tensor) -> dict[torch.dtype, Tensor]:
+    """By which a copy of a matrix `[N, K]` is known, whatever type it is kept in: int64 `[N]`, sums of rows' bits.
+
+    They tell an untouched copy from another model's weight, and cost one pass over the matrix for each type.
+    """
+    return {dtype: row_marks(weight, dtype) for dtype in (weight.dtype, torch.bfloat16, torch.float16)}
+
+
+def row_marks(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """For each row of `[N, K]` in `dtype`, the sum of its numbers' bits: int64 `[N]` on the CPU."""
+    bits = torch.int16 if dtype.itemsize == 2 else torch.int32
+    parts = weight.detach().split(_ROWS_MARKED)
+    return torch.cat([part.to(dtype).contiguous().view(bits).sum(1, dtype=torch.int64).cpu() for part in parts])
+
+
+def linear_size(module: Any) -> Size | None:
     """Sizes of a module that multiplies by a weight, whatever holds it."""
     if isinstance(module, Conv1D):
         return Size(module.weight.shape[1], module.weight.shape[0])
@@ -130,7 +152,7 @@ def _routers(path: str, module: nn.Module) -> dict[str, Size]:
     found = {}
     for name, child in children.items():
         weight = _weight(child)
-        if weight is not None and _size(child) is None and not is_experts(child):
+        if weight is not None and linear_size(child) is None and not is_experts(child):
             found[f"{path}.{name}"] = Size(*weight.shape)
     return found
 

@@ -150,8 +150,8 @@ class PlainAdapters:
 
     def _addition(self, adapter: Adapter, path: str, hooked: _Hooked) -> Addition | RouterAddition:
         module, device = hooked.module, _device(hooked.module, self._model)
-        if path in adapter.routers:
-            return RouterAddition(adapter.routers[path], module)
+        if path in adapter.routers or path in adapter.router_biases:
+            return RouterAddition(adapter.routers.get(path), adapter.router_biases.get(path), module)
         experts = {at.rpartition(".")[2]: pair for at, pair in adapter.experts.items() if at.rpartition(".")[0] == path}
         if experts:
             return ExpertsAddition(experts, device)

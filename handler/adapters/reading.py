@@ -13,7 +13,8 @@ from handler.adapters.adapter import Adapter, BadAdapter, ExpertLowRank, LowRank
 from handler.adapters.adapter_config import AdapterConfig
 from handler.adapters.adapter_file import read_files
 from handler.adapters.landing import Landing, Landings
-from handler.adapters.model_shape import ModelShape, Size
+from handler.adapters.model_shape import ModelShape, Size, row_marks
+from handler.adapters.name_match import is_named
 from handler.adapters.stacking import Part, whole_experts, whole_product
 from handler.adapters.tensor_names import Named, NamedTensors, Pair, without_base_layer
 
@@ -58,7 +59,7 @@ def _targets_without_tensors(config: AdapterConfig, model: ModelShape, adapter: 
     paths = [*model.linears, *filter(None, [model.input_embedding])]
     if config.target_modules == "all-linear":
         paths = [path for path in model.linears if path != model.output_layer]
-    kept = {path for path in paths for name in config.modules_to_save if path == name or path.endswith(f".{name}")}
+    kept = {path for path in paths if is_named(path, config.modules_to_save)}
     return [path for path in paths if path not in adapter.paths and path not in kept and config.targets(path)]
 
 
@@ -106,11 +107,14 @@ class _Reading:
         pairs: list[LowRank | ExpertLowRank] = [*products.values(), *experts.values(), *routers.values()]
         held = [tensor for pair in pairs for tensor in (pair.down, pair.up)]
         held += [tensor for each in self._embeddings.values() for tensor in (each.rows, each.up)]
+        router_biases = {path: self._bias_changes.pop(path) for path in self._model.routers.keys() & self._bias_changes}
+        held += router_biases.values()
         held += [*self._weights.values(), *self._bias_changes.values(), *(r.values for r in self._token_rows.values())]
         return Adapter(
             products=products,
             experts=experts,
             routers=routers,
+            router_biases=router_biases,
             bias_changes=self._bias_changes,
             embeddings=self._embeddings,
             weights=self._weights,
@@ -132,12 +136,14 @@ class _Reading:
             self._take_experts(path, matrices, pair.down, pair.up)
             return
         landings = self._landings.products(path)
-        names = (path, *(landing.path for landing in landings), f"{path}.weight")
-        if not landings or not any(self._config.targets(name) for name in names):
+        names = (path, *(landing.path for landing in landings))
+        is_tied = self._is_tied_output(landings)
+        if not landings or not (is_tied or self._config.targets(*names)):
             self.unused += pair.names
             return
         rank = len(pair.down.tensor)
-        scaling = self._scaling(pair.down, rank, names)
+        patterned = (*names, f"{path}.weight")
+        scaling = self._scaling(pair.down, rank, patterned, self._model.input_embedding if is_tied else None)
         num_rows = sum(_num_rows(landing, self._model) for landing in landings)
         _check(pair.up, (num_rows, rank), landings[0].path)
         for landing in landings:
@@ -145,12 +151,24 @@ class _Reading:
         if pair.bias is not None:
             self._take_addition_bias(landings, pair.bias, scaling)
 
-    def _scaling(self, down: Named, rank: int, names: tuple[str, ...]) -> float:
-        expected = self._config.rank(*names)
+    def _is_tied_output(self, landings: list[Landing]) -> bool:
+        """Whether peft shares the embedding's addition with the output layer here (its _add_targets_to_tie).
+
+        Its configuration then targets the embedding alone; the file holds both.
+        """
+        if not self._config.ensure_weight_tying or self._model.input_embedding is None:
+            return False
+        is_output = [landing.path for landing in landings] == [self._model.output_layer]
+        return is_output and self._config.targets(self._model.input_embedding)
+
+    def _scaling(self, down: Named, rank: int, names: tuple[str, ...], tied_to: str | None = None) -> float:
+        """The addition's factor. One that is shared with the module `tied_to` has that module's rank, and as peft
+        computes it the factor of its own names."""
+        expected = self._config.rank(*names) if tied_to is None else self._config.rank(tied_to)
         if rank != expected:
             raise BadAdapter(f"{down.name} has the rank {rank}, and the configuration says {expected}")
         self._max_rank = max(self._max_rank, rank)
-        return self._config.scaling(rank, *names)
+        return self._config.scaling(*names)
 
     def _take_part(self, landing: Landing, down: Named, up: Named, scaling: float) -> None:
         size = self._model.size(landing.path)
@@ -160,7 +178,7 @@ class _Reading:
         self._parts.setdefault(landing.path, []).append(part)
 
     def _take_embedding(self, path: str, found: str | None, down: Named, up: Named) -> None:
-        if found is None or found != self._model.input_embedding or not self._targets(path, found):
+        if found is None or found != self._model.input_embedding or not self._config.targets(path, found):
             self.unused += [down.name, up.name]
             return
         size = self._model.embedding_size
@@ -169,9 +187,6 @@ class _Reading:
         _check(up, (size.num_inputs, rank), found)
         scaling = self._scaling(down, rank, (path, found))
         self._embeddings[found] = TokenLowRank(down.tensor.T.contiguous(), up.tensor, scaling)
-
-    def _targets(self, *names: str) -> bool:
-        return any(self._config.targets(name) for name in names)
 
     def _take_experts(self, path: str, matrices: dict[str, Size], down: Named, up: Named) -> None:
         """Which matrix it is, its sizes say: the file does not."""
@@ -203,7 +218,10 @@ class _Reading:
             base = self._model.biases[landing.path][landing.start : landing.stop]
             wanted = given.tensor[landing.first : landing.last].float()
             _check(Named(given.name, wanted), tuple(base.shape), landing.path)
-            self._change(landing, wanted - base)
+            if landing.path not in self._model.convolutions:
+                self._change(landing, wanted - base)
+            elif not torch.equal(wanted, base):
+                raise BadAdapter(f"{given.name} changes the bias of a convolution, which is not served")
 
     def _take_addition_bias(self, landings: list[Landing], given: Named, scaling: float) -> None:
         if not self._config.lora_bias or any(landing.expert is not None for landing in landings):
@@ -237,11 +255,8 @@ class _Reading:
 
     def _is_base(self, path: str, weight: Tensor) -> bool:
         """Whether it is the base's own weight, in either's type; a quantised one cannot be compared."""
-        base = self._model.dense.get(path)
-        if base is None:
-            return True
-        base = base.detach().cpu()
-        return torch.equal(base, weight.to(base.dtype)) or torch.equal(base.to(weight.dtype), weight)
+        marks = self._model.marks.get(path)
+        return marks is None or any(torch.equal(each, row_marks(weight, dtype)) for dtype, each in marks.items())
 
     def _take_tokens(self, path: str, given: Named, *, alone: bool) -> None:
         """Rows of some tokens. peft writes those of the embedding alone where the output layer shares its weight."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -19,19 +21,34 @@ from handler.runners.paged.adapters.memory import AdapterRoom
 from handler.runners.paged.runner import PagedRunner
 from handler.runners.peak import Probe, measured_limits
 from handler.runners.rotary import settle_rotary
-from handler.runners.runner import Runner
+from handler.runners.runner import NO_ROOM_FOR_ADAPTERS, Runner
 from handler.runners.slots.runner import SlotRunner
 from handler.runners.trial import Verdict
 from handler.seam.config import EngineConfig, KVLayout
 from handler.seam.errors import BadConfiguration, BadModel, UnsupportedModel
 from handler.seam.status import StatusBoard
+from model_memory.adapter_bytes import adapter_bytes
 
 logger = logging.getLogger(__name__)
+
+# What `adapter_bytes` raises.
+_UNKNOWN_SIZES = (KeyError, TypeError, ValueError, ArithmeticError)
 
 
 def choose_runner(config: EngineConfig, loaded: LoadedModel, board: StatusBoard) -> tuple[Runner, Limits]:
     """Pages, else slots, else transformers' cache. Raises UnsupportedModel with every reason if none is right, and
-    BadModel if the weights are the reason."""
+    BadModel if the weights are the reason.
+
+    On a GPU none takes adapters unless memory was set aside for them: keys have the rest.
+    """
+    runner, limits = _first_right(config, loaded, board)
+    if loaded.device.type == "cuda" and not config.reserves_adapters:
+        runner.adapters_obstacle = NO_ROOM_FOR_ADAPTERS
+    return runner, limits
+
+
+def _first_right(config: EngineConfig, loaded: LoadedModel, board: StatusBoard) -> tuple[Runner, Limits]:
+    """As `choose_runner`."""
     # What steps need of the memory is not known yet: sequences may become shorter, never longer.
     longest = derive_limits(config, loaded, paged=True, reserve={}).max_model_len
     settle_rotary(loaded.model, longest)
@@ -92,16 +109,42 @@ def _wants_pages(config: EngineConfig, loaded: LoadedModel) -> bool:
 
 
 def _adapters(config: EngineConfig, loaded: LoadedModel) -> PagedAdapters | None:
-    """Memory for adapters, if it is to be set aside. Raises BadConfiguration if there is too little."""
-    if not config.reserves_adapters or not config.max_adapters:
+    """Memory for adapters; on a GPU only if it is to be set aside. Raises BadConfiguration if there is too little."""
+    if not config.max_adapters or (loaded.device.type == "cuda" and not config.reserves_adapters):
         return None
     try:
         return PagedAdapters(loaded, AdapterRoom(config.max_adapters, config.max_adapter_rank))
     except torch.OutOfMemoryError as exc:
-        raise BadConfiguration(
-            f"MAX_ADAPTERS={config.max_adapters} of MAX_ADAPTER_RANK={config.max_adapter_rank} do not fit into GPU "
-            "memory beside the weights"
-        ) from exc
+        raise _too_many_adapters(config) from exc
+
+
+@contextmanager
+def _room_for_adapters(config: EngineConfig, loaded: LoadedModel) -> Iterator[None]:
+    """Keep keys from the memory that adapters beside another runner than the paged one will take, in float32.
+
+    Raises BadConfiguration if there is too little.
+    """
+    held = None
+    if loaded.device.type == "cuda" and config.reserves_adapters and config.max_adapters:
+        values = loaded.model.config.to_dict()
+        try:
+            needed = adapter_bytes(values, config.max_adapters, config.max_adapter_rank, torch.float32.itemsize)
+            held = torch.empty(needed, dtype=torch.uint8, device=loaded.device)
+        except _UNKNOWN_SIZES:
+            logger.warning("adapters: what they take is not known for this model, so no memory is set aside for them")
+        except torch.OutOfMemoryError as exc:
+            raise _too_many_adapters(config) from exc
+    try:
+        yield
+    finally:
+        del held
+
+
+def _too_many_adapters(config: EngineConfig) -> BadConfiguration:
+    return BadConfiguration(
+        f"MAX_ADAPTERS={config.max_adapters} of MAX_ADAPTER_RANK={config.max_adapter_rank} do not fit into GPU memory "
+        "beside the weights"
+    )
 
 
 def paged_probe(loaded: LoadedModel, limits: Limits, adapters: PagedAdapters | None = None) -> Probe:
@@ -142,7 +185,8 @@ def _proved_paged(
 
 
 def _start_slots(config: EngineConfig, loaded: LoadedModel) -> tuple[Runner, Limits]:
-    limits = measured_limits(config, loaded, partial(_slot_probe, loaded))
+    with _room_for_adapters(config, loaded):
+        limits = measured_limits(config, loaded, partial(_slot_probe, loaded))
     runner = SlotRunner(loaded, limits.max_num_seqs, limits.max_model_len, limits.num_stored_pages, limits.page_size)
     runner.accelerate()
     runner.prove()
@@ -162,7 +206,8 @@ def _start_dynamic_cache(config: EngineConfig, loaded: LoadedModel, refusal: str
         raise UnsupportedModel(f"no runner computes this model correctly: {reasons}") from exc
     logger.info("runner: %s, %s, because %s", runner.name, runner.abilities, refusal)
     # A prompt's own keys count as part of its step here.
-    limits = measured_limits(config, loaded, lambda _: Probe(runner), paged=True)
+    with _room_for_adapters(config, loaded):
+        limits = measured_limits(config, loaded, lambda _: Probe(runner), paged=True)
     runner.forget(0, 0)
     return runner, _with_states(limits, runner.state_bytes, loaded)
 

@@ -13,6 +13,10 @@ from handler.runners.limits import Limits
 from handler.scheduling.kv_manager import KVManager
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 
+NO_ROOM_FOR_ADAPTERS = (
+    "This server set no GPU memory aside for adapters at its start: set ENABLE_ADAPTERS=true or LORA_ADAPTERS"
+)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepLogits:

@@ -47,6 +47,7 @@ def started(directory: Path, tmp_path: Path, **settings: Any) -> EngineCore:
         **values,
     )
     core, _ = start(config, StatusBoard(tmp_path / "board", create=True))
+    core.socket.close()
     return core
 
 

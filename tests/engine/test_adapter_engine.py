@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from threading import Event, get_ident
@@ -20,7 +22,7 @@ from handler.adapters.adapter import Adapter
 from handler.adapters.model_shape import ModelShape
 from handler.adapters.reading import read_adapter
 from handler.engine.adapters import at_start
-from handler.engine.adapters.own_copy import content_fingerprint
+from handler.engine.adapters.own_copy import content_fingerprint, copy_files
 from handler.runners.dynamic_cache.runner import DynamicCacheRunner
 from handler.runners.paged.adapters.adapters import PagedAdapters
 from handler.runners.paged.adapters.memory import AdapterRoom
@@ -104,9 +106,11 @@ def start(model: Any, tmp_path: Path) -> Iterator[Start]:
 
     yield begin
     torch.set_num_threads(num_threads)
-    for engine in engines:
-        engine.core.scheduler.check_integrity()
-        engine.close()
+    with ExitStack() as closing:
+        for engine in engines:
+            closing.callback(engine.close)
+        for engine in engines:
+            engine.core.scheduler.check_integrity()
 
 
 def _runner(kind: str, model: Any, num_slots: int) -> Runner:
@@ -274,6 +278,9 @@ def test_what_cannot_be_registered_is_refused_with_a_sentence(
         (engine.pin("none", True), unknown, "Adapter none is not registered"),
     ]
     assert isinstance(engine.register("c", files["c"]), AdapterDone)
+    slots = list(engine.adapters.slots.contents)
+    assert isinstance(engine.pin("b", False), AdapterDone)
+    assert engine.adapters.slots.contents == slots, "only who is pinned is given a slot at once"
     cases.append((engine.pin("b", True), full, "2 of the 2 places on the device would be pinned"))
     cases.append((engine.register("d", files["c"]), full, "3 adapters are registered; MAX_CPU_ADAPTERS allows no more"))
     for reply, code, sentence in cases:
@@ -400,9 +407,14 @@ def progress(_permille: int, _text: str) -> None:
 
 
 def test_an_adapter_of_the_start_that_cannot_be_loaded_ends_it(start: Start, tmp_path: Path) -> None:
-    engine = start(adapters=(AdapterSource("x", str(tmp_path)),))
-    with pytest.raises(BadConfiguration, match=r"LORA_ADAPTERS: adapter x: .*adapter_config.json"):
-        at_start.register_listed(engine.config, engine.adapters, progress)
+    """In whichever engine, and whatever another has done. One that served it before goes on without."""
+    engine, listed = start(adapters=(AdapterSource("x", str(tmp_path)),)), AdapterList(tmp_path / "adapters")
+    for _ in range(2):
+        with pytest.raises(BadConfiguration, match=r"LORA_ADAPTERS: adapter x: .*adapter_config.json"):
+            at_start.register_listed(engine.config, engine.adapters, progress)
+        listed.mark_ready(listed.read()[0].registration)
+    at_start.register_listed(engine.config, engine.adapters, progress, restarted=True)
+    assert listed.read() == []
 
 
 def test_what_was_served_and_cannot_be_read_any_more_is_served_nowhere(
@@ -418,15 +430,28 @@ def test_what_was_served_and_cannot_be_read_any_more_is_served_nowhere(
 
 
 def test_an_adapter_listed_while_the_engine_started_is_registered_then(
-    start: Start, files: dict[str, Path], said: dict[str | None, list[int]], tmp_path: Path
+    start: Start,
+    files: dict[str, Path],
+    said: dict[str | None, list[int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """Before any request; one that cannot be loaded is served nowhere."""
     engine = start()
     at_start.register_listed(engine.config, engine.adapters, progress)
     registration = new_registration()
     AdapterList(tmp_path / "adapters").add(AdapterEntry(name="a", src=str(files["a"]), registration=registration))
-    at_start.catch_up(engine.config, engine.adapters)
+    bad = AdapterEntry(name="x", src=str(tmp_path), registration=new_registration())
+    AdapterList(tmp_path / "adapters").add(bad)
+    beats: list[None] = []
+    monkeypatch.setattr("handler.engine.adapters.registry._BEAT_S", 1e-6)
+    at_start.catch_up(engine.config, engine.adapters, lambda: beats.append(None))
+    assert beats, "PID 1 must see that the engine lives"
+    assert answers(engine, "a") == [said["a"]], "the first step knows it"
     assert isinstance(engine.register("a", files["a"], registration=registration), AdapterDone)
-    assert answers(engine, "a") == [said["a"]]
+    assert [entry.name for entry in AdapterList(tmp_path / "adapters").read()] == ["a"]
+    assert "an adapter is no longer served: adapter x: " in caplog.text
 
 
 def is_gone(engine: LocalEngine, path: Path) -> bool:
@@ -439,10 +464,15 @@ def is_gone(engine: LocalEngine, path: Path) -> bool:
 
 
 def test_copies_of_what_is_not_listed_are_deleted_at_the_start(start: Start, tmp_path: Path) -> None:
-    (tmp_path / "adapters" / "left-behind").mkdir(parents=True)
+    """Also those that are not whole; another engine may be making one."""
+    at = tmp_path / "adapters"
+    gone, kept = ("left-behind", "new-abc", f"new-{2**22 + 1}-abc"), at / f"new-{os.getpid()}-abc"
+    for path in (*(at / name for name in gone), kept):
+        path.mkdir(parents=True)
     engine = start()
     at_start.register_listed(engine.config, engine.adapters, progress)
-    assert is_gone(engine, tmp_path / "adapters" / "left-behind")
+    assert all(is_gone(engine, at / name) for name in gone)
+    assert kept.is_dir()
 
 
 @pytest.mark.parametrize("is_undone", [True, False])
@@ -487,26 +517,30 @@ def test_an_adapter_unregistered_while_the_engine_started_leaves_it(
     engine = start()
     at_start.register_listed(engine.config, engine.adapters, progress)
     listed.remove("gone")
-    at_start.catch_up(engine.config, engine.adapters)
+    at_start.catch_up(engine.config, engine.adapters, lambda: None)
     engine.step()
     assert [engine.board[name] for name in ("adapters_registered", "adapter_bytes")] == [0, 0]
     assert is_gone(engine, listed.directory / "gone")
 
 
+@pytest.mark.parametrize("dies_copying", [False, True])
 def test_an_adapter_that_ends_two_engines_is_not_loaded_a_third_time(
-    start: Start, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Start, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_copying: bool
 ) -> None:
-    """One dies while it is read and one while it enters a slot; another name or place helps nobody."""
+    """One dies while it is copied or read and one while it enters a slot; another name or place helps nobody."""
     hazards, suspects = Hazards(tmp_path / "h", create=True), Suspects(tmp_path / "s", create=True)
     marks = {"hazards_path": str(tmp_path / "h"), "suspects_path": str(tmp_path / "s")}
 
-    def die(*_: Any) -> Any:
+    def die(*_: Any, **__: Any) -> Any:
         suspects.record_deaths(hazards.take())  # as PID 1 does
         raise KeyboardInterrupt
 
     reading = start(wrap=lambda _read: die, **marks)
+    if dies_copying:
+        monkeypatch.setattr("handler.engine.adapters.reader.copy_files", die)
     with pytest.raises(KeyboardInterrupt):
         reading.register("a", files["a"])
+    monkeypatch.setattr("handler.engine.adapters.reader.copy_files", copy_files)
     filling = start(**marks)
     monkeypatch.setattr(filling.core.runner, "load_adapter", die)
     with pytest.raises(KeyboardInterrupt):
@@ -590,6 +624,7 @@ def test_a_server_that_stops_answers_who_waits(start: Start, files: dict[str, Pa
     engine.step()
     assert request_id not in engine.replies
     (reply,) = [reply for _, reply in engine.adapters.stop()]
+    assert engine.adapters.is_reading, "the process ends without it"
     may_read.set()
     assert refusal(reply)[0] is AdapterErrorCode.DRAINING
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from handler.adapters.adapter import BadAdapter
 from handler.adapters.model_shape import ModelShape
 from handler.adapters.rows import BASE
 from handler.runners.dynamic_cache.runner import DynamicCacheRunner
@@ -59,6 +60,34 @@ def test_all_linear_layers_of_other_families(family: str, tmp_path: Path) -> Non
     rows = [(PROMPTS[2], BASE), *((prompt, slot) for slot, prompt in enumerate(PROMPTS[:2]))]
     together, _ = adapters.generate(runner, bounds, rows, 4)
     assert together == [base, *alone]
+
+
+@pytest.mark.parametrize("targets", [["embed_tokens"], ["lm_head", "q_proj"], ".*(embed_tokens|q_proj)"], ids=str)
+def test_an_addition_that_peft_ties_to_the_output_layer(targets: list[str] | str, tmp_path: Path) -> None:
+    """`ensure_weight_tying` lets the embedding's addition count in a tied output layer too, whichever is targeted."""
+    model = tiny_models.build("llama", tie_word_embeddings=True)
+    runner = DynamicCacheRunner(loaded(copy.deepcopy(model)), 64)
+    made = adapters.write(model, tmp_path, target_modules=targets, ensure_weight_tying=True)
+    assert adapters.load(runner, ModelShape.of(model), made, 0).unused == ()
+    (answer,), _ = adapters.generate(runner, limits(max_model_len=64), [(PROMPTS[1], 0)], 8)
+    assert adapters.choices(adapters.peft_model(model, made), PROMPTS[1], answer) == answer
+    assert adapters.choices(model, PROMPTS[1], answer) != answer
+
+
+def test_biases_of_routers_and_of_convolutions(tmp_path: Path) -> None:
+    """A router gives a tuple, and a convolution no rows: what cannot be done is refused before a request uses it."""
+    model = tiny_models.build("gpt_oss", **tiny_models.every_expert("gpt_oss"))
+    runner = DynamicCacheRunner(loaded(copy.deepcopy(model)), 64)
+    made = adapters.write(model, tmp_path / "a", target_modules=["q_proj"], bias="all")
+    assert adapters.load(runner, ModelShape.of(model), made, 0).router_biases.keys()
+    (answer,), _ = adapters.generate(runner, limits(max_model_len=64), [(PROMPTS[1], 0)], 4)
+    assert adapters.choices(adapters.peft_model(model, made), PROMPTS[1], answer) == answer
+    mixed = tiny_models.build("jamba")
+    shape = ModelShape.of(mixed)
+    adapters.read_adapter(adapters.write(mixed, tmp_path / "b", 0, 0.0, target_modules=["q_proj"], bias="all"), shape)
+    changed = adapters.write(mixed, tmp_path / "c", target_modules=["q_proj"], bias="all")
+    with pytest.raises(BadAdapter, match=r"conv1d\.bias changes the bias of a convolution"):
+        adapters.read_adapter(changed, shape)
 
 
 def test_the_page_of_files_is_up_to_date() -> None:

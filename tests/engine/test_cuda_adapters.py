@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes
 import pytest
 import torch
+import zmq
 from accelerate import dispatch_model
 from torch import Tensor
 
+from handler import startup
 from handler.adapters.adapter import Adapter, BadAdapter, LowRank, TokenRows
 from handler.kernels.cuda.adapter_kernels import AdapterKernels
 from handler.linears.cuda.fp8_linear import Fp8Linear
 from handler.linears.cuda.int4_linear import Int4Linear
 from handler.linears.ordered_linear import OrderedLinear
-from handler.runners.choice import start_paged
+from handler.runners.choice import choose_runner, start_paged
 from handler.runners.limits import CUDA_PAGE_SIZE, bytes_per_token
 from handler.runners.paged.adapters.adapters import PagedAdapters
 from handler.runners.paged.adapters.memory import AdapterMemory, AdapterRoom
+from handler.runners.paged.adapters.product import add_products
 from handler.runners.paged.adapters.trial_adapter import kernels_differ
 from handler.runners.paged.runner import PagedRunner
 from handler.runners.paged.step_buffers import Shape
@@ -29,16 +35,17 @@ from handler.runners.paged.sync_guard import host_sync
 from handler.runners.trial import Verdict
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
 from handler.scheduling.sequence import Sequence
-from handler.seam.config import EngineConfig
+from handler.seam.config import AdapterSource, EngineConfig, KVLayout
 from handler.seam.errors import BadConfiguration
-from handler.seam.protocol import GenerateRequest, SamplingParams
+from handler.seam.protocol import GenerateRequest, SamplingParams, StepOutput, decode_from_engine, encode
 from handler.seam.status import StatusBoard
 from model_memory.adapter_bytes import adapter_bytes
+from tests.support.adapters import gap, peft_model, write
 from tests.support.local_engine import limits, loaded
 from tests.support.pretend_cuda import Gpus, gpus_of, pretend_cuda, references
 from tests.support.pretend_cuda.driver import ILLEGAL_ADDRESS, PretendDriver
 from tests.support.pretend_cuda.graphs import graph
-from tests.support.tiny_models import VOCAB_SIZE, build
+from tests.support.tiny_models import VOCAB_SIZE, build, save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOM = AdapterRoom(3, 8)
@@ -100,10 +107,21 @@ def merged(model: Any, added: Adapter) -> Any:
     return model
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "phi3", "mixtral", "gemma2"])
-def test_rows_equal_a_model_with_the_adapter_merged(family: str) -> None:
-    """On CPU in float32, by torch's operations: stock layers, fused names, routers of experts, gathered pages."""
-    shape = {"num_hidden_layers": 2}
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("llama", {}),
+        ("qwen3", {}),
+        ("phi3", {}),
+        ("mixtral", {}),
+        ("gemma2", {}),
+        ("mistral", {"sliding_window": 4}),
+    ],
+)
+def test_rows_equal_a_model_with_the_adapter_merged(family: str, changes: dict[str, Any]) -> None:
+    """On CPU in float32, by torch's operations: stock layers, fused names, routers of experts, gathered pages,
+    windows that are shorter than the prompt."""
+    shape = {"num_hidden_layers": 2} | changes
     adapters = [adapter(build(family, **shape), seed, rank) for seed, rank in ((1, 4), (2, 8))]
     expected = [merged(build(family, **shape), each) for each in adapters]
     runner = proved(build(family, **shape), page_size=16)
@@ -194,12 +212,12 @@ def test_drafts_are_verified_with_their_adapter(gpus: Gpus) -> None:
         one.token_ids.append(token)
 
 
-@pytest.mark.parametrize("family", ["llama", "phi3", "qwen3", "gpt2", "deepseek_v3"])
+@pytest.mark.parametrize("family", ["llama", "phi3", "glm4", "qwen3", "gpt2", "deepseek_v3"])
 def test_memory_is_counted_before_the_download_as_it_is_taken(family: str) -> None:
     model = build(family)
     held = AdapterMemory(model, ROOM, torch.bfloat16).num_bytes
     counted = adapter_bytes(model.config.to_dict(), ROOM.num_slots, ROOM.max_rank)
-    assert counted == (held if family in {"llama", "qwen3"} else pytest.approx(held, rel=0.5))
+    assert counted == (held if family in {"llama", "phi3", "glm4", "qwen3"} else pytest.approx(held, rel=0.5))
 
 
 def test_keys_take_what_adapters_leave(gpus: Gpus, tmp_path: Path) -> None:
@@ -258,6 +276,49 @@ def test_adapters_over_quantised_weights(quantised: Callable[[torch.nn.Linear], 
         assert float((found[:, row] - logits).norm() / logits.norm()) < 0.1, "what is added is more than the base"
 
 
+def test_adapters_over_layers_of_bitsandbytes() -> None:
+    """On a GPU these stay bitsandbytes' own; here they are on the CPU, which computes them in float32."""
+    expected, model = (build("llama", num_hidden_layers=1) for _ in range(2))
+    added = adapter(model, 1)
+    for path in added.products:
+        parent, _, name = path.rpartition(".")
+        weight = model.get_submodule(path).weight.data
+        layer = bitsandbytes.nn.Linear4bit(weight.shape[1], weight.shape[0], False, torch.float32, quant_type="nf4")
+        layer.weight = bitsandbytes.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
+        setattr(model.get_submodule(parent), name, layer.to("cpu"))
+        held = layer.weight
+        expected.get_submodule(path).weight.data = bitsandbytes.functional.dequantize_4bit(held, held.quant_state)
+    runner = proved(model, page_size=16)
+    assert set(runner.adapters.memory.modules) == set(added.products)  # type: ignore[union-attr]
+    runner.load_adapter(0, added)
+    found = steps(runner, [0, -1])
+    for row, each in ((0, merged(copy.deepcopy(expected), added)), (1, expected)):
+        with torch.inference_mode():
+            logits = each(torch.tensor([[*PROMPT, 3]])).logits[0, -2:]
+        torch.testing.assert_close(found[:, row], logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("num_outputs", [1, 7, 6])
+def test_products_of_odd_sizes_go_through_the_kernels(
+    gpus: Gpus, num_outputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the gate of a shared expert, which has one output."""
+    model = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([torch.nn.ModuleDict()])})
+    model["layers"][0]["gate"] = torch.nn.Linear(64, num_outputs, False)  # type: ignore[index]
+    memory = AdapterMemory(model.to("cuda", torch.bfloat16), ROOM, torch.bfloat16)
+    ((path, held),) = memory.modules.items()
+    memory.load(1, {path: LowRank(torch.randn(4, 64), torch.randn(num_outputs, 4), 0.5)})
+    slots = torch.tensor([1, -1, 1], dtype=torch.int32).to("cuda")
+    rows, base = torch.randn(3, 64).to("cuda", torch.bfloat16), torch.randn(3, num_outputs).to("cuda", torch.bfloat16)
+    expected, found = base.clone(), base.clone()
+    add_products(None, expected, rows, held.stack, slots)
+    monkeypatch.setattr("handler.runners.paged.adapters.product._by_torch", None)
+    add_products(AdapterKernels(torch.bfloat16), found, rows, held.stack, slots)
+    torch.testing.assert_close(found.float().cpu(), expected.float().cpu(), rtol=0.02, atol=0.02)
+    assert torch.equal(found[1].cpu(), base[1].cpu())
+    assert not torch.equal(found[0].cpu(), base[0].cpu())
+
+
 def everything(model: Any, seed: int) -> Adapter:
     """Products of a few layers, a bias of each kind, rows of the embedding, and the output layer's weight."""
     random = torch.Generator().manual_seed(seed)
@@ -312,6 +373,79 @@ def test_without_room_adapters_are_refused_by_name(gpus: Gpus) -> None:
     held = PagedAdapters(runner.loaded, ROOM)
     with pytest.raises(BadAdapter, match=r"rank 9; the largest here is 8 \(MAX_ADAPTER_RANK\)"):
         held.load(0, adapter(build("llama", num_hidden_layers=1), 1, 9))
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+@pytest.mark.parametrize("layout", [KVLayout.AUTO, KVLayout.SLOTS])
+def test_whatever_runs_on_a_gpu_takes_adapters_if_there_is_room(
+    gpus: Gpus, tmp_path: Path, family: str, layout: KVLayout
+) -> None:
+    """Keys leave memory for them to every runner."""
+    capacities = []
+    for reserves in (False, True):
+        board = StatusBoard(tmp_path / f"board{reserves}", create=True)
+        given = loaded(build(family, num_hidden_layers=1).to("cuda", torch.bfloat16))
+        gpus.all[0].total = gpus.all[0].allocated + (1 << 28)
+        asked = EngineConfig(
+            max_model_len=64, max_num_seqs=1, kv_layout=layout, reserves_adapters=reserves, max_adapter_rank=4096
+        )
+        runner, bounds = choose_runner(asked, given, board)
+        assert (runner.adapters_obstacle is None) is reserves
+        capacities.append(bounds.capacity_tokens + bounds.num_stored_pages * bounds.page_size)
+        del runner, given
+    assert capacities[1] < capacities[0]
+
+
+def test_pages_on_a_cpu_take_adapters(tmp_path: Path) -> None:
+    """No memory is set aside for anything else there."""
+    board = StatusBoard(tmp_path / "board", create=True)
+    config = EngineConfig(kv_layout=KVLayout.PAGED, max_model_len=64, max_num_seqs=1, kv_capacity_tokens=256)
+    runner, _ = choose_runner(config, loaded(build("llama", num_hidden_layers=1)), board)
+    assert (runner.name, runner.adapters_obstacle) == ("paged", None)
+
+
+def test_a_whole_engine_serves_what_it_starts_with(tmp_path: Path) -> None:
+    """From files to answers over the socket: of the base, and of an adapter that peft wrote."""
+    model = build("llama", num_hidden_layers=2)
+    made = write(model, tmp_path / "made", target_modules="all-linear")
+    save("llama", tmp_path / "model", num_hidden_layers=2)
+    config = EngineConfig(
+        model=str(tmp_path / "model"),
+        cache_dir=str(tmp_path),
+        socket_path=str(tmp_path / "socket"),
+        num_threads=1,
+        reserves_adapters=True,
+        adapters=(AdapterSource("a", str(made)),),
+        max_adapters=2,
+        kv_capacity_tokens=1024,
+        max_model_len=64,
+        max_num_seqs=2,
+    )
+    with pretend_cuda(gpus_of("A10G")), ExitStack() as closing:
+        core, card = startup.start(config, StatusBoard(tmp_path / "board", create=True))
+        closing.callback(core.socket.close)
+        assert (card.device, card.runner) == ("cuda:0", "paged")
+        client = closing.enter_context(zmq.Context()).socket(zmq.DEALER)
+        closing.enter_context(client)
+        client.connect(f"ipc://{config.socket_path}")
+        sampling = SamplingParams(max_tokens=6, seed=0, temperature=0.0, ignore_eos=True)
+        for name in (None, "a"):
+            client.send(encode([GenerateRequest(str(name), PROMPT, sampling, 60.0, adapter=name)]))
+        said: dict[str, list[int]] = {"None": [], "a": []}
+        deadline = time.monotonic() + 60
+        while any(len(each) < 6 for each in said.values()):
+            assert time.monotonic() < deadline
+            core.step(0.01)
+            while client.poll(0):
+                for message in decode_from_engine(client.recv()):
+                    assert isinstance(message, StepOutput)
+                    said[message.request_id] += message.token_ids
+        assert core.adapters is not None
+        assert set(core.runner.adapter_graphs.shapes) == set(core.runner.graphs.shapes)  # type: ignore[attr-defined]
+        list(core.adapters.stop())
+    assert gap(peft_model(model, made), PROMPT, said["a"]) < 0.05
+    assert gap(model, PROMPT, said["None"]) < 0.05
+    assert gap(model, PROMPT, said["a"]) > 0.2, "the adapter changes the answer"
 
 
 def lying(name: str) -> Callable[..., None]:

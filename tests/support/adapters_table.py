@@ -72,9 +72,13 @@ checkpoints {stored} of `tests/data/formats`, and `HF_MODEL_QUANTIZE` {at_load};
 - `q_proj` lands on a fused `qkv_proj`, `gate_proj` and `up_proj` on `gate_up_proj`, and the reverse. peft does not do
   this; each part keeps its own factor.
 - Experts: of one module each, as before transformers 5, or of one parameter (`target_parameters`); routers too.
+  With `use_rslora` each expert's `w1` and `w3` keep the factor that they were trained with. peft 0.21 multiplies it by
+  the square root of 2 when it fuses them ([finding](../findings/peft-rslora-factor-grows-with-fused-experts.sh)).
 - Embeddings and output layer: additions, whole weights (`modules_to_save`) and rows of tokens
-  (`trainable_token_indices`, which reach a tied output layer). The vocabulary must be the base's.
-- Biases change the output of their module, norms too. A weight of another module in `modules_to_save` is refused.
+  (`trainable_token_indices`, which reach a tied output layer). `ensure_weight_tying` counts as in peft: the embedding's
+  addition is the tied output layer's too. The vocabulary must be the base's.
+- Biases change the output of their module, norms and routers too; one of a convolution is refused. So is a weight of
+  another module in `modules_to_save`.
 - A tensor that the configuration does not target, or whose module the model does not have, is named in the log. If none
   lands, the adapter is refused. Modules that are targeted, and for which there are no tensors, are named too.
 - Sizes must be the model's, and no number may be NaN or infinite.

@@ -40,11 +40,14 @@ def build_registry(
     return AdapterRegistry(runner, slots, reader, limits, in_flight, running)
 
 
-def register_listed(config: EngineConfig, registry: AdapterRegistry, progress: Callable[[int, str], None]) -> None:
+def register_listed(
+    config: EngineConfig, registry: AdapterRegistry, progress: Callable[[int, str], None], *, restarted: bool = False
+) -> None:
     """Register what the list names; the container's first engine makes it of LORA_ADAPTERS.
 
-    Raises BadConfiguration for one of these that cannot be loaded. One that was registered later, or served before, is
-    dropped from the list: no engine shall serve what another cannot.
+    Raises BadConfiguration for one of these that cannot be loaded, in whichever engine. One that was registered later,
+    or that an engine that has `restarted` served before, is dropped from the list: no engine shall serve what another
+    cannot.
     """
     configured = [
         AdapterEntry(
@@ -54,7 +57,7 @@ def register_listed(config: EngineConfig, registry: AdapterRegistry, progress: C
     ]
     if not config.adapters_path:
         for entry in configured:
-            _register(registry, entry)
+            _register(registry, entry, lambda: None)
         return
     listed = AdapterList(Path(config.adapters_path))
     listed.begin(configured)
@@ -62,28 +65,33 @@ def register_listed(config: EngineConfig, registry: AdapterRegistry, progress: C
     while missing := [each for each in listed.read() if not registry.knows(each.registration)]:
         for entry in missing:
             progress(950, f"loading the adapter {entry.name}")
-            _register_or_drop(listed, registry, entry)
+            _register_or_drop(listed, registry, entry, lambda: None, is_needed=entry.at_start and not restarted)
 
 
-def catch_up(config: EngineConfig, registry: AdapterRegistry) -> None:
+def catch_up(config: EngineConfig, registry: AdapterRegistry, beat: Callable[[], None]) -> None:
     """Follow the list's changes between `register_listed` and the time when the workers saw a ready engine.
 
-    They told this engine of none. The loop does not run yet.
+    They told this engine of none. The loop does not run yet, so requests wait: one that names an adapter which every
+    other engine has finds it here too. Calls `beat` meanwhile.
     """
     if not config.adapters_path:
         return
-    entries = AdapterList(Path(config.adapters_path)).read()
+    listed = AdapterList(Path(config.adapters_path))
+    entries = listed.read()
     registry.keep_only({each.registration for each in entries})
     for entry in entries:
         if not registry.knows(entry.registration):
-            registry.register_soon(_message(entry))
+            _register_or_drop(listed, registry, entry, beat, is_needed=False)
 
 
-def _register_or_drop(listed: AdapterList, registry: AdapterRegistry, entry: AdapterEntry) -> None:
+def _register_or_drop(
+    listed: AdapterList, registry: AdapterRegistry, entry: AdapterEntry, beat: Callable[[], None], *, is_needed: bool
+) -> None:
+    """Raises BadConfiguration for one that `is_needed`."""
     try:
-        _register(registry, entry)
+        _register(registry, entry, beat)
     except BadConfiguration as exc:
-        if entry.at_start and not entry.ready:
+        if is_needed:
             raise
         logger.error("an adapter is no longer served: %s", exc)
         listed.remove(entry.registration)
@@ -92,13 +100,13 @@ def _register_or_drop(listed: AdapterList, registry: AdapterRegistry, entry: Ada
             listed.mark_ready(entry.registration)
 
 
-def _register(registry: AdapterRegistry, entry: AdapterEntry) -> None:
+def _register(registry: AdapterRegistry, entry: AdapterEntry, beat: Callable[[], None]) -> None:
     """Raises BadConfiguration. An adapter that has a copy needs no directory any more."""
     message, is_hub = _message(entry), False
     if entry.at_start and not entry.ready:
         directory, is_hub = adapter_directory(entry.src, entry.revision)
         message = msgspec.structs.replace(message, path=str(directory))
-    refusal = registry.register_now(message, any_link=is_hub)
+    refusal = registry.register_now(message, beat, any_link=is_hub)
     if refusal is not None:
         setting = "LORA_ADAPTERS: " if entry.at_start else ""
         raise BadConfiguration(f"{setting}adapter {entry.name}: {refusal}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from handler.engine.adapters.own_copy import is_under_way
 from handler.seam.adapter_list import AdapterList
 
 
@@ -38,10 +39,9 @@ class SharedCopies:
         self._dropped.update(registrations)
 
     def drop_unlisted(self) -> None:
-        """Drop what earlier engines left. One that is being copied, under another name, is spared."""
-        folders = {path.name for path in self._listed.directory.iterdir() if path.is_dir()}
-        known = {each.registration for each in self._listed.read()}
-        self.drop(*(name for name in folders - known if not name.startswith("new-")))
+        """Drop what earlier engines left, whole or not. One that an engine is making, under another name, is spared."""
+        folders = {path.name for path in self._listed.directory.iterdir() if path.is_dir() and not is_under_way(path)}
+        self.drop(*(folders - {each.registration for each in self._listed.read()}))
 
     def sweep(self) -> None:
         """Delete those dropped that nobody may ask for. Raises OSError if the list cannot be read."""

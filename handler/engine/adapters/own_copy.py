@@ -11,6 +11,8 @@ from pathlib import Path
 from handler.adapters.location import FILES
 
 _END = 1 << 20
+# Begins the name of a copy that is not whole, before the id of the process that makes it.
+_SCRATCH = "new-"
 
 
 def files_of(directory: Path, *, any_link: bool = False) -> list[Path]:
@@ -34,7 +36,7 @@ def copy_files(source: Path, target: Path, *, any_link: bool = False) -> Path:
     if len(files) < len(FILES):
         return source
     target.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix="new-", dir=target.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=target.parent))
     try:
         for path in files:
             shutil.copyfile(path, scratch / path.name)
@@ -47,13 +49,22 @@ def copy_files(source: Path, target: Path, *, any_link: bool = False) -> Path:
     return target
 
 
-def content_fingerprint(directory: Path) -> int:
-    """A nonzero hash of the files' sizes, beginnings and ends, by which `Suspects` know an adapter. Raises OSError.
+def is_under_way(folder: Path) -> bool:
+    """Whether a process that lives is making this copy."""
+    owner = folder.name.removeprefix(_SCRATCH).partition("-")[0]
+    return folder.name.startswith(_SCRATCH) and owner.isdecimal() and Path("/proc", owner).exists()
+
+
+def content_fingerprint(directory: Path, *, any_link: bool = False) -> int:
+    """A nonzero hash of the files' sizes, beginnings and ends, by which `Suspects` know an adapter.
+
+    `any_link`: see `files_of`.
 
     Training changes every number, so the ends tell two adapters apart; all of a file would take longer than to read it.
+    Raises OSError.
     """
     digest = blake2b(digest_size=8)
-    for path in files_of(directory):
+    for path in files_of(directory, any_link=any_link):
         size = path.stat().st_size
         digest.update(size.to_bytes(8, "little"))
         with path.open("rb") as file:

@@ -56,13 +56,15 @@ class AdapterReader:
         self._sweep_due_s = 0.0
         self._free_bytes = free_bytes
         self._thread = ThreadPoolExecutor(1, "adapter", _alone)
+        self._newest: Future[ReadAdapter] | None = None
 
     def submit(self, path: Path, registration: str, *, any_link: bool = False) -> Future[ReadAdapter]:
         """Read the adapter in `path`, or the copy that a registration has already. `any_link`: see `files_of`.
 
         The future raises BadAdapter, NoMemory, or what the files make torch and Python raise.
         """
-        return self._thread.submit(self._load, path, registration, any_link)
+        self._newest = self._thread.submit(self._load, path, registration, any_link)
+        return self._newest
 
     def forget(self, registration: str) -> None:
         """Delete the copy, once no engine may need it, and give the system the memory of what was dropped."""
@@ -80,20 +82,36 @@ class AdapterReader:
             self._thread.submit(self._copies.sweep)
 
     def stop(self) -> None:
-        """Read nothing more. What is being read goes on."""
+        """Begin to read nothing more. What is being read goes on."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether an adapter is being read, or waits for it."""
+        return self._newest is not None and not self._newest.done()
 
     def _load(self, path: Path, registration: str, any_link: bool) -> ReadAdapter:
         copy = None if self._copies is None else self._copies.use(registration)
         source = copy if copy is not None and copy.is_dir() else path
         self._check_memory(files_of(source, any_link=any_link))
-        found = source if copy is None else copy_files(source, copy, any_link=any_link)
-        fingerprint = content_fingerprint(found)
+        fingerprint = self._fingerprint(source, any_link=any_link)
+        found = source
+        if copy is not None:
+            # A copy may take memory, and with it end this engine as reading may.
+            with self._in_flight.reading(fingerprint):
+                found = copy_files(source, copy, any_link=any_link)
+            # The files may have been written again meanwhile.
+            fingerprint = self._fingerprint(found)
+        with self._in_flight.reading(fingerprint):
+            return ReadAdapter(self._read(found), fingerprint)
+
+    def _fingerprint(self, directory: Path, *, any_link: bool = False) -> int:
+        """Raises BadAdapter for an adapter that ended engines before."""
+        fingerprint = content_fingerprint(directory, any_link=any_link)
         refusal = self._in_flight.adapter_refusal(fingerprint)
         if refusal is not None:
             raise BadAdapter(refusal)
-        with self._in_flight.reading(fingerprint):
-            return ReadAdapter(self._read(found), fingerprint)
+        return fingerprint
 
     def _check_memory(self, files: list[Path]) -> None:
         needed = _TIMES * sum(path.stat().st_size for path in files)

@@ -34,6 +34,10 @@ from handler.seam.protocol import (
 logger = logging.getLogger(__name__)
 
 
+# Seconds between signs of life while an adapter is read and the loop does not run.
+_BEAT_S = 0.5
+
+
 class Refusal(Exception):
     """Why a message about an adapter is refused."""
 
@@ -133,22 +137,21 @@ class AdapterRegistry:
         """Whether it is registered, leaves, or is being read."""
         return registration in self._known or registration in self._reading
 
-    def register_now(self, message: RegisterAdapter, *, any_link: bool = False) -> Refusal | None:
-        """Read and register an adapter while nothing else runs. Why not, or None. `any_link`: see `files_of`."""
+    def register_now(
+        self, message: RegisterAdapter, beat: Callable[[], None] = lambda: None, *, any_link: bool = False
+    ) -> Refusal | None:
+        """Read and register an adapter while nothing else runs. Why not, or None. `any_link`: see `files_of`.
+
+        Calls `beat` meanwhile.
+        """
         try:
             self._check_place(message)
         except Refusal as exc:
             return exc
         future = self._reader.submit(Path(message.path), message.registration, any_link=any_link)
-        wait([future])
+        while wait([future], _BEAT_S).not_done:
+            beat()
         return self._settle(_Reading(message, future))
-
-    def register_soon(self, message: RegisterAdapter) -> None:
-        """Begin to register an adapter that nobody waits for."""
-        try:
-            self._read(message)
-        except Refusal as exc:
-            logger.error("adapter %s is not served: %s", message.name, exc)
 
     def keep_only(self, registrations: Collection[str]) -> None:
         """Unregister all others."""
@@ -178,6 +181,11 @@ class AdapterRegistry:
                 yield worker, AdapterRefused(request_id, AdapterErrorCode.DRAINING, "the server is shutting down")
         self._reading.clear()
         self._reader.stop()
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether the reader's thread is at work, which Python would wait for at its end; also after `stop`."""
+        return self._reader.is_reading
 
     def let_go(self, in_use: Callable[[], Collection[str]]) -> None:
         """Drop the unregistered adapters that no sequence uses any more: none of the registrations `in_use()`."""
@@ -255,10 +263,10 @@ class AdapterRegistry:
 
     def _check_place(self, message: RegisterAdapter) -> None:
         """Raise Refusal if an adapter cannot be registered now, whatever its files hold."""
-        if self._runner.adapters_obstacle is not None:
-            raise Refusal(AdapterErrorCode.BAD, self._runner.adapters_obstacle)
         if not self.slots.contents:
             raise Refusal(AdapterErrorCode.BAD, "This server loads no adapters: MAX_ADAPTERS is 0")
+        if self._runner.adapters_obstacle is not None:
+            raise Refusal(AdapterErrorCode.BAD, self._runner.adapters_obstacle)
         names = {*self._by_name, *(each.message.name for each in self._reading.values() if not each.unwanted)}
         if message.name in names and not message.replace:
             raise _taken(message.name)
@@ -359,7 +367,8 @@ class AdapterRegistry:
         self._check_pins(name, pin)
         found.pin = pin
         self.slots.pin(found.registration, pin)
-        self.slots.preload(found.registration, self._running())
+        if pin:
+            self.slots.preload(found.registration, self._running())
 
     def _drop(self, registration: str) -> None:
         self.slots.forget(registration)

@@ -20,8 +20,8 @@ class LowRankStack:
     """The additions of all adapters to one product, whose N outputs are P parts beside each other.
 
     `down` `[S, P * R, K]` and `up` `[S, R, N]` for S slots and ranks up to R, in the activations' dtype; beyond a
-    part's rank they are zeros. `ranks` int32 and `scalings` float32 `[S, P]`; rank 0: nothing is added. `ends`: the
-    first column after each part.
+    part's rank they are zeros, and so are columns of `up` beyond N, which make its width even. `ranks` int32 and
+    `scalings` float32 `[S, P]`; rank 0: nothing is added. `ends`: the first column after each part.
     """
 
     down: Tensor
@@ -42,6 +42,8 @@ class LowRankStack:
 
     def part(self, index: int) -> LowRankStack:
         """One part alone: views."""
+        if len(self.ends) == 1:
+            return self
         columns = slice(self.starts[index], self.ends[index])
         return LowRankStack(
             self.down[:, index * self.max_rank : (index + 1) * self.max_rank],
@@ -51,10 +53,10 @@ class LowRankStack:
             (columns.stop - columns.start,),
         )
 
-    def on_rows(self, slots: slice) -> LowRankStack:
-        """Some of the slots: views."""
-        parts = {name: getattr(self, name)[slots] for name in ("down", "up", "ranks", "scalings")}
-        return replace(self, **parts)
+    def widened(self) -> LowRankStack | None:
+        """The same with the columns beyond N, for a product whose output got as many; None if there are none."""
+        width = self.up.shape[2]
+        return replace(self, ends=(width,)) if len(self.ends) == 1 and width > self.ends[0] else None
 
 
 class AdapterKernels:

@@ -146,10 +146,6 @@ class LowRankInput:
         self._downs[slot] = (down.data_ptr(), len(down), scales.data_ptr())
         self._most_groups[0] = self._downs[:, 1].max()
 
-    def num_bytes(self, slot: int) -> int:
-        """Memory that the slot's factors take here."""
-        return sum(one.numel() * one.element_size() for one in self._held.get(slot, ()))
-
     def shrunk(self, x: Tensor, slots: Tensor) -> ShrunkRows:
         """`x` `[..., K]` of `dtype`, `slots` int64 `[T]`, T rows in all."""
         x = F.pad(x, (0, self._missing)) if self._missing else x.contiguous()

@@ -28,7 +28,7 @@ from handler.runners.paged.step_buffers import Shape, StepBuffers, decode_shapes
 from handler.runners.paged.varlen import missing_kernel
 from handler.runners.paged.windows import parts_agree
 from handler.runners.rotary import changing_ropes
-from handler.runners.runner import StepLogits
+from handler.runners.runner import NO_ROOM_FOR_ADAPTERS, StepLogits
 from handler.runners.trial import Trial, Verdict
 from handler.scheduling.block_manager import BlockManager
 from handler.scheduling.scheduler import ScheduledBatch, ScheduledSequence
@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 # Of a graph of some 1,300 kernels; an estimate.
 _GRAPH_BYTES = 8 << 20
-_NO_ROOM = "This server set no GPU memory aside for adapters at its start: set ENABLE_ADAPTERS=true or LORA_ADAPTERS"
 
 
 class PagedRunner:
@@ -53,7 +52,7 @@ class PagedRunner:
         self.loaded = loaded
         self.limits = limits
         self.adapters = adapters
-        self.adapters_obstacle = None if adapters is not None else _NO_ROOM
+        self.adapters_obstacle = None if adapters is not None else NO_ROOM_FOR_ADAPTERS
         self.adapter_graphs = DecodeGraphs()
         self._no_graphs = DecodeGraphs()
         self._own_kernels = fuses
@@ -311,9 +310,6 @@ class PagedRunner:
         if not self.adapter_graphs:
             self.verdict = Verdict.FELL_BACK
             logger.warning("trial: steps with adapters run without CUDA graphs: %s", self.adapter_graphs.reason)
-
-    def _captured(self, shapes: list[Shape]) -> list[Shape]:
-        return [shape for shape in shapes if shape in self.graphs.shapes]
 
     @torch.inference_mode()
     def capture(self, text: list[int]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from handler.adapters.adapter import Adapter, BadAdapter
+from handler.adapters.adapter_config import AdapterConfig, parse_config
 from handler.adapters.model_shape import ModelShape
 from handler.adapters.reading import read_adapter
 from tests.support import tiny_models
@@ -20,6 +23,10 @@ from tests.support import tiny_models
 CONFIG: dict[str, Any] = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
 HEAD = "base_model.model."
 Q = "model.layers.0.self_attn.q_proj"
+
+
+def read_config(changes: dict[str, Any]) -> AdapterConfig:
+    return parse_config(json.dumps(CONFIG | changes).encode())
 
 
 def pair(path: str, inputs: int = 64, outputs: int = 64, rank: int = 2) -> dict[str, Tensor]:
@@ -70,6 +77,9 @@ NOT_SERVED: list[tuple[dict[str, Any], str]] = [
     ({"r": True}, "r must be a positive integer"),
     ({"r": 3}, "has the rank 2, and the configuration says 3"),
     ({"lora_alpha": "16"}, "lora_alpha must be a finite number"),
+    ({"lora_alpha": 10**400}, "lora_alpha must be a finite number"),
+    ({"r": 10**400}, "r must be a positive integer"),
+    ({"rank_pattern": {f"{i}": 2 for i in range(5_001)}}, "rank_pattern has more than 5000 patterns"),
     ({"rank_pattern": {"q_proj": "x"}}, "rank_pattern must be a positive integer"),
     ({"rank_pattern": {"(q_proj": 2}}, "rank_pattern has a pattern that is not a regular expression"),
     ({"alpha_pattern": [1]}, "alpha_pattern must be an object"),
@@ -194,11 +204,30 @@ def test_a_link_inside_the_directory_is_followed(tmp_path: Path) -> None:
         read_adapter(tmp_path / "none", shape_of())
 
 
-def test_an_expression_that_never_ends_is_refused(tmp_path: Path) -> None:
+def test_an_expression_that_never_ends_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a stranger: `re` would take years for it."""
+    monkeypatch.setattr("handler.adapters.name_match._LIMIT_S", 0.5)
     endless = r"([a-z._0-9]|.){1,99}?([a-z._0-9]|.){1,99}?([a-z._0-9]|.){1,99}(?!.).$"
     with pytest.raises(BadAdapter, match="target_modules has a pattern that takes too long"):
         read(tmp_path / "a", pair(Q), target_modules=endless)
+
+
+def test_all_expressions_of_an_adapter_share_one_limit_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each alone is within the limit; compiling them counts."""
+    monkeypatch.setattr("handler.adapters.name_match._LIMIT_S", 0.2)
+    slow = {f"{'(a|b)' * 1_500}{i}": 2 for i in range(200)}
+    with pytest.raises(BadAdapter, match="rank_pattern has patterns that take too long"):
+        read(tmp_path / "a", pair(Q), rank_pattern=slow)
+
+
+def test_a_pattern_for_each_module_is_read_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As peft writes them for a model of 126 layers; each is tried for each module."""
+    monkeypatch.setattr("handler.adapters.name_match._LIMIT_S", 2.0)
+    names = [f"layers.{layer}.{part}_proj" for layer in range(1, 127) for part in "qkvogud"]
+    config = read_config({"rank_pattern": dict.fromkeys(names, 3)})
+    assert {config.rank(f"model.{name}") for name in names} == {3}
+    assert config.rank("model.layers.127.q_proj") == 2
+    assert read_config({"rank_pattern": {"q.proj": 3}}).rank("a.q_proj") == 3
 
 
 HEADS = ["model.", "model.language_model.", "language_model.model.", "language_model.", ""]
@@ -290,6 +319,9 @@ TARGETS: list[tuple[dict[str, Any], bool]] = [
     ({"layers_to_transform": [0], "layers_pattern": ["h"]}, False),
     ({"exclude_modules": ["q_proj"]}, False),
     ({"exclude_modules": r".*\.1\..*"}, True),
+    ({"exclude_modules": ["q_proj"], "target_modules": "all-linear"}, False),
+    ({"exclude_modules": ["q_proj"], "target_modules": r".*\.(q|down)_proj.*"}, False),
+    ({"exclude_modules": ["q_proj"], "target_parameters": ["q_proj.weight"]}, True),
 ]
 
 
@@ -300,7 +332,9 @@ def test_only_what_the_configuration_targets_lands(changes: dict[str, Any], land
     targets = changes.get("target_modules", ["q_proj"])
     changes = changes | ({"target_modules": [*targets, "mlp.down_proj"]} if isinstance(targets, list) else {})
     tensors = pair(Q) | pair(other, inputs=96)
-    if not lands and (isinstance(targets, str) or changes.get("layers_pattern") == ["h"]):
+    if not lands and (
+        ("exclude_modules" not in changes and isinstance(targets, str)) or changes.get("layers_pattern") == ["h"]
+    ):
         with pytest.raises(BadAdapter, match="none of the adapter's 4 tensors"):
             read(tmp_path / "a", tensors, **changes)
         return
@@ -319,13 +353,38 @@ def test_rows_of_tokens_reach_a_tied_output_layer(tmp_path: Path) -> None:
         read_adapter(write(tmp_path / "a", tensors | pair(Q), trainable_token_indices=[3, 900]), shape_of())
 
 
+def test_an_addition_that_peft_ties_reaches_the_output_layer(tmp_path: Path) -> None:
+    """peft 0.21 targets the embedding alone then, and computes the factor of the output layer by its own names."""
+    embedding, head = torch.ones(2, 320), torch.full((64, 2), 0.5)
+    tensors = {
+        f"{HEAD}model.embed_tokens.lora_embedding_A": embedding,
+        f"{HEAD}lm_head.lora_A.weight": head.T.contiguous(),
+    }
+    tensors |= {
+        f"{HEAD}model.embed_tokens.lora_embedding_B": head,
+        f"{HEAD}lm_head.lora_B.weight": embedding.T.contiguous(),
+    }
+    changes: dict[str, Any] = {"target_modules": ["model.embed_tokens"], "rank_pattern": {"embed_tokens": 2}, "r": 8}
+    tied = read(tmp_path / "a", tensors, **changes, ensure_weight_tying=True)
+    assert (tied.unused, tied.products.keys(), tied.embeddings.keys()) == ((), {"lm_head"}, {"model.embed_tokens"})
+    assert (tied.products["lm_head"].scaling, tied.embeddings["model.embed_tokens"].scaling) == (0.5, 2.0)
+    assert not read(tmp_path / "b", tensors, **changes).products
+
+
 def test_a_copy_of_the_bases_weight_changes_nothing(tmp_path: Path) -> None:
-    base = shape_of().dense["model.embed_tokens"].detach()
+    """The base's weight may be gone by then."""
+    model = tiny_models.build("llama", num_hidden_layers=2)
+    shape, weight = ModelShape.of(model), weakref.ref(model.get_input_embeddings().weight)
+    base = model.get_input_embeddings().weight.detach().clone()
+    del model
+    gc.collect()
+    assert weight() is None
     names = {f"{HEAD}model.embed_tokens.lora_embedding_A": torch.ones(2, 320)}
     names |= {f"{HEAD}model.embed_tokens.lora_embedding_B": torch.ones(64, 2)}
     name = f"{HEAD}model.embed_tokens.base_layer.weight"
     for number, (copy, replaced) in enumerate([(base.clone(), False), (base.bfloat16(), False), (base + 1, True)]):
-        found = read(tmp_path / str(number), names | {name: copy}, target_modules=["embed_tokens"])
+        written = write(tmp_path / str(number), names | {name: copy}, target_modules=["embed_tokens"])
+        found = read_adapter(written, shape)
         assert found.embeddings.keys() == {"model.embed_tokens"}
         assert bool(found.weights) is replaced
 

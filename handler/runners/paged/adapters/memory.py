@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from handler.adapters.adapter import Adapter, BadAdapter, LowRank
+from handler.adapters.fused_names import FUSED
+from handler.adapters.fused_names import num_parts as num_fused
+from handler.adapters.model_shape import Size, linear_size
 from handler.kernels.cuda.adapter_kernels import LowRankStack
 
 # A module in a layer, and not one of many experts, which see some of the rows only.
 _IN_LAYER = re.compile(r"\.\d+\.(?!.*\bexperts\b)")
-# Modules of one input whose outputs a fused layer computes at once.
-_JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-# Modules that hold several of peft's: an adapter of rank r for each is one of the sum of their ranks.
-_NUM_FUSED = {"qkv_proj": 3, "gate_up_proj": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +59,14 @@ class AdapterMemory:
             first += len(group)
 
     def _add(self, group: Sequence[tuple[str, nn.Module]], first: int, dtype: torch.dtype) -> None:
-        rank, num_parts = self.room.max_rank * _num_fused(group[0][0]), len(group)
-        device, (in_features, _) = _device_of(group[0][1]), _sizes(group[0][1])
-        ends = torch.tensor([_sizes(module)[1] for _, module in group]).cumsum(0).tolist()
+        # An adapter of rank r for each part of a fused module is one of the sum of their ranks.
+        rank, num_parts = self.room.max_rank * num_fused(group[0][0]), len(group)
+        device, in_features = _device_of(group[0][1]), _size(group[0][1]).num_inputs
+        ends = torch.tensor([_size(module).num_outputs for _, module in group]).cumsum(0).tolist()
         slots, columns = self.room.num_slots, slice(first, first + num_parts)
         stack = LowRankStack(
             torch.zeros(slots, num_parts * rank, in_features, dtype=dtype, device=device),
-            torch.zeros(slots, rank, ends[-1], dtype=dtype, device=device),
+            torch.zeros(slots, rank, ends[-1] + ends[-1] % 2, dtype=dtype, device=device),
             self._ranks[device][:, columns],
             self._scalings[device][:, columns],
             tuple(ends),
@@ -104,7 +104,7 @@ class AdapterMemory:
         for path, product in products.items():
             held, rank = self.modules[path].stack, product.rank
             _fill(held.down[slot], product.down)
-            _fill(held.up[slot], product.up.t())
+            _fill(held.up[slot][:, : held.ends[-1]], product.up.t())
             self._host_ranks[slot, self._columns[path]] = rank
             self._host_scalings[slot, self._columns[path]] = product.scaling
         self._write(slot)
@@ -138,39 +138,29 @@ def _groups(model: nn.Module) -> Iterator[list[tuple[str, nn.Module]]]:
     linears: dict[str, nn.Module] = {}
     for path, module in model.named_modules():
         # A layer over quantised weights may hold another, which is not the model's.
-        if path.rpartition(".")[0] not in linears and _IN_LAYER.search(f"{path}.") and _is_linear(module):
+        if path.rpartition(".")[0] not in linears and _IN_LAYER.search(f"{path}.") and linear_size(module):
             linears[path] = module
     taken: set[str] = set()
     for path in linears:
         if path in taken:
             continue
         parent, _, name = path.rpartition(".")
-        names = next((names for names in _JOINED if name in names), (name,))
+        # A fused layer computes the outputs of such neighbours, which have one input, at once.
+        names = next((names for names in FUSED.values() if name in names), (name,))
         group = [(one, linears[one]) for one in (f"{parent}.{each}" for each in names) if one in linears]
-        if len(group) != len(names) or len({(_sizes(each)[0], _device_of(each)) for _, each in group}) > 1:
+        if len(group) != len(names) or len({(_size(each).num_inputs, _device_of(each)) for _, each in group}) > 1:
             group = [(path, linears[path])]
         taken.update(one for one, _ in group)
         yield group
 
 
-def _is_linear(module: nn.Module) -> bool:
-    """Also transformers' Conv1D, and layers over quantised weights; not what only wraps another."""
-    sizes = _sizes(module)
-    return all(isinstance(size, int) and size > 0 for size in sizes)
-
-
-def _sizes(module: Any) -> tuple[Any, Any]:
-    """Inputs and outputs; 0 for a module that is no linear layer."""
-    if type(module).__name__ == "Conv1D":
-        return int(module.weight.shape[0]), int(module.weight.shape[1])
-    return getattr(module, "in_features", 0), getattr(module, "out_features", 0)
+def _size(module: nn.Module) -> Size:
+    found = linear_size(module)
+    assert found is not None
+    return found
 
 
 def _device_of(module: Any) -> torch.device:
     """Where the module's weights are; layers of ours hold them as plain attributes."""
     held = [*module.parameters(), *module.buffers(), *(one for one in vars(module).values() if isinstance(one, Tensor))]
     return held[0].device if held else torch.device("cpu")
-
-
-def _num_fused(path: str) -> int:
-    return _NUM_FUSED.get(path.rpartition(".")[2], 1)

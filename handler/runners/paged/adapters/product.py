@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from handler.kernels.cuda.adapter_kernels import AdapterKernels, LowRankStack
@@ -20,10 +21,20 @@ def add_products(kernels: AdapterKernels | None, out: Tensor, x: Tensor, stack: 
     rows, found = x.reshape(-1, x.shape[-1]), out.view(-1, out.shape[-1])
     if len(rows) != len(slots):
         raise RuntimeError(f"adapters of {len(slots)} rows at a product of {len(rows)}")
-    if kernels is not None and kernels.takes(found, rows, stack):
-        kernels.add(found, rows.contiguous(), stack, slots)
-    else:
+    if kernels is None or not _by_kernels(kernels, found, rows, stack, slots):
         _by_torch(found, rows, stack, slots)
+
+
+def _by_kernels(kernels: AdapterKernels, out: Tensor, rows: Tensor, stack: LowRankStack, slots: Tensor) -> bool:
+    """False, and nothing is added, if they do not take these. They write pairs: odd outputs get a column more."""
+    wide = stack.widened()
+    held, stack = (out, stack) if wide is None else (F.pad(out, (0, wide.ends[0] - out.shape[1])), wide)
+    if not kernels.takes(held, rows, stack):
+        return False
+    kernels.add(held, rows.contiguous(), stack, slots)
+    if held is not out:
+        out.copy_(held[:, : out.shape[1]])
+    return True
 
 
 def _by_torch(out: Tensor, rows: Tensor, stack: LowRankStack, slots: Tensor) -> None:
@@ -42,4 +53,4 @@ def _up(dots: Tensor, stack: LowRankStack, own: Tensor, index: int) -> Tensor:
     """`[T, columns]` of one part, scaled."""
     part, rank = stack.part(index), stack.max_rank
     dots = dots[:, index * rank : (index + 1) * rank].transpose(1, 2)
-    return torch.bmm(dots, part.up[own].float())[:, 0] * part.scalings[own]
+    return torch.bmm(dots, part.up[own][..., : part.ends[-1]].float())[:, 0] * part.scalings[own]
