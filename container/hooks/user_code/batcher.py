@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from container.hooks.model.caller import NOBODY, Caller, calls_for, current_caller
 from container.hooks.model.open_calls import nobodys_calls
 from container.hooks.user_code.function import Function, complete
 from container.hooks.user_code.hook import HookError
@@ -19,13 +20,14 @@ class Batcher:
     No call waits for a batch to fill. If a call fails, each of its requests is tried alone, so that one request that
     the function cannot take fails alone. The function returns one result for each item, in order; a result that is an
     exception is raised for its request. Calls never overlap. Log lines of a batch carry the id of its first request.
+    A batch is of one caller: one adapter, one tenant.
     """
 
     def __init__(self, function: Function, model: Any, max_size: int) -> None:
         self._function = function
         self._model = model
         self._max_size = max_size
-        self._waiting: list[tuple[Any, Future[Any]]] = []
+        self._waiting: list[tuple[Any, Future[Any], Caller]] = []
         self._guard = threading.Lock()
         self._turn = threading.Lock()
         self._async_turn = asyncio.Lock()
@@ -35,7 +37,7 @@ class Batcher:
         """The result of one request."""
         found: Future[Any] = Future()
         with self._guard:
-            self._waiting.append((item, found))
+            self._waiting.append((item, found, current_caller.get()))
         if not on_loop:
             self._take_turn(found, context)
             return found.result()
@@ -56,15 +58,18 @@ class Batcher:
                 await self._run(context, on_loop=True)
 
     async def _run(self, context: Any, *, on_loop: bool) -> None:
-        """One batch of those that wait."""
+        """One batch of those that wait: of one caller, whose adapter its calls of our model have."""
         with self._guard:
-            batch, self._waiting = self._waiting[: self._max_size], self._waiting[self._max_size :]
+            caller = self._waiting[0][2] if self._waiting else NOBODY
+            taken = [waiting for waiting in self._waiting if waiting[2] == caller][: self._max_size]
+            founds = {found for _, found, _ in taken}
+            self._waiting = [waiting for waiting in self._waiting if waiting[1] not in founds]
         # Nobody waits any more for those that were cancelled.
-        batch = [(item, found) for item, found in batch if found.set_running_or_notify_cancel()]
+        batch = [(item, found) for item, found, _ in taken if found.set_running_or_notify_cancel()]
         if not batch:
             return
         try:
-            with nobodys_calls():
+            with nobodys_calls(), calls_for(caller):
                 results = await self._results([item for item, _ in batch], context, on_loop)
         except BaseException as exc:
             for _, found in batch:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from container.hooks.model.caller import Caller, current_caller
 from container.hooks.model.engine_model import EngineModel
 from container.hooks.user_code.hook import HookAnswer, HookError
 from tests.support.hooks import JSON, answer, loaded, request
@@ -288,6 +289,22 @@ def test_requests_that_wait_are_one_batch(tmp_path: Path, keyword: str) -> None:
 def test_one_request_that_fails_fails_alone(tmp_path: Path, keyword: str, body: str, expected: Any) -> None:
     answers, _ = asked(batch_hook(tmp_path, keyword, body), [0, 2, 3, 1])
     assert answers == [33, 100, expected, 50]
+
+
+@pytest.mark.parametrize("keyword", ["def", "async def"])
+def test_a_batch_is_of_one_caller_for_whom_it_calls_the_model(tmp_path: Path, keyword: str) -> None:
+    names = "from container.hooks.model.caller import current_caller"
+    hook = batch_hook(tmp_path, keyword, f"{names}; return [current_caller.get().adapter] * len(items)")
+    call = hook.call
+
+    def of_caller(sent: Any) -> Any:
+        current_caller.set(Caller("ab"[int(sent.body) % 2]))
+        return call(sent)
+
+    hook.call = of_caller
+    answers, sizes = asked(hook, [0, 1, 2, 3, 4])
+    assert answers == ["a", "b", "a", "b", "a"]
+    assert sorted(sizes) == [1, 2, 2]
 
 
 def test_a_batch_of_another_length_is_said(tmp_path: Path) -> None:
