@@ -15,7 +15,7 @@ from tests.conftest import PATIENT
 from tests.support.server import ROOT, Server
 
 EXAMPLES = ROOT / "examples"
-SMALL = {"TRUST_CUSTOM_CODE": "true", "WEB_WORKERS": "1", "ENGINE_THREADS": "1", "MAX_BATCH_SIZE": "8"}
+SMALL = {"TRUST_CUSTOM_CODE": "true", "WEB_WORKERS": "1"}
 Start = Callable[[Path], Server]
 
 
