@@ -19,8 +19,9 @@ from container.hooks.model.open_calls import OpenCalls, open_calls
 from container.hooks.user_code.hook import HookError
 from handler.seam.protocol import ErrorCode, FinishReason, GenerateRequest, Rejected
 from tests.contract.seam.web import WebServer
-from tests.support.hooks import JSON, answer, loaded, request
+from tests.support.hooks import JSON, answer, loaded, modules_as_they_were, request
 
+__all__ = ["modules_as_they_were"]
 CHAT = [{"role": "user", "content": "hi"}]
 
 
