@@ -293,8 +293,8 @@ class HookFailed(ServiceError):
     code = "hook"
     outcome = "hook"
 
-    def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, status: int = 400, retry_after_s: int | None = None) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
         self.status = status
 
 

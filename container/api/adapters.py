@@ -17,6 +17,7 @@ from flask import request
 from container.api.custom_attributes import ATTRIBUTES, adapter_of
 from container.api.validation import check, show
 from container.errors import AdapterUnknown, InvalidRequest, ModelUnknown
+from container.hooks.client import HookClient
 from container.monitoring.request_record import RequestRecord, current_record
 from container.serving.service import service
 from handler.seam.adapter_name import MODEL_ALIASES
@@ -47,10 +48,24 @@ def with_adapter(body: dict[str, Any], *, several: bool = False) -> dict[str, An
     named = _in_head() or _in_body(body, is_tgi=is_tgi)
     rest = without_names(body) if is_tgi else {key: value for key, value in body.items() if key != _LMI}
     if named is None:
-        record.adapter = _model_adapter(body.get("model"))
-        return rest
+        record.adapter = _default_adapter(body.get("model"))
+        return rest if is_tgi or not record.adapter else rest | {"model": record.adapter}
     _take(named, body, record, several=several)
     return rest if is_tgi else rest | {"model": record.adapter or _base_name(named)}
+
+
+def choose_hooks_adapter(hook: HookClient) -> None:
+    """The current record has the adapter that the head names, for what `hook` asks of the model.
+
+    The body is the hook's own. Raises AdapterUnknown.
+    """
+    named = _in_head()
+    if named is None:
+        return
+    if hook.owns_model:
+        sentence = "this server's own code loads the model, which has no adapters"
+        raise AdapterUnknown(f"`{named.place}` names an adapter, and {sentence}. Given: {show(named.names[0])}")
+    current_record().adapter = _served(named, named.names[0])
 
 
 def adapter_of_instance(instance: dict[str, Any]) -> str:
@@ -63,7 +78,7 @@ def adapter_of_instance(instance: dict[str, Any]) -> str:
         return record.adapter
     named = _in_body(instance, is_tgi=True)
     if named is None:
-        return _model_adapter(instance.get("model")) or ""
+        return _default_adapter(instance.get("model")) or ""
     if len(named.names) > 1:
         raise InvalidRequest(f"`{named.place}` must name one adapter for an instance", param=named.param)
     return _served(named, named.names[0])
@@ -152,6 +167,18 @@ def _served(named: _Named, name: str) -> str:
     raise AdapterUnknown(
         f"`{named.place}` must be the name of an adapter that is loaded. Given: {show(name)}", param=named.param
     )
+
+
+def _default_adapter(model: Any) -> str | None:
+    """What `model` alone names. A hook's call has the adapter of the request that the hook answers, unless `model` is
+    another adapter's name: a hook hands on the `model` of its client, over which the head wins.
+
+    Raises ModelUnknown.
+    """
+    caller = service().nested_caller
+    if caller is None or not caller.adapter or (isinstance(model, str) and model in service().adapters.entries):
+        return _model_adapter(model)
+    return caller.adapter
 
 
 def _model_adapter(model: Any) -> str | None:

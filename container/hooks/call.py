@@ -10,6 +10,8 @@ import enum
 
 import msgspec
 
+from container.hooks.model.caller import NOBODY, Caller
+
 # A call holds at most their product, 1 MiB, in each process. A token is a part too, so bytes alone would not do.
 WINDOW = 16
 PART_BYTES = 65_536
@@ -20,7 +22,8 @@ Pairs = tuple[tuple[str, str], ...]
 class Call(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """One HTTP request for the hook. `call_id` is ours; `request_id` names the request in the log.
 
-    `is_ping`: the hook's own answer to /ping is asked for; there is no body.
+    `is_ping`: the hook's own answer to /ping is asked for; there is no body. `caller`: for whom the hook calls the
+    model.
     """
 
     call_id: str
@@ -31,6 +34,7 @@ class Call(msgspec.Struct, frozen=True, array_like=True, tag=1):
     accept: str | None = None
     headers: Pairs = ()
     query: Pairs = ()
+    caller: Caller = NOBODY
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -76,12 +80,16 @@ class Reason(enum.StrEnum):
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """The call has failed, before its head or within its stream. `message` is fit for a client."""
+    """The call has failed, before its head or within its stream. `message` is fit for a client.
+
+    `retry_after_s` is what the hook's own error says; only its reason HOOK has one.
+    """
 
     call_id: str
     reason: Reason
     message: str
     status: int = 400
+    retry_after_s: int | None = None
 
 
 ToHost = Call | Abort | Credit

@@ -39,19 +39,32 @@ logger = logging.getLogger(__name__)
 _TICK_S = 0.1
 # libev's EV_READ.
 _READ = 1
+# What the process does while it takes no call. READY: it has died, or it was starting a moment ago.
+_STAGES = {
+    Phase.STARTING: "starting",
+    Phase.PREPARING: "installing packages",
+    Phase.LOADING: "loading",
+    Phase.WARMING: "loading",
+    Phase.READY: "its process cannot be reached",
+    Phase.RESTARTING: "restarting",
+    Phase.FAILED: "it has failed",
+}
 # Parts handed on before the process gets credit for them.
 _CREDIT_STEP = WINDOW // 2
 
 
 class HookReply:
-    """The process's messages for one call, in order, ending with one terminal message."""
+    """The process's messages for one call, in order, ending with one terminal message.
+
+    `finished`: that one has been taken, or the call was closed.
+    """
 
     def __init__(self, call_id: str, send: Callable[[ToHost], bool], forget: Callable[[HookReply], None]) -> None:
         self.call_id = call_id
         self._inbox: SimpleQueue[FromHost] = SimpleQueue()
         self._send = send
         self._forget = forget
-        self._ended = self._finished = False
+        self._ended = self.finished = False
         self._num_parts = 0
 
     def take(self, message: FromHost) -> None:
@@ -66,7 +79,7 @@ class HookReply:
             message: FromHost = self._inbox.get(timeout=timeout_s)
         except Empty:
             return None
-        self._finished = is_terminal(message)
+        self.finished = is_terminal(message)
         if isinstance(message, Part):
             self._num_parts += 1
             if self._num_parts == _CREDIT_STEP:
@@ -77,8 +90,8 @@ class HookReply:
     def close(self) -> None:
         """Forget the call; abort it unless it has finished. Safe to call twice."""
         self._forget(self)
-        if not self._finished:
-            self._finished = True
+        if not self.finished:
+            self.finished = True
             self._send(Abort(self.call_id))
 
 
@@ -119,13 +132,20 @@ class HookClient:
         """Whether the hook answers /ping."""
         return self.card is not None and self.card.overrides_ping
 
+    @property
+    def why_not_ready(self) -> str:
+        """Why no call is taken now, in words for a client: never a path."""
+        if self.board["draining"]:
+            return "the hook is not ready: draining"
+        return f"the hook is not ready: {_STAGES[self.board.phase]}"
+
     def call(self, make: Callable[[str], Call]) -> HookReply:
         """Send the call that `make` makes of its id. If the process cannot be reached the first message is `Failed`."""
         self._follow_epoch()
         reply = HookReply(secrets.token_hex(8), self._send, self._drop)
         self._replies[reply.call_id] = reply
         if not self._send(make(reply.call_id)):
-            reply.take(Failed(reply.call_id, Reason.NOT_READY, f"the hook is not ready: {self.board.detail}"))
+            reply.take(Failed(reply.call_id, Reason.NOT_READY, self.why_not_ready))
         return reply
 
     def _drop(self, reply: HookReply) -> None:

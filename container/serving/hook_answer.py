@@ -20,8 +20,11 @@ from container.errors import (
 from container.generation.generation import ClientDisconnected
 from container.hooks.call import Call, Failed, Head, Part, Reason
 from container.hooks.client import HookClient, HookReply
+from container.hooks.model.caller import NOBODY, Caller
+from container.hooks.model.nested import NESTED_HEADERS
 from container.monitoring.request_record import DROPPED, RequestRecord
 from container.settings import Settings
+from container.web.api_key import tenant_of
 from container.web.body import read_bytes
 from container.web.disconnect import connection_check
 
@@ -40,13 +43,25 @@ _ERRORS: dict[Reason, type[ServiceError]] = {
 }
 
 
-def answer_request(hook: HookClient, request: Request, record: RequestRecord, settings: Settings) -> Response:
-    """The hook's answer to `request`. Raises ServiceError."""
+def answer_request(
+    hook: HookClient,
+    request: Request,
+    record: RequestRecord,
+    settings: Settings,
+    choose_adapter: Callable[[HookClient], None],
+) -> Response:
+    """The hook's answer to `request`. Raises ServiceError.
+
+    `choose_adapter` sets the record's adapter, which is that of the hook's calls of the model, or raises ServiceError.
+    """
     record.run_hook()
     body = read_bytes(request, settings.invocations_payload_limit)
     if not hook.board.ready:
-        raise NotReady(f"the hook is not ready: {hook.board.detail}", retry_after_s=_RETRY_S)
-    reply = hook.call(lambda call_id: _call(call_id, body, request, record))
+        raise NotReady(hook.why_not_ready, retry_after_s=_RETRY_S)
+    choose_adapter(hook)
+    # A model of the code's own has neither adapters nor prefixes.
+    caller = NOBODY if hook.owns_model else Caller(record.adapter or "", tenant_of(request))
+    reply = hook.call(lambda call_id: _call(call_id, body, request, record, caller))
     waiting = _Waiting(reply, record, connection_check(request))
     try:
         head = waiting.next(settings.request_timeout_s)
@@ -59,7 +74,7 @@ def answer_request(hook: HookClient, request: Request, record: RequestRecord, se
         return _response(head, head.body)
     response = _response(head, _parts(head, waiting, settings.stream_timeout_s))
     # A generator that never starts runs no `finally`.
-    response.call_on_close(reply.close)
+    response.call_on_close(waiting.close)
     return response
 
 
@@ -73,16 +88,22 @@ def answer_ping(hook: HookClient, request_id: str) -> Response | None:
     return _response(head, head.body) if isinstance(head, Head) and head.last else None
 
 
-def _call(call_id: str, body: bytes, request: Request, record: RequestRecord) -> Call:
+def _call(call_id: str, body: bytes, request: Request, record: RequestRecord, caller: Caller) -> Call:
     return Call(
         call_id,
         record.id,
         body=body,
         content_type=request.headers.get("Content-Type"),
         accept=request.headers.get("Accept"),
-        headers=tuple((name.lower(), value) for name, value in request.headers.items()),
+        headers=tuple((name.lower(), value) for name, value in request.headers.items() if not _is_nesting(name)),
         query=tuple(request.args.items(multi=True)),
+        caller=caller,
     )
+
+
+def _is_nesting(name: str) -> bool:
+    """Whether a client pretends to be the hook."""
+    return name.lower() in NESTED_HEADERS
 
 
 class _Waiting:
@@ -110,6 +131,12 @@ class _Waiting:
             if self.record.elapsed_s >= limit_s:
                 raise DeadlineExceeded(f"the hook did not answer within {limit_s:g} s")
 
+    def close(self) -> None:
+        """The stream is over. If the hook has not ended it, its client has left."""
+        if not self.reply.finished:
+            self.record.fail(DROPPED)
+        self.reply.close()
+
 
 def _parts(head: Head, waiting: _Waiting, limit_s: float) -> Iterator[bytes]:
     """The rest of a streamed body.
@@ -133,12 +160,12 @@ def _parts(head: Head, waiting: _Waiting, limit_s: float) -> Iterator[bytes]:
             raise ConnectionResetError(errno.ECONNRESET, "the hook's stream broke off") from exc
         yield b"data: " + msgspec.json.encode({"error": exc.message, "error_type": exc.outcome}) + b"\n\n"
     finally:
-        waiting.reply.close()
+        waiting.close()
 
 
 def _error(failed: Failed) -> ServiceError:
     if failed.reason is Reason.HOOK:
-        return HookFailed(failed.message, failed.status)
+        return HookFailed(failed.message, failed.status, failed.retry_after_s)
     if failed.reason is Reason.INTERNAL:
         return HookFailed(failed.message, InternalError.status)
     return _ERRORS[failed.reason](failed.message, retry_after_s=_RETRY_S)

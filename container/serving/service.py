@@ -16,7 +16,8 @@ from container.generation.adapter_changes import AdapterChanges
 from container.generation.engine_pool import EnginePool
 from container.generation.generation import Generation, Prompt
 from container.hooks.client import HookClient
-from container.hooks.model.nested import NESTED_HEADER, nested_token
+from container.hooks.model.caller import Caller
+from container.hooks.model.nested import nested_caller, nested_token
 from container.monitoring import metrics
 from container.monitoring.request_record import RequestRecord
 from container.run_dir import RunDir
@@ -25,7 +26,7 @@ from container.serving.model_watch import ModelWatch
 from container.serving.served_adapters import ServedAdapters
 from container.serving.served_model import ServedModel
 from container.settings import Settings
-from container.web.api_key import credentials
+from container.web.api_key import tenant_of
 from container.web.disconnect import connection_check
 from container.web.responses import when_made
 from handler.seam.adapter_list import AdapterList
@@ -83,18 +84,22 @@ class Service:
         """The loaded model. Raises NoEngine; NotReady before the first load and while no engine is ready."""
         if not self.has_engine:
             raise NoEngine
-        if self.hook is not None and self.hook.board["draining"] and not self._is_nested():
+        if self.hook is not None and self.hook.board["draining"] and self.nested_caller is None:
             raise NotReady("the model is not ready: draining", retry_after_s=2)
         return self._models.model
 
-    def _is_nested(self) -> bool:
-        """Whether the hook sent the request that is being answered. While PID 1 drains, calls in flight still may."""
-        return has_request_context() and request.headers.get(NESTED_HEADER) == self._nested_token
+    @property
+    def nested_caller(self) -> Caller | None:
+        """For whom the hook sent the request that is being answered; None if a client sent it.
+
+        While PID 1 drains, calls in flight still send some.
+        """
+        return nested_caller(self._nested_token, request.headers.get) if has_request_context() else None
 
     @property
     def answering_hook(self) -> HookClient | None:
         """The hook, if the request that is being answered is for it. One that it sent itself would never end."""
-        return None if self.hook is None or self._is_nested() else self.hook
+        return self.hook if self.nested_caller is None else None
 
     @property
     def leading_board(self) -> StatusBoard:
@@ -144,7 +149,7 @@ class Service:
             model.tokenizer,
             replace(
                 prompt,
-                cache_salt=_tenant(request, prompt.cache_salt),
+                cache_salt=_salt(self._tenant(request), prompt.cache_salt),
                 adapter=(record.adapter if prompt.adapter is None else prompt.adapter) or None,
             ),
             connection_check(request),
@@ -154,6 +159,11 @@ class Service:
         )
         record.add(generation)
         return generation
+
+    def _tenant(self, request: Request) -> str:
+        """Whose request it is; what a hook asks belongs to its own caller, whose key the hook does not have."""
+        caller = nested_caller(self._nested_token, request.headers.get)
+        return tenant_of(request) if caller is None else caller.tenant
 
     def timeout_s(self, record: RequestRecord, *, streaming: bool) -> float:
         """How long the answer may still take, counted from the request's arrival."""
@@ -175,13 +185,12 @@ def _releasing(release: Callable[[], None]) -> Callable[[Response], Response]:
     return attach
 
 
-def _tenant(request: Request, salt: str) -> str:
-    """The cache salt of the request's tenant: its API key, or no key, together with its own `salt`.
+def _salt(tenant: str, salt: str) -> str:
+    """The cache salt of a tenant, "" for those without a key, together with the request's own `salt`.
 
     The time to the first token reveals whether a prefix was cached, so tenants must not share prefixes
     (CVE-2025-46570).
     """
-    key = credentials(request)
-    if not key:
+    if not tenant:
         return salt
-    return hashlib.sha256(f"{key}\n{salt}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return hashlib.sha256(f"{tenant}\n{salt}".encode("utf-8", "surrogateescape")).hexdigest()[:32]

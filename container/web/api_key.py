@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from flask import Request
 
 _OTHER = "X-Api-Key"
@@ -14,6 +16,7 @@ def given_keys(request: Request) -> list[str]:
     return [*keys, *([request.headers[_OTHER]] if _OTHER in request.headers else [])]
 
 
-def credentials(request: Request) -> str:
-    """What tells one tenant from another, empty without any."""
-    return "\n".join(filter(None, (request.headers.get("Authorization", ""), request.headers.get(_OTHER, ""))))
+def tenant_of(request: Request) -> str:
+    """What tells one tenant from another without revealing its credentials, empty without any."""
+    given = "\n".join(filter(None, (request.headers.get("Authorization", ""), request.headers.get(_OTHER, ""))))
+    return hashlib.sha256(given.encode("utf-8", "surrogateescape")).hexdigest()[:32] if given else ""

@@ -54,7 +54,11 @@ def read_json(request: Request, limit_bytes: int, *, any_media_type: bool = Fals
 
 
 def read_bytes(request: Request, limit_bytes: int) -> bytes:
-    """The body as it came, of any media type. Raises PayloadTooLarge, RequestTimeout or MalformedBody."""
+    """The body as it came, of any media type.
+
+    Raises PayloadTooLarge, UnsupportedMediaType for one that is compressed, RequestTimeout or MalformedBody.
+    """
+    _check_encoding(request)
     with timed("read"):
         return _read(request, limit_bytes)
 
@@ -98,9 +102,13 @@ def json_type(value: Any) -> str:
     return {"str": "string", "list": "array", "dict": "object"}.get(type(value).__name__, "value")
 
 
-def _check_media_type(request: Request, any_media_type: bool) -> None:
+def _check_encoding(request: Request) -> None:
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("Content-Encoding is not supported; send the body uncompressed")
+
+
+def _check_media_type(request: Request, any_media_type: bool) -> None:
+    _check_encoding(request)
     kind = request.mimetype
     if kind == content_types.JSON or (kind.startswith("application/") and kind.endswith("+json")):
         return

@@ -81,7 +81,7 @@ def chatting(server: Server, meanwhile: Callable[[], None]) -> list[tuple[float,
         return [one for client in clients for one in client.result()]
 
 
-@pytest.mark.row(41, bug="container/hooks/host/memory.py: no limit of data; eating hooks answer 200")
+@pytest.mark.row(41, bug="container/hooks/host/memory.py: no limit of data: hooks that eat end with 504")
 def test_hooks_that_misbehave(make_server: MakeServer, scoreboard: Scoreboard, tmp_path: Path) -> None:
     code = write(tmp_path / "user", {"mine.py": MISBEHAVES})
     environ = {"SAGEMAKER_PROGRAM": "mine.py", "SAGEMAKER_SUBMIT_DIRECTORY": str(code)}
@@ -105,7 +105,7 @@ def test_hooks_that_misbehave(make_server: MakeServer, scoreboard: Scoreboard, t
         scoreboard(41, f"hooks that {what}", "0 chats fail; /ping < 2 s", seen, is_fine)
 
 
-@pytest.mark.row(41, bug="container/settings.py: HOOK_THREADS is 1: not done after 200 s, else 80")
+@pytest.mark.row(41, bug="container/settings.py: HOOK_THREADS is 1: 0.16 of the throughput")
 def test_retrieval_keeps_the_engines_throughput(scoreboard: Scoreboard, tmp_path: Path) -> None:
     code = write(tmp_path / "user", {"mine.py": RETRIEVES})
     server = Server(tmp_path / "log", {"SAGEMAKER_PROGRAM": "mine.py", "SAGEMAKER_SUBMIT_DIRECTORY": str(code)})

@@ -15,7 +15,7 @@ from tests.conftest import PATIENT
 from tests.support.server import ROOT, Server
 
 EXAMPLES = ROOT / "examples"
-SMALL = {"TRUST_CUSTOM_CODE": "true", "WEB_WORKERS": "1", "ENGINE_THREADS": "1", "MAX_BATCH_SIZE": "8"}
+SMALL = {"TRUST_CUSTOM_CODE": "true", "WEB_WORKERS": "1"}
 Start = Callable[[Path], Server]
 
 
@@ -82,6 +82,11 @@ def test_a_handler_that_streams(start: Start, model: Path) -> None:
     streamed = server.request("POST", "/predict", body | {"stream": True})
     assert streamed.headers["Content-Type"] == "application/jsonlines"
     assert [json.loads(line)["sentence"] for line in streamed.body.splitlines()] == found["sentences"]
+    assert server.request("POST", "/invocations", body).json == whole.json
+    paths = server.request("GET", "/api-doc/openapi.json").json["paths"]
+    described = {path for path, methods in paths.items() if "default" in methods.get("post", {}).get("responses", {})}
+    assert described == {"/", "/predict", "/invocations"}
+    assert "default" not in paths["/"].get("get", {}).get("responses", {})
     events = server.request("POST", "/", body | {"stream": True}, Accept="text/event-stream")
     assert events.headers["Content-Type"].startswith("text/event-stream")
     parts = events.body.decode().removesuffix("\n\n").split("\n\n")

@@ -16,6 +16,7 @@ import pytest
 from handler.seam.status import StatusBoard
 from tests.support.hooks import write
 from tests.support.server import Answer, Server, processes_below
+from tests.support.wheels import make_wheel
 
 # Answers by what the request asks for. It uses the engine, so the other routes are served beside it.
 ENGINE_HOOK = """
@@ -58,21 +59,27 @@ ENGINE_HOOK = """
         import json
         return json.dumps(prediction), "application/json"
 """
-# Loads its own model.
+# Loads its own model, with a package that its requirements.txt names.
 OWN_MODEL = """
+    import pathlib
+    import acme_search
+
     def model_fn(model_dir):
-        return {"bias": 3}
+        return {"bias": 3, "directory": pathlib.Path(model_dir)}
 
     def predict_fn(data, model):
-        return {"sum": sum(data["inputs"]) + model["bias"]}
-"""
-HANDLER = """
-    class EndpointHandler:
-        def __init__(self, path=""):
-            self.path = path
+        if "inputs" in data:
+            return {"sum": sum(data["inputs"]) + model["bias"]}
+        if "package" in data:
+            return {"version": acme_search.VERSION, "file": acme_search.__file__}
 
-        def __call__(self, data):
-            return {"inputs": data["inputs"]}
+        def parts():
+            try:
+                while True:
+                    yield b"x" * 1000
+            finally:
+                (model["directory"] / "closed").touch()
+        return parts()
 """
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}], "temperature": 0, "max_tokens": 4}
 TIMEOUT_S = 3
@@ -114,13 +121,15 @@ Serve = Callable[..., Server]
 
 @pytest.fixture(scope="module")
 def serve(tiny_llama: Path, kept: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """A container whose model's directory holds `files` too."""
+    """A container whose model's directory holds `files` too, and wheels of the packages in `wheels`."""
     servers: list[Server] = []
 
-    def make(files: dict[str, str], *, with_model: bool = True, **environ: str) -> Server:
+    def make(files: dict[str, str], *, with_model: bool = True, wheels: tuple[str, ...] = (), **environ: str) -> Server:
         directory = tmp_path_factory.mktemp("model")
         if with_model:
             shutil.copytree(tiny_llama, directory, dirs_exist_ok=True)
+        for name in wheels:
+            make_wheel(directory / "code" / "requirements", name, needs=["msgspec"])
         values = {"HF_MODEL_ID": str(write(directory, files)), "CACHE_DIR": str(kept), "WEB_WORKERS": "1"}
         servers.append(Server(directory / "log", values | {"TRUST_CUSTOM_CODE": "true"} | environ))
         return servers[-1]
@@ -140,6 +149,16 @@ def hooked(serve: Serve) -> Iterator[Server]:
         REQUEST_TIMEOUT_S=str(TIMEOUT_S),
         INVOCATIONS_PAYLOAD_LIMIT="1000",
     )
+    server.wait_ready()
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def own(serve: Serve) -> Iterator[Server]:
+    """Without an engine."""
+    files = {"code/inference.py": OWN_MODEL, "code/requirements.txt": "acme_search\n"}
+    server = serve(files, with_model=False, wheels=("acme_search",))
     server.wait_ready()
     yield server
     assert server.stop() == 0
@@ -184,7 +203,6 @@ REFUSALS = [
     ("head", 400, "the hook's header 'no token' is no header of HTTP"),
     ("eat 100", 503, "memory"),
     ("say " + "x" * 1000, 413, "length limit exceeded"),
-    ("sleep", 504, f"did not answer within {TIMEOUT_S} s"),
 ]
 
 
@@ -206,7 +224,9 @@ def test_sleeping_hooks_leave_engine_routes_and_the_health_check_alone(hooked: S
         sleeping = [threads.submit(asked, hooked, "sleep") for _ in range(8)]
         assert chat(hooked).status == 200
         assert hooked.ping() == 200
-        assert [each.result().status for each in sleeping] == [504] * 8
+        answers = [each.result() for each in sleeping]
+    assert {answer.status for answer in answers} == {504}
+    assert all(f"did not answer within {TIMEOUT_S} s" in answer.json["error"] for answer in answers)
 
 
 def test_a_stream_that_fails_ends_with_an_error_event(hooked: Server) -> None:
@@ -250,72 +270,58 @@ def hooked_board_running(server: Server) -> int:
     return StatusBoard(server.run_dir().hook.board)["running"]
 
 
-def test_a_hook_with_its_own_model_runs_without_an_engine(serve: Serve) -> None:
-    server = serve({"code/inference.py": OWN_MODEL}, with_model=False)
-    server.wait_ready()
-    assert server.request("POST", "/invocations", {"inputs": [1, 2]}).json == {"sum": 6}
-    assert not server.engines()
+def test_a_hook_with_its_own_model_runs_without_an_engine(own: Server) -> None:
+    assert own.request("POST", "/invocations", {"inputs": [1, 2]}).json == {"sum": 6}
+    assert not own.engines()
     for path in ("/v1/chat/completions", "/generate", "/v1/messages", "/v1/responses"):
-        answer = server.request("POST", path, CHAT if path.startswith("/v1") else {"inputs": "a"})
+        answer = own.request("POST", path, CHAT if path.startswith("/v1") else {"inputs": "a"})
         assert (answer.status, b"no engine" in answer.body) == (404, True), (path, answer.body)
-    assert server.request("GET", "/v1/models").status == 404
-    assert server.request("GET", "/metrics").status == 200
-    assert server.stop() == 0
+    assert own.request("GET", "/v1/models").status == 404
+    assert own.request("GET", "/metrics").status == 200
 
 
-def test_a_handler_of_inference_endpoints_answers_its_three_routes(serve: Serve) -> None:
-    server = serve({"handler.py": HANDLER}, with_model=False)
-    server.wait_ready()
-    for path in ("/", "/predict", "/invocations"):
-        assert server.request("POST", path, {"inputs": "x"}).json == {"inputs": "x"}
-    paths = server.request("GET", "/api-doc/openapi.json").json["paths"]
-    described = {path for path, methods in paths.items() if "default" in methods.get("post", {}).get("responses", {})}
-    assert described == {"/", "/predict", "/invocations"}
-    assert "default" not in paths["/"].get("get", {}).get("responses", {})
+def test_a_model_of_ones_own_has_no_adapters(own: Server) -> None:
+    answer = own.request("POST", "/invocations", {"inputs": [1, 2]}, X_Amzn_SageMaker_Adapter_Identifier="mine")
+    assert (answer.status, "which has no adapters" in answer.json["error"]) == (422, True)
 
 
-CANNOT_START = [
-    ({"code/inference.py": "import no_such_module"}, {}, "no_such_module"),
-    ({}, {"SAGEMAKER_PROGRAM": "mine.py", "TRUST_CUSTOM_CODE": ""}, "SAGEMAKER_PROGRAM is 'mine.py'"),
-    ({"handler.py": "", "requirements.txt": "no-such-package"}, {"PIP_NO_INDEX": "1"}, "no-such-package"),
-]
+def test_packages_are_installed_and_imported(own: Server, kept: Path) -> None:
+    answer = own.request("POST", "/invocations", {"package": "acme_search"}).json
+    assert answer["version"] == "1.0"
+    assert Path(answer["file"]).is_relative_to(kept / "packages")
 
 
-@pytest.mark.parametrize(("files", "environ", "words"), CANNOT_START, ids=["import", "program", "requirements"])
-def test_code_that_cannot_be_used_ends_the_start_in_one_sentence(
-    serve: Serve, files: dict[str, str], environ: dict[str, str], words: str
-) -> None:
-    server = serve(files, with_model=False, **environ)
-    assert server.process.wait(120) == 3
-    errors = [line for line in map(json.loads, server.log.read_text().splitlines()) if line["level"] == "ERROR"]
-    assert [words in line["message"] for line in errors] == [True], errors
-
-
-def test_a_client_that_leaves_closes_the_hooks_generator(serve: Serve) -> None:
-    server = serve(
-        {
-            "code/inference.py": """
-                import pathlib, time
-                def model_fn(model_dir): return pathlib.Path(model_dir)
-                def transform_fn(model, body, content_type, accept):
-                    def parts():
-                        try:
-                            while True:
-                                yield b"x" * 1000
-                        finally:
-                            (model / "closed").touch()
-                    return parts(), "text/plain"
-            """
-        },
-        with_model=False,
-    )
-    server.wait_ready()
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+def test_a_client_that_leaves_closes_the_hooks_generator(own: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", own.port, timeout=60)
     connection.request("POST", "/invocations", b"{}", {"Content-Type": "application/json"})
     assert connection.getresponse().read(5000) == b"x" * 5000
     connection.close()
-    closed = Path(server.environ["HF_MODEL_ID"]) / "closed"
-    server.wait(closed.exists)
+    closed = Path(own.environ["HF_MODEL_ID"]) / "closed"
+    own.wait(closed.exists)
+
+
+# Files, variables, and what the one sentence says.
+CANNOT_START: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
+    "import": (
+        {"code/inference.py": "import acme_missing", "code/requirements.txt": "acme_missing"},
+        {"STANDARD_AUTO_INSTALL_REQ": "false"},
+        "package acme_missing is not installed; name it in",
+    ),
+    "program": ({}, {"SAGEMAKER_PROGRAM": "mine.py", "TRUST_CUSTOM_CODE": ""}, "SAGEMAKER_PROGRAM is 'mine.py'"),
+    "requirements": (
+        {"handler.py": "", "requirements.txt": "msgspec==0.1"},
+        {},
+        "requirements.txt cannot be installed: it asks for msgspec==0.1, and this server keeps",
+    ),
+}
+
+
+def test_code_that_cannot_be_used_ends_the_start_in_one_sentence(serve: Serve) -> None:
+    starts = {name: serve(files, with_model=False, **environ) for name, (files, environ, _) in CANNOT_START.items()}
+    for name, server in starts.items():
+        assert server.process.wait(120) == 3, name
+        errors = [line for line in map(json.loads, server.log.read_text().splitlines()) if line["level"] == "ERROR"]
+        assert [CANNOT_START[name][2] in line["message"] for line in errors] == [True], (name, errors)
 
 
 def test_a_drain_finishes_hooks_in_flight_and_what_they_ask_of_the_engine(serve: Serve, tmp_path: Path) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
+
+import pytest
 
 from container.hooks.model.engine_model import EngineModel
 from container.hooks.user_code.files import find
@@ -16,6 +19,17 @@ from container.hooks.user_code.hook import Hook, HookAnswer, HookFiles, HookRequ
 from container.hooks.user_code.load import load
 
 JSON = "application/json"
+
+
+@pytest.fixture(autouse=True)
+def modules_as_they_were() -> Iterator[None]:
+    """Imports of users' code leave nothing behind: an `inference` of one test would be found by the next."""
+    path, modules = list(sys.path), set(sys.modules)
+    yield
+    sys.path[:] = path
+    for name in sys.modules.keys() - modules:
+        if not name.startswith(("numpy", "scipy", "container", "sagemaker_inference")):
+            del sys.modules[name]
 
 
 def write(directory: Path, files: dict[str, str]) -> Path:

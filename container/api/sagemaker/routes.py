@@ -10,7 +10,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from container.api import anthropic, decisions, openai, responses, systemone, tgi, vllm
-from container.api.adapters import with_adapter
+from container.api.adapters import choose_hooks_adapter, with_adapter
 from container.api.custom_attributes import ATTRIBUTES, route_of, traceparent_of
 from container.api.dialect import Dialect
 from container.api.operation import Form, Operation, describe
@@ -98,7 +98,7 @@ def invocations() -> Response:
     record.adopt(traceparent_of(request.headers.get(ATTRIBUTES, "")))
     hook = service().answering_hook
     if hook is not None:
-        return answer_request(hook, request, record, settings)
+        return answer_request(hook, request, record, settings, choose_hooks_adapter)
     body = read_json(request, settings.invocations_payload_limit, any_media_type=True)
     sessions = SessionTable(service().sessions_dir, settings.sessions_expiration_s)
     named = _target_named(request.headers.get(ATTRIBUTES, ""))

@@ -6,6 +6,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
+from container.api.adapters import choose_hooks_adapter
 from container.api.answer_headers import add_compute_time, add_stream_headers, add_whole_headers
 from container.api.operation import Form, Operation, describe
 from container.api.request_body import read_body
@@ -90,7 +91,7 @@ def compat_generate() -> Response:
     """
     hook = service().answering_hook
     if hook is not None and hook.takes_predict:
-        return answer_request(hook, request, current_record(), service().settings)
+        return answer_request(hook, request, current_record(), service().settings, choose_hooks_adapter)
     return answer_compat_generate(read_body(), current_record())
 
 

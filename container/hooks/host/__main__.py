@@ -21,8 +21,9 @@ from container.hooks.found import find_hook
 from container.hooks.host.host import HookStuck, Host
 from container.hooks.host.memory import limit_memory
 from container.hooks.host.output import capture_output, end_lines, keep_own_loggers, request_id
+from container.hooks.model.caller import current_caller
 from container.hooks.model.engine_model import EngineModel
-from container.hooks.model.nested import NESTED_HEADER, nested_token
+from container.hooks.model.nested import nested_headers, nested_token
 from container.hooks.requirements import BadRequirements, add_to_path, install
 from container.hooks.user_code.hook import Convention, Hook, HookFiles, HookLoadError
 from container.hooks.user_code.load import load
@@ -133,9 +134,9 @@ def _tokenizer_directory(card: Path) -> Path | None:
 
 
 def _context(token: str) -> dict[str, str]:
-    """Headers that name the request whose hook calls, and say that the call is for the engine."""
+    """Headers that name the request whose hook calls, and its caller, and say that the call is for the engine."""
     found = request_id.get()
-    return {NESTED_HEADER: token} | ({} if found is None else {"X-Request-Id": found})
+    return nested_headers(token, current_caller.get()) | ({} if found is None else {"x-request-id": found})
 
 
 def _card(hook: Hook, files: HookFiles) -> HookCard:

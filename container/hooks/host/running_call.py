@@ -135,7 +135,9 @@ def failure(call_id: str, error: BaseException) -> Failed:
         return Failed(call_id, Reason.OUT_OF_MEMORY, "the hook ran out of memory")
     if isinstance(error, HookError):
         # A lone surrogate, which JSON can bring, is in no frame.
-        return Failed(call_id, Reason.HOOK, error.message.encode(errors="replace").decode(), error.status)
+        return Failed(
+            call_id, Reason.HOOK, error.message.encode(errors="replace").decode(), error.status, error.retry_after_s
+        )
     if isinstance(error, SystemExit):
         return Failed(call_id, Reason.HOOK, "the hook called sys.exit()")
     return Failed(call_id, Reason.INTERNAL, "the hook failed")

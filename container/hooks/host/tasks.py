@@ -14,6 +14,7 @@ from container.hooks.host.call_queue import CallQueue, Done
 from container.hooks.host.executor import Executor, is_ping
 from container.hooks.host.output import end_lines, request_id
 from container.hooks.host.running_call import Aborted, RunningCall, pieces
+from container.hooks.model.caller import current_caller
 from container.hooks.model.open_calls import open_calls
 from container.hooks.user_code.hook import Hook, HookAnswer
 
@@ -76,6 +77,7 @@ class Tasks:
         context = copy_context()
         context.run(request_id.set, running.call.request_id)
         context.run(open_calls.set, running.open_calls)
+        context.run(current_caller.set, running.call.caller)
         context.run(is_ping.set, running.call.is_ping)
         task = self.loop.create_task(self._run(running, done), context=context)
         self._tasks.add(task)

@@ -9,6 +9,7 @@ from contextvars import copy_context
 from container.hooks.host.call_queue import CallQueue, Done
 from container.hooks.host.output import end_lines, request_id
 from container.hooks.host.running_call import Aborted, RunningCall, pieces
+from container.hooks.model.caller import current_caller
 from container.hooks.model.open_calls import open_calls
 from container.hooks.user_code.hook import Hook, HookAnswer
 
@@ -50,6 +51,7 @@ class Threads:
     def _run(self, running: RunningCall, done: Done) -> None:
         request_id.set(running.call.request_id)
         open_calls.set(running.open_calls)
+        current_caller.set(running.call.caller)
         try:
             if running.begin():
                 self._answer(running)

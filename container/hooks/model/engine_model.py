@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import tokenizers
 
+from container.hooks.model.calls_of_list import CallsOfList
 from container.hooks.model.connection import Connection, Reply
 from container.hooks.model.errors import ModelError
 from container.hooks.model.open_calls import own_calls
@@ -45,8 +46,8 @@ class EngineModel:
         """`url` is "http://127.0.0.1:PORT".
 
         `directory` holds tokenizer.json, or finds the directory that does when the tokenizer is first asked for.
-        `context` gives headers of the call that the hook serves (request id, trace); it is asked in the thread or task
-        of the hook. `timeout_s` bounds the wait for each piece of an answer.
+        `context` gives headers of the call that the hook serves (request id, caller), names in lower case; it is asked
+        in the thread or task of the hook. `timeout_s` bounds the wait for each piece of an answer.
         """
         self._connection = Connection(url, api_key, timeout_s)
         self._directory = directory
@@ -70,7 +71,9 @@ class EngineModel:
         return self._connection.call(_CHAT, body, self._context())
 
     def generate(self, inputs: str | Sequence[str], *, stream: bool = False, **params: Any) -> Any:
-        """TGI's answer, `{"generated_text": ...}`, to a prompt; a list of them to a list of prompts, which run at once.
+        """TGI's answer, `{"generated_text": ...}`, to a prompt; a list of them to a list of prompts.
+
+        Those run at once, as many as the server has room for; the others wait.
 
         With `stream` an iterator of TGI's events, for one prompt only.
         """
@@ -82,8 +85,7 @@ class EngineModel:
         if isinstance(inputs, str):
             return self._generate(inputs, params, headers)
         with own_calls():
-            calls = [self._submit(partial(self._generate, prompt, params, headers)) for prompt in inputs]
-            return [call.result() for call in calls]
+            return self._generate_all(inputs, params, headers).result()
 
     def stream(self, inputs: str | Sequence[Mapping[str, Any]], **params: Any) -> Generator[str, None, None]:
         """The text of an answer to a prompt or to messages, piece by piece."""
@@ -106,8 +108,11 @@ class EngineModel:
         return self(inputs, **params)
 
     def forward(self, body: bytes, headers: Mapping[str, str]) -> Reply:
-        """What /invocations would answer if there were no hook. `context` must name the call a nested one."""
-        return self._connection.forward("/invocations", body, {**headers, **self._context()})
+        """What /invocations would answer if there were no hook, to a client's headers without its credentials.
+
+        `context` must name the call a nested one.
+        """
+        return self._connection.forward("/invocations", body, headers, self._context())
 
     async def achat(self, messages: Sequence[Mapping[str, Any]], *, stream: bool = False, **params: Any) -> Any:
         """`chat`; with `stream` an async iterator."""
@@ -120,7 +125,7 @@ class EngineModel:
             call = partial(self.generate, inputs, stream=stream, **params)
             return self._async(await self._in_thread(call)) if stream else await self._whole(call)
         with own_calls():
-            return list(await asyncio.gather(*(self.agenerate(prompt, **params) for prompt in inputs)))
+            return await asyncio.wrap_future(self._generate_all(inputs, params, self._context()))
 
     async def astream(self, inputs: str | Sequence[Mapping[str, Any]], **params: Any) -> AsyncGenerator[str, None]:
         """`stream` as an async iterator: `async for text in model.astream(...)`."""
@@ -144,6 +149,14 @@ class EngineModel:
 
     def _generate(self, prompt: str, params: Mapping[str, Any], headers: Mapping[str, str]) -> Any:
         return self._connection.call(_GENERATE, {"inputs": prompt, "parameters": params}, headers)
+
+    def _generate_all(
+        self, prompts: Sequence[str], params: Mapping[str, Any], headers: Mapping[str, str]
+    ) -> Future[list[Any]]:
+        """An answer to each prompt. Calls that begin later are of this context too, and end with its request."""
+        context = copy_context()
+        calls = [partial(self._generate, prompt, params, headers) for prompt in prompts]
+        return CallsOfList(lambda call: self._pool.submit(context.copy().run, call), calls, _NUM_THREADS).results
 
     async def _whole(self, call: Callable[[], T]) -> T:
         """As `_in_thread`, for an answer that is whole: a task that is cancelled ends the call."""
@@ -176,10 +189,11 @@ def _close(parts: Generator[Any, None, None], step: Future[Any] | None) -> None:
 
 
 def _inputs(data: Any) -> tuple[Any, dict[str, Any]]:
-    """Inputs and parameters of a body, as the Hugging Face toolkit takes it apart."""
+    """Inputs and parameters of a body, as the Hugging Face toolkit takes it apart; LMI's `adapters` are a parameter."""
     if not isinstance(data, dict):
         return data, {}
-    return data.get("inputs", data), data.get("parameters") or {}
+    adapters = {"adapters": data["adapters"]} if data.get("adapters") else {}
+    return data.get("inputs", data), {**adapters, **(data.get("parameters") or {})}
 
 
 def _is_chat(inputs: Any) -> bool:

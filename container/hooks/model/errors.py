@@ -6,15 +6,17 @@ from __future__ import annotations
 class ModelError(Exception):
     """The server refused a call or failed at it.
 
-    `status` is the HTTP status, `message` the server's sentence, `error_type` the dialect's name of the error. A hook
-    that does not catch it hands status and message to its client.
+    `status` is the HTTP status, `message` the server's sentence, `error_type` the dialect's name of the error,
+    `retry_after_s` the seconds that the server asks to wait, if it does. A hook that does not catch it hands status,
+    message and seconds to its client.
     """
 
-    def __init__(self, status: int, message: str, error_type: str = "") -> None:
+    def __init__(self, status: int, message: str, error_type: str = "", retry_after_s: int | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.error_type = error_type
+        self.retry_after_s = retry_after_s
 
 
 class CallEnded(ModelError):

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from container.hooks.model.caller import NOBODY, Caller, calls_for, current_caller
 from container.hooks.model.errors import CallEnded
 from container.hooks.model.open_calls import OpenCalls, nobodys_calls, open_calls
 from container.hooks.user_code.function import Function, complete
@@ -25,6 +26,7 @@ class _Item:
     data: Any
     found: Future[Any]
     request: OpenCalls | None
+    caller: Caller
 
     def is_waited_for(self) -> bool:
         """False if its request has ended; whoever asks for the result is told so."""
@@ -47,6 +49,7 @@ class Batcher:
     the function cannot take fails alone. Too little memory fails all of them, and nothing is tried again. Requests that
     nobody waits for are left out. The function returns one result for each item, in order; an exception as a result is
     raised for its request. Calls never overlap. Log lines of a batch carry the id of its first request.
+    A batch is of one caller: one adapter, one tenant.
     """
 
     def __init__(self, function: Function, model: Any, max_size: int) -> None:
@@ -63,7 +66,7 @@ class Batcher:
         """The result of one request."""
         found: Future[Any] = Future()
         with self._guard:
-            self._waiting.append(_Item(item, found, open_calls.get()))
+            self._waiting.append(_Item(item, found, open_calls.get(), current_caller.get()))
         if not on_loop:
             self._take_turn(found, context)
             return found.result()
@@ -84,15 +87,18 @@ class Batcher:
                 await self._run(context, on_loop=True)
 
     async def _run(self, context: Any, *, on_loop: bool) -> None:
-        """One batch of those that wait."""
+        """One batch of those that wait: of one caller, whose adapter its calls of our model have."""
         with self._guard:
-            batch, self._waiting = self._waiting[: self._max_size], self._waiting[self._max_size :]
+            caller = self._waiting[0].caller if self._waiting else NOBODY
+            batch = [item for item in self._waiting if item.caller == caller][: self._max_size]
+            taken = set(batch)
+            self._waiting = [item for item in self._waiting if item not in taken]
         # A future that was cancelled takes no result.
         batch = [item for item in batch if item.found.set_running_or_notify_cancel() and item.is_waited_for()]
         if not batch:
             return
         try:
-            with nobodys_calls():
+            with nobodys_calls(), calls_for(caller):
                 await self._settle(batch, context, on_loop)
         except BaseException as exc:
             for item in batch:

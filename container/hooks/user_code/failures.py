@@ -35,8 +35,10 @@ def hook_error(exc: Exception) -> HookError:
     """
     if isinstance(exc, HookError):
         return exc
-    if isinstance(exc, ModelError | errors.BaseInferenceToolkitError):
-        return HookError(_status(exc.status if isinstance(exc, ModelError) else exc.status_code), str(exc.message))
+    if isinstance(exc, ModelError):
+        return HookError(_status(exc.status), str(exc.message), exc.retry_after_s)
+    if isinstance(exc, errors.BaseInferenceToolkitError):
+        return HookError(_status(exc.status_code), str(exc.message))
     for status, message in (("error_code", "message"), ("status_code", "detail")):
         if isinstance(getattr(exc, status, None), Integral) and hasattr(exc, message):
             return HookError(_status(getattr(exc, status)), str(getattr(exc, message)))

@@ -119,10 +119,12 @@ class HookError(Exception):
     """A request that a user's code did not answer.
 
     `message` is for the client and never a traceback. The cause (`__cause__`), if any, is for the log.
+    `retry_after_s`: when to try again, if the error says so.
     """
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, retry_after_s: int | None = None) -> None:
         super().__init__(message)
+        self.retry_after_s = retry_after_s
         self.status = status
         self.message = message
 

@@ -12,13 +12,12 @@ from typing import Any
 
 from container.hooks.model.connection import Reply
 from container.hooks.model.engine_model import EngineModel
-from container.hooks.model.nested import NESTED_HEADER
 from container.hooks.user_code.answer import async_parts, framing, sync_parts
 from container.hooks.user_code.content.accept import Accept
 from container.hooks.user_code.content.encoding import to_json
 from container.hooks.user_code.failures import hook_errors
 from container.hooks.user_code.function import called, complete, is_async
-from container.hooks.user_code.hook import HookAnswer, HookError, HookFiles, HookLoadError, HookRequest, HookSources
+from container.hooks.user_code.hook import HookAnswer, HookFiles, HookLoadError, HookRequest, HookSources
 from container.hooks.user_code.http_request import Headers, HttpRequest
 from container.hooks.user_code.module import import_file, import_module
 from container.hooks.user_code.stepped_parts import SteppedParts
@@ -80,8 +79,6 @@ class StandardsHook:
     async def _answer(self, request: HookRequest) -> HookAnswer:
         with hook_errors():
             sent = HttpRequest(request, "/invocations")
-            if NESTED_HEADER in sent.headers:
-                raise HookError(500, "a request that the hook sent came back to the hook")
             sent = await self._run(self._pre_process, sent) or sent
             response = await (self._forward(sent) if self._invoke is None else self._run(self._invoke, sent))
             if self._post_process is not None:
@@ -96,10 +93,7 @@ class StandardsHook:
     async def _forward(self, request: HttpRequest) -> HttpResponse:
         """The engine's own answer to the request as it is now."""
         assert self._engine is not None
-        headers = {
-            name: value for name, value in request.headers.items() if name not in _OF_A_CONNECTION - {"content-type"}
-        }
-        body = await request.body()
+        headers, body = request.headers, await request.body()
         if self.is_async:
             return HttpResponse(await self._engine.aforward(body, headers))
         return HttpResponse(self._engine.forward(body, headers))

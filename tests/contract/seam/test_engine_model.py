@@ -17,10 +17,11 @@ from container.hooks.model.engine_model import EngineModel
 from container.hooks.model.errors import CallEnded, ModelError
 from container.hooks.model.open_calls import OpenCalls, open_calls
 from container.hooks.user_code.hook import HookError
-from handler.seam.protocol import GenerateRequest
+from handler.seam.protocol import ErrorCode, FinishReason, GenerateRequest, Rejected
 from tests.contract.seam.web import WebServer
-from tests.support.hooks import JSON, answer, loaded, request
+from tests.support.hooks import JSON, answer, loaded, modules_as_they_were, request
 
+__all__ = ["modules_as_they_were"]
 CHAT = [{"role": "user", "content": "hi"}]
 
 
@@ -209,6 +210,35 @@ def test_one_prompt_of_a_list_that_fails_ends_the_others(web: WebServer, model: 
     web.wait(lambda: len(web.engine.aborts) == len(web.engine.requests))
 
 
+@pytest.mark.parametrize("twin", [False, True])
+def test_a_list_longer_than_the_server_takes_at_once_waits_for_places(web: WebServer, twin: bool) -> None:
+    model, lock, running = model_of(web), threading.Lock(), set()
+
+    def full(sent: GenerateRequest) -> Iterator[Any]:
+        with lock:
+            is_full = len(running) == 3
+            if not is_full:
+                running.add(sent.request_id)
+        if is_full:
+            yield Rejected(sent.request_id, ErrorCode.OVERLOADED, "full")
+            return
+        first, last = web.engine.says("ab", "c", finish=FinishReason.LENGTH)(sent)
+        yield first
+        with lock:
+            running.discard(sent.request_id)
+        yield last
+
+    web.engine.script = full
+    prompts = [f"prompt {i}" for i in range(20)]
+    found = asyncio.run(model.agenerate(prompts)) if twin else model.generate(prompts)
+    assert found == [{"generated_text": "abc"}] * 20
+    assert model.generate([]) == []
+    web.engine.script = lambda sent: [Rejected(sent.request_id, ErrorCode.OVERLOADED, "full")]
+    with pytest.raises(ModelError, match="full") as caught:
+        model.generate(prompts)
+    assert (caught.value.status, caught.value.retry_after_s) == (429, 1)
+
+
 def test_the_tokenizer_is_the_models(web: WebServer, model: EngineModel) -> None:
     ids = model.tokenizer.encode("hello").ids
     assert model.tokenizer.decode(ids) == "hello"
@@ -234,6 +264,19 @@ def test_the_key_is_sent(guarded: WebServer) -> None:
     with pytest.raises(ModelError) as caught:
         model_of(guarded).generate("a")
     assert caught.value.status == 401
+
+
+def test_what_is_handed_on_has_the_servers_key_and_not_the_clients(guarded: WebServer, tmp_path: Path) -> None:
+    guarded.engine.script = guarded.engine.says("hello")
+    environ = {"CUSTOM_PRE_PROCESS": "p.py:pre"}
+    model = model_of(guarded, api_key="Secret", context=lambda: {"x-request-id": "ours"})
+    hook = loaded(tmp_path, {"p.py": "def pre(request): request.headers['X-Colour'] = 'red'"}, model, **environ)
+    of_client = {"authorization": "Bearer Other", "x-api-key": "Other", "x-request-id": "theirs", "host": "theirs"}
+    of_client |= {"te": "trailers", "expect": "100-continue", "keep-alive": "timeout=5", "upgrade": "h2c"}
+    found = answer(hook, request({"messages": CHAT}, JSON, headers=tuple(of_client.items())))
+    assert found.status == 200, found.body
+    guarded.settle()
+    assert "theirs" not in guarded.log.read_text()
 
 
 def test_the_context_of_the_call_is_sent(web: WebServer) -> None:

@@ -108,9 +108,9 @@ class WebServer(Server):
 class OpenStream:
     """A streamed answer that is read event by event and may be left at any point."""
 
-    def __init__(self, port: int, path: str, body: Any) -> None:
+    def __init__(self, port: int, path: str, body: Any, **headers: str) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        self._connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        self._connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"} | headers)
         self._response: http.client.HTTPResponse | None = None
 
     @property

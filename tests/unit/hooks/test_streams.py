@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from container.hooks.model.caller import Caller, current_caller
 from container.hooks.model.engine_model import EngineModel
 from container.hooks.model.errors import CallEnded
 from container.hooks.model.open_calls import OpenCalls, open_calls
@@ -335,6 +336,22 @@ def test_a_sync_request_that_nobody_waits_for_is_left_out_of_the_batch(tmp_path:
         module["gate"].set()
         assert [first.result().body, others[1].result().body, others[0].result()] == [b"0", b"2", None]
     assert module["sizes"] == [1, 1]
+
+
+@pytest.mark.parametrize("keyword", ["def", "async def"])
+def test_a_batch_is_of_one_caller_for_whom_it_calls_the_model(tmp_path: Path, keyword: str) -> None:
+    names = "from container.hooks.model.caller import current_caller"
+    hook = batch_hook(tmp_path, keyword, f"{names}; return [current_caller.get().adapter] * len(items)")
+    call = hook.call
+
+    def of_caller(sent: Any) -> Any:
+        current_caller.set(Caller("ab"[int(sent.body) % 2]))
+        return call(sent)
+
+    hook.call = of_caller
+    answers, sizes = asked(hook, [0, 1, 2, 3, 4])
+    assert answers == ["a", "b", "a", "b", "a"]
+    assert sorted(sizes) == [1, 2, 2]
 
 
 def test_a_batch_of_another_length_is_said(tmp_path: Path) -> None:
