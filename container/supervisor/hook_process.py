@@ -114,7 +114,8 @@ class HookProcess:
         """Schedule a restart after a back-off, or return the exit code to give up with."""
         has_said = self.board.phase is Phase.FAILED
         detail = self.board.detail if has_said else f"{_NAME} ended with code {code}"
-        if code in PERMANENT:
+        # The user's own code may exit with any code; only what the process said of itself counts.
+        if has_said and code in PERMANENT:
             logger.error("cannot start: %s", detail)
             return code
         self.board["restarts"] += 1

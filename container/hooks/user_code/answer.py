@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from container.hooks.user_code.content.accept import EVENT_STREAM, Accept
 from container.hooks.user_code.content.encoding import to_json
+from container.hooks.user_code.content.framing import Frame, begins_events, framing
 from container.hooks.user_code.context import Context
 from container.hooks.user_code.failures import hook_errors
 from container.hooks.user_code.hook import HookAnswer
@@ -54,10 +55,10 @@ async def to_answer(
     body: bytes | Iterator[bytes] | AsyncIterator[bytes]
     named = context.get_response_content_type(0) or content_type
     if is_stream(result):
-        body, content_type = await _stream(result, named, accept, on_loop)
+        body, content_type = await open_stream(result, named, accept, on_loop)
     elif isinstance(result, bytes | bytearray | str):
-        body = result.encode() if isinstance(result, str) else bytes(result)
-        content_type = named or accept.content_type
+        content_type = named or (_type_of(result, accept) if accept.takes_events else accept.content_type)
+        body = framing(content_type)(result)
     else:
         body, content_type = to_json(result), named or "application/json"
     headers = context.get_response_headers(0).items()
@@ -69,20 +70,21 @@ async def to_answer(
     )
 
 
-async def _stream(
+async def open_stream(
     parts: Any, named: str | None, accept: Accept, on_loop: bool
 ) -> tuple[Iterator[bytes] | AsyncIterator[bytes], str]:
-    """The stream with its type. Without a named one that is events where the client accepts these, else what the first
-    part is: JSON lines, text or bytes.
+    """The stream with its type. Without a named one that is events where the client accepts these and the first part is
+    no bytes of another form, else what that part is: JSON lines, text or bytes.
     """
     is_async = hasattr(parts, "__anext__")
     if is_async and not on_loop:
         parts, is_async = SteppedParts(parts), False
     first = await anext(parts, _END) if is_async else await _next(parts, on_loop)
     opened = () if first is _END else (first,)
-    frame = framing(accept)
+    content_type = named or _type_of(first, accept)
+    frame = framing(content_type)
     body = async_parts(parts, opened, frame) if is_async else sync_parts(parts, opened, frame)
-    return body, named or _type_of(first, accept)
+    return body, content_type
 
 
 async def _next(parts: Iterator[Any], on_loop: bool) -> Any:
@@ -90,28 +92,18 @@ async def _next(parts: Iterator[Any], on_loop: bool) -> Any:
 
 
 def _type_of(part: Any, accept: Accept) -> str:
+    """The type of a stream or a body that begins with this part."""
+    is_bytes = isinstance(part, bytes | bytearray)
     if accept.takes_events:
-        return EVENT_STREAM
+        return EVENT_STREAM if not is_bytes or begins_events(part) else _BYTES
     if not isinstance(part, str | bytes | bytearray) and part is not _END:
         return JSON_LINES
     if not accept.is_open:
         return accept.content_type
-    return _BYTES if isinstance(part, bytes | bytearray) else _TEXT
+    return _BYTES if is_bytes else _TEXT
 
 
-def framing(accept: Accept) -> Callable[[Any], bytes]:
-    """Parts of text and bytes go as they are; others become events or lines of JSON."""
-    before, after = (b"data: ", b"\n\n") if accept.takes_events else (b"", b"\n")
-
-    def frame(part: Any) -> bytes:
-        if isinstance(part, str):
-            return part.encode()
-        return bytes(part) if isinstance(part, bytes | bytearray) else before + to_json(part) + after
-
-    return frame
-
-
-def sync_parts(parts: Iterator[Any], opened: tuple[Any, ...], frame: Callable[[Any], bytes]) -> Iterator[bytes]:
+def sync_parts(parts: Iterator[Any], opened: tuple[Any, ...], frame: Frame) -> Iterator[bytes]:
     """Bytes of `opened` and `parts`; a failure is a HookError. Closed with whoever iterates."""
     try:
         with hook_errors():
@@ -125,9 +117,7 @@ def sync_parts(parts: Iterator[Any], opened: tuple[Any, ...], frame: Callable[[A
             close()
 
 
-async def async_parts(
-    parts: AsyncIterator[Any], opened: tuple[Any, ...], frame: Callable[[Any], bytes]
-) -> AsyncIterator[bytes]:
+async def async_parts(parts: AsyncIterator[Any], opened: tuple[Any, ...], frame: Frame) -> AsyncIterator[bytes]:
     """`sync_parts` of an async iterator."""
     try:
         with hook_errors():

@@ -12,9 +12,10 @@ from typing import Any
 
 from container.hooks.model.connection import Reply
 from container.hooks.model.engine_model import EngineModel
-from container.hooks.user_code.answer import async_parts, framing, sync_parts
+from container.hooks.user_code.answer import async_parts, is_stream, open_stream, sync_parts
 from container.hooks.user_code.content.accept import Accept
 from container.hooks.user_code.content.encoding import to_json
+from container.hooks.user_code.content.framing import as_lines
 from container.hooks.user_code.failures import hook_errors
 from container.hooks.user_code.function import called, complete, is_async
 from container.hooks.user_code.hook import HookAnswer, HookFiles, HookLoadError, HookRequest, HookSources
@@ -83,12 +84,13 @@ class StandardsHook:
             response = await (self._forward(sent) if self._invoke is None else self._run(self._invoke, sent))
             if self._post_process is not None:
                 response = await self._run(self._post_process, response) or response
-            return _answer_of(response, self.is_async)
+            return await _answer_of(response, request.accept, self.is_async)
 
     async def _answer_ping(self) -> HookAnswer:
         with hook_errors():
             empty = HookRequest(request_id="", body=b"", content_type=None, accept=None, headers=(), query=())
-            return _answer_of(await self._run(self._ping, HttpRequest(empty, "/ping", "GET")), self.is_async)
+            response = await self._run(self._ping, HttpRequest(empty, "/ping", "GET"))
+            return await _answer_of(response, None, self.is_async)
 
     async def _forward(self, request: HttpRequest) -> HttpResponse:
         """The engine's own answer to the request as it is now."""
@@ -181,10 +183,10 @@ def _decorated() -> dict[str, Callable[..., Any]]:
     return {kind: function for kind, function in found.items() if function is not None}
 
 
-def _answer_of(response: Any, on_loop: bool) -> HookAnswer:
-    """A Response of Starlette's form, or anything else, which becomes JSON as in FastAPI."""
+async def _answer_of(response: Any, accept: str | None, on_loop: bool) -> HookAnswer:
+    """A Response of Starlette's form, a generator, bytes, or anything else, which becomes JSON as in FastAPI."""
     if not hasattr(response, "status_code"):
-        return HookAnswer(status=200, content_type="application/json", headers=(), body=to_json(response))
+        return await _plain_answer(response, Accept(accept, "application/json"), on_loop)
     headers = {name.lower(): str(value) for name, value in response.headers.items()}
     body = getattr(response, "body", None)
     if body is None:
@@ -197,9 +199,19 @@ def _answer_of(response: Any, on_loop: bool) -> HookAnswer:
     )
 
 
+async def _plain_answer(result: Any, accept: Accept, on_loop: bool) -> HookAnswer:
+    body: bytes | Iterator[bytes] | AsyncIterator[bytes]
+    if is_stream(result):
+        body, content_type = await open_stream(result, None, accept, on_loop)
+    elif isinstance(result, bytes | bytearray):
+        body, content_type = bytes(result), "application/octet-stream"
+    else:
+        body, content_type = to_json(result), "application/json"
+    return HookAnswer(status=200, content_type=content_type, headers=(), body=body)
+
+
 def _parts(parts: Any, on_loop: bool) -> Iterator[bytes] | AsyncIterator[bytes]:
-    frame = framing(Accept(None, "application/json"))
     if hasattr(parts, "__aiter__"):
         parts = aiter(parts)
-        return async_parts(parts, (), frame) if on_loop else sync_parts(SteppedParts(parts), (), frame)
-    return sync_parts(iter(parts), (), frame)
+        return async_parts(parts, (), as_lines) if on_loop else sync_parts(SteppedParts(parts), (), as_lines)
+    return sync_parts(iter(parts), (), as_lines)

@@ -56,3 +56,20 @@ def test_a_death_while_draining_ends_neither_the_container_nor_the_engines_drain
         assert hook.board.phase is Phase.FAILED  # web workers fail their open calls
     finally:
         hook.close()
+
+
+def test_the_codes_own_exit_code_is_a_crash_like_any_other(
+    tmp_path: Path, run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """3 means a model that cannot be served, but only if the process says so itself."""
+    code = "import os, threading\nclass EndpointHandler:\n    def __init__(self, path):\n"
+    code += "        threading.Timer(0.5, os._exit, (3,)).start()\n    __call__ = id"
+    write(tmp_path, {"handler.py": code})
+    monkeypatch.setenv("HF_MODEL_ID", str(tmp_path))
+    monkeypatch.setenv("TRUST_CUSTOM_CODE", "true")
+    hook = HookProcess(run_dir)
+    try:
+        check_until(hook, lambda: hook.board["restarts"] > 0 or hook.exit_code is not None)
+        assert (hook.exit_code, hook.board.phase) == (None, Phase.RESTARTING)
+    finally:
+        hook.close()

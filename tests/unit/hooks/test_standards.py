@@ -57,6 +57,23 @@ def test_what_a_handler_returns(tmp_path: Path, keyword: str, returned: str, exp
     assert not hook.owns_model
 
 
+@pytest.mark.parametrize("keyword", ["def", "async def"])
+@pytest.mark.parametrize(
+    ("body", "accept", "expected"),
+    [
+        ("yield {'n': 1}; yield {'n': 2}", None, ("application/jsonlines", b'{"n":1}\n{"n":2}\n')),
+        ("yield {'n': 1}", "text/event-stream", ("text/event-stream", b'data: {"n":1}\n\n')),
+        ("yield 'a'; yield 'b'", JSON, ("text/plain; charset=utf-8", b"ab")),
+        ("return b'raw'", JSON, ("application/octet-stream", b"raw")),
+    ],
+)
+def test_a_handler_that_yields_streams(
+    tmp_path: Path, keyword: str, body: str, accept: str | None, expected: Any
+) -> None:
+    found = answer(standards(tmp_path, f"{keyword} {INVOKE}(request): {body}"), request({}, accept=accept))
+    assert (found.status, found.content_type, found.body) == (200, *expected)
+
+
 def test_a_handler_sees_the_request(tmp_path: Path) -> None:
     code = f"""
 async def {INVOKE}(request):

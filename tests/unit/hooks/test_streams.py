@@ -42,6 +42,11 @@ MODEL = "def model_fn(d): return 'm'\n"
         (["'a'"], "text/x", ("text/x", b"a")),
         (["{'a': 1}", "[2]"], None, ("application/jsonlines", b'{"a":1}\n[2]\n')),
         (["{'a': 1}", "'data: x\\n\\n'"], EVENTS, (EVENTS, b'data: {"a":1}\n\ndata: x\n\n')),
+        (["'one\\n'", "' two'", "{}"], EVENTS, (EVENTS, b"data: one\ndata: \n\ndata:  two\n\ndata: {}\n\n")),
+        (["'data: x\\n'", "'\\n'", "'odd'"], EVENTS, (EVENTS, b"data: x\n\nodd")),
+        (["'data: of a text'"], EVENTS, (EVENTS, b"data: data: of a text\n\n")),
+        (["b'data: 1'", "b'\\n\\n'"], EVENTS, (EVENTS, b"data: 1\n\n")),
+        (["b'\\x00'", "b'\\x01'"], EVENTS, ("application/octet-stream", b"\0\1")),
         ([], None, ("text/plain; charset=utf-8", b"")),
     ],
 )
@@ -50,6 +55,24 @@ def test_a_generator_is_a_stream(
 ) -> None:
     lines = "; ".join(f"yield {part}" for part in [*yielded])
     code = f"{start}\n    {lines or 'return; yield'}\n"
+    found = answer(loaded(tmp_path, {CODE: MODEL + code}), request({}, JSON, accept))
+    assert (found.content_type, found.body) == expected
+
+
+@pytest.mark.parametrize(
+    ("returned", "accept", "expected"),
+    [
+        ("(iter([{'a': 1}, 'b']), 'text/event-stream')", None, (EVENTS, b'data: {"a":1}\n\ndata: b\n\n')),
+        ("(iter([{'a': 1}]), 'application/jsonlines')", EVENTS, ("application/jsonlines", b'{"a":1}\n')),
+        ("('whole\\r\\nanswer', 'text/event-stream')", None, (EVENTS, b"data: whole\ndata: answer\n\n")),
+        ("'whole'", EVENTS, (EVENTS, b"data: whole\n\n")),
+        ("b'whole'", EVENTS, ("application/octet-stream", b"whole")),
+    ],
+)
+def test_a_type_decides_how_parts_are_framed(
+    tmp_path: Path, returned: str, accept: str | None, expected: tuple[str, bytes]
+) -> None:
+    code = f"def predict_fn(d, m): return d\ndef output_fn(p, a): return {returned}"
     found = answer(loaded(tmp_path, {CODE: MODEL + code}), request({}, JSON, accept))
     assert (found.content_type, found.body) == expected
 
