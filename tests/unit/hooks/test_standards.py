@@ -74,6 +74,14 @@ def test_a_handler_that_yields_streams(
     assert (found.status, found.content_type, found.body) == (200, *expected)
 
 
+def test_annotations_may_be_postponed(tmp_path: Path) -> None:
+    """`@dataclass` looks for the module by its name then."""
+    code = "from __future__ import annotations\nfrom dataclasses import asdict, dataclass\n@dataclass\nclass Reply:\n"
+    code += f"    text: str\ndef {INVOKE}(request): return asdict(Reply('a'))"
+    found = answer(loaded(tmp_path, {"model.py": code}, ENGINE), request({}))
+    assert json.loads(found.body) == {"text": "a"}
+
+
 def test_a_handler_sees_the_request(tmp_path: Path) -> None:
     code = f"""
 async def {INVOKE}(request):
