@@ -10,6 +10,7 @@ from torch import Tensor
 
 from handler.adapters.adapter import BadAdapter
 from handler.adapters.adapter_config import CONFIG, AdapterConfig, parse_config
+from handler.adapters.location import is_inside
 
 WEIGHTS = "adapter_model.safetensors"
 # Pickled weights execute code when they are read.
@@ -40,12 +41,11 @@ def _file(directory: Path, name: str) -> Path:
     path = directory / name
     if not path.exists():
         raise BadAdapter(f"{directory} has no {name}")
-    real = path.resolve()
-    if not real.is_relative_to(directory.resolve()):
+    if not is_inside(path, directory):
         raise BadAdapter(f"{name} is a link that leads out of {directory}")
-    if not real.is_file():
+    if not path.is_file():
         raise BadAdapter(f"{name} is not a file")
-    return real
+    return path.resolve()
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

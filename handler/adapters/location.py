@@ -13,6 +13,18 @@ from handler.seam.errors import BadConfiguration, StartupError
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
+def is_inside(path: Path, directory: Path) -> bool:
+    """Whether an adapter's file lies in its directory, links followed, or among the blobs of the hub's cache.
+
+    The cache keeps a repository's files in `models--ORG--NAME/blobs`, and `snapshots/COMMIT` beside them has links.
+    Only the blobs of the directory's own repository count.
+    """
+    real, root = path.resolve(), directory.resolve()
+    repositories = (each.parent.parent for each in (root, *root.parents) if each.parent.name == "snapshots")
+    blobs = (each / "blobs" for each in repositories if each.name.startswith("models--"))
+    return any(real.is_relative_to(each) for each in (root, *blobs))
+
+
 def fetch_adapters(config: EngineConfig, progress: Callable[[int, str], None]) -> None:
     """Put the hub's adapters of LORA_ADAPTERS into the hub's cache. Call it before `locate`, which goes offline.
 
@@ -32,15 +44,12 @@ def check_names(config: EngineConfig, model_id: str) -> None:
         raise BadConfiguration(f"LORA_ADAPTERS must not have a name of the model itself. Given: {model_id!r}")
 
 
-def adapter_directory(src: str, revision: str | None) -> tuple[Path, bool]:
-    """The directory of an adapter, and whether it is the hub's cache, which consists of links.
-
-    Raises BadConfiguration.
-    """
+def adapter_directory(src: str, revision: str | None) -> Path:
+    """The directory of an adapter, which may be in the hub's cache. Raises BadConfiguration."""
     if Path(src).is_dir():
-        return Path(src), False
+        return Path(src)
     try:
-        return cached(src, revision), True
+        return cached(src, revision)
     except Exception as exc:  # the hub's client has its own
         raise BadConfiguration(f"the adapter {src!r} is neither a directory nor in the hub's cache") from exc
 

@@ -51,7 +51,8 @@ _PAGE = """\
 
 What is read of an adapter's directory, and what it is compared with. An adapter is `adapter_config.json` and
 `adapter_model.safetensors`, as `save_pretrained` of peft writes them; both are read at registration. Pickled weights
-(`adapter_model.bin`) are never opened, nor is a link that leads out of the directory.
+(`adapter_model.bin`) are never opened, nor is a link that leads out of the directory, but for those of the hub's cache:
+a directory `models--*/snapshots/COMMIT` may be named, whose links lead to the `blobs` beside it.
 
 ## Compared with peft
 

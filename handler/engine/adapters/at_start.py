@@ -102,11 +102,11 @@ def _register_or_drop(
 
 def _register(registry: AdapterRegistry, entry: AdapterEntry, beat: Callable[[], None]) -> None:
     """Raises BadConfiguration. An adapter that has a copy needs no directory any more."""
-    message, is_hub = _message(entry), False
+    message = _message(entry)
     if entry.at_start and not entry.ready:
-        directory, is_hub = adapter_directory(entry.src, entry.revision)
+        directory = adapter_directory(entry.src, entry.revision)
         message = msgspec.structs.replace(message, path=str(directory))
-    refusal = registry.register_now(message, beat, any_link=is_hub)
+    refusal = registry.register_now(message, beat)
     if refusal is not None:
         setting = "LORA_ADAPTERS: " if entry.at_start else ""
         raise BadConfiguration(f"{setting}adapter {entry.name}: {refusal}")

@@ -58,12 +58,12 @@ class AdapterReader:
         self._thread = ThreadPoolExecutor(1, "adapter", _alone)
         self._newest: Future[ReadAdapter] | None = None
 
-    def submit(self, path: Path, registration: str, *, any_link: bool = False) -> Future[ReadAdapter]:
-        """Read the adapter in `path`, or the copy that a registration has already. `any_link`: see `files_of`.
+    def submit(self, path: Path, registration: str) -> Future[ReadAdapter]:
+        """Read the adapter in `path`, or the copy that a registration has already.
 
         The future raises BadAdapter, NoMemory, or what the files make torch and Python raise.
         """
-        self._newest = self._thread.submit(self._load, path, registration, any_link)
+        self._newest = self._thread.submit(self._load, path, registration)
         return self._newest
 
     def forget(self, registration: str) -> None:
@@ -90,24 +90,24 @@ class AdapterReader:
         """Whether an adapter is being read, or waits for it."""
         return self._newest is not None and not self._newest.done()
 
-    def _load(self, path: Path, registration: str, any_link: bool) -> ReadAdapter:
+    def _load(self, path: Path, registration: str) -> ReadAdapter:
         copy = None if self._copies is None else self._copies.use(registration)
         source = copy if copy is not None and copy.is_dir() else path
-        self._check_memory(files_of(source, any_link=any_link))
-        fingerprint = self._fingerprint(source, any_link=any_link)
+        self._check_memory(files_of(source))
+        fingerprint = self._fingerprint(source)
         found = source
         if copy is not None:
             # A copy may take memory, and with it end this engine as reading may.
             with self._in_flight.reading(fingerprint):
-                found = copy_files(source, copy, any_link=any_link)
+                found = copy_files(source, copy)
             # The files may have been written again meanwhile.
             fingerprint = self._fingerprint(found)
         with self._in_flight.reading(fingerprint):
             return ReadAdapter(self._read(found), fingerprint)
 
-    def _fingerprint(self, directory: Path, *, any_link: bool = False) -> int:
+    def _fingerprint(self, directory: Path) -> int:
         """Raises BadAdapter for an adapter that ended engines before."""
-        fingerprint = content_fingerprint(directory, any_link=any_link)
+        fingerprint = content_fingerprint(directory)
         refusal = self._in_flight.adapter_refusal(fingerprint)
         if refusal is not None:
             raise BadAdapter(refusal)

@@ -137,18 +137,13 @@ class AdapterRegistry:
         """Whether it is registered, leaves, or is being read."""
         return registration in self._known or registration in self._reading
 
-    def register_now(
-        self, message: RegisterAdapter, beat: Callable[[], None] = lambda: None, *, any_link: bool = False
-    ) -> Refusal | None:
-        """Read and register an adapter while nothing else runs. Why not, or None. `any_link`: see `files_of`.
-
-        Calls `beat` meanwhile.
-        """
+    def register_now(self, message: RegisterAdapter, beat: Callable[[], None] = lambda: None) -> Refusal | None:
+        """Read and register an adapter while nothing else runs. Why not, or None. Calls `beat` meanwhile."""
         try:
             self._check_place(message)
         except Refusal as exc:
             return exc
-        future = self._reader.submit(Path(message.path), message.registration, any_link=any_link)
+        future = self._reader.submit(Path(message.path), message.registration)
         while wait([future], _BEAT_S).not_done:
             beat()
         return self._settle(_Reading(message, future))

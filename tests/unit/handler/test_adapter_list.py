@@ -86,16 +86,48 @@ def test_a_copy_has_the_two_files_and_outlives_them(tmp_path: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == ["registration"]
 
 
-def test_a_link_that_leads_out_is_not_followed_but_in_the_hubs_cache(tmp_path: Path) -> None:
-    source = write(tmp_path / "source")
-    (source / "adapter_model.safetensors").rename(tmp_path / "elsewhere")
-    (source / "adapter_model.safetensors").symlink_to(tmp_path / "elsewhere")
+def linked(directory: Path, elsewhere: Path) -> Path:
+    """An adapter in `directory` whose weights are a link to a file in `elsewhere`."""
+    write(directory)
+    elsewhere.mkdir(parents=True, exist_ok=True)
+    (directory / "adapter_model.safetensors").rename(elsewhere / "blob")
+    (directory / "adapter_model.safetensors").symlink_to(elsewhere / "blob")
+    return directory
+
+
+@pytest.mark.parametrize("snapshot", ["snapshots/0a1b", "snapshots/0a1b/one/of/several"])
+def test_links_of_the_hubs_cache_are_followed_to_their_own_repository(snapshot: str, tmp_path: Path) -> None:
+    repository, target = tmp_path / "models--org--name", tmp_path / "copies" / "registration"
+    source = linked(repository / snapshot, repository / "blobs")
+    assert copy_files(source, target) == target
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == FILES
+    assert not any(path.is_symlink() for path in target.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("directory", "elsewhere"),
+    [
+        ("source", "elsewhere"),
+        ("models--org--name/snapshots/0a1b", "models--org--other/blobs"),
+        ("models--org--name/snapshots/0a1b", "models--org--name/blobs-of-another"),
+        ("org--name/snapshots/0a1b", "org--name/blobs"),
+        ("models--org--name/0a1b", "models--org--name/blobs"),
+    ],
+)
+def test_a_link_that_leads_out_is_not_followed(directory: str, elsewhere: str, tmp_path: Path) -> None:
+    source = linked(tmp_path / directory, tmp_path / elsewhere)
     target = tmp_path / "copies" / "registration"
     assert copy_files(source, target) == source, "its reader says what is wrong"
     assert not target.exists()
-    assert copy_files(source, target, any_link=True) == target
-    assert {path.name: path.read_bytes() for path in target.iterdir()} == FILES
-    assert not any(path.is_symlink() for path in target.iterdir())
+
+
+def test_blobs_that_are_a_link_themselves_are_not_the_repositorys_own(tmp_path: Path) -> None:
+    repository = tmp_path / "models--org--name"
+    source = linked(repository / "snapshots" / "0a1b", tmp_path / "elsewhere")
+    (repository / "blobs").symlink_to(tmp_path / "elsewhere")
+    (source / "adapter_model.safetensors").unlink()
+    (source / "adapter_model.safetensors").symlink_to("../../blobs/blob")
+    assert copy_files(source, tmp_path / "copies" / "registration") == source
 
 
 @pytest.fixture
@@ -120,10 +152,10 @@ def test_an_adapter_of_the_hub_is_fetched_once_and_only_its_two_files(tmp_path: 
     source = write(tmp_path / "source")
     fetch_adapters(config(tmp_path, "org/adapter", str(source)), lambda *_: None)
     assert sorted(hub.fetched) == [f"org/adapter/{name}" for name in sorted(FILES)]
-    found, is_hub = adapter_directory("org/adapter", None)
-    assert is_hub
-    assert copy_files(found, tmp_path / "copies" / "x", any_link=True) == tmp_path / "copies" / "x"
-    assert adapter_directory(str(source), None) == (source, False)
+    found = adapter_directory("org/adapter", None)
+    assert found.joinpath("adapter_model.safetensors").is_symlink()
+    assert copy_files(found, tmp_path / "copies" / "x") == tmp_path / "copies" / "x"
+    assert adapter_directory(str(source), None) == source
     AdapterList(tmp_path / "adapters").begin([])
     fetch_adapters(config(tmp_path, "org/half"), lambda *_: None)  # an engine that starts again asks nobody
     assert len(hub.fetched) == 2
