@@ -277,6 +277,9 @@ def test_a_hook_with_its_own_model_runs_without_an_engine(own: Server) -> None:
         answer = own.request("POST", path, CHAT if path.startswith("/v1") else {"inputs": "a"})
         assert (answer.status, b"no engine" in answer.body) == (404, True), (path, answer.body)
     assert own.request("GET", "/v1/models").status == 404
+    info = own.request("GET", "/info").json
+    assert (info["version"][:5], info["model_id"]) == ("3.3.7", own.environ["HF_MODEL_ID"])
+    assert info["custom_code"]["convention"]
     assert own.request("GET", "/metrics").status == 200
 
 

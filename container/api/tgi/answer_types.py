@@ -146,6 +146,17 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     custom_code_ignored: list[str]
 
 
+class CodeInfo(msgspec.Struct, frozen=True):
+    """What runs where the user's code loads its own model: the names of `Info` that need no engine."""
+
+    model_id: str
+    model_pipeline_tag: str | None
+    router: str
+    version: str
+    server_version: str
+    custom_code: CustomCode | None
+
+
 class ErrorAnswer(msgspec.Struct, frozen=True):
     """An error: `error` is a sentence, `error_type` its kind in one word."""
 

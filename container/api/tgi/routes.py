@@ -11,7 +11,7 @@ from container.api.answer_headers import add_compute_time, add_stream_headers, a
 from container.api.operation import Form, Operation, describe
 from container.api.request_body import read_body
 from container.api.tgi import document_rules
-from container.api.tgi.answer_types import CustomCode, ErrorAnswer, GenerateAnswer, Info, StreamEvent
+from container.api.tgi.answer_types import CodeInfo, CustomCode, ErrorAnswer, GenerateAnswer, Info, StreamEvent
 from container.api.tgi.error_response import GENERATE_ERRORS, SHAPE_ERRORS, error_body
 from container.api.tgi.generating import start, whole_answer
 from container.api.tgi.request.generate_request import (
@@ -96,40 +96,61 @@ def compat_generate() -> Response:
 
 
 @blueprint.get("/info")
-@describe(Operation(tag="TGI", summary="The model and the limits", answer=Info, error=ErrorAnswer, errors=(503,)))
+@describe(
+    Operation(
+        tag="TGI",
+        summary="The model and the limits",
+        answer=(Info, CodeInfo),
+        error=ErrorAnswer,
+        errors=(503,),
+    )
+)
 def info() -> Response:
-    """The model and the limits, under TGI's names."""
+    """The model and the limits, under TGI's names; what runs, where the user's code has a model of its own."""
+    return json_response(_info() if service().has_engine else _code_info())
+
+
+def _info() -> Info:
     served, settings = service().model, service().settings
     card = served.card
-    return json_response(
-        Info(
-            model_id=card.model_id,
-            model_sha=card.revision,
-            model_dtype=card.dtype,
-            model_device_type=card.device.split(":")[0],
-            model_pipeline_tag="text-generation",
-            max_concurrent_requests=service().max_in_flight,
-            max_best_of=settings.max_best_of,
-            max_stop_sequences=settings.max_stop_sequences,
-            max_input_tokens=served.max_input_tokens,
-            max_total_tokens=card.max_model_len,
-            max_batch_total_tokens=card.kv_capacity_tokens,
-            validation_workers=settings.web_workers,
-            max_client_batch_size=settings.max_client_batch_size,
-            router="text-generation-router",
-            version=TGI_VERSION,
-            server_version=VERSION,
-            sha=None,
-            docker_label=None,
-            quantize=card.quantize,
-            engine_threads=service().engines.leading_board["engine_threads"],
-            kv_cache_dtype=card.kv_cache_dtype,
-            adapters=list(service().adapters.entries),
-            max_adapters=settings.max_adapters,
-            speculate=card.num_draft_tokens,
-            custom_code=_custom_code(),
-            custom_code_ignored=card.custom_code,
-        )
+    return Info(
+        model_id=card.model_id,
+        model_sha=card.revision,
+        model_dtype=card.dtype,
+        model_device_type=card.device.split(":")[0],
+        model_pipeline_tag="text-generation",
+        max_concurrent_requests=service().max_in_flight,
+        max_best_of=settings.max_best_of,
+        max_stop_sequences=settings.max_stop_sequences,
+        max_input_tokens=served.max_input_tokens,
+        max_total_tokens=card.max_model_len,
+        max_batch_total_tokens=card.kv_capacity_tokens,
+        validation_workers=settings.web_workers,
+        max_client_batch_size=settings.max_client_batch_size,
+        router="text-generation-router",
+        version=TGI_VERSION,
+        server_version=VERSION,
+        sha=None,
+        docker_label=None,
+        quantize=card.quantize,
+        engine_threads=service().engines.leading_board["engine_threads"],
+        kv_cache_dtype=card.kv_cache_dtype,
+        adapters=list(service().adapters.entries),
+        max_adapters=settings.max_adapters,
+        speculate=card.num_draft_tokens,
+        custom_code=_custom_code(),
+        custom_code_ignored=card.custom_code,
+    )
+
+
+def _code_info() -> CodeInfo:
+    return CodeInfo(
+        model_id=service().settings.served_model_name or service().settings.model,
+        model_pipeline_tag=None,
+        router="text-generation-router",
+        version=TGI_VERSION,
+        server_version=VERSION,
+        custom_code=_custom_code(),
     )
 
 

@@ -91,7 +91,7 @@ def _serve(settings: Settings, run_dir: RunDir, epoch: int, board: StatusBoard) 
     card = _card(hook, files)
     write_card(run_dir.hook.card, card)
     board.beat()
-    board.enter(Phase.READY, f"running {', '.join(card.files)}")
+    board.enter(Phase.READY, f"running {files.path.name if files.path else card.convention}")
     logger.info("ready: %s by the rules of %s", ", ".join(card.files), card.convention)
     host.run()
     return 0
@@ -101,14 +101,14 @@ def _install(files: HookFiles, settings: Settings, board: StatusBoard) -> None:
     """Make what the code requires importable in this process. Raises BadRequirements."""
     if not settings.install_requirements or not (files.requirements or settings.pip_args):
         return
-    board.enter(Phase.PREPARING, f"installing {files.requirements or 'STANDARD_PIP_ARGS'}")
+    board.enter(Phase.PREPARING, f"installing {files.requirements.name if files.requirements else 'STANDARD_PIP_ARGS'}")
     packages = install(files.requirements, Path(settings.cache_dir) / "packages", pip_args=settings.pip_args)
     if packages is not None:
         add_to_path(packages)
 
 
 def _load(files: HookFiles, settings: Settings, run_dir: RunDir, board: StatusBoard) -> Hook:
-    board.enter(Phase.LOADING, f"loading the hook {files.path or files.convention}")
+    board.enter(Phase.LOADING, f"loading the hook {files.path.name if files.path else files.convention}")
     try:
         return load(files, _engine_model(settings, run_dir))
     finally:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any, TextIO
 
+logger = logging.getLogger(__name__)
+
 # The id of the request that runs in this context, None outside of one. Threads and tasks of a call inherit it.
 request_id: ContextVar[str | None] = ContextVar("hook_request_id", default=None)
 # A longer line is cut into several: handler.seam.logs drops what a message has beyond 2000 characters.
@@ -164,6 +166,14 @@ def capture_output() -> None:
     shown = handlers if root.isEnabledFor(logging.INFO) else []
     sys.stdout = LogStream("hook.stdout", shown, sys.stdout)
     sys.stderr = LogStream("hook.stderr", shown, sys.stderr)
+    threading.excepthook = _log_thread
+
+
+def _log_thread(failed: threading.ExceptHookArgs) -> None:
+    """One record for a thread of the hook's own that ends by an exception; sys.exit() ends it in silence."""
+    if failed.exc_type is not SystemExit:
+        name = "of the hook" if failed.thread is None else failed.thread.name
+        logger.error("a thread of the hook's code failed: %s", name, exc_info=failed.exc_value)
 
 
 def end_lines() -> None:

@@ -140,6 +140,8 @@ def failure(call_id: str, error: BaseException) -> Failed:
         )
     if isinstance(error, SystemExit):
         return Failed(call_id, Reason.HOOK, "the hook called sys.exit()")
+    if isinstance(error, KeyboardInterrupt | GeneratorExit):
+        return Failed(call_id, Reason.HOOK, f"the hook raised {type(error).__name__}")
     return Failed(call_id, Reason.INTERNAL, "the hook failed")
 
 

@@ -189,11 +189,16 @@ def _close(parts: Generator[Any, None, None], step: Future[Any] | None) -> None:
 
 
 def _inputs(data: Any) -> tuple[Any, dict[str, Any]]:
-    """Inputs and parameters of a body, as the Hugging Face toolkit takes it apart; LMI's `adapters` are a parameter."""
+    """Inputs and parameters of a body, as the Hugging Face toolkit takes it apart; LMI's `adapters` are a parameter.
+
+    Raises ModelError for an object without `inputs`.
+    """
     if not isinstance(data, dict):
         return data, {}
     adapters = {"adapters": data["adapters"]} if data.get("adapters") else {}
-    return data.get("inputs", data), {**adapters, **(data.get("parameters") or {})}
+    if data.get("inputs") is None:
+        raise ModelError(422, "the body must have `inputs` or `messages`")
+    return data["inputs"], {**adapters, **(data.get("parameters") or {})}
 
 
 def _is_chat(inputs: Any) -> bool:

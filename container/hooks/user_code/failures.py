@@ -42,7 +42,20 @@ def hook_error(exc: Exception) -> HookError:
     for status, message in (("error_code", "message"), ("status_code", "detail")):
         if isinstance(getattr(exc, status, None), Integral) and hasattr(exc, message):
             return HookError(_status(getattr(exc, status)), str(getattr(exc, message)))
-    return HookError(HTTPStatus.BAD_REQUEST, str(exc) or type(exc).__name__)
+    return HookError(HTTPStatus.BAD_REQUEST, message_of(exc))
+
+
+def message_of(exc: BaseException) -> str:
+    """The exception's own text, or its type's name. KeyError's text is a bare key."""
+    # What Python makes of a StopIteration that leaves a coroutine or a generator, whose message is its own.
+    if isinstance(exc, RuntimeError) and isinstance(exc.__cause__, StopIteration | StopAsyncIteration):
+        return f"{type(exc.__cause__).__name__}: {message_of(exc.__cause__)}"
+    name = type(exc).__name__
+    try:
+        text = str(exc)
+    except Exception:  # noqa: BLE001 - the class is the user's
+        return name
+    return f"{name}: {text}" if isinstance(exc, KeyError) else text or name
 
 
 def _status(status: int) -> int:

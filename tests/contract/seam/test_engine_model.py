@@ -328,6 +328,14 @@ def test_without_predict_fn_the_engine_answers(web: WebServer, tmp_path: Path, k
     assert [sent.sampling.max_tokens for sent in web.engine.requests] == [3]
 
 
+@pytest.mark.parametrize("body", [{}, {"inputs": None}, {"parameters": {}}])
+def test_a_body_without_inputs_is_refused_in_words(web: WebServer, tmp_path: Path, body: Any) -> None:
+    code = "import json\ndef input_fn(body, content_type): return json.loads(body)"
+    with pytest.raises(HookError, match="the body must have `inputs` or `messages`") as caught:
+        answer(loaded(tmp_path, {INFERENCE: code}, model_of(web)), request(body))
+    assert caught.value.status == 422
+
+
 HOOKS = {
     "sync": "def predict_fn(data, model): return model.chat(**data)['choices'][0]['message']['content']",
     "async": "async def predict_fn(data, model):\n    found = await model.achat(**data)\n"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import enum
 import io
 import json
+import re
 import sys
+import uuid
 from typing import Any
 
 import numpy
@@ -107,6 +111,16 @@ class Tensor:
         return [1, 2]
 
 
+class Colour(enum.Enum):
+    RED, BLUE = "red", ("b",)
+
+
+@dataclasses.dataclass
+class Found:
+    name: str
+    scores: Any
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -115,6 +129,11 @@ class Tensor:
         (Tensor(), b"[1,2]"),
         ({"at": datetime.datetime(2012, 8, 8, 15, 30)}, b'{"at":"2012-08-08 15:30:00"}'),
         ({42: {"6": 9.0}}, b'{"42":{"6":9.0}}'),
+        ([datetime.date(2012, 8, 8), uuid.UUID(int=1)], b'["2012-08-08","00000000-0000-0000-0000-000000000001"]'),
+        ({"a": range(2), "b": {3}, "c": {1: 2}.keys()}, b'{"a":[0,1],"b":[3],"c":[1]}'),
+        ([Colour.RED, Colour.BLUE], b'["red",["b"]]'),
+        ({"best": Found("a", [0.5])}, b'{"best":{"name":"a","scores":[0.5]}}'),
+        (Found("a", Found("b", [])), b'{"name":"a","scores":{"name":"b","scores":[]}}'),
     ],
 )
 def test_json_is_written_of_arrays_and_dates(value: Any, expected: bytes) -> None:
@@ -124,6 +143,25 @@ def test_json_is_written_of_arrays_and_dates(value: Any, expected: bytes) -> Non
 def test_what_has_no_json_is_said() -> None:
     with pytest.raises(TypeError, match="function has no JSON"):
         to_json([lambda: 3])
+    with pytest.raises(TypeError, match="type has no JSON"):
+        to_json(Found)
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        (float("nan"), "result"),
+        ({"a": [1.0, {"b": float("-inf")}]}, 'result["a"][1]["b"]'),
+        ([numpy.array([[0.0, numpy.nan]])], "result[0][0][1]"),
+        (({"a": 1},), None),
+    ],
+)
+def test_what_is_no_number_is_found(value: Any, place: str | None) -> None:
+    if place is None:
+        to_json(value)
+        return
+    with pytest.raises(ValueError, match=rf": {re.escape(place)} is NaN or infinite$"):
+        to_json(value)
 
 
 @pytest.mark.parametrize(

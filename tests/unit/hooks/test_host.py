@@ -183,7 +183,8 @@ FAILURES: list[tuple[BaseException, Failed]] = [
     (SystemExit(3), Failed("a", Reason.HOOK, "the hook called sys.exit()")),
     (MemoryError(), Failed("a", Reason.OUT_OF_MEMORY, "the hook ran out of memory")),
     (RuntimeError("secret"), Failed("a", Reason.INTERNAL, "the hook failed")),
-    (KeyboardInterrupt(), Failed("a", Reason.INTERNAL, "the hook failed")),
+    (KeyboardInterrupt(), Failed("a", Reason.HOOK, "the hook raised KeyboardInterrupt")),
+    (GeneratorExit(), Failed("a", Reason.HOOK, "the hook raised GeneratorExit")),
 ]
 
 

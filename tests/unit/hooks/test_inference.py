@@ -195,7 +195,9 @@ def test_neighbours_are_found(tmp_path: Path) -> None:
     ("raised", "expected"),
     [
         ("ValueError('no such colour')", (400, "no such colour")),
-        ("KeyError('a')", (400, "'a'")),
+        ("KeyError('a')", (400, "KeyError: 'a'")),
+        ("StopIteration('no more')", (400, "StopIteration: no more")),
+        ("type('Silent', (Exception,), {'__str__': lambda self: 1 / 0})()", (400, "Silent")),
         ("ValueError()", (400, "ValueError")),
         ("BaseInferenceToolkitError(403, 'not you', 'Forbidden')", (403, "not you")),
         ("GenericInferenceToolkitError(500, 'broken')", (500, "broken")),

@@ -67,6 +67,26 @@ def test_no_line_is_lost_and_none_comes_back() -> None:
     assert done.stdout == "child\n"
 
 
+def test_a_thread_that_fails_is_one_record() -> None:
+    program = """
+import logging, sys, threading
+from container.hooks.host.output import capture_output
+from handler.seam.logs import configure_logging
+configure_logging("hook", level=logging.INFO, as_json=True)
+capture_output()
+def fail():
+    raise ValueError("lost")
+for target in (fail, sys.exit):
+    thread = threading.Thread(target=target, name="mine")
+    thread.start()
+    thread.join()
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    (line,) = map(json.loads, done.stderr.splitlines())
+    assert (line["level"], line["message"]) == ("ERROR", "a thread of the hook's code failed: mine")
+    assert "ValueError: lost" in line["exception"]
+
+
 def test_a_handler_that_fails_does_not_log_its_own_traceback_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     closed, real = io.StringIO(), io.StringIO()
     closed.close()

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import datetime
+import enum
 import io
 import json
+import math
+import uuid
+from collections.abc import KeysView, ValuesView
+from pathlib import PurePath
 from typing import Any
 
 from sagemaker_inference import content_types
@@ -30,7 +36,8 @@ def encode(prediction: Any, accept: Accept, convention: Convention) -> tuple[byt
     name = accept.choose(supported)
     if name is None:
         raise HookError(
-            UNSUPPORTED_ACCEPT, f"Accept {accept.value} is not supported without output_fn; {supported} are"
+            UNSUPPORTED_ACCEPT,
+            f"Accept {accept.value} is not supported without output_fn; supported: {', '.join(supported)}",
         )
     if name == content_types.JSON:
         return to_json(prediction), name
@@ -44,17 +51,51 @@ def encode(prediction: Any, accept: Accept, convention: Convention) -> tuple[byt
 def to_json(value: Any) -> bytes:
     """Compact JSON in UTF-8. Arrays and tensors become lists, dates text, images PNG in base64, as in the toolkit.
 
-    ValueError for NaN and infinities, which JSON does not have; TypeError for what has no JSON.
+    Dataclasses and pydantic's models become objects, sets and ranges lists, UUIDs, paths and enums text or their value.
+    ValueError for NaN and infinities, which JSON does not have, with their place; TypeError for what has no JSON.
     """
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
+    except ValueError as exc:
+        place = _place_of_no_number(value)
+        if place is None:
+            raise
+        raise ValueError(f"Out of range float values are not JSON compliant: result{place} is NaN or infinite") from exc
     return text.encode()
+
+
+def _place_of_no_number(value: Any) -> str | None:
+    """Where NaN or an infinity is, such as `["scores"][2]`; None if there is none or it is deep within an object."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else ""
+    if isinstance(value, dict):
+        parts = [(f'["{key}"]', each) for key, each in value.items()]
+    elif isinstance(value, list | tuple):
+        parts = [(f"[{i}]", each) for i, each in enumerate(value)]
+    elif hasattr(value, "tolist"):
+        return _place_of_no_number(value.tolist())
+    else:
+        return None
+    for name, each in parts:
+        place = _place_of_no_number(each)
+        if place is not None:
+            return (name + place)[:200]
+    return None
 
 
 def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # numpy's and torch's arrays and numbers
         return value.tolist()
-    if isinstance(value, datetime.datetime):
+    if isinstance(value, datetime.date | datetime.time | uuid.UUID | PurePath):
         return str(value)
+    if isinstance(value, set | frozenset | range | KeysView | ValuesView):
+        return list(value)
+    if isinstance(value, enum.Enum):
+        return value.value
+    if hasattr(value, "model_dump"):
+        return value.model_dump()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if hasattr(value, "save") and hasattr(value, "getpixel"):
         return base64.b64encode(_image(value, "image/png")).decode()
     raise TypeError(f"{type(value).__name__} has no JSON")
