@@ -1,7 +1,7 @@
 """A handler of Inference Endpoints that streams the answer sentence by sentence, for a voice that reads it out.
 
-POST / with {"inputs": "...", "parameters": {"max_new_tokens": 100}, "stream": true}. The sentences are lines of JSON,
-or server-sent events with `Accept: text/event-stream`.
+POST / with {"inputs": "...", "parameters": {"max_new_tokens": 100}, "stream": true}. The sentences are
+server-sent events, or lines of JSON with `Accept: application/jsonlines`.
 """
 
 from __future__ import annotations

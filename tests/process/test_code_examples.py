@@ -79,7 +79,7 @@ def test_a_handler_that_streams(start: Start, model: Path) -> None:
     whole = server.request("POST", "/", body)
     (found,) = whole.json
     assert found["sentences"]
-    streamed = server.request("POST", "/predict", body | {"stream": True})
+    streamed = server.request("POST", "/predict", body | {"stream": True}, Accept="application/jsonlines")
     assert streamed.headers["Content-Type"] == "application/jsonlines"
     assert [json.loads(line)["sentence"] for line in streamed.body.splitlines()] == found["sentences"]
     assert server.request("POST", "/invocations", body).json == whole.json
@@ -87,7 +87,7 @@ def test_a_handler_that_streams(start: Start, model: Path) -> None:
     described = {path for path, methods in paths.items() if "default" in methods.get("post", {}).get("responses", {})}
     assert described == {"/", "/predict", "/invocations"}
     assert "default" not in paths["/"].get("get", {}).get("responses", {})
-    events = server.request("POST", "/", body | {"stream": True}, Accept="text/event-stream")
+    events = server.request("POST", "/", body | {"stream": True})
     assert events.headers["Content-Type"].startswith("text/event-stream")
     parts = events.body.decode().removesuffix("\n\n").split("\n\n")
     assert [json.loads(part.removeprefix("data: "))["sentence"] for part in parts] == found["sentences"]

@@ -97,7 +97,7 @@ def _type_of(part: Any, accept: Accept) -> str:
     if accept.takes_events:
         return EVENT_STREAM if not is_bytes or begins_events(part) else _BYTES
     if not isinstance(part, str | bytes | bytearray) and part is not _END:
-        return JSON_LINES
+        return EVENT_STREAM if accept.prefers_events else JSON_LINES
     if not accept.is_open:
         return accept.content_type
     return _BYTES if is_bytes else _TEXT

@@ -63,7 +63,7 @@ class EndpointHook:
                 raise ValueError("the body must be a JSON object, with `inputs`")
             if request.query and "parameters" not in data:
                 data["parameters"] = {name: _parsed(value) for name, value in request.query}
-            accept = Accept(request.accept, self._files.sources.default_accept)
+            accept = Accept(request.accept, self._files.sources.default_accept, request.body)
             result = await called(self._handler, data, on_loop=self.is_async)
             if not is_body(result):
                 result = encode(result, accept, self._files.convention)

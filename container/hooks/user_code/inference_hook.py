@@ -76,7 +76,7 @@ class InferenceHook:
     async def _answer(self, request: HookRequest) -> HookAnswer:
         with hook_errors():
             context = Context(self._files.model_directory, request)
-            accept = Accept(request.accept, self._files.sources.default_accept)
+            accept = Accept(request.accept, self._files.sources.default_accept, request.body)
             # Exact types only: with parameters the toolkits hand over bytes.
             is_text = request.content_type in content_types.UTF8_TYPES
             body = request.body.decode() if is_text else request.body

@@ -24,6 +24,7 @@ from container.hooks.user_code.module import import_file, import_module
 from container.hooks.user_code.stepped_parts import SteppedParts
 
 _PACKAGE = "model_hosting_container_standards"
+_JSON = "application/json"
 _INVOKE, _PING = "custom_sagemaker_invocation_handler", "custom_sagemaker_ping_handler"
 # Headers that belong to one connection, or that the answer gets from its body.
 _OF_A_CONNECTION = {"connection", "content-length", "content-type", "date", "host", "server", "transfer-encoding"}
@@ -84,13 +85,13 @@ class StandardsHook:
             response = await (self._forward(sent) if self._invoke is None else self._run(self._invoke, sent))
             if self._post_process is not None:
                 response = await self._run(self._post_process, response) or response
-            return await _answer_of(response, request.accept, self.is_async)
+            return await _answer_of(response, Accept(request.accept, _JSON, request.body), self.is_async)
 
     async def _answer_ping(self) -> HookAnswer:
         with hook_errors():
             empty = HookRequest(request_id="", body=b"", content_type=None, accept=None, headers=(), query=())
             response = await self._run(self._ping, HttpRequest(empty, "/ping", "GET"))
-            return await _answer_of(response, None, self.is_async)
+            return await _answer_of(response, Accept(None, _JSON), self.is_async)
 
     async def _forward(self, request: HttpRequest) -> HttpResponse:
         """The engine's own answer to the request as it is now."""
@@ -183,10 +184,10 @@ def _decorated() -> dict[str, Callable[..., Any]]:
     return {kind: function for kind, function in found.items() if function is not None}
 
 
-async def _answer_of(response: Any, accept: str | None, on_loop: bool) -> HookAnswer:
+async def _answer_of(response: Any, accept: Accept, on_loop: bool) -> HookAnswer:
     """A Response of Starlette's form, a generator, bytes, or anything else, which becomes JSON as in FastAPI."""
     if not hasattr(response, "status_code"):
-        return await _plain_answer(response, Accept(accept, "application/json"), on_loop)
+        return await _plain_answer(response, accept, on_loop)
     headers = {name.lower(): str(value) for name, value in response.headers.items()}
     body = getattr(response, "body", None)
     if body is None:
@@ -206,7 +207,7 @@ async def _plain_answer(result: Any, accept: Accept, on_loop: bool) -> HookAnswe
     elif isinstance(result, bytes | bytearray):
         body, content_type = bytes(result), "application/octet-stream"
     else:
-        body, content_type = to_json(result), "application/json"
+        body, content_type = to_json(result), _JSON
     return HookAnswer(status=200, content_type=content_type, headers=(), body=body)
 
 

@@ -60,6 +60,28 @@ def test_a_generator_is_a_stream(
 
 
 @pytest.mark.parametrize(
+    ("body", "accept", "expected"),
+    [
+        ({"stream": True}, None, EVENTS),
+        ({"stream": True}, "*/*", EVENTS),
+        ({"stream": True}, "application/jsonlines", "application/jsonlines"),
+        ({"stream": False}, None, "application/jsonlines"),
+        ({"parameters": {"stream": True}}, None, "application/jsonlines"),
+        ('["stream"', None, "application/jsonlines"),
+    ],
+)
+def test_a_body_that_asks_for_a_stream_gets_events(
+    tmp_path: Path, body: Any, accept: str | None, expected: str
+) -> None:
+    """As TGI and OpenAI answer it; their clients read nothing else."""
+    code = "def input_fn(b, c): return 1\ndef predict_fn(d, m): yield {'a': d}"
+    found = answer(loaded(tmp_path, {CODE: MODEL + code}), request(body, JSON, accept))
+    assert found.content_type == expected
+    text = answer(loaded(tmp_path, {CODE: MODEL + code.replace("{'a': d}", "'a'")}), request(body, JSON, accept))
+    assert text.content_type in ("text/plain; charset=utf-8", "application/jsonlines")
+
+
+@pytest.mark.parametrize(
     ("returned", "accept", "expected"),
     [
         ("(iter([{'a': 1}, 'b']), 'text/event-stream')", None, (EVENTS, b'data: {"a":1}\n\ndata: b\n\n')),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 
 from sagemaker_inference import content_types
@@ -10,12 +11,16 @@ EVENT_STREAM = "text/event-stream"
 
 
 class Accept:
-    """An Accept header; `default` is what counts where a client leaves the type open."""
+    """An Accept header; `default` is what counts where a client leaves the type open.
 
-    def __init__(self, header: str | None, default: str) -> None:
+    `body` is the request's: `"stream": true` in it asks for a stream as clients of TGI and OpenAI do.
+    """
+
+    def __init__(self, header: str | None, default: str, body: bytes = b"") -> None:
         # What a user's function is given, as sagemaker-inference and the Hugging Face toolkit hand it over.
         self.value = default if not header or header.strip() == content_types.ANY else header
         self._default = default
+        self._asks_to_stream = _asks_to_stream(body)
         self._types = [media_type(item) for item in self.value.split(",") if item.strip() and not _is_refused(item)]
 
     def choose(self, supported: Collection[str]) -> str | None:
@@ -48,10 +53,25 @@ class Accept:
         """Whether the client asks for server-sent events by name."""
         return EVENT_STREAM in self._types
 
+    @property
+    def prefers_events(self) -> bool:
+        """Whether parts that are neither text nor bytes go as events: those clients read nothing else."""
+        return self.takes_events or (self._asks_to_stream and self.is_open)
+
 
 def media_type(value: str) -> str:
     """A type without its parameters, in lower case."""
     return value.partition(";")[0].strip().lower()
+
+
+def _asks_to_stream(body: bytes) -> bool:
+    if b'"stream"' not in body:
+        return False
+    try:
+        data = json.loads(body)
+    except ValueError:
+        return False
+    return isinstance(data, dict) and data.get("stream") is True
 
 
 def _is_refused(item: str) -> bool:
