@@ -41,8 +41,9 @@ def find(directory: Path | None, sources: HookSources, *, trusted: bool) -> Hook
 def _program(directory: Path | None, sources: HookSources) -> HookFiles:
     """The file that SAGEMAKER_PROGRAM names; a name without `.py` is a module's, as in sagemaker-inference."""
     name = sources.program if sources.program.endswith(".py") else sources.program.replace(".", "/") + ".py"
-    submitted = Path(sources.submit_directory.removeprefix("file://")) if sources.submit_directory else None
-    places = [submitted] if submitted is not None else []
+    submitted = sources.submit_directory.removeprefix("file://")
+    is_address = "://" in submitted
+    places = [Path(submitted)] if submitted and not is_address else []
     places += [directory / CODE_FOLDER, directory] if directory is not None else []
     for place in places:
         path = place / name
@@ -51,7 +52,8 @@ def _program(directory: Path | None, sources: HookSources) -> HookFiles:
             convention = Convention.HUGGING_FACE if (model / "config.json").is_file() else Convention.SAGEMAKER
             return _files(convention, path, model, sources, ())
     where = ", ".join(str(place) for place in places) or "any directory"
-    raise HookLoadError(f"SAGEMAKER_PROGRAM is {sources.program!r}, and there is no such file in {where}")
+    unread = f"; of SAGEMAKER_SUBMIT_DIRECTORY only a directory is read, not {submitted}" if is_address else ""
+    raise HookLoadError(f"SAGEMAKER_PROGRAM is {sources.program!r}, and there is no such file in {where}{unread}")
 
 
 def _files(

@@ -76,6 +76,10 @@ def test_the_directory_that_was_submitted_comes_first(tmp_path: Path, prefix: st
     ("environ", "message"),
     [
         ({"SAGEMAKER_PROGRAM": "b.py"}, "SAGEMAKER_PROGRAM is 'b.py', and there is no such file in .*/code, "),
+        (
+            {"SAGEMAKER_PROGRAM": "b.py", "SAGEMAKER_SUBMIT_DIRECTORY": "s3://mine/b.tar.gz"},
+            "only a directory is read, not s3://mine/b.tar.gz",
+        ),
         ({"CUSTOM_FASTAPI_MIDDLEWARE_THROTTLE": "a.py:f"}, "CUSTOM_FASTAPI_MIDDLEWARE_THROTTLE: a middleware"),
         ({"CUSTOM_FASTAPI_MIDDLEWARE_PRE_POST_PROCESS": "a:f"}, "PRE_POST_PROCESS: a middleware of a FastAPI"),
         ({"SAGEMAKER_PROGRAM": "a.py", "CUSTOM_PRE_PROCESS": "a.py:f"}, "unset either"),
