@@ -127,12 +127,11 @@ def _convert(parts: Sequence[Path], target: Path, cache_dir: Path, progress: Pro
 def _convert_read(parts: Sequence[Path], readers: Sequence[Any], target: Path, progress: Progress) -> None:
     from transformers import AutoTokenizer
 
-    from handler.model.gguf.weights import check_architecture, check_complete, make_manifest, make_skeleton
+    from handler.model.gguf.weights import check_complete, make_manifest, make_skeleton
 
     first = parts[0]
     if any(reader.byte_order != "I" for reader in readers):
         raise BadModel(f"{first.name} is in the byte order of another processor; convert it with gguf's own script")
-    check_architecture(readers, first.name)
     progress(400, "reading the tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(first.parent, gguf_file=first.name)
     progress(600, "reading the configuration")

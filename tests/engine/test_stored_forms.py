@@ -153,6 +153,7 @@ def loaded_bytes(model: Any) -> int:
             total += module._packed.nbytes + module._scales_and_zeros.nbytes
         elif isinstance(module, Int4Linear) and id(module) not in parts:
             total += module.packed.nbytes + module.scales_and_zeros.nbytes
+            total += 0 if module.bias is None else module.bias.nbytes
     return total
 
 

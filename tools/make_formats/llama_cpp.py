@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +22,7 @@ from transformers import AutoConfig
 
 from tools.make_formats import base as dense_model
 from tools.make_formats.base import write_expected
+from tools.make_formats.expected import write_expected_of_files
 
 LIBRARIES = ("gguf",)
 
@@ -43,6 +44,11 @@ _NAMES = {
     "mlp.down_proj": "ffn_down",
     "mlp.gate": "ffn_gate_inp",
 }
+_GPT_OSS_NAMES = _NAMES | {
+    "post_attention_layernorm": "post_attention_norm",
+    "mlp.router": "ffn_gate_inp",
+    "self_attn.sinks": "attn_sinks",
+}
 _SIZES: Mapping[str, Any] = {"hidden_size": 256, "intermediate_size": 128, "head_dim": 32, "tie_word_embeddings": True}
 _MOE: Mapping[str, Any] = {
     "head_dim": 32,
@@ -53,6 +59,27 @@ _MOE: Mapping[str, Any] = {
     "norm_topk_prob": True,
     "mlp_only_layers": [],
 }
+
+_GPT_OSS: Mapping[str, Any] = {
+    "head_dim": 32,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_local_experts": 3,
+    "num_experts_per_tok": 2,
+    "sliding_window": 4,
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 10000.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 32,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+    },
+}
+# In 16 bits.
+_SMALLER: Mapping[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
 
 Tensors = dict[str, np.ndarray[Any, Any]]
 
@@ -68,11 +95,17 @@ def _write(family: str, sizes: Mapping[str, Any], kind: str, types: Mapping[str,
         program = os.environ.get("LLAMA_QUANTIZE", "llama-quantize")
         subprocess.run([program, *options, given, target / "model.gguf", kind, "1"], check=True, capture_output=True)
         (target / "config.json").write_bytes((base / "config.json").read_bytes())
-        write_expected(base, target, _dequantised(target / "model.gguf", config))
+        dense = _dequantised(target / "model.gguf", config)
+        if family == "gpt_oss":  # which keeps its experts as [E, K, N]
+            turned = {name: weight.mT if ".experts." in name else weight for name, weight in dense.items()}
+            write_expected_of_files(base, target, dense, stored=turned)
+        else:
+            write_expected(base, target, dense)
 
 
 def _write_gguf(path: Path, config: Any, tensors: Tensors) -> None:
-    writer = gguf.GGUFWriter(path, "qwen3moe" if config.model_type == "qwen3_moe" else config.model_type)
+    names = {"qwen3_moe": "qwen3moe", "gpt_oss": "gpt-oss"}
+    writer = gguf.GGUFWriter(path, names.get(config.model_type, config.model_type))
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -89,8 +122,10 @@ def _write_gguf(path: Path, config: Any, tensors: Tensors) -> None:
         writer.add_expert_count(config.num_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    if config.model_type == "gpt_oss":
+        _add_gpt_oss(writer, config)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
+    writer.add_tokenizer_pre("gpt-4o" if config.model_type == "gpt_oss" else "gpt-2")
     writer.add_token_list(_TOKENS)
     writer.add_token_types([3 if token.startswith("<") and len(token) > 1 else 1 for token in _TOKENS])
     writer.add_token_merges(["! !"])
@@ -104,8 +139,21 @@ def _write_gguf(path: Path, config: Any, tensors: Tensors) -> None:
     writer.close()
 
 
+def _add_gpt_oss(writer: Any, config: Any) -> None:
+    """As `GptOssModel` of llama.cpp's converter."""
+    writer.add_expert_count(config.num_local_experts)
+    writer.add_expert_used_count(config.num_experts_per_tok)
+    writer.add_expert_feed_forward_length(config.intermediate_size)
+    writer.add_sliding_window(config.sliding_window)
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(config.rope_parameters["factor"])
+    writer.add_rope_scaling_orig_ctx_len(config.rope_parameters["original_max_position_embeddings"])
+
+
 def _to_llama_cpp(weights: Mapping[str, Tensor], config: Any) -> Tensors:
     """As llama.cpp's converter: its names, the rotary halves of a Llama as pairs, experts in one tensor."""
+    if config.model_type == "gpt_oss":
+        return {name: part.float().contiguous().numpy() for name, part in _gpt_oss_parts(weights)}
     found: Tensors = {}
     experts: dict[str, list[Tensor]] = {}
     for name, weight in weights.items():
@@ -119,18 +167,34 @@ def _to_llama_cpp(weights: Mapping[str, Tensor], config: Any) -> Tensors:
     return found | {name: torch.stack(parts).numpy() for name, parts in experts.items()}
 
 
+def _gpt_oss_parts(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Rows of gate and up projections, which take turns in the model, apart; matrices as `[E, N, K]`."""
+    for name, weight in weights.items():
+        if ".experts." not in name:
+            yield _name(name, _GPT_OSS_NAMES) + (".weight" if name.endswith("sinks") else ""), weight
+            continue
+        block, part = f"blk.{name.split('.')[2]}", name.rpartition(".")[2]
+        suffix = "bias" if part.endswith("_bias") else "weight"
+        rows = weight if suffix == "bias" else weight.mT
+        if part.startswith("down"):
+            yield f"{block}.ffn_down_exps.{suffix}", rows
+        else:
+            yield f"{block}.ffn_gate_exps.{suffix}", rows[:, ::2]
+            yield f"{block}.ffn_up_exps.{suffix}", rows[:, 1::2]
+
+
 def _order(name: str, num_rows: int, config: Any) -> Tensor | None:
     if config.model_type != "llama" or not name.endswith(("q_proj.weight", "k_proj.weight")):
         return None
     return torch.arange(num_rows).view(-1, 2, config.head_dim // 2).transpose(1, 2).flatten()
 
 
-def _name(name: str) -> str:
-    stem = name.removesuffix(".weight")
+def _name(name: str, names: Mapping[str, str] = _NAMES) -> str:
+    stem, dot, suffix = name.rpartition(".") if name.endswith((".weight", ".bias")) else (name, "", "")
     if not stem.startswith("model.layers."):
-        return f"{_NAMES[stem]}.weight"
+        return f"{names[stem]}{dot}{suffix}"
     number, _, rest = stem.removeprefix("model.layers.").partition(".")
-    return f"blk.{number}.{_NAMES[rest]}.weight"
+    return f"blk.{number}.{names[rest]}{dot}{suffix}"
 
 
 def _dequantised(path: Path, config: Any) -> dict[str, Tensor]:
@@ -149,7 +213,9 @@ def _dequantised(path: Path, config: Any) -> dict[str, Tensor]:
                 found[f"{layer}.{name}.weight"] = weight if order is None else weight[order.argsort()]
         if f"{block}.ffn_down_exps.weight" in held:
             gate, up, down = (held[f"{block}.ffn_{part}_exps.weight"] for part in ("gate", "up", "down"))
-            found |= {f"{layer}.mlp.experts.gate_up_proj": torch.cat([gate, up], 1)}
+            takes_turns = config.model_type == "gpt_oss"
+            both = torch.stack([gate, up], 2).flatten(1, 2) if takes_turns else torch.cat([gate, up], 1)
+            found |= {f"{layer}.mlp.experts.gate_up_proj": both}
             found |= {f"{layer}.mlp.experts.down_proj": down}
     ends = {name: held.get(f"{_NAMES[name]}.weight") for name in ("model.embed_tokens", "lm_head")}
     return found | {f"{name}.weight": weight for name, weight in ends.items() if weight is not None}
@@ -178,4 +244,6 @@ WRITERS = {
     "llama_cpp-k-quants": partial(_write, "llama", _SIZES, "Q5_0", _K_QUANTS),
     "llama_cpp-others": partial(_write, "llama", _SIZES, "Q8_0", _OTHERS),
     "llama_cpp-experts": partial(_write, "qwen3_moe", _MOE, "MXFP4_MOE", {}),
+    "llama_cpp-gpt-oss": partial(_write, "gpt_oss", _GPT_OSS, "MXFP4_MOE", {}),
+    "llama_cpp-gpt-oss-dense": partial(_write, "gpt_oss", {**_GPT_OSS, **_SMALLER}, "F16", {}),
 }

@@ -1,6 +1,7 @@
 """What undoes llama.cpp's changes to the tensors of an architecture: transformers' own tables, in their two forms.
 
-Most architectures have a `TensorProcessor`; the newer table has a list of renamings and conversions.
+Most architectures have a `TensorProcessor`; the newer table has a list of renamings and conversions. Neither reads
+gpt-oss, which has a module of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from handler.formats.gguf import gpt_oss
+
 
 class Processing(Protocol):
     """The changes of one architecture."""
@@ -23,12 +26,16 @@ class Processing(Protocol):
 
 def processing_for(architecture: str, config: Mapping[str, Any], weights: Mapping[str, Sequence[str]]) -> Processing:
     """`config` has the values of the model's configuration; `weights` has the tensors of each weight."""
+    if architecture == gpt_oss.ARCHITECTURE:
+        return gpt_oss.GptOssProcessing()
     mapping = _conversion_mapping(architecture, config)
     return _Processor(architecture, config, weights) if mapping is None else _Conversions(mapping)
 
 
 def weight_names(architecture: str, config: Mapping[str, Any], skeleton: Any, tensors: Iterable[str]) -> dict[str, str]:
     """The weight of `skeleton`, a transformers model, that each tensor is, or is a part of; "" for none."""
+    if architecture == gpt_oss.ARCHITECTURE:
+        return {tensor: gpt_oss.weight_name(tensor) for tensor in tensors}
     mapping = _conversion_mapping(architecture, config)
     if mapping is not None:
         conversions, present = _Conversions(mapping), set(skeleton.state_dict(keep_vars=True))

@@ -10,6 +10,7 @@ import torch
 from msgspec import structs
 from torch import Tensor
 
+from handler.formats.gguf import gpt_oss
 from handler.formats.gguf.block_types import BLOCK_TYPES
 from handler.formats.gguf.manifest import Manifest, SourceTensor, read_manifest
 from handler.formats.gguf.processing import processing_for, row_order
@@ -47,14 +48,22 @@ class GgufFormat:
 
     def read(self, name: str) -> QuantisedWeight | Tensor:
         """The weight `name`; a dense one as stored, or in float32. Raises BadModel if a file has become shorter."""
-        sources = self._manifest.weights[name]
-        parts = [self._tensor(source) for source in sources]
+        parts = [self._tensor(source) for source in self._manifest.weights[name]]
+        found = self._processed(name, parts)
+        return found if isinstance(found, QuantisedWeight) else self.as_held(name, found)
+
+    def as_held(self, name: str, dense: Tensor) -> Tensor:
+        """A dense weight `[..., N, K]` as the model has it."""
+        is_turned = self._manifest.architecture == gpt_oss.ARCHITECTURE and gpt_oss.is_turned(name)
+        return dense.mT.contiguous() if is_turned else dense
+
+    def _processed(self, name: str, parts: list[QuantisedWeight | Tensor]) -> QuantisedWeight | Tensor:
         if name in self._manifest.untouched:
             return parts[0]
         order = self._order(name)
         if order is None:
-            dense = {source: _dense(part) for source, part in zip(sources, parts, strict=True)}
-            return self._processing.process(dense)
+            sources = self._manifest.weights[name]
+            return self._processing.process({source: _dense(part) for source, part in zip(sources, parts, strict=True)})
         joined = _joined(parts)
         return joined.rows(order) if isinstance(joined, QuantisedWeight) else joined[..., order, :]
 

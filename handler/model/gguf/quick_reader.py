@@ -17,6 +17,8 @@ import gguf
 import numpy as np
 from gguf import GGUFReader, GGUFValueType
 
+from handler.formats.gguf import gpt_oss
+
 # Bytes of an array's head: the type of its elements, and how many there are.
 _HEAD = struct.Struct("<IQ")
 _LENGTH = struct.Struct("<Q")
@@ -57,12 +59,21 @@ def _strings(data: memoryview, start: int, count: int) -> tuple[list[Any], int]:
     return found, place - start
 
 
+class _TransformersReader(QuickReader):
+    """Without the values at which transformers (5.24) fails, each time: those of gpt-oss's rotary frequencies."""
+
+    def __init__(self, path: Any) -> None:
+        super().__init__(path)
+        for key in [key for key in self.fields if key.startswith(f"{gpt_oss.ARCHITECTURE}.rope.scaling.")]:
+            del self.fields[key]
+
+
 @contextmanager
 def reading_quickly() -> Iterator[None]:
     """While the block runs, transformers opens files with `QuickReader`, each once, and builds each table once."""
     reader, table = gguf.GGUFReader, gguf.get_tensor_name_map
     names: Any = gguf
-    names.GGUFReader, names.get_tensor_name_map = functools.cache(QuickReader), functools.cache(table)
+    names.GGUFReader, names.get_tensor_name_map = functools.cache(_TransformersReader), functools.cache(table)
     try:
         yield
     finally:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from handler.formats.gguf import gpt_oss
+
 # Of layers without a window, where those with one have keys of another length.
 _KEY_LENGTH, _GLOBAL = "attention.key_length", "global_head_dim"
 # Keys below the architecture's name, and what transformers calls them.
@@ -35,7 +37,13 @@ def complete(config: Any, architecture: str, readers: Sequence[Any]) -> None:
         is_looked_at = name == "head_dim" or hasattr(config, name)
         if isinstance(value, int) and is_looked_at and not isinstance(getattr(type(config), name, None), property):
             setattr(config, name, value)
-    parameters = getattr(config, "rope_parameters", None)
+    parameters: Any = getattr(config, "rope_parameters", None)
+    if architecture == gpt_oss.ARCHITECTURE:
+        # Its class's defaults are yarn's, as published; the file says how far.
+        config.rope_parameters = {**parameters, **_scaling(fields, architecture, config)}
+        if (window := fields.get(f"{architecture}.attention.sliding_window")) is not None:
+            config.sliding_window = int(window.contents())
+        return
     if not isinstance(parameters, dict) or parameters.get("rope_type") != "default":
         return
     found = _scaling(fields, architecture, config)

@@ -17,15 +17,6 @@ from handler.seam.errors import BadModel
 # Architectures whose files never hold the output layer's weights apart from the embedding's (transformers 5.23).
 _ALWAYS_TIED = frozenset({"falcon", "bloom"})
 
-# Architectures whose files have experts' tensors that transformers' tables (5.23) lack, and what to do instead.
-_UNREAD = {"gpt-oss": "give HF_MODEL_ID the original checkpoint, whose experts are in 4 bits (MXFP4) too"}
-
-
-def check_architecture(readers: Sequence[Any], where: str) -> None:
-    """Raise BadModel if the opened `gguf.GGUFReader`s of the model `where` are of an architecture that is not read."""
-    if (architecture := _architecture(readers)) in _UNREAD:
-        raise BadModel(f"{where} is of the architecture {architecture}, which is not read; {_UNREAD[architecture]}")
-
 
 def make_skeleton(first: Path, readers: Sequence[Any]) -> Any:
     """The model of a file, or of a split file whose first part is `first`, on the meta device."""
@@ -33,10 +24,6 @@ def make_skeleton(first: Path, readers: Sequence[Any]) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     architecture = _architecture(readers)
-    if architecture in _UNREAD:
-        raise BadModel(
-            f"{first.name} is of the architecture {architecture}, which is not read; {_UNREAD[architecture]}"
-        )
     config = AutoConfig.from_pretrained(first.parent, gguf_file=first.name)
     if len(readers) > 1 and architecture not in _ALWAYS_TIED:  # transformers looks for it in the first part alone
         present = {str(tensor.name) for reader in readers for tensor in reader.tensors}

@@ -54,5 +54,5 @@ class _GgufWeight:
             assert isinstance(found, Tensor)
             return found
         if self._dense is not None:
-            return self._reader.dense(self._name, self._dense)
+            return self._reader.as_held(self._name, self._reader.dense(self._name, self._dense))
         return LazyWeight(head, self._reader, self._name, torch.float32)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import Gemma4TextConfig, LlamaConfig, Qwen3MoeConfig
+from transformers import Gemma4TextConfig, GptOssConfig, LlamaConfig, Qwen3MoeConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from handler.model.gguf.values import ROPE_FACTORS, complete
@@ -103,3 +103,14 @@ def test_a_length_of_windowed_layers_alone_changes_no_other_family() -> None:
     config = llama()
     complete(config, "llama", [reader({"llama.attention.key_length_swa": 64})])
     assert config.head_dim == 128
+
+
+def test_gpt_oss_has_yarn_as_far_as_the_file_says_and_its_window() -> None:
+    values = {"attention.sliding_window": 64, "attention.key_length": 32, "rope.scaling.type": "yarn"}
+    values |= {"rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 2048}
+    complete(config := GptOssConfig(), "gpt-oss", [reader({f"gpt-oss.{key}": each for key, each in values.items()})])
+    assert (config.sliding_window, config.head_dim) == (64, 32)
+    published = GptOssConfig().rope_parameters
+    assert config.rope_parameters == published | {"factor": 4.0, "original_max_position_embeddings": 2048}
+    complete(config := GptOssConfig(), "gpt-oss", [reader({})])
+    assert (config.sliding_window, config.rope_parameters) == (128, published)
