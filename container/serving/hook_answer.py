@@ -13,7 +13,6 @@ from container.errors import (
     HookFailed,
     InternalError,
     NotReady,
-    OutOfMemory,
     Overloaded,
     ServiceError,
 )
@@ -39,7 +38,6 @@ _RETRY_S = 1
 _ERRORS: dict[Reason, type[ServiceError]] = {
     Reason.OVERLOADED: Overloaded,
     Reason.NOT_READY: NotReady,
-    Reason.OUT_OF_MEMORY: OutOfMemory,
 }
 
 
@@ -166,7 +164,8 @@ def _parts(head: Head, waiting: _Waiting, limit_s: float) -> Iterator[bytes]:
 def _error(failed: Failed) -> ServiceError:
     if failed.reason is Reason.HOOK:
         return HookFailed(failed.message, failed.status, failed.retry_after_s)
-    if failed.reason is Reason.INTERNAL:
+    # Memory too: the same request would use it up again, and clients of TGI send again what is "overloaded".
+    if failed.reason in {Reason.INTERNAL, Reason.OUT_OF_MEMORY}:
         return HookFailed(failed.message, InternalError.status)
     return _ERRORS[failed.reason](failed.message, retry_after_s=_RETRY_S)
 

@@ -30,7 +30,7 @@ from container.web.api_key import tenant_of
 from container.web.disconnect import connection_check
 from container.web.responses import when_made
 from handler.seam.adapter_list import AdapterList
-from handler.seam.status import StatusBoard
+from handler.seam.status import Phase, StatusBoard
 
 # Seconds between looks for an engine that has started: before the first model is loaded, and later.
 _POLL_S, _CALM_POLL_S = 0.05, 0.25
@@ -107,6 +107,14 @@ class Service:
         if self.hook is not None and (not self.hook.board.ready or not self.has_engine):
             return self.hook.board
         return self.engines.leading_board
+
+    @property
+    def detail(self) -> str:
+        """What the leading board says; why a hook cannot run may name files, which the log alone does."""
+        board = self.leading_board
+        if self.hook is not None and board is self.hook.board and board.phase is Phase.FAILED:
+            return "the user's code cannot run; the log says why"
+        return board.detail
 
     @property
     def phase_name(self) -> str:

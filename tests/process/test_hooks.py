@@ -201,7 +201,7 @@ REFUSALS = [
     ("raise luck", 400, "no luck"),
     ("leave", 400, "exit"),
     ("head", 400, "the hook's header 'no token' is no header of HTTP"),
-    ("eat 100", 503, "memory"),
+    ("eat 100", 500, "memory"),
     ("say " + "x" * 1000, 413, "length limit exceeded"),
 ]
 

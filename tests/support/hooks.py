@@ -64,7 +64,7 @@ def request(body: Any = b"", content_type: str | None = JSON, accept: str | None
 def answer(hook: Hook, sent: HookRequest) -> HookAnswer:
     """The answer with its whole body, as the host makes it: an async hook on an event loop."""
     if hook.is_async:
-        return asyncio.run(_answer(hook, sent))
+        return asyncio.run(asyncio.wait_for(_answer(hook, sent), 60))
     result = hook.call(sent)
     assert isinstance(result, HookAnswer)
     if isinstance(result.body, bytes | Iterator):

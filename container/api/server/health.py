@@ -50,7 +50,7 @@ def ping() -> Response:
 @describe(_OPERATION)
 def health() -> Response:
     """200 with an empty body if the model answers, as TGI does; else 503 and a JSON phase."""
-    return Response(status=200) if service().ready else _unhealthy(service().leading_board.detail)
+    return Response(status=200) if service().ready else _unhealthy(service().detail)
 
 
 def _unhealthy(detail: str) -> Response:

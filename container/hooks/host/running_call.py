@@ -140,7 +140,7 @@ def failure(call_id: str, error: BaseException) -> Failed:
         )
     if isinstance(error, SystemExit):
         return Failed(call_id, Reason.HOOK, "the hook called sys.exit()")
-    if isinstance(error, KeyboardInterrupt | GeneratorExit):
+    if not isinstance(error, Exception):  # KeyboardInterrupt, GeneratorExit, CancelledError: only a hook raises them
         return Failed(call_id, Reason.HOOK, f"the hook raised {type(error).__name__}")
     return Failed(call_id, Reason.INTERNAL, "the hook failed")
 

@@ -191,8 +191,10 @@ def _close(parts: Generator[Any, None, None], step: Future[Any] | None) -> None:
 def _inputs(data: Any) -> tuple[Any, dict[str, Any]]:
     """Inputs and parameters of a body, as the Hugging Face toolkit takes it apart; LMI's `adapters` are a parameter.
 
-    Raises ModelError for an object without `inputs`.
+    Raises ModelError for an object without `inputs`, and for null and numbers.
     """
+    if data is None or isinstance(data, int | float):
+        raise ModelError(422, "the body must be a JSON object with `inputs` or `messages`, a text or a list of texts")
     if not isinstance(data, dict):
         return data, {}
     adapters = {"adapters": data["adapters"]} if data.get("adapters") else {}

@@ -36,7 +36,12 @@ class _Item:
 
     def settle(self, result: Any) -> None:
         """Hand over the result; one that is an exception is raised."""
-        if isinstance(result, Exception):
+        if isinstance(result, StopIteration):
+            # No future of an event loop takes one: its request would wait for ever.
+            error = RuntimeError("the result is a StopIteration")
+            error.__cause__ = result
+            self.found.set_exception(error)
+        elif isinstance(result, Exception):
             self.found.set_exception(result)
         else:
             self.found.set_result(result)

@@ -13,6 +13,8 @@ _PLACES = (
     (Convention.HUGGING_FACE, INFERENCE),
     (Convention.ENDPOINTS, HANDLER),
 )
+# Where a variable's file is sought if the model has no directory. Absolute files and installed modules need none.
+_MOUNT = Path("/opt/ml/model")
 # A file of this name may hold anything, also a model of another server; these names make it a hook.
 _STANDARDS_MARKS = (b"custom_sagemaker_", b"model_hosting_container_standards")
 
@@ -26,6 +28,8 @@ def find(directory: Path | None, sources: HookSources, *, trusted: bool) -> Hook
     _refuse(sources)
     if sources.program:
         return _program(directory, sources)
+    if directory is None and _names_functions(sources):
+        directory = _MOUNT
     if directory is None or not (trusted or _names_functions(sources)):
         return None
     found = [(convention, path) for convention, name in _PLACES if (path := directory / name).is_file()]
@@ -42,8 +46,8 @@ def _program(directory: Path | None, sources: HookSources) -> HookFiles:
     """The file that SAGEMAKER_PROGRAM names; a name without `.py` is a module's, as in sagemaker-inference."""
     name = sources.program if sources.program.endswith(".py") else sources.program.replace(".", "/") + ".py"
     submitted = sources.submit_directory.removeprefix("file://")
-    is_address = "://" in submitted
-    places = [Path(submitted)] if submitted and not is_address else []
+    is_none = "://" in submitted or Path(submitted).is_file()
+    places = [Path(submitted)] if submitted and not is_none else []
     places += [directory / CODE_FOLDER, directory] if directory is not None else []
     for place in places:
         path = place / name
@@ -52,7 +56,7 @@ def _program(directory: Path | None, sources: HookSources) -> HookFiles:
             convention = Convention.HUGGING_FACE if (model / "config.json").is_file() else Convention.SAGEMAKER
             return _files(convention, path, model, sources, ())
     where = ", ".join(str(place) for place in places) or "any directory"
-    unread = f"; of SAGEMAKER_SUBMIT_DIRECTORY only a directory is read, not {submitted}" if is_address else ""
+    unread = f"; of SAGEMAKER_SUBMIT_DIRECTORY only a directory is read, not {submitted}" if is_none else ""
     raise HookLoadError(f"SAGEMAKER_PROGRAM is {sources.program!r}, and there is no such file in {where}{unread}")
 
 

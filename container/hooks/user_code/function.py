@@ -42,8 +42,16 @@ async def called(function: Callable[..., Any], *args: Any, on_loop: bool) -> Any
         result = function(*args)
         # A function that only returns an awaitable, which nobody could see before.
         return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
-    result = function(*args) if is_async(function) else await asyncio.to_thread(function, *args)
+    result = function(*args) if is_async(function) else await asyncio.to_thread(_in_thread, function, *args)
     return await result if inspect.isawaitable(result) else result
+
+
+def _in_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """The result of `function`. No future takes a StopIteration: its request would wait for ever."""
+    try:
+        return function(*args)
+    except StopIteration as exc:
+        raise RuntimeError("the function raised StopIteration") from exc
 
 
 def complete(coroutine: Coroutine[Any, Any, T]) -> T:

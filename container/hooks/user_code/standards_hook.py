@@ -18,7 +18,7 @@ from container.hooks.user_code.content.encoding import to_json
 from container.hooks.user_code.content.framing import as_lines
 from container.hooks.user_code.failures import hook_errors
 from container.hooks.user_code.function import called, complete, is_async
-from container.hooks.user_code.hook import HookAnswer, HookFiles, HookLoadError, HookRequest, HookSources
+from container.hooks.user_code.hook import HookAnswer, HookError, HookFiles, HookLoadError, HookRequest, HookSources
 from container.hooks.user_code.http_request import Headers, HttpRequest
 from container.hooks.user_code.module import import_file, import_module
 from container.hooks.user_code.stepped_parts import SteppedParts
@@ -202,6 +202,8 @@ async def _answer_of(response: Any, accept: Accept, on_loop: bool) -> HookAnswer
 
 async def _plain_answer(result: Any, accept: Accept, on_loop: bool) -> HookAnswer:
     body: bytes | Iterator[bytes] | AsyncIterator[bytes]
+    if _has_status(result):
+        raise HookError(500, f"status {result[1]} beside the body has no effect: return a Response, or a list for JSON")
     if is_stream(result):
         body, content_type = await open_stream(result, None, accept, on_loop)
     elif isinstance(result, bytes | bytearray):
@@ -209,6 +211,17 @@ async def _plain_answer(result: Any, accept: Accept, on_loop: bool) -> HookAnswe
     else:
         body, content_type = to_json(result), _JSON
     return HookAnswer(status=200, content_type=content_type, headers=(), body=body)
+
+
+def _has_status(result: Any) -> bool:
+    """Whether a result is a body with its status, as Flask takes them; FastAPI would answer a list with 200."""
+    return (
+        isinstance(result, tuple)
+        and len(result) in {2, 3}
+        and isinstance(result[0], dict | list | str | bytes)
+        and isinstance(result[1], int)
+        and 100 <= result[1] <= 599
+    )
 
 
 def _parts(parts: Any, on_loop: bool) -> Iterator[bytes] | AsyncIterator[bytes]:

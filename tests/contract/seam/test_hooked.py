@@ -208,3 +208,15 @@ def test_why_it_is_not_ready_is_said_without_paths(
         board.enter(Phase.READY, before)
     assert (answer.status, answer.json["error"]) == (503, f"the hook is not ready: {words}")
     hooked.web.wait(lambda: hooked.ask({}, "headers").status == 200)
+
+
+def test_the_health_check_names_no_files_of_a_hook_that_cannot_run(hooked: Hooked) -> None:
+    board = hooked.process.board
+    before = board.detail
+    try:
+        board.enter(Phase.FAILED, "/opt/ml/model/code/inference.py has no function")
+        answer = hooked.web.request("GET", "/ping")
+    finally:
+        board.enter(Phase.READY, before)
+    assert (answer.status, answer.json["phase"]) == (503, "failed")
+    assert answer.json["detail"] == "the user's code cannot run; the log says why"

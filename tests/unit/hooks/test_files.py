@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from container.hooks.user_code.hook import Convention, HookLoadError
+from container.hooks.model.engine_model import EngineModel
+from container.hooks.user_code.files import find
+from container.hooks.user_code.hook import Convention, HookLoadError, HookSources
+from container.hooks.user_code.load import load
 from tests.support.hooks import found, loaded, write
 
 SAGEMAKER, TOOLKIT = Convention.SAGEMAKER, Convention.HUGGING_FACE
@@ -112,3 +116,24 @@ def test_a_neighbour_with_the_name_of_a_package_of_this_server_is_said(
     loaded(tmp_path, {"handler.py": code, "container.py": "", "model_memory/__init__.py": "", "other.py": ""})
     said = {record.getMessage().partition(":")[0] for record in caplog.records}
     assert said == {str(tmp_path / name) for name in ("container.py", "model_memory/__init__.py")}
+
+
+def test_an_archive_that_was_submitted_is_refused_by_its_name(tmp_path: Path) -> None:
+    archive = write(tmp_path, {"sourcedir.tar.gz": ""}) / "sourcedir.tar.gz"
+    environ = {"SAGEMAKER_PROGRAM": "b.py", "SAGEMAKER_SUBMIT_DIRECTORY": str(archive)}
+    with pytest.raises(
+        HookLoadError, match=rf"no such file in \S+/code, \S+; .* only a directory is read, not {archive}"
+    ):
+        found(tmp_path, **environ)
+
+
+def test_a_variable_counts_where_the_model_has_no_directory(tmp_path: Path) -> None:
+    write(tmp_path, {"a.py": "def pre(request): pass"})
+    engine = EngineModel("http://127.0.0.1:9")
+    for named, message in ((f"{tmp_path}/a.py:pre", ""), ("a.py:pre", "there is no /opt/ml/model/a.py")):
+        files = find(None, HookSources.read({"CUSTOM_PRE_PROCESS": named}), trusted=False)
+        assert files is not None
+        assert files.convention is Convention.STANDARDS
+        with pytest.raises(HookLoadError, match=message) if message else nullcontext():
+            assert not load(files, engine).owns_model
+    assert find(None, HookSources.read({}), trusted=True) is None

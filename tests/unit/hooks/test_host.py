@@ -185,6 +185,7 @@ FAILURES: list[tuple[BaseException, Failed]] = [
     (RuntimeError("secret"), Failed("a", Reason.INTERNAL, "the hook failed")),
     (KeyboardInterrupt(), Failed("a", Reason.HOOK, "the hook raised KeyboardInterrupt")),
     (GeneratorExit(), Failed("a", Reason.HOOK, "the hook raised GeneratorExit")),
+    (asyncio.CancelledError(), Failed("a", Reason.HOOK, "the hook raised CancelledError")),
 ]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from sagemaker_inference.transformer import Transformer
 
+from container.hooks.model.engine_model import EngineModel
 from container.hooks.user_code.context import Context
 from container.hooks.user_code.hook import HookError, HookLoadError
 from tests.support.hooks import JSON, answer, loaded, request, write
@@ -339,3 +340,22 @@ def test_where_we_differ_from_sagemaker_inference(
     own = ours(tmp_path, sent)
     assert own[:2] == expected[:2]
     assert own[2].startswith(expected[2])
+
+
+@pytest.mark.parametrize("keyword", ["def", "async def"])
+@pytest.mark.parametrize("body", ["raise StopIteration('gone')", "next(iter([]))"])
+def test_a_stop_iteration_ends_its_request(tmp_path: Path, keyword: str, body: str) -> None:
+    """No future takes one, so an async hook's sync function must not hand it over."""
+    code = f"def model_fn(d): pass\n{keyword} input_fn(b, t): return 1\ndef predict_fn(d, m): {body}\n"
+    hook = loaded(tmp_path, {CODE: code})
+    with pytest.raises(HookError, match=r"^StopIteration") as caught:
+        answer(hook, request({}))
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("body", [b"null", b"3", b"1.5", b"true"])
+def test_a_body_that_our_model_cannot_take_is_refused_in_a_sentence(tmp_path: Path, body: bytes) -> None:
+    hook = loaded(tmp_path, {CODE: "def output_fn(p, a): return p"}, EngineModel("http://127.0.0.1:9"))
+    with pytest.raises(HookError, match="must be a JSON object with `inputs`") as caught:
+        answer(hook, request(body))
+    assert caught.value.status == 422

@@ -74,6 +74,22 @@ def test_a_handler_that_yields_streams(
     assert (found.status, found.content_type, found.body) == (200, *expected)
 
 
+@pytest.mark.parametrize("keyword", ["def", "async def"])
+@pytest.mark.parametrize("returned", ["{'a': 1}, 201", "'no', 404", "['a'], 503, {'x-a': 'b'}"])
+def test_a_status_beside_the_body_is_refused(tmp_path: Path, keyword: str, returned: str) -> None:
+    """Flask takes it, FastAPI does not; a check of health would be 200 with it."""
+    hook = standards(tmp_path, f"{keyword} {INVOKE}(request): return {returned}")
+    with pytest.raises(HookError, match=r"^status \d+ beside the body has no effect: return a Response") as caught:
+        answer(hook, request({}))
+    assert caught.value.status == 500
+
+
+@pytest.mark.parametrize("returned", [("a", 7), (1, 200), ["a", 404], ("a", "b"), ({}, True)])
+def test_other_tuples_are_lists(tmp_path: Path, returned: Any) -> None:
+    found = answer(standards(tmp_path, f"def {INVOKE}(request): return {returned}"), request({}))
+    assert (found.status, json.loads(found.body)) == (200, list(returned))
+
+
 def test_annotations_may_be_postponed(tmp_path: Path) -> None:
     """`@dataclass` looks for the module by its name then."""
     code = "from __future__ import annotations\nfrom dataclasses import asdict, dataclass\n@dataclass\nclass Reply:\n"

@@ -290,7 +290,7 @@ def asked(hook: Any, items: list[Any]) -> tuple[list[Any], list[int]]:
     """Answers or errors of `items`, all sent while the first is computed, and the sizes of the batches."""
     module = _globals(hook)
     if hook.is_async:
-        return asyncio.run(_asked(hook, items, module)), module["sizes"]
+        return asyncio.run(asyncio.wait_for(_asked(hook, items, module), 60)), module["sizes"]
 
     def ask(item: Any) -> Any:
         try:
@@ -343,6 +343,10 @@ def test_requests_that_wait_are_one_batch(tmp_path: Path, keyword: str) -> None:
     [
         ("return [100 // (3 - item) for item in items]", (400, "integer division or modulo by zero")),
         ("return [ValueError('odd one') if i == 3 else 100 // (3 - i) for i in items]", (400, "odd one")),
+        (
+            "return [StopIteration('odd one') if i == 3 else 100 // (3 - i) for i in items]",
+            (400, "StopIteration: odd one"),
+        ),
     ],
 )
 def test_one_request_that_fails_fails_alone(

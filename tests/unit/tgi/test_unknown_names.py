@@ -7,12 +7,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from flask import Flask, g, request
 
 from container.api import ignored_fields
 from container.api.tgi.request import unknown_names
 from container.api.tgi.request.generate_request import parse_compat_generate, parse_generate
 from container.api.tgi.request.parameters import GenerateParameters
 from container.api.tgi.request.unknown_names import note_unknown
+from container.monitoring.request_record import RequestRecord
 
 
 @pytest.fixture
@@ -47,6 +49,17 @@ def test_what_is_ignored_is_logged_once(log: Any, parse: Any, body: dict[str, An
     for _ in range(2):
         assert parse({"inputs": "x", **body}).inputs == "x"
     assert [record.getMessage() for record in log.records] == lines
+
+
+def test_the_line_names_the_request(log: Any) -> None:
+    with Flask(__name__).test_request_context("/generate", method="POST", headers={"X-Request-Id": "outer"}):
+        g.record = RequestRecord(request, dialect="tgi", generates=True)
+        parse_generate({"inputs": "x", "paramters": {}})
+        assert log.records[0].fields == {
+            "field": "paramters",
+            "request_id": g.record.id,
+            "client_request_id": "outer",
+        }
 
 
 @pytest.mark.parametrize("name", [field.name for field in msgspec.structs.fields(GenerateParameters)])
