@@ -87,7 +87,7 @@ def test_hooks_that_misbehave(make_server: MakeServer, scoreboard: Scoreboard, t
     environ = {"SAGEMAKER_PROGRAM": "mine.py", "SAGEMAKER_SUBMIT_DIRECTORY": str(code)}
     server = make_server(**environ, HOOK_MAX_MEMORY_MB="700", REQUEST_TIMEOUT_S="10")
     alone = quantile([seconds for seconds, _ in chatting(server, lambda: time.sleep(5))], 0.5)
-    for what, status in (("sleep", 504), ("spin", 200), ("raise", 400), ("eat", 503), ("exit", 503)):
+    for what, status in (("sleep", 504), ("spin", 200), ("raise", 400), ("eat", 500), ("exit", 503)):
         statuses: list[int] = []
 
         def misbehave(what: str = what, statuses: list[int] = statuses) -> None:
