@@ -163,7 +163,11 @@ def test_adapters_that_come_and_go(
     before = engine.memory_info().rss
     again = [round_trip() for _ in range(3)]
     grown = (engine.memory_info().rss - before) / 1e6
-    left = count_files(server.run_dir().adapters) - 3  # the list and two locks
+    # A copy goes after the answer to DELETE.
+    until_s = time.monotonic() + 10
+    # The list, two locks and the mark that there were adapters stay.
+    while (left := count_files(server.run_dir().adapters) - 4) > 0 and time.monotonic() < until_s:
+        time.sleep(0.1)
     text = f"memory {grown:+.1f} MB, {left} files, {len(texts)} texts, statuses {statuses}"
     ok = grown < 16 and left <= 0 and statuses == {200} and len(texts) > 32 and again == [texts] * 3
     scoreboard(33, "64 adapters registered, used in turn, deleted; 3 times after a first", "memory < +16 MB", text, ok)
