@@ -37,6 +37,8 @@ _TORCH, _KERNEL = "torch", "kernel"
 _TYPES = {torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.int32: "I32"}
 _TYPES |= {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
 _DTYPES = {word: dtype for dtype, word in _TYPES.items()}
+# Seconds that an engine waits for another that writes the same file: a disk takes a few for a gigabyte.
+_WAIT_S, _POLL_S = 60.0, 0.05
 # Seconds that a file by other code is kept: an engine that runs may have mapped it, perhaps over a network.
 _KEPT_S = 86400.0
 
@@ -85,6 +87,7 @@ class PackedFile:
     def save(self, order: Sequence[str] = ()) -> dict[str, PackedLinear | KernelLinear]:
         """Write the file if layers were noted; one that cannot be written costs the next start time only.
 
+        Engines that start together pack the same weights. One of them writes; the others wait, and map its file.
         Weights of one module are beside each other, those of `order` in its order, so that layers joined from them are
         views too. Returns the noted layers over the file, whose pages the system may drop, in place of memory; none if
         it was not written. The disk has the file after `wait`.
@@ -93,8 +96,39 @@ class PackedFile:
         if not made:
             return {}
         kinds = self._kinds | {name: str(_kind(layer)) for name, layer in made.items()}
+        with ExitStack() as stack:
+            stack.enter_context(_turn(self._target))
+            file = self._of_another(kinds)
+            if file is None:
+                file = self._written(made, kinds, order, stack)
+            else:
+                kinds = dict(file.metadata)
+        if file is None:
+            return {}
+        self._file, self._kinds = file, kinds
+        return {name: self.layer(name, layer.bias, getattr(layer, "dense", None)) for name, layer in made.items()}
+
+    def wait(self) -> None:
+        """Until the file that `save` has written is on the disk under its name."""
+        if self._writing is not None:
+            self._writing.join()
+
+    def _of_another(self, kinds: Mapping[str, str]) -> _Mapped | None:
+        """The file if another engine has written all of `kinds` meanwhile."""
+        found = _opened(self._target) if self._target.is_file() else None
+        return found if found is not None and kinds.items() <= found.metadata.items() else None
+
+    def _written(
+        self,
+        made: Mapping[str, PackedLinear | KernelLinear],
+        kinds: Mapping[str, str],
+        order: Sequence[str],
+        turn: ExitStack,
+    ) -> _Mapped | None:
+        """The file with `made`, which has its name once `turn` is closed by another thread; None if it failed."""
         tensors = {name: _parts(made[name]) if name in made else self._tensors(name) for name in kinds}
         with ExitStack() as stack:
+            stack.enter_context(turn.pop_all())
             try:
                 # Freed last: the lock says that there is a writer, until the file has its name.
                 lock = stack.enter_context(ExitStack())
@@ -107,17 +141,9 @@ class PackedFile:
                 file = _opened(scratch)
             except OSError as exc:
                 self._report(exc)
-                return {}
+                return None
             self._finish(stack.pop_all())
-        if file is None:
-            return {}
-        self._file, self._kinds = file, kinds
-        return {name: self.layer(name, layer.bias, getattr(layer, "dense", None)) for name, layer in made.items()}
-
-    def wait(self) -> None:
-        """Until the file that `save` has written is on the disk under its name."""
-        if self._writing is not None:
-            self._writing.join()
+        return file
 
     def _finish(self, written: ExitStack) -> None:
         """A disk takes seconds for what memory holds, so the start goes on. The process does not end meanwhile."""
@@ -248,6 +274,31 @@ def _locked(path: Path) -> Iterator[None]:
     """Hold a lock on the file. Raises OSError if another process has it, or the file system has no locks."""
     with path.open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+@contextmanager
+def _turn(target: Path) -> Iterator[None]:
+    """Be the only one that writes `target`, as far as there are locks, and for so long as anybody waits.
+
+    The lock ends with its process.
+    """
+    path = target.with_suffix(".lock")
+    with ExitStack() as stack:
+        until_s = time.monotonic() + _WAIT_S
+        while time.monotonic() < until_s:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+                stack.enter_context(_locked(path))
+            except BlockingIOError:
+                time.sleep(_POLL_S)
+            except OSError:  # no locks there, or nothing can be written
+                break
+            else:
+                # Whoever waits makes another lock, and finds the file that has been written.
+                stack.callback(path.unlink, missing_ok=True)
+                break
         yield
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import fcntl
 import logging
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +26,7 @@ from handler.linears.quantised_linear import quantised_linear
 from handler.linears.quantised_weight import QuantisedWeight
 from handler.linears.weight_blocks import quantise
 
+ROOT = Path(__file__).resolve().parents[2]
 Damage = Callable[[bytes], bytes]
 DAMAGES: dict[str, Damage] = {
     "empty": lambda _: b"",
@@ -106,6 +110,41 @@ def test_a_layer_that_a_file_lacks_is_added(tmp_path: Path) -> None:
     assert "a.up.weight" not in second
     fill(second, torch.float32)
     check(PackedFile("m", "code", [tmp_path], torch.float32), torch.float32)
+
+
+ENGINE = """
+import sys, time
+from pathlib import Path
+import torch
+from handler.linears.packed_file import PackedFile
+from tests.kernels.test_packed_file import fill
+
+directory, number = Path(sys.argv[1]), sys.argv[2]
+file = PackedFile("m", "code", [directory], torch.float32)
+(directory / f"ready{number}").touch()
+while len(list(directory.glob("ready*"))) < 2:
+    time.sleep(0.001)
+fill(file, torch.float32)
+maps = Path("/proc/self/maps").read_text().splitlines()
+print(*sorted({line.split()[4] for line in maps if str(directory) in line}))
+"""
+
+
+def test_of_engines_that_start_together_one_writes_and_all_map_its_file(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ENGINE, str(tmp_path)]
+    engines = [subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, text=True, cwd=ROOT) for i in range(2)]
+    mapped = {engine.communicate(timeout=300)[0].strip() for engine in engines}
+    (kept,) = (tmp_path / "packed").iterdir()
+    assert mapped == {str(kept.stat().st_ino)}, "one file, which nobody has replaced"
+
+
+def test_nobody_waits_for_ever_for_whoever_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handler.linears.packed_file._WAIT_S", 0.2)
+    lock = tmp_path / "packed" / f"m-code-{file_name(torch.float32)}"
+    lock.parent.mkdir()
+    with lock.with_suffix(".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        check(fill(PackedFile("m", "code", [tmp_path], torch.float32), torch.float32), torch.float32)
 
 
 def test_what_the_image_holds_comes_first(tmp_path: Path) -> None:
@@ -205,8 +244,7 @@ def test_a_start_removes_what_a_killed_one_left_and_nothing_that_is_being_writte
     try:
         first.save()
         PackedFile("m", "code", [tmp_path], torch.float32)
-        (scratch,) = directory.iterdir()
-        assert scratch.suffix == ".new"
+        (scratch,) = directory.glob("*.new")
         assert scratch.name != "tmp1234.new"
     finally:
         goes_on.set()
