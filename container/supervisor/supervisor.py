@@ -33,6 +33,8 @@ _END_S = 28.0
 _STOP_WEB_S = 2.5
 # The drain ends after this long without requests: one that was being read at the signal has reached the engine by then.
 _QUIET_S = 0.5
+# So long no hook runs before the engines drain: a call that is on its way to the process may ask them later.
+_HOOK_QUIET_S = 0.3
 
 
 class Supervisor:
@@ -52,7 +54,7 @@ class Supervisor:
         self._traces = TraceProcess(settings, run_dir) if settings.traced else None
         self._num_signals = 0
         self._drain_until_s: float | None = None
-        self._busy_s = 0.0
+        self._busy_s = self._hook_busy_s = 0.0
         self._announced = False
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
@@ -99,10 +101,11 @@ class Supervisor:
             if self._hook is not None:
                 self._hook.drain()
             self._drain_until_s = now + DRAIN_S
-            self._busy_s = now
+            self._busy_s = self._hook_busy_s = now
             logger.info("draining: finishing what is in flight, taking nothing new")
-        if self._hook is None or self._hook.idle:
-            # Not before: hooks in flight may still ask the engines.
+        if self._hook is not None and not self._hook.idle:
+            self._hook_busy_s = now
+        if self._hook is None or now - self._hook_busy_s >= _HOOK_QUIET_S:
             for engine in self._engines:
                 engine.drain()
         if not self._idle:

@@ -342,5 +342,6 @@ def test_a_drain_finishes_hooks_in_flight_and_what_they_ask_of_the_engine(serve:
     assert late.status == 503
     assert whole.json == {"said": "whole"}
     assert stream.body == b"firstlast"
+    assert chat.status == 200, chat.body
     assert chat.json["choices"][0]["message"]["role"] == "assistant"
     assert server.process.wait(120) == 0

@@ -81,6 +81,8 @@ class Host:
             return
         running = RunningCall(call, send)
         self._calls.add(worker, running)
+        # Before the code runs: a drain that saw none would close the engines to it.
+        self._board["running"] = self._calls.num_waited
         self._runner.start(running, partial(self._end, worker))
 
     def _end(self, worker: bytes, running: RunningCall) -> None:
